@@ -1,0 +1,24 @@
+package import NBDServer
+
+/// What control needs of the server below it: the seam where tests put a fake.
+///
+/// Every call is a control-plane call: it may take milliseconds and is never made per request.
+package protocol BackupEngine: Sendable {
+    /// Opens and locks the source and publishes its live export.
+    func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
+    func detachDisk(_ disk: DiskID) async throws(ServerFault)
+    func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus
+    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the backup exports.
+    /// A fault leaves nothing behind: no file, no socket, no job.
+    func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted
+    func jobReport(id: String) async throws(ServerFault) -> JobReport
+    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
+    func endJob(id: String) async throws(ServerFault) -> JobReport
+    /// Adds a listener for the live exports.
+    func listenLive(_ endpoint: ListenEndpoint) async throws(ServerFault) -> ListenEndpoint
+    /// Receives the server's events; set once, before the first disk is attached.
+    func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void)
+    /// Stops accepting, finishes requests in flight, flushes and closes every source.
+    func shutdown() async
+}

@@ -1,0 +1,68 @@
+/// How a disk's source is stored.
+package enum SourceKind: String, Sendable, Hashable, Codable {
+    /// A regular file that holds the disk's bytes from offset zero.
+    case file
+    /// A block device.
+    case block
+}
+
+/// Whether the host's page cache stands between a live export and its source.
+package enum CacheMode: String, Sendable, Hashable, Codable {
+    /// `cache='none'`: O_DIRECT, every write goes to the device itself.
+    case none
+    /// Writes go through the page cache; FLUSH and FUA make them durable.
+    case buffered
+}
+
+/// What a guest's discard does to the source.
+package enum DiscardMode: String, Sendable, Hashable, Codable {
+    /// Discards punch holes (files) or reach the device (block devices).
+    case unmap
+    /// Discards are not offered to the guest.
+    case ignore
+}
+
+/// Everything the server needs to open a disk and serve it as a live export.
+package struct DiskConfiguration: Sendable, Hashable {
+    /// Name of the live export, `DOMAIN/TARGET`.
+    package var exportName: String
+    /// Absolute path of the source.
+    package var path: String
+    package var kind: SourceKind
+    package var readOnly: Bool
+    package var cacheMode: CacheMode
+    package var discardMode: DiscardMode
+
+    package init(
+        exportName: String, path: String, kind: SourceKind, readOnly: Bool,
+        cacheMode: CacheMode, discardMode: DiscardMode
+    ) {
+        self.exportName = exportName
+        self.path = path
+        self.kind = kind
+        self.readOnly = readOnly
+        self.cacheMode = cacheMode
+        self.discardMode = discardMode
+    }
+}
+
+/// Names one attached disk for as long as the server runs; never reused.
+package struct DiskID: Hashable, Sendable {
+    package let number: UInt64
+    package init(number: UInt64) { self.number = number }
+}
+
+/// A momentary look at an attached disk.
+package struct DiskStatus: Sendable {
+    /// Size in bytes as exported.
+    package var sizeBytes: UInt64
+    /// Live connections right now.
+    package var clientCount: Int
+    /// Bytes written, zeroed or discarded since the disk was attached, in whole 64 KiB blocks.
+    package var dirtyBytes: UInt64
+    package init(sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64) {
+        self.sizeBytes = sizeBytes
+        self.clientCount = clientCount
+        self.dirtyBytes = dirtyBytes
+    }
+}

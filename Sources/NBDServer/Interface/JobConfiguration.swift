@@ -1,0 +1,113 @@
+/// Where a listener is bound.
+package enum ListenEndpoint: Sendable, Hashable {
+    /// A unix stream socket; `mode` is the file's permission bits. A stale socket file is replaced, a live one is an error.
+    case unix(path: String, mode: UInt32)
+    /// A TCP socket. A nil port takes the first free one of 10809...10872.
+    case tcp(host: String, port: UInt16?)
+}
+
+/// Where old content of one disk is kept while a job runs.
+package struct ScratchConfiguration: Sendable, Hashable {
+    package var kind: SourceKind
+    package var path: String
+    /// True: the file must exist already, is used as it is and is never removed (`--reuse-external`).
+    /// False: a file is created 0600, must not exist before, and is removed at the job's end. Block devices always exist before and after.
+    package var reuseExternal: Bool
+    package init(kind: SourceKind, path: String, reuseExternal: Bool) {
+        self.kind = kind
+        self.path = path
+        self.reuseExternal = reuseExternal
+    }
+}
+
+/// One disk's part in a job.
+package struct JobDiskConfiguration: Sendable, Hashable {
+    package var disk: DiskID
+    /// The disk's target (`vda`): names the disk in errors and statistics.
+    package var target: String
+    /// Name of the backup export on the job's own listener.
+    package var exportName: String
+    package var scratch: ScratchConfiguration
+    package init(disk: DiskID, target: String, exportName: String, scratch: ScratchConfiguration) {
+        self.disk = disk
+        self.target = target
+        self.exportName = exportName
+        self.scratch = scratch
+    }
+}
+
+/// A backup job, fully decided: nothing is defaulted below this line but an automatic TCP port.
+package struct JobConfiguration: Sendable {
+    /// The job's UUID, lower case.
+    package var id: String
+    package var disks: [JobDiskConfiguration]
+    package var endpoint: ListenEndpoint
+    /// A guest write held by copying for longer than this breaks the job. Milliseconds.
+    package var holdLimitMilliseconds: UInt64
+    package init(
+        id: String, disks: [JobDiskConfiguration], endpoint: ListenEndpoint,
+        holdLimitMilliseconds: UInt64 = 30_000
+    ) {
+        self.id = id
+        self.disks = disks
+        self.endpoint = endpoint
+        self.holdLimitMilliseconds = holdLimitMilliseconds
+    }
+}
+
+/// What a begun job was given.
+package struct JobStarted: Sendable {
+    /// The endpoint with its real port.
+    package var endpoint: ListenEndpoint
+    /// How long guest writes were held so that all disks share one instant. Nanoseconds.
+    package var holdNanoseconds: UInt64
+    /// Size of each disk at the instant, by target. Bytes.
+    package var diskSizes: [String: UInt64]
+    package init(endpoint: ListenEndpoint, holdNanoseconds: UInt64, diskSizes: [String: UInt64]) {
+        self.endpoint = endpoint
+        self.holdNanoseconds = holdNanoseconds
+        self.diskSizes = diskSizes
+    }
+}
+
+/// Figures of one disk of a job.
+package struct JobDiskReport: Sendable {
+    package var target: String
+    package var sizeBytes: UInt64
+    /// Scratch bytes that hold old content.
+    package var scratchUsedBytes: UInt64
+    /// Clusters kept, zero clusters included.
+    package var preservedClusters: UInt64
+    /// Of those, clusters that read as zeros and cost no scratch.
+    package var zeroClusters: UInt64
+    /// Bytes sent to backup clients.
+    package var bytesRead: UInt64
+    package init(
+        target: String, sizeBytes: UInt64, scratchUsedBytes: UInt64, preservedClusters: UInt64,
+        zeroClusters: UInt64, bytesRead: UInt64
+    ) {
+        self.target = target
+        self.sizeBytes = sizeBytes
+        self.scratchUsedBytes = scratchUsedBytes
+        self.preservedClusters = preservedClusters
+        self.zeroClusters = zeroClusters
+        self.bytesRead = bytesRead
+    }
+}
+
+/// A momentary look at a job.
+package struct JobReport: Sendable {
+    package var disks: [JobDiskReport]
+    package var clientCount: Int
+    package var holdNanoseconds: UInt64
+    /// Why the job broke (first reason), or nil while it is whole.
+    package var brokenReason: String?
+    package init(
+        disks: [JobDiskReport], clientCount: Int, holdNanoseconds: UInt64, brokenReason: String?
+    ) {
+        self.disks = disks
+        self.clientCount = clientCount
+        self.holdNanoseconds = holdNanoseconds
+        self.brokenReason = brokenReason
+    }
+}

@@ -1,0 +1,35 @@
+/// Why the server could not do what control asked of it. Nothing has changed when one is thrown.
+package enum ServerFault: Error, Sendable, Hashable {
+    /// The source cannot be opened or is of the wrong kind; `detail` says which call failed and why.
+    case sourceUnusable(path: String, detail: String)
+    /// Another process holds the source (qemu's image locks).
+    case sourceLocked(path: String, detail: String)
+    case exportNameTaken(name: String)
+    case unknownDisk
+    /// A scratch file that must not exist does (libvirt error 8).
+    case scratchExists(path: String, target: String)
+    /// A scratch file cannot be created (libvirt error 38). `errorText` is strerror's.
+    case scratchNotCreated(path: String, errorText: String)
+    /// An existing scratch file or block device cannot be used (libvirt error 1).
+    case scratchUnusable(path: String, detail: String)
+    /// The listener cannot be bound (libvirt error 1). `errorText` is strerror's.
+    case cannotListen(endpoint: String, errorText: String)
+    case unknownJob(id: String)
+    /// Guest writes already in flight did not finish in time, so no instant could be fixed.
+    case holdTimedOut(milliseconds: UInt64)
+    /// A named limit was reached.
+    case limitReached(what: String, limit: Int)
+    case shuttingDown
+    /// io_uring or another system facility is missing.
+    case systemUnsupported(detail: String)
+}
+
+/// What the server tells control about, unasked.
+package enum ServerEvent: Sendable {
+    /// A job broke by itself; its exports answer EIO from now on.
+    case jobBroken(id: String, reason: String)
+    /// Scratch of a disk has crossed a share of its room, in percent.
+    case scratchWatermark(id: String, target: String, usedBytes: UInt64, limitBytes: UInt64)
+    case clientConnected(export: String, jobID: String?)
+    case clientDisconnected(export: String, jobID: String?)
+}
