@@ -37,7 +37,8 @@ let package = Package(
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "Bitmap", swiftSettings: strict),
-        .target(name: "Scratch", dependencies: ["Bitmap", "IORing"], swiftSettings: strict),
+        .target(
+            name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
         .target(
             name: "NBDServer",
             dependencies: ["Scratch", "Bitmap", "NBDProtocol", "Disk", "IORing"],

@@ -69,7 +69,8 @@ package final class RawSource: Sendable {
         self.descriptor = descriptor
     }
 
-    private static func open(
+    /// Opens a path; a system error becomes a source fault.
+    package static func open(
         _ path: String, _ options: FileCalls.OpenOptions
     ) throws(SourceFault) -> OwnedDescriptor {
         do throws(SystemFault) {
@@ -79,7 +80,8 @@ package final class RawSource: Sendable {
         }
     }
 
-    private static func facts(
+    /// Type and size of an open file; a system error becomes a source fault.
+    package static func facts(
         _ descriptor: Int32
     ) throws(SourceFault) -> (type: FileType, sizeBytes: UInt64) {
         do throws(SystemFault) {
