@@ -150,11 +150,11 @@ package struct Handshake: Sendable {
         _ input: Span<UInt8>, directory: borrowing some ExportDirectory & ~Copyable,
         reply: inout [UInt8]
     ) -> HandshakeStep {
-        // A peer that does not speak NBD is dropped at its eighth byte.
-        if input.count >= 8 {
-            let magic = input.bigEndian(UInt64.self, at: 0)
-            guard magic == Magic.option else { return close(consumed: 8, .badOptionMagic(magic)) }
-        }
+        // The magic is asked for on its own, so that a peer that does not speak NBD is dropped at
+        // its eighth byte however its bytes arrive.
+        guard input.count >= 8 else { return .needBytes(atLeast: 8) }
+        let magic = input.bigEndian(UInt64.self, at: 0)
+        guard magic == Magic.option else { return close(consumed: 8, .badOptionMagic(magic)) }
         let headerBytes = ProtocolLimits.optionHeaderBytes
         guard input.count >= headerBytes else { return .needBytes(atLeast: headerBytes) }
         let code = input.bigEndian(UInt32.self, at: 8)
