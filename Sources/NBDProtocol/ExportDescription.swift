@@ -19,6 +19,7 @@ package struct ExportDescription: Sendable, Equatable {
     /// Index 0 is always `base:allocation`; later ones are `qemu:dirty-bitmap:NAME`.
     package var contexts: [String]
 
+    /// A description; what is left out gets the protocol's usual values.
     package init(
         name: String, description: String? = nil, sizeBytes: UInt64, flags: TransmissionFlags,
         minimumBlockBytes: UInt32 = 1, preferredBlockBytes: UInt32 = 4096,
@@ -50,10 +51,12 @@ package struct ExportDescription: Sendable, Equatable {
 
 /// One export as LIST shows it.
 package struct ExportListing: Sendable, Equatable {
+    /// The name a client may ask for.
     package var name: String
     /// A text for people, or nil.
     package var description: String?
 
+    /// A listing of one export.
     package init(name: String, description: String? = nil) {
         self.name = name
         self.description = description
@@ -77,10 +80,12 @@ package protocol ExportDirectory: ~Copyable {
 package struct SelectedContext: Equatable, Sendable {
     /// The number that stands for the context in BLOCK_STATUS replies.
     package let id: UInt32
+    /// The context's full name.
     package let name: String
     /// Index into `ExportDescription.contexts`.
     package let index: Int
 
+    /// A selected context.
     package init(id: UInt32, name: String, index: Int) {
         self.id = id
         self.name = name
@@ -92,10 +97,12 @@ package struct SelectedContext: Equatable, Sendable {
 package struct Negotiated: Sendable, Equatable {
     /// The chosen export; its flags are the ones the client was told.
     package var export: ExportDescription
+    /// How every request is answered.
     package var replyMode: ReplyMode
     /// The selected meta contexts in the order of their ids; empty unless replies are structured.
     package var contexts: [SelectedContext]
 
+    /// An agreement.
     package init(export: ExportDescription, replyMode: ReplyMode, contexts: [SelectedContext]) {
         self.export = export
         self.replyMode = replyMode

@@ -17,13 +17,19 @@ package enum HandshakeStep: Equatable, Sendable {
 package enum HandshakeFault: Error, Equatable, Sendable {
     /// The client sent ABORT; nothing is wrong.
     case clientAborted
+    /// The client set a flag that was not offered.
     case unknownClientFlags(UInt32)
+    /// What should be an option begins with something else.
     case badOptionMagic(UInt64)
+    /// An option announces more than `ProtocolLimits.optionSkipBytesMax`.
     case optionTooLong(code: UInt32, byteCount: UInt32)
+    /// The client keeps talking without choosing an export.
     case tooManyOptions(limit: Int)
     /// Without fixed newstyle only EXPORT_NAME is legal.
     case optionNeedsFixedNewstyle(code: UInt32)
+    /// EXPORT_NAME with something that is no name.
     case invalidExportName
+    /// EXPORT_NAME with a name no export has; there is no error reply for it.
     case unknownExport
     /// A context that SET_META_CONTEXT had selected is gone.
     case exportChanged
@@ -99,6 +105,7 @@ package struct Handshake: Sendable {
     /// What the last SET_META_CONTEXT left behind.
     var selection: ContextSelection?
 
+    /// A handshake at its beginning: the greeting is sent, nothing is received.
     package init() {}
 
     /// Consumes what it can of `input` and appends what is to be sent to `reply`.

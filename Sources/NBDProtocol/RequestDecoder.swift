@@ -1,12 +1,17 @@
 /// A request as it stands on the wire, not yet checked.
 package struct RawRequest: Equatable, Sendable, BitwiseCopyable {
+    /// Command flags, known or not.
     package var flags: UInt16
+    /// The command's number, known or not.
     package var type: UInt16
     /// Opaque; echoed in the reply.
     package var cookie: UInt64
+    /// First byte concerned.
     package var offset: UInt64
+    /// Bytes concerned, as the peer has it; may reach past any end.
     package var length: UInt64
 
+    /// A request with the given fields.
     package init(flags: UInt16, type: UInt16, cookie: UInt64, offset: UInt64, length: UInt64) {
         self.flags = flags
         self.type = type

@@ -7,8 +7,11 @@
 /// offers (CACHE always), and its flags are ones the command knows. READ and WRITE are at most
 /// `ProtocolLimits.acceptedPayloadBytesMax` long. Lengths may be zero, but not for BLOCK_STATUS.
 package struct ValidRequest: Equatable, Sendable, BitwiseCopyable {
+    /// What to do; never `disconnect`.
     package let command: Command
+    /// How to do it; only flags that the command knows and the export offers.
     package let flags: CommandFlags
+    /// Opaque; echoed in the reply.
     package let cookie: UInt64
     /// First byte concerned; zero for FLUSH.
     package let offset: UInt64
@@ -27,15 +30,25 @@ package struct ValidRequest: Equatable, Sendable, BitwiseCopyable {
 
 /// Why a request is refused.
 package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
+    /// The command's number is none of the protocol's.
     case unknownCommand
+    /// The transmission flags do not offer the command.
     case commandNotOffered
+    /// A change to a read-only export.
     case readOnly
+    /// A flag that is unknown, not offered, or for another command.
     case flagNotSupported
+    /// A READ over `ProtocolLimits.acceptedPayloadBytesMax`.
     case readTooLong
+    /// A WRITE over `ProtocolLimits.acceptedPayloadBytesMax`.
     case writeTooLong
+    /// A WRITE or WRITE_ZEROES that does not lie within the export.
     case writeBeyondEnd
+    /// Any other range that does not lie within the export.
     case rangeBeyondEnd
+    /// BLOCK_STATUS without a selected meta context.
     case noContextSelected
+    /// BLOCK_STATUS of no bytes.
     case emptyStatusRange
 
     /// The error number the client gets.
@@ -68,10 +81,13 @@ package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
 
 /// What a refused request is answered.
 package struct Refusal: Equatable, Sendable, BitwiseCopyable {
+    /// Opaque; echoed in the reply.
     package let cookie: UInt64
     /// The command's number, known or not.
     package let command: UInt16
+    /// The error number the client gets.
     package let error: WireError
+    /// Why, in a form that costs nothing to pass on.
     package let reason: RefusalReason
     /// Payload bytes to read and throw away before the next request.
     package let payloadBytesToSkip: UInt64
@@ -108,6 +124,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
     private let flags: TransmissionFlags
     private let hasContexts: Bool
 
+    /// The rules for a connection that agreed on `negotiated`.
     package init(_ negotiated: Negotiated) {
         sizeBytes = negotiated.export.sizeBytes
         flags = negotiated.export.flags

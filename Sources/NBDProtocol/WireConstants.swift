@@ -32,36 +32,57 @@ package struct HandshakeFlags: OptionSet, Sendable {
 
 /// Options a client may send during the handshake.
 package enum OptionCode: UInt32, Sendable {
+    /// Chooses an export and ends the handshake; has no error reply.
     case exportName = 1
+    /// Ends the connection.
     case abort = 2
+    /// Asks for the names of all exports.
     case list = 3
+    /// Asks to go on over TLS.
     case startTLS = 5
+    /// Asks about an export.
     case info = 6
+    /// Chooses an export and begins transmission.
     case go = 7
+    /// Asks for replies in chunks.
     case structuredReply = 8
+    /// Asks which meta contexts an export has.
     case listMetaContext = 9
+    /// Selects meta contexts for an export.
     case setMetaContext = 10
+    /// Asks for 64-bit lengths.
     case extendedHeaders = 11
 }
 
 /// Types of a reply to an option; errors have the top bit set.
 package enum OptionReplyType: UInt32, Sendable {
+    /// The option succeeded; always the last reply.
     case acknowledge = 1
+    /// One export of a LIST.
     case server = 2
+    /// One piece of information about an export.
     case info = 3
+    /// One meta context.
     case metaContext = 4
+    /// The option is unknown here.
     case unsupported = 0x8000_0001
-    case policy = 0x8000_0002
+    /// The option is malformed, or out of place.
     case invalid = 0x8000_0003
+    /// No export has that name.
     case unknownExport = 0x8000_0006
+    /// The option is well formed but larger than this server accepts.
     case tooBig = 0x8000_0009
 }
 
 /// Kinds of information in an INFO reply.
 package enum InfoType: UInt16, Sendable {
+    /// Size and transmission flags.
     case export = 0
+    /// The canonical name.
     case name = 1
+    /// A text for people.
     case description = 2
+    /// Minimum and preferred block size, maximum payload.
     case blockSize = 3
 }
 
@@ -72,17 +93,25 @@ package struct TransmissionFlags: OptionSet, Sendable, BitwiseCopyable {
 
     /// Set in every export; the handshake adds it.
     package static let hasFlags = TransmissionFlags(rawValue: 1 << 0)
+    /// WRITE, TRIM and WRITE_ZEROES are refused.
     package static let readOnly = TransmissionFlags(rawValue: 1 << 1)
+    /// FLUSH is offered.
     package static let sendFlush = TransmissionFlags(rawValue: 1 << 2)
+    /// The FUA flag is offered, for every command.
     package static let sendFUA = TransmissionFlags(rawValue: 1 << 3)
+    /// The disk prefers sequential access.
     package static let rotational = TransmissionFlags(rawValue: 1 << 4)
+    /// TRIM is offered.
     package static let sendTrim = TransmissionFlags(rawValue: 1 << 5)
+    /// WRITE_ZEROES is offered, and its NO_HOLE flag.
     package static let sendWriteZeroes = TransmissionFlags(rawValue: 1 << 6)
     /// Only true with structured replies; the handshake decides it.
     package static let sendDF = TransmissionFlags(rawValue: 1 << 7)
     /// FLUSH and FUA on one connection cover completed writes of all connections.
     package static let canMultiConn = TransmissionFlags(rawValue: 1 << 8)
+    /// RESIZE is offered; never told to a client, as there is no such command here.
     package static let sendResize = TransmissionFlags(rawValue: 1 << 9)
+    /// CACHE is offered.
     package static let sendCache = TransmissionFlags(rawValue: 1 << 10)
     /// Needs `sendWriteZeroes`.
     package static let sendFastZero = TransmissionFlags(rawValue: 1 << 11)
@@ -111,13 +140,21 @@ package struct CommandFlags: OptionSet, Sendable, BitwiseCopyable {
 
 /// Commands of the transmission phase.
 package enum Command: UInt16, Sendable, BitwiseCopyable {
+    /// Reads a range.
     case read = 0
+    /// Writes a range; the payload follows the header.
     case write = 1
+    /// Ends the connection, without a reply.
     case disconnect = 2
+    /// Makes every write already replied to durable.
     case flush = 3
+    /// Says that a range's content no longer matters.
     case trim = 4
+    /// Says that a range will be read soon.
     case cache = 5
+    /// Makes a range read as zeros.
     case writeZeroes = 6
+    /// Asks for the extents of a range in each selected meta context.
     case blockStatus = 7
 }
 
@@ -145,11 +182,17 @@ package enum WireError: UInt32, Sendable, BitwiseCopyable {
 
 /// Types of a structured reply chunk; errors have the top bit set.
 package enum ChunkType: UInt16, Sendable {
+    /// Ends a reply that has nothing more to say.
     case none = 0
+    /// A place in the export and the data there.
     case offsetData = 1
+    /// A place in the export and how many zeros are there.
     case offsetHole = 2
+    /// A meta context's id and its extents.
     case blockStatus = 5
+    /// An error with a text.
     case error = 0x8001
+    /// An error with a text and the place where it happened.
     case errorAtOffset = 0x8002
 }
 
