@@ -42,3 +42,11 @@ package final class WorkerThread: Sendable {
         pthread_join(handle, nil)
     }
 }
+
+/// Facts about the machine.
+package enum SystemFacts {
+    /// Cores that this process may use, at least one.
+    package static var coreCount: Int {
+        max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+    }
+}

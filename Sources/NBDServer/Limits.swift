@@ -12,8 +12,8 @@ package enum Limits {
     package static let contiguousReadBytes = 1 << 20
     /// Reads up to this size are answered together from one buffer when the page cache has them. Bytes.
     package static let inlineReadBytes = 32 << 10
-    /// Received bytes of one connection that wait to be parsed. Bytes.
-    package static let inputBytes = 64 << 10
+    /// Received bytes of one connection that wait to be parsed: the longest option fits. Bytes.
+    package static let inputBytes = 68 << 10
     /// One buffer of small replies. Bytes.
     package static let replyBufferBytes = 64 << 10
     /// Requests of one connection handled before others get a turn.
@@ -41,7 +41,7 @@ package enum Limits {
     /// Writes to scratch in flight on a ring.
     package static let scratchWritesPerRing = 512
     /// Address space for buffers of one ring; memory is used only as far as buffers are. Bytes.
-    package static let arenaBytes = 1 << 30
+    package static let arenaBytes = 4 << 30
     /// Period of the ring's clock. Milliseconds.
     package static let tickMilliseconds = 100
     /// Automatic TCP ports of jobs, as the field uses them.

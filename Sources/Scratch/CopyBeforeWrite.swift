@@ -73,6 +73,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         /// Ledger words are shared memory, not part of the value.
         var view: LedgerViewBox?
         var slotsUsed: UInt32 = 0
+        var preserved = 0
+        var zeros = 0
         var slotLimit: UInt32 = 0
         var holdLimitNanoseconds: UInt64 = .max
         /// Tasks in flight that name this job.
@@ -128,6 +130,17 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// Slots of scratch that the job has used.
     package func slotsUsed(job: Int) -> UInt32 { jobs[job].slotsUsed }
+
+    /// Clusters preserved for the job, and how many of them are all zeros.
+    package func figures(job: Int) -> (preserved: Int, zero: Int) {
+        (jobs[job].preserved, jobs[job].zeros)
+    }
+
+    /// The clusters that a copy in flight moves.
+    package func clusters(of task: Int) -> Range<Int> { tasks[task].clusters }
+
+    /// Whether an action waits to be performed.
+    package var hasActions: Bool { nextActionIndex < actions.count }
 
     /// Takes the next action, in order, or nil.
     package mutating func nextAction() -> CopyAction? {
@@ -337,7 +350,8 @@ extension CopyBeforeWrite {
                     tasks[task].clusters.lowerBound + write.position + index,
                     .slot(write.slot + UInt32(index)))
             }
-            jobs[write.job].view?.view.settle()
+            jobs[write.job].preserved += write.count
+            view.settle()
         }
         if tasks[task].writesInFlight == 0, !tasks[task].isReading { finish(task, now: now) }
     }
@@ -403,7 +417,11 @@ extension CopyBeforeWrite {
     }
 
     private mutating func publishZero(_ cluster: Int, for mask: UInt16) {
-        forEachJob(mask) { gate, job in gate.jobs[job].view?.view.publish(cluster, .zero) }
+        forEachJob(mask) { gate, job in
+            gate.jobs[job].view?.view.publish(cluster, .zero)
+            gate.jobs[job].preserved += 1
+            gate.jobs[job].zeros += 1
+        }
     }
 
     private mutating func settle(_ mask: UInt16) {

@@ -43,11 +43,11 @@ package final class Ledger: Sendable {
         LedgerView(geometry: geometry, words: storage.view)
     }
 
-    /// Counts clusters that the home ring has just preserved.
-    package func count(preserved: Int, zero: Int) {
+    /// Keeps the home ring's figures for others to read.
+    package func note(preserved: Int, zero: Int) {
         // Relaxed: figures for people, nothing is decided by them.
-        preservedClusters.add(UInt64(preserved), ordering: .relaxed)
-        zeroClusters.add(UInt64(zero), ordering: .relaxed)
+        preservedClusters.store(UInt64(preserved), ordering: .relaxed)
+        zeroClusters.store(UInt64(zero), ordering: .relaxed)
     }
 }
 

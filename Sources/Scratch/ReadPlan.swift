@@ -5,6 +5,12 @@ package struct ReadStep: Sendable, Hashable {
     /// First byte on the disk.
     package let offset: UInt64
     package let count: Int
+
+    package init(place: ClusterPlace, offset: UInt64, count: Int) {
+        self.place = place
+        self.offset = offset
+        self.count = count
+    }
 }
 
 extension LedgerView {
