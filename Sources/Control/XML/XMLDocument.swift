@@ -1,7 +1,7 @@
 import CLibXML2
 import Synchronization
 
-/// Reads XML that a stranger may have written: parses, bounds, validates, and hands back plain values.
+/// Reads XML that a stranger may have written and hands back plain values.
 ///
 /// Nothing is fetched, no entity is expanded, a DOCTYPE is refused, and libxml2 prints nothing.
 /// This is the only file of Control that touches C memory.
@@ -31,6 +31,13 @@ package enum XMLDocument {
             throw .xmlMalformed(
                 document: schema.documentLabel, line: 1,
                 detail: "document of \(length) bytes is longer than \(schema.maximumBytes)")
+        }
+        // libxml2 takes a zero byte for the end of the text and would not see what follows.
+        if let zero = text.utf8.firstIndex(of: 0) {
+            throw .xmlMalformed(
+                document: schema.documentLabel,
+                line: 1 + text.utf8[..<zero].count { $0 == UInt8(ascii: "\n") },
+                detail: "a zero byte is not accepted")
         }
         return try oneReader.withLock { _ throws(ControlError) in
             initialised
@@ -205,7 +212,7 @@ private final class Reports {
 }
 
 private func reportsOfParser(_ parser: UnsafeMutableRawPointer?) -> Reports? {
-    // SAFETY: the parser passes its own context, whose private field `read` has set to a live object.
+    // SAFETY: the parser passes its own context; `read` has set its private field to a live object.
     guard let owner = unsafe parser?.assumingMemoryBound(to: xmlParserCtxt.self).pointee._private
     else { return nil }
     return unsafe Unmanaged<Reports>.fromOpaque(owner).takeUnretainedValue()
