@@ -113,6 +113,31 @@ import Testing
         #expect(ContinuousClock.now - start < .seconds(10))
     }
 
+    /// The validator is quadratic in attributes and in siblings: what is beyond a bound is refused.
+    @Test func widthIsBounded() throws {
+        func attributes(_ count: Int) -> String {
+            "<a" + (0..<count).map { " a\($0)=''" }.joined() + "/>"
+        }
+        let children = { (count: Int) in
+            "<a>" + String(repeating: "<b/>", count: count) + "</a>"
+        }
+        _ = try XMLDocument.parse(attributes(XMLDocument.attributesMax), schema: Self.open)
+        _ = try XMLDocument.parse(children(XMLDocument.siblingsMax), schema: Self.open)
+        let wide = [
+            attributes(XMLDocument.attributesMax + 1), attributes(20_000),
+            children(XMLDocument.siblingsMax + 1), children(60_000),
+        ]
+        let start = ContinuousClock.now
+        for xml in wide {
+            let error = refusal { () throws(ControlError) in
+                try XMLDocument.parse(xml, schema: Self.open)
+            }
+            #expect(error?.libvirtCode == 35)
+            #expect(error?.message.contains("more than ") == true)
+        }
+        #expect(ContinuousClock.now - start < .seconds(10))
+    }
+
     @Test func readersInManyTasks() async {
         await withTaskGroup(of: Bool.self) { group in
             for index in 0..<64 {

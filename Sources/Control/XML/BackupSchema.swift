@@ -149,12 +149,10 @@ private let pushDisk = """
                 <attribute name="backup"><value type="string">yes</value></attribute>
               </optional>
               <optional><ref name="fileType"/></optional>
-              <optional>
-                <interleave>
-                  <optional><ref name="pushDriver"/></optional>
-                  <element name="target"><ref name="fileStore"/></element>
-                </interleave>
-              </optional>
+              <interleave>
+                <optional><ref name="pushDriver"/></optional>
+                <optional><element name="target"><ref name="fileStore"/></element></optional>
+              </interleave>
             </group>
             <group>
               <optional>
@@ -163,7 +161,7 @@ private let pushDisk = """
               <ref name="blockType"/>
               <interleave>
                 <optional><ref name="pushDriver"/></optional>
-                <element name="target"><ref name="blockStore"/></element>
+                <optional><element name="target"><ref name="blockStore"/></element></optional>
               </interleave>
             </group>
           </choice>

@@ -8,6 +8,10 @@ import Synchronization
 package enum XMLDocument {
     /// Deepest nesting of elements accepted; converting and validating recurse this far.
     package static let depthMax = 64
+    /// Most nodes directly in one element, text included; validating takes the square of it.
+    package static let siblingsMax = 4096
+    /// Most attributes of one element; validating takes the square of it.
+    package static let attributesMax = 128
     /// Messages of the validator that an error repeats; it can write one per element.
     static let reportsMax = 6
 
@@ -100,7 +104,14 @@ package enum XMLDocument {
         var children: [XMLElement] = []
         var text = ""
         var next = unsafe node.pointee.children
+        var count = 0
         while let child = unsafe next {
+            count += 1
+            guard count <= siblingsMax else {
+                throw .xmlMalformed(
+                    document: label, line: line,
+                    detail: "more than \(siblingsMax) nodes in one element")
+            }
             switch unsafe child.pointee.type {
             case XML_ELEMENT_NODE:
                 children.append(try unsafe element(child, depth: depth + 1, label: label))
@@ -111,9 +122,15 @@ package enum XMLDocument {
             }
             unsafe next = child.pointee.next
         }
+        let attributes = unsafe attributes(of: node)
+        guard attributes.count <= attributesMax else {
+            throw .xmlMalformed(
+                document: label, line: line,
+                detail: "more than \(attributesMax) attributes on one element")
+        }
         let namespace = unsafe node.pointee.ns.map { unsafe string($0.pointee.href) }
         return unsafe XMLElement(
-            name: string(node.pointee.name), namespace: namespace, attributes: attributes(of: node),
+            name: string(node.pointee.name), namespace: namespace, attributes: attributes,
             children: children, text: text, line: line)
     }
 
