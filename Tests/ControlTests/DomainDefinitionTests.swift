@@ -38,7 +38,7 @@ import Testing
             </disk>
             <disk type='file' device='cdrom'><target dev='hda'/></disk>
             <disk device='floppy'><target dev='fda'/></disk>
-            <disk><driver cache='writethrough'/><source file='/img/n'/><target dev='nvme0n1'/></disk>
+            <disk><driver cache='writethrough'/><source file='/n'/><target dev='nvme0n1'/></disk>
           </devices>
           <qemu:commandline><qemu:arg value='-x'/></qemu:commandline>
         </domain>
@@ -58,7 +58,7 @@ import Testing
                     cacheMode: .none, discardMode: .unmap, device: "lun"),
                 DomainDisk(target: "hda", path: nil, readOnly: true, device: "cdrom"),
                 DomainDisk(target: "fda", path: nil, device: "floppy"),
-                DomainDisk(target: "nvme0n1", path: "/img/n"),
+                DomainDisk(target: "nvme0n1", path: "/n"),
             ])
         #expect(domain.liveExportName(target: "vda") == "vm1/vda")
     }

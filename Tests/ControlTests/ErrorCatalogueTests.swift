@@ -63,7 +63,8 @@ import Testing
         (.unknownDisk, 1, 500, "internal error: the disk is not attached to the server"),
         (
             .holdTimedOut(milliseconds: 5), 68, 500,
-            "Timed out during operation: guest writes in flight did not finish within 5 ms, try again"
+            "Timed out during operation: guest writes in flight did not finish within "
+                + "5 ms, try again"
         ),
         (
             .limitReached(what: "jobs", limit: 3), 55, 409,

@@ -152,7 +152,7 @@ import Testing
         }
     }
 
-    /// Changes valid documents at random; any answer is fine but a crash, and every refusal has words.
+    /// Changes valid documents at random: none may crash, and every refusal has words.
     @Test func mutatedDocumentsNeverCrash() {
         let seed: UInt64 = 0x6e62_6470
         var generator = SplitMix64(state: seed)

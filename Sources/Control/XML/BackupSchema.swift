@@ -1,8 +1,8 @@
 extension XMLSchema {
     /// `<domainbackup>` as clients send it; what libvirt accepts in push and in pull mode.
     ///
-    /// Wider than libvirt 9.0: it takes names of NVMe disks, and `transport='fd'` and `'rdma'`, which
-    /// are refused later with a reason of their own.
+    /// Wider than libvirt 9.0: it takes names of NVMe disks, `transport='fd'` and `'rdma'`, which
+    /// are refused later with a reason of their own, and any combination in a push disk's target.
     package static let backup = XMLSchema(
         name: "domainbackup.rng", documentLabel: "domain_backup",
         source: relaxNGGrammar(backupDocument + backupServer + pullDisk + pushDisk + backupStore),
