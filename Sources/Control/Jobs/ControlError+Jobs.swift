@@ -1,8 +1,8 @@
 extension ControlError {
-    /// Checkpoints do not exist yet.
-    package static let checkpointsUnsupported = ControlError(
-        code: "checkpoints-unsupported", libvirtCode: 84,
-        message: "Operation not supported: checkpoints are not supported yet", httpStatus: 501)
+    /// What every checkpoint command answers until checkpoints exist.
+    package static let checkpointsNotSupportedYet = ControlError(
+        .operationUnsupported, code: "checkpoints-unsupported", status: 501,
+        detail: "checkpoints are not supported yet")
 
     /// The server stops and begins nothing new.
     static let serverStopping = ControlError(
@@ -31,13 +31,6 @@ extension ControlError {
             code: "limit-reached", libvirtCode: 55,
             message: "Requested operation is not valid: there are already \(limit) \(what)",
             httpStatus: 409)
-    }
-
-    /// A value out of its range.
-    static func badValue(_ what: String, _ detail: String) -> ControlError {
-        ControlError(
-            code: "invalid-argument", libvirtCode: 8,
-            message: "invalid argument: \(what): \(detail)", httpStatus: 400)
     }
 
     /// A domain of this UUID exists under another name.

@@ -60,13 +60,13 @@ extension JobManager {
             if let xml = request.backupXML { try BackupRequest.parse(xml) } else { nil }
         if let xml = request.checkpointXML {
             _ = try CheckpointRequest.parse(xml)
-            throw .checkpointsUnsupported
+            throw .checkpointsNotSupportedYet
         }
         if let seconds = request.timeToLiveSeconds {
             guard (1...Self.timeToLiveSecondsMax).contains(seconds) else {
-                throw .badValue(
-                    "time to live \(seconds) s",
-                    "it must be between 1 and \(Self.timeToLiveSecondsMax) seconds")
+                throw .invalidArgument(
+                    what: "time to live \(seconds) s",
+                    detail: "it must be between 1 and \(Self.timeToLiveSecondsMax) seconds")
             }
         }
         guard jobs.count < Self.jobsMax else { throw .limit("backup jobs", Self.jobsMax) }
@@ -96,10 +96,16 @@ extension JobManager {
     }
 
     private func defaultRequest(jobID: String) throws(ControlError) -> BackupRequest {
-        let path = XMLWriter.escaped(
-            "\(settings.runDirectory)/backup-\(jobID).sock", inAttribute: true)
-        return try BackupRequest.parse(
-            "<domainbackup mode='pull'><server transport='unix' socket='\(path)'/></domainbackup>")
+        var writer = XMLWriter()
+        writer.element("domainbackup", [("mode", "pull")]) { root in
+            root.empty(
+                "server",
+                [
+                    ("transport", "unix"),
+                    ("socket", "\(settings.runDirectory)/backup-\(jobID).sock"),
+                ])
+        }
+        return try BackupRequest.parse(writer.text)
     }
 
     // Libvirt's suffix is the time in seconds; jobs within one second still need names of their own.
@@ -152,10 +158,11 @@ extension JobManager {
         }
         try state?.save(job.record)
         job.exports = job.plan.disks.filter(\.participates).map { disk in
-            ExportView(
-                disk: disk.target, name: disk.exportName,
-                uri: ExportURI.text(endpoint: started.endpoint, name: disk.exportName),
-                bitmap: disk.exportBitmap)
+            let name = disk.exportName ?? disk.target
+            return ExportView(
+                disk: disk.target, name: name,
+                uri: ExportURI.text(endpoint: started.endpoint, name: name),
+                bitmap: disk.offeredBitmap)
         }
         if let next = try? job.state.after(.started) { job.state = next }
         jobs[id] = job

@@ -134,7 +134,7 @@ extension JobManager {
             return job
         }
         guard let job = candidates.first else { throw none }
-        guard candidates.count == 1 else { throw .jobAmbiguous(domain) }
+        guard candidates.count == 1 else { throw .jobAmbiguous(domain: domain) }
         return job
     }
 }
