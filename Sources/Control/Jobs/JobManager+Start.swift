@@ -85,7 +85,7 @@ extension JobManager {
         var record = record
         for scratch in record.scratch {
             guard let found = SystemCalls.identity(of: scratch.path),
-                SystemCalls.isRegular(found.mode),
+                found.kind == .regular,
                 scratch.identity == nil || scratch.identity == found.identity
             else { continue }
             do {
@@ -95,7 +95,7 @@ extension JobManager {
             }
         }
         if let path = record.socketPath, let found = SystemCalls.identity(of: path),
-            SystemCalls.isSocket(found.mode), !SystemCalls.isListening(unixPath: path)
+            found.kind == .socket, !SystemCalls.isListening(unixPath: path)
         {
             _ = try? SystemCalls.unlink(path)
         }

@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 
 /// The few system calls that Foundation does not offer; the only unsafe code of this module's state and front.
@@ -22,6 +23,13 @@ package enum SystemCalls {
         package let raw: Int32
         fileprivate init(adopting raw: Int32) { self.raw = raw }
         deinit { _ = close(raw) }
+    }
+
+    /// As much of a file's type as is asked for.
+    package enum FileKind: Sendable, Hashable {
+        case regular
+        case socket
+        case other
     }
 
     /// What identifies a file on this machine until it is removed.
@@ -96,19 +104,19 @@ package enum SystemCalls {
     }
 
     /// What a name is now (symbolic links are not followed), or nil when there is none.
-    package static func identity(of path: String) -> (identity: FileIdentity, mode: UInt32)? {
-        var status = stat()
-        // SAFETY: the string is NUL-terminated, the structure is ours and fully written on success.
-        guard unsafe lstat(path, &status) == 0 else { return nil }
-        let identity = FileIdentity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
-        return (identity, UInt32(status.st_mode))
+    package static func identity(of path: String) -> (identity: FileIdentity, kind: FileKind)? {
+        guard let found = try? FileManager.default.attributesOfItem(atPath: path),
+            let device = found[.systemNumber] as? NSNumber,
+            let inode = found[.systemFileNumber] as? NSNumber
+        else { return nil }
+        let kind: FileKind =
+            switch found[.type] as? FileAttributeType {
+            case .typeRegular: .regular
+            case .typeSocket: .socket
+            default: .other
+            }
+        return (FileIdentity(device: device.uint64Value, inode: inode.uint64Value), kind)
     }
-
-    /// Whether a name is a regular file.
-    package static func isRegular(_ mode: UInt32) -> Bool { mode & UInt32(S_IFMT) == S_IFREG }
-
-    /// Whether a name is a socket.
-    package static func isSocket(_ mode: UInt32) -> Bool { mode & UInt32(S_IFMT) == S_IFSOCK }
 
     /// Whether somebody accepts connections on a unix stream socket.
     package static func isListening(unixPath: String) -> Bool {
