@@ -1,7 +1,5 @@
 /// What can be wrong with a backup request or with the disks it names.
 extension ControlError {
-    // MARK: Disks
-
     package static func unknownDisk(_ target: String) -> ControlError {
         ControlError(
             .unsupportedConfiguration, code: "disk-not-found", status: 404,
@@ -39,8 +37,6 @@ extension ControlError {
             .unsupportedConfiguration, code: "disk-unsupported", status: 422,
             detail: "disk '\(target)': \(detail)")
     }
-
-    // MARK: What is asked of the backup
 
     /// `backupmode='incremental'` without a checkpoint to start from.
     package static func incrementalWithoutBase(_ target: String) -> ControlError {
@@ -107,8 +103,6 @@ extension ControlError {
             detail: "exportname or exportbitmap of disk '\(target)' is longer than "
                 + "\(bytesMax) bytes")
     }
-
-    // MARK: Scratch
 
     package static func scratchNameUnknown(_ target: String) -> ControlError {
         ControlError(

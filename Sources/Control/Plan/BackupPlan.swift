@@ -31,13 +31,14 @@ package struct BackupPlan: Sendable, Hashable {
         }
     }
 
-    /// Longest export or bitmap name. Bytes; longer strings do not fit the NBD protocol once a meta
-    /// context's prefix of 18 bytes stands before them (limit 4096).
+    /// Longest export or bitmap name in bytes.
+    ///
+    /// A string of the NBD protocol has at most 4096 bytes, of which `qemu:dirty-bitmap:` takes 18.
     package static let exportNameBytesMax = 4096 - 18
 
     /// The job's UUID, lower case.
     package let jobID: String
-    /// All disks of the domain: those listed first, in their order, then the others in the domain's.
+    /// All disks of the domain: those listed in their order, then the others in the domain's.
     package let disks: [Disk]
     package let endpoint: ListenEndpoint
     /// Checkpoint given for all disks.
@@ -52,7 +53,7 @@ package struct BackupPlan: Sendable, Hashable {
     ///   - scratchSuffix: end of generated scratch names: the checkpoint's name, else Unix seconds.
     ///   - firstIndex: index of the first disk that takes part; the others follow by ones.
     ///   - knownCheckpoints: names that an incremental backup may start from.
-    /// - Throws: the refusals of `ErrorCatalogue`, with libvirt's numbers; nothing has changed then.
+    /// - Throws: a refusal with libvirt's number; nothing has changed then.
     package static func make(
         _ request: BackupRequest, domain: DomainDefinition, jobID: String, reuseExternal: Bool,
         scratchSuffix: String, firstIndex: Int, knownCheckpoints: Set<String> = []

@@ -89,6 +89,8 @@ struct BackupPlanner {
 
     /// Removes empty and `.` components; `..` stays, since links may stand before it.
     static func lexicallyNormal(_ path: String) -> String {
-        "/" + path.split(separator: "/").filter { $0 != "." }.joined(separator: "/")
+        // Scalars, not characters: a combining mark behind a slash must not hide it.
+        path.unicodeScalars.split(separator: "/").filter { !$0.elementsEqual(".".unicodeScalars) }
+            .map { "/" + String($0) }.joined()
     }
 }

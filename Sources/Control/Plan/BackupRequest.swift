@@ -41,7 +41,7 @@ package struct BackupRequest: Sendable, Hashable {
 
     /// Permission bits of a job's unix socket.
     package static let socketMode: UInt32 = 0o600
-    /// Longest path of a unix socket (`sun_path` less its final zero byte). Bytes.
+    /// Longest path of a unix socket in bytes: `sun_path` less its final zero byte.
     package static let socketPathBytesMax = 107
 
     /// Where the backup exports are to be served; a nil TCP port is chosen by the server.

@@ -30,9 +30,13 @@ package struct DomainDisk: Sendable, Hashable {
 
 /// What is known of a virtual machine: its name and its disks.
 package struct DomainDefinition: Sendable, Hashable {
-    /// Longest domain name. Bytes; file systems allow no more in a file name.
+    /// Longest domain name in bytes.
+    ///
+    /// File systems allow no more in a file name.
     package static let nameBytesMax = 255
-    /// Most disks of one domain; a job installs a ledger and an export for each.
+    /// Most disks of one domain.
+    ///
+    /// A job installs a ledger and an export for each.
     package static let disksMax = 256
 
     package let name: String
@@ -60,7 +64,9 @@ package struct DomainDefinition: Sendable, Hashable {
         self.xml = xml
     }
 
-    /// Reads a `<domain>` document. Only the name, the uuid and the disks matter; the rest is kept.
+    /// Reads a `<domain>` document.
+    ///
+    /// Only the name, the uuid and the disks matter; the rest is kept.
     ///
     /// - Throws: 35 or 92 for XML that is none or not of this form, 27 for values that are wrong,
     ///   67 for disks that cannot be served.
@@ -100,9 +106,9 @@ package struct DomainDefinition: Sendable, Hashable {
             guard seen.insert(disk.target).inserted else {
                 throw .diskUnsupported(disk.target, detail: "target is used by two disks")
             }
-            guard disk.path?.utf8.first ?? UInt8(ascii: "/") == UInt8(ascii: "/") else {
+            if let path = disk.path, path.utf8.first != UInt8(ascii: "/") {
                 throw .xmlError(
-                    "source '\(disk.path ?? "")' of disk '\(disk.target)' must be an absolute path")
+                    "source '\(path)' of disk '\(disk.target)' must be an absolute path")
             }
         }
     }

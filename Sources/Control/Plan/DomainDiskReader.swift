@@ -18,7 +18,8 @@ struct DomainDiskReader {
             throw .xmlError("disk '\(target)' has an unknown device '\(device)'")
         }
         let kind = try sourceKind()
-        let path = element.child("source")?.attribute(kind == .file ? "file" : "dev")
+        let source = element.child("source")?.attribute(kind == .file ? "file" : "dev")
+        let path = source?.isEmpty == true ? nil : source
         if path == nil, device != "cdrom", device != "floppy" {
             throw .xmlError("missing source information for device '\(target)'")
         }
@@ -67,8 +68,8 @@ struct DomainDiskReader {
 
     /// A missing attribute means `unmap`.
     ///
-    /// libvirt leaves that case to the hypervisor, which ignores discards; users of sparse files and
-    /// thin volumes expect freed space to come back, and `ignore` can be said.
+    /// libvirt leaves that case to the hypervisor, which ignores discards. Users of sparse files
+    /// and thin volumes expect freed space to come back, and `ignore` can be said.
     private func discardMode(_ value: String?) throws(ControlError) -> DiscardMode {
         guard let value else { return .unmap }
         guard let mode = DiscardMode(rawValue: value) else {

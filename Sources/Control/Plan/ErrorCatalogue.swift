@@ -43,8 +43,6 @@ extension ControlError {
             httpStatus: status)
     }
 
-    // MARK: General
-
     /// A value of the request is wrong: `what` names it, `detail` says why.
     package static func invalidArgument(what: String, detail: String) -> ControlError {
         ControlError(
@@ -74,8 +72,6 @@ extension ControlError {
             .operationUnsupported, code: "operation-unsupported", status: 422, detail: detail)
     }
 
-    // MARK: XML
-
     /// The text is no XML, or XML that is refused before it is understood.
     package static func xmlMalformed(document: String, line: Int, detail: String) -> ControlError {
         ControlError(
@@ -93,8 +89,6 @@ extension ControlError {
     package static func xmlError(_ detail: String) -> ControlError {
         ControlError(.xmlError, code: "xml-value-invalid", status: 400, detail: detail)
     }
-
-    // MARK: Domains
 
     package static func domainNotFound(_ name: String) -> ControlError {
         ControlError(
@@ -114,8 +108,6 @@ extension ControlError {
             .operationInvalid, code: "domain-busy", status: 409,
             detail: "domain '\(name)' has running backup jobs, end them first")
     }
-
-    // MARK: Jobs
 
     /// Nothing to show: no backup job runs on the domain.
     package static var noJob: ControlError {
@@ -141,8 +133,6 @@ extension ControlError {
             .operationInvalid, code: "job-ambiguous", status: 409,
             detail: "several jobs run on domain '\(domain)': give --job")
     }
-
-    // MARK: Checkpoints
 
     /// The base of an incremental backup is not a checkpoint of the domain.
     package static func checkpointNotFound(_ name: String, disk target: String) -> ControlError {

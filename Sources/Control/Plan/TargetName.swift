@@ -1,6 +1,8 @@
 /// The names a disk may have: `vda`, `sdb1`, `nvme0n1`.
 package enum TargetName {
-    /// Longest target name. Bytes; it becomes part of export names and file names.
+    /// Longest target name in bytes.
+    ///
+    /// It becomes part of export names and file names.
     package static let bytesMax = 64
 
     /// The names as a pattern of XML Schema datatypes, which is anchored at both ends.
@@ -9,7 +11,7 @@ package enum TargetName {
 
     private static let prefixes = ["fd", "hd", "sd", "vd", "xvd", "ubd"]
 
-    /// Tells whether `name` is a target name: what `pattern` matches, and no longer than `bytesMax`.
+    /// Tells whether `pattern` matches `name` and it is no longer than `bytesMax`.
     package static func isValid(_ name: String) -> Bool {
         guard name.utf8.count <= bytesMax else { return false }
         let bare = name.hasPrefix("ioemu:") ? name.dropFirst("ioemu:".count) : Substring(name)

@@ -1,8 +1,8 @@
 extension XMLSchema {
     /// `<domainbackup>` as clients send it; what libvirt accepts in push and in pull mode.
     ///
-    /// Wider than libvirt 9.0 in names of NVMe disks and in `transport='fd'` and `'rdma'`, which are
-    /// refused later with a reason of their own.
+    /// Wider than libvirt 9.0: it takes names of NVMe disks, `transport='fd'` and `'rdma'`, which
+    /// are refused later with a reason of their own, and any combination in a push disk's target.
     package static let backup = XMLSchema(
         name: "domainbackup.rng", documentLabel: "domain_backup",
         source: relaxNGGrammar(backupDocument + backupServer + pullDisk + pushDisk + backupStore),
@@ -15,7 +15,9 @@ private let backupDocument = """
         <element name="domainbackup">
           <choice>
             <group>
-              <optional><attribute name="mode"><value type="string">push</value></attribute></optional>
+              <optional>
+                <attribute name="mode"><value type="string">push</value></attribute>
+              </optional>
               <interleave>
                 <ref name="incrementalElement"/>
                 <optional>
@@ -147,12 +149,10 @@ private let pushDisk = """
                 <attribute name="backup"><value type="string">yes</value></attribute>
               </optional>
               <optional><ref name="fileType"/></optional>
-              <optional>
-                <interleave>
-                  <optional><ref name="pushDriver"/></optional>
-                  <element name="target"><ref name="fileStore"/></element>
-                </interleave>
-              </optional>
+              <interleave>
+                <optional><ref name="pushDriver"/></optional>
+                <optional><element name="target"><ref name="fileStore"/></element></optional>
+              </interleave>
             </group>
             <group>
               <optional>
@@ -161,7 +161,7 @@ private let pushDisk = """
               <ref name="blockType"/>
               <interleave>
                 <optional><ref name="pushDriver"/></optional>
-                <element name="target"><ref name="blockStore"/></element>
+                <optional><element name="target"><ref name="blockStore"/></element></optional>
               </interleave>
             </group>
           </choice>

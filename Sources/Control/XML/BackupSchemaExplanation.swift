@@ -1,6 +1,6 @@
 /// Says what a `<domainbackup>` that failed its schema got wrong.
 ///
-/// Never decides whether a document is valid: the schema does. It only finds words for it, and finds
+/// Never decides whether a document is valid: the schema does. It only finds words for it, and
 /// none for mistakes it does not know.
 enum BackupSchemaExplanation {
     private static let diskAttributes: Set<String> = [
@@ -22,6 +22,9 @@ enum BackupSchemaExplanation {
         }
         for child in root.children where !["incremental", "server", "disks"].contains(child.name) {
             reasons.append("line \(child.line): <\(child.name)> is not allowed here")
+        }
+        if root.all("incremental").count > 1 {
+            reasons.append("<incremental> may stand once")
         }
         let servers = root.all("server")
         if mode == "push", !servers.isEmpty {

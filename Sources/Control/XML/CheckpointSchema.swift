@@ -2,7 +2,7 @@ extension XMLSchema {
     /// `<domaincheckpoint>` as clients send it to create a checkpoint or to describe a known one.
     package static let checkpoint = XMLSchema(
         name: "domaincheckpoint.rng", documentLabel: "domain_checkpoint",
-        source: relaxNGGrammar(checkpointDocument), maximumBytes: 1 << 20)
+        source: relaxNGGrammar(checkpointDocument), maximumBytes: 3 << 17)
 }
 
 private let checkpointDocument = """

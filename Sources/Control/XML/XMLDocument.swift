@@ -1,13 +1,17 @@
 import CLibXML2
 import Synchronization
 
-/// Reads XML that a stranger may have written: parses, bounds, validates, and hands back plain values.
+/// Reads XML that a stranger may have written and hands back plain values.
 ///
 /// Nothing is fetched, no entity is expanded, a DOCTYPE is refused, and libxml2 prints nothing.
 /// This is the only file of Control that touches C memory.
 package enum XMLDocument {
     /// Deepest nesting of elements accepted; converting and validating recurse this far.
     package static let depthMax = 64
+    /// Most nodes directly in one element, text included; validating takes the square of it.
+    package static let siblingsMax = 4096
+    /// Most attributes of one element; validating takes the square of it.
+    package static let attributesMax = 128
     /// Messages of the validator that an error repeats; it can write one per element.
     static let reportsMax = 6
 
@@ -31,6 +35,13 @@ package enum XMLDocument {
             throw .xmlMalformed(
                 document: schema.documentLabel, line: 1,
                 detail: "document of \(length) bytes is longer than \(schema.maximumBytes)")
+        }
+        // libxml2 takes a zero byte for the end of the text and would not see what follows.
+        if let zero = text.utf8.firstIndex(of: 0) {
+            throw .xmlMalformed(
+                document: schema.documentLabel,
+                line: 1 + text.utf8[..<zero].count { $0 == UInt8(ascii: "\n") },
+                detail: "a zero byte is not accepted")
         }
         return try oneReader.withLock { _ throws(ControlError) in
             initialised
@@ -93,7 +104,14 @@ package enum XMLDocument {
         var children: [XMLElement] = []
         var text = ""
         var next = unsafe node.pointee.children
+        var count = 0
         while let child = unsafe next {
+            count += 1
+            guard count <= siblingsMax else {
+                throw .xmlMalformed(
+                    document: label, line: line,
+                    detail: "more than \(siblingsMax) nodes in one element")
+            }
             switch unsafe child.pointee.type {
             case XML_ELEMENT_NODE:
                 children.append(try unsafe element(child, depth: depth + 1, label: label))
@@ -104,9 +122,15 @@ package enum XMLDocument {
             }
             unsafe next = child.pointee.next
         }
+        let attributes = unsafe attributes(of: node)
+        guard attributes.count <= attributesMax else {
+            throw .xmlMalformed(
+                document: label, line: line,
+                detail: "more than \(attributesMax) attributes on one element")
+        }
         let namespace = unsafe node.pointee.ns.map { unsafe string($0.pointee.href) }
         return unsafe XMLElement(
-            name: string(node.pointee.name), namespace: namespace, attributes: attributes(of: node),
+            name: string(node.pointee.name), namespace: namespace, attributes: attributes,
             children: children, text: text, line: line)
     }
 
@@ -205,7 +229,7 @@ private final class Reports {
 }
 
 private func reportsOfParser(_ parser: UnsafeMutableRawPointer?) -> Reports? {
-    // SAFETY: the parser passes its own context, whose private field `read` has set to a live object.
+    // SAFETY: the parser passes its own context; `read` has set its private field to a live object.
     guard let owner = unsafe parser?.assumingMemoryBound(to: xmlParserCtxt.self).pointee._private
     else { return nil }
     return unsafe Unmanaged<Reports>.fromOpaque(owner).takeUnretainedValue()

@@ -2,7 +2,7 @@
 package struct XMLAttribute: Sendable, Hashable {
     /// Local name, without a namespace prefix.
     package let name: String
-    /// Value after character references are resolved and white space is normalised (XML 1.0, 3.3.3).
+    /// Value with character references resolved and white space normalised (XML 1.0, 3.3.3).
     package let value: String
     /// True when the attribute belongs to a namespace and so is none of ours.
     package let isForeign: Bool

@@ -6,7 +6,7 @@ package struct XMLSchema: Sendable {
     package let documentLabel: String
     /// The schema itself, RELAX NG in XML syntax, without includes.
     package let source: String
-    /// Largest document accepted. Bytes of UTF-8.
+    /// Largest document accepted, in bytes of UTF-8.
     package let maximumBytes: Int
     /// Says in plain words what a document of this kind got wrong; empty when it cannot tell.
     ///
