@@ -103,6 +103,16 @@ package struct DiskView: Sendable, Hashable, Codable {
     package var dirtyBytes: UInt64?
     /// Why the disk is not served.
     package var errorMessage: String?
+
+    package init(
+        disk: String, source: String?, type: String, device: String, readOnly: Bool
+    ) {
+        self.disk = disk
+        self.source = source
+        self.type = type
+        self.device = device
+        self.readOnly = readOnly
+    }
 }
 
 /// One domain in a list.

@@ -36,6 +36,10 @@ package enum SystemCalls {
     package struct FileIdentity: Sendable, Hashable, Codable {
         package var device: UInt64
         package var inode: UInt64
+        package init(device: UInt64, inode: UInt64) {
+            self.device = device
+            self.inode = inode
+        }
     }
 
     /// strerror's text for an errno.
