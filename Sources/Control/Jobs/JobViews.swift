@@ -71,7 +71,9 @@ package struct JobInfo: Sendable, Hashable, Codable {
     /// Sum of the disks' sizes, bytes: the most that scratch can come to.
     package var tempTotal: UInt64?
     package var clients: Int?
-    /// How long guest writes were held at the begin. Nanoseconds.
+    /// How long guest writes were held at the begin.
+    ///
+    /// Nanoseconds.
     package var holdNanoseconds: UInt64?
     /// Only of finished jobs.
     package var success: Bool?
