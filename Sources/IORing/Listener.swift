@@ -28,8 +28,8 @@ package struct Listener: ~Copyable, Sendable {
 
     /// Binds a unix socket with the given permission bits.
     ///
-    /// A socket file that nobody answers on any more is replaced; one with a live server is EADDRINUSE, and a file that
-    /// is no socket is EEXIST.
+    /// A socket file that nobody answers on any more is replaced; one with a live server is
+    /// EADDRINUSE, and a file that is no socket is EEXIST.
     package static func unix(
         path: String, mode: UInt32
     ) throws(SystemFault) -> Listener {

@@ -12,7 +12,8 @@ extension NBDServer {
         try await onControlThread { self.attach(configuration) }.get()
     }
 
-    /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes
+    /// the source.
     package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
         _ = try await onControlThread { self.detach(disk) }.get()
     }
@@ -110,7 +111,8 @@ extension NBDServer {
         }
     }
 
-    /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are gone.
+    /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are
+    /// gone.
     func closeConnections(of export: ExportID) {
         let closed = Latch.of(shared.mailboxes.count)
         for mailbox in shared.mailboxes { mailbox.post(.closeConnections(export, closed)) }

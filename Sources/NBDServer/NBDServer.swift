@@ -4,8 +4,9 @@ import Synchronization
 
 /// The server: rings, disks with their live exports, jobs with their backup exports.
 ///
-/// Every call goes to one control thread and runs there whole, one after the other; the data path never sees it but by
-/// messages to the rings. A call may wait for requests in flight, bounded by named limits.
+/// Every call goes to one control thread and runs there whole, one after the other; the data path
+/// never sees it but by messages to the rings. A call may wait for requests in flight, bounded by
+/// named limits.
 package final class NBDServer: Sendable {
     let shared: ServerShared
     let live = ExportScope(jobID: nil)
@@ -95,7 +96,9 @@ package final class NBDServer: Sendable {
         shared.setEventHandler(handler)
     }
 
-    /// Stops accepting, finishes requests in flight, flushes and closes every source. The server is of no use after.
+    /// Stops accepting, finishes requests in flight, flushes and closes every source.
+    ///
+    /// The server is of no use after.
     package func shutdown() async {
         _ = await onControlThread { () -> Result<Bool, ServerFault> in
             self.stopEverything()

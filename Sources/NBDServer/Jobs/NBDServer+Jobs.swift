@@ -6,7 +6,8 @@ import Synchronization
 
 /// Jobs begin and end.
 extension NBDServer {
-    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the exports.
+    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
+    /// disks and serves the exports.
     ///
     /// A fault leaves nothing behind: no file, no socket, no job.
     package func beginJob(
@@ -21,7 +22,8 @@ extension NBDServer {
         return job.report
     }
 
-    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
+    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the
+    /// last figures.
     package func endJob(id: String) async throws(ServerFault) -> JobReport {
         try await onControlThread { self.end(jobID: id) }.get()
     }
@@ -114,8 +116,8 @@ extension NBDServer {
 
     /// Holds the writes of all disks, attaches the job while none is in flight, lets them go.
     ///
-    /// The instant lies between the last disk's report and the first release, so all disks share it. Returns how long
-    /// writes were held, in nanoseconds.
+    /// The instant lies between the last disk's report and the first release, so all disks share
+    /// it. Returns how long writes were held, in nanoseconds.
     private func fixInstant(_ exports: [BackupExport]) -> Result<UInt64, ServerFault> {
         let start = MonotonicClock.now()
         let held = Latch.of(exports.count)
@@ -181,7 +183,8 @@ extension NBDServer {
         return .success(report)
     }
 
-    /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in flight.
+    /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in
+    /// flight.
     private func detachAll(_ exports: [BackupExport]) {
         let detached = Latch.of(exports.count)
         for export in exports {

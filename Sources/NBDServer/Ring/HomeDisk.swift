@@ -37,7 +37,7 @@ struct HomeDisk: ~Copyable {
     var canPunchHoles = true
     var canZeroRanges = true
 
-    /// Copies' buffers: one a task. Pages.
+    /// Copies' buffers: one a task, in pages.
     static let copyPagesPerTask =
         CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes / BufferArena.pageBytes
     static let copyPages = copyPagesPerTask * CopyBeforeWrite.tasksMax

@@ -26,7 +26,8 @@ extension RingLoop {
         do throws(SystemFault) {
             return try SocketCalls.accept(listener.raw)?.release()
         } catch {
-            // Out of descriptors or memory: the client waits in the backlog until the next one comes.
+            // Out of descriptors or memory: the client waits in the backlog until the next one
+            // comes.
             return nil
         }
     }
@@ -185,7 +186,8 @@ extension RingLoop {
 
     // MARK: Closing
 
-    /// Ends a connection at once; its slot is freed when the kernel and its requests are through with it.
+    /// Ends a connection at once; its slot is freed when the kernel and its requests are through
+    /// with it.
     mutating func close(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
         connections[slot].phase = .closing

@@ -65,7 +65,8 @@ extension RingLoop {
             ?? ReadStep(place: .source, offset: offset, count: Int(end - offset))
     }
 
-    /// After a read of the source: how many of its bytes, from the first, are those of the point in time.
+    /// After a read of the source: how many of its bytes, from the first, are those of the point in
+    /// time.
     private func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
         guard let ledger = path.ledger else { return count }
         let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
@@ -84,7 +85,8 @@ extension RingLoop {
 
     mutating func issueRead(_ slot: Int, _ request: Int) -> IssueResult {
         let valid = requests[request].valid
-        // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they go out piece by piece alone.
+        // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they
+        // go out piece by piece alone.
         let mustBeWhole = connections[slot].replyMode == .simple || valid.flags.contains(.df)
         let fits = valid.length <= UInt64(Limits.contiguousReadBytes)
         let pieceMax =
@@ -118,7 +120,8 @@ extension RingLoop {
         return .blocked
     }
 
-    /// A piece with a buffer wide enough for the source's alignment; nil when the connection's share is used up.
+    /// A piece with a buffer wide enough for the source's alignment; nil when the connection's
+    /// share is used up.
     mutating func makePiece(
         _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
         isCharged: Bool = true
@@ -226,7 +229,8 @@ extension RingLoop {
         if pieces[piece].stage == .readingScratch {
             pieces[piece].progress += Int(result)
         } else {
-            // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
+            // Bytes in front of the wanted ones were read for alignment only; so may be some
+            // behind.
             let lead = Int(position % UInt64(path.alignment))
             let left = Int(pieces[piece].end - position)
             let got = min(Int(result) - lead, left)
@@ -260,7 +264,8 @@ extension RingLoop {
 
     // MARK: Replying
 
-    /// The piece is read or has failed: its part of the reply goes out, and with the last one the request ends.
+    /// The piece is read or has failed: its part of the reply goes out, and with the last one the
+    /// request ends.
     private mutating func endRead(_ piece: Int) {
         let value = pieces.remove(piece)
         let request = value.request

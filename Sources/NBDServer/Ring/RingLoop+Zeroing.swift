@@ -3,9 +3,11 @@ import IORing
 import NBDProtocol
 import Scratch
 
-/// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at the ends by writing.
+/// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at
+/// the ends by writing.
 ///
-/// A request goes step by step, one at a time, so that a job can begin between two steps and no step holds the ring.
+/// A request goes step by step, one at a time, so that a job can begin between two steps and no
+/// step holds the ring.
 extension RingLoop {
     private static var page: UInt64 { UInt64(BufferArena.pageBytes) }
 
@@ -99,7 +101,9 @@ extension RingLoop {
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }
 
-    /// How far one step may reach. Under a job, holes are noted as such and cost no copy.
+    /// How far one step may reach.
+    ///
+    /// Under a job, holes are noted as such and cost no copy.
     private mutating func stepEnd(_ disk: Int, _ start: UInt64, _ end: UInt64) -> UInt64 {
         guard disks[disk].gate.hasActiveJobs, !disks[disk].isHeld else {
             return min(start + Limits.zeroingStepBytes, end)
@@ -184,7 +188,8 @@ extension RingLoop {
         guard !range.isEmpty else { return false }
         let slot = requests[request].connection
         let count = UInt64(range.upperBound - range.lowerBound)
-        // Not charged to the connection's share: a guest's zeroing must not fail because its writes fill it.
+        // Not charged to the connection's share: a guest's zeroing must not fail because its writes
+        // fill it.
         guard
             let piece = makePiece(
                 slot, request, .write, range.lowerBound, count, isCharged: false)

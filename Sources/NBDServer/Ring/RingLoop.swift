@@ -6,19 +6,20 @@ import Synchronization
 
 /// One ring's whole state, owned by its thread.
 ///
-/// The loop takes completions, hands each to the part that waits for it, then gives every connection to which something
-/// happened one turn. Nothing in here locks, allocates or counts references per request: state lies in fixed tables and is
-/// named by slot numbers.
+/// The loop takes completions, hands each to the part that waits for it, then gives every
+/// connection to which something happened one turn. Nothing in here locks, allocates or counts
+/// references per request: state lies in fixed tables and is named by slot numbers.
 struct RingLoop: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
-    // The ring is declared before the arena so that it goes first: the kernel lets go of the buffers.
+    // The ring is declared before the arena so that it goes first: the kernel lets go of the
+    // buffers.
     var ring: Ring
     var arena: BufferArena
     var gather = GatherList()
     let clock: PeriodicTimer
-    /// Read once a turn. Nanoseconds.
+    /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
 
     var connections: SlotTable<Connection>
