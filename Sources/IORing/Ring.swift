@@ -23,7 +23,10 @@ package struct Ring: ~Copyable {
     package private(set) var submissions: UInt64 = 0
 
     /// Sets up a ring; must be called on the thread that will use it.
-    package init(entries: UInt32) throws(SystemFault) {
+    ///
+    /// `completionEntries` is at least the number of operations that can be in flight at once, so
+    /// that no completion ever waits for room.
+    package init(entries: UInt32, completionEntries: UInt32) throws(SystemFault) {
         unsafe ring = .allocate(capacity: 1)
         unsafe ring.initialize(to: io_uring())
         unsafe batch = .allocate(capacity: Self.batchMax)
@@ -31,8 +34,11 @@ package struct Ring: ~Copyable {
         // One submitter and completions run when we ask for them: nothing interrupts the loop
         // between requests.
         let flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN
+        var parameters = io_uring_params()
+        parameters.flags = UInt32(flags | IORING_SETUP_CQSIZE)
+        parameters.cq_entries = completionEntries
         // SAFETY: ring points to an initialized io_uring that lives until deinit.
-        let result = unsafe io_uring_queue_init(entries, ring, UInt32(flags))
+        let result = unsafe io_uring_queue_init_params(entries, ring, &parameters)
         guard result == 0 else {
             unsafe ring.deallocate()
             unsafe batch.deallocate()

@@ -47,6 +47,9 @@ package enum Limits {
     package static let disksPerRing = 256
     /// Writes to scratch in flight on a ring.
     package static let scratchWritesPerRing = 512
+    /// Operations of a ring in flight at once: pieces, copies of all disks, scratch writes, and a few
+    /// for each connection.
+    package static let operationsPerRing = 16_384
     /// Address space for buffers of one ring; memory is used only as far as buffers are, in bytes.
     package static let arenaBytes = 4 << 30
     /// Period of the ring's clock, in milliseconds.

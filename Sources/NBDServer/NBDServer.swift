@@ -42,8 +42,9 @@ package final class NBDServer: Sendable {
             }
         } catch {
             throw .systemUnsupported(
-                detail: "\(error.call): \(error.errorText); nbdpull needs io_uring"
-                    + " (sysctl kernel.io_uring_disabled must be 0, and a container must allow it)")
+                detail: "\(error.call): \(error.errorText); nbdpull needs io_uring of Linux 6.1 or"
+                    + " newer (sysctl kernel.io_uring_disabled must be 0, and a container must"
+                    + " allow it)")
         }
     }
 

@@ -9,6 +9,8 @@ package enum ServerFault: Error, Sendable, Hashable {
     case sourceLocked(path: String, detail: String)
     case exportNameTaken(name: String)
     case unknownDisk
+    /// Requests or a job still use the disk.
+    case diskBusy(name: String)
     /// A scratch file that must not exist does (libvirt error 8).
     case scratchExists(path: String, target: String)
     /// A scratch file cannot be created (libvirt error 38).

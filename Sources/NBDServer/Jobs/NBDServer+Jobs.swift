@@ -35,6 +35,9 @@ extension NBDServer {
         guard state.withLock({ $0.jobs[configuration.id] }) == nil else {
             return .failure(.exportNameTaken(name: configuration.id))
         }
+        guard Set(configuration.disks.map(\.disk)).count == configuration.disks.count else {
+            return .failure(.diskBusy(name: "the same disk twice in job \(configuration.id)"))
+        }
         let scope = ExportScope(jobID: configuration.id)
         var exports: [BackupExport] = []
         let fault = makeExports(configuration, scope, &exports)
@@ -129,7 +132,7 @@ extension NBDServer {
             return .failure(.holdTimedOut(milliseconds: UInt64(Limits.holdMilliseconds)))
         }
         let attached = Latch.of(exports.count)
-        let results = exports.map { _ in AttachResult() }
+        let results = exports.map { _ in Outcome() }
         for (export, result) in zip(exports, results) {
             shared.mailboxes[export.homeRing].post(.attachJob(export, result, attached))
         }
@@ -176,7 +179,7 @@ extension NBDServer {
         // Readers are told before the disks stop preserving: nothing read after that is handed out.
         detachAll(job.exports)
         for export in job.exports {
-            closeConnections(of: export.id)
+            closeConnections(of: export.id, gracefully: false)
             export.scratch.remove()
         }
         state.withLock { _ = $0.jobs.removeValue(forKey: jobID) }

@@ -71,6 +71,8 @@ struct Connection: ~Copyable {
     /// Or -1.
     var current = -1
     var status = StatusProgress()
+    /// Bytes read that the job's figure does not have yet.
+    var unreportedBytes: UInt64 = 0
     /// Pages of the arena held by requests and replies.
     var bufferPages = 0
 

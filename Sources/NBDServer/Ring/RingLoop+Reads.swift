@@ -75,10 +75,17 @@ extension RingLoop {
         return start > offset ? Int(start - offset) : 0
     }
 
-    private func noteRead(_ slot: Int, _ bytes: Int) {
+    private mutating func noteRead(_ slot: Int, _ bytes: Int) {
+        connections[slot].unreportedBytes += UInt64(bytes)
+    }
+
+    /// Adds what a connection has read to the job's figure: now and then, not per request.
+    mutating func reportBytesRead(_ slot: Int) {
+        guard connections[slot].unreportedBytes > 0 else { return }
         if case .backup(let export) = connections[slot].target {
-            export.bytesRead.add(UInt64(bytes), ordering: .relaxed)
+            export.bytesRead.add(connections[slot].unreportedBytes, ordering: .relaxed)
         }
+        connections[slot].unreportedBytes = 0
     }
 
     // MARK: Cutting a read into pieces
@@ -229,11 +236,12 @@ extension RingLoop {
         if pieces[piece].stage == .readingScratch {
             pieces[piece].progress += Int(result)
         } else {
-            // Bytes in front of the wanted ones were read for alignment only; so may be some
-            // behind.
+            // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
+            // A short read goes on at a block, so that no block that was checked is read again.
             let lead = Int(position % UInt64(path.alignment))
             let left = Int(pieces[piece].end - position)
-            let got = min(Int(result) - lead, left)
+            let blocks = Int(result) / path.alignment * path.alignment
+            let got = min(blocks - lead, left)
             if got <= 0 {
                 fail(request, .ioError, "the source ended before the disk", at: position)
                 return endRead(piece)

@@ -84,11 +84,12 @@ extension RingLoop {
     }
 
     private mutating func addKnown(_ slot: Int, _ position: UInt64) {
-        let known = connections[slot].status
-        var end = known.knownEnd
-        var flags = known.knownIsData ? Allocation.data : Allocation.holeAndZero
+        let knownEnd = connections[slot].status.knownEnd
+        var end = knownEnd
+        var flags =
+            connections[slot].status.knownIsData ? Allocation.data : Allocation.holeAndZero
         if let ledger = connections[slot].path.ledger {
-            let step = ledger.step(from: position, to: known.knownEnd)
+            let step = ledger.step(from: position, to: knownEnd)
             end = position + UInt64(step.count)
             switch step.place {
             case .source: break
