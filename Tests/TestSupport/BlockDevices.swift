@@ -4,7 +4,9 @@ import Foundation
 package final class LoopDevice {
     package let path: String
 
-    /// Attaches a file. Needs root and the loop driver; without them the test fails and says so.
+    /// Attaches a file.
+    ///
+    /// Needs root and the loop driver; without them the test fails and says so.
     package init(over file: String) throws {
         let result = try Command.run("losetup", ["--find", "--show", file])
         guard result.succeeded else {

@@ -106,7 +106,9 @@ extension NBDClient {
         return merged
     }
 
-    /// The names that the server lists. Needs ``NBDClientOptions/optionMode``.
+    /// The names that the server lists.
+    ///
+    /// Needs ``NBDClientOptions/optionMode``.
     package func listExports() throws(NBDFailure) -> [String] {
         let found = Collector()
         // SAFETY: as in `blockStatus`.

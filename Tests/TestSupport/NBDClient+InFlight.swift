@@ -59,7 +59,9 @@ extension NBDClient {
         try ticket(unsafe nbd_aio_flush(handle, nbd_completion_callback(), 0))
     }
 
-    /// The outcome of a command that has ended, or nil while it is in flight. Asked for once.
+    /// The outcome of a command that has ended, or nil while it is in flight.
+    ///
+    /// To be asked for until it is there, and not again.
     package func outcome(of ticket: NBDTicket) -> NBDOutcome? {
         // SAFETY: the handle is open; an ended command no longer uses its buffer.
         let result = unsafe nbd_aio_command_completed(handle, UInt64(ticket.cookie))

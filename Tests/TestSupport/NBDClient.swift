@@ -76,7 +76,7 @@ package struct NBDClientOptions: Sendable {
     deinit {
         // SAFETY: closing first ends every command, so no buffer is in use when it is freed.
         unsafe nbd_close(handle)
-        for unsafebuffer in unsafe buffers.values { unsafe buffer.deallocate() }
+        unsafe buffers.values.forEach { unsafe $0.deallocate() }
     }
 
     /// Says goodbye, as a polite client does.

@@ -36,7 +36,9 @@ package struct SeededGenerator: RandomNumberGenerator {
 
 /// What decides a randomised run: the seed, and how long it may last.
 package enum RunSettings {
-    /// `NBDPULL_SEED` if set, else a fresh seed. Whoever uses it prints it.
+    /// `NBDPULL_SEED` if set, else a fresh seed.
+    ///
+    /// Whoever uses it prints it.
     package static var seed: UInt64 {
         let text = ProcessInfo.processInfo.environment["NBDPULL_SEED"] ?? ""
         return UInt64(text) ?? UInt64.random(in: 0...UInt64(UInt32.max))

@@ -6,7 +6,7 @@ package struct StressPlan: Sendable {
     /// Commands in flight over all disks.
     package var inFlight = 32
     package var largestBytes = 4 << 20
-    /// Every offset and length is a multiple of this. Bytes.
+    /// Every offset and length is a multiple of this many bytes.
     package var alignment = 1
 
     package init(seed: UInt64) { self.seed = seed }

@@ -12,7 +12,9 @@ package enum Tool {
         "blockdev": "util-linux", "python3": "python3", "bash": "bash",
     ]
 
-    /// Where a program is. A missing one fails the test with the package to install.
+    /// Where a program is.
+    ///
+    /// A missing one fails the test with the package to install.
     package static func path(_ name: String) throws -> String {
         if name.hasPrefix("/") { return name }
         let search = (ProcessInfo.processInfo.environment["PATH"] ?? "") + ":/usr/sbin:/sbin"
