@@ -4,15 +4,17 @@ import TestSupport
 ///
 /// `vda` goes through the page cache, `vdb` by O_DIRECT, `vdc` is read-only.
 final class LiveFixture {
-    static let sizeBytes = 64 << 20
+    static let defaultBytes = 16 << 20
 
     let directory: TemporaryDirectory
     let server: ServerUnderTest
     let port: Int
+    let sizeBytes: Int
     /// What each disk held at the start, by target.
     let contents: [String: [UInt8]]
 
-    init(options: [String] = []) throws {
+    init(bytes: Int = defaultBytes, options: [String] = []) throws {
+        sizeBytes = bytes
         directory = try TemporaryDirectory()
         port = Ports.free()
         var contents: [String: [UInt8]] = [:]
@@ -20,7 +22,7 @@ final class LiveFixture {
         for (index, target) in ["vda", "vdb", "vdc"].enumerated() {
             let path = directory.file(target + ".img")
             contents[target] = try Images.mixed(
-                path, bytes: Self.sizeBytes, seed: UInt64(index + 1))
+                path, bytes: bytes, seed: UInt64(index + 1))
             disks.append(DiskDescription(target, path))
         }
         disks[1].cache = .direct

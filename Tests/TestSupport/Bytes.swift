@@ -71,5 +71,14 @@ package enum Bytes {
         [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
     }
 
+    /// The contents of a file or a block device.
+    package static func ofDisk(_ path: String) throws -> [UInt8] {
+        guard let file = FileHandle(forReadingAtPath: path) else {
+            throw TestFailure("cannot open \(path)")
+        }
+        defer { try? file.close() }
+        return [UInt8](try file.readToEnd() ?? Data())
+    }
+
     private static let zeros = [UInt8](repeating: 0, count: 1 << 20)
 }

@@ -25,46 +25,36 @@ package struct CommandResult: Sendable, CustomStringConvertible {
 
 /// A program that runs beside the test; it is killed with its last owner.
 package final class Command {
-    private let process = Process()
+    private let process: ChildProcess
     private let scratch: TemporaryDirectory
     private let text: String
-    private let outputPath: String
-    private let errorPath: String
 
     /// Starts a program that is looked up by name (see ``Tool``) or given as an absolute path.
     ///
     /// Output goes to files, so that no program ever waits for the test to read it.
     package init(
         _ name: String, _ arguments: [String], environment: [String: String] = [:],
-        input: String? = nil
+        input: String = ""
     ) throws {
         scratch = try TemporaryDirectory()
-        outputPath = scratch.file("stdout")
-        errorPath = scratch.file("stderr")
         text = ([name] + arguments).joined(separator: " ")
-        try Files.write("", to: outputPath)
-        try Files.write("", to: errorPath)
-        try Files.write(input ?? "", to: scratch.file("stdin"))
-        process.executableURL = URL(fileURLWithPath: try Tool.path(name))
-        process.arguments = arguments
-        process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
-        process.standardInput = FileHandle(forReadingAtPath: scratch.file("stdin"))
-        process.standardOutput = FileHandle(forWritingAtPath: outputPath)
-        process.standardError = FileHandle(forWritingAtPath: errorPath)
-        try process.run()
+        try Files.write(input, to: scratch.file("stdin"))
+        process = try ChildProcess(
+            try Tool.path(name), arguments,
+            environment: ProcessInfo.processInfo.environment.merging(environment) { $1 },
+            stdin: scratch.file("stdin"), stdout: scratch.file("stdout"),
+            stderr: scratch.file("stderr"))
     }
 
-    deinit { kill() }
-
-    package var isRunning: Bool { process.isRunning }
-    package var processID: Int32 { process.processIdentifier }
-    package var stdout: String { Files.read(outputPath) }
-    package var stderr: String { Files.read(errorPath) }
+    package var isRunning: Bool { process.pollStatus() == nil }
+    package var processID: Int32 { process.processID }
+    package var stdout: String { Files.read(scratch.file("stdout")) }
+    package var stderr: String { Files.read(scratch.file("stderr")) }
 
     /// Runs a program to its end, or kills it when the time is over.
     package static func run(
         _ name: String, _ arguments: [String], environment: [String: String] = [:],
-        input: String? = nil, timeout seconds: Double = 60
+        input: String = "", timeout seconds: Double = 60
     ) throws -> CommandResult {
         try Command(name, arguments, environment: environment, input: input)
             .result(timeout: seconds)
@@ -72,17 +62,13 @@ package final class Command {
 
     /// Waits for the program's end.
     package func result(timeout seconds: Double = 60) throws -> CommandResult {
-        guard wait(seconds: seconds) else {
+        guard let status = wait(seconds: seconds) else {
             kill()
             throw TestFailure(
                 "`\(text)` did not end within \(seconds) s\n--- stdout\n\(stdout)--- stderr\n\(stderr)"
             )
         }
-        let status = process.terminationStatus
-        return CommandResult(
-            command: text,
-            status: process.terminationReason == .uncaughtSignal ? 128 + status : status,
-            stdout: stdout, stderr: stderr)
+        return CommandResult(command: text, status: status, stdout: stdout, stderr: stderr)
     }
 
     /// Waits until the condition on the running program holds; fails when the program ends first.
@@ -100,21 +86,20 @@ package final class Command {
     }
 
     /// Asks the program to end (SIGTERM).
-    package func terminate() { if isRunning { process.terminate() } }
+    package func terminate() { process.signal(SIGTERM) }
 
-    /// Ends the program at once (SIGKILL) and collects it.
+    /// Ends the program at once (SIGKILL) and waits for its end.
     package func kill() {
-        guard isRunning else { return }
-        _ = Glibc.kill(process.processIdentifier, SIGKILL)
-        process.waitUntilExit()
+        process.signal(SIGKILL)
+        _ = wait(seconds: 10)
     }
 
-    private func wait(seconds: Double) -> Bool {
+    private func wait(seconds: Double) -> Int32? {
         let deadline = Date(timeIntervalSinceNow: seconds)
-        while isRunning {
-            if Date() >= deadline { return false }
+        while true {
+            if let status = process.pollStatus() { return status }
+            if Date() >= deadline { return nil }
             Thread.sleep(forTimeInterval: 0.003)
         }
-        return true
     }
 }

@@ -126,8 +126,11 @@ extension StressWriter {
     }
 
     /// Closes a window: call it right after the begin has returned.
-    package func closeWindow(_ window: InstantWindow) {
+    ///
+    /// Goes on until every command of the window has finished, so that its contents are known.
+    package func closeWindow(_ window: InstantWindow) throws {
         clock += 1
         windows.removeAll { $0 === window }
+        try run(timeout: 60) { window.operations.allSatisfy(\.isApplied) }
     }
 }

@@ -23,14 +23,29 @@ package struct SeededGenerator: RandomNumberGenerator {
     /// True once in `bound` calls on average.
     package mutating func oneIn(_ bound: Int) -> Bool { below(bound) == 0 }
 
-    /// `count` random bytes.
+    /// `count` random bytes; no two sectors of 512 bytes are equal.
+    ///
+    /// A debug build would take seconds for the many megabytes that a disk wants, so beyond the
+    /// first 256 KiB only the start of each sector is fresh.
     package mutating func bytes(_ count: Int) -> [UInt8] {
+        let freshBytes = 1 << 18
         var words: [UInt64] = []
-        words.reserveCapacity((count + 7) / 8)
-        for _ in 0..<(count + 7) / 8 { words.append(next()) }
-        // SAFETY: the copy is taken before the closure returns; the array holds at least `count`
-        // bytes, since its length was rounded up to whole words.
-        return unsafe words.withUnsafeBytes { raw in unsafe [UInt8](raw.prefix(count)) }
+        for _ in 0..<(min(count, freshBytes) + 7) / 8 { words.append(next()) }
+        // SAFETY: the copy is taken before the closure returns.
+        var result = unsafe words.withUnsafeBytes { raw in unsafe [UInt8](raw) }
+        if result.count >= count { return Array(result.prefix(count)) }
+        result.reserveCapacity(count)
+        let pattern = result
+        while result.count < count {
+            result.append(contentsOf: pattern.prefix(count - result.count))
+        }
+        for sector in stride(from: freshBytes, to: count - 8, by: 512) {
+            let stamp = next()
+            for byte in 0..<8 {
+                result[sector + byte] = UInt8(truncatingIfNeeded: stamp >> (8 * UInt64(byte)))
+            }
+        }
+        return result
     }
 }
 

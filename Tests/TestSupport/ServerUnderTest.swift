@@ -12,6 +12,11 @@ package struct BegunJob: Decodable, Sendable {
     package let id: String
     package let exports: [Export]
 
+    /// Decodes what `backup-begin --json` printed.
+    package init(json text: String) throws {
+        self = try JSONDecoder().decode(BegunJob.self, from: Data(text.utf8))
+    }
+
     package func export(_ disk: String) throws -> Export {
         guard let found = exports.first(where: { $0.disk == disk }) else {
             throw TestFailure("job \(id) has no export of \(disk)")
@@ -103,12 +108,12 @@ package final class ServerUnderTest {
 // The command line as a client of this server.
 extension ServerUnderTest {
     /// Runs a client command to its end.
-    package func cli(_ arguments: [String], input: String? = nil) throws -> CommandResult {
+    package func cli(_ arguments: [String], input: String = "") throws -> CommandResult {
         try startCLI(arguments, input: input).result(timeout: 60)
     }
 
     /// Starts a client command and leaves it running.
-    package func startCLI(_ arguments: [String], input: String? = nil) throws -> Command {
+    package func startCLI(_ arguments: [String], input: String = "") throws -> Command {
         try Command(
             try Self.binary(), arguments, environment: ["NBDPULL_SOCKET": controlSocket],
             input: input)

@@ -18,6 +18,8 @@ package final class StressOperation {
 
     let begun: ContinuousClock.Instant
     var ticket: NBDTicket
+    /// Whether the oracle holds the content.
+    var isApplied = false
     /// A trim that has ended and whose range is being read back.
     var isReadingBack = false
 

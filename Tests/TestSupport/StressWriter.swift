@@ -225,6 +225,7 @@ extension StressWriter {
         Bytes.copy(
             operation.content, at: 0, to: &oracle[operation.disk], at: operation.offset,
             count: operation.count)
+        operation.isApplied = true
     }
 
     private func compare(_ operation: StressOperation, _ bytes: [UInt8]) {
