@@ -55,5 +55,32 @@ extension PointInTimeSuite {
                 try window.verify(disk: 0, image: writer.oracle[0], name: "late")
             }
         }
+
+        @Test("a window refuses disks from two instants")
+        func windowRefusesTwoInstants() throws {
+            let seed = RunSettings.seed
+            print("seed \(seed)")
+            let directory = try TemporaryDirectory()
+            let paths = [directory.file("a"), directory.file("b")]
+            let contents = try paths.map { path throws in
+                try Images.random(path, bytes: 8 << 20, seed: seed)
+            }
+            let servers = try paths.map { path throws in try ReferenceServer(path) }
+            let writer = try StressWriter(
+                uris: servers.map(\.uri), contents: contents, plan: StressPlan(seed: seed))
+            let window = writer.openWindow()
+            try writer.run(seconds: 0.1)
+            try writer.drain()
+            let early = writer.oracle
+            try writer.run(seconds: 0.1)
+            try writer.drain()
+            let late = writer.oracle
+            try writer.closeWindow(window)
+            try window.verify(disk: 0, image: early[0], name: "early")
+            try window.verify(disk: 1, image: early[1], name: "early")
+            try window.verifyOneInstant()
+            try window.verify(disk: 1, image: late[1], name: "late")
+            #expect(throws: TestFailure.self) { try window.verifyOneInstant() }
+        }
     }
 }
