@@ -37,7 +37,8 @@ let package = Package(
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "Bitmap", swiftSettings: strict),
-        .target(name: "Scratch", dependencies: ["Bitmap", "IORing"], swiftSettings: strict),
+        .target(
+            name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
         .target(
             name: "NBDServer",
             dependencies: ["Scratch", "Bitmap", "NBDProtocol", "Disk", "IORing"],
@@ -47,6 +48,7 @@ let package = Package(
             dependencies: [
                 "NBDServer", "CLibXML2",
                 .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -63,6 +65,7 @@ let package = Package(
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict),
 

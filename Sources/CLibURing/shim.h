@@ -1,26 +1,68 @@
-/* liburing and the Linux calls and constants that glibc declares only under _GNU_SOURCE. */
+/* liburing, and the Linux calls and constants that Swift's Glibc module does not show. */
 #ifndef NBDPULL_CLIBURING_SHIM_H
 #define NBDPULL_CLIBURING_SHIM_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
 #include <liburing.h>
-#include <sys/uio.h>
-#include <sys/types.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/timerfd.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 
-extern ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags);
-extern int fallocate(int fd, int mode, off_t offset, off_t len);
-
-static const int nbdpull_RWF_DSYNC = 0x2;
-static const int nbdpull_RWF_NOWAIT = 0x8;
-static const int nbdpull_O_DIRECT = 0x4000;
-static const int nbdpull_F_OFD_GETLK = 36;
-static const int nbdpull_F_OFD_SETLK = 37;
-static const int nbdpull_SEEK_DATA = 3;
-static const int nbdpull_SEEK_HOLE = 4;
-static const int nbdpull_FALLOC_FL_KEEP_SIZE = 0x01;
-static const int nbdpull_FALLOC_FL_PUNCH_HOLE = 0x02;
+/* Macros that Swift cannot import, under names of our own. */
+static const int nbdpull_RWF_DSYNC = RWF_DSYNC;
+static const int nbdpull_RWF_NOWAIT = RWF_NOWAIT;
+static const int nbdpull_O_DIRECT = O_DIRECT;
+static const int nbdpull_F_OFD_GETLK = F_OFD_GETLK;
+static const int nbdpull_F_OFD_SETLK = F_OFD_SETLK;
+static const int nbdpull_SEEK_DATA = SEEK_DATA;
+static const int nbdpull_SEEK_HOLE = SEEK_HOLE;
+static const int nbdpull_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
+static const int nbdpull_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;
 static const int nbdpull_FALLOC_FL_ZERO_RANGE = 0x10;
-static const int nbdpull_SO_SNDBUFFORCE = 32;
+static const int nbdpull_SO_SNDBUFFORCE = SO_SNDBUFFORCE;
+static const int nbdpull_MSG_DONTWAIT = MSG_DONTWAIT;
+static const int nbdpull_MSG_NOSIGNAL = MSG_NOSIGNAL;
+static const int nbdpull_MSG_WAITALL = MSG_WAITALL;
 static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
-static const unsigned long nbdpull_BLKPBSZGET = 0x127bUL;
+static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
+
+/* ioctl is variadic, which Swift does not import. */
+static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned long long *value) {
+    return ioctl(fd, request, value);
+}
+static inline int nbdpull_ioctl_int(int fd, unsigned long request, int *value) {
+    return ioctl(fd, request, value);
+}
+/* glibc declares the address as a transparent union, which Swift does not import. */
+static inline int nbdpull_accept(int fd) {
+    return accept4(fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+static inline void nbdpull_name_thread(const char *name) {
+    pthread_setname_np(pthread_self(), name);
+}
+/* The file offset alignment that O_DIRECT needs on a regular file; 0 when the file system does not say. */
+static inline unsigned nbdpull_direct_alignment(int fd) {
+    struct statx facts;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &facts) != 0) return 0;
+    if (!(facts.stx_mask & STATX_DIOALIGN)) return 0;
+    return facts.stx_dio_offset_align > facts.stx_dio_mem_align ? facts.stx_dio_offset_align
+                                                                : facts.stx_dio_mem_align;
+}
+static inline int nbdpull_fcntl_lock(int fd, int command, struct flock *lock) {
+    return fcntl(fd, command, lock);
+}
 #endif

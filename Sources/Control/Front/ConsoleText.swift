@@ -1,0 +1,118 @@
+import Foundation
+
+/// The command line's output in the shapes of virsh.
+package enum ConsoleText {
+    /// A table: one leading space, columns three spaces apart, a rule below the head.
+    ///
+    /// `quiet` leaves out head and rule, as `virsh -q` does.
+    package static func table(_ head: [String], _ rows: [[String]], quiet: Bool = false) -> String {
+        let widths = head.indices.map { column in
+            let cells = (quiet ? [] : [head]) + rows
+            return cells.map { $0[column].count }.max() ?? 0
+        }
+        func line(_ cells: [String]) -> String {
+            let padded = zip(cells, widths).map { cell, width in
+                cell + String(repeating: " ", count: width - cell.count)
+            }
+            var text = " " + padded.joined(separator: "   ")
+            while text.last == " " { text.removeLast() }
+            return text + "\n"
+        }
+        let body = rows.map(line).joined()
+        guard !quiet else { return body }
+        let rule = String(repeating: "-", count: widths.reduce(0, +) + 3 * widths.count)
+        return line(head) + rule + "\n" + body + "\n"
+    }
+
+    /// `virsh list`, with the disks and jobs of each domain.
+    package static func domains(_ domains: [DomainView], quiet: Bool) -> String {
+        table(
+            ["Id", "Name", "State", "Disks", "Jobs"],
+            domains.map {
+                let state = $0.failedDisks == 0 ? "running" : "degraded"
+                return ["-", $0.domain, state, String($0.disks), String($0.jobs)]
+            }, quiet: quiet)
+    }
+
+    /// `virsh domblklist`; a column for errors appears when a disk has one.
+    package static func disks(_ disks: [DiskView], details: Bool, quiet: Bool) -> String {
+        let hasErrors = disks.contains { $0.errorMessage != nil }
+        var head = details ? ["Type", "Device"] : []
+        head += ["Target", "Source"]
+        if details { head += ["Size", "Dirty", "Client", "URI"] }
+        if hasErrors { head.append("Error") }
+        let rows = disks.map { disk in
+            var row = details ? [disk.type, disk.device] : []
+            row += [disk.disk, disk.source ?? "-"]
+            if details {
+                row += [
+                    disk.size.map(String.init) ?? "-", disk.dirtyBytes.map(String.init) ?? "-",
+                    disk.clients.map { $0 > 0 ? "connected" : "none" } ?? "-", disk.uri ?? "-",
+                ]
+            }
+            if hasErrors { row.append(disk.errorMessage ?? "-") }
+            return row
+        }
+        return table(head, rows, quiet: quiet)
+    }
+
+    /// The running jobs; a column for errors appears when a job has one.
+    package static func jobs(_ jobs: [JobView], quiet: Bool) -> String {
+        let hasErrors = jobs.contains { $0.errorMessage != nil }
+        var head = ["Id", "Domain", "State", "Begun", "Exports"]
+        if hasErrors { head.append("Error") }
+        let rows = jobs.map { job in
+            var row = [
+                job.id, job.domain, job.state, ISO8601.text(job.begun),
+                job.exports.map(\.name).joined(separator: ","),
+            ]
+            if hasErrors { row.append(job.errorMessage ?? "-") }
+            return row
+        }
+        return table(head, rows, quiet: quiet)
+    }
+
+    /// The job's id, then the URI of every export, one a line.
+    package static func begun(_ job: BegunJob) -> String {
+        ([job.id] + job.exports.map(\.uri)).joined(separator: "\n") + "\n"
+    }
+
+    /// `virsh domjobinfo`.
+    package static func jobInfo(_ info: JobInfo) -> String {
+        var text = field("Job type:", info.jobType)
+        if let operation = info.operation { text += field("Operation:", operation) }
+        if let elapsed = info.timeElapsed {
+            text += field("Time elapsed:", padded(String(elapsed), 12) + " ms")
+        }
+        if let used = info.tempUsed {
+            text += field("Temporary disk space use:", capacity(used))
+        }
+        if let total = info.tempTotal {
+            text += field("Temporary disk space total:", capacity(total))
+        }
+        if let message = info.errorMessage { text += field("Error message:", message) }
+        return text + "\n"
+    }
+
+    /// Bytes in binary units with three decimals: `1.000 GiB`.
+    package static func capacity(_ bytes: UInt64) -> String {
+        var value = Double(bytes)
+        var unit = "B"
+        for next in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] where value >= 1024 {
+            value /= 1024
+            unit = next
+        }
+        let thousandths = UInt64((value * 1000).rounded())
+        let fraction = String(thousandths % 1000)
+        let zeros = String(repeating: "0", count: 3 - fraction.count)
+        return "\(thousandths / 1000).\(zeros)\(fraction) \(unit)"
+    }
+
+    private static func field(_ label: String, _ value: String) -> String {
+        padded(label, 17) + " " + value + "\n"
+    }
+
+    private static func padded(_ text: String, _ width: Int) -> String {
+        text + String(repeating: " ", count: max(width - text.count, 0))
+    }
+}

@@ -1,0 +1,106 @@
+package import Foundation
+
+/// The one JSON dialect of the control socket, the event stream and the command line.
+package enum ControlJSON {
+    /// Keys sorted, slashes plain, times as `ISO8601` writes them.
+    package static func encode(_ value: some Encodable) throws -> Data {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        encoder.dateEncodingStrategy = .custom { date, encoder in
+            var container = encoder.singleValueContainer()
+            try container.encode(ISO8601.text(date))
+        }
+        return try encoder.encode(value)
+    }
+
+    /// The inverse of `encode(_:)`.
+    package static func decode<Value: Decodable>(_ type: Value.Type, from data: Data) throws
+        -> Value
+    {
+        let decoder = JSONDecoder()
+        decoder.dateDecodingStrategy = .custom { decoder in
+            let container = try decoder.singleValueContainer()
+            let text = try container.decode(String.self)
+            guard let date = ISO8601.date(text) else {
+                throw DecodingError.dataCorruptedError(
+                    in: container, debugDescription: "'\(text)' is not a time")
+            }
+            return date
+        }
+        return try decoder.decode(type, from: data)
+    }
+}
+
+/// `{"error":{...}}`: how the control socket reports a `ControlError`.
+package struct ErrorBody: Sendable, Hashable, Codable {
+    /// The error's parts.
+    package struct Content: Sendable, Hashable, Codable {
+        package var code: String
+        package var libvirtCode: Int
+        package var message: String
+    }
+    package var error: Content
+
+    package init(_ error: ControlError) {
+        self.error = Content(
+            code: error.code, libvirtCode: error.libvirtCode, message: error.message)
+    }
+}
+
+/// `{"domains":[...]}`.
+package struct DomainsBody: Sendable, Hashable, Codable {
+    package var domains: [DomainView]
+}
+
+/// `{"domain":NAME,"disks":[...]}`.
+package struct DisksBody: Sendable, Hashable, Codable {
+    package var domain: String
+    package var disks: [DiskView]
+}
+
+/// `{"jobs":[...]}`.
+package struct JobsBody: Sendable, Hashable, Codable {
+    package var jobs: [JobView]
+}
+
+/// `{"events":[...]}`.
+package struct EventsBody: Sendable, Hashable, Codable {
+    package var events: [ControlEvent]
+}
+
+/// XML as text inside JSON.
+package struct XMLBody: Sendable, Hashable, Codable {
+    package var xml: String
+    package init(xml: String) { self.xml = xml }
+}
+
+/// The body of a begin call in JSON; every part may be left out.
+package struct BeginBody: Sendable, Hashable, Codable {
+    package var backupXML: String?
+    package var checkpointXML: String?
+    package var reuseExternal: Bool?
+    package var ttlSeconds: UInt64?
+    package init(
+        backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
+        ttlSeconds: UInt64? = nil
+    ) {
+        self.backupXML = backupXML
+        self.checkpointXML = checkpointXML
+        self.reuseExternal = reuseExternal
+        self.ttlSeconds = ttlSeconds
+    }
+}
+
+/// The body of an end call.
+package struct EndBody: Sendable, Hashable, Codable {
+    /// True: the backup is worthless.
+    package var failed: Bool?
+    package init(failed: Bool?) { self.failed = failed }
+}
+
+/// `{"name":"nbdpull","version":...}`.
+package struct ServerBody: Sendable, Hashable, Codable {
+    package var name: String
+    package var version: String
+    package var pid: Int
+}

@@ -1,0 +1,140 @@
+import Foundation
+import HTTPTypes
+import Hummingbird
+import HummingbirdCore
+package import Logging
+import NIOCore
+import ServiceLifecycle
+
+/// The control socket: HTTP/1.1 on a unix socket that only its owner may open.
+package struct ControlServer: Service {
+    /// Seconds after which a connection without a request is closed.
+    static let idleSeconds: Int64 = 60
+
+    let routes: Routes
+    let socketPath: String
+    let logger: Logger
+    let onReady: @Sendable () async -> Void
+
+    /// `onReady` is called once the socket accepts connections.
+    package init(
+        routes: Routes, socketPath: String, logger: Logger,
+        onReady: @escaping @Sendable () async -> Void = {}
+    ) {
+        self.routes = routes
+        self.socketPath = socketPath
+        self.logger = logger
+        self.onReady = onReady
+    }
+
+    /// Removes a socket that nobody listens on; throws when somebody does, or when the name is something else.
+    package static func clearStaleSocket(_ path: String) throws(ControlError) {
+        guard let found = SystemCalls.identity(of: path) else { return }
+        guard found.kind == .socket else {
+            throw .invalidArgument(what: "socket '\(path)'", detail: "it exists and is no socket")
+        }
+        guard !SystemCalls.isListening(unixPath: path) else {
+            throw ControlError(
+                .operationInvalid, code: "socket-in-use", status: 409,
+                detail: "another server listens on socket '\(path)'")
+        }
+        do {
+            try SystemCalls.unlink(path)
+        } catch {
+            throw ControlError(
+                .systemError, code: "socket-not-replaced", status: 500,
+                detail: "cannot remove the stale socket '\(path)': \(error.text)")
+        }
+    }
+
+    /// Serves until graceful shutdown, then lets the requests in progress finish and removes the socket.
+    package func run() async throws {
+        try Self.clearStaleSocket(socketPath)
+        let path = socketPath
+        let onReady = onReady
+        let application = Application(
+            router: makeRouter(),
+            server: .http1(
+                configuration: HTTP1Channel.Configuration(
+                    idleTimeout: .seconds(Self.idleSeconds))),
+            configuration: ApplicationConfiguration(
+                address: .unixDomainSocket(path: path), serverName: nil),
+            onServerRunning: { _ in
+                try? FileManager.default.setAttributes(
+                    [.posixPermissions: 0o600], ofItemAtPath: path)
+                await onReady()
+            },
+            logger: logger)
+        defer { _ = try? SystemCalls.unlink(path) }
+        try await application.run()
+    }
+
+    private func makeRouter() -> Router<BasicRequestContext> {
+        let router = Router()
+        router.addMiddleware { ErrorMiddleware() }
+        for route in routes.all {
+            guard let method = HTTPRequest.Method(route.method) else { continue }
+            router.on(RouterPath(route.path), method: method) { request, context in
+                try await route.handler(try await Self.call(request, context))
+            }
+        }
+        return router
+    }
+
+    private static func call(
+        _ request: Request, _ context: BasicRequestContext
+    ) async throws -> RouteCall {
+        let body = try await request.body.collect(upTo: RouteCall.bodyBytesMax)
+        var parameters: [String: String] = [:]
+        for (key, value) in context.parameters {
+            parameters[String(key)] = value.removingPercentEncoding ?? String(value)
+        }
+        var query: [String: String] = [:]
+        for (key, value) in request.uri.queryParameters { query[String(key)] = String(value) }
+        return RouteCall(
+            parameters: parameters, query: query,
+            contentType: request.headers[.contentType] ?? "",
+            accept: request.headers[.accept] ?? "", body: Data(body.readableBytesView))
+    }
+}
+
+/// Turns whatever a handler or the router throws into the one error form.
+private struct ErrorMiddleware: RouterMiddleware {
+    func handle(
+        _ request: Request, context: BasicRequestContext,
+        next: (Request, BasicRequestContext) async throws -> Response
+    ) async throws -> Response {
+        do {
+            return try await next(request, context)
+        } catch let error as ControlError {
+            return try .failure(error)
+        } catch let error as any HTTPResponseError {
+            return try .failure(Self.error(error.status, request))
+        } catch is NIOTooManyBytesError {
+            return try .failure(Self.error(.contentTooLarge, request))
+        } catch {
+            return try .failure(.internalError("\(error)"))
+        }
+    }
+
+    private static func error(_ status: HTTPResponse.Status, _ request: Request) -> ControlError {
+        switch status {
+        case .notFound:
+            ControlError(
+                .operationUnsupported, code: "no-such-route", status: 404,
+                detail: "\(request.method.rawValue) \(request.uri.path) is not a route")
+        case .methodNotAllowed:
+            ControlError(
+                .operationUnsupported, code: "method-not-allowed", status: 405,
+                detail: "\(request.method.rawValue) is not a method of \(request.uri.path)")
+        case .contentTooLarge:
+            ControlError(
+                .invalidArgument, code: "body-too-large", status: 413,
+                detail: "request body: it is larger than \(RouteCall.bodyBytesMax) bytes")
+        default:
+            ControlError(
+                .internalError, code: "http-\(status.code)", status: status.code,
+                detail: status.reasonPhrase)
+        }
+    }
+}

@@ -1,0 +1,61 @@
+import Foundation
+package import NBDServer
+
+extension ServeArguments {
+    /// The path made absolute against the working directory.
+    package static func absolutePath(_ path: String) -> String {
+        guard !path.hasPrefix("/") else { return path }
+        let base = FileManager.default.currentDirectoryPath
+        return URL(fileURLWithPath: path, relativeTo: URL(fileURLWithPath: base, isDirectory: true))
+            .standardizedFileURL.path
+    }
+
+    /// Block device or regular file; symbolic links are followed, what is missing counts as a file.
+    package static func sourceKind(of path: String) -> SourceKind {
+        let real = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
+        let type = try? FileManager.default.attributesOfItem(atPath: real)[.type]
+        return type as? FileAttributeType == .typeBlockSpecial ? .block : .file
+    }
+}
+
+/// Where the server keeps its things when nobody says otherwise.
+package enum DefaultPlaces {
+    /// `/var/lib/nbdpull` for root; else below `XDG_STATE_HOME` (default `~/.local/state`).
+    package static func stateDirectory(
+        _ environment: [String: String], isRoot: Bool
+    ) throws(ControlError) -> String {
+        if isRoot { return "/var/lib/nbdpull" }
+        if let home = absolute(environment["XDG_STATE_HOME"]) { return home + "/nbdpull" }
+        if let home = absolute(environment["HOME"]) { return home + "/.local/state/nbdpull" }
+        throw .invalidArgument(
+            what: "state directory", detail: "set XDG_STATE_HOME or give --state-dir")
+    }
+
+    /// `/run/nbdpull` for root; else below `XDG_RUNTIME_DIR`.
+    package static func runDirectory(
+        _ environment: [String: String], isRoot: Bool
+    ) throws(ControlError) -> String {
+        if isRoot { return "/run/nbdpull" }
+        if let runtime = absolute(environment["XDG_RUNTIME_DIR"]) { return runtime + "/nbdpull" }
+        throw .invalidArgument(
+            what: "run directory", detail: "set XDG_RUNTIME_DIR or give --run-dir (or --socket)")
+    }
+
+    /// The control socket a client talks to: `--socket`, `NBDPULL_SOCKET`, else the run directory's.
+    package static func controlSocket(
+        option: String?, _ environment: [String: String], isRoot: Bool
+    ) throws(ControlError) -> String {
+        if let option { return option }
+        if let path = environment["NBDPULL_SOCKET"], !path.isEmpty { return path }
+        if let path = environment["NBDPULL_RUN_DIR"], !path.isEmpty {
+            return path + "/control.sock"
+        }
+        return try runDirectory(environment, isRoot: isRoot) + "/control.sock"
+    }
+
+    // The XDG rules: a relative path counts as unset.
+    private static func absolute(_ path: String?) -> String? {
+        guard let path, path.hasPrefix("/") else { return nil }
+        return path
+    }
+}

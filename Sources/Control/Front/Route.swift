@@ -1,0 +1,128 @@
+import Foundation
+import HTTPTypes
+import Hummingbird
+import NIOCore
+
+/// One route of the control socket: what the router is given and what `docs/openapi.yaml` must describe.
+package struct Route: Sendable {
+    package let method: String
+    /// With parameters in braces: `/v1/domains/{domain}`.
+    package let path: String
+    let handler: @Sendable (RouteCall) async throws -> Response
+
+    init(
+        _ method: HTTPRequest.Method, _ path: String,
+        _ handler: @escaping @Sendable (RouteCall) async throws -> Response
+    ) {
+        self.method = method.rawValue
+        self.path = path
+        self.handler = handler
+    }
+}
+
+/// A request as the handlers see it: parameters decoded, body collected within its limit.
+struct RouteCall: Sendable {
+    /// The largest body any route takes: domain XML with thousands of disks stays below it.
+    static let bodyBytesMax = 4 << 20
+
+    let parameters: [String: String]
+    let query: [String: String]
+    let contentType: String
+    let accept: String
+    let body: Data
+
+    /// A parameter of the route's path; the router has matched it, so it is there.
+    func parameter(_ name: String) throws -> String {
+        guard let value = parameters[name] else {
+            throw ControlError.invalidArgument(what: name, detail: "is missing from the path")
+        }
+        return value
+    }
+
+    /// The domain of the path.
+    var domain: String { get throws { try parameter("domain") } }
+
+    /// The `job` of the query.
+    var job: String? { query["job"].flatMap { $0.isEmpty ? nil : $0 } }
+
+    /// A query flag: absent is false, present without a value is true.
+    func flag(_ name: String) throws -> Bool {
+        switch query[name] {
+        case nil, "false", "0", "no": return false
+        case "", "true", "1", "yes": return true
+        case .some(let value):
+            throw ControlError.invalidArgument(
+                what: "query parameter '\(name)'", detail: "'\(value)' is neither true nor false")
+        }
+    }
+
+    /// A query number, or nil when it is absent.
+    func number(_ name: String) throws -> UInt64? {
+        guard let text = query[name] else { return nil }
+        guard let value = UInt64(text) else {
+            throw ControlError.invalidArgument(
+                what: "query parameter '\(name)'", detail: "'\(text)' is not a number")
+        }
+        return value
+    }
+
+    var isXML: Bool {
+        let type = contentType.split(separator: ";").first.map(String.init) ?? ""
+        return type == "application/xml" || type == "text/xml"
+    }
+
+    /// The body as UTF-8 text.
+    func text() throws -> String {
+        guard let text = String(data: body, encoding: .utf8) else {
+            throw ControlError.invalidArgument(what: "request body", detail: "it is not UTF-8")
+        }
+        return text
+    }
+
+    /// The body as JSON of one shape; an empty body is `{}`.
+    func json<Value: Decodable>(_ type: Value.Type) throws -> Value {
+        do {
+            return try ControlJSON.decode(type, from: body.isEmpty ? Data("{}".utf8) : body)
+        } catch {
+            throw ControlError.invalidArgument(
+                what: "request body",
+                detail: "it is not the JSON expected here: \(Self.reason(error))")
+        }
+    }
+
+    private static func reason(_ error: any Error) -> String {
+        switch error {
+        case DecodingError.keyNotFound(let key, _): "key '\(key.stringValue)' is missing"
+        case DecodingError.typeMismatch(_, let context),
+            DecodingError.valueNotFound(_, let context):
+            "key '\(context.codingPath.map(\.stringValue).joined(separator: "."))' "
+                + "has the wrong type"
+        default: "it cannot be parsed"
+        }
+    }
+}
+
+extension Response {
+    /// A JSON answer.
+    static func json(_ value: some Encodable, status: HTTPResponse.Status = .ok) throws -> Response
+    {
+        var buffer = ByteBuffer(bytes: try ControlJSON.encode(value))
+        buffer.writeString("\n")
+        return Response(
+            status: status, headers: [.contentType: "application/json"],
+            body: ResponseBody(byteBuffer: buffer))
+    }
+
+    /// XML: as it is when the client accepts `application/xml`, else as text in JSON.
+    static func xml(_ text: String, for call: RouteCall) throws -> Response {
+        guard call.accept.contains("application/xml") else { return try json(XMLBody(xml: text)) }
+        return Response(
+            status: .ok, headers: [.contentType: "application/xml"],
+            body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
+    }
+
+    /// An error, in the form every route reports one.
+    static func failure(_ error: ControlError) throws -> Response {
+        try json(ErrorBody(error), status: HTTPResponse.Status(code: error.httpStatus))
+    }
+}

@@ -1,0 +1,77 @@
+package import Foundation
+
+/// One thing that happened, as `nbdpull event` and `/v1/events` show it.
+package struct ControlEvent: Sendable, Hashable, Codable {
+    /// What happened.
+    package enum Kind: String, Sendable, Hashable, Codable, CaseIterable {
+        case jobBegin = "job-begin"
+        case jobBroken = "job-broken"
+        case jobEnd = "job-end"
+        case watermark
+        case clientConnect = "client-connect"
+        case clientDisconnect = "client-disconnect"
+        case domainDefined = "domain-defined"
+        case domainUndefined = "domain-undefined"
+        case diskAttached = "disk-attached"
+        case diskFailed = "disk-failed"
+    }
+
+    /// Counts up by one per event; a gap means that a slow reader missed some.
+    package var sequence: UInt64
+    package var time: Date
+    package var event: Kind
+    package var domain: String?
+    /// The job's UUID.
+    package var id: String?
+    /// The disk's target.
+    package var disk: String?
+    /// Export name.
+    package var name: String?
+    package var usedBytes: UInt64?
+    package var limitBytes: UInt64?
+    package var message: String?
+
+    package init(
+        _ event: Kind, domain: String? = nil, id: String? = nil, disk: String? = nil,
+        name: String? = nil, usedBytes: UInt64? = nil, limitBytes: UInt64? = nil,
+        message: String? = nil
+    ) {
+        self.sequence = 0
+        self.time = Date(timeIntervalSince1970: 0)
+        self.event = event
+        self.domain = domain
+        self.id = id
+        self.disk = disk
+        self.name = name
+        self.usedBytes = usedBytes
+        self.limitBytes = limitBytes
+        self.message = message
+    }
+
+    /// One line: time, kind, then `key=value` for what is known; the message comes last.
+    package var line: String {
+        var parts = [ISO8601.text(time), event.rawValue]
+        if let domain { parts.append("domain=\(domain)") }
+        if let id { parts.append("job=\(id)") }
+        if let disk { parts.append("disk=\(disk)") }
+        if let name { parts.append("export=\(name)") }
+        if let usedBytes { parts.append("used=\(usedBytes)") }
+        if let limitBytes { parts.append("limit=\(limitBytes)") }
+        if let message { parts.append(": \(message)") }
+        // Names come from users: an event stays one line whatever they hold.
+        return parts.joined(separator: " ").map { $0.isNewline ? " " : String($0) }.joined()
+    }
+}
+
+/// The one spelling of times on every surface: ISO 8601 in UTC with milliseconds.
+package enum ISO8601 {
+    /// The time as `2026-11-21T03:18:28.123Z`.
+    package static func text(_ date: Date) -> String { date.formatted(style) }
+
+    /// The time a text made by `text(_:)` names, or nil.
+    package static func date(_ text: String) -> Date? { try? style.parse(text) }
+
+    private static var style: Date.ISO8601FormatStyle {
+        Date.ISO8601FormatStyle(includingFractionalSeconds: true)
+    }
+}

@@ -1,0 +1,86 @@
+import Foundation
+import Synchronization
+
+/// The recent events and whoever follows them.
+///
+/// Bounded on both sides: the log keeps the newest `capacity` events, and a follower that reads slower than events
+/// come loses the oldest of its backlog (seen as a gap in `sequence`), never anybody else's.
+package final class EventLog: Sendable {
+    /// Events kept for late readers.
+    package static let capacityDefault = 1024
+    /// Events waiting for one follower before its oldest are dropped.
+    package static let followerBacklogMax = 1024
+    /// Followers at once; each costs a connection and a backlog.
+    package static let followersMax = 64
+
+    private struct State {
+        var recent: [ControlEvent] = []
+        var nextSequence: UInt64 = 1
+        var nextFollower: UInt64 = 0
+        var followers: [UInt64: AsyncStream<ControlEvent>.Continuation] = [:]
+        var closed = false
+    }
+
+    private let capacity: Int
+    private let state = Mutex(State())
+
+    package init(capacity: Int = EventLog.capacityDefault) { self.capacity = max(capacity, 1) }
+
+    /// Adds an event; gives it its sequence number and time.
+    package func append(_ event: ControlEvent) {
+        state.withLock { state in
+            var event = event
+            event.sequence = state.nextSequence
+            event.time = Date()
+            state.nextSequence += 1
+            state.recent.append(event)
+            if state.recent.count > capacity {
+                state.recent.removeFirst(state.recent.count - capacity)
+            }
+            for follower in state.followers.values { follower.yield(event) }
+        }
+    }
+
+    /// The events kept, oldest first.
+    package var recent: [ControlEvent] { state.withLock { $0.recent } }
+
+    /// How many events there were since the server started.
+    package var totalCount: UInt64 { state.withLock { $0.nextSequence - 1 } }
+
+    /// The events from now on, until the reader stops or the log is closed.
+    package func follow() throws(ControlError) -> AsyncStream<ControlEvent> {
+        let (stream, continuation) = AsyncStream.makeStream(
+            of: ControlEvent.self, bufferingPolicy: .bufferingNewest(Self.followerBacklogMax))
+        let number: UInt64? = state.withLock { state in
+            guard state.followers.count < Self.followersMax else { return nil }
+            guard !state.closed else {
+                continuation.finish()
+                return UInt64.max
+            }
+            state.nextFollower += 1
+            state.followers[state.nextFollower] = continuation
+            return state.nextFollower
+        }
+        guard let number else {
+            throw ControlError(
+                code: "too-many-followers", libvirtCode: 55,
+                message: "Requested operation is not valid: \(Self.followersMax) clients "
+                    + "follow the events already; end one of them first",
+                httpStatus: 503)
+        }
+        continuation.onTermination = { [weak self] _ in
+            _ = self?.state.withLock { $0.followers.removeValue(forKey: number) }
+        }
+        return stream
+    }
+
+    /// Ends every follower's stream.
+    package func close() {
+        let followers = state.withLock { state in
+            state.closed = true
+            defer { state.followers = [:] }
+            return Array(state.followers.values)
+        }
+        for follower in followers { follower.finish() }
+    }
+}

@@ -1,0 +1,85 @@
+import Foundation
+import NBDServer
+
+/// One backup job as the manager keeps it.
+struct Job: Sendable {
+    let id: String
+    let domain: String
+    let plan: BackupPlan
+    var state = JobState.starting
+    /// For people.
+    let begunAt = Date()
+    /// For measuring.
+    let begun = ContinuousClock.now
+    /// What the engine answered, once it did.
+    var started: JobStarted?
+    var exports: [ExportView] = []
+    var lastReport: JobReport?
+    var expiresAt: Date?
+    var expiryTask: Task<Void, Never>?
+    /// The record on disk.
+    var record: StoredJob
+
+    init(id: String, domain: String, plan: BackupPlan, record: StoredJob) {
+        self.id = id
+        self.domain = domain
+        self.plan = plan
+        self.record = record
+    }
+
+    var elapsedMilliseconds: UInt64 { milliseconds(ContinuousClock.now - begun) }
+
+    var view: JobView {
+        JobView(
+            id: id, domain: domain, state: state.name, begun: begunAt,
+            errorMessage: state.brokenReason, expires: expiresAt, exports: exports)
+    }
+
+    /// The job's figures now; the words follow libvirt's, with `Failed` for a job that broke but has not been ended.
+    func info() -> JobInfo {
+        var info = JobInfo(jobType: state.brokenReason == nil ? "Unbounded" : "Failed")
+        info.operation = "Backup"
+        info.id = id
+        info.domain = domain
+        info.state = state.name
+        info.begun = begunAt
+        info.timeElapsed = elapsedMilliseconds
+        info.errorMessage = state.brokenReason
+        info.holdNanoseconds = lastReport?.holdNanoseconds ?? started?.holdNanoseconds
+        info.clients = lastReport?.clientCount
+        let disks = lastReport?.disks.map(JobDiskView.init(report:))
+        info.disks = disks
+        info.tempUsed = disks.map { $0.reduce(0) { $0 + $1.scratchUsed } } ?? 0
+        info.tempTotal =
+            disks.map { $0.reduce(0) { $0 + $1.size } } ?? started?.diskSizes.values.reduce(0, +)
+            ?? 0
+        if case .ended(let outcome) = state {
+            info.jobType = outcome.jobType
+            info.errorMessage = outcome.message
+            info.success = outcome.jobType == "Completed"
+            info.clients = nil
+        }
+        return info
+    }
+}
+
+/// The last finished job of a domain.
+struct FinishedJob: Sendable {
+    var info: JobInfo
+    /// Whether the state directory keeps a record of it.
+    var isStored: Bool
+}
+
+extension JobDiskView {
+    init(report: JobDiskReport) {
+        self.init(
+            disk: report.target, size: report.sizeBytes, scratchUsed: report.scratchUsedBytes,
+            preservedClusters: report.preservedClusters, zeroClusters: report.zeroClusters,
+            bytesRead: report.bytesRead)
+    }
+}
+
+private func milliseconds(_ duration: Duration) -> UInt64 {
+    let (seconds, attoseconds) = duration.components
+    return UInt64(max(seconds, 0)) * 1000 + UInt64(max(attoseconds, 0) / 1_000_000_000_000_000)
+}

@@ -1,0 +1,159 @@
+package import NBDServer
+
+/// What the manager is told once.
+package struct JobManagerSettings: Sendable {
+    /// Where jobs without a `<server>` put their sockets. Absolute path.
+    package var runDirectory: String
+    /// The live exports' endpoint that URIs name.
+    package var liveEndpoint: ListenEndpoint
+    /// Whether plaintext TCP may leave this machine.
+    package var allowPlaintext: Bool
+    /// A guest write held by copying for longer breaks the job. Milliseconds.
+    package var holdLimitMilliseconds: UInt64
+
+    package init(
+        runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
+        holdLimitMilliseconds: UInt64 = 30_000
+    ) {
+        self.runDirectory = runDirectory
+        self.liveEndpoint = liveEndpoint
+        self.allowPlaintext = allowPlaintext
+        self.holdLimitMilliseconds = holdLimitMilliseconds
+    }
+}
+
+/// Domains and backup jobs: the one place that decides, whatever front-end asks.
+///
+/// An actor over a `BackupEngine`. It may be entered again while it waits for the engine, so names and jobs are reserved before
+/// every wait. A refused call leaves nothing changed.
+package actor JobManager {
+    /// Domains at once: a limit against runaway scripts.
+    package static let domainsMax = 4096
+    /// Jobs at once, over all domains: each costs a listener and scratch on every disk.
+    package static let jobsMax = 256
+    /// The longest time to live that is accepted: ten years, in seconds.
+    package static let timeToLiveSecondsMax: UInt64 = 315_360_000
+
+    let engine: any BackupEngine
+    let state: StateDirectory?
+    let settings: JobManagerSettings
+    package nonisolated let events: EventLog
+
+    var domains: [String: ManagedDomain] = [:]
+    /// Names being defined or undefined now.
+    var reservedNames: Set<String> = []
+    /// Live exports being attached again now.
+    var attachingExports: Set<String> = []
+    var jobs: [String: Job] = [:]
+    /// By domain.
+    var finished: [String: FinishedJob] = [:]
+    var isStopping = false
+    var nextDiskIndex = 1
+    var lastScratchSuffix: Int64 = 0
+    /// For the counters of `/metrics`: jobs begun, and ended by outcome.
+    var begunJobs: UInt64 = 0
+    var endedJobs: [String: UInt64] = [:]
+    private var pump: Task<Void, Never>?
+
+    package init(
+        engine: any BackupEngine, state: StateDirectory?, settings: JobManagerSettings,
+        events: EventLog = EventLog()
+    ) {
+        self.engine = engine
+        self.state = state
+        self.settings = settings
+        self.events = events
+    }
+
+    /// Starts listening to the engine; call once, before anything else.
+    package func activate() {
+        guard pump == nil else { return }
+        // A job's break is also in its next report, so a dropped event is late, not lost.
+        let (stream, continuation) = AsyncStream.makeStream(
+            of: ServerEvent.self, bufferingPolicy: .bufferingNewest(4096))
+        engine.setEventHandler { continuation.yield($0) }
+        pump = Task { [weak self] in
+            for await event in stream { await self?.receive(event) }
+        }
+    }
+
+    /// Ends every job, removes what they made, and stops the engine. Nothing is begun afterwards.
+    package func shutdown() async {
+        isStopping = true
+        // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the engine's own limits.
+        while !jobs.isEmpty {
+            for job in Array(jobs.values) where job.state.acceptsEnd {
+                _ = try? await end(job: job.id, cause: .shutdown)
+            }
+            guard jobs.values.contains(where: { $0.state.isChanging }) else { break }
+            try? await Task.sleep(for: .milliseconds(10))
+        }
+        await engine.shutdown()
+        pump?.cancel()
+        events.close()
+    }
+
+    private func receive(_ event: ServerEvent) {
+        switch event {
+        case .jobBroken(let id, let reason):
+            markBroken(id, reason)
+        case .scratchWatermark(let id, let target, let used, let limit):
+            events.append(
+                ControlEvent(
+                    .watermark, domain: jobs[id]?.domain, id: id, disk: target, usedBytes: used,
+                    limitBytes: limit))
+        case .clientConnected(let export, let id):
+            events.append(clientEvent(.clientConnect, export, id))
+        case .clientDisconnected(let export, let id):
+            events.append(clientEvent(.clientDisconnect, export, id))
+        }
+    }
+
+    private func clientEvent(
+        _ kind: ControlEvent.Kind, _ export: String, _ id: String?
+    ) -> ControlEvent {
+        var event = ControlEvent(kind, id: id, name: export)
+        if let id {
+            event.domain = jobs[id]?.domain
+            event.disk = jobs[id]?.exports.first { $0.name == export }?.disk
+            return event
+        }
+        for domain in domains.values {
+            for disk in domain.definition.disks
+            where domain.definition.liveExportName(target: disk.target) == export {
+                event.domain = domain.definition.name
+                event.disk = disk.target
+            }
+        }
+        return event
+    }
+
+    /// Notes that a job broke; only the first time is an event.
+    func markBroken(_ id: String, _ reason: String) {
+        guard let job = jobs[id], let next = try? job.state.after(.broke(reason: reason)),
+            next != job.state
+        else { return }
+        jobs[id]?.state = next
+        if job.state.brokenReason == nil {
+            events.append(
+                ControlEvent(.jobBroken, domain: job.domain, id: id, message: reason))
+        }
+    }
+}
+
+extension JobState {
+    /// Whether somebody may end the job now.
+    var acceptsEnd: Bool {
+        switch self {
+        case .running, .broken: true
+        case .starting, .ending, .ended: false
+        }
+    }
+    /// Whether an answer of the engine is awaited.
+    var isChanging: Bool {
+        switch self {
+        case .starting, .ending: true
+        case .running, .broken, .ended: false
+        }
+    }
+}

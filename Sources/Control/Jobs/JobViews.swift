@@ -1,0 +1,118 @@
+package import Foundation
+
+/// A backup export as clients are told of it.
+package struct ExportView: Sendable, Hashable, Codable {
+    /// The disk's target.
+    package var disk: String
+    /// Export name.
+    package var name: String
+    package var uri: String
+    /// The dirty bitmap's name (`qemu:dirty-bitmap:` + this), or nil in a full backup.
+    package var bitmap: String?
+
+    // Written by hand so that an absent bitmap is an explicit null.
+    package func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(disk, forKey: .disk)
+        try container.encode(name, forKey: .name)
+        try container.encode(uri, forKey: .uri)
+        try container.encode(bitmap, forKey: .bitmap)
+    }
+}
+
+/// A begun job: what `backup-begin` prints.
+package struct BegunJob: Sendable, Hashable, Codable {
+    package var id: String
+    package var exports: [ExportView]
+}
+
+/// One running job in a list.
+package struct JobView: Sendable, Hashable, Codable {
+    package var id: String
+    package var domain: String
+    /// `starting`, `running`, `broken` or `ending`.
+    package var state: String
+    /// When it began.
+    package var begun: Date
+    /// Why it broke.
+    package var errorMessage: String?
+    /// When it will be ended by itself.
+    package var expires: Date?
+    package var exports: [ExportView]
+}
+
+/// Figures of one disk of a job.
+package struct JobDiskView: Sendable, Hashable, Codable {
+    package var disk: String
+    /// Bytes.
+    package var size: UInt64
+    /// Bytes of scratch in use.
+    package var scratchUsed: UInt64
+    package var preservedClusters: UInt64
+    package var zeroClusters: UInt64
+    /// Bytes sent to backup clients.
+    package var bytesRead: UInt64
+}
+
+/// What `domjobinfo` tells of a job, running or finished.
+package struct JobInfo: Sendable, Hashable, Codable {
+    /// `None`, `Unbounded`, `Completed`, `Failed`, `Cancelled`.
+    package var jobType: String
+    /// `Backup`.
+    package var operation: String?
+    package var id: String?
+    package var domain: String?
+    package var state: String?
+    package var begun: Date?
+    /// Milliseconds.
+    package var timeElapsed: UInt64?
+    /// Scratch bytes in use, over all disks.
+    package var tempUsed: UInt64?
+    /// Sum of the disks' sizes, bytes: the most that scratch can come to.
+    package var tempTotal: UInt64?
+    package var clients: Int?
+    /// How long guest writes were held at the begin. Nanoseconds.
+    package var holdNanoseconds: UInt64?
+    /// Only of finished jobs.
+    package var success: Bool?
+    package var errorMessage: String?
+    package var disks: [JobDiskView]?
+
+    /// What there is to say when no job runs.
+    package static let none = JobInfo(jobType: "None")
+
+    package init(jobType: String) { self.jobType = jobType }
+}
+
+/// One disk of a domain as `domblklist` shows it.
+package struct DiskView: Sendable, Hashable, Codable {
+    /// The disk's target.
+    package var disk: String
+    /// Path of the source, or nil for an empty drive.
+    package var source: String?
+    /// `file` or `block`.
+    package var type: String
+    /// `disk`, `cdrom`, ...
+    package var device: String
+    package var readOnly: Bool
+    /// Bytes.
+    package var size: UInt64?
+    /// NBD URI of the live export.
+    package var uri: String?
+    package var clients: Int?
+    package var dirtyBytes: UInt64?
+    /// Why the disk is not served.
+    package var errorMessage: String?
+}
+
+/// One domain in a list.
+package struct DomainView: Sendable, Hashable, Codable {
+    package var domain: String
+    package var uuid: String
+    /// Disks defined.
+    package var disks: Int
+    /// Disks that cannot be served now.
+    package var failedDisks: Int
+    /// Backup jobs that have not ended.
+    package var jobs: Int
+}

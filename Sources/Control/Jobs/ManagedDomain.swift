@@ -1,0 +1,38 @@
+import NBDServer
+
+/// A domain and what has become of its disks.
+struct ManagedDomain: Sendable {
+    /// One disk's standing with the engine.
+    enum Attachment: Sendable, Hashable {
+        /// An empty drive: nothing to serve.
+        case noMedia
+        case attached(DiskID)
+        /// The disk could not be opened; it is tried again on demand.
+        case failed(reason: String)
+    }
+
+    var definition: DomainDefinition
+    /// Whether the state directory keeps it.
+    let isStored: Bool
+    /// By target.
+    var attachments: [String: Attachment] = [:]
+
+    var attachedDisks: [DiskID] {
+        attachments.values.compactMap {
+            if case .attached(let id) = $0 { id } else { nil }
+        }
+    }
+    var failedCount: Int {
+        attachments.values.count { if case .failed = $0 { true } else { false } }
+    }
+}
+
+extension DomainDefinition {
+    /// How the engine is to open one disk; nil for an empty drive.
+    func configuration(of disk: DomainDisk) -> DiskConfiguration? {
+        guard let path = disk.path else { return nil }
+        return DiskConfiguration(
+            exportName: liveExportName(target: disk.target), path: path, kind: disk.kind,
+            readOnly: disk.readOnly, cacheMode: disk.cacheMode, discardMode: disk.discardMode)
+    }
+}

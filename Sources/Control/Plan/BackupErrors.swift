@@ -1,0 +1,133 @@
+/// What can be wrong with a backup request or with the disks it names.
+extension ControlError {
+    package static func unknownDisk(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "disk-not-found", status: 404,
+            detail: "no disk named '\(target)'")
+    }
+
+    package static func diskListedTwice(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "disk-listed-twice", status: 400,
+            detail: "disk '\(target)' specified twice")
+    }
+
+    /// The drive is empty.
+    package static func diskWithoutMedia(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "disk-without-media", status: 422,
+            detail: "disk '\(target)' has no media")
+    }
+
+    package static var domainWithoutDisks: ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "domain-without-disks", status: 422,
+            detail: "domain must have at least one disk to perform backup")
+    }
+
+    package static var noDisksSelected: ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "no-disks-selected", status: 422,
+            detail: "no disks selected for backup")
+    }
+
+    /// The disk's source is of a kind or format that cannot be served.
+    package static func diskUnsupported(_ target: String, detail: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "disk-unsupported", status: 422,
+            detail: "disk '\(target)': \(detail)")
+    }
+
+    /// `backupmode='incremental'` without a checkpoint to start from.
+    package static func incrementalWithoutBase(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "incremental-without-base", status: 400,
+            detail: "'incremental' backup mode of disk '\(target)' requires setting "
+                + "'incremental' field for disk or backup")
+    }
+
+    /// Only pull mode exists.
+    package static var pushModeUnsupported: ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "push-mode-unsupported", status: 422,
+            detail: "push mode backup is not supported, use mode='pull' with a <server>")
+    }
+
+    package static func transportUnsupported(_ transport: String) -> ControlError {
+        guard transport == "rdma" else {
+            return ControlError(
+                .operationUnsupported, code: "transport-unsupported", status: 422,
+                detail: "transport='\(transport)' is not supported yet for <server>, "
+                    + "use 'unix' or 'tcp'")
+        }
+        return ControlError(
+            .unsupportedConfiguration, code: "transport-unsupported", status: 422,
+            detail: "transport rdma is not supported for <server>")
+    }
+
+    /// `tls='yes'` where no certificates are configured.
+    package static var tlsNotConfigured: ControlError {
+        ControlError(
+            .operationInvalid, code: "tls-not-configured", status: 422,
+            detail: "backup TLS directory not configured")
+    }
+
+    package static func encryptionUnsupported(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "scratch-encryption-unsupported", status: 422,
+            detail: "encrypted scratch of disk '\(target)' is not supported")
+    }
+
+    package static func portInvalid(_ port: String) -> ControlError {
+        ControlError(
+            .xmlError, code: "port-invalid", status: 400,
+            detail: "port '\(port)' of <server> is not between 0 and 65535")
+    }
+
+    package static func socketPathTooLong(_ path: String, bytesMax: Int) -> ControlError {
+        ControlError(
+            .xmlError, code: "socket-path-too-long", status: 400,
+            detail: "backup socket path '\(path)' is longer than \(bytesMax) bytes")
+    }
+
+    /// Two disks of a job, or two jobs on one listener, would share an export name.
+    package static func exportNameTaken(_ name: String) -> ControlError {
+        ControlError(
+            .internalError, code: "export-name-taken", status: 409,
+            detail: "NBD server already has export named '\(name)'")
+    }
+
+    package static func exportNameTooLong(_ target: String, bytesMax: Int) -> ControlError {
+        ControlError(
+            .xmlError, code: "export-name-too-long", status: 400,
+            detail: "exportname or exportbitmap of disk '\(target)' is longer than "
+                + "\(bytesMax) bytes")
+    }
+
+    package static func scratchNameUnknown(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "scratch-missing", status: 422,
+            detail: "refusing to generate file name for disk '\(target)'")
+    }
+
+    package static func scratchExists(path: String, disk target: String) -> ControlError {
+        ControlError(
+            .invalidArgument, code: "scratch-exists", status: 409,
+            detail: "store '\(path)' for backup of '\(target)' exists")
+    }
+
+    /// The scratch named is a disk of the domain and would be overwritten.
+    package static func scratchIsSource(
+        path: String, disk target: String, source: String
+    ) -> ControlError {
+        ControlError(
+            .invalidArgument, code: "scratch-is-source", status: 409,
+            detail: "store '\(path)' for backup of '\(target)' is the source of disk '\(source)'")
+    }
+
+    package static func scratchNotCreated(path: String, errorText: String) -> ControlError {
+        ControlError(
+            .systemError, code: "scratch-not-created", status: 422,
+            detail: "failed to create image file '\(path)': \(errorText)")
+    }
+}

@@ -1,0 +1,120 @@
+package import NBDServer
+
+/// A backup job before it runs: every default filled in, every refusal that needs no I/O made.
+package struct BackupPlan: Sendable, Hashable {
+    /// One disk's part in the job.
+    package struct Disk: Sendable, Hashable {
+        package var target: String
+        /// False for `backup='no'`; then only `target` means anything.
+        package var participates: Bool
+        /// Where old content is kept; nil when the disk does not take part.
+        package var scratch: ScratchConfiguration?
+        package var backupMode: BackupMode
+        /// Checkpoint that an incremental backup starts from.
+        package var incremental: String?
+        package var exportName: String?
+        /// Name of the bitmap given or, for an incremental disk, chosen.
+        package var exportBitmap: String?
+        /// Number that names the scratch within the job in libvirt's block calls.
+        package var index: Int?
+
+        /// Name of the bitmap that the export offers; nil unless the backup is incremental.
+        package var offeredBitmap: String? {
+            participates && backupMode == .incremental ? exportBitmap : nil
+        }
+
+        /// Makes the part of a disk that takes none.
+        package init(skipping target: String) {
+            self.target = target
+            participates = false
+            backupMode = .full
+        }
+    }
+
+    /// Longest export or bitmap name in bytes.
+    ///
+    /// A string of the NBD protocol has at most 4096 bytes, of which `qemu:dirty-bitmap:` takes 18.
+    package static let exportNameBytesMax = 4096 - 18
+
+    /// The job's UUID, lower case.
+    package let jobID: String
+    /// All disks of the domain: those listed in their order, then the others in the domain's.
+    package let disks: [Disk]
+    package let endpoint: ListenEndpoint
+    /// Checkpoint given for all disks.
+    package let incremental: String?
+    /// True when the request said `tls='no'`.
+    package let refusesTLS: Bool
+
+    /// Decides everything about a job that can be decided without touching a file.
+    ///
+    /// - Parameters:
+    ///   - reuseExternal: scratch files exist already and are kept.
+    ///   - scratchSuffix: end of generated scratch names: the checkpoint's name, else Unix seconds.
+    ///   - firstIndex: index of the first disk that takes part; the others follow by ones.
+    ///   - knownCheckpoints: names that an incremental backup may start from.
+    /// - Throws: a refusal with libvirt's number; nothing has changed then.
+    package static func make(
+        _ request: BackupRequest, domain: DomainDefinition, jobID: String, reuseExternal: Bool,
+        scratchSuffix: String, firstIndex: Int, knownCheckpoints: Set<String> = []
+    ) throws(ControlError) -> BackupPlan {
+        let requested = try align(request.disks, domain: domain)
+        var planner = BackupPlanner(
+            request: request, domain: domain, reuseExternal: reuseExternal,
+            scratchSuffix: scratchSuffix, knownCheckpoints: knownCheckpoints, nextIndex: firstIndex)
+        var disks: [Disk] = []
+        for (disk, source) in requested {
+            disks.append(try planner.plan(disk, source: source))
+        }
+        return BackupPlan(
+            jobID: jobID, disks: disks, endpoint: request.endpoint,
+            incremental: request.incremental, refusesTLS: request.refusesTLS)
+    }
+
+    /// Pairs every disk of the domain with what was asked of it.
+    private static func align(
+        _ listed: [BackupRequest.Disk]?, domain: DomainDefinition
+    ) throws(ControlError) -> [(BackupRequest.Disk, DomainDisk)] {
+        guard !domain.disks.isEmpty else { throw .domainWithoutDisks }
+        let sources = Dictionary(domain.disks.map { ($0.target, $0) }) { first, _ in first }
+        var aligned: [(BackupRequest.Disk, DomainDisk)] = []
+        var seen: Set<String> = []
+        for disk in listed ?? [] {
+            guard let source = sources[disk.target] else { throw .unknownDisk(disk.target) }
+            guard seen.insert(disk.target).inserted else { throw .diskListedTwice(disk.target) }
+            guard !disk.participates || source.path != nil else {
+                throw .diskWithoutMedia(disk.target)
+            }
+            aligned.append((disk, source))
+        }
+        for source in domain.disks where !seen.contains(source.target) {
+            let participates = listed == nil && source.path != nil && !source.readOnly
+            aligned.append(
+                (BackupRequest.Disk(target: source.target, participates: participates), source))
+        }
+        guard aligned.contains(where: { $0.0.participates }) else { throw .noDisksSelected }
+        return aligned
+    }
+
+    /// Translates the plan for the server.
+    ///
+    /// - Throws: 1 for a disk that takes part and has no entry in `diskIDs`.
+    package func jobConfiguration(
+        diskIDs: [String: DiskID], holdLimitMilliseconds: UInt64
+    ) throws(ControlError) -> JobConfiguration {
+        var configured: [JobDiskConfiguration] = []
+        for disk in disks where disk.participates {
+            guard let id = diskIDs[disk.target], let scratch = disk.scratch,
+                let exportName = disk.exportName
+            else {
+                throw .internalError("disk '\(disk.target)' is not attached to the server")
+            }
+            configured.append(
+                JobDiskConfiguration(
+                    disk: id, target: disk.target, exportName: exportName, scratch: scratch))
+        }
+        return JobConfiguration(
+            id: jobID, disks: configured, endpoint: endpoint,
+            holdLimitMilliseconds: holdLimitMilliseconds)
+    }
+}

@@ -1,0 +1,96 @@
+import NBDServer
+
+/// Fills in one disk after the other, remembering what the earlier ones have taken.
+struct BackupPlanner {
+    let request: BackupRequest
+    let domain: DomainDefinition
+    let reuseExternal: Bool
+    let scratchSuffix: String
+    let knownCheckpoints: Set<String>
+    var nextIndex: Int
+    private var exportNames: Set<String> = []
+    private var scratchPaths: Set<String> = []
+
+    init(
+        request: BackupRequest, domain: DomainDefinition, reuseExternal: Bool,
+        scratchSuffix: String, knownCheckpoints: Set<String>, nextIndex: Int
+    ) {
+        self.request = request
+        self.domain = domain
+        self.reuseExternal = reuseExternal
+        self.scratchSuffix = scratchSuffix
+        self.knownCheckpoints = knownCheckpoints
+        self.nextIndex = nextIndex
+    }
+
+    mutating func plan(
+        _ disk: BackupRequest.Disk, source: DomainDisk
+    ) throws(ControlError) -> BackupPlan.Disk {
+        var planned = BackupPlan.Disk(skipping: disk.target)
+        guard disk.participates else { return planned }
+        planned.participates = true
+        planned.scratch = try scratch(for: disk, source: source)
+        let base = try incrementalBase(of: disk)
+        planned.backupMode = base == nil ? .full : .incremental
+        planned.incremental = base
+        let exportName = disk.exportName ?? disk.target
+        planned.exportName = exportName
+        planned.exportBitmap = disk.exportBitmap ?? (base == nil ? nil : "backup-\(disk.target)")
+        let longest = max(exportName.utf8.count, planned.exportBitmap?.utf8.count ?? 0)
+        guard longest <= BackupPlan.exportNameBytesMax else {
+            throw .exportNameTooLong(disk.target, bytesMax: BackupPlan.exportNameBytesMax)
+        }
+        guard exportNames.insert(exportName).inserted else { throw .exportNameTaken(exportName) }
+        planned.index = nextIndex
+        nextIndex += 1
+        return planned
+    }
+
+    /// Returns the checkpoint that the disk's backup starts from; nil for a full one.
+    private func incrementalBase(of disk: BackupRequest.Disk) throws(ControlError) -> String? {
+        guard disk.backupMode != .full else { return nil }
+        guard let base = disk.incremental ?? request.incremental else {
+            guard disk.backupMode != .incremental else {
+                throw .incrementalWithoutBase(disk.target)
+            }
+            return nil
+        }
+        guard knownCheckpoints.contains(base) else {
+            throw .checkpointNotFound(base, disk: disk.target)
+        }
+        return base
+    }
+
+    private mutating func scratch(
+        for disk: BackupRequest.Disk, source: DomainDisk
+    ) throws(ControlError) -> ScratchConfiguration {
+        let path: String
+        if let given = disk.scratchPath {
+            path = given
+        } else {
+            guard source.kind == .file, let sourcePath = source.path else {
+                throw .scratchNameUnknown(disk.target)
+            }
+            path = "\(sourcePath).\(scratchSuffix)"
+        }
+        // Scratch that is kept or is a device is opened as it is: taking a disk for it would
+        // destroy the disk.
+        let plain = Self.lexicallyNormal(path)
+        let victim = domain.disks.first { $0.path.map(Self.lexicallyNormal) == plain }
+        if let victim {
+            throw .scratchIsSource(path: path, disk: disk.target, source: victim.target)
+        }
+        guard scratchPaths.insert(plain).inserted else {
+            throw .scratchExists(path: path, disk: disk.target)
+        }
+        return ScratchConfiguration(
+            kind: disk.scratchKind, path: path, reuseExternal: reuseExternal)
+    }
+
+    /// Removes empty and `.` components; `..` stays, since links may stand before it.
+    static func lexicallyNormal(_ path: String) -> String {
+        // Scalars, not characters: a combining mark behind a slash must not hide it.
+        path.unicodeScalars.split(separator: "/").filter { !$0.elementsEqual(".".unicodeScalars) }
+            .map { "/" + String($0) }.joined()
+    }
+}

@@ -1,0 +1,128 @@
+package import NBDServer
+
+/// How much of a disk a backup holds.
+package enum BackupMode: String, Sendable, Hashable, Codable {
+    case full
+    case incremental
+}
+
+/// A backup as a client asks for it: a valid `<domainbackup>` of pull mode, nothing defaulted yet.
+package struct BackupRequest: Sendable, Hashable {
+    /// One `<disk>` of the request.
+    package struct Disk: Sendable, Hashable {
+        package var target: String
+        /// False for `backup='no'`; nothing else of the disk is read then.
+        package var participates: Bool
+        package var backupMode: BackupMode?
+        /// The disk's own checkpoint to start from; may be empty, which names no checkpoint.
+        package var incremental: String?
+        package var exportName: String?
+        package var exportBitmap: String?
+        /// Kind of the scratch; `file` unless the request says otherwise.
+        package var scratchKind: SourceKind
+        /// Absolute path of the scratch; nil leaves the name to the server.
+        package var scratchPath: String?
+
+        package init(
+            target: String, participates: Bool = true, backupMode: BackupMode? = nil,
+            incremental: String? = nil, exportName: String? = nil, exportBitmap: String? = nil,
+            scratchKind: SourceKind = .file, scratchPath: String? = nil
+        ) {
+            self.target = target
+            self.participates = participates
+            self.backupMode = backupMode
+            self.incremental = incremental
+            self.exportName = exportName
+            self.exportBitmap = exportBitmap
+            self.scratchKind = scratchKind
+            self.scratchPath = scratchPath
+        }
+    }
+
+    /// Permission bits of a job's unix socket.
+    package static let socketMode: UInt32 = 0o600
+    /// Longest path of a unix socket in bytes: `sun_path` less its final zero byte.
+    package static let socketPathBytesMax = 107
+
+    /// Where the backup exports are to be served; a nil TCP port is chosen by the server.
+    package var endpoint: ListenEndpoint
+    /// True when the request says `tls='no'`, which output repeats.
+    package var refusesTLS: Bool
+    /// Checkpoint that all disks start from, unless they say otherwise.
+    package var incremental: String?
+    /// Disks listed, nil when there was no list.
+    package var disks: [Disk]?
+
+    package init(
+        endpoint: ListenEndpoint, refusesTLS: Bool = false, incremental: String? = nil,
+        disks: [Disk]? = nil
+    ) {
+        self.endpoint = endpoint
+        self.refusesTLS = refusesTLS
+        self.incremental = incremental
+        self.disks = disks
+    }
+
+    /// Reads a `<domainbackup>` document.
+    ///
+    /// `<seclabel>` is accepted and ignored: scratch is created by this server and opened by no
+    /// other process, so there is nothing to relabel.
+    ///
+    /// - Throws: 35 or 92 for XML that is none or not of this form; 67 for push mode, rdma and
+    ///   encrypted scratch; 84 for `transport='fd'`; 55 for `tls='yes'`; 27 for a port out of range
+    ///   or a socket path too long.
+    package static func parse(_ xml: String) throws(ControlError) -> BackupRequest {
+        let root = try XMLDocument.parse(xml, schema: .backup)
+        guard root.attribute("mode") == "pull", let server = root.child("server") else {
+            throw .pushModeUnsupported
+        }
+        var disks: [Disk]?
+        if let list = root.child("disks") {
+            disks = []
+            for element in list.all("disk") {
+                disks?.append(try disk(element))
+            }
+        }
+        // An empty element asks for nothing, as in libvirt.
+        let incremental = root.child("incremental").flatMap { $0.text.isEmpty ? nil : $0.text }
+        return BackupRequest(
+            endpoint: try endpoint(server), refusesTLS: server.attribute("tls") == "no",
+            incremental: incremental, disks: disks)
+    }
+
+    private static func endpoint(_ server: XMLElement) throws(ControlError) -> ListenEndpoint {
+        let transport = server.attribute("transport") ?? "tcp"
+        guard transport == "tcp" || transport == "unix" else {
+            throw .transportUnsupported(transport)
+        }
+        guard server.attribute("tls") != "yes" else { throw .tlsNotConfigured }
+        if transport == "unix" {
+            let path = server.attribute("socket") ?? ""
+            guard path.utf8.count <= socketPathBytesMax else {
+                throw .socketPathTooLong(path, bytesMax: socketPathBytesMax)
+            }
+            return .unix(path: path, mode: socketMode)
+        }
+        let host = server.attribute("name") ?? ""
+        guard let text = server.attribute("port") else { return .tcp(host: host, port: nil) }
+        guard let port = UInt16(text) else { throw .portInvalid(text) }
+        return .tcp(host: host, port: port == 0 ? nil : port)
+    }
+
+    private static func disk(_ element: XMLElement) throws(ControlError) -> Disk {
+        let target = element.attribute("name") ?? ""
+        guard element.attribute("backup") != "no" else {
+            return Disk(target: target, participates: false)
+        }
+        let scratch = element.child("scratch")
+        guard scratch?.child("encryption") == nil else { throw .encryptionUnsupported(target) }
+        let kind = element.attribute("type").flatMap { SourceKind(rawValue: $0) } ?? .file
+        return Disk(
+            target: target,
+            backupMode: element.attribute("backupmode").flatMap { BackupMode(rawValue: $0) },
+            incremental: element.attribute("incremental"),
+            exportName: element.attribute("exportname"),
+            exportBitmap: element.attribute("exportbitmap"), scratchKind: kind,
+            scratchPath: scratch?.attribute(kind == .file ? "file" : "dev"))
+    }
+}

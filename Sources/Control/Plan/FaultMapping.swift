@@ -1,0 +1,52 @@
+package import NBDServer
+
+/// Says in the terms of the control interface why the server could not do what it was asked.
+///
+/// Numbers follow libvirt where it knows the condition.
+package func controlError(from fault: ServerFault) -> ControlError {
+    switch fault {
+    case .sourceUnusable(let path, let detail):
+        ControlError(
+            .systemError, code: "source-unusable", status: 422,
+            detail: "cannot use source '\(path)': \(detail)")
+    case .sourceLocked(let path, let detail):
+        ControlError(
+            .operationInvalid, code: "source-locked", status: 409,
+            detail: "source '\(path)' is in use by another process: \(detail)")
+    case .exportNameTaken(let name):
+        .exportNameTaken(name)
+    case .unknownDisk:
+        ControlError(
+            .internalError, code: "disk-not-attached", status: 500,
+            detail: "the disk is not attached to the server")
+    case .scratchExists(let path, let target):
+        .scratchExists(path: path, disk: target)
+    case .scratchNotCreated(let path, let errorText):
+        .scratchNotCreated(path: path, errorText: errorText)
+    case .scratchUnusable(let path, let detail):
+        ControlError(
+            .internalError, code: "scratch-unusable", status: 422,
+            detail: "cannot use scratch '\(path)': \(detail)")
+    case .cannotListen(let endpoint, let errorText):
+        ControlError(
+            .internalError, code: "cannot-listen", status: 409,
+            detail: "cannot listen on \(endpoint): \(errorText)")
+    case .unknownJob(let id):
+        .jobNotFound(id)
+    case .holdTimedOut(let milliseconds):
+        ControlError(
+            .operationTimeout, code: "hold-timed-out", status: 500,
+            detail: "guest writes in flight did not finish within \(milliseconds) ms, try again")
+    case .limitReached(let what, let limit):
+        ControlError(
+            .operationInvalid, code: "limit-reached", status: 409,
+            detail: "no more than \(limit) \(what)")
+    case .shuttingDown:
+        ControlError(
+            .operationInvalid, code: "shutting-down", status: 500,
+            detail: "the server is shutting down")
+    case .systemUnsupported(let detail):
+        ControlError(
+            .operationUnsupported, code: "system-unsupported", status: 500, detail: detail)
+    }
+}

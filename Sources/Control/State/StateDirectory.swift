@@ -1,0 +1,179 @@
+import Foundation
+import Glibc
+
+/// The directory that outlives the server: its lock, one file per domain, one per running job.
+///
+/// Every write goes to a temporary file, is made durable, and replaces the old file in one step: after a crash each file
+/// is whole, old or new. A damaged file costs only itself. Calls block for the time of a few fsyncs.
+package final class StateDirectory: Sendable {
+    /// A file that cannot be read as what it should be.
+    package struct DamagedFile: Sendable, Hashable {
+        package let path: String
+        package let detail: String
+    }
+
+    /// What a directory of records holds.
+    package struct Contents<Value: Sendable>: Sendable {
+        package var records: [Value] = []
+        package var damaged: [DamagedFile] = []
+    }
+
+    package let path: String
+    private let lock: SystemCalls.Descriptor
+
+    private var domainsPath: String { path + "/domains" }
+    private var jobsPath: String { path + "/jobs" }
+
+    /// Creates the directory when it is missing and takes its lock.
+    ///
+    /// Throws when another server holds the lock, or the directory cannot be made or written; the text names it.
+    package init(path: String) throws(ControlError) {
+        self.path = path
+        do {
+            for directory in [path, path + "/domains", path + "/jobs"] {
+                try FileManager.default.createDirectory(
+                    atPath: directory, withIntermediateDirectories: true,
+                    attributes: [.posixPermissions: 0o700])
+            }
+        } catch {
+            throw Self.unusable(path, "it cannot be created: \(error.localizedDescription)")
+        }
+        do {
+            lock = try SystemCalls.open(path + "/lock", flags: O_RDWR | O_CREAT)
+            try SystemCalls.lockExclusively(lock)
+        } catch {
+            if error.wouldBlock {
+                throw ControlError(
+                    code: "state-directory-locked", libvirtCode: 55,
+                    message: "Requested operation is not valid: another server uses the state "
+                        + "directory '\(path)': stop it, or give this one another --state-dir",
+                    httpStatus: 409)
+            }
+            throw Self.unusable(path, error.text)
+        }
+    }
+
+    /// Keeps a domain, replacing the one of the same name.
+    package func save(_ domain: StoredDomain) throws(ControlError) {
+        try save(kind: "domain", domain, to: file(domainsPath, domain.name))
+    }
+
+    /// Forgets a domain.
+    package func removeDomain(_ name: String) throws(ControlError) {
+        try remove(file(domainsPath, name), in: domainsPath)
+    }
+
+    /// Every domain kept, in the order of their names.
+    package func domains() -> Contents<StoredDomain> {
+        load(kind: "domain", StoredDomain.self, from: domainsPath)
+    }
+
+    /// Keeps a job's record, replacing the one of the same id.
+    package func save(_ job: StoredJob) throws(ControlError) {
+        try save(kind: "job", job, to: file(jobsPath, job.id))
+    }
+
+    /// Forgets a job.
+    package func removeJob(_ id: String) throws(ControlError) {
+        try remove(file(jobsPath, id), in: jobsPath)
+    }
+
+    /// Every job kept: those that a crash or a stop cut off.
+    package func jobs() -> Contents<StoredJob> {
+        load(kind: "job", StoredJob.self, from: jobsPath)
+    }
+
+    // Percent-encoding makes any name a file name; a leading dot would hide it from the loader.
+    private func file(_ directory: String, _ name: String) -> String {
+        let encoded = ExportURI.encoded(name).map { character in
+            switch character {
+            case "/": "%2F"
+            case ".": "%2E"
+            default: String(character)
+            }
+        }.joined()
+        return "\(directory)/\(encoded).state"
+    }
+
+    private func save(
+        kind: String, _ value: some Encodable, to target: String
+    ) throws(ControlError) {
+        let temporary = target + ".new"
+        do {
+            let bytes = try StateRecord.encode(kind: kind, value)
+            try SystemCalls.unlink(temporary)
+            let descriptor = try SystemCalls.open(temporary, flags: O_WRONLY | O_CREAT | O_EXCL)
+            try SystemCalls.writeDurably(bytes, to: descriptor)
+            try SystemCalls.rename(temporary, to: target)
+            try SystemCalls.syncDirectory((target as NSString).deletingLastPathComponent)
+        } catch let failure as SystemCalls.Failure {
+            _ = try? SystemCalls.unlink(temporary)
+            throw Self.cannotWrite(target, failure.text)
+        } catch {
+            throw Self.cannotWrite(target, "\(error)")
+        }
+    }
+
+    private func remove(_ target: String, in directory: String) throws(ControlError) {
+        do {
+            if try SystemCalls.unlink(target) { try SystemCalls.syncDirectory(directory) }
+        } catch {
+            throw Self.cannotWrite(target, error.text)
+        }
+    }
+
+    private func load<Value: Decodable & Sendable>(
+        kind: String, _ type: Value.Type, from directory: String
+    ) -> Contents<Value> {
+        var contents = Contents<Value>()
+        let names: [String]
+        do {
+            names = try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
+        } catch {
+            contents.damaged.append(
+                DamagedFile(path: directory, detail: error.localizedDescription))
+            return contents
+        }
+        for name in names where name.hasSuffix(".state") {
+            let path = "\(directory)/\(name)"
+            do {
+                let bytes = try Self.read(path)
+                contents.records.append(
+                    try StateRecord.decode(kind: kind, type, from: bytes))
+            } catch {
+                contents.damaged.append(DamagedFile(path: path, detail: error.detail))
+            }
+        }
+        return contents
+    }
+
+    private static func read(_ path: String) throws(StateRecord.Damage) -> [UInt8] {
+        guard let handle = FileHandle(forReadingAtPath: path) else {
+            throw StateRecord.Damage(detail: "it cannot be opened")
+        }
+        defer { try? handle.close() }
+        do {
+            let data = try handle.read(upToCount: StateRecord.bytesMax + 1) ?? Data()
+            guard data.count <= StateRecord.bytesMax else {
+                throw StateRecord.Damage(detail: "it is larger than any record")
+            }
+            return Array(data)
+        } catch let damage as StateRecord.Damage {
+            throw damage
+        } catch {
+            throw StateRecord.Damage(detail: "it cannot be read: \(error.localizedDescription)")
+        }
+    }
+
+    private static func unusable(_ path: String, _ detail: String) -> ControlError {
+        ControlError(
+            code: "state-directory-unusable", libvirtCode: 38,
+            message: "cannot use the state directory '\(path)': \(detail)", httpStatus: 500)
+    }
+
+    private static func cannotWrite(_ path: String, _ detail: String) -> ControlError {
+        ControlError(
+            code: "state-not-written", libvirtCode: 38,
+            message: "cannot write the state file '\(path)': \(detail)", httpStatus: 500)
+    }
+}

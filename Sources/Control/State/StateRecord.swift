@@ -1,0 +1,123 @@
+package import Foundation
+
+/// The form of one state file: a header line with a checksum, then JSON.
+///
+/// `nbdpull-state 1 KIND CRC32 LENGTH` and a newline, then LENGTH bytes of JSON whose CRC-32 (IEEE 802.3) is CRC32 in
+/// eight hexadecimal digits. A torn, lengthened or altered file is told apart from a whole one.
+enum StateRecord {
+    static let formatVersion = 1
+    /// A larger file is not ours.
+    static let bytesMax = 16 << 20
+
+    /// Why a file's bytes are not a record.
+    struct Damage: Error, Hashable {
+        let detail: String
+    }
+
+    static func encode(kind: String, _ value: some Encodable) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        encoder.dateEncodingStrategy = .millisecondsSince1970
+        let body = Array(try encoder.encode(value))
+        let header = "nbdpull-state \(formatVersion) \(kind) \(hex(crc32(body))) \(body.count)\n"
+        return Array(header.utf8) + body
+    }
+
+    static func decode<Value: Decodable>(
+        kind: String, _ type: Value.Type, from bytes: [UInt8]
+    ) throws(Damage) -> Value {
+        guard let newline = bytes.prefix(128).firstIndex(of: UInt8(ascii: "\n")) else {
+            throw Damage(detail: "it has no header line (empty or torn)")
+        }
+        let fields = String(decoding: bytes[..<newline], as: UTF8.self)
+            .split(separator: " ").map(String.init)
+        guard fields.count == 5, fields[0] == "nbdpull-state", fields[2] == kind else {
+            throw Damage(detail: "its header is not that of a \(kind) record")
+        }
+        guard fields[1] == String(formatVersion) else {
+            throw Damage(detail: "its format version \(fields[1]) is not known")
+        }
+        let body = Array(bytes[(newline + 1)...])
+        guard fields[4] == String(body.count) else {
+            throw Damage(detail: "it holds \(body.count) bytes instead of \(fields[4])")
+        }
+        guard fields[3] == hex(crc32(body)) else {
+            throw Damage(detail: "its checksum does not match its content")
+        }
+        do {
+            let decoder = JSONDecoder()
+            decoder.dateDecodingStrategy = .millisecondsSince1970
+            return try decoder.decode(type, from: Data(body))
+        } catch {
+            throw Damage(detail: "its content cannot be read: \(error)")
+        }
+    }
+
+    /// CRC-32 as IEEE 802.3 defines it (reflected polynomial 0xEDB88320).
+    static func crc32(_ bytes: [UInt8]) -> UInt32 {
+        var value: UInt32 = 0xFFFF_FFFF
+        for byte in bytes {
+            value ^= UInt32(byte)
+            for _ in 0..<8 {
+                value = (value >> 1) ^ (value & 1 == 1 ? 0xEDB8_8320 : 0)
+            }
+        }
+        return ~value
+    }
+
+    private static func hex(_ value: UInt32) -> String {
+        let text = String(value, radix: 16)
+        return String(repeating: "0", count: 8 - text.count) + text
+    }
+}
+
+/// A domain as the state directory keeps it.
+package struct StoredDomain: Sendable, Hashable, Codable {
+    package var name: String
+    /// The domain's XML as it was defined.
+    package var xml: String
+    package init(name: String, xml: String) {
+        self.name = name
+        self.xml = xml
+    }
+}
+
+/// A job as the state directory keeps it: enough to report it and to clean up after it.
+package struct StoredJob: Sendable, Hashable, Codable {
+    /// A scratch file that the job makes.
+    package struct Scratch: Sendable, Hashable, Codable {
+        package var path: String
+        /// Set once the file exists; only a file of this identity is ever removed.
+        package var identity: SystemCalls.FileIdentity?
+        package init(path: String, identity: SystemCalls.FileIdentity? = nil) {
+            self.path = path
+            self.identity = identity
+        }
+    }
+
+    package var id: String
+    package var domain: String
+    package var begun: Date
+    /// Only files that did not exist before the job.
+    package var scratch: [Scratch]
+    package var socketPath: String?
+    /// Sum of the disks' sizes, bytes.
+    package var tempTotalBytes: UInt64
+    /// Set when the server ended the job itself while stopping.
+    package var cancelledReason: String?
+    package var elapsedMilliseconds: UInt64?
+
+    package init(
+        id: String, domain: String, begun: Date, scratch: [Scratch], socketPath: String?,
+        tempTotalBytes: UInt64 = 0
+    ) {
+        self.id = id
+        self.domain = domain
+        self.begun = begun
+        self.scratch = scratch
+        self.socketPath = socketPath
+        self.tempTotalBytes = tempTotalBytes
+        self.cancelledReason = nil
+        self.elapsedMilliseconds = nil
+    }
+}

@@ -1,0 +1,175 @@
+import Foundation
+import Glibc
+
+/// The few system calls that Foundation does not offer; the only unsafe code of this module's state and front.
+package enum SystemCalls {
+    /// A failed call: its name and errno.
+    package struct Failure: Error, Sendable, Hashable {
+        package let call: String
+        package let number: Int32
+
+        /// `CALL: strerror's text`.
+        package var text: String { "\(call): \(SystemCalls.errorText(number))" }
+        /// Whether another process holds the lock.
+        package var wouldBlock: Bool { number == EWOULDBLOCK }
+        /// Whether the name was there already.
+        package var alreadyExists: Bool { number == EEXIST }
+        /// Whether there is no such file.
+        package var notFound: Bool { number == ENOENT }
+    }
+
+    /// A descriptor that is closed exactly once.
+    package struct Descriptor: ~Copyable, Sendable {
+        package let raw: Int32
+        fileprivate init(adopting raw: Int32) { self.raw = raw }
+        deinit { _ = close(raw) }
+    }
+
+    /// As much of a file's type as is asked for.
+    package enum FileKind: Sendable, Hashable {
+        case regular
+        case socket
+        case other
+    }
+
+    /// What identifies a file on this machine until it is removed.
+    package struct FileIdentity: Sendable, Hashable, Codable {
+        package var device: UInt64
+        package var inode: UInt64
+    }
+
+    /// strerror's text for an errno.
+    package static func errorText(_ number: Int32) -> String {
+        // SAFETY: strerror returns a NUL-terminated string that lives at least until the thread's next call; it is
+        // copied at once.
+        guard let text = unsafe strerror(number) else { return "error \(number)" }
+        return unsafe String(cString: text)
+    }
+
+    /// Opens `path`; `mode` counts when the flags create it. Always close-on-exec.
+    package static func open(
+        _ path: String, flags: Int32, mode: UInt32 = 0o600
+    ) throws(Failure) -> Descriptor {
+        // SAFETY: the string is NUL-terminated and lives for the call.
+        let raw = unsafe Glibc.open(path, flags | O_CLOEXEC, mode)
+        guard raw >= 0 else { throw Failure(call: "open", number: errno) }
+        return Descriptor(adopting: raw)
+    }
+
+    /// Takes the exclusive lock on an open file without waiting. Released when the descriptor is closed.
+    package static func lockExclusively(_ descriptor: borrowing Descriptor) throws(Failure) {
+        guard flock(descriptor.raw, LOCK_EX | LOCK_NB) == 0 else {
+            throw Failure(call: "flock", number: errno)
+        }
+    }
+
+    /// Writes all bytes and makes them durable.
+    package static func writeDurably(
+        _ bytes: [UInt8], to descriptor: borrowing Descriptor
+    ) throws(Failure) {
+        var offset = 0
+        while offset < bytes.count {
+            // SAFETY: base address and count describe the live slice.
+            let written = unsafe bytes[offset...].withUnsafeBytes { buffer in
+                unsafe Glibc.write(descriptor.raw, buffer.baseAddress, buffer.count)
+            }
+            if written < 0 && errno == EINTR { continue }
+            guard written > 0 else { throw Failure(call: "write", number: errno) }
+            offset += written
+        }
+        guard fsync(descriptor.raw) == 0 else { throw Failure(call: "fsync", number: errno) }
+    }
+
+    /// Makes a directory's entries durable.
+    package static func syncDirectory(_ path: String) throws(Failure) {
+        let descriptor = try open(path, flags: O_RDONLY | O_DIRECTORY)
+        guard fsync(descriptor.raw) == 0 else { throw Failure(call: "fsync", number: errno) }
+    }
+
+    /// Replaces `target` by `source` in one step.
+    package static func rename(_ source: String, to target: String) throws(Failure) {
+        // SAFETY: both strings are NUL-terminated and live for the call.
+        guard unsafe Glibc.rename(source, target) == 0 else {
+            throw Failure(call: "rename", number: errno)
+        }
+    }
+
+    /// Removes a name; false when there was none.
+    @discardableResult
+    package static func unlink(_ path: String) throws(Failure) -> Bool {
+        // SAFETY: the string is NUL-terminated and lives for the call.
+        if unsafe Glibc.unlink(path) == 0 { return true }
+        guard errno == ENOENT else { throw Failure(call: "unlink", number: errno) }
+        return false
+    }
+
+    /// What a name is now (symbolic links are not followed), or nil when there is none.
+    package static func identity(of path: String) -> (identity: FileIdentity, kind: FileKind)? {
+        guard let found = try? FileManager.default.attributesOfItem(atPath: path),
+            let device = found[.systemNumber] as? NSNumber,
+            let inode = found[.systemFileNumber] as? NSNumber
+        else { return nil }
+        let kind: FileKind =
+            switch found[.type] as? FileAttributeType {
+            case .typeRegular: .regular
+            case .typeSocket: .socket
+            default: .other
+            }
+        return (FileIdentity(device: device.uint64Value, inode: inode.uint64Value), kind)
+    }
+
+    /// Whether somebody accepts connections on a unix stream socket.
+    package static func isListening(unixPath: String) -> Bool {
+        // SAFETY: the closure is given an initialised address and its length.
+        unsafe withUnixAddress(unixPath, type: Int32(SOCK_STREAM.rawValue)) {
+            descriptor, address, size in
+            unsafe connect(descriptor, address, size) == 0
+        } ?? false
+    }
+
+    /// Sends one datagram to a unix socket; a leading `@` means the abstract namespace. False when it did not go out.
+    package static func sendDatagram(_ text: String, unixPath: String) -> Bool {
+        let bytes = Array(text.utf8)
+        // SAFETY: buffer and address are alive for the call and their lengths are given.
+        return unsafe withUnixAddress(unixPath, type: Int32(SOCK_DGRAM.rawValue)) {
+            descriptor, address, size in
+            unsafe bytes.withUnsafeBytes { buffer in
+                unsafe sendto(
+                    descriptor, buffer.baseAddress, buffer.count, Int32(MSG_NOSIGNAL),
+                    address, size) == buffer.count
+            }
+        } ?? false
+    }
+
+    /// The effective user's number.
+    package static var effectiveUser: UInt32 { geteuid() }
+
+    /// Makes files of this process private to its user from now on.
+    package static func makeNewFilesPrivate() { _ = umask(0o077) }
+
+    private static func withUnixAddress(
+        _ path: String, type: Int32,
+        _ body: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Bool
+    ) -> Bool? {
+        var bytes = Array(path.utf8)
+        var address = sockaddr_un()
+        let room = MemoryLayout.size(ofValue: address.sun_path)
+        guard !bytes.isEmpty, bytes.count < room else { return nil }
+        let isAbstract = bytes[0] == UInt8(ascii: "@")
+        if isAbstract { bytes[0] = 0 }
+        address.sun_family = sa_family_t(AF_UNIX)
+        // SAFETY: the length was checked against the field's size above.
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: bytes) }
+        let raw = socket(AF_UNIX, type | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard raw >= 0 else { return nil }
+        let descriptor = Descriptor(adopting: raw)
+        let head = MemoryLayout<sockaddr_un>.size - room
+        let size = socklen_t(head + bytes.count + (isAbstract ? 0 : 1))
+        // SAFETY: sockaddr_un begins with sockaddr's fields; the callee reads `size` bytes only.
+        return unsafe withUnsafePointer(to: &address) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe body(descriptor.raw, $0, size)
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+package import IORing
+
+/// Why a source cannot be opened.
+package enum SourceFault: Error, Sendable, Hashable {
+    /// A system call failed.
+    case system(SystemFault)
+    /// The path names something else than the configuration says.
+    case wrongType(expected: FileType, found: FileType)
+    /// Another process uses the source in a way that excludes us.
+    case inUse(detail: String)
+    /// `cache='none'` needs a size that is a multiple of the device's alignment.
+    case sizeNotAligned(sizeBytes: UInt64, alignment: Int)
+    case empty
+}
+
+/// An open raw file or block device that holds a disk's bytes from offset zero.
+///
+/// Shared by the disk's home ring and every reader of its backup exports; closed when the last of them lets go.
+package final class RawSource: Sendable {
+    package let path: String
+    package let type: FileType
+    /// Bytes of the disk.
+    package let sizeBytes: UInt64
+    package let isReadOnly: Bool
+    /// Whether the page cache is bypassed.
+    package let isDirect: Bool
+    /// Offsets, lengths and memory of every read and write are multiples of this. 1 through the page cache.
+    package let alignment: Int
+    /// A plain read never waits for a device (the file lies in memory).
+    package let readsNeverWait: Bool
+    private let descriptor: OwnedDescriptor
+
+    /// The descriptor's number, valid while this object lives.
+    package var raw: Int32 { descriptor.raw }
+
+    /// Largest size that is served: half the address space of NBD's signed users. Bytes.
+    package static let sizeBytesMax: UInt64 = 1 << 62
+
+    /// Opens and locks a source.
+    ///
+    /// The locks are qemu's (see `SourceLock`), so that no qemu and no other nbdpull writes the same file, and a block
+    /// device that is mounted or otherwise held by the kernel is refused for writing.
+    package init(
+        path: String, expected: FileType, readOnly: Bool, direct: Bool
+    ) throws(SourceFault) {
+        var options: FileCalls.OpenOptions = []
+        if !readOnly { options.insert(.write) }
+        if direct { options.insert(.direct) }
+        if expected == .blockDevice, !readOnly { options.insert(.exclusiveDevice) }
+        let descriptor = try Self.open(path, options)
+        let facts = try Self.facts(descriptor.raw)
+        guard facts.type == expected else {
+            throw .wrongType(expected: expected, found: facts.type)
+        }
+        guard facts.sizeBytes > 0, facts.sizeBytes <= Self.sizeBytesMax else { throw .empty }
+        try SourceLock.acquire(descriptor.raw, forWriting: !readOnly)
+        let alignment =
+            direct ? FileCalls.directAlignment(descriptor.raw, type: facts.type) : 1
+        guard facts.sizeBytes % UInt64(alignment) == 0 else {
+            throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
+        }
+        self.path = path
+        type = facts.type
+        sizeBytes = facts.sizeBytes
+        isReadOnly = readOnly
+        isDirect = direct
+        self.alignment = alignment
+        readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
+        self.descriptor = descriptor
+    }
+
+    /// Opens a path; a system error becomes a source fault.
+    package static func open(
+        _ path: String, _ options: FileCalls.OpenOptions
+    ) throws(SourceFault) -> OwnedDescriptor {
+        do throws(SystemFault) {
+            return try FileCalls.open(path, options)
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    /// Type and size of an open file; a system error becomes a source fault.
+    package static func facts(
+        _ descriptor: Int32
+    ) throws(SourceFault) -> (type: FileType, sizeBytes: UInt64) {
+        do throws(SystemFault) {
+            return try FileCalls.facts(descriptor)
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    /// Makes every completed write durable.
+    package func sync() throws(SystemFault) { try FileCalls.sync(raw) }
+
+    /// What lies at `position`: data or a hole, and where that ends (at most `end`).
+    ///
+    /// Where the file system cannot tell, everything is data. May read file system metadata, so callers bound how many
+    /// lookups they make in one go.
+    package func allocation(
+        at position: UInt64, end: UInt64
+    ) -> (isData: Bool, end: UInt64) {
+        precondition(position < end)
+        guard type == .regular else { return (true, end) }
+        do throws(SystemFault) {
+            guard let data = try FileCalls.seek(raw, from: position, data: true) else {
+                return (false, end)
+            }
+            if data > position { return (false, min(data, end)) }
+            let hole = try FileCalls.seek(raw, from: position, data: false)
+            return (true, min(hole ?? end, end))
+        } catch {
+            return (true, end)
+        }
+    }
+}

@@ -1,0 +1,158 @@
+import CLibURing
+import Glibc
+
+/// What a file descriptor names.
+package enum FileType: Sendable, Hashable {
+    case regular, blockDevice, directory, other
+}
+
+/// Plain calls on files that do not go through a ring.
+package enum FileCalls {
+    /// How a file is opened.
+    package struct OpenOptions: OptionSet, Sendable {
+        package let rawValue: Int32
+        package init(rawValue: Int32) { self.rawValue = rawValue }
+        package static let write = OpenOptions(rawValue: 1)
+        package static let direct = OpenOptions(rawValue: 2)
+        /// Create the file; it must not exist. Mode 0600.
+        package static let createNew = OpenOptions(rawValue: 4)
+        /// Fail with EBUSY when the block device is in use (mounted, or held by the kernel).
+        package static let exclusiveDevice = OpenOptions(rawValue: 8)
+    }
+
+    /// Opens a file for reading, or for reading and writing.
+    package static func open(
+        _ path: String, _ options: OpenOptions
+    ) throws(SystemFault) -> OwnedDescriptor {
+        var flags = O_CLOEXEC | (options.contains(.write) ? O_RDWR : O_RDONLY)
+        if options.contains(.direct) { flags |= nbdpull_O_DIRECT }
+        if options.contains(.createNew) { flags |= O_CREAT | O_EXCL }
+        if options.contains(.exclusiveDevice) { flags |= O_EXCL }
+        let number = try SystemFault.check("open") {
+            // SAFETY: the string is passed for the time of the call.
+            unsafe Glibc.open(path, flags, 0o600)
+        }
+        return OwnedDescriptor(adopting: number)
+    }
+
+    /// The kind of file and, for a regular file, its size in bytes.
+    package static func facts(
+        _ descriptor: Int32
+    ) throws(SystemFault) -> (type: FileType, sizeBytes: UInt64) {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
+        switch facts.st_mode & S_IFMT {
+        case S_IFREG: return (.regular, UInt64(facts.st_size))
+        case S_IFBLK: return (.blockDevice, try blockDeviceBytes(descriptor))
+        case S_IFDIR: return (.directory, 0)
+        default: return (.other, 0)
+        }
+    }
+
+    private static func blockDeviceBytes(_ descriptor: Int32) throws(SystemFault) -> UInt64 {
+        var size: UInt64 = 0
+        // SAFETY: BLKGETSIZE64 stores eight bytes into an eight-byte local.
+        _ = try SystemFault.check("ioctl BLKGETSIZE64") {
+            unsafe nbdpull_ioctl_size(descriptor, nbdpull_BLKGETSIZE64, &size)
+        }
+        return size
+    }
+
+    /// The alignment that O_DIRECT needs of offsets, lengths and memory. Bytes, a power of two.
+    package static func directAlignment(_ descriptor: Int32, type: FileType) -> Int {
+        if type == .blockDevice {
+            var sector: Int32 = 0
+            // SAFETY: BLKSSZGET stores an int into an int.
+            let result = unsafe nbdpull_ioctl_int(descriptor, nbdpull_BLKSSZGET, &sector)
+            return result == 0 && sector > 0 ? Int(sector) : 4096
+        }
+        let alignment = Int(nbdpull_direct_alignment(descriptor))
+        return alignment > 0 ? alignment : 4096
+    }
+
+    /// Whether the file lies wholly in memory (tmpfs), so that a plain read never waits for a device.
+    package static func isMemoryBacked(_ descriptor: Int32) -> Bool {
+        var facts = statfs()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        return unsafe fstatfs(descriptor, &facts) == 0
+            && Int(facts.f_type) == nbdpull_TMPFS_MAGIC
+    }
+
+    /// Free bytes of the file system that holds the file, for an ordinary user.
+    package static func freeBytes(_ descriptor: Int32) -> UInt64? {
+        var facts = statvfs()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        guard unsafe fstatvfs(descriptor, &facts) == 0 else { return nil }
+        return UInt64(facts.f_bavail) * UInt64(facts.f_frsize)
+    }
+
+    /// Makes a regular file the given size.
+    package static func setSize(_ descriptor: Int32, bytes: UInt64) throws(SystemFault) {
+        _ = try SystemFault.check("ftruncate") { ftruncate(descriptor, off_t(bytes)) }
+    }
+
+    /// Removes a file's name; a name that is gone already is fine.
+    package static func remove(_ path: String) throws(SystemFault) {
+        do throws(SystemFault) {
+            _ = try SystemFault.check("unlink") {
+                // SAFETY: the string is passed for the time of the call.
+                unsafe unlink(path)
+            }
+        } catch {
+            if error.errno != ENOENT { throw error }
+        }
+    }
+
+    /// Makes everything written so far durable.
+    package static func sync(_ descriptor: Int32) throws(SystemFault) {
+        _ = try SystemFault.check("fdatasync") { fdatasync(descriptor) }
+    }
+
+    /// The first offset at or after `position` that holds data (`data`) or a hole; nil when there is none before the end.
+    package static func seek(
+        _ descriptor: Int32, from position: UInt64, data: Bool
+    ) throws(SystemFault) -> UInt64? {
+        let found = lseek(
+            descriptor, off_t(position), data ? nbdpull_SEEK_DATA : nbdpull_SEEK_HOLE)
+        if found >= 0 { return UInt64(found) }
+        if errno == ENXIO { return nil }
+        throw SystemFault(call: "lseek", errno: errno)
+    }
+
+    /// Reads a file range into the arena at once. With `mayWait` false only what the page cache holds is read.
+    ///
+    /// Returns the bytes read, which may be fewer than asked for, or the negative errno (EAGAIN: nothing is resident).
+    package static func read(
+        _ descriptor: Int32, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, mayWait: Bool
+    ) -> Int {
+        while true {
+            // SAFETY: pointer() checks the range; the call returns before the arena can go away.
+            var vector = unsafe iovec(iov_base: arena.pointer(offset, count), iov_len: count)
+            let result = unsafe preadv2(
+                descriptor, &vector, 1, off_t(filePosition), mayWait ? 0 : nbdpull_RWF_NOWAIT)
+            if result >= 0 { return result }
+            if errno != EINTR { return -Int(errno) }
+        }
+    }
+}
+
+/// errno values that the layers above act on.
+package enum Errno {
+    package static let again = EAGAIN
+    package static let notSupported = EOPNOTSUPP
+    package static let invalid = EINVAL
+    package static let io = EIO
+    package static let noSpace = ENOSPC
+    package static let quota = EDQUOT
+    package static let fileTooBig = EFBIG
+    package static let canceled = ECANCELED
+    package static let accessDenied = EACCES
+    package static let exists = EEXIST
+    package static let notFound = ENOENT
+    package static let addressInUse = EADDRINUSE
+    package static let interrupted = EINTR
+    package static let tooManyFiles = EMFILE
+    package static let connectionAborted = ECONNABORTED
+}

@@ -1,0 +1,183 @@
+import CLibURing
+import Glibc
+
+/// One finished operation: the tag it was submitted with and the kernel's result (negative errno on failure).
+package struct Completion: Sendable {
+    package let tag: UInt64
+    package let result: Int32
+}
+
+/// One io_uring, used by one thread only.
+///
+/// `prepare…` puts an operation into the submission queue; `wait` submits what is there and waits. When the queue
+/// is full, `prepare…` submits first, so it never fails. Buffers lie in a `BufferArena` that outlives the operation:
+/// its owner keeps a run allocated until the completion has been seen.
+@safe
+package struct Ring: ~Copyable {
+    private let ring: UnsafeMutablePointer<io_uring>
+    private let batch: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
+    private static let batchMax = 128
+    /// Operations submitted; for statistics.
+    package private(set) var submissions: UInt64 = 0
+
+    /// Sets up a ring; must be called on the thread that will use it.
+    package init(entries: UInt32) throws(SystemFault) {
+        unsafe ring = .allocate(capacity: 1)
+        unsafe ring.initialize(to: io_uring())
+        unsafe batch = .allocate(capacity: Self.batchMax)
+        unsafe batch.initialize(repeating: nil, count: Self.batchMax)
+        // One submitter and completions run when we ask for them: nothing interrupts the loop between requests.
+        let flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN
+        // SAFETY: ring points to an initialized io_uring that lives until deinit.
+        let result = unsafe io_uring_queue_init(entries, ring, UInt32(flags))
+        guard result == 0 else {
+            unsafe ring.deallocate()
+            unsafe batch.deallocate()
+            throw SystemFault(call: "io_uring_setup", errno: -result)
+        }
+    }
+
+    deinit {
+        // SAFETY: init succeeded, so the ring is set up; nobody uses it after its owner is gone.
+        unsafe io_uring_queue_exit(ring)
+        unsafe ring.deallocate()
+        unsafe batch.deallocate()
+    }
+
+    private mutating func next() -> UnsafeMutablePointer<io_uring_sqe> {
+        submissions &+= 1
+        // SAFETY: liburing hands out entries of its own mapping; submitting frees some when the queue is full.
+        while true {
+            if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
+            let result = unsafe io_uring_submit(ring)
+            precondition(
+                result >= 0 || result == -EBUSY || result == -EAGAIN || result == -EINTR,
+                "io_uring_submit failed with \(-result)")
+        }
+    }
+
+    /// Submits what was prepared and waits until a completion is there, or not at all.
+    package mutating func submit(waiting: Bool) {
+        // SAFETY: the ring is set up; EINTR and a full completion queue are ordinary and handled by the next turn.
+        let result =
+            waiting
+            ? unsafe io_uring_submit_and_wait(ring, 1) : unsafe io_uring_submit_and_get_events(ring)
+        precondition(
+            result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN
+                || result == -ETIME,
+            "io_uring_enter failed with \(-result)")
+    }
+
+    /// Takes the finished operations out, at most 128 at a time, and hands each to `body`; returns their number.
+    package mutating func drain(into completions: inout [Completion]) {
+        completions.removeAll(keepingCapacity: true)
+        // SAFETY: the kernel's entries are copied before the queue head moves past them.
+        let count = unsafe io_uring_peek_batch_cqe(ring, batch, UInt32(Self.batchMax))
+        for index in 0..<Int(count) {
+            guard let entry = unsafe batch[index] else { break }
+            unsafe completions.append(
+                Completion(tag: entry.pointee.user_data, result: entry.pointee.res))
+        }
+        unsafe io_uring_cq_advance(ring, count)
+    }
+
+    /// Reads a file range into the arena.
+    package mutating func prepareRead(
+        _ descriptor: Int32, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, tag: UInt64
+    ) {
+        let entry = unsafe next()
+        // SAFETY: pointer() checks the range; its owner keeps it allocated until the completion.
+        unsafe io_uring_prep_read(
+            entry, descriptor, arena.pointer(offset, count), UInt32(count), filePosition)
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Writes a range of the arena to a file; `durable` makes it persistent before it completes (RWF_DSYNC).
+    package mutating func prepareWrite(
+        _ descriptor: Int32, from arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, durable: Bool, tag: UInt64
+    ) {
+        let entry = unsafe next()
+        // SAFETY: as for prepareRead; the kernel only reads the range.
+        unsafe io_uring_prep_write(
+            entry, descriptor, arena.pointer(offset, count), UInt32(count), filePosition)
+        if durable { unsafe entry.pointee.rw_flags = nbdpull_RWF_DSYNC }
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Changes a file's allocation without moving data through memory.
+    package mutating func prepareAllocate(
+        _ descriptor: Int32, mode: AllocationMode, filePosition: UInt64, count: UInt64,
+        tag: UInt64
+    ) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_fallocate(
+            entry, descriptor, mode.rawFlags, off_t(filePosition), off_t(count))
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Makes everything written before durable (fdatasync).
+    package mutating func prepareSync(_ descriptor: Int32, tag: UInt64) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_fsync(entry, descriptor, UInt32(IORING_FSYNC_DATASYNC))
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Asks the kernel to bring a file range into the page cache.
+    package mutating func preparePrefetch(
+        _ descriptor: Int32, filePosition: UInt64, count: UInt32, tag: UInt64
+    ) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_fadvise(
+            entry, descriptor, filePosition, off_t(count), POSIX_FADV_WILLNEED)
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Receives from a socket; `whole` waits until all `count` bytes are there (or the stream ends).
+    package mutating func prepareReceive(
+        _ descriptor: Int32, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        whole: Bool, tag: UInt64
+    ) {
+        let entry = unsafe next()
+        // SAFETY: as for prepareRead.
+        unsafe io_uring_prep_recv(
+            entry, descriptor, arena.pointer(offset, count), count,
+            whole ? nbdpull_MSG_WAITALL : 0)
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Completes once when a descriptor becomes readable or writable.
+    package mutating func preparePoll(_ descriptor: Int32, writable: Bool, tag: UInt64) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_poll_add(entry, descriptor, UInt32(writable ? POLLOUT : POLLIN))
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Takes back an operation that waits (a poll, an accept): it completes with ECANCELED.
+    package mutating func prepareCancel(_ target: UInt64, tag: UInt64) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_cancel64(entry, target, 0)
+        unsafe entry.pointee.user_data = tag
+    }
+}
+
+/// What `prepareAllocate` does to a range.
+package enum AllocationMode: Sendable {
+    /// The range reads as zeros and gives its space back.
+    case punchHole
+    /// The range reads as zeros and keeps its space.
+    case zeroRange
+
+    var rawFlags: Int32 {
+        switch self {
+        case .punchHole: nbdpull_FALLOC_FL_PUNCH_HOLE | nbdpull_FALLOC_FL_KEEP_SIZE
+        case .zeroRange: nbdpull_FALLOC_FL_ZERO_RANGE | nbdpull_FALLOC_FL_KEEP_SIZE
+        }
+    }
+}

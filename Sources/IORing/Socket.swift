@@ -1,0 +1,83 @@
+import CLibURing
+import Glibc
+
+/// Calls on connected sockets.
+package enum SocketCalls {
+    /// Send buffer asked for on unix sockets: large replies then leave in one call. Bytes.
+    private static let unixSendBufferBytes: Int32 = 1 << 20
+
+    /// Accepts one connection, non-blocking and close-on-exec; nil when none waits.
+    package static func accept(_ listener: Int32) throws(SystemFault) -> OwnedDescriptor? {
+        do throws(SystemFault) {
+            let number = try SystemFault.check("accept4") { nbdpull_accept(listener) }
+            return OwnedDescriptor(adopting: number)
+        } catch {
+            if error.errno == EAGAIN || error.errno == ECONNABORTED { return nil }
+            throw error
+        }
+    }
+
+    /// Sets what every connection needs: no delay on TCP, a large send buffer on unix sockets, keepalive on TCP.
+    package static func tune(_ descriptor: Int32, isUnix: Bool) {
+        if isUnix {
+            // As root the limit of net.core.wmem_max does not bind; otherwise the kernel caps the value.
+            if set(descriptor, SOL_SOCKET, nbdpull_SO_SNDBUFFORCE, unixSendBufferBytes) != 0 {
+                _ = set(descriptor, SOL_SOCKET, SO_SNDBUF, unixSendBufferBytes)
+            }
+        } else {
+            _ = set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+            _ = set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
+        }
+    }
+
+    /// Ends both directions: whatever the kernel still waits for on the socket completes at once.
+    package static func shutdown(_ descriptor: Int32) { _ = Glibc.shutdown(descriptor, 2) }
+
+    static func set(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32) -> Int32 {
+        var value = value
+        // SAFETY: an int is passed with its size; the kernel copies it.
+        return unsafe setsockopt(
+            descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
+    }
+}
+
+/// Collects ranges of an arena and sends them with one call.
+@safe
+package struct GatherList: ~Copyable {
+    /// Ranges that fit.
+    package static let capacity = 32
+    private let vectors: UnsafeMutablePointer<iovec>
+    package private(set) var count = 0
+
+    package init() {
+        unsafe vectors = .allocate(capacity: Self.capacity)
+        unsafe vectors.initialize(repeating: iovec(), count: Self.capacity)
+    }
+
+    deinit { unsafe vectors.deallocate() }
+
+    package mutating func removeAll() { count = 0 }
+
+    /// Adds a range; the list must not be full.
+    package mutating func append(_ arena: borrowing BufferArena, at offset: Int, count bytes: Int) {
+        precondition(count < Self.capacity, "gather list is full")
+        // SAFETY: the index is below capacity; pointer() checks the range.
+        unsafe vectors[count] = unsafe iovec(
+            iov_base: arena.pointer(offset, bytes), iov_len: bytes)
+        count += 1
+    }
+
+    /// Sends without waiting; returns the bytes taken or the negative errno (EAGAIN: the socket is full).
+    package func send(_ descriptor: Int32) -> Int {
+        var message = unsafe msghdr()
+        unsafe message.msg_iov = unsafe vectors
+        unsafe message.msg_iovlen = count
+        while true {
+            // SAFETY: the vectors name arena ranges that live through the call.
+            let result = unsafe sendmsg(
+                descriptor, &message, nbdpull_MSG_DONTWAIT | nbdpull_MSG_NOSIGNAL)
+            if result >= 0 { return result }
+            if errno != EINTR { return -Int(errno) }
+        }
+    }
+}

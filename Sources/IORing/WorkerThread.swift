@@ -1,0 +1,52 @@
+import CLibURing
+import Glibc
+
+/// A thread of its own for a ring or for the control queue.
+package final class WorkerThread: Sendable {
+    private let handle: pthread_t
+
+    private final class Start: Sendable {
+        let name: String
+        let body: @Sendable () -> Void
+        init(name: String, body: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.body = body
+        }
+    }
+
+    /// Starts the thread; `name` (at most 15 bytes) shows in `top -H` and debuggers.
+    package init(name: String, body: @escaping @Sendable () -> Void) throws(SystemFault) {
+        let start = Start(name: name, body: body)
+        var thread = pthread_t()
+        // SAFETY: the retained object is released exactly once, by the thread that takes it.
+        let opaque = unsafe Unmanaged.passRetained(start).toOpaque()
+        let result = unsafe pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument = unsafe argument else { return nil }
+                let start = unsafe Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
+                // SAFETY: the string is passed for the time of the call.
+                unsafe nbdpull_name_thread(start.name)
+                start.body()
+                return nil
+            }, opaque)
+        guard result == 0 else {
+            unsafe Unmanaged<Start>.fromOpaque(opaque).release()
+            throw SystemFault(call: "pthread_create", errno: result)
+        }
+        handle = thread
+    }
+
+    /// Waits for the thread's end; call once.
+    package func join() {
+        pthread_join(handle, nil)
+    }
+}
+
+/// Facts about the machine.
+package enum SystemFacts {
+    /// Cores that this process may use, at least one.
+    package static var coreCount: Int {
+        max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+    }
+}

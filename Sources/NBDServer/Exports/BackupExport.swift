@@ -1,0 +1,83 @@
+import Disk
+import IORing
+import NBDProtocol
+import Scratch
+import Synchronization
+
+/// One disk of a job as backup clients read it: the disk at the job's instant.
+///
+/// Connections hold it while they live, so the ledger, the scratch and the source outlast every read in flight.
+final class BackupExport: Sendable {
+    let id = ExportID.next()
+    let jobID: String
+    let target: String
+    let disk: DiskID
+    let homeRing: Int
+    let source: RawSource
+    let scratch: ScratchStorage
+    let ledger: Ledger
+    let description: ExportDescription
+    let holdLimitNanoseconds: UInt64
+    let clientCount = Atomic<Int>(0)
+    let bytesRead = Atomic<UInt64>(0)
+    let scratchUsedBytes = Atomic<UInt64>(0)
+    /// The watermark event has been sent.
+    let watermarkSent = Atomic<Bool>(false)
+    private let reason = Mutex<String?>(nil)
+
+    init(
+        _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
+        scratch: ScratchStorage, holdLimitMilliseconds: UInt64
+    ) throws(SystemFault) {
+        self.jobID = jobID
+        target = configuration.target
+        disk = live.disk
+        homeRing = live.homeRing
+        source = live.source
+        self.scratch = scratch
+        ledger = try Ledger(geometry: ClusterGeometry(sizeBytes: live.source.sizeBytes))
+        holdLimitNanoseconds = holdLimitMilliseconds * 1_000_000
+        description = ExportDescription(
+            name: configuration.exportName, description: nil,
+            sizeBytes: live.source.sizeBytes,
+            flags: [.hasFlags, .readOnly, .sendFlush, .sendFUA, .sendCache, .canMultiConn],
+            contexts: [MetaContextName.allocation])
+    }
+
+    /// Why the job's disk broke, or nil while it is whole.
+    var brokenReason: String? { reason.withLock { $0 } }
+
+    /// Keeps the first reason; returns whether this was it.
+    func noteBroken(_ text: String) -> Bool {
+        reason.withLock { reason in
+            if reason != nil { return false }
+            reason = text
+            return true
+        }
+    }
+
+    /// The reason of a break in words for people, without server paths.
+    func text(for cause: BreakCause) -> String {
+        switch cause {
+        case .sourceRead(let errno):
+            "old data of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+        case .scratchWrite(let errno):
+            "scratch of disk '\(target)' could not be written: \(SystemFault.text(for: errno))"
+        case .scratchFull:
+            "scratch of disk '\(target)' is full"
+        case .holdLimit(let milliseconds):
+            "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
+        case .scratchRead(let errno):
+            "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+        }
+    }
+
+    var report: JobDiskReport {
+        JobDiskReport(
+            target: target, sizeBytes: source.sizeBytes,
+            scratchUsedBytes: scratchUsedBytes.load(ordering: .relaxed),
+            preservedClusters: ledger.preservedClusters.load(ordering: .relaxed),
+            zeroClusters: ledger.zeroClusters.load(ordering: .relaxed),
+            bytesRead: bytesRead.load(ordering: .relaxed))
+    }
+}

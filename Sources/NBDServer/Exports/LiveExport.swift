@@ -1,0 +1,39 @@
+import Disk
+import NBDProtocol
+import Synchronization
+
+/// A disk as its machine uses it.
+final class LiveExport: Sendable {
+    let id = ExportID.next()
+    let disk: DiskID
+    let source: RawSource
+    let description: ExportDescription
+    /// Guest discards reach the source.
+    let discards: Bool
+    /// The ring that owns the disk's writes, and with them all connections that may write.
+    let homeRing: Int
+    let clientCount = Atomic<Int>(0)
+
+    init(_ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int) {
+        self.disk = disk
+        self.source = source
+        self.homeRing = homeRing
+        discards = configuration.discardMode == .unmap && !source.isReadOnly
+        var flags: TransmissionFlags = [.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]
+        if source.isReadOnly {
+            flags.insert(.readOnly)
+        } else {
+            // All writers share one ring and one descriptor, so a flush on any connection covers them all: MULTI_CONN holds.
+            flags.formUnion([.sendWriteZeroes, .sendFastZero])
+            if discards { flags.insert(.sendTrim) }
+        }
+        description = ExportDescription(
+            name: configuration.exportName, description: nil, sizeBytes: source.sizeBytes,
+            flags: flags, contexts: [MetaContextName.allocation])
+    }
+}
+
+/// Names of meta contexts that we serve.
+enum MetaContextName {
+    static let allocation = "base:allocation"
+}

@@ -1,0 +1,224 @@
+import Disk
+import IORing
+import NBDProtocol
+import Synchronization
+
+/// Disks and listeners of live exports.
+extension NBDServer {
+    /// Opens and locks the source and publishes its live export.
+    package func attachDisk(
+        _ configuration: DiskConfiguration
+    ) async throws(ServerFault) -> DiskID {
+        try await onControlThread { self.attach(configuration) }.get()
+    }
+
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
+    package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
+        _ = try await onControlThread { self.detach(disk) }.get()
+    }
+
+    /// A momentary look at an attached disk.
+    package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
+        try await onControlThread { self.status(disk) }.get()
+    }
+
+    /// Adds a listener for the live exports; returns the endpoint with its real port.
+    package func listenLive(
+        _ endpoint: ListenEndpoint
+    ) async throws(ServerFault) -> ListenEndpoint {
+        try await onControlThread { self.addLiveListener(endpoint) }.get()
+    }
+
+    // MARK: On the control thread
+
+    private func attach(_ configuration: DiskConfiguration) -> Result<DiskID, ServerFault> {
+        guard !state.withLock({ $0.isStopping }) else { return .failure(.shuttingDown) }
+        if live.target(named: configuration.exportName) != nil {
+            return .failure(.exportNameTaken(name: configuration.exportName))
+        }
+        let source: RawSource
+        do throws(SourceFault) {
+            source = try RawSource(
+                path: configuration.path,
+                expected: configuration.kind == .file ? .regular : .blockDevice,
+                readOnly: configuration.readOnly, direct: configuration.cacheMode == .none)
+        } catch {
+            return .failure(Self.fault(configuration.path, error))
+        }
+        let home = shared.pickRing()
+        let homeCount = state.withLock { $0.disks.values.count { $0.homeRing == home } }
+        guard homeCount < Limits.disksPerRing else {
+            return .failure(.limitReached(what: "disks of a ring", limit: Limits.disksPerRing))
+        }
+        let disk = state.withLock { state in
+            state.lastDisk += 1
+            return DiskID(number: state.lastDisk)
+        }
+        let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
+        let added = Latch.of(1)
+        shared.mailboxes[home].post(.addDisk(export, added))
+        _ = added.wait(milliseconds: -1)
+        state.withLock { $0.disks[disk] = export }
+        _ = live.add(.live(export))
+        return .success(disk)
+    }
+
+    func detach(_ disk: DiskID) -> Result<Bool, ServerFault> {
+        guard let export = state.withLock({ $0.disks[disk] }) else {
+            return .failure(.unknownDisk)
+        }
+        live.remove(name: export.description.name)
+        closeConnections(of: export.id)
+        let removed = Latch.of(1)
+        shared.mailboxes[export.homeRing].post(.removeDisk(disk, removed))
+        _ = removed.wait(milliseconds: -1)
+        state.withLock { _ = $0.disks.removeValue(forKey: disk) }
+        guard !export.source.isReadOnly else { return .success(true) }
+        do throws(SystemFault) {
+            try export.source.sync()
+        } catch {
+            return .failure(
+                .sourceUnusable(
+                    path: export.source.path, detail: "\(error.call): \(error.errorText)"))
+        }
+        return .success(true)
+    }
+
+    private func status(_ disk: DiskID) -> Result<DiskStatus, ServerFault> {
+        guard let export = state.withLock({ $0.disks[disk] }) else {
+            return .failure(.unknownDisk)
+        }
+        let figure = DirtyBytes()
+        let answered = Latch.of(1)
+        shared.mailboxes[export.homeRing].post(.diskStatus(disk, figure, answered))
+        _ = answered.wait(milliseconds: Limits.holdMilliseconds)
+        return .success(
+            DiskStatus(
+                sizeBytes: export.source.sizeBytes,
+                clientCount: export.clientCount.load(ordering: .relaxed),
+                dirtyBytes: figure.value.load(ordering: .relaxed)))
+    }
+
+    private func addLiveListener(_ endpoint: ListenEndpoint) -> Result<ListenEndpoint, ServerFault>
+    {
+        switch open(endpoint, scope: live) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let opened):
+            state.withLock { $0.liveListeners.append(opened.listener) }
+            shared.mailboxes[0].post(.addListener(opened.listener))
+            return .success(opened.endpoint)
+        }
+    }
+
+    /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are gone.
+    func closeConnections(of export: ExportID) {
+        let closed = Latch.of(shared.mailboxes.count)
+        for mailbox in shared.mailboxes { mailbox.post(.closeConnections(export, closed)) }
+        _ = closed.wait(milliseconds: Limits.drainMilliseconds)
+    }
+
+    // MARK: Listeners
+
+    struct OpenedListener {
+        let listener: RingListener
+        let endpoint: ListenEndpoint
+    }
+
+    /// Binds a listener; it accepts only once a ring has it.
+    func open(
+        _ endpoint: ListenEndpoint, scope: ExportScope
+    ) -> Result<OpenedListener, ServerFault> {
+        do throws(SystemFault) {
+            switch endpoint {
+            case .unix(let path, let mode):
+                return .success(wrap(try Listener.unix(path: path, mode: mode), scope, endpoint))
+            case .tcp(let host, let port?):
+                let listener = try Listener.tcp(host: host, port: port)
+                let bound = ListenEndpoint.tcp(host: host, port: listener.port)
+                return .success(wrap(listener, scope, bound))
+            case .tcp(let host, nil):
+                return try openAutomatic(host, scope)
+            }
+        } catch {
+            return .failure(
+                .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
+        }
+    }
+
+    private func openAutomatic(
+        _ host: String, _ scope: ExportScope
+    ) throws(SystemFault) -> Result<OpenedListener, ServerFault> {
+        for port in Limits.automaticPorts {
+            do throws(SystemFault) {
+                let listener = try Listener.tcp(host: host, port: port)
+                return .success(wrap(listener, scope, .tcp(host: host, port: port)))
+            } catch {
+                guard error.errno == Errno.addressInUse else { throw error }
+            }
+        }
+        let ports = Limits.automaticPorts
+        return .failure(
+            .cannotListen(
+                endpoint: "\(host):\(ports.lowerBound)-\(ports.upperBound)",
+                errorText: "Failed to find an available port: Address already in use"))
+    }
+
+    private func wrap(
+        _ listener: consuming Listener, _ scope: ExportScope, _ endpoint: ListenEndpoint
+    ) -> OpenedListener {
+        let number = state.withLock { state in
+            state.lastListener += 1
+            return state.lastListener
+        }
+        return OpenedListener(
+            listener: RingListener(number: number, scope: scope, listener: listener),
+            endpoint: endpoint)
+    }
+
+    /// Stops accepting and removes a unix socket's file.
+    func close(_ listener: RingListener) {
+        let removed = Latch.of(1)
+        shared.mailboxes[0].post(.removeListener(number: listener.number, removed))
+        _ = removed.wait(milliseconds: -1)
+        listener.close()
+    }
+
+    // MARK: Faults
+
+    static func fault(_ path: String, _ fault: SourceFault) -> ServerFault {
+        if case .inUse(let detail) = fault { return .sourceLocked(path: path, detail: detail) }
+        return .sourceUnusable(path: path, detail: detail(of: fault))
+    }
+
+    static func detail(of fault: SourceFault) -> String {
+        switch fault {
+        case .system(let fault): "\(fault.call): \(fault.errorText)"
+        case .inUse(let detail): detail
+        case .empty: "its size is zero or larger than \(RawSource.sizeBytesMax) bytes"
+        case .wrongType(let expected, let found):
+            "it is \(name(found)), expected \(name(expected))"
+        case .sizeNotAligned(let size, let alignment):
+            "its size of \(size) bytes is not a multiple of \(alignment), which cache='none' needs:"
+                + " grow it to the next multiple or use another cache mode"
+        }
+    }
+
+    private static func name(_ type: FileType) -> String {
+        switch type {
+        case .regular: "a regular file"
+        case .blockDevice: "a block device"
+        case .directory: "a directory"
+        case .other: "neither a file nor a block device"
+        }
+    }
+}
+
+extension ListenEndpoint {
+    /// The endpoint in an error text.
+    var text: String {
+        switch self {
+        case .unix(let path, _): path
+        case .tcp(let host, let port): port.map { "\(host):\($0)" } ?? host
+        }
+    }
+}

@@ -1,0 +1,157 @@
+import IORing
+import NBDProtocol
+import Scratch
+
+/// Plain facts of what a connection reads, copied here so that the data path touches no shared object.
+///
+/// The objects behind the descriptors are kept alive by the connection's `target`.
+struct ReadPath {
+    var sourceDescriptor: Int32
+    /// 1 through the page cache, else what O_DIRECT needs.
+    var alignment: Int
+    var sourceNeverWaits: Bool
+    /// Present on backup exports.
+    var ledger: LedgerView?
+    var scratchDescriptor: Int32 = -1
+    var scratchNeverWaits = false
+
+    var isDirect: Bool { alignment > 1 }
+}
+
+/// Where a connection stands.
+enum ConnectionPhase {
+    case handshake
+    case transmission
+    /// No further requests are read; replies still go out, then it closes.
+    case draining
+    /// The socket is shut down; the slot is freed when the kernel holds nothing of it any more.
+    case closing
+}
+
+/// One connection, owned by one ring.
+struct Connection: ~Copyable {
+    let descriptor: OwnedDescriptor
+    let scope: ExportScope
+    let isUnix: Bool
+    var phase = ConnectionPhase.handshake
+    /// The handshake must be over, or a draining connection drained, by then. Nanoseconds.
+    var deadline: UInt64
+
+    // Receiving
+    /// Arena offset of the input buffer.
+    let input: Int
+    /// Unparsed bytes, counted from the buffer's start.
+    var inputStart = 0
+    var inputEnd = 0
+    var isReceiving = false
+    /// The piece whose payload is being received straight into its buffer, or -1.
+    var receivingPiece = -1
+    /// Payload of a refused request that is still to come. Bytes.
+    var skipBytes: UInt64 = 0
+    var sawEnd = false
+
+    // Negotiation
+    var handshake = Handshake()
+    /// What was agreed, while the connection cannot move to its home ring because a reply is still being sent.
+    var agreed: Negotiated?
+
+    // Transmission
+    var target: ExportTarget?
+    var rules: RequestRules?
+    var replyMode = ReplyMode.simple
+    var contexts: [SelectedContext] = []
+    var path = ReadPath(sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
+    /// Slot of the home disk when the connection may write, or -1.
+    var disk = -1
+    var requestCount = 0
+    /// The request that is still being cut into pieces; no other is parsed before. Or -1.
+    var current = -1
+    var status = StatusProgress()
+    /// Pages of the arena held by requests and replies.
+    var bufferPages = 0
+
+    // Sending
+    var output = OutputQueue()
+    var waitsForWritable = false
+    var isInReadyList = false
+    /// The last turn stopped for want of room; sending gives some back.
+    var isBlocked = false
+
+    init(
+        descriptor: consuming OwnedDescriptor, scope: ExportScope, isUnix: Bool, input: Int,
+        deadline: UInt64
+    ) {
+        self.descriptor = descriptor
+        self.scope = scope
+        self.isUnix = isUnix
+        self.input = input
+        self.deadline = deadline
+    }
+
+    /// Whether the kernel or a request still refers to the connection.
+    var isReferenced: Bool { isReceiving || waitsForWritable || requestCount > 0 }
+}
+
+/// One run of the arena that waits to be sent.
+struct OutputSegment {
+    /// Next byte to send.
+    var start: Int
+    var end: Int
+    /// The allocation that holds it.
+    let buffer: Int
+    let pages: Int
+    /// Further small replies may be added at the end.
+    var isOpen: Bool
+}
+
+/// Replies in the order in which they leave; room for all that limits allow, allocated once.
+struct OutputQueue {
+    static let capacity = 512
+    private var segments: [OutputSegment] = []
+    private var head = 0
+    private(set) var count = 0
+    /// Bytes not yet taken by the socket.
+    private(set) var unsentBytes = 0
+
+    var isEmpty: Bool { count == 0 }
+
+    private func index(_ position: Int) -> Int { (head + position) & (Self.capacity - 1) }
+
+    subscript(_ position: Int) -> OutputSegment {
+        get { segments[index(position)] }
+        set { segments[index(position)] = newValue }
+    }
+
+    var last: OutputSegment? { count == 0 ? nil : segments[index(count - 1)] }
+
+    mutating func append(_ segment: OutputSegment) {
+        if segments.isEmpty {
+            let empty = OutputSegment(start: 0, end: 0, buffer: 0, pages: 0, isOpen: false)
+            segments = [OutputSegment](repeating: empty, count: Self.capacity)
+        }
+        precondition(count < Self.capacity, "limits allow no more replies than this")
+        segments[index(count)] = segment
+        count += 1
+        unsentBytes += segment.end - segment.start
+    }
+
+    /// Adds bytes at the end of the last segment, which is open and has room.
+    mutating func extendLast(by bytes: Int) {
+        segments[index(count - 1)].end += bytes
+        unsentBytes += bytes
+    }
+
+    /// Notes that the socket took bytes of the first segment, but not all.
+    mutating func advance(_ bytes: Int) {
+        segments[head].start += bytes
+        unsentBytes -= bytes
+    }
+
+    mutating func removeFirst() -> OutputSegment {
+        let segment = segments[head]
+        unsentBytes -= segment.end - segment.start
+        head = (head + 1) & (Self.capacity - 1)
+        count -= 1
+        return segment
+    }
+}

@@ -1,0 +1,63 @@
+import Bitmap
+import Disk
+import IORing
+import Scratch
+
+/// A disk on its home ring: everything that a guest write has to pass.
+struct HomeDisk: ~Copyable {
+    let export: LiveExport
+    let descriptor: Int32
+    let sizeBytes: UInt64
+    /// 1 through the page cache, else what O_DIRECT needs.
+    let alignment: Int
+    var gate: CopyBeforeWrite
+    /// By the gate's job number.
+    var jobs: [BackupExport?]
+    /// Who waits for a job's last operation.
+    var detachLatches: [Latch?]
+    /// Arena offset of the copies' buffers, or -1 while no job has been attached.
+    var copyBuffers = -1
+    /// By task: bytes of its clusters that have been read.
+    var copyProgress = [Int](repeating: 0, count: CopyBeforeWrite.tasksMax)
+    var dirty: DirtyBitmap
+
+    // Fixing an instant
+    var isHeld = false
+    var holdLatch: Latch?
+    var heldPieces: [Int] = []
+    /// Changes admitted and not complete, those that wait for copies included.
+    var changesInFlight = 0
+
+    // Unaligned writes on O_DIRECT
+    /// Changes submitted to the source and not complete, by piece slot.
+    var running: [Int] = []
+    var overlapWaiters: [Int] = []
+
+    // What the source has turned out not to do
+    var canPunchHoles = true
+    var canZeroRanges = true
+
+    /// Copies' buffers: one a task. Pages.
+    static let copyPagesPerTask =
+        CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes / BufferArena.pageBytes
+    static let copyPages = copyPagesPerTask * CopyBeforeWrite.tasksMax
+
+    init(_ export: LiveExport) {
+        self.export = export
+        descriptor = export.source.raw
+        sizeBytes = export.source.sizeBytes
+        alignment = export.source.alignment
+        gate = CopyBeforeWrite(tokenLimit: Limits.piecesPerRing)
+        jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
+        detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
+        dirty = DirtyBitmap(
+            blockCount: ClusterGeometry(sizeBytes: export.source.sizeBytes).clusterCount)
+        heldPieces.reserveCapacity(Limits.requestsPerConnection)
+        running.reserveCapacity(Limits.requestsPerConnection)
+    }
+
+    /// Arena offset of a copy's buffer.
+    func copyBuffer(_ task: Int) -> Int {
+        copyBuffers + task * Self.copyPagesPerTask * BufferArena.pageBytes
+    }
+}

@@ -1,0 +1,119 @@
+import NBDProtocol
+
+/// A request that has been accepted and not yet answered.
+struct Request {
+    let connection: Int
+    let valid: ValidRequest
+    /// Bytes handed to pieces so far, from the request's offset.
+    var issued: UInt64 = 0
+    var piecesInFlight = 0
+    /// The first error, kept until the reply.
+    var error: WireError?
+    var errorText = ""
+    var errorOffset: UInt64 = 0
+    /// A simple reply too long for one buffer: it has the connection to itself while it is sent.
+    var isExclusive = false
+    var headerSent = false
+    /// For zeroing and discarding: which part is next.
+    var zeroStage = ZeroStage.middle
+    /// For zeroing: the middle goes by writing zeros because the source cannot do better.
+    var writesZeros = false
+
+    init(connection: Int, valid: ValidRequest) {
+        self.connection = connection
+        self.valid = valid
+    }
+
+    var end: UInt64 { valid.offset + valid.length }
+}
+
+/// The parts of a zeroing or discarding request, in the order in which they are done.
+///
+/// The middle comes first, so that a refused FAST_ZERO has changed nothing.
+enum ZeroStage {
+    /// Whole pages, by the file system or device.
+    case middle
+    /// The piece of a page before the first whole one.
+    case head
+    /// The piece of a page after the last whole one.
+    case tail
+    /// Make it durable (FUA).
+    case sync
+    case done
+}
+
+/// What one operation of a request does.
+enum PieceKind {
+    case read
+    case write
+    /// The middle of a zeroing request.
+    case zero
+    case discard
+    case sync
+
+    var changesDisk: Bool { self == .write || self == .zero || self == .discard }
+}
+
+/// Where a piece stands.
+enum PieceStage {
+    case receiving
+    /// Waits for a job to begin.
+    case heldForBegin
+    /// Waits for old data to be copied.
+    case heldForCopy
+    /// Waits for an overlapping unaligned write.
+    case heldForOverlap
+    /// Reads the block around the first, then the last byte of an unaligned write.
+    case readingHead, readingTail
+    case running
+    /// A backup read from scratch.
+    case readingScratch
+}
+
+/// One operation of a request: at most `Limits.pieceBytes` of data, or a range to zero.
+struct Piece {
+    let request: Int
+    let kind: PieceKind
+    var stage = PieceStage.running
+    /// The guest's range.
+    let offset: UInt64
+    let count: UInt64
+    /// The same range widened to the source's alignment.
+    var ioOffset: UInt64 = 0
+    var ioCount = 0
+    /// Arena offset at which `ioOffset` lies; the page before it takes the reply's header.
+    var data = 0
+    /// The allocation, or -1.
+    var buffer = -1
+    var pages = 0
+    /// Bytes of the guest's range (reads) or of the widened range (writes) that are done.
+    var progress = 0
+    /// Slot of the home disk, or -1.
+    var disk = -1
+
+    init(request: Int, kind: PieceKind, offset: UInt64, count: UInt64) {
+        self.request = request
+        self.kind = kind
+        self.offset = offset
+        self.count = count
+    }
+
+    /// Arena offset of the guest's first byte.
+    var guestData: Int { data + Int(offset - ioOffset) }
+    var end: UInt64 { offset + count }
+    var isWidened: Bool { ioCount != Int(count) }
+}
+
+/// How far the block status request of a connection has come.
+struct StatusProgress {
+    /// Next byte to look up.
+    var position: UInt64 = 0
+    /// The last lookup: what lies from `position` to `knownEnd` of the source.
+    var knownEnd: UInt64 = 0
+    var knownIsData = false
+    var isGathered = false
+    var extents = ExtentRoom()
+    /// Extents already written to the reply, and which context they belong to.
+    var emitted = 0
+    var contextIndex = 0
+}

@@ -1,0 +1,257 @@
+import Disk
+import IORing
+import NBDProtocol
+import Scratch
+import Synchronization
+
+/// Connections come, receive, and go.
+extension RingLoop {
+    // MARK: Accepting
+
+    mutating func armAccept(_ listener: RingListener) {
+        ring.preparePoll(
+            listener.raw, writable: false,
+            tag: OperationTag(.accept, slot: Int(listener.number)).raw)
+    }
+
+    mutating func acceptAll(from number: UInt64, result: Int32) {
+        guard result >= 0, let listener = listeners.first(where: { $0.number == number }) else {
+            return
+        }
+        while let descriptor = acceptOne(listener) { place(descriptor, listener) }
+        armAccept(listener)
+    }
+
+    private func acceptOne(_ listener: RingListener) -> Int32? {
+        do throws(SystemFault) {
+            return try SocketCalls.accept(listener.raw)?.release()
+        } catch {
+            // Out of descriptors or memory: the client waits in the backlog until the next one comes.
+            return nil
+        }
+    }
+
+    private mutating func place(_ descriptor: Int32, _ listener: RingListener) {
+        guard shared.admitConnection() else {
+            _ = OwnedDescriptor(adopting: descriptor)
+            return
+        }
+        SocketCalls.tune(descriptor, isUnix: listener.isUnix)
+        let seed = ConnectionSeed(
+            descriptor: descriptor, scope: listener.scope, isUnix: listener.isUnix,
+            negotiated: nil, input: [], output: Handshake.greeting)
+        let ring = shared.pickRing()
+        if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
+    }
+
+    mutating func removeListener(_ number: UInt64, _ latch: Latch) {
+        if let position = listeners.firstIndex(where: { $0.number == number }) {
+            listeners.remove(at: position)
+            ring.prepareCancel(
+                OperationTag(.accept, slot: Int(number)).raw, tag: OperationTag(.ignored).raw)
+            ring.submit(waiting: false)
+        }
+        latch.arrive()
+    }
+
+    // MARK: Adopting and handing over
+
+    mutating func adopt(_ seed: ConnectionSeed) {
+        let descriptor = OwnedDescriptor(adopting: seed.descriptor)
+        guard stopLatch == nil, !connections.isFull,
+            let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
+        else {
+            shared.dropConnection()
+            return
+        }
+        let slot = connections.insert(
+            Connection(
+                descriptor: descriptor, scope: seed.scope, isUnix: seed.isUnix, input: input,
+                deadline: now + Limits.handshakeNanoseconds))
+        store(seed.input, at: input)
+        connections[slot].inputEnd = seed.input.count
+        send(seed.output, to: slot)
+        if let negotiated = seed.negotiated { enterTransmission(slot, negotiated) }
+        if connections.contains(slot) { markReady(slot) }
+    }
+
+    private mutating func store(_ bytes: [UInt8], at offset: Int) {
+        var span = arena.mutableBytes(offset, count: bytes.count)
+        for index in bytes.indices {
+            span.storeBytes(of: bytes[index], toByteOffset: index, as: UInt8.self)
+        }
+    }
+
+    /// The handshake is over: joins the connection with its export, on the ring where that belongs.
+    mutating func enterTransmission(_ slot: Int, _ negotiated: Negotiated) {
+        guard let target = connections[slot].scope.target(named: negotiated.export.name),
+            target.description.sizeBytes == negotiated.export.sizeBytes
+        else { return close(slot) }
+        if case .live(let export) = target, !export.source.isReadOnly, export.homeRing != index {
+            // A reply on its way keeps the connection here until the socket has taken it.
+            flush(slot)
+            if connections[slot].phase == .closing { return }
+            if connections[slot].waitsForWritable {
+                connections[slot].agreed = negotiated
+                return
+            }
+            return handOver(slot, negotiated, to: export.homeRing)
+        }
+        connections[slot].phase = .transmission
+        connections[slot].target = target
+        connections[slot].rules = RequestRules(negotiated)
+        connections[slot].replyMode = negotiated.replyMode
+        connections[slot].contexts = negotiated.contexts
+        switch target {
+        case .live(let export):
+            connections[slot].path = ReadPath(
+                sourceDescriptor: export.source.raw, alignment: export.source.alignment,
+                sourceNeverWaits: export.source.readsNeverWait)
+            connections[slot].disk = diskSlots[export.disk] ?? -1
+            if !export.source.isReadOnly, connections[slot].disk < 0 { return close(slot) }
+            export.clientCount.add(1, ordering: .relaxed)
+        case .backup(let export):
+            connections[slot].path = ReadPath(
+                sourceDescriptor: export.source.raw, alignment: export.source.alignment,
+                sourceNeverWaits: export.source.readsNeverWait, ledger: export.ledger.view,
+                scratchDescriptor: export.scratch.raw,
+                scratchNeverWaits: export.scratch.readsNeverWait)
+            export.clientCount.add(1, ordering: .relaxed)
+        }
+        shared.emit(
+            .clientConnected(
+                export: negotiated.export.name, jobID: connections[slot].scope.jobID))
+    }
+
+    private mutating func handOver(_ slot: Int, _ negotiated: Negotiated, to home: Int) {
+        precondition(!connections[slot].isReferenced, "nothing of a handshake is in flight")
+        precondition(connections[slot].output.isEmpty, "every reply has been sent")
+        let start = connections[slot].input + connections[slot].inputStart
+        let end = connections[slot].input + connections[slot].inputEnd
+        var input: [UInt8] = []
+        append(start..<end, to: &input)
+        arena.free(
+            connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
+        let connection = connections.remove(slot)
+        let scope = connection.scope
+        let isUnix = connection.isUnix
+        shared.mailboxes[home].post(
+            .adopt(
+                ConnectionSeed(
+                    descriptor: connection.release(), scope: scope, isUnix: isUnix,
+                    negotiated: negotiated, input: input, output: [])))
+    }
+
+    private func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
+        let span = arena.bytes(range.lowerBound, count: range.count)
+        for index in span.indices { bytes.append(span[index]) }
+    }
+
+    // MARK: Receiving
+
+    /// Asks for more input, if there is room and nothing is being received.
+    mutating func armReceive(_ slot: Int) {
+        guard !connections[slot].isReceiving, !connections[slot].sawEnd else { return }
+        let input = connections[slot].input
+        let start = connections[slot].inputStart
+        let unparsed = connections[slot].inputEnd - start
+        if start > 0 {
+            if unparsed > 0 { arena.copy(from: input + start, to: input, count: unparsed) }
+            connections[slot].inputStart = 0
+            connections[slot].inputEnd = unparsed
+        }
+        precondition(unparsed < Limits.inputBytes, "a message always fits the input buffer")
+        connections[slot].isReceiving = true
+        ring.prepareReceive(
+            connections[slot].descriptor.raw, into: arena, at: input + unparsed,
+            count: Limits.inputBytes - unparsed, whole: false,
+            tag: OperationTag(.receive, slot: slot).raw)
+    }
+
+    mutating func received(_ slot: Int, result: Int32) {
+        connections[slot].isReceiving = false
+        let piece = connections[slot].receivingPiece
+        if piece >= 0 {
+            connections[slot].receivingPiece = -1
+            payloadReceived(slot, piece, result: result)
+        } else if result > 0 {
+            connections[slot].inputEnd += Int(result)
+        } else if result != -Errno.interrupted {
+            connections[slot].sawEnd = true
+            if connections[slot].phase != .draining { close(slot) }
+        }
+        if connections.contains(slot) { markReady(slot) }
+    }
+
+    // MARK: Closing
+
+    /// Ends a connection at once; its slot is freed when the kernel and its requests are through with it.
+    mutating func close(_ slot: Int) {
+        guard connections[slot].phase != .closing else { return }
+        connections[slot].phase = .closing
+        SocketCalls.shutdown(connections[slot].descriptor.raw)
+        abandonCurrent(slot)
+        markReady(slot)
+    }
+
+    /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
+    mutating func drain(_ slot: Int) {
+        guard connections[slot].phase == .handshake || connections[slot].phase == .transmission
+        else { return }
+        connections[slot].phase = .draining
+        connections[slot].deadline = now + UInt64(Limits.drainMilliseconds) * 1_000_000
+        markReady(slot)
+    }
+
+    /// A closing connection that nothing refers to any more goes away.
+    mutating func reap(_ slot: Int) {
+        guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
+        while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
+        arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
+        let connection = connections.remove(slot)
+        shared.dropConnection()
+        switch connection.target {
+        case .live(let export): export.clientCount.subtract(1, ordering: .relaxed)
+        case .backup(let export): export.clientCount.subtract(1, ordering: .relaxed)
+        case nil: break
+        }
+        if let target = connection.target {
+            shared.emit(
+                .clientDisconnected(
+                    export: target.description.name, jobID: connection.scope.jobID))
+            settleClosers(target.id)
+        }
+        wakeStarved()
+    }
+
+    mutating func checkDeadline(_ slot: Int) {
+        switch connections[slot].phase {
+        case .handshake, .draining:
+            if now > connections[slot].deadline { close(slot) }
+        case .transmission, .closing:
+            break
+        }
+    }
+
+    mutating func closeConnections(of export: ExportID, _ latch: Latch) {
+        closers.append(Closer(export: export, latch: latch))
+        for slot in 0..<connections.capacity
+        where connections.contains(slot) && connections[slot].target?.id == export {
+            close(slot)
+        }
+        settleClosers(export)
+    }
+
+    private mutating func settleClosers(_ export: ExportID) {
+        guard closers.contains(where: { $0.export == export }) else { return }
+        for slot in 0..<connections.capacity
+        where connections.contains(slot) && connections[slot].target?.id == export { return }
+        for closer in closers where closer.export == export { closer.latch.arrive() }
+        closers.removeAll { $0.export == export }
+    }
+}
+
+extension Connection {
+    /// Gives the socket away.
+    consuming func release() -> Int32 { descriptor.release() }
+}

@@ -1,0 +1,101 @@
+import IORing
+import Scratch
+import Synchronization
+
+/// Jobs begin and end on a disk's home ring.
+extension RingLoop {
+    // MARK: Fixing an instant
+
+    /// From now on changes wait; reports when none is in flight.
+    mutating func hold(_ disk: DiskID, _ latch: Latch) {
+        guard let slot = diskSlots[disk] else { return latch.arrive() }
+        precondition(!disks[slot].isHeld, "one begin at a time")
+        disks[slot].isHeld = true
+        disks[slot].holdLatch = latch
+        reportIfQuiet(slot)
+    }
+
+    mutating func reportIfQuiet(_ slot: Int) {
+        guard disks[slot].changesInFlight == 0, let latch = disks[slot].holdLatch else { return }
+        disks[slot].holdLatch = nil
+        latch.arrive()
+    }
+
+    /// The instant is now: every cluster that changes from here on is preserved for the job first.
+    mutating func attach(_ export: BackupExport, _ result: AttachResult, _ latch: Latch) {
+        defer { latch.arrive() }
+        guard let slot = diskSlots[export.disk], takeCopyBuffers(slot) else { return }
+        precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
+        let job = disks[slot].gate.attach(
+            export.ledger.view, slotLimit: export.scratch.slotLimit,
+            holdLimitNanoseconds: export.holdLimitNanoseconds)
+        guard let job else { return }
+        disks[slot].jobs[job] = export
+        result.succeeded.store(true, ordering: .releasing)
+    }
+
+    private mutating func takeCopyBuffers(_ slot: Int) -> Bool {
+        if disks[slot].copyBuffers >= 0 { return true }
+        // Half of the arena is left to connections.
+        let taken = (arena.usedPages + HomeDisk.copyPages) * BufferArena.pageBytes
+        guard taken <= arena.capacityBytes / 2,
+            let buffers = arena.allocate(pages: HomeDisk.copyPages)
+        else { return false }
+        disks[slot].copyBuffers = buffers
+        return true
+    }
+
+    /// Lets the changes go that waited for a job to begin.
+    mutating func release(_ disk: DiskID) {
+        guard let slot = diskSlots[disk] else { return }
+        disks[slot].isHeld = false
+        disks[slot].holdLatch = nil
+        let held = disks[slot].heldPieces
+        disks[slot].heldPieces.removeAll(keepingCapacity: true)
+        for piece in held { startChange(piece) }
+        perform(slot)
+    }
+
+    // MARK: Ending
+
+    mutating func detach(_ export: BackupExport, _ latch: Latch) {
+        guard let (slot, job) = find(export) else { return latch.arrive() }
+        disks[slot].detachLatches[job] = latch
+        disks[slot].gate.detach(job: job, now: now)
+        perform(slot)
+    }
+
+    mutating func breakJob(_ export: BackupExport, _ cause: BreakCause) {
+        guard let (slot, job) = find(export) else { return }
+        disks[slot].gate.breakJob(job, cause: cause, now: now)
+        perform(slot)
+    }
+
+    private func find(_ export: BackupExport) -> (slot: Int, job: Int)? {
+        guard let slot = diskSlots[export.disk],
+            let job = disks[slot].jobs.firstIndex(where: { $0 === export })
+        else { return nil }
+        return (slot, job)
+    }
+
+    mutating func jobDetached(_ slot: Int, _ job: Int) {
+        disks[slot].jobs[job] = nil
+        disks[slot].detachLatches[job]?.arrive()
+        disks[slot].detachLatches[job] = nil
+        guard disks[slot].jobs.allSatisfy({ $0 == nil }) else { return }
+        freeCopyBuffers(slot)
+    }
+
+    private mutating func freeCopyBuffers(_ slot: Int) {
+        guard disks[slot].copyBuffers >= 0 else { return }
+        precondition(disks[slot].gate.copiesInFlight == 0, "a copy outlives its job")
+        arena.free(disks[slot].copyBuffers, pages: HomeDisk.copyPages)
+        disks[slot].copyBuffers = -1
+    }
+
+    mutating func removeDisk(_ slot: Int) {
+        precondition(disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty)
+        freeCopyBuffers(slot)
+        disks.remove(slot)
+    }
+}

@@ -1,0 +1,144 @@
+import IORing
+import NBDProtocol
+
+/// Replies leave.
+extension RingLoop {
+    private static var replyPages: Int { Limits.replyBufferBytes / BufferArena.pageBytes }
+
+    // MARK: Memory
+
+    /// Takes pages for a request of the connection, within its share; nil: try again when some are given back.
+    mutating func allocate(pages: Int, for slot: Int, isCharged: Bool = true) -> Int? {
+        let share = Limits.bufferBytesPerConnection / BufferArena.pageBytes
+        guard !isCharged || connections[slot].bufferPages + pages <= share else { return nil }
+        guard let offset = arena.allocate(pages: pages) else {
+            starved.append(slot)
+            return nil
+        }
+        connections[slot].bufferPages += pages
+        return offset
+    }
+
+    mutating func release(_ buffer: Int, pages: Int, of slot: Int) {
+        arena.free(buffer, pages: pages)
+        connections[slot].bufferPages -= pages
+        wakeStarved()
+    }
+
+    /// Frees a reply's memory when its connection no longer counts it.
+    mutating func free(_ segment: OutputSegment) { arena.free(segment.buffer, pages: segment.pages) }
+
+    // MARK: Small replies
+
+    /// Room for `bytes` at the end of the replies; nil when memory is out, which closes the connection.
+    ///
+    /// Nothing is sent until `commit` says how much of the room was used.
+    mutating func room(_ slot: Int, bytes: Int) -> Int? {
+        if let last = connections[slot].output.last, last.isOpen,
+            last.end + bytes <= last.buffer + Limits.replyBufferBytes
+        {
+            return last.end
+        }
+        guard let buffer = arena.allocate(pages: Self.replyPages) else {
+            close(slot)
+            return nil
+        }
+        // Small replies are not charged: limits on requests and unsent bytes bound them.
+        connections[slot].output.append(
+            OutputSegment(
+                start: buffer, end: buffer, buffer: buffer, pages: Self.replyPages, isOpen: true))
+        return buffer
+    }
+
+    mutating func commit(_ slot: Int, bytes: Int) {
+        connections[slot].output.extendLast(by: bytes)
+    }
+
+    /// Sends bytes as they are; for the handshake.
+    mutating func send(_ bytes: [UInt8], to slot: Int) {
+        var sent = 0
+        while sent < bytes.count {
+            let count = min(bytes.count - sent, Limits.replyBufferBytes / 4)
+            guard let offset = room(slot, bytes: count) else { return }
+            var span = arena.mutableBytes(offset, count: count)
+            for index in 0..<count {
+                span.storeBytes(of: bytes[sent + index], toByteOffset: index, as: UInt8.self)
+            }
+            commit(slot, bytes: count)
+            sent += count
+        }
+    }
+
+    /// Answers success to a request whose reply has no data.
+    mutating func replySuccess(_ slot: Int, _ cookie: UInt64, isRead: Bool = false) {
+        guard let offset = room(slot, bytes: ReplyEncoder.chunkHeaderBytes) else { return }
+        let needsChunk = isRead && connections[slot].replyMode == .structured
+        var span = arena.mutableBytes(offset, count: ReplyEncoder.chunkHeaderBytes)
+        let count =
+            needsChunk
+            ? ReplyEncoder.none(cookie: cookie, into: &span, at: 0)
+            : ReplyEncoder.simple(error: .none, cookie: cookie, into: &span, at: 0)
+        commit(slot, bytes: count)
+    }
+
+    /// Answers an error; the text reaches clients with structured replies.
+    mutating func replyError(
+        _ slot: Int, _ cookie: UInt64, _ error: WireError, _ text: String, at place: UInt64? = nil
+    ) {
+        guard let offset = room(slot, bytes: ReplyEncoder.errorBytesMax) else { return }
+        let isSimple = connections[slot].replyMode == .simple
+        var span = arena.mutableBytes(offset, count: ReplyEncoder.errorBytesMax)
+        let count: Int
+        if isSimple {
+            count = ReplyEncoder.simple(error: error, cookie: cookie, into: &span, at: 0)
+        } else if let place {
+            count = ReplyEncoder.errorAtOffset(
+                error, cookie: cookie, offset: place, text: text, done: true, into: &span, at: 0)
+        } else {
+            count = ReplyEncoder.error(
+                error, cookie: cookie, text: text, done: true, into: &span, at: 0)
+        }
+        commit(slot, bytes: count)
+    }
+
+    // MARK: Sending
+
+    /// Sends as much as the socket takes; arranges to go on when it takes more.
+    mutating func flush(_ slot: Int) {
+        guard connections[slot].phase != .closing else { return }
+        while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
+            gather.removeAll()
+            let count = min(connections[slot].output.count, GatherList.capacity)
+            for position in 0..<count {
+                let segment = connections[slot].output[position]
+                gather.append(arena, at: segment.start, count: segment.end - segment.start)
+            }
+            let sent = gather.send(connections[slot].descriptor.raw)
+            if sent >= 0 {
+                took(slot, sent)
+            } else if sent == -Int(Errno.again) {
+                connections[slot].waitsForWritable = true
+                ring.preparePoll(
+                    connections[slot].descriptor.raw, writable: true,
+                    tag: OperationTag(.writable, slot: slot).raw)
+            } else {
+                return close(slot)
+            }
+        }
+    }
+
+    private mutating func took(_ slot: Int, _ bytes: Int) {
+        var left = bytes
+        while !connections[slot].output.isEmpty {
+            let segment = connections[slot].output[0]
+            let size = segment.end - segment.start
+            if left < size {
+                connections[slot].output.advance(left)
+                return
+            }
+            left -= size
+            let done = connections[slot].output.removeFirst()
+            if done.isOpen { free(done) } else { release(done.buffer, pages: done.pages, of: slot) }
+        }
+    }
+}

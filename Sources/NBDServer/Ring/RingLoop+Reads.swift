@@ -1,0 +1,326 @@
+import IORing
+import NBDProtocol
+import Scratch
+import Synchronization
+
+/// Reads: of a live disk, and of a backup export by "read, then check".
+extension RingLoop {
+    // MARK: Small reads that the page cache can answer
+
+    /// Answers a small read at once if everything it needs is in memory; false: take the long way.
+    mutating func readInline(_ slot: Int, _ request: ValidRequest) -> Bool {
+        guard request.length <= UInt64(Limits.inlineReadBytes),
+            connections[slot].path.alignment == 1
+        else { return false }
+        let count = Int(request.length)
+        let isStructured = connections[slot].replyMode == .structured
+        let header =
+            isStructured ? ReplyEncoder.offsetDataHeaderBytes : ReplyEncoder.simpleBytes
+        guard let offset = room(slot, bytes: header + count) else { return true }
+        guard readAtOnce(slot, request.offset, count, into: offset + header) else { return false }
+        var span = arena.mutableBytes(offset, count: header)
+        if isStructured {
+            _ = ReplyEncoder.offsetData(
+                cookie: request.cookie, offset: request.offset, dataBytes: UInt32(count),
+                done: true, into: &span, at: 0)
+        } else {
+            _ = ReplyEncoder.simple(error: .none, cookie: request.cookie, into: &span, at: 0)
+        }
+        commit(slot, bytes: header + count)
+        noteRead(slot, count)
+        return true
+    }
+
+    private mutating func readAtOnce(
+        _ slot: Int, _ offset: UInt64, _ count: Int, into target: Int
+    ) -> Bool {
+        let path = connections[slot].path
+        var done = 0
+        while done < count {
+            let position = offset + UInt64(done)
+            let step = step(path, position, offset + UInt64(count))
+            switch step.place {
+            case .zero: arena.zero(target + done, count: step.count)
+            case .source:
+                let got = FileCalls.read(
+                    path.sourceDescriptor, into: arena, at: target + done, count: step.count,
+                    filePosition: position, mayWait: path.sourceNeverWaits)
+                guard got == step.count, stillUnchanged(path, position, got) == got else {
+                    return false
+                }
+            case .slot(let slot):
+                let got = FileCalls.read(
+                    path.scratchDescriptor, into: arena, at: target + done, count: step.count,
+                    filePosition: LedgerView.scratchPosition(of: position, firstSlot: slot),
+                    mayWait: path.scratchNeverWaits)
+                guard got == step.count else { return false }
+            }
+            done += step.count
+        }
+        return !(path.ledger?.isClosed ?? false)
+    }
+
+    private func step(_ path: ReadPath, _ offset: UInt64, _ end: UInt64) -> ReadStep {
+        path.ledger?.step(from: offset, to: end)
+            ?? ReadStep(place: .source, offset: offset, count: Int(end - offset))
+    }
+
+    /// After a read of the source: how many of its bytes, from the first, are those of the point in time.
+    private func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
+        guard let ledger = path.ledger else { return count }
+        let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
+        guard let changed = ledger.firstPreserved(in: clusters) else { return count }
+        let start = ClusterGeometry.start(of: changed)
+        return start > offset ? Int(start - offset) : 0
+    }
+
+    private func noteRead(_ slot: Int, _ bytes: Int) {
+        if case .backup(let export) = connections[slot].target {
+            export.bytesRead.add(UInt64(bytes), ordering: .relaxed)
+        }
+    }
+
+    // MARK: Cutting a read into pieces
+
+    mutating func issueRead(_ slot: Int, _ request: Int) -> IssueResult {
+        let valid = requests[request].valid
+        // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they go out piece by piece alone.
+        let mustBeWhole = connections[slot].replyMode == .simple || valid.flags.contains(.df)
+        let fits = valid.length <= UInt64(Limits.contiguousReadBytes)
+        let pieceMax =
+            mustBeWhole && fits ? UInt64(Limits.contiguousReadBytes) : UInt64(Limits.pieceBytes)
+        if mustBeWhole, !fits { requests[request].isExclusive = true }
+        while requests[request].issued < valid.length {
+            if requests[request].isExclusive,
+                connections[slot].requestCount > 1 || requests[request].piecesInFlight > 0
+            {
+                return .blocked
+            }
+            let offset = valid.offset + requests[request].issued
+            let count = min(pieceMax, valid.length - requests[request].issued)
+            guard let piece = makePiece(slot, request, .read, offset, count) else {
+                return .blocked
+            }
+            requests[request].issued += count
+            if requests[request].issued == valid.length, !requests[request].isExclusive {
+                connections[slot].current = -1
+            }
+            advanceRead(piece)
+            // Sent while it is warm in the cache, and its buffer serves the next piece.
+            if connections[slot].output.unsentBytes >= Limits.pieceBytes { flush(slot) }
+            if connections[slot].phase == .closing || connections[slot].current != request {
+                return .issued
+            }
+            if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
+                return .blocked
+            }
+        }
+        return .blocked
+    }
+
+    /// A piece with a buffer wide enough for the source's alignment; nil when the connection's share is used up.
+    mutating func makePiece(
+        _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
+        isCharged: Bool = true
+    ) -> Int? {
+        let alignment = UInt64(connections[slot].path.alignment)
+        let start = offset / alignment * alignment
+        let end = (offset + count + alignment - 1) / alignment * alignment
+        let bytes = Int(end - start)
+        let pages = 1 + (bytes + BufferArena.pageBytes - 1) / BufferArena.pageBytes
+        guard let buffer = allocate(pages: pages, for: slot, isCharged: isCharged) else {
+            return nil
+        }
+        var piece = Piece(request: request, kind: kind, offset: offset, count: count)
+        piece.ioOffset = start
+        piece.ioCount = bytes
+        piece.buffer = buffer
+        piece.pages = pages
+        piece.data = buffer + BufferArena.pageBytes
+        piece.disk = connections[slot].disk
+        requests[request].piecesInFlight += 1
+        return pieces.insert(piece)
+    }
+
+    // MARK: Carrying a piece out
+
+    /// Goes on with a read as far as memory allows, then leaves it to the kernel.
+    private mutating func advanceRead(_ piece: Int) {
+        let slot = requests[pieces[piece].request].connection
+        let path = connections[slot].path
+        while pieces[piece].progress < Int(pieces[piece].count) {
+            let position = pieces[piece].offset + UInt64(pieces[piece].progress)
+            let target = pieces[piece].guestData + pieces[piece].progress
+            let step = step(path, position, pieces[piece].end)
+            switch step.place {
+            case .zero:
+                arena.zero(target, count: step.count)
+                pieces[piece].progress += step.count
+            case .slot(let first):
+                if !readScratch(piece, path, step, first, target) { return }
+            case .source:
+                if !readSource(piece, path, step, target) { return }
+            }
+        }
+        readIsComplete(piece)
+    }
+
+    private mutating func readScratch(
+        _ piece: Int, _ path: ReadPath, _ step: ReadStep, _ first: UInt32, _ target: Int
+    ) -> Bool {
+        let position = LedgerView.scratchPosition(of: step.offset, firstSlot: first)
+        let got = FileCalls.read(
+            path.scratchDescriptor, into: arena, at: target, count: step.count,
+            filePosition: position, mayWait: path.scratchNeverWaits)
+        if got > 0 {
+            pieces[piece].progress += got
+            return true
+        }
+        pieces[piece].stage = .readingScratch
+        ring.prepareRead(
+            path.scratchDescriptor, into: arena, at: target, count: step.count,
+            filePosition: position, tag: OperationTag(.piece, slot: piece).raw)
+        return false
+    }
+
+    private mutating func readSource(
+        _ piece: Int, _ path: ReadPath, _ step: ReadStep, _ target: Int
+    ) -> Bool {
+        if !path.isDirect {
+            let got = FileCalls.read(
+                path.sourceDescriptor, into: arena, at: target, count: step.count,
+                filePosition: step.offset, mayWait: path.sourceNeverWaits)
+            if got > 0 {
+                pieces[piece].progress += stillUnchanged(path, step.offset, got)
+                return true
+            }
+        }
+        // Widened to the alignment; what is read too much lies inside the piece's own buffer.
+        let alignment = UInt64(path.alignment)
+        let start = step.offset / alignment * alignment
+        let end = step.offset + UInt64(step.count)
+        let wideEnd = (end + alignment - 1) / alignment * alignment
+        pieces[piece].stage = .running
+        ring.prepareRead(
+            path.sourceDescriptor, into: arena,
+            at: pieces[piece].data + Int(start - pieces[piece].ioOffset),
+            count: Int(wideEnd - start), filePosition: start,
+            tag: OperationTag(.piece, slot: piece).raw)
+        return false
+    }
+
+    mutating func readCompleted(_ piece: Int, result: Int32) {
+        let request = pieces[piece].request
+        let slot = requests[request].connection
+        let path = connections[slot].path
+        let position = pieces[piece].offset + UInt64(pieces[piece].progress)
+        if result <= 0 {
+            if result == -Errno.interrupted || result == -Errno.again {
+                return advanceRead(piece)
+            }
+            let errno = result == 0 ? Errno.io : -result
+            if pieces[piece].stage == .readingScratch { scratchReadFailed(slot, errno) }
+            fail(request, .ioError, "the data could not be read", at: position)
+            return endRead(piece)
+        }
+        if pieces[piece].stage == .readingScratch {
+            pieces[piece].progress += Int(result)
+        } else {
+            // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
+            let lead = Int(position % UInt64(path.alignment))
+            let left = Int(pieces[piece].end - position)
+            let got = min(Int(result) - lead, left)
+            if got <= 0 {
+                fail(request, .ioError, "the source ended before the disk", at: position)
+                return endRead(piece)
+            }
+            pieces[piece].progress += stillUnchanged(path, position, got)
+        }
+        advanceRead(piece)
+    }
+
+    private mutating func readIsComplete(_ piece: Int) {
+        let request = pieces[piece].request
+        let slot = requests[request].connection
+        if connections[slot].path.ledger?.isClosed ?? false {
+            fail(request, .ioError, closedText(slot), at: pieces[piece].offset)
+        }
+        endRead(piece)
+    }
+
+    private func closedText(_ slot: Int) -> String {
+        guard case .backup(let export) = connections[slot].target else { return "closed" }
+        return "the backup job is broken: \(export.brokenReason ?? "the job has ended")"
+    }
+
+    private mutating func scratchReadFailed(_ slot: Int, _ errno: Int32) {
+        guard case .backup(let export) = connections[slot].target else { return }
+        shared.mailboxes[export.homeRing].post(.breakJob(export, .scratchRead(errno: errno)))
+    }
+
+    // MARK: Replying
+
+    /// The piece is read or has failed: its part of the reply goes out, and with the last one the request ends.
+    private mutating func endRead(_ piece: Int) {
+        let value = pieces.remove(piece)
+        let request = value.request
+        let slot = requests[request].connection
+        requests[request].piecesInFlight -= 1
+        let isLast =
+            requests[request].piecesInFlight == 0
+            && requests[request].issued == requests[request].valid.length
+        let failed = requests[request].error != nil
+        if connections[slot].phase == .closing || failed {
+            release(value.buffer, pages: value.pages, of: slot)
+        } else {
+            emit(value, slot, isLast: isLast)
+            noteRead(slot, Int(value.count))
+        }
+        if failed, requests[request].isExclusive { return failExclusive(slot, request) }
+        if isLast { endReadRequest(slot, request) } else { markReady(slot) }
+    }
+
+    private mutating func emit(_ piece: Piece, _ slot: Int, isLast: Bool) {
+        let request = piece.request
+        let cookie = requests[request].valid.cookie
+        var header = 0
+        let dataStart = piece.guestData
+        if connections[slot].replyMode == .structured {
+            header = ReplyEncoder.offsetDataHeaderBytes
+            var span = arena.mutableBytes(dataStart - header, count: header)
+            _ = ReplyEncoder.offsetData(
+                cookie: cookie, offset: piece.offset, dataBytes: UInt32(piece.count),
+                done: isLast, into: &span, at: 0)
+        } else if !requests[request].headerSent {
+            header = ReplyEncoder.simpleBytes
+            var span = arena.mutableBytes(dataStart - header, count: header)
+            _ = ReplyEncoder.simple(error: .none, cookie: cookie, into: &span, at: 0)
+            requests[request].headerSent = true
+        }
+        connections[slot].output.append(
+            OutputSegment(
+                start: dataStart - header, end: dataStart + Int(piece.count),
+                buffer: piece.buffer, pages: piece.pages, isOpen: false))
+    }
+
+    private mutating func endReadRequest(_ slot: Int, _ request: Int) {
+        if connections[slot].current == request { connections[slot].current = -1 }
+        if connections[slot].phase != .closing, let error = requests[request].error {
+            replyError(
+                slot, requests[request].valid.cookie, error, requests[request].errorText,
+                at: requests[request].errorOffset)
+        }
+        discard(request)
+    }
+
+    /// A simple reply has begun and cannot be finished: the protocol leaves nothing but to hang up.
+    private mutating func failExclusive(_ slot: Int, _ request: Int) {
+        if requests[request].headerSent {
+            close(slot)
+            if requests.contains(request) { discard(request) }
+            return
+        }
+        requests[request].issued = requests[request].valid.length
+        endReadRequest(slot, request)
+    }
+}

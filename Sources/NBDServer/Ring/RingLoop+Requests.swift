@@ -1,0 +1,286 @@
+import IORing
+import NBDProtocol
+import Scratch
+
+/// A connection's turn: requests are parsed, begun and answered.
+extension RingLoop {
+    mutating func serve(_ slot: Int) {
+        switch connections[slot].phase {
+        case .handshake: negotiate(slot)
+        case .transmission: transmit(slot)
+        case .draining: goOn(slot)
+        case .closing: return reap(slot)
+        }
+        // The turn may have handed the connection to another ring.
+        guard connections.contains(slot) else { return }
+        let unsent = connections[slot].output.unsentBytes
+        flush(slot)
+        if connections[slot].isBlocked, connections[slot].output.unsentBytes < unsent {
+            markReady(slot)
+        }
+        switch connections[slot].phase {
+        case .closing: reap(slot)
+        case .draining:
+            if connections[slot].requestCount == 0, connections[slot].output.isEmpty { close(slot) }
+        case .handshake, .transmission: break
+        }
+    }
+
+    private mutating func negotiate(_ slot: Int) {
+        if let agreed = connections[slot].agreed {
+            connections[slot].agreed = nil
+            return enterTransmission(slot, agreed)
+        }
+        while connections[slot].phase == .handshake {
+            let start = connections[slot].inputStart
+            let count = connections[slot].inputEnd - start
+            let step = advanceHandshake(slot, start, count)
+            switch step {
+            case .needBytes:
+                return armReceive(slot)
+            case .progressed(let consumed):
+                connections[slot].inputStart += consumed
+            case .finished(let consumed, let negotiated):
+                connections[slot].inputStart += consumed
+                enterTransmission(slot, negotiated)
+                if connections.contains(slot), connections[slot].phase == .transmission {
+                    transmit(slot)
+                }
+                return
+            case .close:
+                return drain(slot)
+            }
+            if connections[slot].output.unsentBytes > Limits.unsentBytesPerConnection {
+                flush(slot)
+                if connections[slot].waitsForWritable { return }
+            }
+        }
+    }
+
+    private mutating func advanceHandshake(
+        _ slot: Int, _ start: Int, _ count: Int
+    ) -> HandshakeStep {
+        let scope = connections[slot].scope
+        var handshake = connections[slot].handshake
+        var reply: [UInt8] = []
+        let step = handshake.advance(
+            arena.bytes(connections[slot].input + start, count: count), directory: scope,
+            reply: &reply)
+        connections[slot].handshake = handshake
+        if !reply.isEmpty { send(reply, to: slot) }
+        return step
+    }
+
+    private mutating func transmit(_ slot: Int) {
+        var budget = Limits.requestsPerTurn
+        connections[slot].isBlocked = false
+        while connections[slot].phase == .transmission {
+            if budget == 0 { return markReady(slot) }
+            budget -= 1
+            if connections[slot].current >= 0 {
+                switch issue(slot, connections[slot].current) {
+                case .issued: continue
+                case .blocked:
+                    connections[slot].isBlocked = true
+                    return
+                case .again: return markReady(slot)
+                }
+            }
+            skipPayload(slot)
+            if connections[slot].skipBytes > 0 { return armReceive(slot) }
+            guard mayBegin(slot) else {
+                connections[slot].isBlocked = true
+                return
+            }
+            let start = connections[slot].inputStart
+            let decode = RequestDecoder.decode(
+                arena.bytes(
+                    connections[slot].input + start, count: connections[slot].inputEnd - start),
+                at: 0)
+            switch decode {
+            case .needBytes: return armReceive(slot)
+            case .badMagic: return close(slot)
+            case .request(let raw, let consumed):
+                connections[slot].inputStart += consumed
+                begin(slot, raw)
+            }
+        }
+    }
+
+    /// A draining connection still finishes the request it had begun.
+    private mutating func goOn(_ slot: Int) {
+        while connections[slot].phase == .draining, connections[slot].current >= 0 {
+            switch issue(slot, connections[slot].current) {
+            case .issued: continue
+            case .blocked:
+                connections[slot].isBlocked = true
+                return
+            case .again: return markReady(slot)
+            }
+        }
+    }
+
+    /// Whether limits let the connection begin another request.
+    private mutating func mayBegin(_ slot: Int) -> Bool {
+        if connections[slot].requestCount >= Limits.requestsPerConnection { return false }
+        let unsent = connections[slot].output.unsentBytes
+        if unsent >= Limits.pieceBytes { flush(slot) }
+        if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection
+            || connections[slot].output.count >= OutputQueue.capacity / 4
+        {
+            return false
+        }
+        // A request and its pieces must find room when they are needed.
+        let spare = Limits.requestsPerConnection
+        if requests.count + spare > requests.capacity || pieces.count + spare > pieces.capacity {
+            starved.append(slot)
+            return false
+        }
+        return connections[slot].phase == .transmission
+    }
+
+    private mutating func skipPayload(_ slot: Int) {
+        guard connections[slot].skipBytes > 0 else { return }
+        let there = connections[slot].inputEnd - connections[slot].inputStart
+        let count = min(UInt64(there), connections[slot].skipBytes)
+        connections[slot].inputStart += Int(count)
+        connections[slot].skipBytes -= count
+    }
+
+    private mutating func begin(_ slot: Int, _ raw: RawRequest) {
+        guard let rules = connections[slot].rules else { return close(slot) }
+        switch rules.check(raw) {
+        case .accept(let request): begin(slot, request)
+        case .refuse(let refusal):
+            connections[slot].skipBytes = refusal.payloadBytesToSkip
+            replyError(slot, refusal.cookie, refusal.error, refusal.text)
+        case .disconnect(let refusal):
+            replyError(slot, refusal.cookie, refusal.error, refusal.text)
+            drain(slot)
+        case .finish: drain(slot)
+        }
+    }
+
+    private mutating func begin(_ slot: Int, _ request: ValidRequest) {
+        switch request.command {
+        case .read:
+            if request.length == 0 { return replySuccess(slot, request.cookie, isRead: true) }
+            if request.flags.contains(.df), request.length > UInt64(Limits.contiguousReadBytes) {
+                return replyError(
+                    slot, request.cookie, .overflow, "unfragmented reads are limited to 1 MiB")
+            }
+            if readInline(slot, request) { return }
+            connections[slot].current = open(slot, request)
+        case .write, .trim, .writeZeroes:
+            if request.length == 0 { return replySuccess(slot, request.cookie) }
+            let opened = open(slot, request)
+            if request.command == .write {
+                connections[slot].current = opened
+            } else {
+                continueZeroing(opened)
+            }
+        case .blockStatus:
+            connections[slot].current = open(slot, request)
+            startStatus(slot, request)
+        case .flush:
+            if connections[slot].disk < 0 { return replySuccess(slot, request.cookie) }
+            submitSync(open(slot, request))
+        case .cache:
+            prefetch(slot, request)
+            replySuccess(slot, request.cookie)
+        case .disconnect: drain(slot)
+        }
+    }
+
+    private mutating func open(_ slot: Int, _ valid: ValidRequest) -> Int {
+        connections[slot].requestCount += 1
+        return requests.insert(Request(connection: slot, valid: valid))
+    }
+
+    private mutating func prefetch(_ slot: Int, _ request: ValidRequest) {
+        guard !connections[slot].path.isDirect, request.length > 0 else { return }
+        ring.preparePrefetch(
+            connections[slot].path.sourceDescriptor, filePosition: request.offset,
+            count: UInt32(clamping: request.length), tag: OperationTag(.ignored).raw)
+    }
+
+    // MARK: Issuing
+
+    /// What became of an attempt to cut the current request into pieces.
+    enum IssueResult {
+        /// All of it is on its way; the next request may be parsed.
+        case issued
+        /// Something has to complete first; that gives the connection its next turn.
+        case blocked
+        /// There is more to do now, but others come first.
+        case again
+    }
+
+    private mutating func issue(_ slot: Int, _ request: Int) -> IssueResult {
+        switch requests[request].valid.command {
+        case .read: issueRead(slot, request)
+        case .write: issueWrite(slot, request)
+        case .blockStatus: continueStatus(slot, request)
+        case .flush, .trim, .cache, .writeZeroes, .disconnect: .issued
+        }
+    }
+
+    /// The connection dies while a request is being cut into pieces: those in flight finish, the rest never starts.
+    mutating func abandonCurrent(_ slot: Int) {
+        let request = connections[slot].current
+        guard request >= 0 else { return }
+        connections[slot].current = -1
+        requests[request].issued = requests[request].valid.length
+        // A payload that is being received stays until the kernel has let go of its buffer.
+        if requests[request].piecesInFlight == 0 { discard(request) }
+    }
+
+    /// Notes the first error of a request.
+    mutating func fail(_ request: Int, _ error: WireError, _ text: String, at offset: UInt64) {
+        guard requests[request].error == nil else { return }
+        requests[request].error = error
+        requests[request].errorText = text
+        requests[request].errorOffset = offset
+    }
+
+    /// Frees a finished or abandoned request.
+    mutating func discard(_ request: Int) {
+        let slot = requests[request].connection
+        requests.remove(request)
+        connections[slot].requestCount -= 1
+        markReady(slot)
+        wakeStarved()
+    }
+
+    /// Answers a request whose reply has no data, and frees it.
+    mutating func finish(_ request: Int) {
+        let slot = requests[request].connection
+        if connections[slot].phase != .closing {
+            let cookie = requests[request].valid.cookie
+            if let error = requests[request].error {
+                replyError(slot, cookie, error, requests[request].errorText)
+            } else {
+                replySuccess(slot, cookie)
+            }
+        }
+        discard(request)
+    }
+
+    /// An operation of a request has completed.
+    mutating func pieceCompleted(_ piece: Int, result: Int32) {
+        switch pieces[piece].kind {
+        case .read: readCompleted(piece, result: result)
+        case .write: writeCompleted(piece, result: result)
+        case .zero, .discard: zeroCompleted(piece, result: result)
+        case .sync: syncCompleted(piece, result: result)
+        }
+    }
+
+    /// The NBD error for a failed call on the guest's own disk.
+    func wireError(_ errno: Int32) -> WireError {
+        switch errno {
+        case Errno.noSpace, Errno.quota, Errno.fileTooBig: .noSpace
+        default: .ioError
+        }
+    }
+}

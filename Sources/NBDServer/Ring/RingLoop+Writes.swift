@@ -1,0 +1,280 @@
+import Bitmap
+import IORing
+import NBDProtocol
+import Scratch
+
+/// Guest writes on a disk's home ring: received, held while old data is copied, then submitted.
+extension RingLoop {
+    // MARK: Cutting a write into pieces
+
+    mutating func issueWrite(_ slot: Int, _ request: Int) -> IssueResult {
+        if connections[slot].receivingPiece >= 0 { return .blocked }
+        let valid = requests[request].valid
+        while requests[request].issued < valid.length {
+            let offset = valid.offset + requests[request].issued
+            // Pieces end at multiples of their size, so that each covers whole clusters where it can.
+            let boundary =
+                (offset / UInt64(Limits.pieceBytes) + 1) * UInt64(Limits.pieceBytes)
+            let count = min(boundary, valid.offset + valid.length) - offset
+            guard let piece = makePiece(slot, request, .write, offset, count) else {
+                return .blocked
+            }
+            requests[request].issued += count
+            if requests[request].issued == valid.length { connections[slot].current = -1 }
+            if !fillFromInput(slot, piece) {
+                // The rest goes from the socket straight into the piece's buffer.
+                if requests[request].issued == valid.length {
+                    connections[slot].current = request
+                }
+                return .blocked
+            }
+            startChange(piece)
+            if connections[slot].phase == .closing { return .issued }
+        }
+        connections[slot].current = -1
+        return .issued
+    }
+
+    /// Moves received payload into the piece; if it is not all there, receives the rest. True when complete.
+    private mutating func fillFromInput(_ slot: Int, _ piece: Int) -> Bool {
+        let start = connections[slot].inputStart
+        let wanted = Int(pieces[piece].count)
+        let there = min(connections[slot].inputEnd - start, wanted)
+        if there > 0 {
+            arena.copy(
+                from: connections[slot].input + start, to: pieces[piece].guestData, count: there)
+            connections[slot].inputStart += there
+        }
+        if there == wanted { return true }
+        precondition(!connections[slot].isReceiving, "input is not received while requests wait")
+        pieces[piece].stage = .receiving
+        connections[slot].receivingPiece = piece
+        connections[slot].isReceiving = true
+        ring.prepareReceive(
+            connections[slot].descriptor.raw, into: arena,
+            at: pieces[piece].guestData + there, count: wanted - there, whole: true,
+            tag: OperationTag(.receive, slot: slot, detail: 1).raw)
+        pieces[piece].progress = there
+        return false
+    }
+
+    mutating func payloadReceived(_ slot: Int, _ piece: Int, result: Int32) {
+        let request = pieces[piece].request
+        let got = pieces[piece].progress + max(0, Int(result))
+        let wanted = Int(pieces[piece].count)
+        guard connections[slot].phase != .closing, got == wanted else {
+            // An interrupted receive goes on; everything else means that the peer is gone.
+            if connections[slot].phase != .closing, result > 0 || result == -Errno.interrupted {
+                return receiveRest(slot, piece, got)
+            }
+            connections[slot].sawEnd = true
+            dropPiece(piece)
+            close(slot)
+            return
+        }
+        pieces[piece].progress = 0
+        if requests[request].issued == requests[request].valid.length {
+            connections[slot].current = -1
+        }
+        startChange(piece)
+    }
+
+    private mutating func receiveRest(_ slot: Int, _ piece: Int, _ got: Int) {
+        pieces[piece].progress = got
+        connections[slot].receivingPiece = piece
+        connections[slot].isReceiving = true
+        ring.prepareReceive(
+            connections[slot].descriptor.raw, into: arena, at: pieces[piece].guestData + got,
+            count: Int(pieces[piece].count) - got, whole: true,
+            tag: OperationTag(.receive, slot: slot, detail: 1).raw)
+    }
+
+    /// A piece that never started goes away; the connection is closing.
+    private mutating func dropPiece(_ piece: Int) {
+        let value = pieces.remove(piece)
+        let slot = requests[value.request].connection
+        if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
+        requests[value.request].piecesInFlight -= 1
+        if requests[value.request].piecesInFlight == 0, connections[slot].current != value.request {
+            discard(value.request)
+        }
+    }
+
+    // MARK: Admission
+
+    /// A change of the disk is ready to go: holds it while a job begins or old data is copied.
+    mutating func startChange(_ piece: Int) {
+        let disk = pieces[piece].disk
+        if disks[disk].isHeld {
+            pieces[piece].stage = .heldForBegin
+            disks[disk].heldPieces.append(piece)
+            return
+        }
+        disks[disk].changesInFlight += 1
+        let clusters = ClusterGeometry.clusters(
+            touching: pieces[piece].offset, length: pieces[piece].count)
+        switch disks[disk].gate.admit(token: piece, clusters: clusters, now: now) {
+        case .go: submitChange(piece)
+        case .held:
+            pieces[piece].stage = .heldForCopy
+            perform(disk)
+        }
+    }
+
+    /// Nothing stands before the change any more but an overlapping unaligned write.
+    mutating func submitChange(_ piece: Int) {
+        let disk = pieces[piece].disk
+        if mustWaitForOverlap(piece) {
+            pieces[piece].stage = .heldForOverlap
+            disks[disk].overlapWaiters.append(piece)
+            return
+        }
+        if disks[disk].alignment > 1 { disks[disk].running.append(piece) }
+        disks[disk].dirty.mark(
+            ClusterGeometry.clusters(touching: pieces[piece].offset, length: pieces[piece].count))
+        switch pieces[piece].kind {
+        case .write: startWrite(piece)
+        case .zero, .discard: submitAllocation(piece)
+        case .read, .sync: preconditionFailure("only changes are submitted here")
+        }
+    }
+
+    /// Whether an unaligned write shares a block with this change: one of them would undo the other.
+    private func mustWaitForOverlap(_ piece: Int) -> Bool {
+        let disk = pieces[piece].disk
+        guard disks[disk].alignment > 1 else { return false }
+        let start = pieces[piece].ioOffset
+        let end = max(start + UInt64(pieces[piece].ioCount), pieces[piece].end)
+        for other in disks[disk].running where other != piece {
+            guard pieces[other].isWidened || pieces[piece].isWidened else { continue }
+            let otherStart = min(pieces[other].ioOffset, pieces[other].offset)
+            let otherEnd = max(
+                pieces[other].ioOffset + UInt64(pieces[other].ioCount), pieces[other].end)
+            if start < otherEnd, otherStart < end { return true }
+        }
+        return false
+    }
+
+    // MARK: Writing
+
+    private mutating func startWrite(_ piece: Int) {
+        if !pieces[piece].isWidened { return submitWrite(piece) }
+        // Read-modify-write: the bytes around the guest's in the first and the last block are kept.
+        readEdge(piece, .readingHead)
+    }
+
+    private mutating func readEdge(_ piece: Int, _ stage: PieceStage) {
+        let disk = pieces[piece].disk
+        let alignment = disks[disk].alignment
+        let value = pieces[piece]
+        let block =
+            stage == .readingHead
+            ? value.ioOffset : value.ioOffset + UInt64(value.ioCount - alignment)
+        pieces[piece].stage = stage
+        // The page in front of the data, which only replies to reads use.
+        ring.prepareRead(
+            disks[disk].descriptor, into: arena, at: value.buffer, count: alignment,
+            filePosition: block, tag: OperationTag(.piece, slot: piece).raw)
+    }
+
+    private mutating func edgeRead(_ piece: Int, result: Int32) {
+        let disk = pieces[piece].disk
+        let alignment = disks[disk].alignment
+        guard Int(result) == alignment else {
+            return endChange(piece, errno: result < 0 ? -result : Errno.io)
+        }
+        let value = pieces[piece]
+        let lead = Int(value.offset - value.ioOffset)
+        if value.stage == .readingHead {
+            arena.copy(from: value.buffer, to: value.data, count: lead)
+            let tail = value.ioCount - lead - Int(value.count)
+            if tail > 0 { return readEdge(piece, .readingTail) }
+        } else {
+            let tail = value.ioCount - lead - Int(value.count)
+            arena.copy(
+                from: value.buffer + alignment - tail, to: value.data + value.ioCount - tail,
+                count: tail)
+        }
+        submitWrite(piece)
+    }
+
+    private mutating func submitWrite(_ piece: Int) {
+        let value = pieces[piece]
+        pieces[piece].stage = .running
+        ring.prepareWrite(
+            disks[value.disk].descriptor, from: arena, at: value.data + value.progress,
+            count: value.ioCount - value.progress,
+            filePosition: value.ioOffset + UInt64(value.progress),
+            durable: requests[value.request].valid.flags.contains(.fua),
+            tag: OperationTag(.piece, slot: piece).raw)
+    }
+
+    mutating func writeCompleted(_ piece: Int, result: Int32) {
+        switch pieces[piece].stage {
+        case .readingHead, .readingTail: return edgeRead(piece, result: result)
+        default: break
+        }
+        if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
+        if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
+        pieces[piece].progress += Int(result)
+        if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
+        endChange(piece, errno: nil)
+    }
+
+    /// A change is complete or has failed.
+    mutating func endChange(_ piece: Int, errno: Int32?) {
+        let value = pieces.remove(piece)
+        let request = value.request
+        let slot = requests[request].connection
+        if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
+        if let errno {
+            fail(request, wireError(errno), "the disk could not be written", at: value.offset)
+        }
+        changeLeft(value.disk, piece)
+        requests[request].piecesInFlight -= 1
+        if requests[request].valid.command != .write { return continueZeroing(request) }
+        let isLast =
+            requests[request].piecesInFlight == 0 && connections[slot].current != request
+            && requests[request].issued == requests[request].valid.length
+        if isLast { finish(request) } else { markReady(slot) }
+    }
+
+    private mutating func changeLeft(_ disk: Int, _ piece: Int) {
+        disks[disk].changesInFlight -= 1
+        if let position = disks[disk].running.firstIndex(of: piece) {
+            disks[disk].running.swapAt(position, disks[disk].running.count - 1)
+            disks[disk].running.removeLast()
+        }
+        if !disks[disk].overlapWaiters.isEmpty {
+            let waiters = disks[disk].overlapWaiters
+            disks[disk].overlapWaiters.removeAll(keepingCapacity: true)
+            for waiter in waiters { submitChange(waiter) }
+        }
+        reportIfQuiet(disk)
+    }
+
+    // MARK: Flush
+
+    mutating func submitSync(_ request: Int) {
+        let slot = requests[request].connection
+        var piece = Piece(request: request, kind: .sync, offset: 0, count: 0)
+        piece.disk = connections[slot].disk
+        requests[request].piecesInFlight += 1
+        let number = pieces.insert(piece)
+        ring.prepareSync(
+            disks[piece.disk].descriptor, tag: OperationTag(.piece, slot: number).raw)
+    }
+
+    mutating func syncCompleted(_ piece: Int, result: Int32) {
+        let request = pieces.remove(piece).request
+        requests[request].piecesInFlight -= 1
+        if result < 0 {
+            fail(request, wireError(-result), "the disk could not be made durable", at: 0)
+        }
+        if requests[request].valid.command == .flush {
+            finish(request)
+        } else {
+            continueZeroing(request)
+        }
+    }
+}

@@ -1,0 +1,199 @@
+import Disk
+import IORing
+import NBDProtocol
+import Scratch
+
+/// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at the ends by writing.
+///
+/// A request goes step by step, one at a time, so that a job can begin between two steps and no step holds the ring.
+extension RingLoop {
+    private static var page: UInt64 { UInt64(BufferArena.pageBytes) }
+
+    /// Takes the next step of the request, or answers it.
+    mutating func continueZeroing(_ request: Int) {
+        let isDiscard = requests[request].valid.command == .trim
+        while true {
+            if requests[request].error != nil
+                || connections[requests[request].connection].phase == .closing
+            {
+                requests[request].zeroStage = .done
+            }
+            switch requests[request].zeroStage {
+            case .middle:
+                if startMiddle(request) { return }
+                requests[request].zeroStage = isDiscard ? .sync : .head
+            case .head:
+                requests[request].zeroStage = .tail
+                if writeZeros(request, headRange(request)) { return }
+            case .tail:
+                requests[request].zeroStage = .sync
+                if writeZeros(request, tailRange(request)) { return }
+            case .sync:
+                requests[request].zeroStage = .done
+                if requests[request].valid.flags.contains(.fua) { return submitSync(request) }
+            case .done:
+                return finish(request)
+            }
+        }
+    }
+
+    /// Whole pages inside the request; empty when there is none.
+    private func middleRange(_ request: Int) -> Range<UInt64> {
+        let valid = requests[request].valid
+        let start = (valid.offset + Self.page - 1) / Self.page * Self.page
+        let end = (valid.offset + valid.length) / Self.page * Self.page
+        return start < end ? start..<end : start..<start
+    }
+
+    private func headRange(_ request: Int) -> Range<UInt64> {
+        let valid = requests[request].valid
+        let middle = middleRange(request)
+        return middle.isEmpty
+            ? valid.offset..<(valid.offset + valid.length) : valid.offset..<middle.lowerBound
+    }
+
+    private func tailRange(_ request: Int) -> Range<UInt64> {
+        let valid = requests[request].valid
+        let middle = middleRange(request)
+        let end = valid.offset + valid.length
+        return middle.isEmpty ? end..<end : middle.upperBound..<end
+    }
+
+    // MARK: Whole pages
+
+    private mutating func startMiddle(_ request: Int) -> Bool {
+        let middle = middleRange(request)
+        let position = middle.lowerBound + requests[request].issued
+        guard position < middle.upperBound else { return false }
+        let disk = connections[requests[request].connection].disk
+        if requests[request].valid.command == .trim {
+            // A discard is a hint: where the source cannot do it nothing happens.
+            guard disks[disk].canPunchHoles else { return false }
+        } else if !canZeroQuickly(disk, request) {
+            if requests[request].valid.flags.contains(.fastZero), requests[request].issued == 0 {
+                fail(request, .notSupported, "zeroing is not faster than writing here", at: 0)
+                return false
+            }
+            requests[request].writesZeros = true
+        }
+        if requests[request].writesZeros {
+            let end = min(position + UInt64(Limits.pieceBytes), middle.upperBound)
+            requests[request].issued += end - position
+            return writeZeros(request, position..<end)
+        }
+        let end = stepEnd(disk, position, middle.upperBound)
+        requests[request].issued += end - position
+        requests[request].piecesInFlight += 1
+        var piece = Piece(
+            request: request, kind: requests[request].valid.command == .trim ? .discard : .zero,
+            offset: position, count: end - position)
+        piece.disk = disk
+        piece.ioOffset = position
+        piece.ioCount = Int(end - position)
+        startChange(pieces.insert(piece))
+        return true
+    }
+
+    private func canZeroQuickly(_ disk: Int, _ request: Int) -> Bool {
+        disks[disk].canZeroRanges
+            || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
+    }
+
+    /// How far one step may reach. Under a job, holes are noted as such and cost no copy.
+    private mutating func stepEnd(_ disk: Int, _ start: UInt64, _ end: UInt64) -> UInt64 {
+        guard disks[disk].gate.hasActiveJobs, !disks[disk].isHeld else {
+            return min(start + Limits.zeroingStepBytes, end)
+        }
+        let first = ClusterGeometry.cluster(of: start)
+        let lookEnd = min(start + Limits.zeroingStepBytes, end)
+        let lookLimit = min(
+            ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),
+            disks[disk].sizeBytes)
+        let known = disks[disk].export.source.allocation(
+            at: ClusterGeometry.start(of: first), end: lookLimit)
+        if known.isData {
+            return min(
+                ClusterGeometry.start(of: first) + Limits.zeroingStepBytesUnderJob, lookEnd)
+        }
+        // Only clusters that lie wholly in the hole; the disk's end closes the last one.
+        let endCluster =
+            known.end == disks[disk].sizeBytes
+            ? ClusterGeometry.cluster(of: known.end - 1) + 1
+            : ClusterGeometry.cluster(of: known.end)
+        if endCluster <= first {
+            return min(ClusterGeometry.start(of: first + 1), lookEnd)
+        }
+        disks[disk].gate.noteHole(first..<endCluster)
+        return min(ClusterGeometry.start(of: endCluster), lookEnd)
+    }
+
+    mutating func submitAllocation(_ piece: Int) {
+        let value = pieces[piece]
+        let flags = requests[value.request].valid.flags
+        let keepsSpace = value.kind == .zero && flags.contains(.noHole)
+        let mode: AllocationMode
+        if keepsSpace || (value.kind == .zero && !disks[value.disk].canPunchHoles) {
+            mode = .zeroRange
+        } else {
+            mode = .punchHole
+        }
+        let isPossible =
+            mode == .zeroRange
+            ? disks[value.disk].canZeroRanges : disks[value.disk].canPunchHoles
+        guard isPossible else { return allocationImpossible(piece, mode) }
+        pieces[piece].stage = .running
+        ring.prepareAllocate(
+            disks[value.disk].descriptor, mode: mode, filePosition: value.offset,
+            count: value.count,
+            tag: OperationTag(.piece, slot: piece, detail: mode == .zeroRange ? 1 : 0).raw)
+    }
+
+    mutating func zeroCompleted(_ piece: Int, result: Int32) {
+        if result == -Errno.interrupted || result == -Errno.again {
+            return submitAllocation(piece)
+        }
+        guard result == -Errno.notSupported else {
+            return endChange(piece, errno: result < 0 ? -result : nil)
+        }
+        let disk = pieces[piece].disk
+        let flags = requests[pieces[piece].request].valid.flags
+        let wasZeroRange =
+            pieces[piece].kind == .zero
+            && (flags.contains(.noHole) || !disks[disk].canPunchHoles)
+        if wasZeroRange {
+            disks[disk].canZeroRanges = false
+        } else {
+            disks[disk].canPunchHoles = false
+        }
+        submitAllocation(piece)
+    }
+
+    /// The source cannot do it: a discard is only a hint, zeros can be written.
+    private mutating func allocationImpossible(_ piece: Int, _ mode: AllocationMode) {
+        let request = pieces[piece].request
+        if pieces[piece].kind == .discard { return endChange(piece, errno: nil) }
+        // The step is taken again; by then the disk is known not to do it.
+        requests[request].issued -= pieces[piece].count
+        endChange(piece, errno: nil)
+    }
+
+    // MARK: Pieces of pages
+
+    /// Writes zeros over a range as an ordinary write; false when the range is empty.
+    private mutating func writeZeros(_ request: Int, _ range: Range<UInt64>) -> Bool {
+        guard !range.isEmpty else { return false }
+        let slot = requests[request].connection
+        let count = UInt64(range.upperBound - range.lowerBound)
+        // Not charged to the connection's share: a guest's zeroing must not fail because its writes fill it.
+        guard
+            let piece = makePiece(
+                slot, request, .write, range.lowerBound, count, isCharged: false)
+        else {
+            fail(request, .noMemory, "no buffer for writing zeros", at: range.lowerBound)
+            return false
+        }
+        arena.zero(pieces[piece].guestData, count: Int(count))
+        startChange(piece)
+        return true
+    }
+}

@@ -1,0 +1,170 @@
+import Bitmap
+import IORing
+import NBDProtocol
+import Scratch
+import Synchronization
+
+/// One ring's whole state, owned by its thread.
+///
+/// The loop takes completions, hands each to the part that waits for it, then gives every connection to which something
+/// happened one turn. Nothing in here locks, allocates or counts references per request: state lies in fixed tables and is
+/// named by slot numbers.
+struct RingLoop: ~Copyable {
+    let index: Int
+    let shared: ServerShared
+    let mailbox: Mailbox<RingMessage>
+    // The ring is declared before the arena so that it goes first: the kernel lets go of the buffers.
+    var ring: Ring
+    var arena: BufferArena
+    var gather = GatherList()
+    let clock: PeriodicTimer
+    /// Read once a turn. Nanoseconds.
+    var now: UInt64 = MonotonicClock.now()
+
+    var connections: SlotTable<Connection>
+    var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
+    var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
+    var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
+    var diskSlots: [DiskID: Int] = [:]
+    var scratchWrites = SlotTable<PendingScratchWrite>(capacity: Limits.scratchWritesPerRing)
+    var listeners: [RingListener] = []
+    var closers: [Closer] = []
+
+    /// Connections that get a turn after the completions at hand.
+    var ready: [Int] = []
+    var turn: [Int] = []
+    /// Connections that found no room in a table or the arena, to be woken when some is given back.
+    var starved: [Int] = []
+    var completions: [Completion] = []
+    var stopLatch: Latch?
+
+    /// Waits for the last connection of an export to go.
+    struct Closer {
+        let export: ExportID
+        let latch: Latch
+    }
+
+    init(index: Int, shared: ServerShared) throws(SystemFault) {
+        self.index = index
+        self.shared = shared
+        mailbox = shared.mailboxes[index]
+        let ring = try Ring(entries: 512)
+        let arena = try BufferArena(capacityBytes: Limits.arenaBytes)
+        let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
+        self.ring = ring
+        self.arena = arena
+        self.clock = clock
+        connections = SlotTable(capacity: shared.maxConnections)
+        completions.reserveCapacity(128)
+    }
+
+    /// Runs until told to stop and the last connection is gone.
+    mutating func run() {
+        ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
+        ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
+        while !isFinished {
+            ring.submit(waiting: ready.isEmpty)
+            now = MonotonicClock.now()
+            repeat {
+                ring.drain(into: &completions)
+                for index in completions.indices { dispatch(completions[index]) }
+            } while completions.count == completions.capacity
+            giveTurns()
+        }
+        stopLatch?.arrive()
+    }
+
+    private var isFinished: Bool {
+        stopLatch != nil && connections.count == 0 && disks.count == 0
+    }
+
+    private mutating func dispatch(_ completion: Completion) {
+        let tag = OperationTag(raw: completion.tag)
+        switch tag.kind {
+        case .mailbox:
+            for message in mailbox.takeAll() { handle(message) }
+            ring.preparePoll(mailbox.raw, writable: false, tag: completion.tag)
+        case .clock:
+            clock.consume()
+            tick()
+            ring.preparePoll(clock.raw, writable: false, tag: completion.tag)
+        case .accept: acceptAll(from: UInt64(tag.slot), result: completion.result)
+        case .receive: received(tag.slot, result: completion.result)
+        case .writable:
+            connections[tag.slot].waitsForWritable = false
+            markReady(tag.slot)
+        case .piece: pieceCompleted(tag.slot, result: completion.result)
+        case .copyRead: copyReadCompleted(tag.slot, tag.detail, result: completion.result)
+        case .scratchWrite: scratchWriteCompleted(tag.slot, result: completion.result)
+        case .ignored: break
+        }
+    }
+
+    /// Gives the connection a turn after the completions at hand.
+    mutating func markReady(_ slot: Int) {
+        guard !connections[slot].isInReadyList else { return }
+        connections[slot].isInReadyList = true
+        ready.append(slot)
+    }
+
+    private mutating func giveTurns() {
+        swap(&ready, &turn)
+        for slot in turn where connections.contains(slot) && connections[slot].isInReadyList {
+            connections[slot].isInReadyList = false
+            serve(slot)
+        }
+        turn.removeAll(keepingCapacity: true)
+    }
+
+    /// Room was given back: whoever waits for it gets another turn.
+    mutating func wakeStarved() {
+        guard !starved.isEmpty else { return }
+        for slot in starved where connections.contains(slot) { markReady(slot) }
+        starved.removeAll(keepingCapacity: true)
+    }
+
+    private mutating func tick() {
+        for slot in 0..<connections.capacity where connections.contains(slot) {
+            checkDeadline(slot)
+        }
+        for slot in 0..<disks.capacity where disks.contains(slot) && disks[slot].gate.hasActiveJobs
+        {
+            disks[slot].gate.expire(now: now)
+            perform(slot)
+        }
+        wakeStarved()
+    }
+
+    private mutating func handle(_ message: RingMessage) {
+        switch message {
+        case .adopt(let seed): adopt(seed)
+        case .addListener(let listener):
+            listeners.append(listener)
+            armAccept(listener)
+        case .removeListener(let number, let latch): removeListener(number, latch)
+        case .addDisk(let export, let latch):
+            diskSlots[export.disk] = disks.insert(HomeDisk(export))
+            latch.arrive()
+        case .removeDisk(let disk, let latch):
+            if let slot = diskSlots.removeValue(forKey: disk) { removeDisk(slot) }
+            latch.arrive()
+        case .hold(let disk, let latch): hold(disk, latch)
+        case .attachJob(let export, let result, let latch): attach(export, result, latch)
+        case .release(let disk): release(disk)
+        case .detachJob(let export, let latch): detach(export, latch)
+        case .breakJob(let export, let cause): breakJob(export, cause)
+        case .closeConnections(let export, let latch): closeConnections(of: export, latch)
+        case .diskStatus(let disk, let figure, let latch):
+            if let slot = diskSlots[disk] {
+                let bytes = UInt64(disks[slot].dirty.dirtyCount) << ClusterGeometry.shift
+                figure.value.store(min(bytes, disks[slot].sizeBytes), ordering: .relaxed)
+            }
+            latch.arrive()
+        case .stop(let latch):
+            stopLatch = latch
+            for slot in 0..<connections.capacity where connections.contains(slot) {
+                close(slot)
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+import Disk
+import IORing
+import NBDProtocol
+import Scratch
+import Synchronization
+
+/// What other threads ask a ring to do.
+enum RingMessage: Sendable {
+    /// Take over a connection: a new one, or one whose export lives here.
+    case adopt(ConnectionSeed)
+    case addListener(RingListener)
+    case removeListener(number: UInt64, Latch)
+    case addDisk(LiveExport, Latch)
+    /// Closes nothing itself: connections are gone and no job is left.
+    case removeDisk(DiskID, Latch)
+    /// Stop admitting writes; report when none is in flight.
+    case hold(DiskID, Latch)
+    /// The disk is held: from this instant on the job needs every cluster.
+    case attachJob(BackupExport, AttachResult, Latch)
+    case release(DiskID)
+    /// Stop copying for the job; report when nothing of it is in flight.
+    case detachJob(BackupExport, Latch)
+    case breakJob(BackupExport, BreakCause)
+    /// Disconnect everyone who uses the export; report when the last is gone.
+    case closeConnections(ExportID, Latch)
+    case diskStatus(DiskID, DirtyBytes, Latch)
+    case stop(Latch)
+}
+
+/// Whether a job found room on its disk.
+final class AttachResult: Sendable {
+    let succeeded = Atomic<Bool>(false)
+}
+
+/// Carries a figure back.
+final class DirtyBytes: Sendable {
+    let value = Atomic<UInt64>(0)
+}
+
+/// A listening socket that one ring accepts from.
+final class RingListener: Sendable {
+    let number: UInt64
+    let scope: ExportScope
+    let isUnix: Bool
+    let port: UInt16
+    private let listener: Mutex<Listener?>
+    /// Valid while the listener is open.
+    let raw: Int32
+
+    init(number: UInt64, scope: ExportScope, listener: consuming Listener) {
+        self.number = number
+        self.scope = scope
+        isUnix = listener.isUnix
+        port = listener.port
+        raw = listener.raw
+        self.listener = Mutex(listener)
+    }
+
+    /// Closes the socket and removes its file; only after the ring has let go of it.
+    func close() {
+        listener.withLock { slot in
+            guard let listener = slot.take() else { return }
+            listener.close()
+        }
+    }
+}
+
+/// A connection on its way to a ring.
+struct ConnectionSeed: Sendable {
+    /// Owned by the message; the ring that takes it closes it.
+    let descriptor: Int32
+    let scope: ExportScope
+    let isUnix: Bool
+    /// Present when the handshake is over.
+    let negotiated: Negotiated?
+    /// Bytes received and not parsed.
+    let input: [UInt8]
+    /// Bytes to be sent before anything else.
+    let output: [UInt8]
+}

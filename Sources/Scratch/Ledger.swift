@@ -1,0 +1,109 @@
+package import IORing
+package import Synchronization
+
+/// Where the point in time's content of one cluster is.
+package enum ClusterPlace: Sendable, Hashable {
+    /// Still in the source, unchanged since the instant.
+    case source
+    /// All zeros at the instant; costs no scratch.
+    case zero
+    /// In this slot of scratch.
+    case slot(UInt32)
+}
+
+/// The record of one disk in one job: which clusters are preserved, and where.
+///
+/// Invariants, on which promise P1 rests:
+/// - One writer, the disk's home ring; any number of readers on any thread.
+/// - A cluster goes from `source` to `zero` or `slot` once and never changes again.
+/// - Before a cluster becomes `slot(n)` its old content has been written to slot n completely.
+/// - The home ring submits a guest write only after every cluster it touches has left `source`, so a read of the source
+///   that completed while the cluster was still `source` (looked up *after* the read) saw the point in time.
+/// - Once the ledger is closed (job broken or ended) it never opens again, and it is closed before the home ring lets a
+///   write pass that was not preserved.
+///
+/// One 32-bit word a cluster holds all of it, so a reader sees place and slot with one load: 0 = source, 1 = zero,
+/// n + 2 = slot n. The word after the last cluster is not zero when the ledger is closed.
+package final class Ledger: Sendable {
+    package let geometry: ClusterGeometry
+    private let storage: SharedWordsStorage
+    /// Clusters preserved, zero ones included.
+    package let preservedClusters = Atomic<UInt64>(0)
+    /// Preserved clusters that are all zeros.
+    package let zeroClusters = Atomic<UInt64>(0)
+
+    /// A ledger on which nothing is preserved yet.
+    package init(geometry: ClusterGeometry) throws(SystemFault) {
+        self.geometry = geometry
+        storage = try SharedWordsStorage(count: geometry.clusterCount + 1)
+    }
+
+    /// The ledger as data path code sees it; valid while this object lives.
+    package var view: LedgerView {
+        LedgerView(geometry: geometry, words: storage.view)
+    }
+
+    /// Keeps the home ring's figures for others to read.
+    package func note(preserved: Int, zero: Int) {
+        // Relaxed: figures for people, nothing is decided by them.
+        preservedClusters.store(UInt64(preserved), ordering: .relaxed)
+        zeroClusters.store(UInt64(zero), ordering: .relaxed)
+    }
+}
+
+/// A plain view of a ledger: copying it is free.
+package struct LedgerView: Sendable, BitwiseCopyable {
+    package let geometry: ClusterGeometry
+    private let words: SharedWords
+
+    /// Slots that a word can name.
+    package static let slotsMax = UInt32.max - 2
+
+    fileprivate init(geometry: ClusterGeometry, words: SharedWords) {
+        self.geometry = geometry
+        self.words = words
+    }
+
+    /// Where a cluster's content is now.
+    package func place(of cluster: Int) -> ClusterPlace {
+        let word = words.load(cluster)
+        switch word {
+        case 0: return .source
+        case 1: return .zero
+        default: return .slot(word - 2)
+        }
+    }
+
+    package func isPreserved(_ cluster: Int) -> Bool { words.load(cluster) != 0 }
+
+    /// Whether the job is broken or ended, so that nothing read under it may be handed out.
+    package var isClosed: Bool { words.load(geometry.clusterCount) != 0 }
+
+    /// For a reader whose read of the source has just completed: the first cluster of the run that is preserved by now.
+    ///
+    /// Everything before it was read as the point in time had it; nil means all of it was.
+    package func firstPreserved(in clusters: Range<Int>) -> Int? {
+        // The loads below must not be taken before the bytes that they judge.
+        atomicMemoryFence(ordering: .acquiring)
+        for cluster in clusters where words.load(cluster) != 0 { return cluster }
+        return nil
+    }
+
+    /// Home ring only: records that a cluster's content is in scratch, or is all zeros.
+    package func publish(_ cluster: Int, _ place: ClusterPlace) {
+        precondition(words.load(cluster) == 0, "a preserved cluster never changes")
+        switch place {
+        case .source: preconditionFailure("a cluster is never given back to the source")
+        case .zero: words.store(1, at: cluster)
+        case .slot(let slot):
+            precondition(slot < Self.slotsMax, "slot number out of range")
+            words.store(slot + 2, at: cluster)
+        }
+    }
+
+    /// Home ring only: nothing read under this job may be handed out from now on.
+    package func close() { words.store(1, at: geometry.clusterCount) }
+
+    /// Home ring only: everything published before is visible to readers before any write submitted after.
+    package func settle() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
+}

@@ -1,0 +1,105 @@
+import ArgumentParser
+import Control
+import Foundation
+
+/// What every command that prints takes.
+struct OutputOptions: ParsableArguments {
+    @Flag(name: .long, help: "Print JSON.")
+    var json = false
+
+    @Flag(name: [.customShort("q"), .long], help: "Leave out informational lines and table heads.")
+    var quiet = false
+
+    /// Prints the server's answer as JSON, or `text` of it.
+    func show<Value: Decodable>(
+        _ data: Data, as type: Value.Type, _ text: (Value) -> String
+    ) throws(ControlError) {
+        if json {
+            Console.out(String(decoding: data, as: UTF8.self))
+            return
+        }
+        do {
+            Console.out(text(try ControlJSON.decode(type, from: data)))
+        } catch {
+            throw .internalError("the server's answer is not understood: \(error)")
+        }
+    }
+
+    /// Prints one informational line, unless quiet.
+    func inform(_ line: String) {
+        if !quiet && !json { Console.out(line + "\n") }
+    }
+}
+
+/// What every client command takes.
+struct ClientOptions: ParsableArguments {
+    @Option(
+        name: .long,
+        help: "The server's control socket. (default: NBDPULL_SOCKET, else the run directory's)")
+    var socket: String?
+
+    @OptionGroup var output: OutputOptions
+
+    /// Sends a call to the server.
+    func send(_ call: ControlClient.Call) async throws(ControlError) -> Data {
+        try await client().send(call)
+    }
+
+    /// The client for the socket these options name.
+    func client() throws(ControlError) -> ControlClient {
+        ControlClient(
+            socketPath: try DefaultPlaces.controlSocket(
+                option: socket, ProcessInfo.processInfo.environment,
+                isRoot: SystemCalls.effectiveUser == 0))
+    }
+}
+
+/// Reads a file argument; `-` is standard input.
+enum InputFile {
+    static func text(_ path: String) throws(ControlError) -> String {
+        let data: Data
+        do {
+            if path == "-" {
+                data = try FileHandle.standardInput.readToEnd() ?? Data()
+            } else {
+                data = try Data(contentsOf: URL(fileURLWithPath: path))
+            }
+        } catch {
+            throw ControlError(
+                .systemError, code: "file-unreadable", status: 400,
+                detail: "cannot read file '\(path)': \(reason(error))")
+        }
+        guard let text = String(data: data, encoding: .utf8) else {
+            throw .invalidArgument(what: "file '\(path)'", detail: "it is not UTF-8 text")
+        }
+        return text
+    }
+
+    private static func reason(_ error: any Error) -> String {
+        let underlying = (error as NSError).userInfo[NSUnderlyingErrorKey] as? NSError
+        if let underlying, underlying.domain == NSPOSIXErrorDomain {
+            return SystemCalls.errorText(Int32(underlying.code))
+        }
+        return error.localizedDescription
+    }
+}
+
+extension ControlClient.Call {
+    /// A call with a JSON body.
+    init(_ method: String, _ path: [String], json body: some Encodable) throws(ControlError) {
+        self.init(method)
+        self.path = path
+        do {
+            self.body = try ControlJSON.encode(body)
+        } catch {
+            throw .internalError("the request cannot be written: \(error)")
+        }
+    }
+
+    /// The call with `job` in its query, when given.
+    func forJob(_ id: String?) -> ControlClient.Call {
+        var call = self
+        if let id { call.query.append(("job", id)) }
+        return call
+    }
+}

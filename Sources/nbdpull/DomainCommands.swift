@@ -1,0 +1,81 @@
+import ArgumentParser
+import Control
+import Foundation
+
+struct Define: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Define a domain from its XML and serve its disks.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "Domain XML; - is standard input.") var file: String
+
+    func run() async throws {
+        let call = try ControlClient.Call(
+            "POST", ["v1", "domains"], json: XMLBody(xml: try InputFile.text(file)))
+        let data = try await options.send(call)
+        try options.output.show(data, as: DomainView.self) { domain in
+            options.output.quiet ? "" : "Domain '\(domain.domain)' defined from \(file)\n\n"
+        }
+    }
+}
+
+struct Undefine: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Forget a domain; refused while it has backup jobs.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Flag(help: "Forget its checkpoints too.") var checkpoints = false
+
+    func run() async throws {
+        var call = ControlClient.Call("DELETE", "v1", "domains", domain)
+        if checkpoints { call.query.append(("checkpoints", "true")) }
+        _ = try await options.send(call)
+        if options.output.json { Console.out("{}\n") }
+        options.output.inform("Domain '\(domain)' has been undefined\n")
+    }
+}
+
+struct List: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "List the domains.")
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        let data = try await options.send(ControlClient.Call("GET", "v1", "domains"))
+        try options.output.show(data, as: DomainsBody.self) {
+            ConsoleText.domains($0.domains, quiet: options.output.quiet)
+        }
+    }
+}
+
+struct DumpXML: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dumpxml", abstract: "Print a domain's XML.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+
+    func run() async throws {
+        let data = try await options.send(
+            ControlClient.Call("GET", "v1", "domains", domain, "xml"))
+        try options.output.show(data, as: XMLBody.self) { $0.xml.endingInNewline + "\n" }
+    }
+}
+
+struct DomBlkList: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "domblklist", abstract: "List a domain's disks.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Flag(help: "Size, live NBD URI, client and dirty bytes too.") var details = false
+
+    func run() async throws {
+        let data = try await options.send(
+            ControlClient.Call("GET", "v1", "domains", domain, "disks"))
+        try options.output.show(data, as: DisksBody.self) {
+            ConsoleText.disks($0.disks, details: details, quiet: options.output.quiet)
+        }
+    }
+}
+
+extension String {
+    /// The text, ended by a newline if it was not.
+    var endingInNewline: String { hasSuffix("\n") ? self : self + "\n" }
+}

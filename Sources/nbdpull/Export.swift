@@ -1,0 +1,84 @@
+import ArgumentParser
+import Control
+import Foundation
+import Logging
+import NBDServer
+import ServiceLifecycle
+import UnixSignals
+
+struct Export: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Serve one file or block device until killed, without any state.")
+    @Option(help: "Unix socket to listen on. (default: one in the run or temporary directory)")
+    var socket: String?
+    @Option(help: "ADDR:PORT to listen on instead; port 0 takes the first free one.")
+    var tcp: String?
+    @Option(help: "Export name. (default: the empty name)") var name = ""
+    @Flag(help: "Serve it read-only; many clients may share it.") var readOnly = false
+    @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
+    @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
+    @Option(help: "Most NBD connections at once.") var maxConnections = 100
+    @Flag(help: "Print the NBD URI on standard output.") var printUri = false
+    @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
+    @OptionGroup var tls: TLSOptions
+    @OptionGroup var output: OutputOptions
+    @Argument(help: "The file or block device.") var file: String
+
+    func validate() throws {
+        guard socket == nil || tcp == nil else {
+            throw ValidationError("--socket and --tcp exclude each other")
+        }
+        guard CacheMode(rawValue: cache) != nil else {
+            throw ValidationError("--cache '\(cache)' is neither none nor buffered")
+        }
+        guard rings.map({ (1...64).contains($0) }) ?? true else {
+            throw ValidationError("--rings must be between 1 and 64")
+        }
+    }
+
+    func run() async throws {
+        try tls.refuse()
+        let endpoint = try endpoint()
+        try PlaintextPolicy.check(endpoint, allowPlaintext: allowPlaintext)
+        SystemCalls.makeNewFilesPrivate()
+        let engine = try EngineFactory.make(rings: rings, maxConnections: maxConnections)
+        let path = ServeArguments.absolutePath(file)
+        let disk = DiskConfiguration(
+            exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
+            readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
+            discardMode: .unmap)
+        let bound: ListenEndpoint
+        do throws(ServerFault) {
+            _ = try await engine.attachDisk(disk)
+            bound = try await engine.listenLive(endpoint)
+        } catch {
+            await engine.shutdown()
+            throw controlError(from: error)
+        }
+        announce(ExportURI.text(endpoint: bound, name: name))
+        try await ServiceGroup(
+            configuration: ServiceGroupConfiguration(
+                services: [.init(service: StopService { await engine.shutdown() })],
+                gracefulShutdownSignals: [.sigterm, .sigint],
+                logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
+        ).run()
+    }
+
+    private func announce(_ uri: String) {
+        if output.json {
+            Console.out("{\"uri\":\"\(uri)\"}\n")
+        } else if printUri {
+            Console.out(uri + "\n")
+        }
+        Console.error("nbdpull: ready, \(uri)")
+        ServiceNotice.send("READY=1", ProcessInfo.processInfo.environment)
+    }
+
+    private func endpoint() throws(ControlError) -> ListenEndpoint {
+        if let tcp { return try ServeArguments.tcpEndpoint(tcp, option: "--tcp") }
+        if let socket { return .unix(path: ServeArguments.absolutePath(socket), mode: 0o600) }
+        let runtime = ProcessInfo.processInfo.environment["XDG_RUNTIME_DIR"] ?? "/tmp"
+        let number = ProcessInfo.processInfo.processIdentifier
+        return .unix(path: "\(runtime)/nbdpull-export-\(number).sock", mode: 0o600)
+    }
+}

@@ -1,0 +1,81 @@
+import ArgumentParser
+import Control
+import Foundation
+
+/// The executable: its commands, and how errors leave it.
+@main
+struct Nbdpull: AsyncParsableCommand {
+    static let version = "0.1.0"
+
+    static let configuration = CommandConfiguration(
+        commandName: "nbdpull",
+        abstract: "Serves virtual machine disks over NBD, and their backups in pull mode.",
+        version: version,
+        groupedSubcommands: [
+            CommandGroup(name: "Server", subcommands: [Serve.self, Export.self]),
+            CommandGroup(
+                name: "Domains",
+                subcommands: [
+                    Define.self, Undefine.self, List.self, DumpXML.self, DomBlkList.self,
+                ]),
+            CommandGroup(
+                name: "Backup",
+                subcommands: [
+                    BackupBegin.self, BackupDumpXML.self, BackupList.self, BackupEnd.self,
+                    DomJobInfo.self, DomJobAbort.self, Event.self,
+                ]),
+            CommandGroup(
+                name: "Checkpoints",
+                subcommands: [
+                    CheckpointCreate.self, CheckpointCreateAs.self, CheckpointList.self,
+                    CheckpointInfo.self, CheckpointDumpXML.self, CheckpointParent.self,
+                    CheckpointDelete.self,
+                ]),
+        ])
+
+    static func main() async {
+        do {
+            var command = try parseAsRoot()
+            if var command = command as? any AsyncParsableCommand {
+                try await command.run()
+            } else {
+                try command.run()
+            }
+        } catch let error as ControlError {
+            Console.error("error: \(error.message)")
+            Foundation.exit(1)
+        } catch {
+            leave(with: error)
+        }
+    }
+
+    // Help and version are answers; everything else is a usage error unless it says otherwise.
+    private static func leave(with error: any Error) -> Never {
+        let code = exitCode(for: error)
+        var text = fullMessage(for: error)
+        if code == .success {
+            if !text.isEmpty { Console.out(text + "\n") }
+        } else {
+            if text.hasPrefix("Error: ") { text = "error: " + text.dropFirst("Error: ".count) }
+            if !text.isEmpty { Console.error(text) }
+        }
+        Foundation.exit(code.rawValue)
+    }
+}
+
+/// Standard output and standard error.
+enum Console {
+    /// Writes text as it is; a reader that has gone ends the program quietly.
+    static func out(_ text: String) {
+        do {
+            try FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
+        } catch {
+            Foundation.exit(1)
+        }
+    }
+
+    /// Writes one line to standard error.
+    static func error(_ line: String) {
+        try? FileHandle.standardError.write(contentsOf: Data((line + "\n").utf8))
+    }
+}

@@ -1,0 +1,185 @@
+import ArgumentParser
+import Configuration
+import Control
+import Foundation
+import Logging
+import NBDServer
+import ServiceLifecycle
+import UnixSignals
+
+struct Serve: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Serve domains' disks and their backups until stopped.",
+        discussion: """
+            Every option can also be set by an environment variable (--run-dir is NBDPULL_RUN_DIR) or in the file that \
+            --config names; the command line wins over the environment, the environment over the file.
+            """)
+    @Option(help: "YAML or JSON file with settings, by the names of these options.")
+    var config: String?
+    @Option(help: "Where domains are kept. (root: /var/lib/nbdpull, else below XDG_STATE_HOME)")
+    var stateDir: String?
+    @Option(help: "Where the sockets are. (root: /run/nbdpull, else below XDG_RUNTIME_DIR)")
+    var runDir: String?
+    @Option(help: "ADDR:PORT; the live exports over TCP as well.") var liveTcp: String?
+    @Option(help: "Define this domain (XML file) at the start; may be repeated.")
+    var domain: [String] = []
+    @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
+    var disk: [String] = []
+    @Option(help: "Name of the domain that --disk makes. (default: default)") var name: String?
+    @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
+    @Option(help: "Most NBD connections at once. (default: 100)") var maxConnections: Int?
+    @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
+    var copyTimeout: Int?
+    @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
+    @OptionGroup var tls: TLSOptions
+    @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
+
+    func run() async throws {
+        try tls.refuse()
+        let environment = ProcessInfo.processInfo.environment
+        let settings = try await ServeSettings.resolve(
+            given: given, file: config ?? environment["NBDPULL_CONFIG"], environment: environment)
+        SystemCalls.makeNewFilesPrivate()
+        try await ServeRun(settings: settings, quiet: quiet, environment: environment).run()
+    }
+
+    // Only what was given: the rest is left to the environment, the file and the defaults.
+    private var given: [String: ConfigContent] {
+        var values: [String: ConfigContent] = [:]
+        func set(_ key: String, _ value: String?) {
+            if let value { values[key] = .string(value) }
+        }
+        func set(_ key: String, _ value: Int?) {
+            if let value { values[key] = .int(value) }
+        }
+        set("state-dir", stateDir)
+        set("run-dir", runDir)
+        set("live-tcp", liveTcp)
+        set("name", name)
+        set("rings", rings)
+        set("max-connections", maxConnections)
+        set("copy-timeout", copyTimeout)
+        if !domain.isEmpty { values["domain"] = .stringArray(domain) }
+        if !disk.isEmpty { values["disk"] = .stringArray(disk) }
+        if allowPlaintext { values["allow-plaintext"] = .bool(true) }
+        return values
+    }
+}
+
+/// One run of the server, from the lock to the last flush.
+struct ServeRun {
+    let settings: ServeSettings
+    let quiet: Bool
+    let environment: [String: String]
+
+    private var controlSocket: String { settings.runDirectory + "/control.sock" }
+    private var liveSocket: ListenEndpoint {
+        .unix(path: settings.runDirectory + "/live.sock", mode: 0o600)
+    }
+
+    func run() async throws {
+        // Everything that can be refused is looked at before anything is opened.
+        let start = try startDomains()
+        let liveTCP = try liveTCPEndpoint()
+        let state = try StateDirectory(path: settings.stateDirectory)
+        try makeRunDirectory()
+        try ControlServer.clearStaleSocket(controlSocket)
+        let engine = try EngineFactory.make(
+            rings: settings.rings, maxConnections: settings.maxConnections)
+        let manager = JobManager(
+            engine: engine, state: state,
+            settings: JobManagerSettings(
+                runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
+                allowPlaintext: settings.allowPlaintext,
+                holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000))
+        await manager.activate()
+        for warning in await manager.restore(start) where !quiet {
+            Console.error("warning: \(warning)")
+        }
+        do throws(ServerFault) {
+            _ = try await engine.listenLive(liveSocket)
+            if let liveTCP { _ = try await engine.listenLive(liveTCP) }
+        } catch {
+            await manager.shutdown()
+            throw controlError(from: error)
+        }
+        try await serve(manager)
+    }
+
+    private func serve(_ manager: JobManager) async throws {
+        var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
+        logger.logLevel = quiet ? .error : .warning
+        let socket = controlSocket
+        let environment = environment
+        let front = ControlServer(
+            routes: Routes(manager: manager, version: Nbdpull.version), socketPath: socket,
+            logger: logger
+        ) {
+            Console.error("nbdpull: ready, control socket \(socket)")
+            ServiceNotice.send("READY=1", environment)
+        }
+        // The last service is stopped first: jobs end while the socket still answers.
+        let group = ServiceGroup(
+            configuration: ServiceGroupConfiguration(
+                services: [
+                    .init(service: front),
+                    .init(
+                        service: StopService {
+                            ServiceNotice.send("STOPPING=1", environment)
+                            await manager.shutdown()
+                        }),
+                ], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+        try await group.run()
+    }
+
+    private func startDomains() throws(ControlError) -> [StartDomain] {
+        var start: [StartDomain] = []
+        for file in settings.domains {
+            let definition = try DomainDefinition.parse(try InputFile.text(file))
+            start.append(StartDomain(definition: definition, isStored: true))
+        }
+        if !settings.disks.isEmpty {
+            var disks: [DomainDisk] = []
+            for text in settings.disks { disks.append(try ServeArguments.disk(text)) }
+            let definition = DomainDefinition(name: settings.name, disks: disks)
+            try definition.validate()
+            start.append(StartDomain(definition: definition, isStored: false))
+        }
+        let names = start.map(\.definition.name)
+        for (index, name) in names.enumerated() where names[..<index].contains(name) {
+            throw .domainExists(name)
+        }
+        return start
+    }
+
+    private func liveTCPEndpoint() throws(ControlError) -> ListenEndpoint? {
+        guard let text = settings.liveTCP else { return nil }
+        let endpoint = try ServeArguments.tcpEndpoint(text, option: "--live-tcp")
+        try PlaintextPolicy.check(endpoint, allowPlaintext: settings.allowPlaintext)
+        return endpoint
+    }
+
+    private func makeRunDirectory() throws(ControlError) {
+        do {
+            try FileManager.default.createDirectory(
+                atPath: settings.runDirectory, withIntermediateDirectories: true,
+                attributes: [.posixPermissions: 0o700])
+        } catch {
+            throw ControlError(
+                .systemError, code: "run-directory-unusable", status: 500,
+                detail: "cannot create the run directory '\(settings.runDirectory)': "
+                    + error.localizedDescription)
+        }
+    }
+}
+
+/// Waits for the stop signal, then does what stopping takes.
+struct StopService: Service {
+    let stop: @Sendable () async -> Void
+
+    func run() async throws {
+        // Cancelled means that another service failed; there is as much to clean up then.
+        try? await gracefulShutdown()
+        await stop()
+    }
+}

@@ -1,0 +1,130 @@
+import Configuration
+import Control
+import Foundation
+
+/// What `serve` was told, from all sources: command line, then environment, then file, then defaults.
+struct ServeSettings {
+    var stateDirectory: String
+    var runDirectory: String
+    var liveTCP: String?
+    var domains: [String]
+    var disks: [String]
+    var name: String
+    var rings: Int?
+    var allowPlaintext: Bool
+    var maxConnections: Int
+    var copyTimeoutSeconds: Int
+
+    /// Options that name TLS; none of them works yet.
+    static let tlsKeys = ["tls-certs", "tls-psk", "tls-verify-peer", "tls-authz"]
+
+    /// Reads every source. `given` holds the command line's values, by option name.
+    ///
+    /// An environment variable is `NBDPULL_` + the option's name in capitals with underscores; lists are separated by `;`
+    /// there. The file uses the option names as keys.
+    static func resolve(
+        given: [String: ConfigContent], file: String?, environment: [String: String]
+    ) async throws -> ServeSettings {
+        var providers: [any ConfigProvider] = [
+            InMemoryProvider(
+                name: "command line",
+                values: Dictionary(
+                    uniqueKeysWithValues: given.map {
+                        (AbsoluteConfigKey([$0.key]), ConfigValue($0.value, isSecret: false))
+                    })),
+            EnvironmentVariablesProvider(
+                environmentVariables: environment, arraySeparator: ";"
+            ).prefixKeys(with: "nbdpull"),
+        ]
+        if let file { providers.append(try await fileProvider(file)) }
+        return try ServeSettings(Source(reader: ConfigReader(providers: providers)), environment)
+    }
+
+    private init(_ source: Source, _ environment: [String: String]) throws(ControlError) {
+        for key in Self.tlsKeys where try source.string(key) != nil {
+            throw TLSOptions.unsupported(key)
+        }
+        let isRoot = SystemCalls.effectiveUser == 0
+        let state: String =
+            if let path = try source.string("state-dir") {
+                path
+            } else {
+                try DefaultPlaces.stateDirectory(environment, isRoot: isRoot)
+            }
+        let run: String =
+            if let path = try source.string("run-dir") {
+                path
+            } else {
+                try DefaultPlaces.runDirectory(environment, isRoot: isRoot)
+            }
+        stateDirectory = ServeArguments.absolutePath(state)
+        runDirectory = ServeArguments.absolutePath(run)
+        liveTCP = try source.string("live-tcp")
+        domains = try source.strings("domain")
+        disks = try source.strings("disk")
+        name = try source.string("name") ?? "default"
+        rings = try source.int("rings", in: 1...64)
+        allowPlaintext = try source.bool("allow-plaintext") ?? false
+        maxConnections = try source.int("max-connections", in: 1...65536) ?? 100
+        copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
+    }
+
+    private static func fileProvider(_ path: String) async throws -> any ConfigProvider {
+        let place = ConfigReader(
+            provider: InMemoryProvider(values: ["filePath": ConfigValue(stringLiteral: path)]))
+        do {
+            if path.hasSuffix(".json") {
+                return try await FileProvider<JSONSnapshot>(config: place)
+            }
+            return try await FileProvider<YAMLSnapshot>(config: place)
+        } catch {
+            throw ControlError.invalidArgument(
+                what: "--config '\(path)'", detail: "it cannot be read: \(error)")
+        }
+    }
+
+    /// Typed looks into the sources; a value of the wrong kind is an error, never a default.
+    private struct Source {
+        let reader: ConfigReader
+
+        func string(_ key: String) throws(ControlError) -> String? {
+            try look(key, "a text") { try reader.fetchStringValue(key) }
+        }
+
+        func strings(_ key: String) throws(ControlError) -> [String] {
+            if let list = try? reader.requiredStringArray(forKey: ConfigKey(key)) { return list }
+            return try string(key).map { [$0] } ?? []
+        }
+
+        func bool(_ key: String) throws(ControlError) -> Bool? {
+            try look(key, "true or false") { try reader.requiredBool(forKey: ConfigKey(key)) }
+        }
+
+        func int(_ key: String, in range: ClosedRange<Int>) throws(ControlError) -> Int? {
+            let value = try look(key, "a number") { try reader.requiredInt(forKey: ConfigKey(key)) }
+            guard let value, !range.contains(value) else { return value }
+            throw .invalidArgument(
+                what: "\(key) \(value)",
+                detail: "it must be between \(range.lowerBound) and \(range.upperBound)")
+        }
+
+        private func look<Value>(
+            _ key: String, _ kind: String, _ body: () throws -> Value
+        ) throws(ControlError) -> Value? {
+            do {
+                return try body()
+            } catch {
+                // The library tells a missing value from a wrong one only in its text.
+                guard !"\(error)".hasPrefix("Missing required config value") else { return nil }
+                throw .invalidArgument(what: "setting '\(key)'", detail: "it must be \(kind)")
+            }
+        }
+    }
+}
+
+extension ConfigReader {
+    /// The text of a key; throws when it is missing.
+    fileprivate func fetchStringValue(_ key: String) throws -> String {
+        try requiredString(forKey: ConfigKey(key))
+    }
+}

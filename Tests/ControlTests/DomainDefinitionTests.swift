@@ -1,0 +1,190 @@
+import Control
+import NBDServer
+import Testing
+
+@Suite struct DomainDefinitionTests {
+    private static func domain(_ disks: String, name: String = "vm1") -> String {
+        "<domain><name>\(name)</name><devices>\(disks)</devices></domain>"
+    }
+
+    private static func disk(
+        _ source: String = "<source file='/img/a'/>", driver: String = "",
+        attributes: String = "type='file'", target: String = "vda"
+    ) -> String {
+        domain("<disk \(attributes)>\(driver)\(source)<target dev='\(target)'/></disk>")
+    }
+
+    private static let full = """
+        <?xml version="1.0"?>
+        <!-- made by > hand -->
+        <domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+          <title>a > b</title>
+          <name>vm1</name>
+          <uuid>C7A5FDBD-edaf-9455-926a-d65c16db1809</uuid>
+          <metadata><x:name xmlns:x='urn:x'>other</x:name></metadata>
+          <devices>
+            <emulator>/usr/bin/qemu</emulator>
+            <disk type='file' device='disk' snapshot='no'>
+              <driver name='qemu' type='raw' cache='none' discard='ignore' io='native'/>
+              <source file='/img/vda.raw' index='1'><seclabel model='dac'/></source>
+              <backingStore/>
+              <target dev='vda' bus='virtio'/>
+              <address type='pci'/>
+            </disk>
+            <interface type='user'/>
+            <disk type='block' device='lun'>
+              <driver cache='directsync' discard='unmap'/>
+              <source dev='/dev/vg/b'/><target dev='sda'/><readonly/>
+            </disk>
+            <disk type='file' device='cdrom'><target dev='hda'/></disk>
+            <disk device='floppy'><target dev='fda'/></disk>
+            <disk><driver cache='writethrough'/><source file='/n'/><target dev='nvme0n1'/></disk>
+          </devices>
+          <qemu:commandline><qemu:arg value='-x'/></qemu:commandline>
+        </domain>
+        """
+
+    @Test func onlyNameUUIDAndDisksAreRead() throws {
+        let domain = try DomainDefinition.parse(Self.full)
+        #expect(domain.name == "vm1")
+        #expect(domain.uuid == "c7a5fdbd-edaf-9455-926a-d65c16db1809")
+        #expect(domain.xml == Self.full)
+        #expect(
+            domain.disks == [
+                DomainDisk(
+                    target: "vda", path: "/img/vda.raw", cacheMode: .none, discardMode: .ignore),
+                DomainDisk(
+                    target: "sda", kind: .block, path: "/dev/vg/b", readOnly: true,
+                    cacheMode: .none, discardMode: .unmap, device: "lun"),
+                DomainDisk(target: "hda", path: nil, readOnly: true, device: "cdrom"),
+                DomainDisk(target: "fda", path: nil, device: "floppy"),
+                DomainDisk(target: "nvme0n1", path: "/n"),
+            ])
+        #expect(domain.liveExportName(target: "vda") == "vm1/vda")
+    }
+
+    @Test(arguments: [
+        "<domain><name>a</name></domain>",
+        "<?xml version='1.0'?><!-- <domain> -->\n<domain type='a>b'\n><name>a</name></domain>",
+        "<?x > ?><domain x=\"/>\"><!-- <uuid/> --><name>a</name></domain>",
+        "<!--\u{301}--><domain>\n<!--\u{301}--\u{3e}<name>e\u{301}</name></domain>",
+    ])
+    func missingUUIDIsAdded(xml: String) throws {
+        let domain = try DomainDefinition.parse(xml)
+        #expect(domain.xml.contains("\n  <uuid>\(domain.uuid)</uuid>"))
+        let again = try DomainDefinition.parse(domain.xml)
+        #expect(again == domain)
+        #expect(try DomainDefinition.parse(xml).uuid != domain.uuid)
+    }
+
+    @Test(arguments: [
+        "<domain/>", "<domainbackup/>", "<domain xmlns='urn:x'><name>a</name></domain>",
+        "<domain><name>a</name><name>b</name></domain>",
+        "<domain><name>a</name><devices/><devices/></domain>",
+        "<domain><name>a</name><uuid/><uuid/></domain>",
+        domain("<disk><source file='/a'/></disk>"),
+        domain("<disk><target/></disk>"),
+        domain("<disk><source/><source/><target dev='vda'/></disk>"),
+        domain("<disk><driver/><driver/><target dev='vda'/></disk>"),
+    ])
+    func refusedBySchema(xml: String) {
+        let error = refusal { () throws(ControlError) in try DomainDefinition.parse(xml) }
+        #expect(error?.libvirtCode == 92)
+        #expect(error?.message.contains("domain.rng: ") == true)
+    }
+
+    @Test(arguments: [
+        (disk(driver: "<driver type='qcow2'/>"), 67, "disk 'vda': driver type 'qcow2'"),
+        (disk(attributes: "type='network'"), 67, "disk 'vda': type 'network'"),
+        (disk(attributes: "type='volume' device='cdrom'"), 67, "type 'volume'"),
+        (disk("<source file='/a'><encryption format='luks'/></source>"), 67, "encrypted"),
+        (disk("<source file='/a'/><encryption format='luks'/>"), 67, "encrypted"),
+        (disk("<source file='/a'><slices><slice/></slices></source>"), 67, "slices"),
+        (disk("<source file='a'/>"), 27, "'a' of disk 'vda' must be an absolute path"),
+        (disk("<source file=''/>"), 27, "missing source information for device 'vda'"),
+        (disk(""), 27, "missing source information for device 'vda'"),
+        (disk("<source dev='/dev/x'/>"), 27, "missing source information"),
+        (disk(attributes: "device='tape'"), 27, "unknown device 'tape'"),
+        (disk(driver: "<driver discard='on'/>"), 27, "unknown discard 'on'"),
+        (disk(target: "a/b"), 27, "disk target 'a/b'"),
+        (disk(target: ""), 27, "disk target ''"),
+        (
+            domain(
+                "<disk><source file='/a'/><target dev='vda'/></disk>"
+                    + "<disk><source file='/b'/><target dev='vda'/></disk>"), 67,
+            "disk 'vda': target is used by two disks"
+        ),
+        ("<domain><name>a</name><uuid>123</uuid></domain>", 27, "malformed uuid '123'"),
+    ])
+    func refusedByMeaning(xml: String, number: Int, words: String) {
+        let error = refusal { () throws(ControlError) in try DomainDefinition.parse(xml) }
+        #expect(error?.libvirtCode == number)
+        #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
+    }
+
+    @Test(arguments: [
+        "", ".", "..", "a/b", "a\nb", "a\u{7f}", "a\u{85}", String(repeating: "n", count: 256),
+        String(repeating: "é", count: 128),
+    ])
+    func namesThatCannotNameFilesAreRefused(name: String) {
+        let error = refusal { () throws(ControlError) in
+            try DomainDefinition.parse(Self.domain("", name: name))
+        }
+        #expect(error?.libvirtCode == 27)
+        #expect(error?.message.hasPrefix("XML error: domain name '") == true)
+    }
+
+    @Test(arguments: ["a", "...", "vm 1", "é", "a&amp;b", String(repeating: "n", count: 255)])
+    func otherNamesAreAccepted(name: String) throws {
+        _ = try DomainDefinition.parse(Self.domain("", name: name))
+    }
+
+    @Test func definitionFromTheCommandLineDescribesItself() throws {
+        let disks = [
+            DomainDisk(target: "vda", path: "/img/a & 'b'", cacheMode: .none),
+            DomainDisk(target: "vdb", kind: .block, path: "/dev/b", readOnly: true),
+            DomainDisk(target: "hda", path: nil, readOnly: true, device: "cdrom"),
+        ]
+        let domain = DomainDefinition(name: "a<b", disks: disks)
+        try domain.validate()
+        #expect(try DomainDefinition.parse(domain.xml) == domain)
+    }
+
+    @Test func tooManyDisksAreRefused() {
+        let disks = (0...DomainDefinition.disksMax).map {
+            DomainDisk(target: "vd\($0)", path: "/img/\($0)")
+        }
+        let error = refusal { () throws(ControlError) in
+            try DomainDefinition(name: "vm1", disks: disks).validate()
+        }
+        #expect(error?.libvirtCode == 67)
+    }
+
+    @Test func uuidsHaveOneForm() {
+        let form = "c7a5fdbd-edaf-9455-926a-d65c16db1809"
+        #expect(UUIDText.normalized("C7A5FDBDEDAF9455926AD65C16DB1809") == form)
+        #expect(UUIDText.normalized("\n \(form) ") == form)
+        for bad in ["", "-\(form)", "\(form)-", "\(form)0", "g7a5fdbd-edaf-9455-926a-d65c16db1809"]
+        {
+            #expect(UUIDText.normalized(bad) == nil)
+        }
+        let made = UUIDText.random()
+        #expect(UUIDText.normalized(made) == made)
+        #expect(made.dropFirst(14).first == "4")
+        #expect("89ab".contains(made.dropFirst(19).first ?? "-"))
+    }
+
+    @Test func targetNamesAreThoseOfTheSchema() throws {
+        for name in ["vda", "sdaa", "hda1", "fd0", "xvda", "ubda", "ioemu:hda", "nvme0n1"] {
+            #expect(TargetName.isValid(name))
+            _ = try BackupRequest.parse(pullXML("<disks><disk name='\(name)'/></disks>"))
+        }
+        for name in ["", "vd", "xda", "vda ", "vd-a", "vdé", "nvme0", "nvmen1", "ioemu:nvme0n1"] {
+            #expect(!TargetName.isValid(name))
+            let error = refusal { () throws(ControlError) in
+                try BackupRequest.parse(pullXML("<disks><disk name='\(name)'/></disks>"))
+            }
+            #expect(error?.libvirtCode == 92)
+        }
+    }
+}
