@@ -4,6 +4,7 @@
 /// is not. Commands that were in flight meanwhile may be in or out, but wholly per 64 KiB
 /// cluster, and so that one cut through the writer's clock explains all disks.
 package final class InstantWindow {
+    /// The aligned pieces of which a command in flight at the instant is wholly in or wholly out.
     private static let clusterBytes = 1 << 16
 
     private let base: [[UInt8]]
@@ -36,9 +37,11 @@ package final class InstantWindow {
             let covering = touched.filter { $0.overlaps(segment.lowerBound, segment.count) }
             let matches = matchingVersions(base, image, segment, covering)
             guard let first = matches.first else {
+                let places = firstDifferences(base, image, segment, covering)
                 throw TestFailure(
                     "\(name): bytes \(segment) are none of the \(covering.count + 1) contents they"
-                        + " had around the instant: \(covering.map(\.summary))")
+                        + " had around the instant: before and after \(covering.map(\.summary));"
+                        + " each differs first at \(places)")
             }
             guard matches.count == 1 else { continue }
             for (index, operation) in covering.enumerated() {
@@ -101,6 +104,20 @@ package final class InstantWindow {
             if same { matches.append(index + 1) }
         }
         return matches
+    }
+
+    /// Where a segment first differs from each version, for the failure's text.
+    private func firstDifferences(
+        _ base: [UInt8], _ image: [UInt8], _ segment: Range<Int>, _ covering: [StressOperation]
+    ) -> [Int] {
+        let start = segment.lowerBound
+        let versions =
+            [(base, start)] + covering.map { ($0.content, segment.lowerBound - $0.offset) }
+        return versions.map { bytes, position in
+            let first = Bytes.firstDifference(
+                bytes, at: position, image, at: start, count: segment.count)
+            return start + (first ?? segment.count)
+        }
     }
 
     private func expectBase(_ base: [UInt8], _ image: [UInt8], _ range: Range<Int>, _ name: String)
