@@ -52,7 +52,10 @@ extension RingLoop {
         disks[slot].holdLatch = nil
         let held = disks[slot].heldPieces
         disks[slot].heldPieces.removeAll(keepingCapacity: true)
+        let requests = disks[slot].heldRequests
+        disks[slot].heldRequests.removeAll(keepingCapacity: true)
         for piece in held { startChange(piece) }
+        for request in requests { startZeroing(request) }
         perform(slot)
     }
 
@@ -107,6 +110,7 @@ extension RingLoop {
         for number in 0..<connections.capacity
         where connections.contains(number) && connections[number].disk == slot { return false }
         return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
+            && disks[slot].heldRequests.isEmpty
             && disks[slot].jobs.allSatisfy { $0 == nil }
     }
 }

@@ -177,7 +177,7 @@ extension RingLoop {
             if request.command == .write {
                 connections[slot].current = opened
             } else {
-                continueZeroing(opened)
+                startZeroing(opened)
             }
         case .blockStatus:
             connections[slot].current = open(slot, request)

@@ -108,7 +108,7 @@ extension RingLoop {
     /// A change of the disk is ready to go: holds it while a job begins or old data is copied.
     mutating func startChange(_ piece: Int) {
         let disk = pieces[piece].disk
-        if disks[disk].isHeld {
+        if disks[disk].isHeld, !requests[pieces[piece].request].isAdmitted {
             pieces[piece].stage = .heldForBegin
             disks[disk].heldPieces.append(piece)
             return
