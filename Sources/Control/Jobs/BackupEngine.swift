@@ -15,6 +15,15 @@ package protocol BackupEngine: Sendable {
     func jobReport(id: String) async throws(ServerFault) -> JobReport
     /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
     func endJob(id: String) async throws(ServerFault) -> JobReport
+    /// Makes a checkpoint on several disks at one instant; all of them or none.
+    func createCheckpoint(_ configuration: CheckpointConfiguration) async throws(ServerFault)
+    /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before, so no other checkpoint's
+    /// answer changes. A disk without that checkpoint is left as it is.
+    func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault)
+    /// Everything written since a checkpoint, up to now; at most `extentLimit` extents are listed.
+    func dirtyReport(
+        since checkpoint: String, disk: DiskID, extentLimit: Int
+    ) async throws(ServerFault) -> DirtyReport
     /// Adds a listener for the live exports.
     func listenLive(_ endpoint: ListenEndpoint) async throws(ServerFault) -> ListenEndpoint
     /// Receives the server's events; set once, before the first disk is attached.

@@ -32,11 +32,14 @@ package struct DiskConfiguration: Sendable, Hashable {
     package var readOnly: Bool
     package var cacheMode: CacheMode
     package var discardMode: DiscardMode
+    /// Where changes are tracked; nil for no tracking (no checkpoints).
+    package var tracking: TrackingConfiguration?
 
     package init(
         exportName: String, path: String, kind: SourceKind, readOnly: Bool,
-        cacheMode: CacheMode, discardMode: DiscardMode
+        cacheMode: CacheMode, discardMode: DiscardMode, tracking: TrackingConfiguration? = nil
     ) {
+        self.tracking = tracking
         self.exportName = exportName
         self.path = path
         self.kind = kind
@@ -60,7 +63,12 @@ package struct DiskStatus: Sendable {
     package var clientCount: Int
     /// Bytes written, zeroed or discarded since the disk was attached, in whole 64 KiB blocks.
     package var dirtyBytes: UInt64
-    package init(sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64) {
+    /// Present when changes are tracked.
+    package var tracking: TrackingStatus?
+    package init(
+        sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil
+    ) {
+        self.tracking = tracking
         self.sizeBytes = sizeBytes
         self.clientCount = clientCount
         self.dirtyBytes = dirtyBytes

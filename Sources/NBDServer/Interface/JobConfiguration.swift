@@ -35,7 +35,13 @@ package struct JobDiskConfiguration: Sendable, Hashable {
     /// Name of the backup export on the job's own listener.
     package var exportName: String
     package var scratch: ScratchConfiguration
-    package init(disk: DiskID, target: String, exportName: String, scratch: ScratchConfiguration) {
+    /// Present on incremental disks.
+    package var incremental: IncrementalConfiguration?
+    package init(
+        disk: DiskID, target: String, exportName: String, scratch: ScratchConfiguration,
+        incremental: IncrementalConfiguration? = nil
+    ) {
+        self.incremental = incremental
         self.disk = disk
         self.target = target
         self.exportName = exportName
@@ -51,10 +57,13 @@ package struct JobConfiguration: Sendable {
     package var endpoint: ListenEndpoint
     /// A guest write held by copying for longer than this breaks the job, in milliseconds.
     package var holdLimitMilliseconds: UInt64
+    /// A checkpoint made in the same instant; it stays when the job ends.
+    package var checkpoint: CheckpointConfiguration?
     package init(
         id: String, disks: [JobDiskConfiguration], endpoint: ListenEndpoint,
-        holdLimitMilliseconds: UInt64 = 30_000
+        holdLimitMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil
     ) {
+        self.checkpoint = checkpoint
         self.id = id
         self.disks = disks
         self.endpoint = endpoint

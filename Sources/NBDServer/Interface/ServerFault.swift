@@ -11,6 +11,12 @@ package enum ServerFault: Error, Sendable, Hashable {
     case unknownDisk
     /// Requests or a job still use the disk.
     case diskBusy(name: String)
+    /// The disk has no such checkpoint in its chain (libvirt error 109: missing or broken bitmap).
+    case checkpointUnusable(checkpoint: String, target: String, detail: String)
+    /// The disk has a checkpoint of that name already.
+    case checkpointExists(checkpoint: String, export: String)
+    /// The disk's changes are not tracked.
+    case notTracked(export: String, detail: String)
     /// A scratch file that must not exist does (libvirt error 8).
     case scratchExists(path: String, target: String)
     /// A scratch file cannot be created (libvirt error 38).
