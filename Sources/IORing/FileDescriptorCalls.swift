@@ -114,6 +114,62 @@ package enum FileCalls {
         _ = try SystemFault.check("fdatasync") { fdatasync(descriptor) }
     }
 
+    /// Writes bytes at a position, all of them.
+    package static func write(
+        _ descriptor: Int32, _ bytes: [UInt8], at position: UInt64
+    ) throws(SystemFault) {
+        var done = 0
+        while done < bytes.count {
+            let start = done
+            // SAFETY: the range lies within the array, which the call borrows.
+            let result = unsafe bytes.withUnsafeBytes { buffer in
+                unsafe pwrite(
+                    descriptor, buffer.baseAddress.map { unsafe $0 + start },
+                    bytes.count - start, off_t(position) + off_t(start))
+            }
+            if result < 0 {
+                if errno == EINTR { continue }
+                throw SystemFault(call: "pwrite", errno: errno)
+            }
+            done += result
+        }
+    }
+
+    /// Reads up to `count` bytes from the file's start; fewer when it is shorter.
+    package static func readAll(
+        _ descriptor: Int32, count: Int
+    ) throws(SystemFault) -> [UInt8] {
+        var failure: Int32 = 0
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+            while filled < count {
+                // SAFETY: the range lies within the buffer.
+                let result = unsafe pread(
+                    descriptor, buffer.baseAddress.map { unsafe $0 + filled }, count - filled,
+                    off_t(filled))
+                if result == 0 { return }
+                if result < 0 {
+                    if errno == EINTR { continue }
+                    failure = errno
+                    return
+                }
+                filled += result
+            }
+        }
+        if failure != 0 { throw SystemFault(call: "pread", errno: failure) }
+        return bytes
+    }
+
+    /// What tells one file from another that later has its name, and one content from the next.
+    package static func identity(
+        _ descriptor: Int32
+    ) throws(SystemFault) -> (inode: UInt64, changedNanoseconds: UInt64) {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
+        let time = facts.st_mtim
+        return (UInt64(facts.st_ino), UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
+    }
+
     /// The first offset at or after `position` that holds data (`data`) or a hole; nil when there
     /// is none before the end.
     package static func seek(

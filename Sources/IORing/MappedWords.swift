@@ -1,0 +1,103 @@
+import CLibURing
+import Glibc
+
+/// A file of 64-bit words that is mapped into memory: what is stored survives a killed process.
+///
+/// The file begins with a header of one page. Its blocks are allocated before it is mapped, so a full
+/// file system is an error at creation and never a fault at a store. One thread stores; another may
+/// read only after a message from it. A loss of power can lose stores that `descriptor` was not
+/// synced after.
+@safe
+package final class MappedWords: Sendable {
+    /// Bytes in front of the words, for the owner's header.
+    package static let headerBytes = 4096
+
+    package let count: Int
+    private let descriptor: OwnedDescriptor
+    private let address: UInt
+    private let byteCount: Int
+
+    /// The file's descriptor, valid while this object lives; syncing it makes the words durable.
+    package var raw: Int32 { descriptor.raw }
+
+    /// Creates a file of zero words; it must not exist.
+    ///
+    /// The file is durable when this returns, its name when its directory has been synced.
+    package init(creating path: String, header: [UInt8], count: Int) throws(SystemFault) {
+        precondition(header.count <= Self.headerBytes && count >= 0)
+        let descriptor = try FileCalls.open(path, [.write, .createNew])
+        byteCount = Self.headerBytes + count * 8
+        do throws(SystemFault) {
+            let bytes = byteCount
+            _ = try SystemFault.check("fallocate") {
+                fallocate(descriptor.raw, 0, 0, off_t(bytes))
+            }
+            try FileCalls.write(descriptor.raw, header, at: 0)
+            try FileCalls.sync(descriptor.raw)
+            address = try Self.map(descriptor.raw, byteCount)
+        } catch {
+            try? FileCalls.remove(path)
+            throw error
+        }
+        self.count = count
+        self.descriptor = descriptor
+    }
+
+    /// Maps an existing file, whose size says how many words it has.
+    package init(opening path: String) throws(SystemFault) {
+        let descriptor = try FileCalls.open(path, [.write])
+        let size = Int(try FileCalls.facts(descriptor.raw).sizeBytes)
+        guard size >= Self.headerBytes, (size - Self.headerBytes) % 8 == 0 else {
+            throw SystemFault(call: "mmap", errno: EINVAL)
+        }
+        byteCount = size
+        count = (size - Self.headerBytes) / 8
+        // Blocks that were never written may still be holes after a crash.
+        _ = try SystemFault.check("fallocate") { fallocate(descriptor.raw, 0, 0, off_t(size)) }
+        address = try Self.map(descriptor.raw, size)
+        self.descriptor = descriptor
+    }
+
+    deinit {
+        // SAFETY: the mapping made in init; this object is the only one that refers to it.
+        unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), byteCount)
+    }
+
+    private static func map(_ descriptor: Int32, _ bytes: Int) throws(SystemFault) -> UInt {
+        // SAFETY: a shared mapping of our own file, unmapped in deinit.
+        let memory = unsafe mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)
+        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
+            throw SystemFault(call: "mmap", errno: errno)
+        }
+        return UInt(bitPattern: memory)
+    }
+
+    private func pointer(_ index: Int) -> UnsafeMutablePointer<UInt64> {
+        precondition(index >= 0 && index < count, "word outside the file")
+        // SAFETY: the index was checked; the mapping holds the header and `count` aligned words.
+        let base = unsafe UnsafeMutableRawPointer(bitPattern: address)
+        guard let base = unsafe base else { preconditionFailure("a mapping is never at zero") }
+        return unsafe (base + Self.headerBytes + index * 8)
+            .assumingMemoryBound(to: UInt64.self)
+    }
+
+    package subscript(_ index: Int) -> UInt64 {
+        // SAFETY: see pointer().
+        get { unsafe pointer(index).pointee }
+        set { unsafe pointer(index).pointee = newValue }
+    }
+
+    /// All words, copied.
+    package func copyWords() -> [UInt64] {
+        guard count > 0 else { return [] }
+        // SAFETY: the whole range of words lies in the mapping.
+        return unsafe Array(UnsafeBufferPointer(start: pointer(0), count: count))
+    }
+
+    /// The owner's header as it is in the file.
+    package func header() -> [UInt8] {
+        let base = unsafe UnsafePointer<UInt8>(bitPattern: address)
+        // SAFETY: the header's page is mapped.
+        return unsafe Array(UnsafeBufferPointer(start: base, count: Self.headerBytes))
+    }
+}
