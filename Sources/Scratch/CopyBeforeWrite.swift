@@ -36,6 +36,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var jobs: UInt16 = 0
         var writesByJob = [Int](repeating: 0, count: CopyBeforeWrite.jobsMax)
         var writesInFlight = 0
+        /// When the write for which it runs was admitted: a wait for a free task counts as well.
         var startedAt: UInt64 = 0
         var waiters = WaitList()
 
@@ -65,6 +66,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     private struct Waiter: Hashable {
         var clusters = 0..<0
+        /// When the write was admitted to wait.
+        var heldSince: UInt64 = 0
         var next: Int32 = -1
     }
 
@@ -171,7 +174,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Asks whether a guest write, zero or discard of these clusters may be submitted.
     package mutating func admit(token: Int, clusters: Range<Int>, now: UInt64) -> Admission {
         guard activeJobs != 0 else { return .go }
-        waiters[token] = Waiter(clusters: clusters)
+        waiters[token] = Waiter(clusters: clusters, heldSince: now)
         return place(token, now: now) ? .go : .held
     }
 
@@ -199,7 +202,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
             } else if let task = task(covering: cluster) {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
-            } else if let task = start(from: cluster, to: clusters.upperBound, now: now) {
+            } else if let task = start(
+                from: cluster, to: clusters.upperBound, now: min(now, waiters[token].heldSince))
+            {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
             } else {
@@ -333,12 +338,34 @@ extension CopyBeforeWrite {
                 let limit = gate.jobs[job].holdLimitNanoseconds
                 let isWaitedFor =
                     gate.tasks[task].isReading || gate.tasks[task].writesByJob[job] > 0
-                if isWaitedFor, age > limit {
-                    gate.breakJob(
-                        job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
-                }
+                if isWaitedFor, age > limit { gate.breakForHolding(job, now: now) }
             }
         }
+        forEachJob(overdueForStarved(now: now)) { gate, job in
+            gate.breakForHolding(job, now: now)
+        }
+    }
+
+    private mutating func breakForHolding(_ job: Int, now: UInt64) {
+        let limit = jobs[job].holdLimitNanoseconds
+        breakJob(job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
+    }
+
+    /// Jobs that keep a write without a task waiting for longer than they allow.
+    private func overdueForStarved(now: UInt64) -> UInt16 {
+        var overdue: UInt16 = 0
+        var token = Int(starved.head)
+        while token >= 0 {
+            let age = now - min(now, waiters[token].heldSince)
+            let late = (0..<Self.jobsMax).reduce(into: UInt16(0)) { mask, job in
+                if age > jobs[job].holdLimitNanoseconds { mask |= 1 << UInt16(job) }
+            }
+            if late & activeJobs & ~overdue != 0 {
+                for cluster in waiters[token].clusters { overdue |= need(of: cluster) & late }
+            }
+            token = Int(waiters[token].next)
+        }
+        return overdue
     }
 
     private mutating func preserve(

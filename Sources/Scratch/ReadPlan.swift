@@ -39,6 +39,7 @@ extension LedgerView {
 
     /// The byte of scratch at which a byte of the disk lies, when its cluster is in the given slot.
     package static func scratchPosition(of offset: UInt64, firstSlot slot: UInt32) -> UInt64 {
-        (UInt64(slot) << ClusterGeometry.shift) | (offset & UInt64(ClusterGeometry.clusterBytes - 1))
+        (UInt64(slot) << ClusterGeometry.shift)
+            | (offset & UInt64(ClusterGeometry.clusterBytes - 1))
     }
 }

@@ -25,7 +25,7 @@ struct SeededTests {
 
     @Test("more copies wanted than there may be: writes wait for a task", arguments: seeds)
     func starved(seed: UInt64) throws {
-        var scenario = large(writers: 48)
+        var scenario = large(writers: 64, clusters: 192)
         scenario.writesPerWriter = 30
         scenario.failures = seed % 2 == 0 ? 0 : 2
         scenario.trouble = [.sourceReadFails, .scratchWriteFails, .jobsEnd]
@@ -44,9 +44,9 @@ struct SeededTests {
         try run(scenario, seed: seed, longestWrite: 20)
     }
 
-    private func large(writers: Int) -> Scenario {
+    private func large(writers: Int, clusters: Int = 64) -> Scenario {
         var scenario = Scenario()
-        scenario.content = (0..<64).map { $0 % 5 == 0 ? 0 : UInt16(5000 + $0) }
+        scenario.content = (0..<clusters).map { $0 % 5 == 0 ? 0 : UInt16(5000 + $0) }
         scenario.writers = writers
         scenario.writesPerWriter = 100
         scenario.readers = 4
@@ -66,8 +66,8 @@ struct SeededTests {
         var world = try stage.start()
         var most = 0
         for step in 0..<200_000 {
-            stage.scenario.writeRanges = [range(longestWrite, &random)]
-            stage.scenario.readRanges = [range(64, &random)]
+            stage.scenario.writeRanges = [range(longestWrite, stage, &random)]
+            stage.scenario.readRanges = [range(64, stage, &random)]
             guard let event = pick(stage, world, &random) else {
                 #expect(step > 2000, "seed=\(seed): the walk ended after \(step) steps")
                 #expect(world.isDrained && world.gate.copiesInFlight == 0, "seed=\(seed)")
@@ -86,9 +86,12 @@ struct SeededTests {
         return most
     }
 
-    private func range(_ longest: Int, _ random: inout SplitMix64) -> Range<Int> {
-        let first = random.below(64)
-        return first..<min(64, first + 1 + random.below(longest))
+    private func range(
+        _ longest: Int, _ stage: Stage, _ random: inout SplitMix64
+    ) -> Range<Int> {
+        let count = stage.geometry.clusterCount
+        let first = random.below(count)
+        return first..<min(count, first + 1 + random.below(longest))
     }
 
     /// Rare events are taken rarely, and writers pause when it is time for the next job.
