@@ -126,7 +126,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     // MARK: Jobs
 
-    /// Adds a job whose instant is now: no guest write may be in flight. Nil when there is no slot for it.
+    /// Adds a job whose instant is now: no guest write may be in flight.
+    ///
+    /// Nil when there is no slot for it.
     package mutating func attach(
         _ view: LedgerView, slotLimit: UInt32, holdLimitNanoseconds: UInt64
     ) -> Int? {

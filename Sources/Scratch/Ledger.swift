@@ -48,7 +48,9 @@ package final class Ledger: Sendable {
         (0..<storage.view.count).map { storage.view.load($0) }
     }
 
-    /// Puts back words taken earlier. Breaks every promise of a ledger in use: no reader and no writer may be left.
+    /// Puts back words taken earlier.
+    ///
+    /// Breaks every promise of a ledger in use: no reader and no writer may be left.
     package func rewind(to words: [UInt32]) {
         precondition(words.count == storage.view.count)
         for (index, word) in words.enumerated() { storage.view.store(word, at: index) }

@@ -1,6 +1,8 @@
 /// One step of a backup read: neighbouring bytes that come from one place.
 package struct ReadStep: Sendable, Hashable {
-    /// Where the bytes come from. For `slot`, the slot of the step's first cluster; the others follow it.
+    /// Where the bytes come from.
+    ///
+    /// For `slot`, the slot of the step's first cluster; the others follow it.
     package let place: ClusterPlace
     /// First byte on the disk.
     package let offset: UInt64

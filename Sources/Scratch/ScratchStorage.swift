@@ -55,7 +55,9 @@ package final class ScratchStorage: Sendable {
         }
     }
 
-    /// Uses an existing file as it is; it is never deleted. Its content is meaningless afterwards.
+    /// Uses an existing file as it is; it is never deleted.
+    ///
+    /// Its content is meaningless afterwards.
     package static func reuse(
         path: String, geometry: ClusterGeometry
     ) throws(ScratchFault) -> ScratchStorage {
