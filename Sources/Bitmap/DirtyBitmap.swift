@@ -62,7 +62,8 @@ package struct DirtyBitmap: Sendable, Equatable {
         return block < blockCount ? block : nil
     }
 
-    /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most `end`.
+    /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most
+    /// `end`.
     ///
     /// Looks at no block past `end`: the cost is bounded by what is asked, not by the disk.
     package func run(from start: Int, to end: Int) -> (dirty: Bool, end: Int) {

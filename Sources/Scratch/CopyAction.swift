@@ -24,7 +24,8 @@ package enum BreakCause: Sendable, Hashable {
 package enum CopyAction: Sendable, Hashable {
     /// Read clusters from the source into the task's buffer; answer with `readFinished`.
     case readSource(task: Int, clusters: Range<Int>)
-    /// Write clusters from the task's buffer to neighbouring slots; answer with `scratchWriteFinished`.
+    /// Write clusters from the task's buffer to neighbouring slots; answer with
+    /// `scratchWriteFinished`.
     case writeScratch(ScratchWrite)
     /// The guest write may be submitted now.
     case release(token: Int)

@@ -1,9 +1,13 @@
-/// Copy-before-write of one disk, as a state machine without I/O: guest writes and completions in, actions out.
+/// Copy-before-write of one disk, as a state machine without I/O: guest writes and completions in,
+/// actions out.
 ///
-/// It lives on the disk's home ring. Guarantees, checked by walking every interleaving of small cases:
+/// It lives on the disk's home ring. Guarantees, checked by walking every interleaving of small
+/// cases:
 /// - A guest write is let go only when no job that is whole still needs a cluster it touches.
-/// - A cluster is copied at most once per job; writes to it meanwhile share the copy, and a copy serves all jobs.
-/// - Every held write is released exactly once, whatever fails: a failure breaks the job, never the write.
+/// - A cluster is copied at most once per job; writes to it meanwhile share the copy, and a copy
+///   serves all jobs.
+/// - Every held write is released exactly once, whatever fails: a failure breaks the job, never the
+///   write.
 package struct CopyBeforeWrite: Sendable, Hashable {
     /// Jobs that one disk can have at once: a mask of them fits 16 bits.
     package static let jobsMax = 16
@@ -40,7 +44,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var startedAt: UInt64 = 0
         var waiters = WaitList()
 
-        // What an idle task still holds from its last copy has no meaning and is no part of its value.
+        // What an idle task still holds from its last copy has no meaning and is no part of its
+        // value.
         static func == (left: Task, right: Task) -> Bool {
             guard left.isActive, right.isActive else { return left.isActive == right.isActive }
             return left.isReading == right.isReading && left.clusters == right.clusters
@@ -141,7 +146,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         return free
     }
 
-    /// Ends a job: its ledger is closed, nothing more is copied for it, and `.jobDetached` follows when nothing is in flight.
+    /// Ends a job: its ledger is closed, nothing more is copied for it, and `.jobDetached` follows
+    /// when nothing is in flight.
     package mutating func detach(job: Int, now: UInt64) {
         precondition(jobs[job].view != nil && !jobs[job].isDetaching)
         deactivate(job)
@@ -182,7 +188,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// Records that clusters are holes in the source, without reading them.
     ///
-    /// Right only for clusters of which the caller has just learned it; those being copied are left to their copy.
+    /// Right only for clusters of which the caller has just learned it; those being copied are left
+    /// to their copy.
     package mutating func noteHole(_ clusters: Range<Int>) {
         for cluster in clusters {
             let needed = need(of: cluster)
@@ -442,7 +449,8 @@ extension CopyBeforeWrite {
         reconsider(hungry, now: now)
     }
 
-    /// Looks at waiting writes again: those that need nothing more are released, the others queue anew.
+    /// Looks at waiting writes again: those that need nothing more are released, the others queue
+    /// anew.
     private mutating func reconsider(_ list: WaitList, now: UInt64) {
         var token = list.head
         while token >= 0 {

@@ -18,8 +18,8 @@ package struct ReadStep: Sendable, Hashable {
 extension LedgerView {
     /// The longest step at `offset`, within `end`, whose bytes come from one place.
     ///
-    /// Clusters in neighbouring slots make one step. What the step says about `source` can be overtaken at any moment:
-    /// after the read ask `firstPreserved`.
+    /// Clusters in neighbouring slots make one step. What the step says about `source` can be
+    /// overtaken at any moment: after the read ask `firstPreserved`.
     package func step(from offset: UInt64, to end: UInt64) -> ReadStep {
         precondition(offset < end && end <= geometry.sizeBytes)
         let first = ClusterGeometry.cluster(of: offset)

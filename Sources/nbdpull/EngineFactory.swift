@@ -5,6 +5,11 @@ import NBDServer
 enum EngineFactory {
     /// Makes the engine; `rings` nil takes one per core, at most four.
     static func make(rings: Int?, maxConnections: Int) throws(ControlError) -> any BackupEngine {
-        throw .internalError("the server engine is not linked into this build")
+        do throws(ServerFault) {
+            return try NBDServer(
+                configuration: ServerConfiguration(rings: rings, maxConnections: maxConnections))
+        } catch {
+            throw controlError(from: error)
+        }
     }
 }

@@ -11,8 +11,9 @@ struct Serve: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Serve domains' disks and their backups until stopped.",
         discussion: """
-            Every option can also be set by an environment variable (--run-dir is NBDPULL_RUN_DIR) or in the file that \
-            --config names; the command line wins over the environment, the environment over the file.
+            Every option can also be set by an environment variable (--run-dir is \
+            NBDPULL_RUN_DIR) or in the file that --config names; the command line wins over the \
+            environment, the environment over the file.
             """)
     @Option(help: "YAML or JSON file with settings, by the names of these options.")
     var config: String?

@@ -2,7 +2,8 @@ import Configuration
 import Control
 import Foundation
 
-/// What `serve` was told, from all sources: command line, then environment, then file, then defaults.
+/// What `serve` was told, from all sources: command line, then environment, then file, then
+/// defaults.
 struct ServeSettings {
     var stateDirectory: String
     var runDirectory: String
@@ -18,10 +19,12 @@ struct ServeSettings {
     /// Options that name TLS; none of them works yet.
     static let tlsKeys = ["tls-certs", "tls-psk", "tls-verify-peer", "tls-authz"]
 
-    /// Reads every source. `given` holds the command line's values, by option name.
+    /// Reads every source.
     ///
-    /// An environment variable is `NBDPULL_` + the option's name in capitals with underscores; lists are separated by `;`
-    /// there. The file uses the option names as keys.
+    /// `given` holds the command line's values, by option name.
+    ///
+    /// An environment variable is `NBDPULL_` + the option's name in capitals with underscores;
+    /// lists are separated by `;` there. The file uses the option names as keys.
     static func resolve(
         given: [String: ConfigContent], file: String?, environment: [String: String]
     ) async throws -> ServeSettings {

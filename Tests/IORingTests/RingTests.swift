@@ -9,7 +9,7 @@ struct RingTests {
         let directory = try TemporaryDirectory()
         let file = try FileCalls.open(directory.path("file"), [.write, .createNew])
         var arena = try BufferArena(capacityBytes: 1 << 20)
-        var ring = try Ring(entries: 8)
+        var ring = try Ring(entries: 8, completionEntries: 64)
         arena.fill(0, count: 10_000, salt: 3)
         ring.prepareWrite(
             file.raw, from: arena, at: 0, count: 10_000, filePosition: 5000, durable: true, tag: 1)
@@ -30,7 +30,7 @@ struct RingTests {
         let path = try directory.file("file", [UInt8](repeating: 9, count: 100))
         let file = try FileCalls.open(path, [])
         let arena = try BufferArena(capacityBytes: 1 << 20)
-        var ring = try Ring(entries: 8)
+        var ring = try Ring(entries: 8, completionEntries: 64)
         ring.prepareRead(file.raw, into: arena, at: 0, count: 4096, filePosition: 60, tag: 1)
         ring.prepareRead(file.raw, into: arena, at: 4096, count: 4096, filePosition: 100, tag: 2)
         let results = ring.results(2)
@@ -47,7 +47,7 @@ struct RingTests {
         let directory = try TemporaryDirectory()
         let file = try FileCalls.open(try directory.file("file", [1]), [])
         let arena = try BufferArena(capacityBytes: 4096)
-        var ring = try Ring(entries: 4)
+        var ring = try Ring(entries: 4, completionEntries: 64)
         ring.prepareWrite(
             file.raw, from: arena, at: 0, count: 1, filePosition: 0, durable: false, tag: 7)
         let results = ring.results(1)
@@ -60,7 +60,7 @@ struct RingTests {
         let path = try directory.file("file", [UInt8](repeating: 5, count: 1 << 18))
         let file = try FileCalls.open(path, [.write])
         let arena = try BufferArena(capacityBytes: 1 << 20)
-        var ring = try Ring(entries: 8)
+        var ring = try Ring(entries: 8, completionEntries: 64)
         ring.prepareAllocate(
             file.raw, mode: .punchHole, filePosition: 65_536, count: 65_536, tag: 1)
         let punched = ring.results(1)
@@ -83,7 +83,7 @@ struct RingTests {
         let path = try directory.file("file", (0..<200).map { UInt8($0) })
         let file = try FileCalls.open(path, [])
         let arena = try BufferArena(capacityBytes: 1 << 20)
-        var ring = try Ring(entries: 4)
+        var ring = try Ring(entries: 4, completionEntries: 64)
         for index in 0..<200 {
             ring.prepareRead(
                 file.raw, into: arena, at: index, count: 1, filePosition: UInt64(index),
@@ -101,7 +101,7 @@ struct RingTests {
     func pollAndCancel() throws {
         let quiet = try EventDescriptor()
         let loud = try EventDescriptor()
-        var ring = try Ring(entries: 8)
+        var ring = try Ring(entries: 8, completionEntries: 64)
         ring.preparePoll(quiet.raw, writable: false, tag: 1)
         ring.preparePoll(loud.raw, writable: false, tag: 2)
         ring.submit(waiting: false)
@@ -120,7 +120,7 @@ struct RingTests {
     @Test("a timer ticks again and again")
     func timer() throws {
         let timer = try PeriodicTimer(milliseconds: 5)
-        var ring = try Ring(entries: 4)
+        var ring = try Ring(entries: 4, completionEntries: 64)
         let start = MonotonicClock.now()
         for tick in 1...3 {
             ring.preparePoll(timer.raw, writable: false, tag: UInt64(tick))
@@ -174,7 +174,7 @@ struct ThreadTests {
     @Test("a mailbox wakes a ring")
     func mailboxWakesRing() throws {
         let mailbox = try Mailbox<String>()
-        var ring = try Ring(entries: 4)
+        var ring = try Ring(entries: 4, completionEntries: 64)
         ring.preparePoll(mailbox.raw, writable: false, tag: 1)
         let thread = try WorkerThread(name: "sender") { mailbox.post("hello") }
         let results = ring.results(1)

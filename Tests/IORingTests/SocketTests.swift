@@ -28,7 +28,7 @@ struct SocketTests {
     }
 
     private func accept(_ listener: borrowing Listener) throws -> OwnedDescriptor {
-        var ring = try Ring(entries: 4)
+        var ring = try Ring(entries: 4, completionEntries: 64)
         while true {
             if let connection = try SocketCalls.accept(listener.raw) { return connection }
             ring.preparePoll(listener.raw, writable: false, tag: 1)
@@ -111,7 +111,7 @@ struct SocketTests {
         let total = 8 << 20
         var arena = try BufferArena(capacityBytes: total)
         arena.fill(0, count: total, salt: 1)
-        var ring = try Ring(entries: 4)
+        var ring = try Ring(entries: 4, completionEntries: 64)
         var list = GatherList()
         var position = 0
         var fullCount = 0

@@ -2,9 +2,11 @@ import Foundation
 import Scratch
 import Testing
 
-/// Every order of events of small cases: three clusters, two guest writes, backup reads, one or two jobs.
+/// Every order of events of small cases: three clusters, two guest writes, backup reads, one or two
+/// jobs.
 ///
-/// A backup read changes nothing for anyone else, so what two of them can see is what one can see at a time; one walk
+/// A backup read changes nothing for anyone else, so what two of them can see is what one can see
+/// at a time; one walk
 /// has two all the same.
 @Suite("Copy-before-write, every interleaving")
 struct InterleavingTests {

@@ -98,7 +98,8 @@ struct SeededTests {
     private func pick(_ stage: Stage, _ world: World, _ random: inout SplitMix64) -> Event? {
         let events = stage.events(in: world)
         guard !events.isEmpty else { return nil }
-        // Every writer pauses while an unborn job's turn comes: after a third of the writes, and after two thirds.
+        // Every writer pauses while an unborn job's turn comes: after a third of the writes, and
+        // after two thirds.
         let left = world.writes.reduce(0) { $0 + $1.left }
         let all = stage.scenario.writers * stage.scenario.writesPerWriter
         let born = world.jobs.count { $0.phase != .unborn }

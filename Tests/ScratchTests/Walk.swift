@@ -2,7 +2,8 @@ import Scratch
 
 /// Visits every state that a scenario can reach, each once.
 ///
-/// States are told apart by a 64-bit digest: among a million states the chance that two share one is below
+/// States are told apart by a 64-bit digest: among a million states the chance that two share one
+/// is below
 /// one in ten million.
 struct Walk {
     private let stage: Stage

@@ -38,7 +38,8 @@ package struct ControlClient: Sendable {
         }
     }
 
-    /// Sends one request and returns the body of a good answer; the server's error is thrown as it is.
+    /// Sends one request and returns the body of a good answer; the server's error is thrown as it
+    /// is.
     package func send(_ call: Call) async throws(ControlError) -> Data {
         var collected = Data()
         let status = try await exchange(call) { chunk throws(ControlError) in
@@ -63,7 +64,8 @@ package struct ControlClient: Sendable {
         }
     }
 
-    /// Hands every line of a streamed answer to `body` as it comes, until the server ends the stream.
+    /// Hands every line of a streamed answer to `body` as it comes, until the server ends the
+    /// stream.
     package func lines(
         _ call: Call, _ body: (String) -> Void
     ) async throws(ControlError) {

@@ -27,7 +27,8 @@ package struct ControlServer: Service {
         self.onReady = onReady
     }
 
-    /// Removes a socket that nobody listens on; throws when somebody does, or when the name is something else.
+    /// Removes a socket that nobody listens on; throws when somebody does, or when the name is
+    /// something else.
     package static func clearStaleSocket(_ path: String) throws(ControlError) {
         guard let found = SystemCalls.identity(of: path) else { return }
         guard found.kind == .socket else {
@@ -47,7 +48,8 @@ package struct ControlServer: Service {
         }
     }
 
-    /// Serves until graceful shutdown, then lets the requests in progress finish and removes the socket.
+    /// Serves until graceful shutdown, then lets the requests in progress finish and removes the
+    /// socket.
     package func run() async throws {
         try Self.clearStaleSocket(socketPath)
         let path = socketPath

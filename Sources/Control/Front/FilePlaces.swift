@@ -41,7 +41,8 @@ package enum DefaultPlaces {
             what: "run directory", detail: "set XDG_RUNTIME_DIR or give --run-dir (or --socket)")
     }
 
-    /// The control socket a client talks to: `--socket`, `NBDPULL_SOCKET`, else the run directory's.
+    /// The control socket a client talks to: `--socket`, `NBDPULL_SOCKET`, else the run
+    /// directory's.
     package static func controlSocket(
         option: String?, _ environment: [String: String], isRoot: Bool
     ) throws(ControlError) -> String {

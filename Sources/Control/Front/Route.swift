@@ -3,7 +3,8 @@ import HTTPTypes
 import Hummingbird
 import NIOCore
 
-/// One route of the control socket: what the router is given and what `docs/openapi.yaml` must describe.
+/// One route of the control socket: what the router is given and what `docs/openapi.yaml` must
+/// describe.
 package struct Route: Sendable {
     package let method: String
     /// With parameters in braces: `/v1/domains/{domain}`.

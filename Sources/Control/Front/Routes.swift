@@ -5,7 +5,8 @@ import NIOCore
 
 /// Every route of the control socket, over one manager.
 package struct Routes: Sendable {
-    /// Seconds between the blank lines by which an idle event stream finds out that its reader has gone.
+    /// Seconds between the blank lines by which an idle event stream finds out that its reader has
+    /// gone.
     static let keepAliveSeconds = 10
 
     let manager: JobManager

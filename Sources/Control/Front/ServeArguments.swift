@@ -2,7 +2,9 @@ package import NBDServer
 
 /// Reads the small languages of the `serve` and `export` options.
 package enum ServeArguments {
-    /// `ADDR:PORT`; an IPv6 address stands in brackets. Port 0 asks for the first free one.
+    /// `ADDR:PORT`; an IPv6 address stands in brackets.
+    ///
+    /// Port 0 asks for the first free one.
     package static func tcpEndpoint(
         _ text: String, option: String
     ) throws(ControlError) -> ListenEndpoint {
@@ -22,7 +24,9 @@ package enum ServeArguments {
         return .tcp(host: host, port: port == 0 ? nil : port)
     }
 
-    /// `TARGET=PATH[,format=raw][,readonly]`. A comma in PATH is written twice.
+    /// `TARGET=PATH[,format=raw][,readonly]`.
+    ///
+    /// A comma in PATH is written twice.
     package static func disk(_ text: String) throws(ControlError) -> DomainDisk {
         func refusal(_ detail: String) -> ControlError {
             .invalidArgument(what: "--disk '\(text)'", detail: detail)

@@ -1,6 +1,7 @@
 /// Tells a service manager how the server stands (the protocol of `sd_notify(3)`).
 package enum ServiceNotice {
-    /// Sends `state` (`READY=1`, `STOPPING=1`) to the socket that `NOTIFY_SOCKET` names; nothing without one.
+    /// Sends `state` (`READY=1`, `STOPPING=1`) to the socket that `NOTIFY_SOCKET` names; nothing
+    /// without one.
     ///
     /// Returns whether it was sent. A service manager that cannot be reached is no reason to stop.
     @discardableResult

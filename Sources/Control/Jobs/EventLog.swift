@@ -3,8 +3,9 @@ import Synchronization
 
 /// The recent events and whoever follows them.
 ///
-/// Bounded on both sides: the log keeps the newest `capacity` events, and a follower that reads slower than events
-/// come loses the oldest of its backlog (seen as a gap in `sequence`), never anybody else's.
+/// Bounded on both sides: the log keeps the newest `capacity` events, and a follower that reads
+/// slower than events come loses the oldest of its backlog (seen as a gap in `sequence`), never
+/// anybody else's.
 package final class EventLog: Sendable {
     /// Events kept for late readers.
     package static let capacityDefault = 1024

@@ -2,7 +2,8 @@ package import NBDServer
 
 /// Writes NBD URIs (NBD URI specification) for exports of this server.
 package enum ExportURI {
-    /// `nbd+unix:///NAME?socket=PATH` or `nbd://HOST:PORT/NAME`, percent-encoded; IPv6 addresses in brackets.
+    /// `nbd+unix:///NAME?socket=PATH` or `nbd://HOST:PORT/NAME`, percent-encoded; IPv6 addresses in
+    /// brackets.
     ///
     /// A slash in `name` is kept: everything after the first one is the export's name.
     package static func text(endpoint: ListenEndpoint, name: String) -> String {

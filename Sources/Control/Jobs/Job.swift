@@ -35,7 +35,8 @@ struct Job: Sendable {
             errorMessage: state.brokenReason, expires: expiresAt, exports: exports)
     }
 
-    /// The job's figures now; the words follow libvirt's, with `Failed` for a job that broke but has not been ended.
+    /// The job's figures now; the words follow libvirt's, with `Failed` for a job that broke but
+    /// has not been ended.
     func info() -> JobInfo {
         var info = JobInfo(jobType: state.brokenReason == nil ? "Unbounded" : "Failed")
         info.operation = "Backup"

@@ -3,7 +3,8 @@ import NBDServer
 
 /// What a client asks of `backup-begin`.
 package struct BeginRequest: Sendable, Hashable {
-    /// Libvirt's `<domainbackup>`, or nil: every disk with media that is not read-only, on a unix socket in the run directory.
+    /// Libvirt's `<domainbackup>`, or nil: every disk with media that is not read-only, on a unix
+    /// socket in the run directory.
     package var backupXML: String?
     package var checkpointXML: String?
     /// Scratch files exist already and are kept.
@@ -23,7 +24,9 @@ package struct BeginRequest: Sendable, Hashable {
 }
 
 extension JobManager {
-    /// Begins a backup job; its exports are served when this returns. A refused begin leaves nothing behind.
+    /// Begins a backup job; its exports are served when this returns.
+    ///
+    /// A refused begin leaves nothing behind.
     package func begin(
         domain name: String, _ request: BeginRequest
     ) async throws(ControlError) -> BegunJob {
@@ -73,7 +76,8 @@ extension JobManager {
         return parsed
     }
 
-    // Makes the plan and enters the job, with no wait between: two begins never share a plan's names.
+    // Makes the plan and enters the job, with no wait between: two begins never share a plan's
+    // names.
     private func reserve(
         _ id: String, domain name: String, _ parsed: BackupRequest?, reuseExternal: Bool
     ) throws(ControlError) -> Job {
@@ -108,7 +112,8 @@ extension JobManager {
         return try BackupRequest.parse(writer.text)
     }
 
-    // Libvirt's suffix is the time in seconds; jobs within one second still need names of their own.
+    // Libvirt's suffix is the time in seconds; jobs within one second still need names of their
+    // own.
     private func nextScratchSuffix() -> String {
         lastScratchSuffix = max(Int64(Date().timeIntervalSince1970), lastScratchSuffix + 1)
         return String(lastScratchSuffix)
@@ -190,7 +195,8 @@ extension JobManager {
 
     private func drop(_ id: String) {
         guard jobs.removeValue(forKey: id) != nil else { return }
-        // A record that stays reports a cut-off job at the next start; the scratch it names is gone.
+        // A record that stays reports a cut-off job at the next start; the scratch it names is
+        // gone.
         try? state?.removeJob(id)
     }
 }

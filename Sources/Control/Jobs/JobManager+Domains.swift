@@ -3,7 +3,8 @@ import NBDServer
 extension JobManager {
     /// Defines a domain and serves its disks.
     ///
-    /// Throws when the name or UUID is taken or a disk cannot be opened; then nothing is attached or kept.
+    /// Throws when the name or UUID is taken or a disk cannot be opened; then nothing is attached
+    /// or kept.
     @discardableResult
     package func define(xml: String) async throws(ControlError) -> DomainView {
         let definition = try DomainDefinition.parse(xml)
@@ -136,7 +137,9 @@ extension JobManager {
         }
     }
 
-    /// Serves a domain at the start: a disk that cannot be opened costs only itself. Returns a line for each such disk.
+    /// Serves a domain at the start: a disk that cannot be opened costs only itself.
+    ///
+    /// Returns a line for each such disk.
     func adopt(_ definition: DomainDefinition, isStored: Bool) async -> [String] {
         var domain = ManagedDomain(definition: definition, isStored: isStored)
         for disk in definition.disks {

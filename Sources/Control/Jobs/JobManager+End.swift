@@ -4,8 +4,8 @@ import NBDServer
 extension JobManager {
     /// Ends a job with a verdict; returns its last figures.
     ///
-    /// `job` may be nil when the domain has exactly one. Throws 55 when there is none, and when the job is being begun or ended by
-    /// somebody else.
+    /// `job` may be nil when the domain has exactly one. Throws 55 when there is none, and when the
+    /// job is being begun or ended by somebody else.
     @discardableResult
     package func end(
         domain: String, job id: String?, cause: EndCause
@@ -74,7 +74,9 @@ extension JobManager {
         return jobs[job.id]?.info() ?? .none
     }
 
-    /// The last finished job of the domain; read once, unless `keep`. `JobInfo.none` when there is none.
+    /// The last finished job of the domain; read once, unless `keep`.
+    ///
+    /// `JobInfo.none` when there is none.
     package func completedJobInfo(
         domain name: String, job id: String?, keep: Bool
     ) throws(ControlError) -> JobInfo {

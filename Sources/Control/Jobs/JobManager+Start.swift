@@ -14,8 +14,9 @@ package struct StartDomain: Sendable {
 extension JobManager {
     /// Takes up what the state directory holds and the domains given at the start.
     ///
-    /// Reports the jobs that the last server left behind and removes their scratch and sockets. Nothing here fails the start: what
-    /// went wrong is returned, one line each. A domain given at the start stands in place of a kept one of the same name.
+    /// Reports the jobs that the last server left behind and removes their scratch and sockets.
+    /// Nothing here fails the start: what went wrong is returned, one line each. A domain given at
+    /// the start stands in place of a kept one of the same name.
     package func restore(_ given: [StartDomain] = []) async -> [String] {
         var warnings: [String] = []
         let names = Set(given.map(\.definition.name))
@@ -79,7 +80,8 @@ extension JobManager {
         return warnings
     }
 
-    // Only what this very job made is removed, and the record forgets it, so that a later file of the same name is safe.
+    // Only what this very job made is removed, and the record forgets it, so that a later file of
+    // the same name is safe.
     private func clean(_ record: StoredJob, _ state: StateDirectory) -> [String] {
         var warnings: [String] = []
         var record = record

@@ -2,13 +2,17 @@ package import NBDServer
 
 /// What the manager is told once.
 package struct JobManagerSettings: Sendable {
-    /// Where jobs without a `<server>` put their sockets. Absolute path.
+    /// Where jobs without a `<server>` put their sockets.
+    ///
+    /// Absolute path.
     package var runDirectory: String
     /// The live exports' endpoint that URIs name.
     package var liveEndpoint: ListenEndpoint
     /// Whether plaintext TCP may leave this machine.
     package var allowPlaintext: Bool
-    /// A guest write held by copying for longer breaks the job. Milliseconds.
+    /// A guest write held by copying for longer breaks the job.
+    ///
+    /// Milliseconds.
     package var holdLimitMilliseconds: UInt64
 
     package init(
@@ -24,8 +28,8 @@ package struct JobManagerSettings: Sendable {
 
 /// Domains and backup jobs: the one place that decides, whatever front-end asks.
 ///
-/// An actor over a `BackupEngine`. It may be entered again while it waits for the engine, so names and jobs are reserved before
-/// every wait. A refused call leaves nothing changed.
+/// An actor over a `BackupEngine`. It may be entered again while it waits for the engine, so names
+/// and jobs are reserved before every wait. A refused call leaves nothing changed.
 package actor JobManager {
     /// Domains at once: a limit against runaway scripts.
     package static let domainsMax = 4096
@@ -77,10 +81,13 @@ package actor JobManager {
         }
     }
 
-    /// Ends every job, removes what they made, and stops the engine. Nothing is begun afterwards.
+    /// Ends every job, removes what they made, and stops the engine.
+    ///
+    /// Nothing is begun afterwards.
     package func shutdown() async {
         isStopping = true
-        // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the engine's own limits.
+        // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the
+        // engine's own limits.
         while !jobs.isEmpty {
             for job in Array(jobs.values) where job.state.acceptsEnd {
                 _ = try? await end(job: job.id, cause: .shutdown)

@@ -1,6 +1,7 @@
 /// Where one backup job stands: a pure state machine.
 ///
-/// Every event is answered with the next state or with a refusal that changes nothing. `ended` is final.
+/// Every event is answered with the next state or with a refusal that changes nothing. `ended` is
+/// final.
 package enum JobState: Sendable, Hashable {
     /// The server below is fixing the instant; no export exists yet.
     case starting
@@ -8,7 +9,9 @@ package enum JobState: Sendable, Hashable {
     case running
     /// The job broke by itself; its exports answer errors until somebody ends it.
     case broken(reason: String)
-    /// The exports are being withdrawn. `brokenReason` is kept from before.
+    /// The exports are being withdrawn.
+    ///
+    /// `brokenReason` is kept from before.
     case ending(cause: EndCause, brokenReason: String?)
     /// Nothing of the job is left but its outcome.
     case ended(JobOutcome)
@@ -25,7 +28,9 @@ package enum JobState: Sendable, Hashable {
         case endRequested(EndCause)
         /// The engine could not end the job; it is still there.
         case endRefused
-        /// The engine has ended the job. `brokenReason` is from its last report.
+        /// The engine has ended the job.
+        ///
+        /// `brokenReason` is from its last report.
         case engineEnded(brokenReason: String?)
     }
 
@@ -118,7 +123,9 @@ package enum EndCause: Sendable, Hashable {
     case failure
     /// `domjobabort`: libvirt's way to end a pull job.
     case abort
-    /// The job's time to live is over. Seconds as given at its begin.
+    /// The job's time to live is over.
+    ///
+    /// Seconds as given at its begin.
     case expired(seconds: UInt64)
     /// The server stops.
     case shutdown
@@ -139,7 +146,9 @@ package enum EndCause: Sendable, Hashable {
 
 /// How a job ended.
 package enum JobOutcome: Sendable, Hashable {
-    /// Ended in good order. An aborted pull job is completed too, with libvirt's note.
+    /// Ended in good order.
+    ///
+    /// An aborted pull job is completed too, with libvirt's note.
     case completed(note: String?)
     /// The job broke, was cut off, or its client called it worthless.
     case failed(reason: String)

@@ -71,7 +71,9 @@ package struct JobInfo: Sendable, Hashable, Codable {
     /// Sum of the disks' sizes, bytes: the most that scratch can come to.
     package var tempTotal: UInt64?
     package var clients: Int?
-    /// How long guest writes were held at the begin. Nanoseconds.
+    /// How long guest writes were held at the begin.
+    ///
+    /// Nanoseconds.
     package var holdNanoseconds: UInt64?
     /// Only of finished jobs.
     package var success: Bool?
@@ -103,6 +105,16 @@ package struct DiskView: Sendable, Hashable, Codable {
     package var dirtyBytes: UInt64?
     /// Why the disk is not served.
     package var errorMessage: String?
+
+    package init(
+        disk: String, source: String?, type: String, device: String, readOnly: Bool
+    ) {
+        self.disk = disk
+        self.source = source
+        self.type = type
+        self.device = device
+        self.readOnly = readOnly
+    }
 }
 
 /// One domain in a list.

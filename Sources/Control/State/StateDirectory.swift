@@ -3,8 +3,9 @@ import Glibc
 
 /// The directory that outlives the server: its lock, one file per domain, one per running job.
 ///
-/// Every write goes to a temporary file, is made durable, and replaces the old file in one step: after a crash each file
-/// is whole, old or new. A damaged file costs only itself. Calls block for the time of a few fsyncs.
+/// Every write goes to a temporary file, is made durable, and replaces the old file in one step:
+/// after a crash each file is whole, old or new. A damaged file costs only itself. Calls block for
+/// the time of a few fsyncs.
 package final class StateDirectory: Sendable {
     /// A file that cannot be read as what it should be.
     package struct DamagedFile: Sendable, Hashable {
@@ -26,7 +27,8 @@ package final class StateDirectory: Sendable {
 
     /// Creates the directory when it is missing and takes its lock.
     ///
-    /// Throws when another server holds the lock, or the directory cannot be made or written; the text names it.
+    /// Throws when another server holds the lock, or the directory cannot be made or written; the
+    /// text names it.
     package init(path: String) throws(ControlError) {
         self.path = path
         do {

@@ -2,8 +2,9 @@ package import Foundation
 
 /// The form of one state file: a header line with a checksum, then JSON.
 ///
-/// `nbdpull-state 1 KIND CRC32 LENGTH` and a newline, then LENGTH bytes of JSON whose CRC-32 (IEEE 802.3) is CRC32 in
-/// eight hexadecimal digits. A torn, lengthened or altered file is told apart from a whole one.
+/// `nbdpull-state 1 KIND CRC32 LENGTH` and a newline, then LENGTH bytes of JSON whose CRC-32 (IEEE
+/// 802.3) is CRC32 in eight hexadecimal digits. A torn, lengthened or altered file is told apart
+/// from a whole one.
 enum StateRecord {
     static let formatVersion = 1
     /// A larger file is not ours.

@@ -1,7 +1,8 @@
 import Foundation
 import Glibc
 
-/// The few system calls that Foundation does not offer; the only unsafe code of this module's state and front.
+/// The few system calls that Foundation does not offer; the only unsafe code of this module's state
+/// and front.
 package enum SystemCalls {
     /// A failed call: its name and errno.
     package struct Failure: Error, Sendable, Hashable {
@@ -36,17 +37,23 @@ package enum SystemCalls {
     package struct FileIdentity: Sendable, Hashable, Codable {
         package var device: UInt64
         package var inode: UInt64
+        package init(device: UInt64, inode: UInt64) {
+            self.device = device
+            self.inode = inode
+        }
     }
 
     /// strerror's text for an errno.
     package static func errorText(_ number: Int32) -> String {
-        // SAFETY: strerror returns a NUL-terminated string that lives at least until the thread's next call; it is
-        // copied at once.
+        // SAFETY: strerror returns a NUL-terminated string that lives at least until the thread's
+        // next call; it is copied at once.
         guard let text = unsafe strerror(number) else { return "error \(number)" }
         return unsafe String(cString: text)
     }
 
-    /// Opens `path`; `mode` counts when the flags create it. Always close-on-exec.
+    /// Opens `path`; `mode` counts when the flags create it.
+    ///
+    /// Always close-on-exec.
     package static func open(
         _ path: String, flags: Int32, mode: UInt32 = 0o600
     ) throws(Failure) -> Descriptor {
@@ -56,7 +63,9 @@ package enum SystemCalls {
         return Descriptor(adopting: raw)
     }
 
-    /// Takes the exclusive lock on an open file without waiting. Released when the descriptor is closed.
+    /// Takes the exclusive lock on an open file without waiting.
+    ///
+    /// Released when the descriptor is closed.
     package static func lockExclusively(_ descriptor: borrowing Descriptor) throws(Failure) {
         guard flock(descriptor.raw, LOCK_EX | LOCK_NB) == 0 else {
             throw Failure(call: "flock", number: errno)
@@ -127,7 +136,9 @@ package enum SystemCalls {
         } ?? false
     }
 
-    /// Sends one datagram to a unix socket; a leading `@` means the abstract namespace. False when it did not go out.
+    /// Sends one datagram to a unix socket; a leading `@` means the abstract namespace.
+    ///
+    /// False when it did not go out.
     package static func sendDatagram(_ text: String, unixPath: String) -> Bool {
         let bytes = Array(text.utf8)
         // SAFETY: buffer and address are alive for the call and their lengths are given.

@@ -1,0 +1,61 @@
+import Control
+import Foundation
+import NBDServer
+
+/// A manager over a fake engine, with directories of its own that go when the test is over.
+final class ControlFixture: Sendable {
+    let engine = FakeEngine()
+    let root: String
+    var stateDirectory: String { root + "/state" }
+    var runDirectory: String { root + "/run" }
+
+    init() throws {
+        root =
+            FileManager.default.temporaryDirectory.path + "/np-"
+            + UUID().uuidString.prefix(8).lowercased()
+        try FileManager.default.createDirectory(
+            atPath: root + "/run", withIntermediateDirectories: true)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: root) }
+
+    func manager(_ engine: FakeEngine? = nil, stored: Bool = false) async throws -> JobManager {
+        let manager = JobManager(
+            engine: engine ?? self.engine,
+            state: stored ? try StateDirectory(path: stateDirectory) : nil,
+            settings: JobManagerSettings(
+                runDirectory: runDirectory,
+                liveEndpoint: .unix(path: runDirectory + "/live.sock", mode: 0o600)))
+        await manager.activate()
+        return manager
+    }
+
+    /// A domain with two disks and an empty drive.
+    func domainXML(_ name: String = "vm1") -> String {
+        """
+        <domain type='kvm'>
+          <name>\(name)</name>
+          <devices>
+            <disk type='file' device='disk'><driver name='qemu' type='raw'/>
+              <source file='\(root)/\(name)-a.raw'/><target dev='vda' bus='virtio'/></disk>
+            <disk type='file' device='disk'><driver name='qemu' type='raw'/>
+              <source file='\(root)/\(name)-b.raw'/><target dev='vdb' bus='virtio'/></disk>
+            <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
+          </devices>
+        </domain>
+        """
+    }
+
+    func backupXML(socket: String) -> String {
+        "<domainbackup mode='pull'><server transport='unix' socket='\(socket)'/></domainbackup>"
+    }
+}
+
+/// Waits until a condition holds, for at most five seconds.
+func eventually(_ condition: () async throws -> Bool) async throws -> Bool {
+    for _ in 0..<500 {
+        if try await condition() { return true }
+        try await Task.sleep(for: .milliseconds(10))
+    }
+    return false
+}
