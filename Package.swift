@@ -33,10 +33,12 @@ let package = Package(
             name: "CLibXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
         .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
 
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+
         .target(name: "IORing", dependencies: ["CLibURing"], swiftSettings: strict),
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
-        .target(name: "Bitmap", swiftSettings: strict),
+        .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
         .target(

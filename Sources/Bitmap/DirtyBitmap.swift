@@ -6,7 +6,9 @@ package struct DirtyBitmap: Sendable, Equatable {
     package let blockCount: Int
     /// Blocks whose bit is set.
     package private(set) var dirtyCount = 0
-    private var words: [UInt64]
+    /// The bits, 64 blocks a word, the lowest block in the lowest bit; bits past the last block are
+    /// clear.
+    package private(set) var words: [UInt64]
 
     /// A bitmap with every block clean.
     package init(blockCount: Int) {
@@ -58,32 +60,25 @@ package struct DirtyBitmap: Sendable, Equatable {
     package func firstBlock(from start: Int, dirty: Bool) -> Int? {
         precondition(start >= 0)
         guard start < blockCount else { return nil }
-        let block = firstBlock(from: start, to: blockCount, dirty: dirty)
+        var index = start >> 6
+        let flip: UInt64 = dirty ? 0 : .max
+        var word = (words[index] ^ flip) & (UInt64.max << UInt64(start & 63))
+        while word == 0 {
+            index += 1
+            if index == words.count { return nil }
+            word = words[index] ^ flip
+        }
+        let block = (index << 6) + word.trailingZeroBitCount
         return block < blockCount ? block : nil
     }
 
     /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most
     /// `end`.
-    ///
-    /// Looks at no block past `end`: the cost is bounded by what is asked, not by the disk.
     package func run(from start: Int, to end: Int) -> (dirty: Bool, end: Int) {
         precondition(start < end && end <= blockCount)
         let dirty = isDirty(start)
-        return (dirty, firstBlock(from: start, to: end, dirty: !dirty))
-    }
-
-    /// The first block of a state in a range that is not empty, or `end`.
-    private func firstBlock(from start: Int, to end: Int, dirty: Bool) -> Int {
-        let last = (end - 1) >> 6
-        var index = start >> 6
-        let flip: UInt64 = dirty ? 0 : .max
-        var word = (words[index] ^ flip) & (UInt64.max << UInt64(start & 63))
-        while word == 0 {
-            if index == last { return end }
-            index += 1
-            word = words[index] ^ flip
-        }
-        return min((index << 6) + word.trailingZeroBitCount, end)
+        let next = firstBlock(from: start, dirty: !dirty) ?? end
+        return (dirty, min(next, end))
     }
 
     /// Adds every dirty block of another bitmap of the same size.
@@ -94,5 +89,61 @@ package struct DirtyBitmap: Sendable, Equatable {
             words[index] |= fresh
             dirtyCount += fresh.nonzeroBitCount
         }
+    }
+}
+
+// MARK: Words
+
+extension DirtyBitmap {
+    /// Words that hold a number of blocks.
+    package static func wordCount(blockCount: Int) -> Int { (blockCount + 63) / 64 }
+
+    /// A bitmap from its words, lowest block first; bits past the last block are dropped.
+    ///
+    /// There is one word for every 64 blocks begun, no more and no fewer.
+    package init(words: [UInt64], blockCount: Int) {
+        precondition(blockCount >= 0)
+        precondition(words.count == Self.wordCount(blockCount: blockCount))
+        self.blockCount = blockCount
+        self.words = words
+        if blockCount & 63 != 0 { self.words[words.count - 1] &= Self.tailMask(blockCount) }
+        dirtyCount = self.words.reduce(0) { $0 + $1.nonzeroBitCount }
+    }
+
+    /// Adds every block that is set in words of the same number of blocks, a mapped layer's for
+    /// example; bits past the last block are dropped.
+    package mutating func formUnion(words other: Span<UInt64>) {
+        precondition(other.count == words.count, "bitmaps of different size")
+        for index in words.indices {
+            var fresh = other[index] & ~words[index]
+            if index == words.count - 1, blockCount & 63 != 0 { fresh &= Self.tailMask(blockCount) }
+            words[index] |= fresh
+            dirtyCount += fresh.nonzeroBitCount
+        }
+    }
+
+    /// The bitmap of a disk that grew: every block from the old end on is dirty.
+    ///
+    /// `LayerIdentity.grown` also knows whether the old last block was whole.
+    package func grown(to newBlockCount: Int) -> DirtyBitmap {
+        precondition(newBlockCount >= blockCount, "a bitmap does not shrink")
+        let added = Self.wordCount(blockCount: newBlockCount) - words.count
+        var grown = DirtyBitmap(
+            words: words + [UInt64](repeating: 0, count: added), blockCount: newBlockCount)
+        grown.mark(blockCount..<newBlockCount)
+        return grown
+    }
+
+    /// The bits of the last word that stand for blocks; `blockCount` is no multiple of 64.
+    private static func tailMask(_ blockCount: Int) -> UInt64 {
+        (UInt64(1) << UInt64(blockCount & 63)) - 1
+    }
+
+    /// The same bitmap for a larger disk, what was added clean.
+    package func widened(to newBlockCount: Int) -> DirtyBitmap {
+        precondition(newBlockCount >= blockCount, "a bitmap does not shrink")
+        let added = Self.wordCount(blockCount: newBlockCount) - words.count
+        return DirtyBitmap(
+            words: words + [UInt64](repeating: 0, count: added), blockCount: newBlockCount)
     }
 }

@@ -109,6 +109,12 @@ package enum FileCalls {
         }
     }
 
+    /// Whether something has this name.
+    package static func exists(_ path: String) -> Bool {
+        // SAFETY: the string is passed for the time of the call.
+        unsafe access(path, F_OK) == 0
+    }
+
     /// Makes everything written so far durable.
     package static func sync(_ descriptor: Int32) throws(SystemFault) {
         _ = try SystemFault.check("fdatasync") { fdatasync(descriptor) }

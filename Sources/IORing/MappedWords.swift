@@ -43,13 +43,14 @@ package final class MappedWords: Sendable {
         self.descriptor = descriptor
     }
 
-    /// Maps an existing file, whose size says how many words it has.
-    package init(opening path: String) throws(SystemFault) {
+    /// Maps an existing file; one with fewer words than needed gets zero words at its end.
+    package init(opening path: String, countAtLeast: Int) throws(SystemFault) {
         let descriptor = try FileCalls.open(path, [.write])
-        let size = Int(try FileCalls.facts(descriptor.raw).sizeBytes)
-        guard size >= Self.headerBytes, (size - Self.headerBytes) % 8 == 0 else {
+        let found = Int(try FileCalls.facts(descriptor.raw).sizeBytes)
+        guard found >= Self.headerBytes, (found - Self.headerBytes) % 8 == 0 else {
             throw SystemFault(call: "mmap", errno: EINVAL)
         }
+        let size = max(found, Self.headerBytes + countAtLeast * 8)
         byteCount = size
         count = (size - Self.headerBytes) / 8
         // Blocks that were never written may still be holes after a crash.

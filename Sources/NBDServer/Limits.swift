@@ -1,3 +1,5 @@
+import Scratch
+
 /// The bounds of everything a peer can make the server hold or do (promise P6).
 package enum Limits {
     /// Requests of one connection that are begun and not yet answered.
@@ -30,6 +32,8 @@ package enum Limits {
     package static let extentsPerReply = 131_072
     /// Allocation lookups made for one block status request before others get a turn.
     package static let extentsPerTurn = 64
+    /// Extents of a dirty bitmap gathered before others get a turn.
+    package static let dirtyExtentsPerTurn = 16_384
     /// One step of a discard or zeroing request; between two steps a job may begin, in bytes.
     package static let zeroingStepBytes: UInt64 = 128 << 20
     /// The same while a job runs and old data must be copied first, in bytes.
@@ -56,6 +60,10 @@ package enum Limits {
     package static let tickMilliseconds = 100
     /// Automatic TCP ports of jobs, as the field uses them.
     package static let automaticPorts: ClosedRange<UInt16> = 10_809...10_872
+    /// Jobs that one disk can have at once.
+    package static let jobsPerDisk = CopyBeforeWrite.jobsMax
+    /// Clock ticks between two looks for regions that can leave the write-intent log: 10 s.
+    package static let intentClearingTicks = 100
     /// Share of a scratch's room at which control is told, in percent.
     package static let scratchWatermarkPercent: UInt64 = 75
 }

@@ -56,10 +56,14 @@ extension NBDServer {
             return DiskID(number: state.lastDisk)
         }
         let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
+        let tracking = openTracking(configuration, source)
         let added = Latch.of(1)
-        shared.mailboxes[home].post(.addDisk(export, added))
+        shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
         _ = added.wait(milliseconds: -1)
-        state.withLock { $0.disks[disk] = export }
+        state.withLock { state in
+            state.disks[disk] = export
+            state.tracking[disk] = tracking?.0
+        }
         _ = live.add(.live(export))
         return .success(disk)
     }
@@ -87,6 +91,7 @@ extension NBDServer {
                 .sourceUnusable(
                     path: export.source.path, detail: "\(error.call): \(error.errorText)"))
         }
+        closeTracking(disk, export.source)
         return .success(true)
     }
 
@@ -94,15 +99,12 @@ extension NBDServer {
         guard let export = state.withLock({ $0.disks[disk] }) else {
             return .failure(.unknownDisk)
         }
-        let figure = DirtyBytes()
-        let answered = Latch.of(1)
-        shared.mailboxes[export.homeRing].post(.diskStatus(disk, figure, answered))
-        _ = answered.wait(milliseconds: Limits.holdMilliseconds)
+        let tracking = trackingStatus(disk)
         return .success(
             DiskStatus(
                 sizeBytes: export.source.sizeBytes,
                 clientCount: export.clientCount.load(ordering: .relaxed),
-                dirtyBytes: figure.value.load(ordering: .relaxed)))
+                dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking))
     }
 
     private func addLiveListener(_ endpoint: ListenEndpoint) -> Result<ListenEndpoint, ServerFault>

@@ -92,9 +92,15 @@ package final class NBDServer: Sendable {
         }
     }
 
+    /// Runs work on the control thread when the calls before it are done; nobody waits for it.
+    func later(_ body: @escaping @Sendable () -> Void) { calls.post(ControlCall(body: body)) }
+
     /// Receives the server's events; set once, before the first disk is attached.
     package func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
-        shared.setEventHandler(handler)
+        shared.setEventHandler { event in
+            if case .trackingLost(let disk) = event { self.later { self.trackingIsLost(disk) } }
+            handler(event)
+        }
     }
 
     /// Stops accepting, finishes requests in flight, flushes and closes every source.
@@ -127,6 +133,7 @@ package final class NBDServer: Sendable {
 /// What the control thread knows; nobody else changes it.
 struct ServerState {
     var disks: [DiskID: LiveExport] = [:]
+    var tracking: [DiskID: NBDServer.DiskTracking] = [:]
     var jobs: [String: RunningJob] = [:]
     var liveListeners: [RingListener] = []
     var lastDisk: UInt64 = 0

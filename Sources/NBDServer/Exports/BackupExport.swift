@@ -1,3 +1,4 @@
+import Bitmap
 import Disk
 import IORing
 import NBDProtocol
@@ -19,6 +20,9 @@ final class BackupExport: Sendable {
     let ledger: Ledger
     let description: ExportDescription
     let holdLimitNanoseconds: UInt64
+    /// Everything written since the job's base checkpoint, frozen at the instant; filled before the
+    /// first client can come. Nil on full backups.
+    let dirty: FrozenBitmap?
     let clientCount = Atomic<Int>(0)
     let bytesRead = Atomic<UInt64>(0)
     let scratchUsedBytes = Atomic<UInt64>(0)
@@ -28,8 +32,12 @@ final class BackupExport: Sendable {
 
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
-        scratch: ScratchStorage, holdLimitMilliseconds: UInt64
+        scratch: ScratchStorage, granularityShift: UInt64, holdLimitMilliseconds: UInt64
     ) throws(SystemFault) {
+        let incremental = configuration.incremental
+        dirty = incremental.map {
+            FrozenBitmap(checkpoint: $0.checkpoint, granularityShift: granularityShift)
+        }
         self.jobID = jobID
         target = configuration.target
         disk = live.disk
@@ -42,7 +50,8 @@ final class BackupExport: Sendable {
             name: configuration.exportName, description: nil,
             sizeBytes: live.source.sizeBytes,
             flags: [.hasFlags, .readOnly, .sendFlush, .sendFUA, .sendCache, .canMultiConn],
-            contexts: [MetaContextName.allocation])
+            contexts: [MetaContextName.allocation]
+                + (incremental.map { [MetaContextName.dirtyBitmap($0.bitmap)] } ?? []))
     }
 
     /// Why the job's disk broke, or nil while it is whole.
@@ -80,5 +89,28 @@ final class BackupExport: Sendable {
             preservedClusters: ledger.preservedClusters.load(ordering: .relaxed),
             zeroClusters: ledger.zeroClusters.load(ordering: .relaxed),
             bytesRead: bytesRead.load(ordering: .relaxed))
+    }
+}
+
+/// The dirty bitmap of an incremental job.
+final class FrozenBitmap: Sendable {
+    let checkpoint: String
+    let granularityShift: UInt64
+    private let box = BitmapBox()
+
+    init(checkpoint: String, granularityShift: UInt64) {
+        self.checkpoint = checkpoint
+        self.granularityShift = granularityShift
+    }
+
+    /// Set once, before the job's listener accepts.
+    func freeze(_ bitmap: DirtyBitmap) { box.put(bitmap) }
+
+    /// The bits; a job without them is never served.
+    var bitmap: DirtyBitmap {
+        guard let bitmap = box.bitmap else {
+            preconditionFailure("an incremental export is served before its bitmap is frozen")
+        }
+        return bitmap
     }
 }

@@ -37,4 +37,5 @@ final class LiveExport: Sendable {
 /// Names of meta contexts that we serve.
 enum MetaContextName {
     static let allocation = "base:allocation"
+    static func dirtyBitmap(_ name: String) -> String { "qemu:dirty-bitmap:\(name)" }
 }

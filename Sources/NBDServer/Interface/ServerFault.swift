@@ -45,6 +45,8 @@ package enum ServerEvent: Sendable {
     case jobBroken(id: String, reason: String)
     /// Scratch of a disk has crossed a share of its room, in percent.
     case scratchWatermark(id: String, target: String, usedBytes: UInt64, limitBytes: UInt64)
+    /// Changes of a disk can no longer be recorded safely; its checkpoints are given up.
+    case trackingLost(disk: DiskID)
     case clientConnected(export: String, jobID: String?)
     case clientDisconnected(export: String, jobID: String?)
 }

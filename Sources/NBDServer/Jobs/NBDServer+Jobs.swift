@@ -1,3 +1,4 @@
+import Bitmap
 import Disk
 import IORing
 import NBDProtocol
@@ -13,7 +14,9 @@ extension NBDServer {
     package func beginJob(
         _ configuration: JobConfiguration
     ) async throws(ServerFault) -> JobStarted {
-        try await onControlThread { self.begin(configuration) }.get()
+        let started = try await onControlThread { self.begin(configuration) }.get()
+        compressLater(configuration.checkpoint?.disks ?? [])
+        return started
     }
 
     /// A momentary look at a job.
@@ -39,27 +42,114 @@ extension NBDServer {
             return .failure(.diskBusy(name: "the same disk twice in job \(configuration.id)"))
         }
         let scope = ExportScope(jobID: configuration.id)
-        var exports: [BackupExport] = []
-        let fault = makeExports(configuration, scope, &exports)
-        if let fault { return abandon(exports, fault) }
+        var instant = Instant()
+        if let fault = prepare(configuration, scope, &instant) { return abandon(instant, fault) }
         switch open(configuration.endpoint, scope: scope) {
-        case .failure(let fault): return abandon(exports, fault)
+        case .failure(let fault): return abandon(instant, fault)
         case .success(let opened):
-            switch fixInstant(exports) {
+            switch fix(instant, for: configuration) {
             case .failure(let fault):
                 opened.listener.close()
-                return abandon(exports, fault)
+                return abandon(instant, fault)
             case .success(let hold):
-                return publish(configuration.id, exports, scope, opened, hold)
+                return publish(configuration.id, instant.exports, scope, opened, hold)
             }
         }
     }
 
-    private func abandon(
-        _ exports: [BackupExport], _ fault: ServerFault
-    ) -> Result<JobStarted, ServerFault> {
-        for export in exports { export.scratch.remove() }
+    private func abandon(_ instant: Instant, _ fault: ServerFault) -> Result<JobStarted, ServerFault>
+    {
+        for export in instant.exports { export.scratch.remove() }
+        abandon(instant.swaps)
         return .failure(fault)
+    }
+
+    /// Everything that can be made before the instant; on a fault, `instant` holds what was made.
+    private func prepare(
+        _ configuration: JobConfiguration, _ scope: ExportScope, _ instant: inout Instant
+    ) -> ServerFault? {
+        if let fault = checkBases(configuration) { return fault }
+        if let fault = makeExports(configuration, scope, &instant.exports) { return fault }
+        if let checkpoint = configuration.checkpoint,
+            let fault = prepare(checkpoint, &instant)
+        {
+            return fault
+        }
+        let swapped = Set(instant.swaps.map(\.disk))
+        for export in instant.exports where export.dirty != nil && !swapped.contains(export.disk) {
+            instant.snapshots.append(
+                RecordingSnapshot(disk: export.disk, homeRing: export.homeRing))
+        }
+        return nil
+    }
+
+    /// Every base checkpoint is there and readable: found out before anything is made.
+    private func checkBases(_ configuration: JobConfiguration) -> ServerFault? {
+        for disk in configuration.disks {
+            guard let incremental = disk.incremental else { continue }
+            let found = store(disk.disk)
+            guard case .success(let (_, store)) = found else {
+                if case .failure(.notTracked(_, let detail)) = found {
+                    return .checkpointUnusable(
+                        checkpoint: incremental.checkpoint, target: disk.target, detail: detail)
+                }
+                return .unknownDisk
+            }
+            do throws(TrackingFault) {
+                _ = try store.union(
+                    since: incremental.checkpoint,
+                    recording: DirtyBitmap(blockCount: store.blockCount))
+            } catch {
+                return .checkpointUnusable(
+                    checkpoint: incremental.checkpoint, target: disk.target,
+                    detail: Self.text(error))
+            }
+        }
+        return nil
+    }
+
+    /// Fixes the instant, freezes the bitmaps, makes the checkpoint durable; on a fault nothing has
+    /// happened.
+    private func fix(
+        _ instant: Instant, for configuration: JobConfiguration
+    ) -> Result<UInt64, ServerFault> {
+        let hold: UInt64
+        switch fix(instant) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let nanoseconds): hold = nanoseconds
+        }
+        if let fault = freeze(instant) {
+            undo(instant)
+            return .failure(fault)
+        }
+        if let checkpoint = configuration.checkpoint,
+            let fault = seal(checkpoint.name, instant.swaps)
+        {
+            undo(instant)
+            return .failure(fault)
+        }
+        return .success(hold)
+    }
+
+    /// Gives every incremental export its bitmap: the sealed layers since its base, and the bits
+    /// that were recorded up to the instant.
+    private func freeze(_ instant: Instant) -> ServerFault? {
+        for export in instant.exports {
+            guard let dirty = export.dirty else { continue }
+            let bits =
+                instant.swaps.first { $0.disk == export.disk }?.old.snapshot()
+                ?? instant.snapshots.first { $0.disk == export.disk }?.box.bitmap
+            guard case .success(let (_, store)) = store(export.disk), let bits else {
+                return .unknownDisk
+            }
+            do throws(TrackingFault) {
+                dirty.freeze(try store.union(since: dirty.checkpoint, recording: bits))
+            } catch {
+                return .checkpointUnusable(
+                    checkpoint: dirty.checkpoint, target: export.target, detail: Self.text(error))
+            }
+        }
+        return nil
     }
 
     /// Makes every export with its scratch; on a fault, `exports` holds those made before it.
@@ -76,8 +166,13 @@ extension NBDServer {
                 return Self.fault(disk, error)
             }
             do throws(SystemFault) {
+                var shift: UInt64 = 0
+                if case .success(let (_, store)) = store(disk.disk) {
+                    shift = store.granularityShift
+                }
                 let export = try BackupExport(
                     disk, jobID: configuration.id, live: live, scratch: scratch,
+                    granularityShift: shift,
                     holdLimitMilliseconds: configuration.holdLimitMilliseconds)
                 exports.append(export)
                 guard scope.add(.backup(export)) else {
@@ -117,40 +212,6 @@ extension NBDServer {
         }
     }
 
-    /// Holds the writes of all disks, attaches the job while none is in flight, lets them go.
-    ///
-    /// The instant lies between the last disk's report and the first release, so all disks share
-    /// it. Returns how long writes were held, in nanoseconds.
-    private func fixInstant(_ exports: [BackupExport]) -> Result<UInt64, ServerFault> {
-        let start = MonotonicClock.now()
-        let held = Latch.of(exports.count)
-        for export in exports {
-            shared.mailboxes[export.homeRing].post(.hold(export.disk, held))
-        }
-        guard held.wait(milliseconds: Limits.holdMilliseconds) else {
-            releaseAll(exports)
-            return .failure(.holdTimedOut(milliseconds: UInt64(Limits.holdMilliseconds)))
-        }
-        let attached = Latch.of(exports.count)
-        let results = exports.map { _ in Outcome() }
-        for (export, result) in zip(exports, results) {
-            shared.mailboxes[export.homeRing].post(.attachJob(export, result, attached))
-        }
-        _ = attached.wait(milliseconds: -1)
-        releaseAll(exports)
-        let hold = MonotonicClock.now() - start
-        if results.allSatisfy({ $0.succeeded.load(ordering: .acquiring) }) {
-            return .success(hold)
-        }
-        detachAll(exports)
-        return .failure(
-            .limitReached(what: "jobs at once on a disk", limit: CopyBeforeWrite.jobsMax))
-    }
-
-    private func releaseAll(_ exports: [BackupExport]) {
-        for export in exports { shared.mailboxes[export.homeRing].post(.release(export.disk)) }
-    }
-
     private func publish(
         _ id: String, _ exports: [BackupExport], _ scope: ExportScope, _ opened: OpenedListener,
         _ hold: UInt64
@@ -188,7 +249,7 @@ extension NBDServer {
 
     /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in
     /// flight.
-    private func detachAll(_ exports: [BackupExport]) {
+    func detachAll(_ exports: [BackupExport]) {
         let detached = Latch.of(exports.count)
         for export in exports {
             shared.mailboxes[export.homeRing].post(.detachJob(export, detached))

@@ -1,4 +1,3 @@
-import Bitmap
 import Disk
 import IORing
 import Scratch
@@ -19,7 +18,8 @@ struct HomeDisk: ~Copyable {
     var copyBuffers = -1
     /// By task: bytes of its clusters that have been read.
     var copyProgress = [Int](repeating: 0, count: CopyBeforeWrite.tasksMax)
-    var dirty: DirtyBitmap
+    /// Nil when changes are not tracked.
+    var tracking: HomeTracking?
 
     // Fixing an instant
     var isHeld = false
@@ -52,8 +52,6 @@ struct HomeDisk: ~Copyable {
         gate = CopyBeforeWrite(tokenLimit: Limits.piecesPerRing)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
-        dirty = DirtyBitmap(
-            blockCount: ClusterGeometry(sizeBytes: export.source.sizeBytes).clusterCount)
         heldPieces.reserveCapacity(Limits.requestsPerConnection)
         running.reserveCapacity(Limits.requestsPerConnection)
     }

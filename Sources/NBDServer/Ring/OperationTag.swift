@@ -8,6 +8,8 @@ enum OperationKind: UInt8 {
     case piece
     case copyRead
     case scratchWrite
+    case intentLog
+    case intentSync
     /// Nobody waits for the result (a prefetch, a cancel).
     case ignored
 }

@@ -66,6 +66,8 @@ enum PieceStage {
     case heldForBegin
     /// Waits for old data to be copied.
     case heldForCopy
+    /// Waits for the write-intent log.
+    case heldForIntent
     /// Waits for an overlapping unaligned write.
     case heldForOverlap
     /// Reads the block around the first, then the last byte of an unaligned write.
@@ -118,7 +120,6 @@ struct StatusProgress {
     var knownIsData = false
     var isGathered = false
     var extents = ExtentRoom()
-    /// Extents already written to the reply, and which context they belong to.
-    var emitted = 0
+    /// Which of the connection's contexts is being answered.
     var contextIndex = 0
 }

@@ -1,3 +1,4 @@
+import Bitmap
 import IORing
 import Scratch
 import Synchronization
@@ -59,6 +60,25 @@ extension RingLoop {
         perform(slot)
     }
 
+    // MARK: Disks come and go
+
+    mutating func addDisk(_ export: LiveExport, _ seed: TrackingSeed?) {
+        let slot = disks.insert(HomeDisk(export))
+        diskSlots[export.disk] = slot
+        guard let seed else { return }
+        let pages = seed.log.slotBytes / BufferArena.pageBytes
+        guard let buffer = arena.allocate(pages: pages) else {
+            // A disk whose changes cannot be recorded must say so.
+            return shared.emit(.trackingLost(disk: export.disk))
+        }
+        disks[slot].tracking = HomeTracking(
+            recording: seed.recording,
+            intent: WriteIntent(
+                regionCount: seed.log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
+                generation: IntentLogFile.firstGeneration),
+            log: seed.log, logBuffer: buffer, logPages: pages)
+    }
+
     // MARK: Ending
 
     mutating func detach(_ export: BackupExport, _ latch: Latch) {
@@ -101,6 +121,9 @@ extension RingLoop {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk], isIdle(slot) else { return }
         freeCopyBuffers(slot)
+        if let tracking = disks[slot].tracking {
+            arena.free(tracking.logBuffer, pages: tracking.logPages)
+        }
         disks.remove(slot)
         diskSlots[disk] = nil
         outcome.succeeded.store(true, ordering: .releasing)
@@ -109,6 +132,7 @@ extension RingLoop {
     private func isIdle(_ slot: Int) -> Bool {
         for number in 0..<connections.capacity
         where connections.contains(number) && connections[number].disk == slot { return false }
+        if disks[slot].tracking?.intent.isBusy ?? false { return false }
         return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
             && disks[slot].heldRequests.isEmpty
             && disks[slot].jobs.allSatisfy { $0 == nil }

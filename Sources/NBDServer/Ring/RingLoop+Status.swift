@@ -17,30 +17,31 @@ extension RingLoop {
     }
 
     mutating func startStatus(_ slot: Int, _ request: ValidRequest) {
+        connections[slot].status.contextIndex = 0
+        startContext(slot, request)
+    }
+
+    private mutating func startContext(_ slot: Int, _ request: ValidRequest) {
         connections[slot].status.position = request.offset
         connections[slot].status.knownEnd = request.offset
         connections[slot].status.isGathered = false
         connections[slot].status.extents.removeAll()
-        connections[slot].status.emitted = 0
-        connections[slot].status.contextIndex = 0
     }
 
     mutating func continueStatus(_ slot: Int, _ request: Int) -> IssueResult {
         let valid = requests[request].valid
-        if !connections[slot].status.isGathered {
-            gatherExtents(slot, valid)
-            if !connections[slot].status.isGathered { return .again }
-        }
-        if connections[slot].path.ledger?.isClosed ?? false {
-            fail(request, .ioError, "the backup job is broken or has ended", at: valid.offset)
-        }
-        // An error can only be told before the first extent is out.
-        if requests[request].error != nil, connections[slot].status.contextIndex == 0 {
-            connections[slot].current = -1
-            finish(request)
-            return .issued
-        }
         while connections[slot].status.contextIndex < connections[slot].contexts.count {
+            if !connections[slot].status.isGathered {
+                gatherExtents(slot, valid)
+                if !connections[slot].status.isGathered { return .again }
+            }
+            if connections[slot].path.ledger?.isClosed ?? false {
+                fail(
+                    request, .ioError, "the backup job is broken or has ended", at: valid.offset)
+                connections[slot].current = -1
+                finish(request)
+                return .issued
+            }
             flush(slot)
             if connections[slot].phase == .closing { return .issued }
             if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
@@ -48,6 +49,8 @@ extension RingLoop {
             }
             emitExtents(slot, valid)
             if connections[slot].phase == .closing { return .issued }
+            connections[slot].status.contextIndex += 1
+            startContext(slot, valid)
         }
         connections[slot].current = -1
         discard(request)
@@ -57,19 +60,54 @@ extension RingLoop {
     // MARK: Gathering
 
     private mutating func gatherExtents(_ slot: Int, _ valid: ValidRequest) {
+        let context = connections[slot].contexts[connections[slot].status.contextIndex]
+        if context.index == 0 {
+            gatherAllocation(slot, valid)
+        } else if case .backup(let export) = connections[slot].target, let dirty = export.dirty {
+            gatherDirty(slot, valid, dirty.bitmap, dirty.granularityShift)
+        } else {
+            preconditionFailure("a context that the export does not have")
+        }
+    }
+
+    private mutating func gatherAllocation(_ slot: Int, _ valid: ValidRequest) {
         let end = valid.offset + valid.length
-        let onlyOne = valid.flags.contains(.reqOne)
         for _ in 0..<Limits.extentsPerTurn {
+            if isComplete(slot, valid, end) { return }
             let position = connections[slot].status.position
-            if position == end || (connections[slot].status.extents.isFull)
-                || (onlyOne && connections[slot].status.extents.count > 1)
-            {
-                connections[slot].status.isGathered = true
-                return
-            }
             if connections[slot].status.knownEnd <= position { look(slot, position, end) }
             addKnown(slot, position)
         }
+    }
+
+    /// A dirty bitmap is in memory: many extents a turn.
+    private mutating func gatherDirty(
+        _ slot: Int, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
+    ) {
+        let end = valid.offset + valid.length
+        let lastBlock = Int((end - 1) >> shift) + 1
+        for _ in 0..<Limits.dirtyExtentsPerTurn {
+            if isComplete(slot, valid, end) { return }
+            let position = connections[slot].status.position
+            let run = bitmap.run(from: Int(position >> shift), to: lastBlock)
+            let runEnd = min(UInt64(run.end) << shift, end)
+            connections[slot].status.extents.append(
+                length: runEnd - position, flags: run.dirty ? Self.dirty : 0)
+            connections[slot].status.position = runEnd
+        }
+    }
+
+    /// Value of `qemu:dirty-bitmap:` contexts for dirty blocks.
+    private static var dirty: UInt32 { 1 }
+
+    private mutating func isComplete(_ slot: Int, _ valid: ValidRequest, _ end: UInt64) -> Bool {
+        let onlyOne = valid.flags.contains(.reqOne)
+        guard
+            connections[slot].status.position == end || connections[slot].status.extents.isFull
+                || (onlyOne && connections[slot].status.extents.count > 1)
+        else { return false }
+        connections[slot].status.isGathered = true
+        return true
     }
 
     private mutating func look(_ slot: Int, _ position: UInt64, _ end: UInt64) {
@@ -107,42 +145,37 @@ extension RingLoop {
     ///
     /// At most 1 MiB.
     private mutating func emitExtents(_ slot: Int, _ valid: ValidRequest) {
-        let total =
-            valid.flags.contains(.reqOne) ? 1 : connections[slot].status.extents.count
-        connections[slot].status.emitted = 0
-        while connections[slot].status.emitted < total {
-            let isFirst = connections[slot].status.emitted == 0
-            let header = isFirst ? ReplyEncoder.blockStatusHeaderBytes : 0
+        let extents = connections[slot].status.extents
+        let total = valid.flags.contains(.reqOne) ? 1 : extents.count
+        var emitted = 0
+        while emitted < total {
+            let header = emitted == 0 ? ReplyEncoder.blockStatusHeaderBytes : 0
             let fits = (Limits.replyBufferBytes / 2 - header) / ReplyEncoder.extentBytes
-            let count = min(fits, total - connections[slot].status.emitted)
+            let count = min(fits, total - emitted)
             let bytes = header + count * ReplyEncoder.extentBytes
             guard let offset = room(slot, bytes: bytes) else { return }
-            writeExtents(slot, valid, total: total, count: count, at: offset, bytes: bytes)
+            if header > 0 { writeStatusHeader(slot, valid, total, at: offset) }
+            var span = arena.mutableBytes(offset + header, count: bytes - header)
+            for index in 0..<count {
+                let extent = extents[emitted + index]
+                _ = ReplyEncoder.extent(
+                    length: extent.length, flags: extent.flags, into: &span,
+                    at: index * ReplyEncoder.extentBytes)
+            }
             commit(slot, bytes: bytes)
-            connections[slot].status.emitted += count
+            emitted += count
         }
-        connections[slot].status.contextIndex += 1
     }
 
-    private mutating func writeExtents(
-        _ slot: Int, _ valid: ValidRequest, total: Int, count: Int, at offset: Int, bytes: Int
+    private mutating func writeStatusHeader(
+        _ slot: Int, _ valid: ValidRequest, _ total: Int, at offset: Int
     ) {
-        let emitted = connections[slot].status.emitted
-        let context = connections[slot].contexts[connections[slot].status.contextIndex]
-        let isLast =
-            connections[slot].status.contextIndex + 1 == connections[slot].contexts.count
-        let extents = connections[slot].status.extents
-        var span = arena.mutableBytes(offset, count: bytes)
-        var position = 0
-        if emitted == 0 {
-            position += ReplyEncoder.blockStatus(
-                cookie: valid.cookie, contextID: context.id, extentCount: total, done: isLast,
-                into: &span, at: 0)
-        }
-        for index in emitted..<(emitted + count) {
-            let extent = extents[index]
-            position += ReplyEncoder.extent(
-                length: extent.length, flags: extent.flags, into: &span, at: position)
-        }
+        let index = connections[slot].status.contextIndex
+        let id = connections[slot].contexts[index].id
+        let isLast = index + 1 == connections[slot].contexts.count
+        var span = arena.mutableBytes(offset, count: ReplyEncoder.blockStatusHeaderBytes)
+        _ = ReplyEncoder.blockStatus(
+            cookie: valid.cookie, contextID: id, extentCount: total, done: isLast, into: &span,
+            at: 0)
     }
 }

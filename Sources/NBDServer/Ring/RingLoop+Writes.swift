@@ -1,4 +1,3 @@
-import Bitmap
 import IORing
 import NBDProtocol
 import Scratch
@@ -133,8 +132,12 @@ extension RingLoop {
             return
         }
         if disks[disk].alignment > 1 { disks[disk].running.append(piece) }
-        disks[disk].dirty.mark(
-            ClusterGeometry.clusters(touching: pieces[piece].offset, length: pieces[piece].count))
+        if isMarked(piece) { submitMarked(piece) }
+    }
+
+    /// The change is durably announced: its blocks are marked, and it goes to the source.
+    mutating func submitMarked(_ piece: Int) {
+        record(piece)
         switch pieces[piece].kind {
         case .write: startWrite(piece)
         case .zero, .discard: submitAllocation(piece)
@@ -234,6 +237,7 @@ extension RingLoop {
         if let errno {
             fail(request, wireError(errno), "the disk could not be written", at: value.offset)
         }
+        unmark(value)
         changeLeft(value.disk, piece)
         requests[request].piecesInFlight -= 1
         if requests[request].valid.command != .write { return continueZeroing(request) }

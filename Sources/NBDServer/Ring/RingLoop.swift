@@ -100,6 +100,8 @@ struct RingLoop: ~Copyable {
         case .piece: pieceCompleted(tag.slot, result: completion.result)
         case .copyRead: copyReadCompleted(tag.slot, tag.detail, result: completion.result)
         case .scratchWrite: scratchWriteCompleted(tag.slot, result: completion.result)
+        case .intentLog: intentLogWritten(tag.slot, tag.detail, result: completion.result)
+        case .intentSync: intentBitsSynced(tag.slot, result: completion.result)
         case .ignored: break
         }
     }
@@ -134,8 +136,9 @@ struct RingLoop: ~Copyable {
         }
         for listener in pausedListeners { armAccept(listener) }
         pausedListeners.removeAll()
-        for slot in 0..<disks.capacity where disks.contains(slot) && disks[slot].gate.hasActiveJobs
-        {
+        for slot in 0..<disks.capacity where disks.contains(slot) {
+            tickTracking(slot)
+            guard disks[slot].gate.hasActiveJobs else { continue }
             disks[slot].gate.expire(now: now)
             perform(slot)
         }
@@ -149,8 +152,8 @@ struct RingLoop: ~Copyable {
             listeners.append(listener)
             armAccept(listener)
         case .removeListener(let number, let latch): removeListener(number, latch)
-        case .addDisk(let export, let latch):
-            diskSlots[export.disk] = disks.insert(HomeDisk(export))
+        case .addDisk(let export, let tracking, let latch):
+            addDisk(export, tracking)
             latch.arrive()
         case .removeDisk(let disk, let outcome, let latch): removeDisk(disk, outcome, latch)
         case .hold(let disk, let latch): hold(disk, latch)
@@ -160,12 +163,12 @@ struct RingLoop: ~Copyable {
         case .breakJob(let export, let cause): breakJob(export, cause)
         case .closeConnections(let export, let gracefully, let latch):
             closeConnections(of: export, gracefully: gracefully, latch)
-        case .diskStatus(let disk, let figure, let latch):
-            if let slot = diskSlots[disk] {
-                let bytes = UInt64(disks[slot].dirty.dirtyCount) << ClusterGeometry.shift
-                figure.value.store(min(bytes, disks[slot].sizeBytes), ordering: .relaxed)
-            }
-            latch.arrive()
+        case .swapRecording(let disk, let next, let latch): swapRecording(disk, next, latch)
+        case .unswapRecording(let disk, let old, let latch): unswapRecording(disk, old, latch)
+        case .sealedDurably(let disk): sealedDurably(disk)
+        case .snapshotRecording(let disk, let box, let latch):
+            snapshotRecording(disk, box, latch)
+        case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
         case .stop(let latch):
             stopLatch = latch
             for slot in 0..<connections.capacity where connections.contains(slot) {

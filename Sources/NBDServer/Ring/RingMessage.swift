@@ -1,3 +1,4 @@
+import Bitmap
 import Disk
 import IORing
 import NBDProtocol
@@ -10,7 +11,7 @@ enum RingMessage: Sendable {
     case adopt(ConnectionSeed)
     case addListener(RingListener)
     case removeListener(number: UInt64, Latch)
-    case addDisk(LiveExport, Latch)
+    case addDisk(LiveExport, TrackingSeed?, Latch)
     /// Refused while a connection, a job or a request still uses the disk.
     case removeDisk(DiskID, Outcome, Latch)
     /// Stop admitting writes; report when none is in flight.
@@ -24,7 +25,14 @@ enum RingMessage: Sendable {
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
-    case diskStatus(DiskID, DirtyBytes, Latch)
+    /// The disk is held: record in this layer from now on.
+    case swapRecording(DiskID, RecordingLayer, Latch)
+    /// Take the swap back: the old layer gets what the new one has recorded.
+    case unswapRecording(DiskID, RecordingLayer, Latch)
+    /// The layer before the last swap is durable.
+    case sealedDurably(DiskID)
+    case snapshotRecording(DiskID, BitmapBox, Latch)
+    case addBits(DiskID, DirtyBitmap, Latch)
     case stop(Latch)
 }
 
@@ -33,9 +41,17 @@ final class Outcome: Sendable {
     let succeeded = Atomic<Bool>(false)
 }
 
-/// Carries a figure back.
-final class DirtyBytes: Sendable {
-    let value = Atomic<UInt64>(0)
+/// What a disk's home ring needs to track its changes.
+struct TrackingSeed: Sendable {
+    let recording: RecordingLayer
+    let log: IntentLogFile
+}
+
+/// Carries a bitmap from a ring to the control thread, and from there to its readers.
+final class BitmapBox: Sendable {
+    private let slot = Mutex<DirtyBitmap?>(nil)
+    func put(_ bitmap: DirtyBitmap) { slot.withLock { $0 = bitmap } }
+    var bitmap: DirtyBitmap? { slot.withLock { $0 } }
 }
 
 /// A listening socket that one ring accepts from.

@@ -1,0 +1,101 @@
+import IORing
+
+/// What tells a disk's source from another one.
+package struct SourceIdentity: Sendable, Hashable {
+    package var path: String
+    package var sizeBytes: UInt64
+    /// Of a regular file; zero for a device, whose path stands for it.
+    package var inode: UInt64
+    /// When the file was last changed; compared after a clean stop only. Zero for a device.
+    package var changedNanoseconds: UInt64
+
+    package init(path: String, sizeBytes: UInt64, inode: UInt64, changedNanoseconds: UInt64) {
+        self.path = path
+        self.sizeBytes = sizeBytes
+        self.inode = inode
+        self.changedNanoseconds = changedNanoseconds
+    }
+}
+
+/// The one small file that says what a disk's other tracking files mean.
+///
+/// Text, a fact a line, the last line a checksum of those before: a torn or altered record is told
+/// apart from a whole one.
+package struct TrackingRecord: Sendable, Hashable {
+    package var source: SourceIdentity
+    package var granularityBytes: UInt32
+    /// The boot during which the record was written.
+    package var bootID: String
+    /// The server has stopped in good order: the bits are exact, the source unchanged since.
+    package var isClean: Bool
+    package var chain: LayerChain
+
+    private static let title = "nbdpull-tracking 1"
+    /// A larger file is not ours, in bytes.
+    package static let bytesMax = 4 << 20
+
+    package init(
+        source: SourceIdentity, granularityBytes: UInt32, bootID: String, isClean: Bool,
+        chain: LayerChain
+    ) {
+        self.source = source
+        self.granularityBytes = granularityBytes
+        self.bootID = bootID
+        self.isClean = isClean
+        self.chain = chain
+    }
+
+    package func encode() -> [UInt8] {
+        var lines = [
+            Self.title, "path \(source.path)", "size \(source.sizeBytes)", "inode \(source.inode)",
+            "changed \(source.changedNanoseconds)", "granularity \(granularityBytes)",
+            "boot \(bootID)", "clean \(isClean ? 1 : 0)", "next \(chain.nextSerial)",
+        ]
+        for layer in chain.layers {
+            lines.append("layer \(layer.serial) \(layer.checkpoint ?? "")")
+        }
+        let body = Array((lines.joined(separator: "\n") + "\n").utf8)
+        return body + Array("crc \(Zlib.crc32(body.span))\n".utf8)
+    }
+
+    /// Reads a record; nil when it is torn, altered or of another form.
+    package static func decode(_ bytes: [UInt8]) -> TrackingRecord? {
+        let text = String(decoding: bytes, as: UTF8.self)
+        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+        guard text.hasSuffix("\n"), lines.count > 3, lines.removeLast().isEmpty,
+            lines.first == title, let sum = value("crc", lines.removeLast())
+        else { return nil }
+        let body = Array((lines.joined(separator: "\n") + "\n").utf8)
+        guard let sum = UInt32(sum), sum == Zlib.crc32(body.span), lines.count >= 10 else { return nil }
+        guard let path = value("path", lines[1]),
+            let size = value("size", lines[2]).flatMap({ UInt64($0) }),
+            let inode = value("inode", lines[3]).flatMap({ UInt64($0) }),
+            let changed = value("changed", lines[4]).flatMap({ UInt64($0) }),
+            let granularity = value("granularity", lines[5]).flatMap({ UInt32($0) }),
+            let boot = value("boot", lines[6]), let clean = value("clean", lines[7]),
+            let next = value("next", lines[8]).flatMap({ UInt64($0) }),
+            let layers = layers(lines[9...]),
+            let chain = LayerChain(layers: layers, nextSerial: next)
+        else { return nil }
+        return TrackingRecord(
+            source: SourceIdentity(
+                path: path, sizeBytes: size, inode: inode, changedNanoseconds: changed),
+            granularityBytes: granularity, bootID: boot, isClean: clean == "1", chain: chain)
+    }
+
+    private static func value(_ key: String, _ line: String) -> String? {
+        line.hasPrefix(key + " ") ? String(line.dropFirst(key.count + 1)) : nil
+    }
+
+    private static func layers(_ lines: ArraySlice<String>) -> [(serial: UInt64, checkpoint: String?)]? {
+        var layers: [(serial: UInt64, checkpoint: String?)] = []
+        for line in lines {
+            let fields = line.split(separator: " ", omittingEmptySubsequences: false)
+            guard fields.count == 3, fields[0] == "layer", let serial = UInt64(fields[1]) else {
+                return nil
+            }
+            layers.append((serial, fields[2].isEmpty ? nil : String(fields[2])))
+        }
+        return layers
+    }
+}
