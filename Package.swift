@@ -32,11 +32,12 @@ let package = Package(
         .systemLibrary(
             name: "CLibXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
         .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
 
         .target(name: "IORing", dependencies: ["CLibURing"], swiftSettings: strict),
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
-        .target(name: "Bitmap", swiftSettings: strict),
+        .target(name: "Bitmap", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
         .target(
@@ -70,6 +71,7 @@ let package = Package(
             swiftSettings: strict),
 
         .testTarget(name: "NBDProtocolTests", dependencies: ["NBDProtocol"], swiftSettings: strict),
+        .testTarget(name: "BitmapTests", dependencies: ["Bitmap"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",

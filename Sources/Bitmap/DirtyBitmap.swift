@@ -6,7 +6,9 @@ package struct DirtyBitmap: Sendable, Equatable {
     package let blockCount: Int
     /// Blocks whose bit is set.
     package private(set) var dirtyCount = 0
-    private var words: [UInt64]
+    /// The bits, 64 blocks a word, the lowest block in the lowest bit; bits past the last block are
+    /// clear.
+    package private(set) var words: [UInt64]
 
     /// A bitmap with every block clean.
     package init(blockCount: Int) {
@@ -87,5 +89,53 @@ package struct DirtyBitmap: Sendable, Equatable {
             words[index] |= fresh
             dirtyCount += fresh.nonzeroBitCount
         }
+    }
+}
+
+// MARK: Words
+
+extension DirtyBitmap {
+    /// Words that hold a number of blocks.
+    package static func wordCount(blockCount: Int) -> Int { (blockCount + 63) / 64 }
+
+    /// A bitmap from its words, lowest block first; bits past the last block are dropped.
+    ///
+    /// There is one word for every 64 blocks begun, no more and no fewer.
+    package init(words: [UInt64], blockCount: Int) {
+        precondition(blockCount >= 0)
+        precondition(words.count == Self.wordCount(blockCount: blockCount))
+        self.blockCount = blockCount
+        self.words = words
+        if blockCount & 63 != 0 { self.words[words.count - 1] &= Self.tailMask(blockCount) }
+        dirtyCount = self.words.reduce(0) { $0 + $1.nonzeroBitCount }
+    }
+
+    /// Adds every block that is set in words of the same number of blocks, a mapped layer's for
+    /// example; bits past the last block are dropped.
+    package mutating func formUnion(words other: Span<UInt64>) {
+        precondition(other.count == words.count, "bitmaps of different size")
+        for index in words.indices {
+            var fresh = other[index] & ~words[index]
+            if index == words.count - 1, blockCount & 63 != 0 { fresh &= Self.tailMask(blockCount) }
+            words[index] |= fresh
+            dirtyCount += fresh.nonzeroBitCount
+        }
+    }
+
+    /// The bitmap of a disk that grew: every block from the old end on is dirty.
+    ///
+    /// `LayerIdentity.grown` also knows whether the old last block was whole.
+    package func grown(to newBlockCount: Int) -> DirtyBitmap {
+        precondition(newBlockCount >= blockCount, "a bitmap does not shrink")
+        let added = Self.wordCount(blockCount: newBlockCount) - words.count
+        var grown = DirtyBitmap(
+            words: words + [UInt64](repeating: 0, count: added), blockCount: newBlockCount)
+        grown.mark(blockCount..<newBlockCount)
+        return grown
+    }
+
+    /// The bits of the last word that stand for blocks; `blockCount` is no multiple of 64.
+    private static func tailMask(_ blockCount: Int) -> UInt64 {
+        (UInt64(1) << UInt64(blockCount & 63)) - 1
     }
 }
