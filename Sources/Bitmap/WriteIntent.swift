@@ -20,7 +20,7 @@ package enum IntentAction: Sendable, Hashable {
     case release(token: Int)
     /// The log cannot be written: from now on no write waits and nothing is promised.
     ///
-    /// Comes once, before the releases of the writes that waited: a driver that declares the chain
+    /// Comes once, before any write to an unmarked region may go: a driver that declares the chain
     /// broken durably before it goes on to the next action misses no change.
     case trackingLost
 }
@@ -135,9 +135,12 @@ extension WriteIntent {
             if durable[index] & bit == 0 { isDurable = false }
             if writing[index] & bit == 0 { isBeingWritten = false }
         }
-        if isDurable || isLost { return .go }
+        if isDurable || isLossReported { return .go }
         precondition(links[token] == Self.notHeld, "the token is held already")
-        if isBeingWritten {
+        if isLost {
+            // Not before the driver was told that the chain is broken.
+            release(appending(token, to: TokenList()))
+        } else if isBeingWritten {
             current = appending(token, to: current)
         } else {
             next = appending(token, to: next)
