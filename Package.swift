@@ -75,5 +75,7 @@ let package = Package(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",
             swiftSettings: strict),
         .testTarget(name: "InteropTests", dependencies: ["TestSupport"], swiftSettings: strict),
+        .testTarget(
+            name: "PointInTimeTests", dependencies: ["TestSupport"], swiftSettings: strict),
     ]
 )

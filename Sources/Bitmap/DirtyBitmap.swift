@@ -70,7 +70,8 @@ package struct DirtyBitmap: Sendable, Equatable {
         return block < blockCount ? block : nil
     }
 
-    /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most `end`.
+    /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most
+    /// `end`.
     package func run(from start: Int, to end: Int) -> (dirty: Bool, end: Int) {
         precondition(start < end && end <= blockCount)
         let dirty = isDirty(start)

@@ -10,12 +10,14 @@ package struct Extent: Sendable, Equatable {
     }
 }
 
-/// Builds the extents of one reply: neighbours with equal flags merge, long ones are split to fit 32 bits.
+/// Builds the extents of one reply: neighbours with equal flags merge, long ones are split to fit
+/// 32 bits.
 ///
-/// The extents cover the request from its start without gap or overlap. Room is reserved once, so that
-/// appending allocates nothing.
+/// The extents cover the request from its start without gap or overlap. Room is reserved once, so
+/// that appending allocates nothing.
 package struct ExtentList: Sendable {
-    /// Longest extent: the largest multiple of 64 KiB that 32 bits hold, so that no split falls inside a block. Bytes.
+    /// Longest extent: the largest multiple of 64 KiB that 32 bits hold, so that no split falls
+    /// inside a block, in bytes.
     package static let lengthMax: UInt32 = 0xFFFF_0000
 
     package private(set) var extents: [Extent] = []

@@ -15,7 +15,8 @@ package enum SourceFault: Error, Sendable, Hashable {
 
 /// An open raw file or block device that holds a disk's bytes from offset zero.
 ///
-/// Shared by the disk's home ring and every reader of its backup exports; closed when the last of them lets go.
+/// Shared by the disk's home ring and every reader of its backup exports; closed when the last of
+/// them lets go.
 package final class RawSource: Sendable {
     package let path: String
     package let type: FileType
@@ -24,7 +25,9 @@ package final class RawSource: Sendable {
     package let isReadOnly: Bool
     /// Whether the page cache is bypassed.
     package let isDirect: Bool
-    /// Offsets, lengths and memory of every read and write are multiples of this. 1 through the page cache.
+    /// Offsets, lengths and memory of every read and write are multiples of this.
+    ///
+    /// 1 through the page cache.
     package let alignment: Int
     /// A plain read never waits for a device (the file lies in memory).
     package let readsNeverWait: Bool
@@ -33,13 +36,14 @@ package final class RawSource: Sendable {
     /// The descriptor's number, valid while this object lives.
     package var raw: Int32 { descriptor.raw }
 
-    /// Largest size that is served: half the address space of NBD's signed users. Bytes.
+    /// Largest size that is served: half the address space of NBD's signed users, in bytes.
     package static let sizeBytesMax: UInt64 = 1 << 62
 
     /// Opens and locks a source.
     ///
-    /// The locks are qemu's (see `SourceLock`), so that no qemu and no other nbdpull writes the same file, and a block
-    /// device that is mounted or otherwise held by the kernel is refused for writing.
+    /// The locks are qemu's (see `SourceLock`), so that no qemu and no other nbdpull writes the
+    /// same file, and a block device that is mounted or otherwise held by the kernel is refused for
+    /// writing.
     package init(
         path: String, expected: FileType, readOnly: Bool, direct: Bool
     ) throws(SourceFault) {
@@ -96,8 +100,8 @@ package final class RawSource: Sendable {
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///
-    /// Where the file system cannot tell, everything is data. May read file system metadata, so callers bound how many
-    /// lookups they make in one go.
+    /// Where the file system cannot tell, everything is data. May read file system metadata, so
+    /// callers bound how many lookups they make in one go.
     package func allocation(
         at position: UInt64, end: UInt64
     ) -> (isData: Bool, end: UInt64) {

@@ -1,10 +1,12 @@
 import IORing
 
-/// The locks by which users of a disk image tell each other what they do with it, byte for byte those of qemu.
+/// The locks by which users of a disk image tell each other what they do with it, byte for byte
+/// those of qemu.
 ///
-/// A process that uses a permission holds a shared lock on byte 100 + its number; one that does not tolerate others to use
-/// it holds a shared lock on byte 200 + its number. Both sides first take their locks, then look for a conflict, so that
-/// of two that come at once at least one sees the other.
+/// A process that uses a permission holds a shared lock on byte 100 + its number; one that does not
+/// tolerate others to use it holds a shared lock on byte 200 + its number. Both sides first take
+/// their locks, then look for a conflict, so that of two that come at once at least one sees the
+/// other.
 package enum SourceLock {
     private enum Permission: UInt64, CaseIterable {
         case consistentRead = 0
@@ -25,8 +27,8 @@ package enum SourceLock {
 
     /// Takes the locks of a writer or a reader; they last until the descriptor is closed.
     ///
-    /// Nobody else may write or resize while we serve, not even when we only read: a backup of a file that
-    /// changes behind our back would be a backup of no instant at all.
+    /// Nobody else may write or resize while we serve, not even when we only read: a backup of a
+    /// file that changes behind our back would be a backup of no instant at all.
     package static func acquire(
         _ descriptor: Int32, forWriting: Bool
     ) throws(SourceFault) {

@@ -2,12 +2,13 @@ import Glibc
 
 /// The pages of one ring: every buffer that the kernel reads from or writes to lies here.
 ///
-/// Space is handed out in runs of 4 KiB pages, lowest address first, so that on warm data the same few pages
-/// are used over and over and stay in the cache. Addresses are byte offsets into the arena; only this module
-/// turns them into pointers. Memory is reserved, not committed: a page costs nothing before its first use.
+/// Space is handed out in runs of 4 KiB pages, lowest address first, so that on warm data the same
+/// few pages are used over and over and stay in the cache. Addresses are byte offsets into the
+/// arena; only this module turns them into pointers. Memory is reserved, not committed: a page
+/// costs nothing before its first use.
 @safe
 package struct BufferArena: ~Copyable {
-    /// Unit of allocation, and the alignment of every run. Bytes.
+    /// Unit of allocation, and the alignment of every run, in bytes.
     package static let pageBytes = 4096
 
     /// Bytes that can be handed out.
@@ -113,7 +114,8 @@ package struct BufferArena: ~Copyable {
     /// The bytes of a range, for writing.
     @_lifetime(&self)
     package mutating func mutableBytes(_ offset: Int, count: Int) -> MutableRawSpan {
-        // SAFETY: pointer() checks the range; the span cannot outlive this exclusive access to the arena.
+        // SAFETY: pointer() checks the range; the span cannot outlive this exclusive access to the
+        // arena.
         let start = unsafe pointer(offset, count)
         let span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: count)
         return unsafe _overrideLifetime(span, mutating: &self)
@@ -131,11 +133,14 @@ package struct BufferArena: ~Copyable {
         unsafe _ = memset(pointer(offset, count), 0, count)
     }
 
-    /// Whether every byte of a range is zero. Stops at the first 64 bytes that are not.
+    /// Whether every byte of a range is zero.
+    ///
+    /// Stops at the first 64 bytes that are not.
     package func isZero(_ offset: Int, count: Int) -> Bool {
         let start = unsafe pointer(offset, count)
         var position = 0
-        // SAFETY: every load lies within the range that pointer() checked; loadUnaligned needs no alignment.
+        // SAFETY: every load lies within the range that pointer() checked; loadUnaligned needs no
+        // alignment.
         while position + 64 <= count {
             let block = unsafe start.loadUnaligned(
                 fromByteOffset: position, as: SIMD8<UInt64>.self)

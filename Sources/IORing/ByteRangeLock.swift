@@ -3,8 +3,8 @@ import Glibc
 
 /// Locks on single bytes of a file that belong to the open file, not to the process (OFD locks).
 ///
-/// qemu tells the users of an image apart by such locks on bytes far beyond any header; taking part in the
-/// same scheme keeps qemu and us from writing one file at once.
+/// qemu tells the users of an image apart by such locks on bytes far beyond any header; taking part
+/// in the same scheme keeps qemu and us from writing one file at once.
 package enum ByteRangeLock {
     /// Takes a shared lock on one byte.
     package static func share(_ descriptor: Int32, byte: UInt64) throws(SystemFault) {

@@ -16,7 +16,8 @@ package struct EventDescriptor: ~Copyable, Sendable {
     /// Wakes whoever waits on the descriptor.
     package func signal() {
         var one: UInt64 = 1
-        // SAFETY: eight bytes are written from an eight-byte local. A full counter is a wake-up as well.
+        // SAFETY: eight bytes are written from an eight-byte local. A full counter is a wake-up as
+        // well.
         unsafe _ = write(descriptor.raw, &one, 8)
     }
 
@@ -27,7 +28,9 @@ package struct EventDescriptor: ~Copyable, Sendable {
         unsafe _ = read(descriptor.raw, &count, 8)
     }
 
-    /// Waits for a wake-up; false when the time is over first. A negative time waits for ever.
+    /// Waits for a wake-up; false when the time is over first.
+    ///
+    /// A negative time waits for ever.
     package func wait(milliseconds: Int32) -> Bool {
         var request = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
         while true {

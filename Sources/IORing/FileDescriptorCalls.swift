@@ -14,7 +14,9 @@ package enum FileCalls {
         package init(rawValue: Int32) { self.rawValue = rawValue }
         package static let write = OpenOptions(rawValue: 1)
         package static let direct = OpenOptions(rawValue: 2)
-        /// Create the file; it must not exist. Mode 0600.
+        /// Create the file; it must not exist.
+        ///
+        /// Mode 0600.
         package static let createNew = OpenOptions(rawValue: 4)
         /// Fail with EBUSY when the block device is in use (mounted, or held by the kernel).
         package static let exclusiveDevice = OpenOptions(rawValue: 8)
@@ -59,7 +61,9 @@ package enum FileCalls {
         return size
     }
 
-    /// The alignment that O_DIRECT needs of offsets, lengths and memory. Bytes, a power of two.
+    /// The alignment that O_DIRECT needs of offsets, lengths and memory.
+    ///
+    /// Bytes, a power of two.
     package static func directAlignment(_ descriptor: Int32, type: FileType) -> Int {
         if type == .blockDevice {
             var sector: Int32 = 0
@@ -71,7 +75,8 @@ package enum FileCalls {
         return alignment > 0 ? alignment : 4096
     }
 
-    /// Whether the file lies wholly in memory (tmpfs), so that a plain read never waits for a device.
+    /// Whether the file lies wholly in memory (tmpfs), so that a plain read never waits for a
+    /// device.
     package static func isMemoryBacked(_ descriptor: Int32) -> Bool {
         var facts = statfs()
         // SAFETY: the kernel fills the local; it keeps no pointer.
@@ -109,7 +114,8 @@ package enum FileCalls {
         _ = try SystemFault.check("fdatasync") { fdatasync(descriptor) }
     }
 
-    /// The first offset at or after `position` that holds data (`data`) or a hole; nil when there is none before the end.
+    /// The first offset at or after `position` that holds data (`data`) or a hole; nil when there
+    /// is none before the end.
     package static func seek(
         _ descriptor: Int32, from position: UInt64, data: Bool
     ) throws(SystemFault) -> UInt64? {
@@ -120,9 +126,12 @@ package enum FileCalls {
         throw SystemFault(call: "lseek", errno: errno)
     }
 
-    /// Reads a file range into the arena at once. With `mayWait` false only what the page cache holds is read.
+    /// Reads a file range into the arena at once.
     ///
-    /// Returns the bytes read, which may be fewer than asked for, or the negative errno (EAGAIN: nothing is resident).
+    /// With `mayWait` false only what the page cache holds is read.
+    ///
+    /// Returns the bytes read, which may be fewer than asked for, or the negative errno (EAGAIN:
+    /// nothing is resident).
     package static func read(
         _ descriptor: Int32, into arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, mayWait: Bool

@@ -28,8 +28,8 @@ package struct Listener: ~Copyable, Sendable {
 
     /// Binds a unix socket with the given permission bits.
     ///
-    /// A socket file that nobody answers on any more is replaced; one with a live server is EADDRINUSE, and a file that
-    /// is no socket is EEXIST.
+    /// A socket file that nobody answers on any more is replaced; one with a live server is
+    /// EADDRINUSE, and a file that is no socket is EEXIST.
     package static func unix(
         path: String, mode: UInt32
     ) throws(SystemFault) -> Listener {
@@ -93,11 +93,27 @@ package struct Listener: ~Copyable, Sendable {
             let first = unsafe list
         else { throw SystemFault(call: "getaddrinfo", errno: EADDRNOTAVAIL) }
         defer { unsafe freeaddrinfo(first) }
-        let socket = try makeSocket(unsafe first.pointee.ai_family)
+        var failure = SystemFault(call: "bind", errno: EADDRNOTAVAIL)
+        var next: UnsafeMutablePointer<addrinfo>? = unsafe first
+        // A name may stand for addresses of a family that this machine does not have.
+        while let candidate = unsafe next {
+            do throws(SystemFault) {
+                return unsafe try listen(on: candidate.pointee)
+            } catch {
+                failure = error
+            }
+            unsafe next = candidate.pointee.ai_next
+        }
+        throw failure
+    }
+
+    @unsafe
+    private static func listen(on address: addrinfo) throws(SystemFault) -> Listener {
+        let socket = try makeSocket(unsafe address.ai_family)
         _ = SocketCalls.set(socket.raw, SOL_SOCKET, SO_REUSEADDR, 1)
-        // SAFETY: address and length come from getaddrinfo.
+        // SAFETY: address and length come from getaddrinfo, whose list the caller keeps.
         _ = try SystemFault.check("bind") {
-            unsafe Glibc.bind(socket.raw, first.pointee.ai_addr, first.pointee.ai_addrlen)
+            unsafe Glibc.bind(socket.raw, address.ai_addr, address.ai_addrlen)
         }
         _ = try SystemFault.check("listen") { Glibc.listen(socket.raw, backlog) }
         let bound = try boundPort(socket.raw)

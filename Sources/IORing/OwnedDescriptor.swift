@@ -12,7 +12,8 @@ package struct OwnedDescriptor: ~Copyable, Sendable {
     }
 
     deinit {
-        // EBADF would mean that someone else closed our descriptor: from then on any fd could be anyone's.
+        // EBADF would mean that someone else closed our descriptor: from then on any fd could be
+        // anyone's.
         precondition(close(raw) == 0 || errno != EBADF, "descriptor \(raw) was closed twice")
     }
 

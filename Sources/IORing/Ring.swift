@@ -1,7 +1,8 @@
 import CLibURing
 import Glibc
 
-/// One finished operation: the tag it was submitted with and the kernel's result (negative errno on failure).
+/// One finished operation: the tag it was submitted with and the kernel's result (negative errno on
+/// failure).
 package struct Completion: Sendable {
     package let tag: UInt64
     package let result: Int32
@@ -9,9 +10,10 @@ package struct Completion: Sendable {
 
 /// One io_uring, used by one thread only.
 ///
-/// `prepare…` puts an operation into the submission queue; `wait` submits what is there and waits. When the queue
-/// is full, `prepare…` submits first, so it never fails. Buffers lie in a `BufferArena` that outlives the operation:
-/// its owner keeps a run allocated until the completion has been seen.
+/// `prepare…` puts an operation into the submission queue; `wait` submits what is there and waits.
+/// When the queue is full, `prepare…` submits first, so it never fails. Buffers lie in a
+/// `BufferArena` that outlives the operation: its owner keeps a run allocated until the completion
+/// has been seen.
 @safe
 package struct Ring: ~Copyable {
     private let ring: UnsafeMutablePointer<io_uring>
@@ -21,15 +23,22 @@ package struct Ring: ~Copyable {
     package private(set) var submissions: UInt64 = 0
 
     /// Sets up a ring; must be called on the thread that will use it.
-    package init(entries: UInt32) throws(SystemFault) {
+    ///
+    /// `completionEntries` is at least the number of operations that can be in flight at once, so
+    /// that no completion ever waits for room.
+    package init(entries: UInt32, completionEntries: UInt32) throws(SystemFault) {
         unsafe ring = .allocate(capacity: 1)
         unsafe ring.initialize(to: io_uring())
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe batch.initialize(repeating: nil, count: Self.batchMax)
-        // One submitter and completions run when we ask for them: nothing interrupts the loop between requests.
+        // One submitter and completions run when we ask for them: nothing interrupts the loop
+        // between requests.
         let flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN
+        var parameters = io_uring_params()
+        parameters.flags = UInt32(flags | IORING_SETUP_CQSIZE)
+        parameters.cq_entries = completionEntries
         // SAFETY: ring points to an initialized io_uring that lives until deinit.
-        let result = unsafe io_uring_queue_init(entries, ring, UInt32(flags))
+        let result = unsafe io_uring_queue_init_params(entries, ring, &parameters)
         guard result == 0 else {
             unsafe ring.deallocate()
             unsafe batch.deallocate()
@@ -46,7 +55,8 @@ package struct Ring: ~Copyable {
 
     private mutating func next() -> UnsafeMutablePointer<io_uring_sqe> {
         submissions &+= 1
-        // SAFETY: liburing hands out entries of its own mapping; submitting frees some when the queue is full.
+        // SAFETY: liburing hands out entries of its own mapping; submitting frees some when the
+        // queue is full.
         while true {
             if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
             let result = unsafe io_uring_submit(ring)
@@ -58,7 +68,8 @@ package struct Ring: ~Copyable {
 
     /// Submits what was prepared and waits until a completion is there, or not at all.
     package mutating func submit(waiting: Bool) {
-        // SAFETY: the ring is set up; EINTR and a full completion queue are ordinary and handled by the next turn.
+        // SAFETY: the ring is set up; EINTR and a full completion queue are ordinary and handled by
+        // the next turn.
         let result =
             waiting
             ? unsafe io_uring_submit_and_wait(ring, 1) : unsafe io_uring_submit_and_get_events(ring)
@@ -68,7 +79,8 @@ package struct Ring: ~Copyable {
             "io_uring_enter failed with \(-result)")
     }
 
-    /// Takes the finished operations out, at most 128 at a time, and hands each to `body`; returns their number.
+    /// Takes the finished operations out, at most 128 at a time, and hands each to `body`; returns
+    /// their number.
     package mutating func drain(into completions: inout [Completion]) {
         completions.removeAll(keepingCapacity: true)
         // SAFETY: the kernel's entries are copied before the queue head moves past them.
@@ -93,7 +105,8 @@ package struct Ring: ~Copyable {
         unsafe entry.pointee.user_data = tag
     }
 
-    /// Writes a range of the arena to a file; `durable` makes it persistent before it completes (RWF_DSYNC).
+    /// Writes a range of the arena to a file; `durable` makes it persistent before it completes
+    /// (RWF_DSYNC).
     package mutating func prepareWrite(
         _ descriptor: Int32, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable: Bool, tag: UInt64
@@ -137,7 +150,8 @@ package struct Ring: ~Copyable {
         unsafe entry.pointee.user_data = tag
     }
 
-    /// Receives from a socket; `whole` waits until all `count` bytes are there (or the stream ends).
+    /// Receives from a socket; `whole` waits until all `count` bytes are there (or the stream
+    /// ends).
     package mutating func prepareReceive(
         _ descriptor: Int32, into arena: borrowing BufferArena, at offset: Int, count: Int,
         whole: Bool, tag: UInt64

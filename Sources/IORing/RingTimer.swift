@@ -6,7 +6,9 @@ package struct PeriodicTimer: ~Copyable {
     private let descriptor: OwnedDescriptor
     package var raw: Int32 { descriptor.raw }
 
-    /// Starts ticking at once. Period in milliseconds.
+    /// Starts ticking at once.
+    ///
+    /// Period in milliseconds.
     package init(milliseconds: Int) throws(SystemFault) {
         let number = try SystemFault.check("timerfd_create") {
             timerfd_create(CLOCK_MONOTONIC, Int32(TFD_NONBLOCK | TFD_CLOEXEC))

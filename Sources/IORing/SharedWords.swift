@@ -3,9 +3,11 @@ import Synchronization
 
 /// A lazily populated array of 32-bit words that one thread writes and any thread reads.
 ///
-/// All words start as zero and cost no memory until first written. A `SharedWords` is a plain view: copying it
-/// costs nothing. Whoever holds a view also holds (or is outlived by) the `SharedWordsStorage` behind it.
-// SAFETY (unchecked Sendable): all access goes through atomics; the memory stays mapped while the storage lives.
+/// All words start as zero and cost no memory until first written. A `SharedWords` is a plain view:
+/// copying it costs nothing. Whoever holds a view also holds (or is outlived by) the
+/// `SharedWordsStorage` behind it.
+// SAFETY (unchecked Sendable): all access goes through atomics; the memory stays mapped while the
+// storage lives.
 @safe
 package struct SharedWords: @unchecked Sendable, BitwiseCopyable {
     package let count: Int

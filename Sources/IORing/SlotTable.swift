@@ -1,7 +1,7 @@
 /// A table of fixed capacity whose slots are found by number and reused.
 ///
-/// Nothing is allocated after `init`. A slot's generation grows each time it is freed, so that a completion
-/// that arrives late for a former tenant can be told apart.
+/// Nothing is allocated after `init`. A slot's generation grows each time it is freed, so that a
+/// completion that arrives late for a former tenant can be told apart.
 @safe
 package struct SlotTable<Element: ~Copyable>: ~Copyable {
     package let capacity: Int
@@ -16,7 +16,8 @@ package struct SlotTable<Element: ~Copyable>: ~Copyable {
     package init(capacity: Int) {
         precondition(capacity > 0 && capacity < 1 << 24, "slot numbers have 24 bits")
         self.capacity = capacity
-        // SAFETY: each block holds `capacity` elements and lives until deinit; every access below checks its index.
+        // SAFETY: each block holds `capacity` elements and lives until deinit; every access below
+        // checks its index.
         unsafe elements = .allocate(capacity: capacity)
         unsafe occupied = .allocate(capacity: capacity)
         unsafe generations = .allocate(capacity: capacity)
@@ -58,7 +59,8 @@ package struct SlotTable<Element: ~Copyable>: ~Copyable {
     @discardableResult
     package mutating func remove(_ index: Int) -> Element {
         precondition(contains(index), "slot is not occupied")
-        // SAFETY: the slot is occupied, so an initialized element is there; it is marked free at once.
+        // SAFETY: the slot is occupied, so an initialized element is there; it is marked free at
+        // once.
         let element = unsafe (elements + index).move()
         unsafe occupied[index] = false
         unsafe generations[index] &+= 1

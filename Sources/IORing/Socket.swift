@@ -3,7 +3,7 @@ import Glibc
 
 /// Calls on connected sockets.
 package enum SocketCalls {
-    /// Send buffer asked for on unix sockets: large replies then leave in one call. Bytes.
+    /// Send buffer asked for on unix sockets: large replies then leave in one call, in bytes.
     private static let unixSendBufferBytes: Int32 = 1 << 20
 
     /// Accepts one connection, non-blocking and close-on-exec; nil when none waits.
@@ -17,10 +17,12 @@ package enum SocketCalls {
         }
     }
 
-    /// Sets what every connection needs: no delay on TCP, a large send buffer on unix sockets, keepalive on TCP.
+    /// Sets what every connection needs: no delay on TCP, a large send buffer on unix sockets,
+    /// keepalive on TCP.
     package static func tune(_ descriptor: Int32, isUnix: Bool) {
         if isUnix {
-            // As root the limit of net.core.wmem_max does not bind; otherwise the kernel caps the value.
+            // As root the limit of net.core.wmem_max does not bind; otherwise the kernel caps the
+            // value.
             if set(descriptor, SOL_SOCKET, nbdpull_SO_SNDBUFFORCE, unixSendBufferBytes) != 0 {
                 _ = set(descriptor, SOL_SOCKET, SO_SNDBUF, unixSendBufferBytes)
             }
@@ -67,7 +69,8 @@ package struct GatherList: ~Copyable {
         count += 1
     }
 
-    /// Sends without waiting; returns the bytes taken or the negative errno (EAGAIN: the socket is full).
+    /// Sends without waiting; returns the bytes taken or the negative errno (EAGAIN: the socket is
+    /// full).
     package func send(_ descriptor: Int32) -> Int {
         var message = unsafe msghdr()
         unsafe message.msg_iov = unsafe vectors

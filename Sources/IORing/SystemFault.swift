@@ -23,7 +23,8 @@ package struct SystemFault: Error, Sendable, Hashable {
         return unsafe String(cString: text)
     }
 
-    /// Runs a call that reports failure as -1, repeats it while it is interrupted, and throws what remains.
+    /// Runs a call that reports failure as -1, repeats it while it is interrupted, and throws what
+    /// remains.
     static func check(
         _ call: StaticString, _ body: () -> Int32
     ) throws(SystemFault) -> Int32 {

@@ -1,36 +1,43 @@
 /// The bounds of everything a peer can make the server hold or do (promise P6).
 package enum Limits {
-    /// Requests of one connection that are begun and not yet answered. Deep queues of guests and nbdcopy (64) fit twice.
+    /// Requests of one connection that are begun and not yet answered.
+    ///
+    /// Deep queues of guests and nbdcopy (64) fit twice.
     package static let requestsPerConnection = 128
-    /// Buffer memory of one connection's requests: sixteen bulk pieces in flight. Bytes.
+    /// Buffer memory of one connection's requests: sixteen bulk pieces in flight, in bytes.
     package static let bufferBytesPerConnection = 4 << 20
-    /// Replies of one connection that the peer has not taken; more and its requests are no longer read. Bytes.
+    /// Replies of one connection that the peer has not taken; more and its requests are no longer
+    /// read, in bytes.
     package static let unsentBytesPerConnection = 2 << 20
-    /// Bytes moved by one operation of a request: large enough for the wire, small enough to stay in the cache.
+    /// Bytes moved by one operation of a request: large enough for the wire, small enough to stay
+    /// in the cache.
     package static let pieceBytes = 256 << 10
-    /// Longest read that is answered from one buffer: what a reply that may not be cut (simple, DF) needs. Bytes.
+    /// Longest read that is answered from one buffer: what a reply that may not be cut (simple, DF)
+    /// needs, in bytes.
     package static let contiguousReadBytes = 1 << 20
-    /// Reads up to this size are answered together from one buffer when the page cache has them. Bytes.
+    /// Reads up to this size are answered together from one buffer when the page cache has them, in
+    /// bytes.
     package static let inlineReadBytes = 32 << 10
-    /// Received bytes of one connection that wait to be parsed: the longest option fits. Bytes.
+    /// Received bytes of one connection that wait to be parsed: the longest option fits, in bytes.
     package static let inputBytes = 68 << 10
-    /// One buffer of small replies. Bytes.
+    /// One buffer of small replies, in bytes.
     package static let replyBufferBytes = 64 << 10
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
-    /// A handshake must be over by then. Nanoseconds.
+    /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take.
     package static let extentsPerReply = 131_072
     /// Allocation lookups made for one block status request before others get a turn.
     package static let extentsPerTurn = 64
-    /// One step of a discard or zeroing request; between two steps a job may begin. Bytes.
+    /// One step of a discard or zeroing request; between two steps a job may begin, in bytes.
     package static let zeroingStepBytes: UInt64 = 128 << 20
-    /// The same while a job runs and old data must be copied first. Bytes.
+    /// The same while a job runs and old data must be copied first, in bytes.
     package static let zeroingStepBytesUnderJob: UInt64 = 1 << 20
-    /// Guest writes in flight must finish in this time for a job's instant to be fixed; then the begin is refused. Milliseconds.
+    /// Guest writes in flight must finish in this time for a job's instant to be fixed; then the
+    /// begin is refused, in milliseconds.
     package static let holdMilliseconds: Int32 = 2_000
-    /// How long the end of a job or disk waits for requests in flight. Milliseconds.
+    /// How long the end of a job or disk waits for requests in flight, in milliseconds.
     package static let drainMilliseconds: Int32 = 30_000
     /// Operations of all connections of a ring.
     package static let piecesPerRing = 4_096
@@ -40,12 +47,15 @@ package enum Limits {
     package static let disksPerRing = 256
     /// Writes to scratch in flight on a ring.
     package static let scratchWritesPerRing = 512
-    /// Address space for buffers of one ring; memory is used only as far as buffers are. Bytes.
+    /// Operations of a ring in flight at once: pieces, copies of all disks, scratch writes, and a few
+    /// for each connection.
+    package static let operationsPerRing = 16_384
+    /// Address space for buffers of one ring; memory is used only as far as buffers are, in bytes.
     package static let arenaBytes = 4 << 30
-    /// Period of the ring's clock. Milliseconds.
+    /// Period of the ring's clock, in milliseconds.
     package static let tickMilliseconds = 100
     /// Automatic TCP ports of jobs, as the field uses them.
     package static let automaticPorts: ClosedRange<UInt16> = 10_809...10_872
-    /// Share of a scratch's room at which control is told. Percent.
+    /// Share of a scratch's room at which control is told, in percent.
     package static let scratchWatermarkPercent: UInt64 = 75
 }

@@ -12,7 +12,8 @@ extension NBDServer {
         try await onControlThread { self.attach(configuration) }.get()
     }
 
-    /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes
+    /// the source.
     package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
         _ = try await onControlThread { self.detach(disk) }.get()
     }
@@ -68,10 +69,15 @@ extension NBDServer {
             return .failure(.unknownDisk)
         }
         live.remove(name: export.description.name)
-        closeConnections(of: export.id)
+        closeConnections(of: export.id, gracefully: true)
         let removed = Latch.of(1)
-        shared.mailboxes[export.homeRing].post(.removeDisk(disk, removed))
+        let outcome = Outcome()
+        shared.mailboxes[export.homeRing].post(.removeDisk(disk, outcome, removed))
         _ = removed.wait(milliseconds: -1)
+        guard outcome.succeeded.load(ordering: .acquiring) else {
+            _ = live.add(.live(export))
+            return .failure(.diskBusy(name: export.description.name))
+        }
         state.withLock { _ = $0.disks.removeValue(forKey: disk) }
         guard !export.source.isReadOnly else { return .success(true) }
         do throws(SystemFault) {
@@ -110,10 +116,13 @@ extension NBDServer {
         }
     }
 
-    /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are gone.
-    func closeConnections(of export: ExportID) {
+    /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are
+    /// gone.
+    func closeConnections(of export: ExportID, gracefully: Bool) {
         let closed = Latch.of(shared.mailboxes.count)
-        for mailbox in shared.mailboxes { mailbox.post(.closeConnections(export, closed)) }
+        for mailbox in shared.mailboxes {
+            mailbox.post(.closeConnections(export, gracefully: gracefully, closed))
+        }
         _ = closed.wait(milliseconds: Limits.drainMilliseconds)
     }
 

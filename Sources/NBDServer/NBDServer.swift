@@ -4,8 +4,9 @@ import Synchronization
 
 /// The server: rings, disks with their live exports, jobs with their backup exports.
 ///
-/// Every call goes to one control thread and runs there whole, one after the other; the data path never sees it but by
-/// messages to the rings. A call may wait for requests in flight, bounded by named limits.
+/// Every call goes to one control thread and runs there whole, one after the other; the data path
+/// never sees it but by messages to the rings. A call may wait for requests in flight, bounded by
+/// named limits.
 package final class NBDServer: Sendable {
     let shared: ServerShared
     let live = ExportScope(jobID: nil)
@@ -41,8 +42,9 @@ package final class NBDServer: Sendable {
             }
         } catch {
             throw .systemUnsupported(
-                detail: "\(error.call): \(error.errorText); nbdpull needs io_uring"
-                    + " (sysctl kernel.io_uring_disabled must be 0, and a container must allow it)")
+                detail: "\(error.call): \(error.errorText); nbdpull needs io_uring of Linux 6.1 or"
+                    + " newer (sysctl kernel.io_uring_disabled must be 0, and a container must"
+                    + " allow it)")
         }
     }
 
@@ -95,7 +97,9 @@ package final class NBDServer: Sendable {
         shared.setEventHandler(handler)
     }
 
-    /// Stops accepting, finishes requests in flight, flushes and closes every source. The server is of no use after.
+    /// Stops accepting, finishes requests in flight, flushes and closes every source.
+    ///
+    /// The server is of no use after.
     package func shutdown() async {
         _ = await onControlThread { () -> Result<Bool, ServerFault> in
             self.stopEverything()

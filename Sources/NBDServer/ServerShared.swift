@@ -1,7 +1,9 @@
 import IORing
 import Synchronization
 
-/// What all rings and the control thread share. Nothing here is touched per request.
+/// What all rings and the control thread share.
+///
+/// Nothing here is touched per request.
 final class ServerShared: Sendable {
     let mailboxes: [Mailbox<RingMessage>]
     let maxConnections: Int

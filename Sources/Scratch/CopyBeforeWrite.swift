@@ -24,7 +24,8 @@ package enum BreakCause: Sendable, Hashable {
 package enum CopyAction: Sendable, Hashable {
     /// Read clusters from the source into the task's buffer; answer with `readFinished`.
     case readSource(task: Int, clusters: Range<Int>)
-    /// Write clusters from the task's buffer to neighbouring slots; answer with `scratchWriteFinished`.
+    /// Write clusters from the task's buffer to neighbouring slots; answer with
+    /// `scratchWriteFinished`.
     case writeScratch(ScratchWrite)
     /// The guest write may be submitted now.
     case release(token: Int)
@@ -53,12 +54,16 @@ package struct ScratchWrite: Sendable, Hashable {
     }
 }
 
-/// Copy-before-write of one disk, as a state machine without I/O: guest writes and completions in, actions out.
+/// Copy-before-write of one disk, as a state machine without I/O: guest writes and completions in,
+/// actions out.
 ///
-/// It lives on the disk's home ring. Guarantees, checked by walking every interleaving of small cases:
+/// It lives on the disk's home ring. Guarantees, checked by walking every interleaving of small
+/// cases:
 /// - A guest write is let go only when no job that is whole still needs a cluster it touches.
-/// - A cluster is copied at most once per job; writes to it meanwhile share the copy, and a copy serves all jobs.
-/// - Every held write is released exactly once, whatever fails: a failure breaks the job, never the write.
+/// - A cluster is copied at most once per job; writes to it meanwhile share the copy, and a copy
+///   serves all jobs.
+/// - Every held write is released exactly once, whatever fails: a failure breaks the job, never the
+///   write.
 package struct CopyBeforeWrite: Sendable, Hashable {
     /// Jobs that one disk can have at once: a mask of them fits 16 bits.
     package static let jobsMax = 16
@@ -155,7 +160,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     // MARK: Jobs
 
-    /// Adds a job whose instant is now: no guest write may be in flight. Nil when there is no slot for it.
+    /// Adds a job whose instant is now: no guest write may be in flight.
+    ///
+    /// Nil when there is no slot for it.
     package mutating func attach(
         _ view: LedgerView, slotLimit: UInt32, holdLimitNanoseconds: UInt64
     ) -> Int? {
@@ -168,7 +175,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         return free
     }
 
-    /// Ends a job: its ledger is closed, nothing more is copied for it, and `.jobDetached` follows when nothing is in flight.
+    /// Ends a job: its ledger is closed, nothing more is copied for it, and `.jobDetached` follows
+    /// when nothing is in flight.
     package mutating func detach(job: Int, now: UInt64) {
         precondition(jobs[job].view != nil && !jobs[job].isDetaching)
         deactivate(job)
@@ -209,7 +217,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// Records that clusters are holes in the source, without reading them.
     ///
-    /// Right only for clusters of which the caller has just learned it; those being copied are left to their copy.
+    /// Right only for clusters of which the caller has just learned it; those being copied are left
+    /// to their copy.
     package mutating func noteHole(_ clusters: Range<Int>) {
         for cluster in clusters {
             let needed = need(of: cluster)
@@ -445,7 +454,8 @@ extension CopyBeforeWrite {
         reconsider(hungry, now: now)
     }
 
-    /// Looks at waiting writes again: those that need nothing more are released, the others queue anew.
+    /// Looks at waiting writes again: those that need nothing more are released, the others queue
+    /// anew.
     private mutating func reconsider(_ list: WaitList, now: UInt64) {
         var token = list.head
         while token >= 0 {

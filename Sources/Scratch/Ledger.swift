@@ -17,13 +17,15 @@ package enum ClusterPlace: Sendable, Hashable {
 /// - One writer, the disk's home ring; any number of readers on any thread.
 /// - A cluster goes from `source` to `zero` or `slot` once and never changes again.
 /// - Before a cluster becomes `slot(n)` its old content has been written to slot n completely.
-/// - The home ring submits a guest write only after every cluster it touches has left `source`, so a read of the source
-///   that completed while the cluster was still `source` (looked up *after* the read) saw the point in time.
-/// - Once the ledger is closed (job broken or ended) it never opens again, and it is closed before the home ring lets a
-///   write pass that was not preserved.
+/// - The home ring submits a guest write only after every cluster it touches has left `source`, so
+///   a read of the source that completed while the cluster was still `source` (looked up *after*
+///   the read) saw the point in time.
+/// - Once the ledger is closed (job broken or ended) it never opens again, and it is closed before
+///   the home ring lets a write pass that was not preserved.
 ///
-/// One 32-bit word a cluster holds all of it, so a reader sees place and slot with one load: 0 = source, 1 = zero,
-/// n + 2 = slot n. The word after the last cluster is not zero when the ledger is closed.
+/// One 32-bit word a cluster holds all of it, so a reader sees place and slot with one load: 0 =
+/// source, 1 = zero, n + 2 = slot n. The word after the last cluster is not zero when the ledger is
+/// closed.
 package final class Ledger: Sendable {
     package let geometry: ClusterGeometry
     private let storage: SharedWordsStorage
@@ -79,7 +81,8 @@ package struct LedgerView: Sendable, BitwiseCopyable {
     /// Whether the job is broken or ended, so that nothing read under it may be handed out.
     package var isClosed: Bool { words.load(geometry.clusterCount) != 0 }
 
-    /// For a reader whose read of the source has just completed: the first cluster of the run that is preserved by now.
+    /// For a reader whose read of the source has just completed: the first cluster of the run that
+    /// is preserved by now.
     ///
     /// Everything before it was read as the point in time had it; nil means all of it was.
     package func firstPreserved(in clusters: Range<Int>) -> Int? {
@@ -104,6 +107,7 @@ package struct LedgerView: Sendable, BitwiseCopyable {
     /// Home ring only: nothing read under this job may be handed out from now on.
     package func close() { words.store(1, at: geometry.clusterCount) }
 
-    /// Home ring only: everything published before is visible to readers before any write submitted after.
+    /// Home ring only: everything published before is visible to readers before any write submitted
+    /// after.
     package func settle() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
 }

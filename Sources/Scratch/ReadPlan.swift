@@ -1,6 +1,8 @@
 /// One step of a backup read: neighbouring bytes that come from one place.
 package struct ReadStep: Sendable, Hashable {
-    /// Where the bytes come from. For `slot`, the slot of the step's first cluster; the others follow it.
+    /// Where the bytes come from.
+    ///
+    /// For `slot`, the slot of the step's first cluster; the others follow it.
     package let place: ClusterPlace
     /// First byte on the disk.
     package let offset: UInt64
@@ -16,8 +18,8 @@ package struct ReadStep: Sendable, Hashable {
 extension LedgerView {
     /// The longest step at `offset`, within `end`, whose bytes come from one place.
     ///
-    /// Clusters in neighbouring slots make one step. What the step says about `source` can be overtaken at any moment:
-    /// after the read ask `firstPreserved`.
+    /// Clusters in neighbouring slots make one step. What the step says about `source` can be
+    /// overtaken at any moment: after the read ask `firstPreserved`.
     package func step(from offset: UInt64, to end: UInt64) -> ReadStep {
         precondition(offset < end && end <= geometry.sizeBytes)
         let first = ClusterGeometry.cluster(of: offset)
@@ -39,6 +41,7 @@ extension LedgerView {
 
     /// The byte of scratch at which a byte of the disk lies, when its cluster is in the given slot.
     package static func scratchPosition(of offset: UInt64, firstSlot slot: UInt32) -> UInt64 {
-        (UInt64(slot) << ClusterGeometry.shift) | (offset & UInt64(ClusterGeometry.clusterBytes - 1))
+        (UInt64(slot) << ClusterGeometry.shift)
+            | (offset & UInt64(ClusterGeometry.clusterBytes - 1))
     }
 }

@@ -15,8 +15,8 @@ package enum ScratchFault: Error, Sendable, Hashable {
 
 /// The file or block device that keeps old content for one disk of one job.
 ///
-/// Slots of one cluster each lie one behind the other from offset zero, so a file stays as small as what was preserved and a
-/// device may be smaller than the disk.
+/// Slots of one cluster each lie one behind the other from offset zero, so a file stays as small as
+/// what was preserved and a device may be smaller than the disk.
 package final class ScratchStorage: Sendable {
     package let path: String
     /// Slots that fit; no bound but the disk's size for a file.
@@ -55,7 +55,9 @@ package final class ScratchStorage: Sendable {
         }
     }
 
-    /// Uses an existing file as it is; it is never deleted. Its content is meaningless afterwards.
+    /// Uses an existing file as it is; it is never deleted.
+    ///
+    /// Its content is meaningless afterwards.
     package static func reuse(
         path: String, geometry: ClusterGeometry
     ) throws(ScratchFault) -> ScratchStorage {
@@ -81,13 +83,15 @@ package final class ScratchStorage: Sendable {
             roomBytes: slots << ClusterGeometry.shift)
     }
 
-    /// Deletes the file if this object created it; the descriptor stays open until the last reader lets go.
+    /// Deletes the file if this object created it; the descriptor stays open until the last reader
+    /// lets go.
     package func remove() {
         guard isOurs else { return }
         do throws(SystemFault) {
             try FileCalls.remove(path)
         } catch {
-            // The directory may be gone already; the space is given back when the descriptor closes.
+            // The directory may be gone already; the space is given back when the descriptor
+            // closes.
             return
         }
     }

@@ -19,6 +19,10 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .internalError, code: "disk-not-attached", status: 500,
             detail: "the disk is not attached to the server")
+    case .diskBusy(let name):
+        ControlError(
+            .operationInvalid, code: "disk-busy", status: 409,
+            detail: "disk '\(name)' is still in use: requests or a job on it have not ended")
     case .scratchExists(let path, let target):
         .scratchExists(path: path, disk: target)
     case .scratchNotCreated(let path, let errorText):

@@ -6,7 +6,8 @@ import Synchronization
 
 /// One disk of a job as backup clients read it: the disk at the job's instant.
 ///
-/// Connections hold it while they live, so the ledger, the scratch and the source outlast every read in flight.
+/// Connections hold it while they live, so the ledger, the scratch and the source outlast every
+/// read in flight.
 final class BackupExport: Sendable {
     let id = ExportID.next()
     let jobID: String

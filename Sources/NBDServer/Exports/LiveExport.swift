@@ -23,7 +23,8 @@ final class LiveExport: Sendable {
         if source.isReadOnly {
             flags.insert(.readOnly)
         } else {
-            // All writers share one ring and one descriptor, so a flush on any connection covers them all: MULTI_CONN holds.
+            // All writers share one ring and one descriptor, so a flush on any connection covers
+            // them all: MULTI_CONN holds.
             flags.formUnion([.sendWriteZeroes, .sendFastZero])
             if discards { flags.insert(.sendTrim) }
         }

@@ -1,8 +1,12 @@
 /// Where a listener is bound.
 package enum ListenEndpoint: Sendable, Hashable {
-    /// A unix stream socket; `mode` is the file's permission bits. A stale socket file is replaced, a live one is an error.
+    /// A unix stream socket; `mode` is the file's permission bits.
+    ///
+    /// A stale socket file is replaced, a live one is an error.
     case unix(path: String, mode: UInt32)
-    /// A TCP socket. A nil port takes the first free one of 10809...10872.
+    /// A TCP socket.
+    ///
+    /// A nil port takes the first free one of 10809...10872.
     case tcp(host: String, port: UInt16?)
 }
 
@@ -10,8 +14,11 @@ package enum ListenEndpoint: Sendable, Hashable {
 package struct ScratchConfiguration: Sendable, Hashable {
     package var kind: SourceKind
     package var path: String
-    /// True: the file must exist already, is used as it is and is never removed (`--reuse-external`).
-    /// False: a file is created 0600, must not exist before, and is removed at the job's end. Block devices always exist before and after.
+    /// True: the file must exist already, is used as it is and is never removed
+    /// (`--reuse-external`).
+    ///
+    /// False: a file is created 0600, must not exist before, and is removed at the job's end. Block
+    /// devices always exist before and after.
     package var reuseExternal: Bool
     package init(kind: SourceKind, path: String, reuseExternal: Bool) {
         self.kind = kind
@@ -42,7 +49,7 @@ package struct JobConfiguration: Sendable {
     package var id: String
     package var disks: [JobDiskConfiguration]
     package var endpoint: ListenEndpoint
-    /// A guest write held by copying for longer than this breaks the job. Milliseconds.
+    /// A guest write held by copying for longer than this breaks the job, in milliseconds.
     package var holdLimitMilliseconds: UInt64
     package init(
         id: String, disks: [JobDiskConfiguration], endpoint: ListenEndpoint,
@@ -59,9 +66,9 @@ package struct JobConfiguration: Sendable {
 package struct JobStarted: Sendable {
     /// The endpoint with its real port.
     package var endpoint: ListenEndpoint
-    /// How long guest writes were held so that all disks share one instant. Nanoseconds.
+    /// How long guest writes were held so that all disks share one instant, in nanoseconds.
     package var holdNanoseconds: UInt64
-    /// Size of each disk at the instant, by target. Bytes.
+    /// Size of each disk at the instant, by target, in bytes.
     package var diskSizes: [String: UInt64]
     package init(endpoint: ListenEndpoint, holdNanoseconds: UInt64, diskSizes: [String: UInt64]) {
         self.endpoint = endpoint

@@ -1,18 +1,27 @@
-/// Why the server could not do what control asked of it. Nothing has changed when one is thrown.
+/// Why the server could not do what control asked of it.
+///
+/// Nothing has changed when one is thrown.
 package enum ServerFault: Error, Sendable, Hashable {
-    /// The source cannot be opened or is of the wrong kind; `detail` says which call failed and why.
+    /// The source cannot be opened or is of the wrong kind; `detail` says which call failed and
+    /// why.
     case sourceUnusable(path: String, detail: String)
     /// Another process holds the source (qemu's image locks).
     case sourceLocked(path: String, detail: String)
     case exportNameTaken(name: String)
     case unknownDisk
+    /// Requests or a job still use the disk.
+    case diskBusy(name: String)
     /// A scratch file that must not exist does (libvirt error 8).
     case scratchExists(path: String, target: String)
-    /// A scratch file cannot be created (libvirt error 38). `errorText` is strerror's.
+    /// A scratch file cannot be created (libvirt error 38).
+    ///
+    /// `errorText` is strerror's.
     case scratchNotCreated(path: String, errorText: String)
     /// An existing scratch file or block device cannot be used (libvirt error 1).
     case scratchUnusable(path: String, detail: String)
-    /// The listener cannot be bound (libvirt error 1). `errorText` is strerror's.
+    /// The listener cannot be bound (libvirt error 1).
+    ///
+    /// `errorText` is strerror's.
     case cannotListen(endpoint: String, errorText: String)
     case unknownJob(id: String)
     /// Guest writes already in flight did not finish in time, so no instant could be fixed.

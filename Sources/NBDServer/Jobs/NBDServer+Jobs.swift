@@ -6,7 +6,8 @@ import Synchronization
 
 /// Jobs begin and end.
 extension NBDServer {
-    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the exports.
+    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
+    /// disks and serves the exports.
     ///
     /// A fault leaves nothing behind: no file, no socket, no job.
     package func beginJob(
@@ -21,7 +22,8 @@ extension NBDServer {
         return job.report
     }
 
-    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
+    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the
+    /// last figures.
     package func endJob(id: String) async throws(ServerFault) -> JobReport {
         try await onControlThread { self.end(jobID: id) }.get()
     }
@@ -32,6 +34,9 @@ extension NBDServer {
         guard !state.withLock({ $0.isStopping }) else { return .failure(.shuttingDown) }
         guard state.withLock({ $0.jobs[configuration.id] }) == nil else {
             return .failure(.exportNameTaken(name: configuration.id))
+        }
+        guard Set(configuration.disks.map(\.disk)).count == configuration.disks.count else {
+            return .failure(.diskBusy(name: "the same disk twice in job \(configuration.id)"))
         }
         let scope = ExportScope(jobID: configuration.id)
         var exports: [BackupExport] = []
@@ -114,8 +119,8 @@ extension NBDServer {
 
     /// Holds the writes of all disks, attaches the job while none is in flight, lets them go.
     ///
-    /// The instant lies between the last disk's report and the first release, so all disks share it. Returns how long
-    /// writes were held, in nanoseconds.
+    /// The instant lies between the last disk's report and the first release, so all disks share
+    /// it. Returns how long writes were held, in nanoseconds.
     private func fixInstant(_ exports: [BackupExport]) -> Result<UInt64, ServerFault> {
         let start = MonotonicClock.now()
         let held = Latch.of(exports.count)
@@ -127,7 +132,7 @@ extension NBDServer {
             return .failure(.holdTimedOut(milliseconds: UInt64(Limits.holdMilliseconds)))
         }
         let attached = Latch.of(exports.count)
-        let results = exports.map { _ in AttachResult() }
+        let results = exports.map { _ in Outcome() }
         for (export, result) in zip(exports, results) {
             shared.mailboxes[export.homeRing].post(.attachJob(export, result, attached))
         }
@@ -174,14 +179,15 @@ extension NBDServer {
         // Readers are told before the disks stop preserving: nothing read after that is handed out.
         detachAll(job.exports)
         for export in job.exports {
-            closeConnections(of: export.id)
+            closeConnections(of: export.id, gracefully: false)
             export.scratch.remove()
         }
         state.withLock { _ = $0.jobs.removeValue(forKey: jobID) }
         return .success(report)
     }
 
-    /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in flight.
+    /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in
+    /// flight.
     private func detachAll(_ exports: [BackupExport]) {
         let detached = Latch.of(exports.count)
         for export in exports {

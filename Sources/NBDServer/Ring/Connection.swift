@@ -2,7 +2,8 @@ import IORing
 import NBDProtocol
 import Scratch
 
-/// Plain facts of what a connection reads, copied here so that the data path touches no shared object.
+/// Plain facts of what a connection reads, copied here so that the data path touches no shared
+/// object.
 ///
 /// The objects behind the descriptors are kept alive by the connection's `target`.
 struct ReadPath {
@@ -34,7 +35,7 @@ struct Connection: ~Copyable {
     let scope: ExportScope
     let isUnix: Bool
     var phase = ConnectionPhase.handshake
-    /// The handshake must be over, or a draining connection drained, by then. Nanoseconds.
+    /// The handshake must be over, or a draining connection drained, by then, in nanoseconds.
     var deadline: UInt64
 
     // Receiving
@@ -46,13 +47,14 @@ struct Connection: ~Copyable {
     var isReceiving = false
     /// The piece whose payload is being received straight into its buffer, or -1.
     var receivingPiece = -1
-    /// Payload of a refused request that is still to come. Bytes.
+    /// Payload of a refused request that is still to come, in bytes.
     var skipBytes: UInt64 = 0
     var sawEnd = false
 
     // Negotiation
     var handshake = Handshake()
-    /// What was agreed, while the connection cannot move to its home ring because a reply is still being sent.
+    /// What was agreed, while the connection cannot move to its home ring because a reply is still
+    /// being sent.
     var agreed: Negotiated?
 
     // Transmission
@@ -64,9 +66,13 @@ struct Connection: ~Copyable {
     /// Slot of the home disk when the connection may write, or -1.
     var disk = -1
     var requestCount = 0
-    /// The request that is still being cut into pieces; no other is parsed before. Or -1.
+    /// The request that is still being cut into pieces; no other is parsed before.
+    ///
+    /// Or -1.
     var current = -1
     var status = StatusProgress()
+    /// Bytes read that the job's figure does not have yet.
+    var unreportedBytes: UInt64 = 0
     /// Pages of the arena held by requests and replies.
     var bufferPages = 0
 

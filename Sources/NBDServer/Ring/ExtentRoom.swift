@@ -1,6 +1,7 @@
 import Bitmap
 
-/// The extents of one reply; room is taken when a connection first asks for block status and then kept.
+/// The extents of one reply; room is taken when a connection first asks for block status and then
+/// kept.
 struct ExtentRoom {
     private var list = ExtentList(limit: Limits.extentsPerReply)
 

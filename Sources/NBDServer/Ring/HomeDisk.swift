@@ -25,6 +25,8 @@ struct HomeDisk: ~Copyable {
     var isHeld = false
     var holdLatch: Latch?
     var heldPieces: [Int] = []
+    /// Zeroing requests that wait at the start or between two steps.
+    var heldRequests: [Int] = []
     /// Changes admitted and not complete, those that wait for copies included.
     var changesInFlight = 0
 
@@ -37,7 +39,7 @@ struct HomeDisk: ~Copyable {
     var canPunchHoles = true
     var canZeroRanges = true
 
-    /// Copies' buffers: one a task. Pages.
+    /// Copies' buffers: one a task, in pages.
     static let copyPagesPerTask =
         CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes / BufferArena.pageBytes
     static let copyPages = copyPagesPerTask * CopyBeforeWrite.tasksMax

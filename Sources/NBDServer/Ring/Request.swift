@@ -15,7 +15,10 @@ struct Request {
     var isExclusive = false
     var headerSent = false
     /// For zeroing and discarding: which part is next.
-    var zeroStage = ZeroStage.middle
+    var zeroStage = ZeroStage.firstStep
+    /// For zeroing and discarding: a begin waits for this request, so its parts need not wait for the
+    /// begin.
+    var isAdmitted = false
     /// For zeroing: the middle goes by writing zeros because the source cannot do better.
     var writesZeros = false
 
@@ -29,12 +32,14 @@ struct Request {
 
 /// The parts of a zeroing or discarding request, in the order in which they are done.
 ///
-/// The middle comes first, so that a refused FAST_ZERO has changed nothing.
+/// Whole pages come first, so that a refused FAST_ZERO has changed nothing.
 enum ZeroStage {
-    /// Whole pages, by the file system or device.
-    case middle
+    /// The first whole pages, by the file system or device.
+    case firstStep
     /// The piece of a page before the first whole one.
     case head
+    /// Further whole pages; between two steps a job may begin.
+    case middle
     /// The piece of a page after the last whole one.
     case tail
     /// Make it durable (FUA).

@@ -18,16 +18,14 @@ extension RingLoop {
         guard result >= 0, let listener = listeners.first(where: { $0.number == number }) else {
             return
         }
-        while let descriptor = acceptOne(listener) { place(descriptor, listener) }
-        armAccept(listener)
-    }
-
-    private func acceptOne(_ listener: RingListener) -> Int32? {
         do throws(SystemFault) {
-            return try SocketCalls.accept(listener.raw)?.release()
+            while let descriptor = try SocketCalls.accept(listener.raw)?.release() {
+                place(descriptor, listener)
+            }
+            armAccept(listener)
         } catch {
-            // Out of descriptors or memory: the client waits in the backlog until the next one comes.
-            return nil
+            // Out of descriptors or memory: clients wait in the backlog.
+            pausedListeners.append(listener)
         }
     }
 
@@ -47,6 +45,7 @@ extension RingLoop {
     mutating func removeListener(_ number: UInt64, _ latch: Latch) {
         if let position = listeners.firstIndex(where: { $0.number == number }) {
             listeners.remove(at: position)
+            pausedListeners.removeAll { $0.number == number }
             ring.prepareCancel(
                 OperationTag(.accept, slot: Int(number)).raw, tag: OperationTag(.ignored).raw)
             ring.submit(waiting: false)
@@ -185,7 +184,8 @@ extension RingLoop {
 
     // MARK: Closing
 
-    /// Ends a connection at once; its slot is freed when the kernel and its requests are through with it.
+    /// Ends a connection at once; its slot is freed when the kernel and its requests are through
+    /// with it.
     mutating func close(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
         connections[slot].phase = .closing
@@ -208,6 +208,7 @@ extension RingLoop {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
+        reportBytesRead(slot)
         let connection = connections.remove(slot)
         shared.dropConnection()
         switch connection.target {
@@ -233,11 +234,11 @@ extension RingLoop {
         }
     }
 
-    mutating func closeConnections(of export: ExportID, _ latch: Latch) {
+    mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {
         closers.append(Closer(export: export, latch: latch))
         for slot in 0..<connections.capacity
         where connections.contains(slot) && connections[slot].target?.id == export {
-            close(slot)
+            if gracefully { drain(slot) } else { close(slot) }
         }
         settleClosers(export)
     }

@@ -67,7 +67,8 @@ extension RingLoop {
         afterCopy(disk)
     }
 
-    /// Which of the task's clusters are all zeros; a cluster cut short by the disk's end is filled up with zeros.
+    /// Which of the task's clusters are all zeros; a cluster cut short by the disk's end is filled
+    /// up with zeros.
     private mutating func zeroClusters(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> UInt32 {
         let buffer = disks[disk].copyBuffer(task)
         let bytes = disks[disk].copyProgress[task]

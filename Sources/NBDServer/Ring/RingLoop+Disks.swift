@@ -22,7 +22,7 @@ extension RingLoop {
     }
 
     /// The instant is now: every cluster that changes from here on is preserved for the job first.
-    mutating func attach(_ export: BackupExport, _ result: AttachResult, _ latch: Latch) {
+    mutating func attach(_ export: BackupExport, _ result: Outcome, _ latch: Latch) {
         defer { latch.arrive() }
         guard let slot = diskSlots[export.disk], takeCopyBuffers(slot) else { return }
         precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
@@ -52,7 +52,10 @@ extension RingLoop {
         disks[slot].holdLatch = nil
         let held = disks[slot].heldPieces
         disks[slot].heldPieces.removeAll(keepingCapacity: true)
+        let requests = disks[slot].heldRequests
+        disks[slot].heldRequests.removeAll(keepingCapacity: true)
         for piece in held { startChange(piece) }
+        for request in requests { startZeroing(request) }
         perform(slot)
     }
 
@@ -93,9 +96,21 @@ extension RingLoop {
         disks[slot].copyBuffers = -1
     }
 
-    mutating func removeDisk(_ slot: Int) {
-        precondition(disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty)
+    /// Forgets a disk that nothing uses any more.
+    mutating func removeDisk(_ disk: DiskID, _ outcome: Outcome, _ latch: Latch) {
+        defer { latch.arrive() }
+        guard let slot = diskSlots[disk], isIdle(slot) else { return }
         freeCopyBuffers(slot)
         disks.remove(slot)
+        diskSlots[disk] = nil
+        outcome.succeeded.store(true, ordering: .releasing)
+    }
+
+    private func isIdle(_ slot: Int) -> Bool {
+        for number in 0..<connections.capacity
+        where connections.contains(number) && connections[number].disk == slot { return false }
+        return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
+            && disks[slot].heldRequests.isEmpty
+            && disks[slot].jobs.allSatisfy { $0 == nil }
     }
 }

@@ -7,7 +7,8 @@ extension RingLoop {
 
     // MARK: Memory
 
-    /// Takes pages for a request of the connection, within its share; nil: try again when some are given back.
+    /// Takes pages for a request of the connection, within its share; nil: try again when some are
+    /// given back.
     mutating func allocate(pages: Int, for slot: Int, isCharged: Bool = true) -> Int? {
         let share = Limits.bufferBytesPerConnection / BufferArena.pageBytes
         guard !isCharged || connections[slot].bufferPages + pages <= share else { return nil }
@@ -26,11 +27,14 @@ extension RingLoop {
     }
 
     /// Frees a reply's memory when its connection no longer counts it.
-    mutating func free(_ segment: OutputSegment) { arena.free(segment.buffer, pages: segment.pages) }
+    mutating func free(_ segment: OutputSegment) {
+        arena.free(segment.buffer, pages: segment.pages)
+    }
 
     // MARK: Small replies
 
-    /// Room for `bytes` at the end of the replies; nil when memory is out, which closes the connection.
+    /// Room for `bytes` at the end of the replies; nil when memory is out, which closes the
+    /// connection.
     ///
     /// Nothing is sent until `commit` says how much of the room was used.
     mutating func room(_ slot: Int, bytes: Int) -> Int? {

@@ -65,7 +65,8 @@ extension RingLoop {
             ?? ReadStep(place: .source, offset: offset, count: Int(end - offset))
     }
 
-    /// After a read of the source: how many of its bytes, from the first, are those of the point in time.
+    /// After a read of the source: how many of its bytes, from the first, are those of the point in
+    /// time.
     private func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
         guard let ledger = path.ledger else { return count }
         let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
@@ -74,17 +75,25 @@ extension RingLoop {
         return start > offset ? Int(start - offset) : 0
     }
 
-    private func noteRead(_ slot: Int, _ bytes: Int) {
+    private mutating func noteRead(_ slot: Int, _ bytes: Int) {
+        connections[slot].unreportedBytes += UInt64(bytes)
+    }
+
+    /// Adds what a connection has read to the job's figure: now and then, not per request.
+    mutating func reportBytesRead(_ slot: Int) {
+        guard connections[slot].unreportedBytes > 0 else { return }
         if case .backup(let export) = connections[slot].target {
-            export.bytesRead.add(UInt64(bytes), ordering: .relaxed)
+            export.bytesRead.add(connections[slot].unreportedBytes, ordering: .relaxed)
         }
+        connections[slot].unreportedBytes = 0
     }
 
     // MARK: Cutting a read into pieces
 
     mutating func issueRead(_ slot: Int, _ request: Int) -> IssueResult {
         let valid = requests[request].valid
-        // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they go out piece by piece alone.
+        // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they
+        // go out piece by piece alone.
         let mustBeWhole = connections[slot].replyMode == .simple || valid.flags.contains(.df)
         let fits = valid.length <= UInt64(Limits.contiguousReadBytes)
         let pieceMax =
@@ -118,7 +127,8 @@ extension RingLoop {
         return .blocked
     }
 
-    /// A piece with a buffer wide enough for the source's alignment; nil when the connection's share is used up.
+    /// A piece with a buffer wide enough for the source's alignment; nil when the connection's
+    /// share is used up.
     mutating func makePiece(
         _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
         isCharged: Bool = true
@@ -227,9 +237,11 @@ extension RingLoop {
             pieces[piece].progress += Int(result)
         } else {
             // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
+            // A short read goes on at a block, so that no block that was checked is read again.
             let lead = Int(position % UInt64(path.alignment))
             let left = Int(pieces[piece].end - position)
-            let got = min(Int(result) - lead, left)
+            let blocks = Int(result) / path.alignment * path.alignment
+            let got = min(blocks - lead, left)
             if got <= 0 {
                 fail(request, .ioError, "the source ended before the disk", at: position)
                 return endRead(piece)
@@ -260,7 +272,8 @@ extension RingLoop {
 
     // MARK: Replying
 
-    /// The piece is read or has failed: its part of the reply goes out, and with the last one the request ends.
+    /// The piece is read or has failed: its part of the reply goes out, and with the last one the
+    /// request ends.
     private mutating func endRead(_ piece: Int) {
         let value = pieces.remove(piece)
         let request = value.request

@@ -177,7 +177,7 @@ extension RingLoop {
             if request.command == .write {
                 connections[slot].current = opened
             } else {
-                continueZeroing(opened)
+                startZeroing(opened)
             }
         case .blockStatus:
             connections[slot].current = open(slot, request)
@@ -225,7 +225,8 @@ extension RingLoop {
         }
     }
 
-    /// The connection dies while a request is being cut into pieces: those in flight finish, the rest never starts.
+    /// The connection dies while a request is being cut into pieces: those in flight finish, the
+    /// rest never starts.
     mutating func abandonCurrent(_ slot: Int) {
         let request = connections[slot].current
         guard request >= 0 else { return }

@@ -6,8 +6,9 @@ import Scratch
 
 /// Block status: which parts of a range hold data, a few lookups a turn.
 ///
-/// For a backup export the rule of reads applies: allocation is looked up in the source first, then the ledger is asked, so
-/// a cluster that a guest write changed meanwhile is answered from the ledger.
+/// For a backup export the rule of reads applies: allocation is looked up in the source first, then
+/// the ledger is asked, so a cluster that a guest write changed meanwhile is answered from the
+/// ledger.
 extension RingLoop {
     /// Values of `base:allocation` (NBD protocol, "base:allocation").
     private enum Allocation {
@@ -83,11 +84,12 @@ extension RingLoop {
     }
 
     private mutating func addKnown(_ slot: Int, _ position: UInt64) {
-        let known = connections[slot].status
-        var end = known.knownEnd
-        var flags = known.knownIsData ? Allocation.data : Allocation.holeAndZero
+        let knownEnd = connections[slot].status.knownEnd
+        var end = knownEnd
+        var flags =
+            connections[slot].status.knownIsData ? Allocation.data : Allocation.holeAndZero
         if let ledger = connections[slot].path.ledger {
-            let step = ledger.step(from: position, to: known.knownEnd)
+            let step = ledger.step(from: position, to: knownEnd)
             end = position + UInt64(step.count)
             switch step.place {
             case .source: break
@@ -101,7 +103,9 @@ extension RingLoop {
 
     // MARK: Replying
 
-    /// Writes one context's chunk whole: nothing else may come between its extents. At most 1 MiB.
+    /// Writes one context's chunk whole: nothing else may come between its extents.
+    ///
+    /// At most 1 MiB.
     private mutating func emitExtents(_ slot: Int, _ valid: ValidRequest) {
         let total =
             valid.flags.contains(.reqOne) ? 1 : connections[slot].status.extents.count

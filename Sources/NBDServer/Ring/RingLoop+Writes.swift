@@ -12,7 +12,8 @@ extension RingLoop {
         let valid = requests[request].valid
         while requests[request].issued < valid.length {
             let offset = valid.offset + requests[request].issued
-            // Pieces end at multiples of their size, so that each covers whole clusters where it can.
+            // Pieces end at multiples of their size, so that each covers whole clusters where it
+            // can.
             let boundary =
                 (offset / UInt64(Limits.pieceBytes) + 1) * UInt64(Limits.pieceBytes)
             let count = min(boundary, valid.offset + valid.length) - offset
@@ -35,7 +36,9 @@ extension RingLoop {
         return .issued
     }
 
-    /// Moves received payload into the piece; if it is not all there, receives the rest. True when complete.
+    /// Moves received payload into the piece; if it is not all there, receives the rest.
+    ///
+    /// True when complete.
     private mutating func fillFromInput(_ slot: Int, _ piece: Int) -> Bool {
         let start = connections[slot].inputStart
         let wanted = Int(pieces[piece].count)
@@ -105,7 +108,7 @@ extension RingLoop {
     /// A change of the disk is ready to go: holds it while a job begins or old data is copied.
     mutating func startChange(_ piece: Int) {
         let disk = pieces[piece].disk
-        if disks[disk].isHeld {
+        if disks[disk].isHeld, !requests[pieces[piece].request].isAdmitted {
             pieces[piece].stage = .heldForBegin
             disks[disk].heldPieces.append(piece)
             return
@@ -139,7 +142,8 @@ extension RingLoop {
         }
     }
 
-    /// Whether an unaligned write shares a block with this change: one of them would undo the other.
+    /// Whether an unaligned write shares a block with this change: one of them would undo the
+    /// other.
     private func mustWaitForOverlap(_ piece: Int) -> Bool {
         let disk = pieces[piece].disk
         guard disks[disk].alignment > 1 else { return false }

@@ -3,11 +3,43 @@ import IORing
 import NBDProtocol
 import Scratch
 
-/// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at the ends by writing.
+/// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at
+/// the ends by writing.
 ///
-/// A request goes step by step, one at a time, so that a job can begin between two steps and no step holds the ring.
+/// A request goes step by step, one at a time, so that no step holds the ring. A job begins before
+/// the request, after it, or between two steps that meet at a cluster's edge: the content of a
+/// cluster is never half of a request.
 extension RingLoop {
     private static var page: UInt64 { UInt64(BufferArena.pageBytes) }
+
+    /// Begins the request, now or when no job is beginning.
+    mutating func startZeroing(_ request: Int) {
+        let disk = connections[requests[request].connection].disk
+        if disks[disk].isHeld {
+            disks[disk].heldRequests.append(request)
+            return
+        }
+        requests[request].isAdmitted = true
+        disks[disk].changesInFlight += 1
+        continueZeroing(request)
+    }
+
+    /// Steps aside for a job that begins; true when the request waits.
+    private mutating func stepAside(_ request: Int) -> Bool {
+        let disk = connections[requests[request].connection].disk
+        guard disks[disk].isHeld, requests[request].isAdmitted else { return false }
+        leave(request)
+        disks[disk].heldRequests.append(request)
+        return true
+    }
+
+    private mutating func leave(_ request: Int) {
+        guard requests[request].isAdmitted else { return }
+        requests[request].isAdmitted = false
+        let disk = connections[requests[request].connection].disk
+        disks[disk].changesInFlight -= 1
+        reportIfQuiet(disk)
+    }
 
     /// Takes the next step of the request, or answers it.
     mutating func continueZeroing(_ request: Int) {
@@ -19,22 +51,33 @@ extension RingLoop {
                 requests[request].zeroStage = .done
             }
             switch requests[request].zeroStage {
-            case .middle:
-                if startMiddle(request) { return }
-                requests[request].zeroStage = isDiscard ? .sync : .head
+            case .firstStep:
+                requests[request].zeroStage = isDiscard ? .middle : .head
+                if startStep(request) { return }
             case .head:
-                requests[request].zeroStage = .tail
+                requests[request].zeroStage = .middle
                 if writeZeros(request, headRange(request)) { return }
+            case .middle:
+                if hasMoreSteps(request), stepAside(request) { return }
+                if startStep(request) { return }
+                requests[request].zeroStage = isDiscard ? .sync : .tail
             case .tail:
                 requests[request].zeroStage = .sync
                 if writeZeros(request, tailRange(request)) { return }
             case .sync:
                 requests[request].zeroStage = .done
+                leave(request)
                 if requests[request].valid.flags.contains(.fua) { return submitSync(request) }
             case .done:
+                leave(request)
                 return finish(request)
             }
         }
+    }
+
+    private func hasMoreSteps(_ request: Int) -> Bool {
+        let middle = middleRange(request)
+        return middle.lowerBound + requests[request].issued < middle.upperBound
     }
 
     /// Whole pages inside the request; empty when there is none.
@@ -61,7 +104,7 @@ extension RingLoop {
 
     // MARK: Whole pages
 
-    private mutating func startMiddle(_ request: Int) -> Bool {
+    private mutating func startStep(_ request: Int) -> Bool {
         let middle = middleRange(request)
         let position = middle.lowerBound + requests[request].issued
         guard position < middle.upperBound else { return false }
@@ -77,7 +120,9 @@ extension RingLoop {
             requests[request].writesZeros = true
         }
         if requests[request].writesZeros {
-            let end = min(position + UInt64(Limits.pieceBytes), middle.upperBound)
+            let end = min(
+                ClusterGeometry.start(of: ClusterGeometry.cluster(of: position))
+                    + UInt64(Limits.pieceBytes), middle.upperBound)
             requests[request].issued += end - position
             return writeZeros(request, position..<end)
         }
@@ -99,13 +144,13 @@ extension RingLoop {
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }
 
-    /// How far one step may reach. Under a job, holes are noted as such and cost no copy.
+    /// How far one step may reach.
+    ///
+    /// Under a job, holes are noted as such and cost no copy.
     private mutating func stepEnd(_ disk: Int, _ start: UInt64, _ end: UInt64) -> UInt64 {
-        guard disks[disk].gate.hasActiveJobs, !disks[disk].isHeld else {
-            return min(start + Limits.zeroingStepBytes, end)
-        }
         let first = ClusterGeometry.cluster(of: start)
-        let lookEnd = min(start + Limits.zeroingStepBytes, end)
+        let lookEnd = min(ClusterGeometry.start(of: first) + Limits.zeroingStepBytes, end)
+        guard disks[disk].gate.hasActiveJobs else { return lookEnd }
         let lookLimit = min(
             ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),
             disks[disk].sizeBytes)
@@ -174,6 +219,7 @@ extension RingLoop {
         if pieces[piece].kind == .discard { return endChange(piece, errno: nil) }
         // The step is taken again; by then the disk is known not to do it.
         requests[request].issued -= pieces[piece].count
+        if requests[request].issued == 0 { requests[request].zeroStage = .firstStep }
         endChange(piece, errno: nil)
     }
 
@@ -184,7 +230,8 @@ extension RingLoop {
         guard !range.isEmpty else { return false }
         let slot = requests[request].connection
         let count = UInt64(range.upperBound - range.lowerBound)
-        // Not charged to the connection's share: a guest's zeroing must not fail because its writes fill it.
+        // Not charged to the connection's share: a guest's zeroing must not fail because its writes
+        // fill it.
         guard
             let piece = makePiece(
                 slot, request, .write, range.lowerBound, count, isCharged: false)

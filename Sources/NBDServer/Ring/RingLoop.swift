@@ -6,19 +6,20 @@ import Synchronization
 
 /// One ring's whole state, owned by its thread.
 ///
-/// The loop takes completions, hands each to the part that waits for it, then gives every connection to which something
-/// happened one turn. Nothing in here locks, allocates or counts references per request: state lies in fixed tables and is
-/// named by slot numbers.
+/// The loop takes completions, hands each to the part that waits for it, then gives every
+/// connection to which something happened one turn. Nothing in here locks, allocates or counts
+/// references per request: state lies in fixed tables and is named by slot numbers.
 struct RingLoop: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
-    // The ring is declared before the arena so that it goes first: the kernel lets go of the buffers.
+    // The ring is declared before the arena so that it goes first: the kernel lets go of the
+    // buffers.
     var ring: Ring
     var arena: BufferArena
     var gather = GatherList()
     let clock: PeriodicTimer
-    /// Read once a turn. Nanoseconds.
+    /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
 
     var connections: SlotTable<Connection>
@@ -28,6 +29,8 @@ struct RingLoop: ~Copyable {
     var diskSlots: [DiskID: Int] = [:]
     var scratchWrites = SlotTable<PendingScratchWrite>(capacity: Limits.scratchWritesPerRing)
     var listeners: [RingListener] = []
+    /// Listeners that failed to accept, for want of descriptors say; they try again at the next tick.
+    var pausedListeners: [RingListener] = []
     var closers: [Closer] = []
 
     /// Connections that get a turn after the completions at hand.
@@ -48,7 +51,8 @@ struct RingLoop: ~Copyable {
         self.index = index
         self.shared = shared
         mailbox = shared.mailboxes[index]
-        let ring = try Ring(entries: 512)
+        let ring = try Ring(
+            entries: 512, completionEntries: UInt32(Limits.operationsPerRing))
         let arena = try BufferArena(capacityBytes: Limits.arenaBytes)
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
         self.ring = ring
@@ -126,7 +130,10 @@ struct RingLoop: ~Copyable {
     private mutating func tick() {
         for slot in 0..<connections.capacity where connections.contains(slot) {
             checkDeadline(slot)
+            reportBytesRead(slot)
         }
+        for listener in pausedListeners { armAccept(listener) }
+        pausedListeners.removeAll()
         for slot in 0..<disks.capacity where disks.contains(slot) && disks[slot].gate.hasActiveJobs
         {
             disks[slot].gate.expire(now: now)
@@ -145,15 +152,14 @@ struct RingLoop: ~Copyable {
         case .addDisk(let export, let latch):
             diskSlots[export.disk] = disks.insert(HomeDisk(export))
             latch.arrive()
-        case .removeDisk(let disk, let latch):
-            if let slot = diskSlots.removeValue(forKey: disk) { removeDisk(slot) }
-            latch.arrive()
+        case .removeDisk(let disk, let outcome, let latch): removeDisk(disk, outcome, latch)
         case .hold(let disk, let latch): hold(disk, latch)
         case .attachJob(let export, let result, let latch): attach(export, result, latch)
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
-        case .closeConnections(let export, let latch): closeConnections(of: export, latch)
+        case .closeConnections(let export, let gracefully, let latch):
+            closeConnections(of: export, gracefully: gracefully, latch)
         case .diskStatus(let disk, let figure, let latch):
             if let slot = diskSlots[disk] {
                 let bytes = UInt64(disks[slot].dirty.dirtyCount) << ClusterGeometry.shift

@@ -11,24 +11,25 @@ enum RingMessage: Sendable {
     case addListener(RingListener)
     case removeListener(number: UInt64, Latch)
     case addDisk(LiveExport, Latch)
-    /// Closes nothing itself: connections are gone and no job is left.
-    case removeDisk(DiskID, Latch)
+    /// Refused while a connection, a job or a request still uses the disk.
+    case removeDisk(DiskID, Outcome, Latch)
     /// Stop admitting writes; report when none is in flight.
     case hold(DiskID, Latch)
     /// The disk is held: from this instant on the job needs every cluster.
-    case attachJob(BackupExport, AttachResult, Latch)
+    case attachJob(BackupExport, Outcome, Latch)
     case release(DiskID)
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Latch)
     case breakJob(BackupExport, BreakCause)
-    /// Disconnect everyone who uses the export; report when the last is gone.
-    case closeConnections(ExportID, Latch)
+    /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
+    /// the last is gone.
+    case closeConnections(ExportID, gracefully: Bool, Latch)
     case diskStatus(DiskID, DirtyBytes, Latch)
     case stop(Latch)
 }
 
-/// Whether a job found room on its disk.
-final class AttachResult: Sendable {
+/// Whether a ring could do what it was asked.
+final class Outcome: Sendable {
     let succeeded = Atomic<Bool>(false)
 }
 

@@ -1,0 +1,132 @@
+import TestSupport
+
+/// Two live disks under a stress writer.
+final class StressRig {
+    static let targets = ["vda", "vdb"]
+
+    let directory: TemporaryDirectory
+    let server: ServerUnderTest
+    let writer: StressWriter
+    let paths: [String]
+    let seed: UInt64
+    private let loops: [LoopDevice]
+
+    /// Where the disks' bytes are.
+    enum Source: String, CaseIterable, Sendable {
+        case bufferedFile
+        case directFile
+        case blockDevice
+    }
+
+    init(
+        _ source: Source = .bufferedFile, mebibytes: Int = 32, options: [String] = [],
+        largestBytes: Int = 4 << 20
+    ) throws {
+        seed = RunSettings.seed
+        print("seed \(seed), source \(source.rawValue)")
+        directory = try TemporaryDirectory()
+        var loops: [LoopDevice] = []
+        var disks: [DiskDescription] = []
+        var contents: [[UInt8]] = []
+        for (index, target) in Self.targets.enumerated() {
+            let path = directory.file(target + ".img")
+            contents.append(
+                try Images.mixed(path, bytes: mebibytes << 20, seed: seed &+ UInt64(index)))
+            var disk = DiskDescription(target, path)
+            switch source {
+            case .bufferedFile: break
+            case .directFile: disk.cache = .direct
+            case .blockDevice:
+                let loop = try LoopDevice(over: path)
+                loops.append(loop)
+                disk.path = loop.path
+                disk.isBlockDevice = true
+                disk.cache = .direct
+            }
+            disks.append(disk)
+        }
+        self.loops = loops
+        paths = disks.map(\.path)
+        server = try ServerUnderTest([DomainDescription("vm1", disks)], options: options)
+        var plan = StressPlan(seed: seed)
+        plan.largestBytes = largestBytes
+        let server = server
+        writer = try StressWriter(
+            uris: Self.targets.map { server.liveURI("vm1", $0) }, contents: contents, plan: plan)
+    }
+
+    /// Begins a job while the disks are busy, and returns it with the window its instant lies in.
+    func begin(_ backup: BackupDescription, checkpoint: String? = nil) throws -> (
+        job: BegunJob, window: InstantWindow
+    ) {
+        let arguments = try server.beginArguments("vm1", backup, checkpoint: checkpoint)
+        let window = writer.openWindow()
+        let command = try server.startCLI(arguments + ["--json"])
+        let result = try writer.run(beside: command, timeout: 60)
+        try writer.closeWindow(window)
+        return (try BegunJob(json: try result.output()), window)
+    }
+
+    func begin(tag: String, checkpoint: String? = nil, incremental: String? = nil) throws -> (
+        job: BegunJob, window: InstantWindow
+    ) {
+        var backup = server.standardBackup(disks: Self.targets, tag: tag)
+        backup.incremental = incremental
+        return try begin(backup, checkpoint: checkpoint)
+    }
+
+    /// Pulls one disk with nbdcopy while the disks are busy.
+    func pullWithNBDCopy(_ job: BegunJob, _ target: String) throws -> [UInt8] {
+        let copy = directory.file("nbdcopy-\(job.id)-\(target)")
+        defer { Files.remove(copy) }
+        let command = try Command("nbdcopy", [try job.uri(target), copy])
+        try writer.run(beside: command).output()
+        return try Bytes.ofFile(copy)
+    }
+
+    /// Pulls one disk with qemu-img while the disks are busy.
+    func pullWithQemuImg(_ job: BegunJob, _ target: String) throws -> [UInt8] {
+        let copy = directory.file("qemu-\(job.id)-\(target)")
+        defer { Files.remove(copy) }
+        let command = try Command(
+            "qemu-img",
+            ["convert", "-f", "raw", "-O", "raw", "-W", try job.uri(target), copy])
+        try writer.run(beside: command).output()
+        return try Bytes.ofFile(copy)
+    }
+
+    /// Pulls every disk of a job twice, by two programs, and judges both.
+    func verify(_ job: BegunJob, _ window: InstantWindow, name: String) throws -> [[UInt8]] {
+        var images: [[UInt8]] = []
+        for (index, target) in Self.targets.enumerated() {
+            let first = try pullWithNBDCopy(job, target)
+            let second = try pullWithQemuImg(job, target)
+            if let place = Bytes.firstDifference(first, at: 0, second, at: 0, count: first.count) {
+                throw TestFailure("\(name) \(target): two pulls differ at \(place), seed \(seed)")
+            }
+            try window.verify(disk: index, image: first, name: "\(name) \(target), seed \(seed)")
+            images.append(first)
+        }
+        try window.verifyOneInstant()
+        return images
+    }
+
+    func end(_ job: BegunJob) throws {
+        let command = try server.startCLI(["backup-end", "vm1", "--job", job.id])
+        try writer.run(beside: command).output()
+    }
+
+    /// Stops everything; fails unless the disks hold what the writer put there.
+    func finish() throws {
+        try writer.drain()
+        try server.stop()
+        for (index, path) in paths.enumerated() {
+            let file = try Bytes.ofDisk(path)
+            let oracle = writer.oracle[index]
+            guard file.count == oracle.count else { throw TestFailure("\(path) changed its size") }
+            if let place = Bytes.firstDifference(file, at: 0, oracle, at: 0, count: file.count) {
+                throw TestFailure("\(path): the live disk is wrong at \(place), seed \(seed)")
+            }
+        }
+    }
+}

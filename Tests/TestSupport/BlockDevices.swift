@@ -1,0 +1,61 @@
+import Foundation
+
+/// A loop device over a file, detached with its last owner.
+package final class LoopDevice {
+    package let path: String
+
+    /// Attaches a file.
+    ///
+    /// Needs root and the loop driver; without them the test fails and says so.
+    package init(over file: String) throws {
+        let result = try Command.run("losetup", ["--find", "--show", file])
+        guard result.succeeded else {
+            throw TestFailure("no loop device (root and the loop driver are needed): \(result)")
+        }
+        path = result.stdout.trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    deinit { _ = try? Command.run("losetup", ["--detach", path]) }
+}
+
+/// A small ext4 file system of its own, for running out of space and for freezing.
+package final class TinyFileSystem {
+    package let path: String
+    private let directory: TemporaryDirectory
+    private let device: LoopDevice
+    private var isFrozen = false
+
+    package init(mebibytes: Int) throws {
+        directory = try TemporaryDirectory()
+        let image = directory.file("image")
+        try Images.sparse(image, bytes: mebibytes << 20)
+        device = try LoopDevice(over: image)
+        try Command.run(
+            "mkfs.ext4", ["-q", "-F", "-m", "0", "-O", "^has_journal", device.path]
+        ).output()
+        path = try directory.directory("mount")
+        try Command.run("mount", [device.path, path]).output()
+    }
+
+    /// Stops every write to the file system until ``thaw()``.
+    package func freeze() throws {
+        try Command.run("fsfreeze", ["-f", path]).output()
+        isFrozen = true
+    }
+
+    package func thaw() throws {
+        guard isFrozen else { return }
+        try Command.run("fsfreeze", ["-u", path]).output()
+        isFrozen = false
+    }
+
+    deinit {
+        try? thaw()
+        // A server that was just killed may hold the file system busy for a moment.
+        for _ in 0..<50 {
+            if let result = try? Command.run("umount", [path]), result.succeeded { return }
+            Thread.sleep(forTimeInterval: 0.1)
+        }
+        _ = try? Command.run("umount", ["-l", path])
+    }
+}

@@ -1,0 +1,125 @@
+/// A disk as a test's domain has it.
+package struct DiskDescription: Sendable {
+    /// How the page cache is used; the raw values are those of `<driver cache=>`.
+    package enum Cache: String, Sendable {
+        case direct = "none"
+        case buffered = "writeback"
+    }
+
+    package var target: String
+    package var path: String
+    package var isBlockDevice = false
+    package var cache = Cache.buffered
+    package var discards = true
+    package var isReadOnly = false
+
+    package init(_ target: String, _ path: String) {
+        self.target = target
+        self.path = path
+    }
+
+    var xml: String {
+        let type = isBlockDevice ? "block" : "file"
+        let attribute = isBlockDevice ? "dev" : "file"
+        let discard = discards ? "unmap" : "ignore"
+        return """
+                <disk type='\(type)' device='disk'>
+                  <driver name='qemu' type='raw' cache='\(cache.rawValue)' discard='\(discard)'/>
+                  <source \(attribute)='\(path)'/>
+                  <target dev='\(target)' bus='virtio'/>
+                  \(isReadOnly ? "<readonly/>" : "")
+                </disk>
+            """
+    }
+}
+
+/// A domain as a test defines it.
+package struct DomainDescription: Sendable {
+    package var name: String
+    package var disks: [DiskDescription]
+
+    package init(_ name: String, _ disks: [DiskDescription]) {
+        self.name = name
+        self.disks = disks
+    }
+
+    package var xml: String {
+        """
+        <domain type='kvm'>
+          <name>\(name)</name>
+          <memory unit='MiB'>256</memory>
+          <os><type arch='x86_64'>hvm</type></os>
+          <devices>
+        \(disks.map(\.xml).joined(separator: "\n"))
+          </devices>
+        </domain>
+
+        """
+    }
+}
+
+/// One disk's part in a backup as a test asks for it.
+package struct BackupDiskDescription: Sendable {
+    package var target: String
+    package var scratch: String
+    package var scratchIsBlockDevice = false
+    /// A checkpoint for this disk alone.
+    package var incremental: String?
+
+    package init(_ target: String, scratch: String) {
+        self.target = target
+        self.scratch = scratch
+    }
+
+    var xml: String {
+        let type = scratchIsBlockDevice ? "block" : "file"
+        let attribute = scratchIsBlockDevice ? "dev" : "file"
+        let mode = incremental.map { " backupmode='incremental' incremental='\($0)'" } ?? ""
+        return """
+                <disk name='\(target)' backup='yes' type='\(type)'\(mode)>
+                  <scratch \(attribute)='\(scratch)'/>
+                </disk>
+            """
+    }
+}
+
+/// A `<domainbackup>` as a test asks for it.
+package struct BackupDescription: Sendable {
+    /// Where the job listens.
+    package enum Endpoint: Sendable {
+        case unix(String)
+        case tcp(Int)
+    }
+
+    package var endpoint: Endpoint
+    package var disks: [BackupDiskDescription]
+    package var incremental: String?
+
+    package init(_ endpoint: Endpoint, _ disks: [BackupDiskDescription]) {
+        self.endpoint = endpoint
+        self.disks = disks
+    }
+
+    package var xml: String {
+        let server =
+            switch endpoint {
+            case .unix(let path): "<server transport='unix' socket='\(path)'/>"
+            case .tcp(let port): "<server transport='tcp' name='127.0.0.1' port='\(port)'/>"
+            }
+        return """
+            <domainbackup mode='pull'>
+              \(incremental.map { "<incremental>\($0)</incremental>" } ?? "")
+              \(server)
+              <disks>
+            \(disks.map(\.xml).joined(separator: "\n"))
+              </disks>
+            </domainbackup>
+
+            """
+    }
+}
+
+/// A `<domaincheckpoint>` of a name.
+package func checkpointXML(_ name: String) -> String {
+    "<domaincheckpoint><name>\(name)</name></domaincheckpoint>\n"
+}

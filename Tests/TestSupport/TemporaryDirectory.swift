@@ -1,0 +1,62 @@
+import Foundation
+
+/// A directory that goes away with its last owner.
+package final class TemporaryDirectory {
+    package let path: String
+
+    /// Makes an empty directory with a short path, so that unix sockets fit into it.
+    package init(under parent: String = "/tmp") throws {
+        let name = "nbdpull-" + String(UInt64.random(in: 0...UInt64.max), radix: 36)
+        path = parent + "/" + name
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: false,
+            attributes: [.posixPermissions: 0o700])
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+
+    /// The path of an entry, existing or not.
+    package func file(_ name: String) -> String { path + "/" + name }
+
+    /// Makes a subdirectory and returns its path.
+    package func directory(_ name: String) throws -> String {
+        try FileManager.default.createDirectory(
+            atPath: file(name), withIntermediateDirectories: true)
+        return file(name)
+    }
+
+    /// Every entry below, as sorted relative paths.
+    package func listing() -> [String] { Files.listing(path) }
+}
+
+/// Looks at files as a test needs them.
+package enum Files {
+    /// Every entry below a directory, as sorted relative paths; empty if there is none.
+    package static func listing(_ directory: String) -> [String] {
+        (FileManager.default.enumerator(atPath: directory)?.compactMap { $0 as? String } ?? [])
+            .sorted()
+    }
+
+    package static func exists(_ path: String) -> Bool {
+        FileManager.default.fileExists(atPath: path)
+    }
+
+    /// Permission bits of an entry.
+    package static func mode(_ path: String) throws -> Int {
+        let attributes = try FileManager.default.attributesOfItem(atPath: path)
+        guard let mode = attributes[.posixPermissions] as? Int else {
+            throw TestFailure("\(path) has no permission bits")
+        }
+        return mode
+    }
+
+    package static func write(_ text: String, to path: String) throws {
+        try text.write(toFile: path, atomically: false, encoding: .utf8)
+    }
+
+    package static func read(_ path: String) -> String {
+        (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+    }
+
+    package static func remove(_ path: String) { try? FileManager.default.removeItem(atPath: path) }
+}
