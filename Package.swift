@@ -69,6 +69,12 @@ let package = Package(
             ],
             swiftSettings: strict),
 
+        .testTarget(name: "BitmapTests", dependencies: ["Bitmap"], swiftSettings: strict),
+        .testTarget(
+            name: "IORingTests", dependencies: ["Disk", "IORing"], swiftSettings: strict),
+        .testTarget(
+            name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing"],
+            swiftSettings: strict),
         .testTarget(name: "NBDProtocolTests", dependencies: ["NBDProtocol"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(

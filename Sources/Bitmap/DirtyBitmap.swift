@@ -58,25 +58,32 @@ package struct DirtyBitmap: Sendable, Equatable {
     package func firstBlock(from start: Int, dirty: Bool) -> Int? {
         precondition(start >= 0)
         guard start < blockCount else { return nil }
-        var index = start >> 6
-        let flip: UInt64 = dirty ? 0 : .max
-        var word = (words[index] ^ flip) & (UInt64.max << UInt64(start & 63))
-        while word == 0 {
-            index += 1
-            if index == words.count { return nil }
-            word = words[index] ^ flip
-        }
-        let block = (index << 6) + word.trailingZeroBitCount
+        let block = firstBlock(from: start, to: blockCount, dirty: dirty)
         return block < blockCount ? block : nil
     }
 
     /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most
     /// `end`.
+    ///
+    /// Looks at no block past `end`: the cost is bounded by what is asked, not by the disk.
     package func run(from start: Int, to end: Int) -> (dirty: Bool, end: Int) {
         precondition(start < end && end <= blockCount)
         let dirty = isDirty(start)
-        let next = firstBlock(from: start, dirty: !dirty) ?? end
-        return (dirty, min(next, end))
+        return (dirty, firstBlock(from: start, to: end, dirty: !dirty))
+    }
+
+    /// The first block of a state in a range that is not empty, or `end`.
+    private func firstBlock(from start: Int, to end: Int, dirty: Bool) -> Int {
+        let last = (end - 1) >> 6
+        var index = start >> 6
+        let flip: UInt64 = dirty ? 0 : .max
+        var word = (words[index] ^ flip) & (UInt64.max << UInt64(start & 63))
+        while word == 0 {
+            if index == last { return end }
+            index += 1
+            word = words[index] ^ flip
+        }
+        return min((index << 6) + word.trailingZeroBitCount, end)
     }
 
     /// Adds every dirty block of another bitmap of the same size.

@@ -1,8 +1,11 @@
 /* liburing, and the Linux calls and constants that Swift's Glibc module does not show. */
 #ifndef NBDPULL_CLIBURING_SHIM_H
 #define NBDPULL_CLIBURING_SHIM_H
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
+/* liburing.h asks for the X/Open flavour of the C library, which lays out fd_set under other names
+   than every other module does. Features are settled before it can; GNU calls are switched on alone. */
+#include <features.h>
+#ifndef __USE_GNU
+#define __USE_GNU 1
 #endif
 #include <liburing.h>
 #include <fcntl.h>

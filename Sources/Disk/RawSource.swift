@@ -108,14 +108,24 @@ package final class RawSource: Sendable {
         precondition(position < end)
         guard type == .regular else { return (true, end) }
         do throws(SystemFault) {
-            guard let data = try FileCalls.seek(raw, from: position, data: true) else {
-                return (false, end)
+            // A guest may punch the data away between the two lookups; then they are made again.
+            for _ in 0..<Self.lookupsMax {
+                guard let data = try FileCalls.seek(raw, from: position, data: true) else {
+                    return (false, end)
+                }
+                if data > position { return (false, min(data, end)) }
+                let hole = try FileCalls.seek(raw, from: position, data: false) ?? end
+                if hole > position { return (true, min(hole, end)) }
             }
-            if data > position { return (false, min(data, end)) }
-            let hole = try FileCalls.seek(raw, from: position, data: false)
-            return (true, min(hole ?? end, end))
+            // It changes faster than it can be asked about: data is always a true answer.
+            return (true, min(position / Self.blockBytes * Self.blockBytes + Self.blockBytes, end))
         } catch {
             return (true, end)
         }
     }
+
+    /// Lookups made for one answer when the file changes meanwhile.
+    private static let lookupsMax = 4
+    /// The least that is answered about when it changes faster still, in bytes.
+    private static let blockBytes: UInt64 = 4096
 }

@@ -1,59 +1,3 @@
-/// What a guest write must do about the jobs of its disk.
-package enum Admission: Sendable, Hashable {
-    /// Nothing that it touches is still needed: submit it now.
-    case go
-    /// It waits for copies; `.release` with its token follows exactly once.
-    case held
-}
-
-/// Why a job broke.
-package enum BreakCause: Sendable, Hashable {
-    /// Old content could not be read from the source (positive errno).
-    case sourceRead(errno: Int32)
-    /// Old content could not be written to scratch (positive errno).
-    case scratchWrite(errno: Int32)
-    /// Every slot of the scratch is taken.
-    case scratchFull
-    /// A guest write was held longer than the job allows.
-    case holdLimit(milliseconds: UInt64)
-    /// Preserved content could not be read back (positive errno).
-    case scratchRead(errno: Int32)
-}
-
-/// What copy-before-write asks its driver to do; every action is carried out in order.
-package enum CopyAction: Sendable, Hashable {
-    /// Read clusters from the source into the task's buffer; answer with `readFinished`.
-    case readSource(task: Int, clusters: Range<Int>)
-    /// Write clusters from the task's buffer to neighbouring slots; answer with
-    /// `scratchWriteFinished`.
-    case writeScratch(ScratchWrite)
-    /// The guest write may be submitted now.
-    case release(token: Int)
-    /// The job is broken: its ledger is closed already.
-    case jobBroken(job: Int, cause: BreakCause)
-    /// Nothing of the job is in flight any more; its slot may be used again.
-    case jobDetached(job: Int)
-}
-
-/// One write of preserved clusters to a job's scratch.
-package struct ScratchWrite: Sendable, Hashable {
-    package let task: Int
-    package let job: Int
-    /// First cluster, counted from the task's first.
-    package let position: Int
-    package let count: Int
-    /// Slot of the first cluster.
-    package let slot: UInt32
-
-    package init(task: Int, job: Int, position: Int, count: Int, slot: UInt32) {
-        self.task = task
-        self.job = job
-        self.position = position
-        self.count = count
-        self.slot = slot
-    }
-}
-
 /// Copy-before-write of one disk, as a state machine without I/O: guest writes and completions in,
 /// actions out.
 ///
@@ -96,12 +40,39 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var jobs: UInt16 = 0
         var writesByJob = [Int](repeating: 0, count: CopyBeforeWrite.jobsMax)
         var writesInFlight = 0
+        /// When the write for which it runs was admitted: a wait for a free task counts as well.
         var startedAt: UInt64 = 0
         var waiters = WaitList()
+
+        // What an idle task still holds from its last copy has no meaning and is no part of its
+        // value.
+        static func == (left: Task, right: Task) -> Bool {
+            guard left.isActive, right.isActive else { return left.isActive == right.isActive }
+            return left.isReading == right.isReading && left.clusters == right.clusters
+                && left.liveNeeds == right.liveNeeds && left.jobs == right.jobs
+                && left.writesByJob == right.writesByJob && left.startedAt == right.startedAt
+                && left.waiters == right.waiters
+        }
+
+        func hash(into hasher: inout Hasher) {
+            hasher.combine(isActive)
+            guard isActive else { return }
+            hasher.combine(isReading)
+            hasher.combine(clusters)
+            hasher.combine(liveNeeds)
+            hasher.combine(jobs)
+            hasher.combine(writesByJob)
+            hasher.combine(startedAt)
+            hasher.combine(waiters)
+        }
+
+        private var liveNeeds: ArraySlice<UInt16> { needs.prefix(clusters.count) }
     }
 
     private struct Waiter: Hashable {
         var clusters = 0..<0
+        /// When the write was admitted to wait.
+        var heldSince: UInt64 = 0
         var next: Int32 = -1
     }
 
@@ -211,7 +182,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Asks whether a guest write, zero or discard of these clusters may be submitted.
     package mutating func admit(token: Int, clusters: Range<Int>, now: UInt64) -> Admission {
         guard activeJobs != 0 else { return .go }
-        waiters[token] = Waiter(clusters: clusters)
+        waiters[token] = Waiter(clusters: clusters, heldSince: now)
         return place(token, now: now) ? .go : .held
     }
 
@@ -240,7 +211,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
             } else if let task = task(covering: cluster) {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
-            } else if let task = start(from: cluster, to: clusters.upperBound, now: now) {
+            } else if let task = start(
+                from: cluster, to: clusters.upperBound, now: min(now, waiters[token].heldSince))
+            {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
             } else {
@@ -374,12 +347,34 @@ extension CopyBeforeWrite {
                 let limit = gate.jobs[job].holdLimitNanoseconds
                 let isWaitedFor =
                     gate.tasks[task].isReading || gate.tasks[task].writesByJob[job] > 0
-                if isWaitedFor, age > limit {
-                    gate.breakJob(
-                        job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
-                }
+                if isWaitedFor, age > limit { gate.breakForHolding(job, now: now) }
             }
         }
+        forEachJob(overdueForStarved(now: now)) { gate, job in
+            gate.breakForHolding(job, now: now)
+        }
+    }
+
+    private mutating func breakForHolding(_ job: Int, now: UInt64) {
+        let limit = jobs[job].holdLimitNanoseconds
+        breakJob(job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
+    }
+
+    /// Jobs that keep a write without a task waiting for longer than they allow.
+    private func overdueForStarved(now: UInt64) -> UInt16 {
+        var overdue: UInt16 = 0
+        var token = Int(starved.head)
+        while token >= 0 {
+            let age = now - min(now, waiters[token].heldSince)
+            let late = (0..<Self.jobsMax).reduce(into: UInt16(0)) { mask, job in
+                if age > jobs[job].holdLimitNanoseconds { mask |= 1 << UInt16(job) }
+            }
+            if late & activeJobs & ~overdue != 0 {
+                for cluster in waiters[token].clusters { overdue |= need(of: cluster) & late }
+            }
+            token = Int(waiters[token].next)
+        }
+        return overdue
     }
 
     private mutating func preserve(

@@ -45,6 +45,20 @@ package final class Ledger: Sendable {
         LedgerView(geometry: geometry, words: storage.view)
     }
 
+    /// The words as they are now; with `rewind`, for walks that try every order of events from one
+    /// state.
+    package var words: [UInt32] {
+        (0..<storage.view.count).map { storage.view.load($0) }
+    }
+
+    /// Puts back words taken earlier.
+    ///
+    /// Breaks every promise of a ledger in use: no reader and no writer may be left.
+    package func rewind(to words: [UInt32]) {
+        precondition(words.count == storage.view.count)
+        for (index, word) in words.enumerated() { storage.view.store(word, at: index) }
+    }
+
     /// Keeps the home ring's figures for others to read.
     package func note(preserved: Int, zero: Int) {
         // Relaxed: figures for people, nothing is decided by them.

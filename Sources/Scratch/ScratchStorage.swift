@@ -76,11 +76,11 @@ package final class ScratchStorage: Sendable {
         } catch {
             throw .unusable(.system(error))
         }
-        let slots = min(size >> ClusterGeometry.shift, UInt64(geometry.clusterCount))
+        let slots = slots(min(size >> ClusterGeometry.shift, UInt64(geometry.clusterCount)))
         guard slots > 0 else { throw .tooSmall(sizeBytes: size) }
         return ScratchStorage(
-            path: path, descriptor: descriptor, isOurs: false, slotLimit: UInt32(slots),
-            roomBytes: slots << ClusterGeometry.shift)
+            path: path, descriptor: descriptor, isOurs: false, slotLimit: slots,
+            roomBytes: UInt64(slots) << ClusterGeometry.shift)
     }
 
     /// Deletes the file if this object created it; the descriptor stays open until the last reader
@@ -104,7 +104,12 @@ package final class ScratchStorage: Sendable {
         let room = min(FileCalls.freeBytes(descriptor.raw) ?? whole, whole)
         return ScratchStorage(
             path: path, descriptor: descriptor, isOurs: isOurs,
-            slotLimit: UInt32(geometry.clusterCount), roomBytes: room)
+            slotLimit: slots(UInt64(geometry.clusterCount)), roomBytes: room)
+    }
+
+    /// As many slots as a ledger can name: 256 TiB of them.
+    private static func slots(_ count: UInt64) -> UInt32 {
+        UInt32(min(count, UInt64(LedgerView.slotsMax)))
     }
 
     private static func openExisting(

@@ -1,0 +1,55 @@
+/// What a guest write must do about the jobs of its disk.
+package enum Admission: Sendable, Hashable {
+    /// Nothing that it touches is still needed: submit it now.
+    case go
+    /// It waits for copies; `.release` with its token follows exactly once.
+    case held
+}
+
+/// Why a job broke.
+package enum BreakCause: Sendable, Hashable {
+    /// Old content could not be read from the source (positive errno).
+    case sourceRead(errno: Int32)
+    /// Old content could not be written to scratch (positive errno).
+    case scratchWrite(errno: Int32)
+    /// Every slot of the scratch is taken.
+    case scratchFull
+    /// A guest write was held longer than the job allows.
+    case holdLimit(milliseconds: UInt64)
+    /// Preserved content could not be read back (positive errno).
+    case scratchRead(errno: Int32)
+}
+
+/// What copy-before-write asks its driver to do; every action is carried out in order.
+package enum CopyAction: Sendable, Hashable {
+    /// Read clusters from the source into the task's buffer; answer with `readFinished`.
+    case readSource(task: Int, clusters: Range<Int>)
+    /// Write clusters from the task's buffer to neighbouring slots; answer with
+    /// `scratchWriteFinished`.
+    case writeScratch(ScratchWrite)
+    /// The guest write may be submitted now.
+    case release(token: Int)
+    /// The job is broken: its ledger is closed already.
+    case jobBroken(job: Int, cause: BreakCause)
+    /// Nothing of the job is in flight any more; its slot may be used again.
+    case jobDetached(job: Int)
+}
+
+/// One write of preserved clusters to a job's scratch.
+package struct ScratchWrite: Sendable, Hashable {
+    package let task: Int
+    package let job: Int
+    /// First cluster, counted from the task's first.
+    package let position: Int
+    package let count: Int
+    /// Slot of the first cluster.
+    package let slot: UInt32
+
+    package init(task: Int, job: Int, position: Int, count: Int, slot: UInt32) {
+        self.task = task
+        self.job = job
+        self.position = position
+        self.count = count
+        self.slot = slot
+    }
+}

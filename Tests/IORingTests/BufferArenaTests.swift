@@ -1,0 +1,175 @@
+import Foundation
+import IORing
+import Testing
+
+/// Seeds of a run: some fixed ones, or the one in `NBDPULL_SEED`.
+enum Seeds {
+    static let all: [UInt64] = {
+        let given = ProcessInfo.processInfo.environment["NBDPULL_SEED"]
+        if let seed = given.flatMap({ UInt64($0) }) { return [seed] }
+        return Array(1...8)
+    }()
+}
+
+@Suite("Buffer arena")
+struct BufferArenaTests {
+    private static let page = BufferArena.pageBytes
+
+    /// The lowest free run in a plain array of pages.
+    private func lowest(_ pages: Int, in used: [Bool]) -> Int? {
+        guard pages <= used.count else { return nil }
+        return (0...(used.count - pages)).first { start in
+            !used[start..<(start + pages)].contains(true)
+        }
+    }
+
+    @Test("by seed: lowest address first, no overlap, everything comes back", arguments: Seeds.all)
+    func allocation(seed: UInt64) throws {
+        var random = SplitMix64(seed: seed)
+        var arena = try BufferArena(capacityBytes: 256 * Self.page)
+        var used = [Bool](repeating: false, count: arena.capacityBytes / Self.page)
+        var runs: [(start: Int, pages: Int)] = []
+        for step in 0..<3000 {
+            // The arena fills and empties in turn, so that both ends are met.
+            if random.below(10) < (step / 300 % 2 == 0 ? 7 : 3) || runs.isEmpty {
+                let pages =
+                    random.below(6) == 0 ? 1 + random.below(150) : 1 + random.below(9)
+                let expected = lowest(pages, in: used)
+                let offset = arena.allocate(pages: pages)
+                guard offset == expected.map({ $0 * Self.page }) else {
+                    Issue.record("seed=\(seed) step=\(step): \(pages) pages at \(offset ?? -1)")
+                    return
+                }
+                guard let expected else { continue }
+                runs.append((expected, pages))
+                for page in expected..<(expected + pages) { used[page] = true }
+            } else {
+                let run = runs.remove(at: random.below(runs.count))
+                arena.free(run.start * Self.page, pages: run.pages)
+                for page in run.start..<(run.start + run.pages) { used[page] = false }
+            }
+            let usedPages = arena.usedPages
+            guard usedPages == used.count(where: { $0 }) else {
+                Issue.record("seed=\(seed) step=\(step): \(usedPages) pages in use")
+                return
+            }
+        }
+        for run in runs { arena.free(run.start * Self.page, pages: run.pages) }
+        let left = arena.usedPages
+        let whole = arena.allocate(pages: used.count)
+        #expect(left == 0 && whole == 0)
+    }
+
+    @Test("capacity is rounded up to 64 pages, and all of it can be had")
+    func capacity() throws {
+        var arena = try BufferArena(capacityBytes: 1)
+        let capacity = arena.capacityBytes
+        let all = arena.allocate(pages: 64)
+        let more = arena.allocate(pages: 1)
+        #expect(capacity == 64 * Self.page)
+        #expect(all == 0)
+        #expect(more == nil)
+    }
+
+    @Test("isZero sees a single byte at every place, and none outside")
+    func isZero() throws {
+        var arena = try BufferArena(capacityBytes: 64 * Self.page)
+        for offset in [0, 1, 7, 8, 63, 64, 65] {
+            for count in 0...200 {
+                arena.zero(0, count: 400)
+                set(&arena, offset + count, 1)
+                if offset > 0 { set(&arena, offset - 1, 1) }
+                guard arena.isZero(offset, count: count) else {
+                    Issue.record("\(count) zeros at \(offset) are not seen as zeros")
+                    return
+                }
+                for position in 0..<count {
+                    set(&arena, offset + position, 0x80)
+                    if arena.isZero(offset, count: count) {
+                        Issue.record("byte \(position) of \(count) at \(offset) is not seen")
+                        return
+                    }
+                    set(&arena, offset + position, 0)
+                }
+            }
+        }
+    }
+
+    private func set(_ arena: inout BufferArena, _ offset: Int, _ value: UInt8) {
+        var bytes = arena.mutableBytes(offset, count: 1)
+        bytes.storeBytes(of: value, as: UInt8.self)
+    }
+
+    @Test("copy within the arena allows overlap")
+    func copy() throws {
+        var arena = try BufferArena(capacityBytes: 64 * Self.page)
+        for index in 0..<100 { set(&arena, index, UInt8(index)) }
+        arena.copy(from: 0, to: 10, count: 100)
+        let bytes = arena.bytes(10, count: 100)
+        var isRight = true
+        for index in 0..<100 where bytes[index] != UInt8(index) { isRight = false }
+        #expect(isRight)
+    }
+}
+
+@Suite("Slot table")
+struct SlotTableTests {
+    @Test("slots are reused, lowest first, and each reuse has a new generation")
+    func reuse() {
+        var table = SlotTable<String>(capacity: 3)
+        let first = [table.insert("a"), table.insert("b"), table.insert("c")]
+        let full = table.isFull
+        let old = table.generation(1)
+        let removed = table.remove(1)
+        let isGone = !table.contains(1)
+        let again = table.insert("d")
+        let new = table.generation(1)
+        let text = table[1]
+        table[1] += "!"
+        let changed = table[1]
+        let outside = table.contains(3) || table.contains(-1)
+        #expect(first == [0, 1, 2])
+        #expect(full && isGone && removed == "b")
+        #expect(again == 1 && new == old + 1)
+        #expect(text == "d" && changed == "d!" && !outside)
+    }
+
+    private final class Counter: Sendable {
+        let latch: Latch
+        init(_ latch: Latch) { self.latch = latch }
+        deinit { latch.arrive() }
+    }
+
+    @Test("every element is released exactly once, the ones left behind as well")
+    func release() throws {
+        let latch = try Latch(count: 5)
+        do {
+            var table = SlotTable<Counter>(capacity: 4)
+            for _ in 0..<4 { _ = table.insert(Counter(latch)) }
+            table.remove(2)
+            _ = table.insert(Counter(latch))
+            let isEarly = latch.wait(milliseconds: 0)
+            let count = table.count
+            #expect(!isEarly && count == 4)
+        }
+        #expect(latch.wait(milliseconds: 0))
+    }
+
+    @Test("by seed: agrees with a dictionary", arguments: Seeds.all)
+    func bySeed(seed: UInt64) {
+        var random = SplitMix64(seed: seed)
+        var table = SlotTable<Int>(capacity: 40)
+        var model: [Int: Int] = [:]
+        for step in 0..<2000 {
+            if !table.isFull, random.below(2) == 0 {
+                let slot = table.insert(step)
+                #expect(model.updateValue(step, forKey: slot) == nil, "seed=\(seed) step=\(step)")
+            } else if let slot = model.keys.sorted().randomElement(using: &random) {
+                let value = table.remove(slot)
+                #expect(model.removeValue(forKey: slot) == value, "seed=\(seed) step=\(step)")
+            }
+            let count = table.count
+            #expect(count == model.count, "seed=\(seed) step=\(step)")
+        }
+    }
+}

@@ -1,0 +1,83 @@
+import IORing
+import Scratch
+
+/// When a backup read looks whether its bytes were overtaken.
+enum ReaderRule: Hashable {
+    /// The product's rule: after the read of the source.
+    case looksAfterReading
+    /// Wrong: before it. A harness that lets this pass proves nothing.
+    case looksBeforeReading
+    /// Wrong: never asks whether the ledger is closed.
+    case ignoresClosing
+}
+
+/// How a job of a scenario begins and what it is allowed.
+struct JobPlan {
+    /// Begun before anything else, or at any moment at which no guest write is in flight.
+    var beginsAtStart = true
+    var slotLimit: UInt32 = 1000
+    var holdLimitNanoseconds: UInt64 = .max
+}
+
+/// What may go wrong or happen besides writes and reads.
+struct Trouble: OptionSet, Hashable {
+    let rawValue: Int
+    static let sourceReadFails = Trouble(rawValue: 1)
+    static let scratchWriteFails = Trouble(rawValue: 2)
+    static let scratchReadFails = Trouble(rawValue: 4)
+    static let jobsEnd = Trouble(rawValue: 8)
+    static let holesAreNoted = Trouble(rawValue: 16)
+}
+
+/// The sizes, budgets and switched-on events of one walk.
+struct Scenario {
+    /// Content at the start, a value for each cluster; 0 is all zeros.
+    var content: [UInt16] = [1, 2, 3]
+    var writers = 2
+    var writesPerWriter = 1
+    /// Values that writes carry besides their own; 0 makes clusters zero again.
+    var writesZeros = false
+    var writeRanges: [Range<Int>] = [0..<1, 1..<2, 2..<3, 0..<2, 1..<3]
+    var readers = 1
+    var readsPerReader = 1
+    var readRanges: [Range<Int>] = [0..<1, 1..<2, 2..<3, 0..<2, 1..<3, 0..<3]
+    var readerRule = ReaderRule.looksAfterReading
+    var jobs = [JobPlan()]
+    var trouble: Trouble = []
+    /// How many things may go wrong in one walk.
+    var failures = 1
+    /// How often time may pass the jobs' hold limit.
+    var ticks = 0
+}
+
+/// A promise that was not kept, and the events that led there.
+struct Violation: Error, CustomStringConvertible {
+    let text: String
+    var events: [Event] = []
+
+    var description: String {
+        "\(text), after \(events.map { "\($0)" }.joined(separator: "; "))"
+    }
+}
+
+/// Something that happens to the disk: every order of these is possible.
+enum Event: Hashable {
+    case submit(token: Int, clusters: Range<Int>, value: UInt16)
+    /// A write that was let go arrives in the source.
+    case reach(token: Int)
+    /// The value that a copy's read of the source returns is fixed now.
+    case take(copy: Int)
+    case readDone(copy: Int)
+    case readFails(copy: Int)
+    /// A write to scratch arrives in it.
+    case land(save: Int)
+    case saveDone(save: Int)
+    case saveFails(save: Int)
+    case begin(job: Int)
+    case end(job: Int)
+    case scratchReadFails(job: Int)
+    case timePasses
+    case noteHole(cluster: Int)
+    case readerBegins(reader: Int, job: Int, clusters: Range<Int>)
+    case readerMoves(reader: Int)
+}

@@ -1,0 +1,104 @@
+import Scratch
+
+extension Stage {
+    /// Carries out what the gate asks for, in order.
+    func drain(_ world: inout World) throws(Violation) {
+        while let action = world.gate.nextAction() {
+            switch action {
+            case .readSource(let task, let clusters): try startCopy(task, clusters, in: &world)
+            case .writeScratch(let write): try startSave(write, in: &world)
+            case .release(let token): try letGo(token, in: &world)
+            case .jobBroken(let slot, _):
+                let job = try ordinal(of: slot, in: world)
+                guard world.jobs[job].phase == .whole, ledgers[job].view.isClosed else {
+                    throw Violation(text: "job \(job) broke twice, or with its ledger open")
+                }
+                world.jobs[job].phase = .broken
+            case .jobDetached(let slot): try finishJob(slot, in: &world)
+            }
+        }
+    }
+
+    /// The guest write goes to the source: nothing that it touches may still be needed.
+    func letGo(_ token: Int, in world: inout World) throws(Violation) {
+        guard world.writes[token].phase == .held else {
+            throw Violation(text: "write \(token) was let go twice")
+        }
+        try checkUnneeded(token, in: world)
+        world.writes[token].phase = .letGo
+    }
+
+    func checkUnneeded(_ token: Int, in world: World) throws(Violation) {
+        for cluster in world.writes[token].clusters {
+            for job in world.jobs.indices where isNeeded(cluster, by: job, in: world) {
+                throw Violation(
+                    text: "write \(token) overwrites cluster \(cluster), needed by job \(job)")
+            }
+        }
+    }
+
+    /// Whether a copy has nothing in flight any more.
+    func isOver(_ copy: CopyModel, in world: World) -> Bool {
+        copy.phase == .saving && !world.saves.contains { $0.write.task == copy.task }
+    }
+
+    private func ordinal(of slot: Int, in world: World) throws(Violation) -> Int {
+        let found = world.jobs.firstIndex { $0.isKnownToGate && $0.slot == slot }
+        guard let found else { throw Violation(text: "an action for the unknown job \(slot)") }
+        return found
+    }
+
+    private func startCopy(
+        _ task: Int, _ clusters: Range<Int>, in world: inout World
+    ) throws(Violation) {
+        world.copies = world.copies.filter { $0.task != task || !isOver($0, in: world) }
+        guard !world.copies.contains(where: { $0.task == task }) else {
+            throw Violation(text: "task \(task) is used while it is in flight")
+        }
+        guard !world.copies.contains(where: { $0.clusters.overlaps(clusters) }) else {
+            throw Violation(text: "clusters \(clusters) are being copied already")
+        }
+        guard !clusters.isEmpty, clusters.count <= CopyBeforeWrite.clustersPerTask,
+            world.copies.count < CopyBeforeWrite.tasksMax
+        else { throw Violation(text: "a copy of \(clusters) is beyond its bounds") }
+        let jobs = world.jobs.indices.filter { job in
+            clusters.contains { isNeeded($0, by: job, in: world) }
+        }
+        world.copies.append(CopyModel(task: task, clusters: clusters, jobs: jobs))
+    }
+
+    private func startSave(_ write: ScratchWrite, in world: inout World) throws(Violation) {
+        let job = try ordinal(of: write.job, in: world)
+        guard let copy = world.copies.first(where: { $0.task == write.task }),
+            copy.phase == .saving, copy.jobs.contains(job)
+        else { throw Violation(text: "\(write) belongs to no copy") }
+        let first = copy.clusters.lowerBound + write.position
+        for cluster in first..<(first + write.count) {
+            guard world.jobs[job].copied.insert(cluster).inserted else {
+                throw Violation(text: "cluster \(cluster) is copied twice for job \(job)")
+            }
+        }
+        let end = Int(write.slot) + write.count
+        guard Int(write.slot) == world.jobs[job].scratch.count,
+            end <= Int(scenario.jobs[job].slotLimit)
+        else { throw Violation(text: "\(write) uses slots that are taken or do not exist") }
+        world.jobs[job].scratch += Array(repeating: World.garbage, count: write.count)
+        let values = copy.buffer[write.position..<(write.position + write.count)]
+        world.saves.append(SaveModel(write: write, job: job, values: Array(values)))
+    }
+
+    private func finishJob(_ slot: Int, in world: inout World) throws(Violation) {
+        let job = try ordinal(of: slot, in: world)
+        world.copies = world.copies.filter { !isOver($0, in: world) }
+        guard world.jobs[job].phase == .ending else {
+            throw Violation(text: "job \(job) was detached without being asked to")
+        }
+        guard !world.saves.contains(where: { $0.job == job }),
+            !world.copies.contains(where: { $0.jobs.contains(job) })
+        else { throw Violation(text: "job \(job) was detached with I/O in flight") }
+        world.jobs[job].phase = .gone
+        // Its scratch is deleted, or belongs to somebody else from now on.
+        world.jobs[job].scratch = world.jobs[job].scratch.map { _ in World.garbage }
+        world.jobs[job].copied = []
+    }
+}

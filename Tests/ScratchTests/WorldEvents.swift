@@ -1,0 +1,195 @@
+import Scratch
+
+extension Stage {
+    /// Everything that can happen next.
+    func events(in world: World) -> [Event] {
+        var events: [Event] = []
+        addGuest(world, to: &events)
+        addCopies(world, to: &events)
+        addJobs(world, to: &events)
+        addReaders(world, to: &events)
+        return events
+    }
+
+    private func addGuest(_ world: World, to events: inout [Event]) {
+        for (token, write) in world.writes.enumerated() {
+            switch write.phase {
+            case .idle where write.left > 0:
+                let own = UInt16(10 + token * 100 + write.left % 100)
+                for clusters in scenario.writeRanges {
+                    events.append(.submit(token: token, clusters: clusters, value: own))
+                    if scenario.writesZeros {
+                        events.append(.submit(token: token, clusters: clusters, value: 0))
+                    }
+                }
+            case .letGo: events.append(.reach(token: token))
+            case .idle, .held: break
+            }
+        }
+    }
+
+    private func addCopies(_ world: World, to events: inout [Event]) {
+        let mayFail = world.failuresLeft > 0
+        for (index, copy) in world.copies.enumerated() {
+            switch copy.phase {
+            case .reading:
+                events.append(.take(copy: index))
+                if mayFail, scenario.trouble.contains(.sourceReadFails) {
+                    events.append(.readFails(copy: index))
+                }
+            case .taken: events.append(.readDone(copy: index))
+            case .saving: break
+            }
+        }
+        for (index, save) in world.saves.enumerated() {
+            events.append(save.hasLanded ? .saveDone(save: index) : .land(save: index))
+            if mayFail, scenario.trouble.contains(.scratchWriteFails) {
+                events.append(.saveFails(save: index))
+            }
+        }
+    }
+
+    private func addJobs(_ world: World, to events: inout [Event]) {
+        for (job, model) in world.jobs.enumerated() {
+            switch model.phase {
+            case .unborn: if world.isDrained { events.append(.begin(job: job)) }
+            case .whole, .broken:
+                if scenario.trouble.contains(.jobsEnd) { events.append(.end(job: job)) }
+                if model.phase == .whole, world.failuresLeft > 0,
+                    scenario.trouble.contains(.scratchReadFails)
+                {
+                    events.append(.scratchReadFails(job: job))
+                }
+            case .ending, .gone: break
+            }
+        }
+        if world.ticksLeft > 0 { events.append(.timePasses) }
+        if scenario.trouble.contains(.holesAreNoted) {
+            for cluster in world.source.indices where world.source[cluster] == 0 {
+                if world.jobs.indices.contains(where: { isNeeded(cluster, by: $0, in: world) }) {
+                    events.append(.noteHole(cluster: cluster))
+                }
+            }
+        }
+    }
+
+    private func addReaders(_ world: World, to events: inout [Event]) {
+        for (index, reader) in world.readers.enumerated() {
+            if reader.phase != .idle {
+                events.append(.readerMoves(reader: index))
+            } else if reader.left > 0 {
+                for job in world.jobs.indices where world.jobs[job].phase == .whole {
+                    for clusters in scenario.readRanges {
+                        events.append(
+                            .readerBegins(reader: index, job: job, clusters: clusters))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets an event happen and checks every promise that it touches.
+    func apply(_ event: Event, to world: inout World) throws(Violation) {
+        switch event {
+        case .submit, .reach: try applyGuest(event, to: &world)
+        case .take, .readDone, .readFails, .land, .saveDone, .saveFails:
+            try applyCopy(event, to: &world)
+        case .begin, .end, .scratchReadFails, .timePasses, .noteHole:
+            try applyJob(event, to: &world)
+        case .readerBegins(let reader, let job, let clusters):
+            begin(reader, job, clusters, in: &world)
+        case .readerMoves(let reader): try move(reader, in: &world)
+        }
+        world.copies = world.copies.filter { !isOver($0, in: world) }
+        guard world.gate.copiesInFlight == world.copies.count else {
+            throw Violation(text: "the gate counts \(world.gate.copiesInFlight) copies")
+        }
+    }
+
+    private func applyGuest(_ event: Event, to world: inout World) throws(Violation) {
+        switch event {
+        case .submit(let token, let clusters, let value):
+            world.writes[token].left -= 1
+            world.writes[token].clusters = clusters
+            world.writes[token].value = value
+            world.writes[token].phase = .held
+            let answer = world.gate.admit(token: token, clusters: clusters, now: world.now)
+            try drain(&world)
+            if answer == .go { try letGo(token, in: &world) }
+        case .reach(let token):
+            try checkUnneeded(token, in: world)
+            for cluster in world.writes[token].clusters {
+                world.source[cluster] = world.writes[token].value
+            }
+            world.writes[token] = WriteModel(left: world.writes[token].left)
+        default: break
+        }
+    }
+
+    private func applyCopy(_ event: Event, to world: inout World) throws(Violation) {
+        switch event {
+        case .take(let index):
+            world.copies[index].buffer = Array(world.source[world.copies[index].clusters])
+            world.copies[index].phase = .taken
+        case .readDone(let index):
+            world.copies[index].phase = .saving
+            var zeros: UInt32 = 0
+            for (position, value) in world.copies[index].buffer.enumerated() where value == 0 {
+                zeros |= 1 << UInt32(position)
+            }
+            world.gate.readFinished(
+                task: world.copies[index].task, errno: nil, zeroClusters: zeros, now: world.now)
+        case .readFails(let index):
+            world.failuresLeft -= 1
+            world.copies[index].phase = .saving
+            world.gate.readFinished(
+                task: world.copies[index].task, errno: 5, zeroClusters: 0, now: world.now)
+        case .land(let index):
+            let save = world.saves[index]
+            for (position, value) in save.values.enumerated() {
+                world.jobs[save.job].scratch[Int(save.write.slot) + position] = value
+            }
+            world.saves[index].hasLanded = true
+        case .saveDone(let index):
+            let save = world.saves.remove(at: index)
+            world.gate.scratchWriteFinished(save.write, errno: nil, now: world.now)
+        case .saveFails(let index):
+            world.failuresLeft -= 1
+            let save = world.saves.remove(at: index)
+            world.gate.scratchWriteFinished(save.write, errno: 28, now: world.now)
+        default: break
+        }
+        try drain(&world)
+    }
+
+    private func applyJob(_ event: Event, to world: inout World) throws(Violation) {
+        switch event {
+        case .begin(let job):
+            let plan = scenario.jobs[job]
+            let slot = world.gate.attach(
+                ledgers[job].view, slotLimit: plan.slotLimit,
+                holdLimitNanoseconds: plan.holdLimitNanoseconds)
+            guard let slot else { throw Violation(text: "no room for job \(job)") }
+            guard !world.jobs.contains(where: { $0.isKnownToGate && $0.slot == slot }) else {
+                throw Violation(text: "job \(job) got the slot of a job that is not detached")
+            }
+            world.jobs[job].phase = .whole
+            world.jobs[job].slot = slot
+            world.jobs[job].instant = world.source
+        case .end(let job):
+            world.jobs[job].phase = .ending
+            world.gate.detach(job: world.jobs[job].slot, now: world.now)
+        case .scratchReadFails(let job):
+            world.failuresLeft -= 1
+            world.gate.breakJob(
+                world.jobs[job].slot, cause: .scratchRead(errno: 5), now: world.now)
+        case .timePasses:
+            world.ticksLeft -= 1
+            world.now += 10
+            world.gate.expire(now: world.now)
+        case .noteHole(let cluster): world.gate.noteHole(cluster..<(cluster + 1))
+        default: break
+        }
+        try drain(&world)
+    }
+}
