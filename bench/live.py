@@ -142,7 +142,7 @@ class Puller:
             self._passes.append(wall)
 
     def gigabytes_per_second(self) -> float:
-        """The median pass begun while the writes ran; BenchError when one failed."""
+        """The median of the passes, all begun while the writes ran; BenchError if one failed."""
         if self._problem or not self._passes:
             raise BenchError(f"the pull failed: {self._problem or 'no pass was finished'}")
         return self._size / sorted(self._passes)[len(self._passes) // 2] / 1e9

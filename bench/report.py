@@ -129,8 +129,9 @@ def as_text(report: dict) -> str:
             heads, lines = table(result)
             widths = [max(len(line[place]) for line in [heads, *lines])
                       for place in range(len(heads))]
-            out += ["  " + "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
-                    for line in [heads, *lines]]
+            for line in [heads, *lines]:
+                padded = (text.ljust(width) for text, width in zip(line, widths))
+                out.append(("  " + "  ".join(padded)).rstrip())
         out += ["  " + text for text in remarks(result)]
     return "\n".join(out)
 
