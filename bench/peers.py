@@ -56,7 +56,7 @@ class Peer:
         """The program and its version, from the first line that it prints."""
         path = self.path()
         if path is None:
-            return "missing"
+            return f"{self.program} missing"
         done = subprocess.run(
             [path, self.version_option], capture_output=True, text=True, timeout=10, check=False)
         lines = (done.stdout or done.stderr).strip().splitlines()
@@ -193,7 +193,7 @@ def missing_client(program: str) -> str | None:
 def client_version(program: str) -> str:
     """The first line of a client's version text."""
     if missing_client(program):
-        return "missing"
+        return f"{program} missing"
     done = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False)
     return done.stdout.strip().splitlines()[0]
