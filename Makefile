@@ -1,0 +1,35 @@
+# Everything here is a shortcut: the work is done by SwiftPM, dev/, demo/ and bench/.
+
+BINARY := .build/release/nbdpull
+
+.PHONY: help demo build test check bench format clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Build, then back up a disk that is being written to, and prove the copy.
+	@dev/install-packages build demo
+	swift build -c release --product nbdpull
+	@demo/run $(BINARY)
+
+build: ## Build the release binary, .build/release/nbdpull.
+	@dev/install-packages build
+	swift build -c release --product nbdpull
+
+test: ## Install what the tests need, then run every check there is.
+	@dev/install-packages build demo test
+	dev/check full
+
+check: ## The quick checks: form, module arrows, debug build, unit tests.
+	@dev/install-packages build
+	dev/check quick
+
+bench: build ## Measure this server against others.
+	@dev/install-packages demo test
+	bench/run
+
+format: ## Bring all Swift files into form.
+	dev/format
+
+clean: ## Remove everything that was built or made.
+	rm -rf .build demo-data

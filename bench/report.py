@@ -1,0 +1,149 @@
+"""Medians, ratios, and how they are printed: text for a terminal, Markdown for a page."""
+
+from dataclasses import dataclass
+from statistics import median
+
+OURS = "nbdpull"
+QEMU = ("qemu-nbd", "qemu-storage-daemon")
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str
+    title: str
+    digits: int
+    spread: bool = False
+
+
+COLUMNS = {
+    "pull": [Column("value", "GB/s", 2, spread=True), Column("server_cpu", "server s/GiB", 3),
+             Column("client_cpu", "client s/GiB", 3)],
+    "io": [Column("value", "IOPS", 0, spread=True), Column("p50", "p50 us", 0),
+           Column("p99", "p99 us", 0), Column("server_cpu", "server us/req", 1),
+           Column("client_cpu", "client us/req", 1), Column("pull", "pull GB/s", 2)],
+    "begin": [Column("value", "latency ms", 1, spread=True),
+              Column("hold", "hold us", 0, spread=True)],
+}
+
+
+def values(row: dict, key: str) -> list[float]:
+    return [sample[key] for sample in row["samples"] if key in sample]
+
+
+def cell(row: dict, column: Column) -> str:
+    """A median with its range, or a dash where the row has no such figure."""
+    found = values(row, column.key)
+    if not found:
+        return "-"
+    def number(value: float) -> str:
+        return f"{value:,.{column.digits}f}"
+    text = number(median(found))
+    if column.spread and len(found) > 1:
+        text += f" [{number(min(found))}-{number(max(found))}]"
+    return text
+
+
+def cases(result: dict) -> list[str]:
+    return list(dict.fromkeys(row["case"] for row in result["rows"]))
+
+
+def ordered(result: dict, case: str) -> list[dict]:
+    """The rows of a case: ours first, then the peers, the best first."""
+    rows = [row for row in result["rows"] if row["case"] == case]
+    return sorted(rows, key=lambda row: (row["server"] != OURS, -median(values(row, "value"))))
+
+
+def ratio(ours: dict, peer: dict) -> str:
+    mine, theirs = values(ours, "value"), values(peer, "value")
+    text = f"{median(mine) / median(theirs):.2f}x {peer['server']}"
+    if min(mine) <= max(theirs) and min(theirs) <= max(mine):
+        text += " (ranges overlap)"
+    return text
+
+
+def ratios(result: dict, case: str) -> str:
+    """Our median as a multiple of the best peer's and of qemu's; empty when there is no pair."""
+    if result["kind"] == "begin":
+        return ""
+    rows = ordered(result, case)
+    peers = [row for row in rows if row["server"] != OURS]
+    if not peers or len(peers) == len(rows):
+        return ""
+    parts = [f"best peer: {ratio(rows[0], peers[0])}"]
+    for name in QEMU:
+        named = [row for row in peers if row["server"] == name]
+        if named:
+            if named[0] is not peers[0]:
+                parts.append(f"qemu: {ratio(rows[0], named[0])}")
+            break
+    return "; ".join(parts)
+
+
+def table(result: dict) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells; columns that no row has are left out."""
+    columns = [column for column in COLUMNS[result["kind"]]
+               if any(values(row, column.key) for row in result["rows"])]
+    with_case = cases(result) != [""]
+    heads = (["case"] if with_case else []) + ["server"] + [column.title for column in columns]
+    lines = [([row["case"]] if with_case else []) + [row["server"]]
+             + [cell(row, column) for column in columns]
+             for case in cases(result) for row in ordered(result, case)]
+    return heads, lines
+
+
+def rounds_text(result: dict) -> str:
+    counts = sorted({len(row["samples"]) for row in result["rows"]})
+    if not counts:
+        return "no samples"
+    return f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]}..{counts[-1]}"
+
+
+def remarks(result: dict) -> list[str]:
+    found = []
+    for case in cases(result):
+        text = ratios(result, case)
+        if text:
+            found.append((f"{case}: " if case else "") + f"{OURS} against the {text}")
+    return found + result["notes"] + [f"ERROR {text}" for text in result["errors"]]
+
+
+def machine(report: dict) -> list[str]:
+    facts, settings = report["environment"], report["settings"]
+    rounds = "1 round" if settings["rounds"] == 1 else f"{settings['rounds']} rounds"
+    return [
+        f"{facts['date']}, commit {facts['commit']} (executable built {facts['binaryBuilt']})",
+        f"{facts['processor']}, {facts['cores']} cores for servers and clients together, "
+        f"{facts['memoryGiB']} GiB, Linux {facts['kernel']}, {facts['fileSystem']}, "
+        f"load at the start {facts['loadAtStart']}",
+        f"{settings['size'] / (1 << 20):.0f} MiB file, page cache warm, {rounds}, "
+        f"{settings['seconds']:g} s per fio run",
+        "; ".join(facts["versions"].values()),
+    ]
+
+
+def as_text(report: dict) -> str:
+    out = machine(report)
+    for result in report["scenarios"]:
+        out += ["", f"{result['name']}: {result['title']} ({rounds_text(result)})"]
+        if result["rows"]:
+            heads, lines = table(result)
+            widths = [max(len(line[place]) for line in [heads, *lines])
+                      for place in range(len(heads))]
+            for line in [heads, *lines]:
+                padded = (text.ljust(width) for text, width in zip(line, widths))
+                out.append(("  " + "  ".join(padded)).rstrip())
+        out += ["  " + text for text in remarks(result)]
+    return "\n".join(out)
+
+
+def as_markdown(report: dict) -> str:
+    out = [f"- {text}" for text in machine(report)]
+    for result in report["scenarios"]:
+        out += ["", f"### {result['name']}", "", f"{result['title']} ({rounds_text(result)}).", ""]
+        if result["rows"]:
+            heads, lines = table(result)
+            out += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+            out += ["| " + " | ".join(line) + " |" for line in lines]
+            out.append("")
+        out += [f"- {text}" for text in remarks(result)]
+    return "\n".join(out)
