@@ -86,7 +86,7 @@ package struct ControlServer: Service {
     private static func call(
         _ request: Request, _ context: BasicRequestContext
     ) async throws -> RouteCall {
-        let body = try await request.body.collect(upTo: RouteCall.bodyBytesMax)
+        let body = try await collect(request.body)
         var parameters: [String: String] = [:]
         for (key, value) in context.parameters {
             parameters[String(key)] = value.removingPercentEncoding ?? String(value)
@@ -97,6 +97,24 @@ package struct ControlServer: Service {
             parameters: parameters, query: query,
             contentType: request.headers[.contentType] ?? "",
             accept: request.headers[.accept] ?? "", body: Data(body.readableBytesView))
+    }
+}
+
+extension ControlServer {
+    /// A body that is too large is still read for a while: a client that is hung up on while it sends
+    /// may never see the answer that says why.
+    private static func collect(_ body: RequestBody) async throws -> ByteBuffer {
+        var whole = ByteBuffer()
+        var count = 0
+        for try await chunk in body {
+            count += chunk.readableBytes
+            if count <= RouteCall.bodyBytesMax { whole.writeImmutableBuffer(chunk) }
+            if count > 4 * RouteCall.bodyBytesMax { break }
+        }
+        guard count <= RouteCall.bodyBytesMax else {
+            throw NIOTooManyBytesError(maxBytes: RouteCall.bodyBytesMax)
+        }
+        return whole
     }
 }
 
