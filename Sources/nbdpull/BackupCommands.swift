@@ -13,12 +13,14 @@ struct BackupBegin: AsyncParsableCommand {
     @Option(help: "Create a checkpoint together with the backup.") var checkpointxml: String?
     @Flag(help: "Use scratch files that exist already, and keep them.") var reuseExternal = false
     @Option(help: "End the job as failed after so many seconds.") var ttl: UInt64?
+    @Flag(help: "Back a disk up in full that cannot start from its checkpoint; say why.")
+    var fallbackFull = false
 
     func run() async throws {
         let body = BeginBody(
             backupXML: try backupxml.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
-            reuseExternal: reuseExternal, ttlSeconds: ttl)
+            reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull)
         let data = try await options.send(
             ControlClient.Call("POST", ["v1", "domains", domain, "jobs"], json: body))
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)
@@ -35,7 +37,7 @@ struct BackupDumpXML: AsyncParsableCommand {
     func run() async throws {
         let data = try await options.send(
             ControlClient.Call("GET", "v1", "domains", domain, "job", "xml").forJob(job))
-        try options.output.show(data, as: XMLBody.self) { $0.xml.endingInNewline + "\n" }
+        try options.output.show(data, as: BackupXMLBody.self) { $0.xml.endingInNewline + "\n" }
     }
 }
 
@@ -61,7 +63,7 @@ struct BackupEnd: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
     @Argument(help: "The domain's name.") var domain: String
     @Option(help: "The job's id; needed when several run.") var job: String?
-    @Flag(help: "The backup is worthless.") var failed = false
+    @Flag(help: "The backup is worthless: take back the checkpoint made with it.") var failed = false
 
     func run() async throws {
         let call = try ControlClient.Call(

@@ -7,10 +7,12 @@ struct Define: AsyncParsableCommand {
         abstract: "Define a domain from its XML and serve its disks.")
     @OptionGroup var options: ClientOptions
     @Argument(help: "Domain XML; - is standard input.") var file: String
+    @Option(help: "Bytes per bit of its dirty bitmaps: a power of two, 4096 to 2097152.")
+    var granularity: UInt64?
 
     func run() async throws {
-        let call = try ControlClient.Call(
-            "POST", ["v1", "domains"], json: XMLBody(xml: try InputFile.text(file)))
+        let body = DefineBody(xml: try InputFile.text(file), granularityBytes: granularity)
+        let call = try ControlClient.Call("POST", ["v1", "domains"], json: body)
         let data = try await options.send(call)
         try options.output.show(data, as: DomainView.self) { domain in
             options.output.quiet ? "" : "Domain '\(domain.domain)' defined from \(file)\n\n"
@@ -20,10 +22,10 @@ struct Define: AsyncParsableCommand {
 
 struct Undefine: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Forget a domain; refused while it has backup jobs.")
+        abstract: "Forget a domain; refused while it has backup jobs or checkpoints.")
     @OptionGroup var options: ClientOptions
     @Argument(help: "The domain's name.") var domain: String
-    @Flag(help: "Forget its checkpoints too.") var checkpoints = false
+    @Flag(help: "Remove its checkpoints too.") var checkpoints = false
 
     func run() async throws {
         var call = ControlClient.Call("DELETE", "v1", "domains", domain)
@@ -64,7 +66,7 @@ struct DomBlkList: AsyncParsableCommand {
         commandName: "domblklist", abstract: "List a domain's disks.")
     @OptionGroup var options: ClientOptions
     @Argument(help: "The domain's name.") var domain: String
-    @Flag(help: "Size, live NBD URI, client and dirty bytes too.") var details = false
+    @Flag(help: "Size, live NBD URI, client, dirty bytes and checkpoints too.") var details = false
 
     func run() async throws {
         let data = try await options.send(

@@ -31,6 +31,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Most NBD connections at once. (default: 100)") var maxConnections: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
+    @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
+    var granularity: Int?
     @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
@@ -60,6 +62,7 @@ struct Serve: AsyncParsableCommand {
         set("rings", rings)
         set("max-connections", maxConnections)
         set("copy-timeout", copyTimeout)
+        set("granularity", granularity)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
         if allowPlaintext { values["allow-plaintext"] = .bool(true) }
@@ -92,7 +95,8 @@ struct ServeRun {
             settings: JobManagerSettings(
                 runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
                 allowPlaintext: settings.allowPlaintext,
-                holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000))
+                holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
+                granularityBytes: settings.granularityBytes))
         await manager.activate()
         for warning in await manager.restore(start) where !quiet {
             Console.error("warning: \(warning)")
@@ -136,7 +140,8 @@ struct ServeRun {
     private func startDomains() throws(ControlError) -> [StartDomain] {
         var start: [StartDomain] = []
         for file in settings.domains {
-            let definition = try DomainDefinition.parse(try InputFile.text(file))
+            let definition = try DomainDefinition.parse(
+                try InputFile.text(file), hasStableUUID: true)
             start.append(StartDomain(definition: definition, isStored: true))
         }
         if !settings.disks.isEmpty {

@@ -15,6 +15,7 @@ struct ServeSettings {
     var allowPlaintext: Bool
     var maxConnections: Int
     var copyTimeoutSeconds: Int
+    var granularityBytes: UInt32
 
     /// Options that name TLS; none of them works yet.
     static let tlsKeys = ["tls-certs", "tls-psk", "tls-verify-peer", "tls-authz"]
@@ -70,6 +71,9 @@ struct ServeSettings {
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         maxConnections = try source.int("max-connections", in: 1...65536) ?? 100
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
+        granularityBytes = try TrackingGranularity.checked(
+            try source.int("granularity", in: 0...Int.max).map(UInt64.init)
+                ?? UInt64(TrackingGranularity.bytesDefault))
     }
 
     private static func fileProvider(_ path: String) async throws -> any ConfigProvider {

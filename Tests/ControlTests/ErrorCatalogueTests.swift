@@ -22,6 +22,21 @@ import Testing
             .invalidArgument(what: "ttl", detail: "is no number"), 8, 400,
             "invalid argument: ttl: is no number"
         ),
+        (
+            .checkpointExists("c1"), 9, 409, "operation failed: domain moment c1 already exists"
+        ),
+        (
+            .checkpointWithoutParent("c1"), 103, 404,
+            "Domain checkpoint not found: checkpoint 'c1' does not have a parent"
+        ),
+        (
+            .checkpointUnusable("c1", disk: "vda"), 109, 409,
+            "checkpoint inconsistent: missing or broken bitmap 'c1' for disk 'vda'"
+        ),
+        (
+            .domainHasCheckpoints(2), 55, 409,
+            "Requested operation is not valid: cannot delete inactive domain with 2 checkpoints"
+        ),
         (.unknownDisk("vdz"), 67, 404, "unsupported configuration: no disk named 'vdz'"),
     ])
     func textsThatClientsKnow(error: ControlError, number: Int, status: Int, message: String) {
@@ -69,6 +84,18 @@ import Testing
         (
             .limitReached(what: "jobs", limit: 3), 55, 409,
             "Requested operation is not valid: no more than 3 jobs"
+        ),
+        (
+            .checkpointUnusable(checkpoint: "c1", target: "vda", detail: "d"), 109, 409,
+            "checkpoint inconsistent: missing or broken bitmap 'c1' for disk 'vda'"
+        ),
+        (
+            .checkpointExists(checkpoint: "c1", export: "vm1/vda"), 9, 409,
+            "operation failed: disk 'vm1/vda' already holds a checkpoint 'c1'"
+        ),
+        (
+            .notTracked(export: "vm1/vda", detail: "d"), 67, 422,
+            "unsupported configuration: changes of disk 'vm1/vda' are not tracked: d"
         ),
         (.shuttingDown, 55, 500, "Requested operation is not valid: the server is shutting down"),
         (.systemUnsupported(detail: "d"), 84, 500, "Operation not supported: d"),

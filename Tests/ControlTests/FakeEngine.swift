@@ -14,6 +14,14 @@ final class FakeEngine: BackupEngine {
         var unusablePaths: Set<String> = []
         var beginFault: ServerFault?
         var endFault: ServerFault?
+        /// By tracking directory, as a real engine keeps them: oldest first.
+        var chains: [String: [String]] = [:]
+        var createFault: ServerFault?
+        var deleteFault: ServerFault?
+        /// Checkpoints whose bitmap is invalid, by tracking directory.
+        var invalid: [String: Set<String>] = [:]
+        var recoveredBytes: UInt64 = 0
+        var trackingProblem: String?
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
     }
@@ -61,15 +69,110 @@ final class FakeEngine: BackupEngine {
     }
 
     func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
-        guard state.withLock({ $0.attached[disk] }) != nil else { throw .unknownDisk }
-        return DiskStatus(sizeBytes: 1 << 20, clientCount: 1, dirtyBytes: 65536)
+        let status: DiskStatus? = state.withLock { state in
+            guard let configuration = state.attached[disk] else { return nil }
+            var status = DiskStatus(sizeBytes: 1 << 20, clientCount: 1, dirtyBytes: 65536)
+            guard let tracking = configuration.tracking else { return status }
+            let invalid = state.invalid[tracking.directory] ?? []
+            status.tracking = TrackingStatus(
+                granularityBytes: tracking.granularityBytes,
+                checkpoints: (state.chains[tracking.directory] ?? [])
+                    .filter { !invalid.contains($0) },
+                dirtyBytes: 4096, recoveredBytes: state.recoveredBytes,
+                problem: state.trackingProblem)
+            return status
+        }
+        guard let status else { throw .unknownDisk }
+        return status
+    }
+
+    func createCheckpoint(_ configuration: CheckpointConfiguration) async throws(ServerFault) {
+        let fault = state.withLock { state -> ServerFault? in
+            if let fault = state.createFault { return fault }
+            return Self.create(configuration, &state)
+        }
+        if let fault { throw fault }
+    }
+
+    func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault) {
+        let fault = state.withLock { state -> ServerFault? in
+            if let fault = state.deleteFault { return fault }
+            guard let directory = state.attached[disk]?.tracking?.directory else {
+                return .unknownDisk
+            }
+            state.chains[directory]?.removeAll { $0 == name }
+            return nil
+        }
+        if let fault { throw fault }
+    }
+
+    func dirtyReport(
+        since checkpoint: String, disk: DiskID, extentLimit: Int
+    ) async throws(ServerFault) -> DirtyReport {
+        let isHeld = state.withLock { state in
+            guard let directory = state.attached[disk]?.tracking?.directory else { return false }
+            return state.chains[directory]?.contains(checkpoint) == true
+                && state.invalid[directory]?.contains(checkpoint) != true
+        }
+        guard isHeld else {
+            throw .checkpointUnusable(checkpoint: checkpoint, target: "", detail: "not held")
+        }
+        return DirtyReport(
+            dirtyBytes: 131_072, extents: [DirtyExtent(offset: 65_536, length: 65_536)])
+    }
+
+    // All disks or none, as the engine does it.
+    private static func create(
+        _ configuration: CheckpointConfiguration, _ state: inout State
+    ) -> ServerFault? {
+        var directories: [String] = []
+        for disk in configuration.disks {
+            guard let attached = state.attached[disk] else { return .unknownDisk }
+            guard let directory = attached.tracking?.directory else {
+                return .notTracked(export: attached.exportName, detail: "no directory")
+            }
+            guard state.chains[directory]?.contains(configuration.name) != true else {
+                return .checkpointExists(
+                    checkpoint: configuration.name, export: attached.exportName)
+            }
+            directories.append(directory)
+        }
+        for directory in directories {
+            state.chains[directory, default: []].append(configuration.name)
+        }
+        return nil
+    }
+
+    // The first disk whose chain does not hold the checkpoint it is to start from.
+    private static func unusableBase(
+        _ configuration: JobConfiguration, _ state: State
+    ) -> ServerFault? {
+        for disk in configuration.disks {
+            guard let base = disk.incremental?.checkpoint else { continue }
+            let directory = state.attached[disk.disk]?.tracking?.directory ?? ""
+            if state.chains[directory]?.contains(base) != true {
+                return .checkpointUnusable(
+                    checkpoint: base, target: disk.target, detail: "broken at the last moment")
+            }
+        }
+        return nil
     }
 
     func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted {
         let (fault, onBegin) = state.withLock { ($0.beginFault, $0.onBegin) }
         if let fault { throw fault }
         onBegin?(configuration)
-        state.withLock { $0.jobs[configuration.id] = configuration }
+        let refusal = state.withLock { state -> ServerFault? in
+            if let fault = Self.unusableBase(configuration, state) { return fault }
+            if let checkpoint = configuration.checkpoint,
+                let fault = Self.create(checkpoint, &state)
+            {
+                return fault
+            }
+            state.jobs[configuration.id] = configuration
+            return nil
+        }
+        if let refusal { throw refusal }
         var endpoint = configuration.endpoint
         if case .tcp(let host, nil) = endpoint { endpoint = .tcp(host: host, port: 10809) }
         let sizes = configuration.disks.map { ($0.target, UInt64(1 << 20)) }

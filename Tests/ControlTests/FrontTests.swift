@@ -96,8 +96,8 @@ import Testing
                 (.init("POST", "v1", "domains", "vm1", "job", "abort"), "no-active-job", 55, 404),
                 (.init("GET", "v1", "domains", "vm1", "job", "xml"), "no-job", 104, 404),
                 (
-                    .init("GET", "v1", "domains", "vm1", "checkpoints"),
-                    "checkpoints-unsupported", 84, 501
+                    .init("GET", "v1", "domains", "vm1", "checkpoints", "c1"),
+                    "checkpoint-not-found", 103, 404
                 ),
             ]
             for (call, code, number, status) in cases {

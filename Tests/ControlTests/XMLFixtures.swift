@@ -40,8 +40,10 @@ func plan(
     _ xml: String, domain: DomainDefinition = makeDomain(), reuseExternal: Bool = false,
     known: Set<String> = []
 ) throws(ControlError) -> BackupPlan {
-    try BackupPlan.make(
+    let usable = Dictionary(uniqueKeysWithValues: domain.disks.map { ($0.target, known) })
+    return try BackupPlan.make(
         try BackupRequest.parse(xml), domain: domain,
         jobID: "00000000-0000-4000-8000-000000000001", reuseExternal: reuseExternal,
-        scratchSuffix: "1795223818", firstIndex: 21, knownCheckpoints: known)
+        scratchSuffix: "1795223818", firstIndex: 21,
+        bases: IncrementalBases(known: known, usable: usable))
 }

@@ -34,12 +34,14 @@ package enum ConsoleText {
             }, quiet: quiet)
     }
 
-    /// `virsh domblklist`; a column for errors appears when a disk has one.
+    /// `virsh domblklist`; columns for problems and errors appear when a disk has one.
     package static func disks(_ disks: [DiskView], details: Bool, quiet: Bool) -> String {
         let hasErrors = disks.contains { $0.errorMessage != nil }
         var head = details ? ["Type", "Device"] : []
         head += ["Target", "Source"]
-        if details { head += ["Size", "Dirty", "Client", "URI"] }
+        let hasProblems = details && disks.contains { $0.trackingProblem != nil }
+        if details { head += ["Size", "Dirty", "Client", "URI", "Checkpoints", "Recovered"] }
+        if hasProblems { head.append("Tracking Problem") }
         if hasErrors { head.append("Error") }
         let rows = disks.map { disk in
             var row = details ? [disk.type, disk.device] : []
@@ -48,8 +50,12 @@ package enum ConsoleText {
                 row += [
                     disk.size.map(String.init) ?? "-", disk.dirtyBytes.map(String.init) ?? "-",
                     disk.clients.map { $0 > 0 ? "connected" : "none" } ?? "-", disk.uri ?? "-",
+                    disk.checkpoints.flatMap { $0.isEmpty ? nil : $0.joined(separator: ",") }
+                        ?? "-",
+                    disk.recoveredBytes.map(String.init) ?? "-",
                 ]
             }
+            if hasProblems { row.append(disk.trackingProblem ?? "-") }
             if hasErrors { row.append(disk.errorMessage ?? "-") }
             return row
         }
@@ -72,9 +78,13 @@ package enum ConsoleText {
         return table(head, rows, quiet: quiet)
     }
 
-    /// The job's id, then the URI of every export, one a line.
+    /// The job's id, then the URI of every export, one a line; then the disks that are backed up
+    /// in full against the client's wish, and why.
     package static func begun(_ job: BegunJob) -> String {
-        ([job.id] + job.exports.map(\.uri)).joined(separator: "\n") + "\n"
+        let fallbacks = job.exports.compactMap { export in
+            export.fallbackReason.map { "disk '\(export.disk)' is backed up in full: \($0)" }
+        }
+        return ([job.id] + job.exports.map(\.uri) + fallbacks).joined(separator: "\n") + "\n"
     }
 
     /// `virsh domjobinfo`.

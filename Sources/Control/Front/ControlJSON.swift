@@ -74,16 +74,37 @@ package struct XMLBody: Sendable, Hashable, Codable {
     package init(xml: String) { self.xml = xml }
 }
 
+/// A job's XML, with what the XML cannot hold.
+package struct BackupXMLBody: Sendable, Hashable, Codable {
+    package var xml: String
+    /// Tells, by `fallbackReason`, which disks are full against the client's wish.
+    package var exports: [ExportView]
+}
+
+/// The body of a define call in JSON.
+package struct DefineBody: Sendable, Hashable, Codable {
+    package var xml: String
+    /// Bytes that one bit of a dirty bitmap stands for.
+    package var granularityBytes: UInt64?
+    package init(xml: String, granularityBytes: UInt64? = nil) {
+        self.xml = xml
+        self.granularityBytes = granularityBytes
+    }
+}
+
 /// The body of a begin call in JSON; every part may be left out.
 package struct BeginBody: Sendable, Hashable, Codable {
     package var backupXML: String?
     package var checkpointXML: String?
     package var reuseExternal: Bool?
     package var ttlSeconds: UInt64?
+    /// True: a disk that cannot start from its checkpoint is backed up in full.
+    package var fallbackFull: Bool?
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
-        ttlSeconds: UInt64? = nil
+        ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil
     ) {
+        self.fallbackFull = fallbackFull
         self.backupXML = backupXML
         self.checkpointXML = checkpointXML
         self.reuseExternal = reuseExternal

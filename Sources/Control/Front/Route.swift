@@ -43,6 +43,9 @@ struct RouteCall: Sendable {
     /// The domain of the path.
     var domain: String { get throws { try parameter("domain") } }
 
+    /// The checkpoint of the path.
+    var checkpoint: String { get throws { try parameter("checkpoint") } }
+
     /// The `job` of the query.
     var job: String? { query["job"].flatMap { $0.isEmpty ? nil : $0 } }
 
@@ -116,7 +119,14 @@ extension Response {
 
     /// XML: as it is when the client accepts `application/xml`, else as text in JSON.
     static func xml(_ text: String, for call: RouteCall) throws -> Response {
-        guard call.accept.contains("application/xml") else { return try json(XMLBody(xml: text)) }
+        try xml(text, json: XMLBody(xml: text), for: call)
+    }
+
+    /// XML when the client accepts `application/xml`, else `body`, which has it as text.
+    static func xml(
+        _ text: String, json body: some Encodable, for call: RouteCall
+    ) throws -> Response {
+        guard call.accept.contains("application/xml") else { return try json(body) }
         return Response(
             status: .ok, headers: [.contentType: "application/xml"],
             body: ResponseBody(byteBuffer: ByteBuffer(string: text)))

@@ -45,11 +45,16 @@ package struct Routes: Sendable {
                 try .json(DomainsBody(domains: await manager.listDomains()))
             },
             Route(.post, "/v1/domains") { call in
-                let xml = call.isXML ? try call.text() : try call.json(XMLBody.self).xml
-                return try .json(try await manager.define(xml: xml), status: .created)
+                let body =
+                    call.isXML ? DefineBody(xml: try call.text()) : try call.json(DefineBody.self)
+                let granularity = try body.granularityBytes ?? call.number("granularityBytes")
+                return try .json(
+                    try await manager.define(xml: body.xml, granularityBytes: granularity),
+                    status: .created)
             },
             Route(.delete, "/v1/domains/{domain}") { call in
-                try await manager.undefine(call.domain)
+                try await manager.undefine(
+                    call.domain, removingCheckpoints: try call.flag("checkpoints"))
                 return Response(status: .noContent)
             },
             Route(.get, "/v1/domains/{domain}/xml") { call in
@@ -87,8 +92,8 @@ package struct Routes: Sendable {
                 return try .json(info)
             },
             Route(.get, "/v1/domains/{domain}/job/xml") { call in
-                try .xml(
-                    try await manager.backupXML(domain: call.domain, job: call.job), for: call)
+                let body = try await manager.backupXML(domain: call.domain, job: call.job)
+                return try .xml(body.xml, json: body, for: call)
             },
             Route(.post, "/v1/domains/{domain}/job/end") { call in
                 let failed = try call.json(EndBody.self).failed ?? false
@@ -106,15 +111,59 @@ package struct Routes: Sendable {
     private var checkpoints: [Route] {
         let base = "/v1/domains/{domain}/checkpoints"
         let one = base + "/{checkpoint}"
-        let places: [(HTTPRequest.Method, String)] = [
-            (.get, base), (.post, base), (.get, one), (.delete, one), (.get, one + "/xml"),
-            (.get, one + "/parent"),
+        return [
+            Route(.get, base) { call in
+                let list = try await manager.listCheckpoints(
+                    of: call.domain, try Self.filter(call))
+                return try .json(CheckpointsBody(domain: call.domain, checkpoints: list))
+            },
+            Route(.post, base) { call in
+                let xml = call.isXML ? try call.text() : try call.json(XMLBody.self).xml
+                return try .json(
+                    try await manager.createCheckpoint(
+                        domain: call.domain, xml: xml, redefine: call.flag("redefine")),
+                    status: .created)
+            },
+            Route(.get, one) { call in
+                try .json(try await manager.checkpoint(call.checkpoint, of: call.domain))
+            },
+            Route(.delete, one) { call in
+                try await manager.deleteCheckpoint(
+                    call.checkpoint, of: call.domain, scope: try Self.scope(call),
+                    metadataOnly: call.flag("metadata"))
+                return Response(status: .noContent)
+            },
+            Route(.get, one + "/xml") { call in
+                let body = try await manager.checkpointXML(
+                    call.checkpoint, of: call.domain, withDomain: try !call.flag("noDomain"),
+                    withSizes: call.flag("size"))
+                return try .xml(body.xml, json: body, for: call)
+            },
+            Route(.get, one + "/parent") { call in
+                try .json(try await manager.checkpointParent(call.checkpoint, of: call.domain))
+            },
         ]
-        return places.map { method, path in
-            Route(method, path) { call in
-                _ = try await manager.domainXML(call.domain)
-                throw ControlError.checkpointsNotSupportedYet
-            }
+    }
+
+    private static func filter(_ call: RouteCall) throws -> CheckpointFilter {
+        var filter = CheckpointFilter()
+        filter.roots = try call.flag("roots")
+        filter.leaves = try call.flag("leaves")
+        filter.noLeaves = try call.flag("noLeaves")
+        filter.from = call.query["from"]
+        filter.descendants = try call.flag("descendants")
+        filter.topological = try call.flag("topological")
+        return filter
+    }
+
+    private static func scope(_ call: RouteCall) throws -> CheckpointTree.Scope {
+        switch (try call.flag("children"), try call.flag("childrenOnly")) {
+        case (false, false): return .one
+        case (true, false): return .withDescendants
+        case (false, true): return .descendantsOnly
+        case (true, true):
+            throw ControlError.invalidArgument(
+                what: "children", detail: "it excludes 'childrenOnly'")
         }
     }
 
@@ -128,7 +177,8 @@ package struct Routes: Sendable {
         return BeginRequest(
             backupXML: body.backupXML, checkpointXML: body.checkpointXML,
             reuseExternal: try body.reuseExternal ?? call.flag("reuseExternal"),
-            timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"))
+            timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"),
+            fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"))
     }
 
     // Without `follow` the events kept; with it those and all later ones, one JSON object per line.

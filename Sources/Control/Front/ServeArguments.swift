@@ -57,7 +57,7 @@ package enum ServeArguments {
     }
 
     // Splits at single commas; a doubled one stands for itself.
-    private static func commaSeparated(_ text: String) -> [String] {
+    static func commaSeparated(_ text: String) -> [String] {
         var parts = [""]
         var rest = text[...]
         while let character = rest.popFirst() {

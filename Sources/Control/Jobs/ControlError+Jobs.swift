@@ -1,9 +1,4 @@
 extension ControlError {
-    /// What every checkpoint command answers until checkpoints exist.
-    package static let checkpointsNotSupportedYet = ControlError(
-        .operationUnsupported, code: "checkpoints-unsupported", status: 501,
-        detail: "checkpoints are not supported yet")
-
     /// The server stops and begins nothing new.
     static let serverStopping = ControlError(
         code: "server-stopping", libvirtCode: 55,

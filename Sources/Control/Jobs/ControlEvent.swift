@@ -14,6 +14,10 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case domainUndefined = "domain-undefined"
         case diskAttached = "disk-attached"
         case diskFailed = "disk-failed"
+        case trackingRecovered = "tracking-recovered"
+        case trackingProblem = "tracking-problem"
+        case checkpointCreated = "checkpoint-created"
+        case checkpointDeleted = "checkpoint-deleted"
     }
 
     /// Counts up by one per event; a gap means that a slow reader missed some.

@@ -5,7 +5,9 @@ import NBDServer
 struct Job: Sendable {
     let id: String
     let domain: String
-    let plan: BackupPlan
+    var plan: BackupPlan
+    /// The checkpoint made in the job's instant.
+    let checkpoint: CheckpointMetadata?
     var state = JobState.starting
     /// For people.
     let begunAt = Date()
@@ -20,7 +22,11 @@ struct Job: Sendable {
     /// The record on disk.
     var record: StoredJob
 
-    init(id: String, domain: String, plan: BackupPlan, record: StoredJob) {
+    init(
+        id: String, domain: String, plan: BackupPlan, checkpoint: CheckpointMetadata?,
+        record: StoredJob
+    ) {
+        self.checkpoint = checkpoint
         self.id = id
         self.domain = domain
         self.plan = plan
@@ -32,7 +38,8 @@ struct Job: Sendable {
     var view: JobView {
         JobView(
             id: id, domain: domain, state: state.name, begun: begunAt,
-            errorMessage: state.brokenReason, expires: expiresAt, exports: exports)
+            errorMessage: state.brokenReason, expires: expiresAt, exports: exports,
+            checkpoint: checkpoint?.name)
     }
 
     /// The job's figures now; the words follow libvirt's, with `Failed` for a job that broke but

@@ -11,11 +11,15 @@ package struct BeginRequest: Sendable, Hashable {
     package var reuseExternal: Bool
     /// Seconds after which the job ends by itself, as failed.
     package var timeToLiveSeconds: UInt64?
+    /// A disk whose chain does not hold the checkpoint asked for is backed up in full; otherwise
+    /// it refuses the whole job.
+    package var fallsBackToFull: Bool
 
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool = false,
-        timeToLiveSeconds: UInt64? = nil
+        timeToLiveSeconds: UInt64? = nil, fallsBackToFull: Bool = false
     ) {
+        self.fallsBackToFull = fallsBackToFull
         self.backupXML = backupXML
         self.checkpointXML = checkpointXML
         self.reuseExternal = reuseExternal
@@ -26,45 +30,63 @@ package struct BeginRequest: Sendable, Hashable {
 extension JobManager {
     /// Begins a backup job; its exports are served when this returns.
     ///
-    /// A refused begin leaves nothing behind.
+    /// A refused begin leaves nothing behind, no checkpoint either.
     package func begin(
         domain name: String, _ request: BeginRequest
     ) async throws(ControlError) -> BegunJob {
         let parsed = try check(name, request)
+        if parsed.checkpoint != nil { await lockCheckpoints(of: name) }
+        defer { if parsed.checkpoint != nil { unlockCheckpoints(of: name) } }
         await retryFailedDisks(of: name)
+        let bases = try await incrementalBases(of: name, fallsBackToFull: request.fallsBackToFull)
         let id = UUID().uuidString.lowercased()
-        let job = try reserve(id, domain: name, parsed, reuseExternal: request.reuseExternal)
+        let job = try reserve(
+            id, domain: name, parsed, bases, reuseExternal: request.reuseExternal)
         do throws(ControlError) {
             try state?.save(job.record)
-            let configuration = try configuration(of: job)
-            let started = try await startInEngine(configuration)
+            if let checkpoint = job.checkpoint { try await prepare(checkpoint, domain: name) }
+            let started = try await startInEngine(id, fallsBackToFull: request.fallsBackToFull)
             jobs[id]?.started = started
         } catch {
+            forgetPending(job)
             drop(id)
             throw error
         }
         do throws(ControlError) {
-            try await finishBegin(id)
+            try finishBegin(id)
+            if let checkpoint = job.checkpoint { try commit(checkpoint, domain: name) }
         } catch {
             _ = try? await engine.endJob(id: id)
+            if let checkpoint = job.checkpoint { await takeBack(checkpoint, domain: name) }
             drop(id)
             throw error
         }
-        return try await announce(id, timeToLiveSeconds: request.timeToLiveSeconds)
+        return try announce(id, timeToLiveSeconds: request.timeToLiveSeconds)
+    }
+
+    // A file of that name that is not the pending one keeps bitmaps that nobody knows.
+    private func forgetPending(_ job: Job) {
+        guard let checkpoint = job.checkpoint, let domain = domains[job.domain],
+            !domain.keptLayers.contains(checkpoint.name)
+        else { return }
+        try? state?.removeCheckpoint(checkpoint.name, of: domain.definition.uuid)
+    }
+
+    // What a request says, read.
+    private struct ParsedRequest {
+        var backup: BackupRequest?
+        var checkpoint: CheckpointRequest?
     }
 
     // Everything that can be refused without asking the engine, in the order a user meets it.
     private func check(
         _ name: String, _ request: BeginRequest
-    ) throws(ControlError) -> BackupRequest? {
+    ) throws(ControlError) -> ParsedRequest {
         guard !isStopping else { throw .serverStopping }
         _ = try domain(name)
-        let parsed: BackupRequest? =
-            if let xml = request.backupXML { try BackupRequest.parse(xml) } else { nil }
-        if let xml = request.checkpointXML {
-            _ = try CheckpointRequest.parse(xml)
-            throw .checkpointsNotSupportedYet
-        }
+        var parsed = ParsedRequest()
+        if let xml = request.backupXML { parsed.backup = try BackupRequest.parse(xml) }
+        if let xml = request.checkpointXML { parsed.checkpoint = try CheckpointRequest.parse(xml) }
         if let seconds = request.timeToLiveSeconds {
             guard (1...Self.timeToLiveSecondsMax).contains(seconds) else {
                 throw .invalidArgument(
@@ -79,14 +101,25 @@ extension JobManager {
     // Makes the plan and enters the job, with no wait between: two begins never share a plan's
     // names.
     private func reserve(
-        _ id: String, domain name: String, _ parsed: BackupRequest?, reuseExternal: Bool
+        _ id: String, domain name: String, _ parsed: ParsedRequest, _ bases: IncrementalBases,
+        reuseExternal: Bool
     ) throws(ControlError) -> Job {
         guard !isStopping else { throw .serverStopping }
         let domain = try domain(name)
-        let request = if let parsed { parsed } else { try defaultRequest(jobID: id) }
+        let request =
+            if let backup = parsed.backup { backup } else { try defaultRequest(jobID: id) }
+        var checkpoint: CheckpointMetadata?
+        if let asked = parsed.checkpoint {
+            let planned = try CheckpointPlan.create(
+                asked, domain: domain.definition, tree: domain.checkpoints, now: Self.now,
+                jobID: id)
+            _ = try engineCheckpoint(planned, in: domain)
+            checkpoint = planned
+        }
         let plan = try BackupPlan.make(
             request, domain: domain.definition, jobID: id, reuseExternal: reuseExternal,
-            scratchSuffix: nextScratchSuffix(), firstIndex: nextDiskIndex)
+            scratchSuffix: checkpoint?.name ?? nextScratchSuffix(), firstIndex: nextDiskIndex,
+            bases: bases)
         try PlaintextPolicy.check(plan.endpoint, allowPlaintext: settings.allowPlaintext)
         for disk in plan.disks where disk.participates {
             if case .failed(let reason) = domain.attachments[disk.target] {
@@ -94,7 +127,9 @@ extension JobManager {
             }
         }
         nextDiskIndex += plan.disks.count
-        let job = Job(id: id, domain: name, plan: plan, record: record(of: plan, domain: name))
+        let job = Job(
+            id: id, domain: name, plan: plan, checkpoint: checkpoint,
+            record: record(of: plan, domain: name))
         jobs[id] = job
         return job
     }
@@ -139,21 +174,35 @@ extension JobManager {
         for (target, attachment) in domains[job.domain]?.attachments ?? [:] {
             if case .attached(let id) = attachment { ids[target] = id }
         }
-        return try job.plan.jobConfiguration(
-            diskIDs: ids, holdLimitMilliseconds: settings.holdLimitMilliseconds)
-    }
-
-    private func startInEngine(
-        _ configuration: JobConfiguration
-    ) async throws(ControlError) -> JobStarted {
-        do {
-            return try await engine.beginJob(configuration)
-        } catch {
-            throw controlError(from: error)
+        var checkpoint: CheckpointConfiguration?
+        if let planned = job.checkpoint {
+            checkpoint = try engineCheckpoint(planned, in: try domain(job.domain))
         }
+        return try job.plan.jobConfiguration(
+            diskIDs: ids, holdLimitMilliseconds: settings.holdLimitMilliseconds,
+            checkpoint: checkpoint)
     }
 
-    private func finishBegin(_ id: String) async throws(ControlError) {
+    // A chain that turns out to be broken only now makes its disk a full one too, where that is
+    // allowed; each round has one incremental disk less.
+    private func startInEngine(
+        _ id: String, fallsBackToFull: Bool
+    ) async throws(ControlError) -> JobStarted {
+        while let job = jobs[id] {
+            let configuration = try configuration(of: job)
+            do throws(ServerFault) {
+                return try await engine.beginJob(configuration)
+            } catch {
+                guard fallsBackToFull, case .checkpointUnusable(_, let target, let detail) = error,
+                    let plan = job.plan.makingFull(target, reason: detail)
+                else { throw controlError(from: error) }
+                jobs[id]?.plan = plan
+            }
+        }
+        throw .jobNotFound(id)
+    }
+
+    private func finishBegin(_ id: String) throws(ControlError) {
         guard var job = jobs[id], let started = job.started else { throw .jobNotFound(id) }
         if isStopping { throw .serverStopping }
         job.record.tempTotalBytes = started.diskSizes.values.reduce(0, +)
@@ -167,7 +216,7 @@ extension JobManager {
             return ExportView(
                 disk: disk.target, name: name,
                 uri: ExportURI.text(endpoint: started.endpoint, name: name),
-                bitmap: disk.offeredBitmap)
+                bitmap: disk.offeredBitmap, fallbackReason: disk.fallbackReason)
         }
         if let next = try? job.state.after(.started) { job.state = next }
         jobs[id] = job
@@ -175,7 +224,7 @@ extension JobManager {
 
     private func announce(
         _ id: String, timeToLiveSeconds: UInt64?
-    ) async throws(ControlError) -> BegunJob {
+    ) throws(ControlError) -> BegunJob {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
         if let seconds = timeToLiveSeconds {
             jobs[id]?.expiresAt = job.begunAt.addingTimeInterval(Double(seconds))
@@ -190,7 +239,7 @@ extension JobManager {
             ControlEvent(
                 .jobBegin, domain: job.domain, id: id,
                 message: "exports " + job.exports.map(\.name).joined(separator: ",")))
-        return BegunJob(id: id, exports: job.exports)
+        return BegunJob(id: id, exports: job.exports, checkpoint: job.checkpoint?.name)
     }
 
     private func drop(_ id: String) {

@@ -3,42 +3,46 @@ import NBDServer
 extension JobManager {
     /// Defines a domain and serves its disks.
     ///
-    /// Throws when the name or UUID is taken or a disk cannot be opened; then nothing is attached
-    /// or kept.
+    /// `granularityBytes` is what one bit of its dirty bitmaps stands for. Throws when the name or
+    /// UUID is taken, the granularity is wrong, or a disk cannot be opened; then nothing is
+    /// attached or kept.
     @discardableResult
-    package func define(xml: String) async throws(ControlError) -> DomainView {
+    package func define(
+        xml: String, granularityBytes: UInt64? = nil
+    ) async throws(ControlError) -> DomainView {
+        let granularity: UInt32? =
+            if let granularityBytes {
+                try TrackingGranularity.checked(granularityBytes)
+            } else { nil }
         let definition = try DomainDefinition.parse(xml)
-        return try await define(definition, isStored: true)
+        return try await define(definition, isStored: true, granularityBytes: granularity)
     }
 
     /// Defines an already parsed domain; `isStored` says whether it outlives the server.
     @discardableResult
     package func define(
-        _ definition: DomainDefinition, isStored: Bool
+        _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil
     ) async throws(ControlError) -> DomainView {
         let name = definition.name
         try checkNameIsFree(definition)
         reservedNames.insert(name)
         defer { reservedNames.remove(name) }
-        var domain = ManagedDomain(definition: definition, isStored: isStored)
-        do {
-            for disk in definition.disks {
-                guard let configuration = definition.configuration(of: disk) else {
-                    domain.attachments[disk.target] = .noMedia
-                    continue
-                }
-                domain.attachments[disk.target] = .attached(
-                    try await engine.attachDisk(configuration))
+        let hadTracking = state?.hasTracking(of: definition.uuid) ?? true
+        var domain = ManagedDomain(
+            definition: definition, isStored: isStored,
+            granularityBytes: granularityBytes ?? settings.granularityBytes)
+        _ = loadCheckpoints(into: &domain)
+        do throws(ControlError) {
+            try await attachAll(&domain)
+            if isStopping { throw .serverStopping }
+            if isStored {
+                try state?.save(
+                    StoredDomain(
+                        name: name, xml: definition.xml, granularityBytes: granularityBytes))
             }
         } catch {
             await detach(domain)
-            throw controlError(from: error)
-        }
-        do throws(ControlError) {
-            if isStopping { throw .serverStopping }
-            if isStored { try state?.save(StoredDomain(name: name, xml: definition.xml)) }
-        } catch {
-            await detach(domain)
+            if !hadTracking { try? state?.removeTracking(of: definition.uuid) }
             throw error
         }
         domains[name] = domain
@@ -47,6 +51,22 @@ extension JobManager {
             events.append(ControlEvent(.diskAttached, domain: name, disk: disk.target))
         }
         return view(of: domain)
+    }
+
+    private func attachAll(_ domain: inout ManagedDomain) async throws(ControlError) {
+        for disk in domain.definition.disks {
+            guard let configuration = try configuration(of: disk, in: domain) else {
+                domain.attachments[disk.target] = .noMedia
+                continue
+            }
+            do {
+                let id = try await engine.attachDisk(configuration)
+                domain.attachments[disk.target] = .attached(id)
+                await reconcile(id, disk, of: domain)
+            } catch {
+                throw controlError(from: error)
+            }
+        }
     }
 
     private func checkNameIsFree(_ definition: DomainDefinition) throws(ControlError) {
@@ -62,16 +82,33 @@ extension JobManager {
         }
     }
 
-    /// Forgets a domain and closes its disks; refused while it has jobs.
-    package func undefine(_ name: String) async throws(ControlError) {
+    /// Forgets a domain, closes its disks and ends the tracking of their changes.
+    ///
+    /// - Parameter removingCheckpoints: its checkpoints go with it.
+    /// - Throws: 55 while it has jobs, and while it has checkpoints that are to stay.
+    package func undefine(
+        _ name: String, removingCheckpoints: Bool = false
+    ) async throws(ControlError) {
+        _ = try domain(name)
+        await lockCheckpoints(of: name)
+        defer { unlockCheckpoints(of: name) }
         let domain = try domain(name)
         guard !jobs.values.contains(where: { $0.domain == name }) else { throw .domainBusy(name) }
+        guard removingCheckpoints || domain.checkpoints.isEmpty else {
+            throw .domainHasCheckpoints(domain.checkpoints.count)
+        }
+        let uuid = domain.definition.uuid
+        // After a crash here the domain is still there, and what its disks hold is stray.
+        try state?.removeCheckpoints(of: uuid)
+        domains[name]?.checkpoints = CheckpointTree()
+        domains[name]?.keptLayers = []
         if domain.isStored { try state?.removeDomain(name) }
         domains.removeValue(forKey: name)
         reservedNames.insert(name)
         defer { reservedNames.remove(name) }
         forgetFinished(name)
         await detach(domain)
+        try? state?.removeTracking(of: uuid)
         events.append(ControlEvent(.domainUndefined, domain: name))
     }
 
@@ -113,12 +150,21 @@ extension JobManager {
 
     private func attach(_ disk: DomainDisk, of definition: DomainDefinition) async {
         let name = definition.name
-        guard let configuration = definition.configuration(of: disk),
-            attachingExports.insert(configuration.exportName).inserted
-        else { return }
-        defer { attachingExports.remove(configuration.exportName) }
+        guard let domain = domains[name] else { return }
+        let export = definition.liveExportName(target: disk.target)
+        guard disk.path != nil, attachingExports.insert(export).inserted else { return }
+        defer { attachingExports.remove(export) }
+        let configuration: DiskConfiguration
+        do throws(ControlError) {
+            guard let found = try self.configuration(of: disk, in: domain) else { return }
+            configuration = found
+        } catch {
+            note(failure: error.message, of: disk, in: name)
+            return
+        }
         do {
             let id = try await engine.attachDisk(configuration)
+            if let domain = domains[name] { await reconcile(id, disk, of: domain) }
             // The domain may have gone, or come again, while the engine worked.
             guard case .failed = domains[name]?.attachments[disk.target], !isStopping else {
                 try? await engine.detachDisk(id)
@@ -127,28 +173,35 @@ extension JobManager {
             domains[name]?.attachments[disk.target] = .attached(id)
             events.append(ControlEvent(.diskAttached, domain: name, disk: disk.target))
         } catch {
-            let reason = controlError(from: error).message
-            guard domains[name]?.attachments[disk.target] != .failed(reason: reason) else {
-                return
-            }
-            domains[name]?.attachments[disk.target] = .failed(reason: reason)
-            events.append(
-                ControlEvent(.diskFailed, domain: name, disk: disk.target, message: reason))
+            note(failure: controlError(from: error).message, of: disk, in: name)
         }
+    }
+
+    // Only a reason that is new is an event.
+    private func note(failure reason: String, of disk: DomainDisk, in name: String) {
+        guard domains[name]?.attachments[disk.target] != .failed(reason: reason) else { return }
+        domains[name]?.attachments[disk.target] = .failed(reason: reason)
+        events.append(ControlEvent(.diskFailed, domain: name, disk: disk.target, message: reason))
     }
 
     /// Serves a domain at the start: a disk that cannot be opened costs only itself.
     ///
     /// Returns a line for each such disk.
-    func adopt(_ definition: DomainDefinition, isStored: Bool) async -> [String] {
-        var domain = ManagedDomain(definition: definition, isStored: isStored)
+    func adopt(
+        _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil,
+        discarding jobIDs: Set<String> = []
+    ) async -> [String] {
+        var domain = ManagedDomain(
+            definition: definition, isStored: isStored,
+            granularityBytes: granularityBytes ?? settings.granularityBytes)
+        let warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
         for disk in definition.disks {
             domain.attachments[disk.target] =
                 disk.path == nil ? .noMedia : .failed(reason: "not opened yet")
         }
         domains[definition.name] = domain
         await retryFailedDisks(of: definition.name)
-        return definition.disks.compactMap { disk in
+        return warnings + definition.disks.compactMap { disk in
             guard case .failed(let reason) = domains[definition.name]?.attachments[disk.target]
             else { return nil }
             return "disk '\(disk.target)' of domain '\(definition.name)': \(reason)"
@@ -182,7 +235,12 @@ extension JobManager {
                 let status = try await engine.diskStatus(id)
                 view.size = status.sizeBytes
                 view.clients = status.clientCount
-                view.dirtyBytes = status.dirtyBytes
+                view.dirtyBytes = status.tracking?.dirtyBytes ?? status.dirtyBytes
+                let known = domain.checkpoints
+                view.checkpoints = status.tracking?.checkpoints.filter { known[$0] != nil }
+                view.granularityBytes = status.tracking?.granularityBytes
+                view.recoveredBytes = status.tracking?.recoveredBytes
+                view.trackingProblem = status.tracking?.problem
             } catch {
                 view.errorMessage = controlError(from: error).message
             }

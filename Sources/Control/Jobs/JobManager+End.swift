@@ -22,25 +22,51 @@ extension JobManager {
             throw .jobNotReady(id: id, state: job.state.name)
         }
         jobs[id]?.state = ending
+        keepVerdict(id, discards: cause == .failure)
         do {
             jobs[id]?.lastReport = try await engine.endJob(id: id)
         } catch ServerFault.unknownJob, ServerFault.shuttingDown {
             // The engine has nothing of it left; the figures are those of the last look.
         } catch {
             if let back = try? jobs[id]?.state.after(.endRefused) { jobs[id]?.state = back }
+            keepVerdict(id, discards: false)
             throw controlError(from: error)
         }
-        return finish(id, cause: cause)
+        var problem: String?
+        if cause == .failure, let checkpoint = job.checkpoint {
+            do throws(ControlError) {
+                try await discardCheckpoint(ofJob: id, domain: job.domain)
+            } catch {
+                problem =
+                    "checkpoint '\(checkpoint.name)' could not be removed: \(error.message)"
+            }
+        }
+        return finish(id, cause: cause, problem: problem)
     }
 
-    private func finish(_ id: String, cause: EndCause) -> JobInfo {
+    // Kept before the job ends, so that a crash in between does not keep the checkpoint of a
+    // backup that its client called worthless.
+    private func keepVerdict(_ id: String, discards: Bool) {
+        guard var job = jobs[id], job.checkpoint != nil,
+            (job.record.discardsCheckpoint ?? false) != discards
+        else { return }
+        job.record.discardsCheckpoint = discards
+        try? state?.save(job.record)
+        jobs[id] = job
+    }
+
+    private func finish(_ id: String, cause: EndCause, problem: String?) -> JobInfo {
         guard var job = jobs.removeValue(forKey: id) else { return .none }
         job.expiryTask?.cancel()
         let reason = job.lastReport?.brokenReason
         job.state =
             (try? job.state.after(.engineEnded(brokenReason: reason)))
             ?? .ended(cause.outcome(brokenReason: reason))
-        let info = job.info()
+        var info = job.info()
+        if let problem {
+            info.errorMessage = [info.errorMessage, problem].compactMap { $0 }
+                .joined(separator: "; ")
+        }
         endedJobs[info.jobType, default: 0] += 1
         forgetFinished(job.domain)
         var isStored = false
@@ -90,10 +116,11 @@ extension JobManager {
         return last.info
     }
 
-    /// Libvirt's output form of a job.
-    package func backupXML(domain: String, job id: String?) throws(ControlError) -> String {
+    /// Libvirt's output form of a job, and its exports.
+    package func backupXML(domain: String, job id: String?) throws(ControlError) -> BackupXMLBody {
         let job = try pick(domain, id, none: .noJob)
-        return job.plan.xml(startedEndpoint: job.started?.endpoint)
+        return BackupXMLBody(
+            xml: job.plan.xml(startedEndpoint: job.started?.endpoint), exports: job.exports)
     }
 
     /// The jobs that have not ended, oldest first; of one domain or of all.

@@ -20,11 +20,13 @@ extension JobManager {
     package func restore(_ given: [StartDomain] = []) async -> [String] {
         var warnings: [String] = []
         let names = Set(given.map(\.definition.name))
+        let discarding = Set(
+            state?.jobs().records.filter { $0.discardsCheckpoint == true }.map(\.id) ?? [])
         if let state {
             let kept = state.domains()
             warnings += kept.damaged.map { "state file '\($0.path)' is left out: \($0.detail)" }
             for record in kept.records where !names.contains(record.name) {
-                warnings += await restore(record)
+                warnings += await restore(record, discarding)
             }
             warnings += restoreJobs(state)
         }
@@ -37,18 +39,23 @@ extension JobManager {
             } catch {
                 warnings.append(error.message)
             }
-            warnings += await adopt(start.definition, isStored: start.isStored)
+            warnings += await adopt(
+                start.definition, isStored: start.isStored, discarding: discarding)
         }
         return warnings
     }
 
-    private func restore(_ record: StoredDomain) async -> [String] {
+    private func restore(
+        _ record: StoredDomain, _ discarding: Set<String>
+    ) async -> [String] {
         do throws(ControlError) {
             let definition = try DomainDefinition.parse(record.xml)
             guard definition.name == record.name else {
                 return ["domain '\(record.name)' is left out: its file holds another domain"]
             }
-            return await adopt(definition, isStored: true)
+            return await adopt(
+                definition, isStored: true, granularityBytes: record.granularityBytes,
+                discarding: discarding)
         } catch {
             return ["domain '\(record.name)' is left out: \(error.message)"]
         }

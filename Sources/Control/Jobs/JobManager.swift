@@ -14,11 +14,15 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Milliseconds.
     package var holdLimitMilliseconds: UInt64
+    /// Bytes per bit of a dirty bitmap, for domains that do not say.
+    package var granularityBytes: UInt32
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
-        holdLimitMilliseconds: UInt64 = 30_000
+        holdLimitMilliseconds: UInt64 = 30_000,
+        granularityBytes: UInt32 = TrackingGranularity.bytesDefault
     ) {
+        self.granularityBytes = granularityBytes
         self.runDirectory = runDirectory
         self.liveEndpoint = liveEndpoint
         self.allowPlaintext = allowPlaintext
@@ -48,6 +52,8 @@ package actor JobManager {
     var reservedNames: Set<String> = []
     /// Live exports being attached again now.
     var attachingExports: Set<String> = []
+    /// Domains whose checkpoints are being changed, and who waits to change them.
+    var checkpointQueues: [String: [CheckedContinuation<Void, Never>]] = [:]
     var jobs: [String: Job] = [:]
     /// By domain.
     var finished: [String: FinishedJob] = [:]

@@ -9,6 +9,8 @@ package struct ExportView: Sendable, Hashable, Codable {
     package var uri: String
     /// The dirty bitmap's name (`qemu:dirty-bitmap:` + this), or nil in a full backup.
     package var bitmap: String?
+    /// Why the backup is full although a checkpoint was asked for.
+    package var fallbackReason: String?
 
     // Written by hand so that an absent bitmap is an explicit null.
     package func encode(to encoder: any Encoder) throws {
@@ -17,6 +19,7 @@ package struct ExportView: Sendable, Hashable, Codable {
         try container.encode(name, forKey: .name)
         try container.encode(uri, forKey: .uri)
         try container.encode(bitmap, forKey: .bitmap)
+        try container.encodeIfPresent(fallbackReason, forKey: .fallbackReason)
     }
 }
 
@@ -24,6 +27,8 @@ package struct ExportView: Sendable, Hashable, Codable {
 package struct BegunJob: Sendable, Hashable, Codable {
     package var id: String
     package var exports: [ExportView]
+    /// Name of the checkpoint made in the same instant.
+    package var checkpoint: String?
 }
 
 /// One running job in a list.
@@ -39,6 +44,8 @@ package struct JobView: Sendable, Hashable, Codable {
     /// When it will be ended by itself.
     package var expires: Date?
     package var exports: [ExportView]
+    /// Name of the checkpoint made in the job's instant.
+    package var checkpoint: String?
 }
 
 /// Figures of one disk of a job.
@@ -102,7 +109,17 @@ package struct DiskView: Sendable, Hashable, Codable {
     /// NBD URI of the live export.
     package var uri: String?
     package var clients: Int?
+    /// Bytes changed since the newest checkpoint; of a disk whose changes are not tracked, since
+    /// it was attached.
     package var dirtyBytes: UInt64?
+    /// Checkpoints that an incremental backup of the disk can start from, oldest first.
+    package var checkpoints: [String]?
+    /// Bytes that one bit of its dirty bitmaps stands for.
+    package var granularityBytes: UInt32?
+    /// Bytes that count as changed to be safe, after an unclean stop.
+    package var recoveredBytes: UInt64?
+    /// Why older checkpoints of the disk are gone.
+    package var trackingProblem: String?
     /// Why the disk is not served.
     package var errorMessage: String?
 

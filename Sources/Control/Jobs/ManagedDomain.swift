@@ -14,6 +14,14 @@ struct ManagedDomain: Sendable {
     var definition: DomainDefinition
     /// Whether the state directory keeps it.
     let isStored: Bool
+    /// Bytes that one bit of a dirty bitmap stands for.
+    let granularityBytes: UInt32
+    var checkpoints = CheckpointTree()
+    /// Checkpoints that are not known but whose bitmaps stay: deleted with `--metadata`, or with a
+    /// damaged file.
+    var keptLayers: Set<String> = []
+    /// Set when the checkpoints could not be listed: then no bitmap may be taken for a stray one.
+    var keepsEveryLayer = false
     /// By target.
     var attachments: [String: Attachment] = [:]
 
@@ -29,10 +37,13 @@ struct ManagedDomain: Sendable {
 
 extension DomainDefinition {
     /// How the engine is to open one disk; nil for an empty drive.
-    func configuration(of disk: DomainDisk) -> DiskConfiguration? {
+    func configuration(
+        of disk: DomainDisk, tracking: TrackingConfiguration?
+    ) -> DiskConfiguration? {
         guard let path = disk.path else { return nil }
         return DiskConfiguration(
             exportName: liveExportName(target: disk.target), path: path, kind: disk.kind,
-            readOnly: disk.readOnly, cacheMode: disk.cacheMode, discardMode: disk.discardMode)
+            readOnly: disk.readOnly, cacheMode: disk.cacheMode, discardMode: disk.discardMode,
+            tracking: tracking)
     }
 }

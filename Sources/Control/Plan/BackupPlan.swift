@@ -12,6 +12,8 @@ package struct BackupPlan: Sendable, Hashable {
         package var backupMode: BackupMode
         /// Checkpoint that an incremental backup starts from.
         package var incremental: String?
+        /// Why the backup is full although a checkpoint was asked for.
+        package var fallbackReason: String?
         package var exportName: String?
         /// Name of the bitmap given or, for an incremental disk, chosen.
         package var exportBitmap: String?
@@ -39,7 +41,7 @@ package struct BackupPlan: Sendable, Hashable {
     /// The job's UUID, lower case.
     package let jobID: String
     /// All disks of the domain: those listed in their order, then the others in the domain's.
-    package let disks: [Disk]
+    package private(set) var disks: [Disk]
     package let endpoint: ListenEndpoint
     /// Checkpoint given for all disks.
     package let incremental: String?
@@ -52,16 +54,16 @@ package struct BackupPlan: Sendable, Hashable {
     ///   - reuseExternal: scratch files exist already and are kept.
     ///   - scratchSuffix: end of generated scratch names: the checkpoint's name, else Unix seconds.
     ///   - firstIndex: index of the first disk that takes part; the others follow by ones.
-    ///   - knownCheckpoints: names that an incremental backup may start from.
+    ///   - bases: what incremental backups may start from.
     /// - Throws: a refusal with libvirt's number; nothing has changed then.
     package static func make(
         _ request: BackupRequest, domain: DomainDefinition, jobID: String, reuseExternal: Bool,
-        scratchSuffix: String, firstIndex: Int, knownCheckpoints: Set<String> = []
+        scratchSuffix: String, firstIndex: Int, bases: IncrementalBases = .none
     ) throws(ControlError) -> BackupPlan {
         let requested = try align(request.disks, domain: domain)
         var planner = BackupPlanner(
             request: request, domain: domain, reuseExternal: reuseExternal,
-            scratchSuffix: scratchSuffix, knownCheckpoints: knownCheckpoints, nextIndex: firstIndex)
+            scratchSuffix: scratchSuffix, bases: bases, nextIndex: firstIndex)
         var disks: [Disk] = []
         for (disk, source) in requested {
             disks.append(try planner.plan(disk, source: source))
@@ -96,11 +98,30 @@ package struct BackupPlan: Sendable, Hashable {
         return aligned
     }
 
+    /// The plan with one incremental disk backed up in full, or nil when it is not incremental.
+    package func makingFull(_ target: String, reason: String) -> BackupPlan? {
+        guard
+            let index = disks.firstIndex(where: {
+                $0.target == target && $0.participates && $0.backupMode == .incremental
+            })
+        else { return nil }
+        var plan = self
+        plan.disks[index].backupMode = .full
+        plan.disks[index].incremental = nil
+        plan.disks[index].fallbackReason = reason
+        if disks[index].exportBitmap == "backup-\(target)" {
+            plan.disks[index].exportBitmap = nil
+        }
+        return plan
+    }
+
     /// Translates the plan for the server.
     ///
+    /// - Parameter checkpoint: made in the job's instant.
     /// - Throws: 1 for a disk that takes part and has no entry in `diskIDs`.
     package func jobConfiguration(
-        diskIDs: [String: DiskID], holdLimitMilliseconds: UInt64
+        diskIDs: [String: DiskID], holdLimitMilliseconds: UInt64,
+        checkpoint: CheckpointConfiguration? = nil
     ) throws(ControlError) -> JobConfiguration {
         var configured: [JobDiskConfiguration] = []
         for disk in disks where disk.participates {
@@ -109,12 +130,17 @@ package struct BackupPlan: Sendable, Hashable {
             else {
                 throw .internalError("disk '\(disk.target)' is not attached to the server")
             }
+            var incremental: IncrementalConfiguration?
+            if let base = disk.incremental, let bitmap = disk.offeredBitmap {
+                incremental = IncrementalConfiguration(checkpoint: base, bitmap: bitmap)
+            }
             configured.append(
                 JobDiskConfiguration(
-                    disk: id, target: disk.target, exportName: exportName, scratch: scratch))
+                    disk: id, target: disk.target, exportName: exportName, scratch: scratch,
+                    incremental: incremental))
         }
         return JobConfiguration(
             id: jobID, disks: configured, endpoint: endpoint,
-            holdLimitMilliseconds: holdLimitMilliseconds)
+            holdLimitMilliseconds: holdLimitMilliseconds, checkpoint: checkpoint)
     }
 }

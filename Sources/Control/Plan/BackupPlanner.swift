@@ -6,20 +6,20 @@ struct BackupPlanner {
     let domain: DomainDefinition
     let reuseExternal: Bool
     let scratchSuffix: String
-    let knownCheckpoints: Set<String>
+    let bases: IncrementalBases
     var nextIndex: Int
     private var exportNames: Set<String> = []
     private var scratchPaths: Set<String> = []
 
     init(
         request: BackupRequest, domain: DomainDefinition, reuseExternal: Bool,
-        scratchSuffix: String, knownCheckpoints: Set<String>, nextIndex: Int
+        scratchSuffix: String, bases: IncrementalBases, nextIndex: Int
     ) {
         self.request = request
         self.domain = domain
         self.reuseExternal = reuseExternal
         self.scratchSuffix = scratchSuffix
-        self.knownCheckpoints = knownCheckpoints
+        self.bases = bases
         self.nextIndex = nextIndex
     }
 
@@ -30,7 +30,11 @@ struct BackupPlanner {
         guard disk.participates else { return planned }
         planned.participates = true
         planned.scratch = try scratch(for: disk, source: source)
-        let base = try incrementalBase(of: disk)
+        var base = try incrementalBase(of: disk)
+        if let asked = base {
+            planned.fallbackReason = try bases.fallbackReason(from: asked, disk: disk.target)
+            if planned.fallbackReason != nil { base = nil }
+        }
         planned.backupMode = base == nil ? .full : .incremental
         planned.incremental = base
         let exportName = disk.exportName ?? disk.target
@@ -46,7 +50,7 @@ struct BackupPlanner {
         return planned
     }
 
-    /// Returns the checkpoint that the disk's backup starts from; nil for a full one.
+    /// Returns the checkpoint that the disk's backup is to start from; nil for a full one.
     private func incrementalBase(of disk: BackupRequest.Disk) throws(ControlError) -> String? {
         guard disk.backupMode != .full else { return nil }
         guard let base = disk.incremental ?? request.incremental else {
@@ -54,9 +58,6 @@ struct BackupPlanner {
                 throw .incrementalWithoutBase(disk.target)
             }
             return nil
-        }
-        guard knownCheckpoints.contains(base) else {
-            throw .checkpointNotFound(base, disk: disk.target)
         }
         return base
     }

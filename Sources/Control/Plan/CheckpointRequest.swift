@@ -17,19 +17,23 @@ package struct CheckpointRequest: Sendable, Hashable {
     package let creationTime: UInt64?
     /// Name of the parent; only a redefinition may set it.
     package let parent: String?
+    /// The uuid of the `<domain>` given, as written.
+    package let domainUUID: String?
+    /// The `<domain>` given, as written.
+    package let domainXML: String?
     /// Disks listed, nil when there was no list and every disk takes part.
     package let disks: [Disk]?
 
     /// Reads a `<domaincheckpoint>` document.
     ///
     /// - Throws: 35 or 92 for XML that is none or not of this form, 27 for a time out of range, 67
-    ///   for a disk listed twice or a bitmap that is not named as the checkpoint.
+    ///   for a disk listed twice.
     package static func parse(_ xml: String) throws(ControlError) -> CheckpointRequest {
         let root = try XMLDocument.parse(xml, schema: .checkpoint)
         let name = root.child("name")?.text
         var creationTime: UInt64?
         if let text = root.child("creationTime")?.text {
-            guard let seconds = UInt64(text) else {
+            guard let seconds = UInt64(text), seconds <= CheckpointMetadata.creationTimeMax else {
                 throw .xmlError("creationTime '\(text)' is out of range")
             }
             creationTime = seconds
@@ -43,13 +47,12 @@ package struct CheckpointRequest: Sendable, Hashable {
         var seen: Set<String> = []
         for disk in disks ?? [] {
             guard seen.insert(disk.name).inserted else { throw .diskListedTwice(disk.name) }
-            if let name, let bitmap = disk.bitmap, bitmap != name {
-                throw .unsupportedConfiguration(
-                    "bitmap for disk '\(disk.name)' must match checkpoint name '\(name)'")
-            }
         }
         return CheckpointRequest(
             name: name, description: root.child("description")?.text, creationTime: creationTime,
-            parent: root.child("parent")?.child("name")?.text, disks: disks)
+            parent: root.child("parent")?.child("name")?.text,
+            domainUUID: root.child("domain")?.child("uuid")?.text,
+            domainXML: root.child("domain").flatMap { _ in XMLText.child("domain", of: xml) },
+            disks: disks)
     }
 }

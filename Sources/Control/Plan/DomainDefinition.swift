@@ -49,11 +49,12 @@ package struct DomainDefinition: Sendable, Hashable {
 
     /// Makes a definition without XML, for disks named on a command line.
     ///
+    /// The uuid is derived from the name, so that the next run finds the disks' checkpoints again.
     /// Checks nothing: call `validate()`.
     package init(name: String, disks: [DomainDisk]) {
         self.name = name
         self.disks = disks
-        uuid = UUIDText.random()
+        uuid = UUIDText.derived(fromDomain: name)
         xml = Self.describe(name: name, uuid: uuid, disks: disks)
     }
 
@@ -66,21 +67,28 @@ package struct DomainDefinition: Sendable, Hashable {
 
     /// Reads a `<domain>` document.
     ///
-    /// Only the name, the uuid and the disks matter; the rest is kept.
+    /// Only the name, the uuid and the disks matter; the rest is kept. A missing uuid is made up:
+    /// at random, or from the name when `hasStableUUID` says that the text will be read again in
+    /// the next run.
     ///
     /// - Throws: 35 or 92 for XML that is none or not of this form, 27 for values that are wrong,
     ///   67 for disks that cannot be served.
-    package static func parse(_ xml: String) throws(ControlError) -> DomainDefinition {
+    package static func parse(
+        _ xml: String, hasStableUUID: Bool = false
+    ) throws(ControlError) -> DomainDefinition {
         let root = try XMLDocument.parse(xml, schema: .domain)
+        let name = root.child("name")?.text ?? ""
         var disks: [DomainDisk] = []
         for element in root.child("devices")?.all("disk") ?? [] {
             disks.append(try DomainDiskReader(element).read())
         }
         let given = root.child("uuid").map { $0.text }
-        let uuid = given.map { UUIDText.normalized($0) } ?? UUIDText.random()
+        let uuid =
+            given.map { UUIDText.normalized($0) }
+            ?? (hasStableUUID ? UUIDText.derived(fromDomain: name) : UUIDText.random())
         guard let uuid else { throw .xmlError("malformed uuid '\(given ?? "")'") }
         let definition = DomainDefinition(
-            name: root.child("name")?.text ?? "", uuid: uuid, disks: disks,
+            name: name, uuid: uuid, disks: disks,
             xml: given == nil ? insertingUUID(uuid, into: xml) : xml)
         try definition.validate()
         return definition

@@ -14,6 +14,7 @@ package enum ErrorCategory: Int, Sendable, CaseIterable {
     case xmlInvalidSchema = 92
     case noDomainCheckpoint = 103
     case noDomainBackup = 104
+    case checkpointInconsistent = 109
 
     /// Text in front of the detail; empty where the detail stands alone.
     package var prefix: String {
@@ -31,6 +32,7 @@ package enum ErrorCategory: Int, Sendable, CaseIterable {
         case .xmlInvalidSchema: "XML document failed to validate against schema: "
         case .noDomainCheckpoint: "Domain checkpoint not found: "
         case .noDomainBackup: "Domain backup job id not found: "
+        case .checkpointInconsistent: "checkpoint inconsistent: "
         }
     }
 }
@@ -145,12 +147,5 @@ extension ControlError {
         ControlError(
             .noDomainCheckpoint, code: "checkpoint-not-found", status: 404,
             detail: "no domain checkpoint with matching name '\(name)'")
-    }
-
-    /// Checkpoints cannot be made yet.
-    package static var checkpointsUnsupported: ControlError {
-        ControlError(
-            .operationUnsupported, code: "checkpoints-unsupported", status: 422,
-            detail: "creating a checkpoint is not supported yet, begin the backup without one")
     }
 }

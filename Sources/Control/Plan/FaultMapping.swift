@@ -23,6 +23,16 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "disk-busy", status: 409,
             detail: "disk '\(name)' is still in use: requests or a job on it have not ended")
+    case .checkpointUnusable(let checkpoint, let target, _):
+        .checkpointUnusable(checkpoint, disk: target)
+    case .checkpointExists(let checkpoint, let export):
+        ControlError(
+            .operationFailed, code: "checkpoint-exists", status: 409,
+            detail: "disk '\(export)' already holds a checkpoint '\(checkpoint)'")
+    case .notTracked(let export, let detail):
+        ControlError(
+            .unsupportedConfiguration, code: "disk-not-tracked", status: 422,
+            detail: "changes of disk '\(export)' are not tracked: \(detail)")
     case .scratchExists(let path, let target):
         .scratchExists(path: path, disk: target)
     case .scratchNotCreated(let path, let errorText):

@@ -13,6 +13,25 @@ package enum UUIDText {
         return grouped(hexadecimal(high) + hexadecimal(low))
     }
 
+    /// Returns the UUID of a domain that has none of its own and must have the same in every run.
+    ///
+    /// Version 8 (RFC 9562, custom): two FNV-1a hashes of 64 bits over `nbdpull domain `, the
+    /// number of the half (`0`, `1`), a space and the name in UTF-8, each spread by the final
+    /// rounds of SplitMix64.
+    package static func derived(fromDomain name: String) -> String {
+        let high = spread("nbdpull domain 0 " + name) & ~0xF000 | 0x8000
+        let low = spread("nbdpull domain 1 " + name) & ~(0b11 << 62) | (0b10 << 62)
+        return grouped(hexadecimal(high) + hexadecimal(low))
+    }
+
+    private static func spread(_ text: String) -> UInt64 {
+        var hash: UInt64 = 0xCBF2_9CE4_8422_2325
+        for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+        hash = (hash ^ (hash >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        hash = (hash ^ (hash >> 27)) &* 0x94D0_49BB_1331_11EB
+        return hash ^ (hash >> 31)
+    }
+
     /// Returns the UUID that `text` spells in the form this type uses, or nil when it spells none.
     ///
     /// Accepts upper case, surrounding white space and hyphens between any two digits or none at

@@ -1,7 +1,8 @@
 import Foundation
 import Glibc
 
-/// The directory that outlives the server: its lock, one file per domain, one per running job.
+/// The directory that outlives the server: its lock, one file per domain, one per running job, one
+/// per checkpoint, and the change tracking of every disk.
 ///
 /// Every write goes to a temporary file, is made durable, and replaces the old file in one step:
 /// after a crash each file is whole, old or new. A damaged file costs only itself. Calls block for
@@ -20,6 +21,7 @@ package final class StateDirectory: Sendable {
     }
 
     package let path: String
+    private static let parts = ["domains", "jobs", "checkpoints", "disks"]
     private let lock: SystemCalls.Descriptor
 
     private var domainsPath: String { path + "/domains" }
@@ -32,7 +34,7 @@ package final class StateDirectory: Sendable {
     package init(path: String) throws(ControlError) {
         self.path = path
         do {
-            for directory in [path, path + "/domains", path + "/jobs"] {
+            for directory in [path] + Self.parts.map({ path + "/" + $0 }) {
                 try FileManager.default.createDirectory(
                     atPath: directory, withIntermediateDirectories: true,
                     attributes: [.posixPermissions: 0o700])
@@ -97,7 +99,7 @@ package final class StateDirectory: Sendable {
         return "\(directory)/\(encoded).state"
     }
 
-    private func save(
+    func save(
         kind: String, _ value: some Encodable, to target: String
     ) throws(ControlError) {
         let temporary = target + ".new"
@@ -116,7 +118,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    private func remove(_ target: String, in directory: String) throws(ControlError) {
+    func remove(_ target: String, in directory: String) throws(ControlError) {
         do {
             if try SystemCalls.unlink(target) { try SystemCalls.syncDirectory(directory) }
         } catch {
@@ -124,7 +126,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    private func load<Value: Decodable & Sendable>(
+    func load<Value: Decodable & Sendable>(
         kind: String, _ type: Value.Type, from directory: String
     ) -> Contents<Value> {
         var contents = Contents<Value>()
@@ -173,7 +175,7 @@ package final class StateDirectory: Sendable {
             message: "cannot use the state directory '\(path)': \(detail)", httpStatus: 500)
     }
 
-    private static func cannotWrite(_ path: String, _ detail: String) -> ControlError {
+    static func cannotWrite(_ path: String, _ detail: String) -> ControlError {
         ControlError(
             code: "state-not-written", libvirtCode: 38,
             message: "cannot write the state file '\(path)': \(detail)", httpStatus: 500)

@@ -77,9 +77,12 @@ package struct StoredDomain: Sendable, Hashable, Codable {
     package var name: String
     /// The domain's XML as it was defined.
     package var xml: String
-    package init(name: String, xml: String) {
+    /// Bytes that one bit of a dirty bitmap stands for; nil takes the server's default.
+    package var granularityBytes: UInt32?
+    package init(name: String, xml: String, granularityBytes: UInt32? = nil) {
         self.name = name
         self.xml = xml
+        self.granularityBytes = granularityBytes
     }
 }
 
@@ -107,6 +110,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
     /// Set when the server ended the job itself while stopping.
     package var cancelledReason: String?
     package var elapsedMilliseconds: UInt64?
+    /// Set before a job that failed takes back the checkpoint made with it.
+    package var discardsCheckpoint: Bool?
 
     package init(
         id: String, domain: String, begun: Date, scratch: [Scratch], socketPath: String?,
@@ -120,5 +125,6 @@ package struct StoredJob: Sendable, Hashable, Codable {
         self.tempTotalBytes = tempTotalBytes
         self.cancelledReason = nil
         self.elapsedMilliseconds = nil
+        self.discardsCheckpoint = nil
     }
 }

@@ -16,8 +16,64 @@ enum XMLText {
                 guard let after = skip(rest.dropFirst(2), past: "?>") else { return nil }
                 rest = after
             } else {
-                return endOfTag(rest)
+                return endOfTag(rest).flatMap { $0.isEmpty ? nil : $0.end }
             }
+        }
+        return nil
+    }
+
+    /// Returns the root element as it is written, without what stands before and behind it.
+    ///
+    /// The text must be well-formed and without a DOCTYPE.
+    static func rootElement(_ text: String) -> String? { element(of: text, depth: 0, name: nil) }
+
+    /// Returns the root's first child element `name` as it is written.
+    ///
+    /// The text must be well-formed and without a DOCTYPE.
+    static func child(_ name: String, of text: String) -> String? {
+        element(of: text, depth: 1, name: name)
+    }
+
+    private static func element(of text: String, depth wanted: Int, name: String?) -> String? {
+        var depth = 0
+        var start: String.Index?
+        var rest = text.unicodeScalars[...]
+        while let open = rest.firstIndex(of: "<") {
+            rest = rest[open...]
+            if let after = skipNonElement(rest) {
+                rest = after
+                continue
+            }
+            guard let tag = endOfTag(rest) else { return nil }
+            if rest.dropFirst().first == "/" {
+                depth -= 1
+                if depth == wanted, let start { return String(text[start..<tag.end]) }
+            } else {
+                if depth == wanted, start == nil, name.map({ isNamed($0, rest) }) ?? true {
+                    start = open
+                    if tag.isEmpty { return String(text[open..<tag.end]) }
+                }
+                depth += tag.isEmpty ? 0 : 1
+            }
+            rest = rest[tag.end...]
+        }
+        return nil
+    }
+
+    private static func isNamed(_ name: String, _ tag: Substring.UnicodeScalarView) -> Bool {
+        let ends: [Unicode.Scalar] = [" ", "\t", "\n", "\r", "/", ">"]
+        let rest = tag.dropFirst()
+        guard rest.starts(with: name.unicodeScalars) else { return false }
+        return rest.dropFirst(name.unicodeScalars.count).first.map(ends.contains) ?? false
+    }
+
+    // The text behind a comment, CDATA section or processing instruction; nil before a tag.
+    private static func skipNonElement(
+        _ text: Substring.UnicodeScalarView
+    ) -> Substring.UnicodeScalarView? {
+        for (open, close) in [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")]
+        where text.starts(with: open.unicodeScalars) {
+            return skip(text.dropFirst(open.unicodeScalars.count), past: close)
         }
         return nil
     }
@@ -34,7 +90,9 @@ enum XMLText {
         return nil
     }
 
-    private static func endOfTag(_ tag: Substring.UnicodeScalarView) -> String.Index? {
+    private static func endOfTag(
+        _ tag: Substring.UnicodeScalarView
+    ) -> (end: String.Index, isEmpty: Bool)? {
         var quote: Unicode.Scalar?
         var previous: Unicode.Scalar = "<"
         for index in tag.indices {
@@ -44,7 +102,7 @@ enum XMLText {
             } else if scalar == "\"" || scalar == "'" {
                 quote = scalar
             } else if scalar == ">" {
-                return previous == "/" ? nil : tag.index(after: index)
+                return (tag.index(after: index), previous == "/")
             }
             previous = scalar
         }

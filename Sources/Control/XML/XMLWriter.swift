@@ -34,6 +34,11 @@ package struct XMLWriter: Sendable {
         output += indentation + "</\(name)>\n"
     }
 
+    /// Writes an element that is markup already; only its first line is indented.
+    package mutating func markup(_ text: String) {
+        output += indentation + text + "\n"
+    }
+
     private var indentation: String { String(repeating: "  ", count: depth) }
 
     /// Attributes in the order given; those without a value are left out.

@@ -1,0 +1,181 @@
+import Foundation
+import NBDServer
+
+extension JobManager {
+    /// Creates a checkpoint from libvirt's `<domaincheckpoint>`; all its disks at one instant.
+    ///
+    /// With `redefine` only what is known of a checkpoint made before is taken up; its disks are
+    /// not asked.
+    ///
+    /// The steps are: kept as pending, made by the engine, kept as committed. A crash between them
+    /// is undone at the next start; a refusal leaves nothing behind.
+    @discardableResult
+    package func createCheckpoint(
+        domain name: String, xml: String, redefine: Bool = false
+    ) async throws(ControlError) -> CheckpointView {
+        let request = try CheckpointRequest.parse(xml)
+        _ = try domain(name)
+        await lockCheckpoints(of: name)
+        defer { unlockCheckpoints(of: name) }
+        guard !isStopping else { throw .serverStopping }
+        if redefine {
+            return try await redefineCheckpoint(request, domain: name)
+        }
+        await retryFailedDisks(of: name)
+        let domain = try domain(name)
+        let planned = try CheckpointPlan.create(
+            request, domain: domain.definition, tree: domain.checkpoints, now: Self.now)
+        let configuration = try engineCheckpoint(planned, in: domain)
+        try await prepare(planned, domain: name)
+        do {
+            if !configuration.disks.isEmpty { try await engine.createCheckpoint(configuration) }
+        } catch {
+            try? state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
+            throw controlError(from: error)
+        }
+        do throws(ControlError) {
+            try commit(planned, domain: name)
+        } catch {
+            await takeBack(planned, domain: name)
+            throw error
+        }
+        return try await checkpoint(planned.name, of: name)
+    }
+
+    private func redefineCheckpoint(
+        _ request: CheckpointRequest, domain name: String
+    ) async throws(ControlError) -> CheckpointView {
+        let domain = try domain(name)
+        let metadata = try CheckpointPlan.redefine(
+            request, domain: domain.definition, tree: domain.checkpoints)
+        var tree = domain.checkpoints
+        try tree.redefine(metadata)
+        try state?.save(metadata, of: domain.definition.uuid)
+        domains[name]?.checkpoints = tree
+        domains[name]?.keptLayers.remove(metadata.name)
+        return try await checkpoint(metadata.name, of: name)
+    }
+
+    /// Seconds since 1970.
+    static var now: UInt64 { UInt64(max(Date().timeIntervalSince1970, 0)) }
+
+    /// What the engine is asked for; a disk that is not served now is a refusal.
+    func engineCheckpoint(
+        _ planned: CheckpointMetadata, in domain: ManagedDomain
+    ) throws(ControlError) -> CheckpointConfiguration {
+        var disks: [DiskID] = []
+        for disk in planned.disks where disk.bitmap != nil {
+            switch domain.attachments[disk.target] {
+            case .attached(let id): disks.append(id)
+            case .failed(let reason):
+                throw .diskUnavailable(
+                    domain: domain.definition.name, target: disk.target, reason: reason)
+            case .noMedia, nil: throw .diskEmptyOrReadOnly(disk.target)
+            }
+        }
+        return CheckpointConfiguration(name: planned.name, disks: disks)
+    }
+
+    /// Makes ready for the engine's part: bitmaps of that name that nobody knows go, and the
+    /// checkpoint is kept as pending.
+    func prepare(_ planned: CheckpointMetadata, domain name: String) async throws(ControlError) {
+        let domain = try domain(name)
+        if domain.keptLayers.contains(planned.name) || domain.keepsEveryLayer {
+            try await deleteLayers(planned.name, of: domain)
+        }
+        try state?.save(planned, of: domain.definition.uuid)
+        domains[name]?.keptLayers.remove(planned.name)
+    }
+
+    /// Makes a prepared checkpoint known.
+    func commit(_ planned: CheckpointMetadata, domain name: String) throws(ControlError) {
+        let domain = try domain(name)
+        var committed = planned
+        committed.phase = .committed
+        var tree = domain.checkpoints
+        try tree.redefine(committed)
+        try state?.save(committed, of: domain.definition.uuid)
+        domains[name]?.checkpoints = tree
+        events.append(
+            ControlEvent(
+                .checkpointCreated, domain: name, id: planned.jobID,
+                message: "checkpoint \(planned.name)"))
+    }
+
+    /// Removes every trace of a checkpoint that could not be committed.
+    func takeBack(_ planned: CheckpointMetadata, domain name: String) async {
+        guard let domain = domains[name] else { return }
+        try? await deleteLayers(planned.name, of: domain)
+        try? state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
+    }
+
+    private func deleteLayers(_ name: String, of domain: ManagedDomain) async throws(ControlError)
+    {
+        for (_, id) in trackedDisks(of: domain).sorted(by: { $0.key < $1.key }) {
+            do {
+                try await engine.deleteCheckpoint(name, disk: id)
+            } catch {
+                throw controlError(from: error)
+            }
+        }
+    }
+
+    /// Deletes checkpoints; jobs that run from them go on.
+    ///
+    /// - Parameter metadataOnly: what is known of them goes, their bitmaps stay: a redefinition
+    ///   finds them again, a new checkpoint of the name or `undefine --checkpoints` removes them.
+    /// - Throws: 103 for an unknown one. With several to delete, those before a failure are gone.
+    package func deleteCheckpoint(
+        _ checkpoint: String, of name: String, scope: CheckpointTree.Scope = .one,
+        metadataOnly: Bool = false
+    ) async throws(ControlError) {
+        _ = try domain(name)
+        await lockCheckpoints(of: name)
+        defer { unlockCheckpoints(of: name) }
+        let names = try domain(name).checkpoints.removal(of: checkpoint, scope)
+        for each in names { try await removeOne(each, of: name, metadataOnly: metadataOnly) }
+    }
+
+    // The children's new parent is kept first, then the checkpoint is forgotten, then its bitmaps
+    // go: after a crash anywhere the tree is whole and bitmaps left over are stray.
+    private func removeOne(
+        _ checkpoint: String, of name: String, metadataOnly: Bool
+    ) async throws(ControlError) {
+        let domain = try domain(name)
+        let uuid = domain.definition.uuid
+        let gone = try domain.checkpoints.checkpoint(checkpoint)
+        var tree = domain.checkpoints
+        let children = tree.remove(checkpoint)
+        for child in children { try state?.save(child, of: uuid) }
+        if metadataOnly {
+            var forgotten = gone
+            forgotten.phase = .forgotten
+            try state?.save(forgotten, of: uuid)
+            domains[name]?.keptLayers.insert(checkpoint)
+        } else {
+            try state?.removeCheckpoint(checkpoint, of: uuid)
+            do throws(ControlError) {
+                try await deleteLayers(checkpoint, of: domain)
+            } catch {
+                try? state?.save(gone, of: uuid)
+                for child in domain.checkpoints.children(of: checkpoint) {
+                    if let before = domain.checkpoints[child] { try? state?.save(before, of: uuid) }
+                }
+                throw error
+            }
+        }
+        domains[name]?.checkpoints = tree
+        events.append(
+            ControlEvent(.checkpointDeleted, domain: name, message: "checkpoint \(checkpoint)"))
+    }
+
+    /// Takes back the checkpoint made with a job; nothing when it is gone, or another by now.
+    func discardCheckpoint(ofJob id: String, domain name: String) async throws(ControlError) {
+        await lockCheckpoints(of: name)
+        defer { unlockCheckpoints(of: name) }
+        guard let tree = domains[name]?.checkpoints,
+            let found = tree.names.first(where: { tree[$0]?.jobID == id })
+        else { return }
+        try await removeOne(found, of: name, metadataOnly: false)
+    }
+}

@@ -1,0 +1,133 @@
+import NBDServer
+
+extension JobManager {
+    /// How the engine is to open one disk; nil for an empty drive.
+    ///
+    /// Every disk that can change is tracked, if there is a place to keep it.
+    func configuration(
+        of disk: DomainDisk, in domain: ManagedDomain
+    ) throws(ControlError) -> DiskConfiguration? {
+        var tracking: TrackingConfiguration?
+        if let state, disk.isTrackable {
+            let uuid = domain.definition.uuid
+            try state.prepareTracking(of: uuid)
+            tracking = TrackingConfiguration(
+                directory: state.trackingDirectory(of: uuid, target: disk.target),
+                granularityBytes: domain.granularityBytes)
+        }
+        return domain.definition.configuration(of: disk, tracking: tracking)
+    }
+
+    /// Takes up the checkpoints that the state directory keeps of a domain.
+    ///
+    /// One whose making was cut off, and one made with a job of `jobIDs`, is forgotten; the disks
+    /// drop their part of it when they are attached. Returns a line for each damaged file.
+    func loadCheckpoints(
+        into domain: inout ManagedDomain, discarding jobIDs: Set<String> = []
+    ) -> [String] {
+        guard let state else { return [] }
+        let uuid = domain.definition.uuid
+        let kept = state.checkpoints(of: uuid)
+        let committed = kept.records.filter { $0.phase == .committed }
+        var repaired: [String] = []
+        domain.checkpoints = CheckpointTree(committed, repaired: &repaired)
+        domain.keptLayers = kept.damagedNames.union(
+            kept.records.filter { $0.phase == .forgotten }.map(\.name))
+        domain.keepsEveryLayer = !kept.isListed
+        var warnings = kept.damaged.map {
+            "checkpoint file '\($0.path)' is left out: \($0.detail)"
+        }
+        let discarded = committed.filter { $0.jobID.map(jobIDs.contains) ?? false }.map(\.name)
+        let cutOff = kept.records.filter { $0.phase == .pending }.map(\.name)
+        do throws(ControlError) {
+            for name in discarded { repaired += domain.checkpoints.remove(name).map(\.name) }
+            for name in Set(repaired) {
+                if let changed = domain.checkpoints[name] { try state.save(changed, of: uuid) }
+            }
+            for name in discarded + cutOff { try state.removeCheckpoint(name, of: uuid) }
+        } catch {
+            warnings.append(error.message)
+        }
+        return warnings
+    }
+
+    /// Brings a disk that has just been attached in step with what is known of its domain.
+    ///
+    /// A checkpoint that the disk holds and nobody knows is deleted: it was cut off while it was
+    /// made or deleted. One that is known and that the disk does not hold stays known.
+    func reconcile(_ id: DiskID, _ disk: DomainDisk, of domain: ManagedDomain) async {
+        guard let tracking = try? await engine.diskStatus(id).tracking else { return }
+        let name = domain.definition.name
+        if tracking.recoveredBytes > 0 {
+            events.append(
+                ControlEvent(
+                    .trackingRecovered, domain: name, disk: disk.target,
+                    usedBytes: tracking.recoveredBytes,
+                    message: "\(tracking.recoveredBytes) bytes count as changed after an unclean "
+                        + "stop"))
+        }
+        if let problem = tracking.problem {
+            events.append(
+                ControlEvent(.trackingProblem, domain: name, disk: disk.target, message: problem))
+        }
+        guard !domain.keepsEveryLayer else { return }
+        for checkpoint in tracking.checkpoints
+        where domain.checkpoints[checkpoint] == nil && !domain.keptLayers.contains(checkpoint) {
+            do {
+                try await engine.deleteCheckpoint(checkpoint, disk: id)
+            } catch {
+                let reason = controlError(from: error).message
+                events.append(
+                    ControlEvent(
+                        .trackingProblem, domain: name, disk: disk.target,
+                        message: "stray checkpoint '\(checkpoint)' cannot be removed: \(reason)"))
+            }
+        }
+    }
+
+    /// What incremental backups of the domain can start from now.
+    func incrementalBases(
+        of name: String, fallsBackToFull: Bool
+    ) async throws(ControlError) -> IncrementalBases {
+        let domain = try domain(name)
+        var bases = IncrementalBases(
+            known: Set(domain.checkpoints.names), fallsBackToFull: fallsBackToFull)
+        for disk in domain.definition.disks {
+            guard case .attached(let id) = domain.attachments[disk.target] else { continue }
+            guard let tracking = try? await engine.diskStatus(id).tracking else {
+                bases.problems[disk.target] = "its changes are not tracked"
+                continue
+            }
+            bases.usable[disk.target] = Set(tracking.checkpoints)
+            bases.problems[disk.target] = tracking.problem
+        }
+        return bases
+    }
+
+    /// The domain's attached disks that are tracked, by target.
+    func trackedDisks(of domain: ManagedDomain) -> [String: DiskID] {
+        var found: [String: DiskID] = [:]
+        for disk in domain.definition.disks where disk.isTrackable {
+            if case .attached(let id) = domain.attachments[disk.target] { found[disk.target] = id }
+        }
+        return found
+    }
+
+    /// Waits until nobody else changes the domain's checkpoints; undone by `unlockCheckpoints`.
+    func lockCheckpoints(of name: String) async {
+        guard checkpointQueues[name] != nil else {
+            checkpointQueues[name] = []
+            return
+        }
+        await withCheckedContinuation { checkpointQueues[name]?.append($0) }
+    }
+
+    /// Lets the next one change the domain's checkpoints.
+    func unlockCheckpoints(of name: String) {
+        guard checkpointQueues[name]?.isEmpty == false else {
+            checkpointQueues[name] = nil
+            return
+        }
+        checkpointQueues[name]?.removeFirst().resume()
+    }
+}

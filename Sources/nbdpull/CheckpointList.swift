@@ -1,0 +1,60 @@
+import ArgumentParser
+import Control
+import Foundation
+
+struct CheckpointList: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "checkpoint-list", abstract: "List a domain's checkpoints.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Flag(help: "A column with the parent.") var parent = false
+    @Flag(help: "Only those without a parent.") var roots = false
+    @Flag(help: "Only those without children.") var leaves = false
+    @Flag(help: "Only those with children.") var noLeaves = false
+    @Flag(help: "As a tree.") var tree = false
+    @Option(help: "Only the children of this checkpoint.") var from: String?
+    @Flag(help: "With --from: everything below it.") var descendants = false
+    @Flag(help: "Names only.") var name = false
+    @Flag(help: "Parents before their children instead of by name.") var topological = false
+
+    func validate() throws {
+        let exclusive = [
+            ("--tree", tree, "--name", name), ("--tree", tree, "--parent", parent),
+            ("--tree", tree, "--roots", roots), ("--parent", parent, "--roots", roots),
+            ("--leaves", leaves, "--no-leaves", noLeaves), ("--roots", roots, "--from", from != nil),
+            ("--tree", tree, "--leaves", leaves), ("--tree", tree, "--no-leaves", noLeaves),
+            ("--parent", parent, "--name", name),
+        ]
+        for (one, isOne, other, isOther) in exclusive where isOne && isOther {
+            throw ValidationError("\(one) and \(other) exclude each other")
+        }
+        guard from != nil || !descendants else {
+            throw ValidationError("--descendants needs --from")
+        }
+    }
+
+    func run() async throws {
+        let data = try await options.send(call)
+        try options.output.show(data, as: CheckpointsBody.self) { body in
+            if tree { return ConsoleText.checkpointTree(body.checkpoints, root: from) }
+            if name { return ConsoleText.checkpointNames(body.checkpoints) }
+            return ConsoleText.checkpoints(
+                body.checkpoints, parents: parent, quiet: options.output.quiet)
+        }
+    }
+
+    private var call: ControlClient.Call {
+        var call = ControlClient.Call("GET", "v1", "domains", domain, "checkpoints")
+        func set(_ name: String, _ isSet: Bool) {
+            if isSet { call.query.append((name, "true")) }
+        }
+        set("roots", roots)
+        set("leaves", leaves)
+        set("noLeaves", noLeaves)
+        // The tree below a checkpoint is drawn from all of its descendants.
+        set("descendants", descendants || (tree && from != nil))
+        set("topological", topological || tree)
+        if let from { call.query.append(("from", from)) }
+        return call
+    }
+}
