@@ -57,7 +57,8 @@ extension IntentLogFault: CustomStringConvertible {
 /// A write that is torn by a power cut spoils one slot; the other holds the log before it, which
 /// marks all that any completed write marked. A slot that was damaged later looks like a torn one.
 /// All integers are little-endian. Offsets in a slot: 0 magic, 8 version, 12 CRC-32 of the whole
-/// slot with this field zero, 16 generation, 24 regions, 32 bytes of a region, 40 words, then zeros.
+/// slot with this field zero, 16 generation, 24 regions, 32 bytes of a region, 40 words, then
+/// zeros.
 package enum IntentLogCodec {
     /// Slots begin and end on multiples of this: no sector or page holds parts of both.
     package static let slotAlignmentBytes = 4096

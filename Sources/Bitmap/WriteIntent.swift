@@ -42,7 +42,7 @@ package struct WriteIntent: Sendable, Hashable {
     package private(set) var isLost = false
     /// Whether the fine bits could not be synced: marks are kept for good.
     ///
-    /// The kernel may take pages whose write-back failed for clean, so no later sync can be believed.
+    /// The kernel may take pages whose write-back failed for clean, so no later sync is believed.
     package private(set) var isClearingStopped = false
     /// What the log must hold when it is next written: one bit a region, lowest region first.
     package private(set) var words: [UInt64]
