@@ -55,6 +55,7 @@ enum PieceKind {
     case zero
     case discard
     case sync
+    case prefetch
 
     var changesDisk: Bool { self == .write || self == .zero || self == .discard }
 }

@@ -185,9 +185,7 @@ extension RingLoop {
         case .flush:
             if connections[slot].disk < 0 { return replySuccess(slot, request.cookie) }
             submitSync(open(slot, request))
-        case .cache:
-            prefetch(slot, request)
-            replySuccess(slot, request.cookie)
+        case .cache: prefetch(slot, request)
         case .disconnect: drain(slot)
         }
     }
@@ -197,11 +195,28 @@ extension RingLoop {
         return requests.insert(Request(connection: slot, valid: valid))
     }
 
-    private mutating func prefetch(_ slot: Int, _ request: ValidRequest) {
-        guard !connections[slot].path.isDirect, request.length > 0 else { return }
+    /// Brings a range into the page cache; only its beginning when it is long, for it is a hint.
+    ///
+    /// It counts as a request until the kernel is through with it: a peer that asks for more than the
+    /// disk can do waits for its own answers.
+    private mutating func prefetch(_ slot: Int, _ valid: ValidRequest) {
+        guard !connections[slot].path.isDirect, valid.length > 0 else {
+            return replySuccess(slot, valid.cookie)
+        }
+        let request = open(slot, valid)
+        requests[request].piecesInFlight += 1
+        let piece = pieces.insert(
+            Piece(request: request, kind: .prefetch, offset: valid.offset, count: valid.length))
         ring.preparePrefetch(
-            connections[slot].path.sourceDescriptor, filePosition: request.offset,
-            count: UInt32(clamping: request.length), tag: OperationTag(.ignored).raw)
+            connections[slot].path.sourceDescriptor, filePosition: valid.offset,
+            count: UInt32(min(valid.length, Limits.prefetchBytes)),
+            tag: OperationTag(.piece, slot: piece).raw)
+    }
+
+    private mutating func prefetchCompleted(_ piece: Int) {
+        let request = pieces.remove(piece).request
+        requests[request].piecesInFlight -= 1
+        finish(request)
     }
 
     // MARK: Issuing
@@ -274,6 +289,7 @@ extension RingLoop {
         case .write: writeCompleted(piece, result: result)
         case .zero, .discard: zeroCompleted(piece, result: result)
         case .sync: syncCompleted(piece, result: result)
+        case .prefetch: prefetchCompleted(piece)
         }
     }
 

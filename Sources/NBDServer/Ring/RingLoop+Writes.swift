@@ -141,7 +141,7 @@ extension RingLoop {
         switch pieces[piece].kind {
         case .write: startWrite(piece)
         case .zero, .discard: submitAllocation(piece)
-        case .read, .sync: preconditionFailure("only changes are submitted here")
+        case .read, .sync, .prefetch: preconditionFailure("only changes are submitted here")
         }
     }
 
