@@ -201,11 +201,12 @@ extension JobManager {
         }
         domains[definition.name] = domain
         await retryFailedDisks(of: definition.name)
-        return warnings + definition.disks.compactMap { disk in
-            guard case .failed(let reason) = domains[definition.name]?.attachments[disk.target]
-            else { return nil }
-            return "disk '\(disk.target)' of domain '\(definition.name)': \(reason)"
-        }
+        return warnings
+            + definition.disks.compactMap { disk in
+                guard case .failed(let reason) = domains[definition.name]?.attachments[disk.target]
+                else { return nil }
+                return "disk '\(disk.target)' of domain '\(definition.name)': \(reason)"
+            }
     }
 
     private func detach(_ domain: ManagedDomain) async {
