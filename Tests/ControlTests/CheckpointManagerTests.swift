@@ -298,6 +298,25 @@ extension ControlFixture {
         #expect(again.first?.tracking?.granularityBytes == 4096)
     }
 
+    @Test func twoDomainsNeverShareAUUID() async throws {
+        let fixture = try ControlFixture()
+        let manager = try await fixture.manager(stored: true)
+        let first = DomainDefinition(name: "a", disks: [.init(target: "vda", path: "/a")])
+        let xml = first.xml.split(separator: "<name>a</name>").joined(separator: "<name>b</name>")
+        let second = try DomainDefinition.parse(xml)
+        let warnings = await manager.restore([
+            StartDomain(definition: first, isStored: false),
+            StartDomain(definition: second, isStored: false),
+        ])
+        #expect(warnings.count == 1)
+        #expect(warnings.first?.contains("domain 'b' is left out") == true)
+        #expect(await manager.listDomains().map(\.domain) == ["a"])
+        let stable = "<domain><name>s</name></domain>"
+        #expect(
+            try DomainDefinition.parse(stable, hasStableUUID: true).uuid
+                == UUIDText.derived(fromDomain: "s"))
+    }
+
     @Test func trackingIsShownAndItsTroublesAreEvents() async throws {
         let fixture = try ControlFixture()
         fixture.engine.change {

@@ -191,6 +191,13 @@ extension JobManager {
         _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil,
         discarding jobIDs: Set<String> = []
     ) async -> [String] {
+        // Checkpoints and tracking are kept by uuid: two domains must never share one.
+        if let other = domains.values.first(where: { $0.definition.uuid == definition.uuid }) {
+            return [
+                "domain '\(definition.name)' is left out: "
+                    + ControlError.uuidTaken(definition.uuid, by: other.definition.name).message
+            ]
+        }
         var domain = ManagedDomain(
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
