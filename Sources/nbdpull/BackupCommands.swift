@@ -63,7 +63,8 @@ struct BackupEnd: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
     @Argument(help: "The domain's name.") var domain: String
     @Option(help: "The job's id; needed when several run.") var job: String?
-    @Flag(help: "The backup is worthless: take back the checkpoint made with it.") var failed = false
+    @Flag(help: "The backup is worthless: take back the checkpoint made with it.") var failed =
+        false
 
     func run() async throws {
         let call = try ControlClient.Call(

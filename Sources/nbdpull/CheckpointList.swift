@@ -21,7 +21,8 @@ struct CheckpointList: AsyncParsableCommand {
         let exclusive = [
             ("--tree", tree, "--name", name), ("--tree", tree, "--parent", parent),
             ("--tree", tree, "--roots", roots), ("--parent", parent, "--roots", roots),
-            ("--leaves", leaves, "--no-leaves", noLeaves), ("--roots", roots, "--from", from != nil),
+            ("--leaves", leaves, "--no-leaves", noLeaves),
+            ("--roots", roots, "--from", from != nil),
             ("--tree", tree, "--leaves", leaves), ("--tree", tree, "--no-leaves", noLeaves),
             ("--parent", parent, "--name", name),
         ]

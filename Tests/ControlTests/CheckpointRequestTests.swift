@@ -47,7 +47,8 @@ import Testing
     }
 
     @Test func theDomainIsKeptAsWritten() throws {
-        let domain = "<domain type='x'><!-- </domain> --><uuid> 1 </uuid><a:b xmlns:a='u'/></domain>"
+        let domain =
+            "<domain type='x'><!-- </domain> --><uuid> 1 </uuid><a:b xmlns:a='u'/></domain>"
         let request = try CheckpointRequest.parse(
             Self.checkpoint("<description>&lt;domain/></description>\(domain)<name>c</name>"))
         #expect(request.domainXML == domain)

@@ -8,10 +8,11 @@ import Testing
 @Suite struct FrontTests {
     /// Runs `body` with a client of a served manager.
     private func serving(
+        stored: Bool = false,
         _ body: @Sendable (ControlClient, ControlFixture, JobManager) async throws -> Void
     ) async throws {
         let fixture = try ControlFixture()
-        let manager = try await fixture.manager()
+        let manager = try await fixture.manager(stored: stored)
         let path = fixture.root + "/c.sock"
         var logger = Logger(label: "test")
         logger.logLevel = .error
@@ -84,6 +85,64 @@ import Testing
                 try await client.send(
                     ControlClient.Call("GET", "v1", "domains"), as: DomainsBody.self
                 ).domains.isEmpty)
+        }
+    }
+
+    @Test func checkpointsFromCreateToDelete() async throws {
+        try await serving(stored: true) { client, fixture, manager in
+            try await manager.define(xml: fixture.domainXML())
+            func call(_ method: String, _ rest: String...) -> ControlClient.Call {
+                var call = ControlClient.Call(method)
+                call.path = ["v1", "domains", "vm1", "checkpoints"] + rest
+                return call
+            }
+            var create = call("POST")
+            create.body = Data(checkpointXML("c1").utf8)
+            create.contentType = "application/xml"
+            #expect(try await client.send(create, as: CheckpointView.self).name == "c1")
+            create.contentType = "application/json"
+            create.body = try ControlJSON.encode(XMLBody(xml: checkpointXML("c2")))
+            #expect(try await client.send(create, as: CheckpointView.self).parent == "c1")
+            create.body = try ControlJSON.encode(
+                XMLBody(xml: checkpointXML("r", "<creationTime>5</creationTime>")))
+            create.query = [("redefine", "true")]
+            #expect(try await client.send(create, as: CheckpointView.self).parent == nil)
+            var list = call("GET")
+            list.query = [("from", "c1"), ("descendants", "true"), ("topological", "true")]
+            #expect(
+                try await client.send(list, as: CheckpointsBody.self).checkpoints.map(\.name)
+                    == ["c2"])
+            let parent = try await client.send(call("GET", "c2", "parent"), as: CheckpointView.self)
+            #expect(parent.name == "c1")
+            var xml = call("GET", "c1", "xml")
+            xml.query = [("size", "true"), ("noDomain", "true")]
+            let body = try await client.send(xml, as: CheckpointXMLBody.self)
+            #expect(body.xml.contains("size='131072'"))
+            #expect(body.disks?.first?.extents?.count == 1)
+            xml.accept = "application/xml"
+            let text = String(decoding: try await client.send(xml), as: UTF8.self)
+            #expect(text.hasPrefix("<domaincheckpoint>\n  <name>c1</name>\n"))
+            var delete = call("DELETE", "c1")
+            delete.query = [("children", "true"), ("childrenOnly", "true")]
+            let error = await #expect(throws: ControlError.self) { try await client.send(delete) }
+            #expect(error?.libvirtCode == 8)
+            delete.query = [("children", "true")]
+            _ = try await client.send(delete)
+            #expect(try await manager.listCheckpoints(of: "vm1").map(\.name) == ["r"])
+            var undefine = ControlClient.Call("DELETE", "v1", "domains", "vm1")
+            let refused = await #expect(throws: ControlError.self) {
+                try await client.send(undefine)
+            }
+            #expect(refused?.httpStatus == 409)
+            undefine.query = [("checkpoints", "true")]
+            _ = try await client.send(undefine)
+            var define = ControlClient.Call("POST", "v1", "domains")
+            define.body = try ControlJSON.encode(
+                DefineBody(xml: fixture.domainXML(), granularityBytes: 1))
+            let granularity = await #expect(throws: ControlError.self) {
+                try await client.send(define)
+            }
+            #expect(granularity?.httpStatus == 400)
         }
     }
 

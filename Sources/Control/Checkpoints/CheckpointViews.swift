@@ -32,6 +32,22 @@ package struct CheckpointView: Sendable, Hashable, Codable {
     /// Whether the next checkpoint's parent is this one.
     package var current: Bool
     package var disks: [CheckpointDiskView]
+
+    package init(
+        name: String, domain: String, description: String? = nil, parent: String?,
+        creationTime: Date, children: Int, descendants: Int, current: Bool,
+        disks: [CheckpointDiskView]
+    ) {
+        self.name = name
+        self.domain = domain
+        self.description = description
+        self.parent = parent
+        self.creationTime = creationTime
+        self.children = children
+        self.descendants = descendants
+        self.current = current
+        self.disks = disks
+    }
 }
 
 /// `{"domain":NAME,"checkpoints":[...]}`.

@@ -109,8 +109,7 @@ extension JobManager {
         try? state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
     }
 
-    private func deleteLayers(_ name: String, of domain: ManagedDomain) async throws(ControlError)
-    {
+    private func deleteLayers(_ name: String, of domain: ManagedDomain) async throws(ControlError) {
         for (_, id) in trackedDisks(of: domain).sorted(by: { $0.key < $1.key }) {
             do {
                 try await engine.deleteCheckpoint(name, disk: id)

@@ -191,6 +191,13 @@ extension JobManager {
         _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil,
         discarding jobIDs: Set<String> = []
     ) async -> [String] {
+        // Checkpoints and tracking are kept by uuid: two domains must never share one.
+        if let other = domains.values.first(where: { $0.definition.uuid == definition.uuid }) {
+            return [
+                "domain '\(definition.name)' is left out: "
+                    + ControlError.uuidTaken(definition.uuid, by: other.definition.name).message
+            ]
+        }
         var domain = ManagedDomain(
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
@@ -201,11 +208,12 @@ extension JobManager {
         }
         domains[definition.name] = domain
         await retryFailedDisks(of: definition.name)
-        return warnings + definition.disks.compactMap { disk in
-            guard case .failed(let reason) = domains[definition.name]?.attachments[disk.target]
-            else { return nil }
-            return "disk '\(disk.target)' of domain '\(definition.name)': \(reason)"
-        }
+        return warnings
+            + definition.disks.compactMap { disk in
+                guard case .failed(let reason) = domains[definition.name]?.attachments[disk.target]
+                else { return nil }
+                return "disk '\(disk.target)' of domain '\(definition.name)': \(reason)"
+            }
     }
 
     private func detach(_ domain: ManagedDomain) async {
