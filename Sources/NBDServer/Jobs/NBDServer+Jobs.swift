@@ -123,7 +123,7 @@ extension NBDServer {
     /// it. Returns how long writes were held, in nanoseconds.
     private func fixInstant(_ exports: [BackupExport]) -> Result<UInt64, ServerFault> {
         let start = MonotonicClock.now()
-        let held = Latch.of(exports.count)
+        let held = Latch(count: exports.count)
         for export in exports {
             shared.mailboxes[export.homeRing].post(.hold(export.disk, held))
         }
@@ -131,7 +131,7 @@ extension NBDServer {
             releaseAll(exports)
             return .failure(.holdTimedOut(milliseconds: UInt64(Limits.holdMilliseconds)))
         }
-        let attached = Latch.of(exports.count)
+        let attached = Latch(count: exports.count)
         let results = exports.map { _ in Outcome() }
         for (export, result) in zip(exports, results) {
             shared.mailboxes[export.homeRing].post(.attachJob(export, result, attached))
@@ -143,6 +143,12 @@ extension NBDServer {
             return .success(hold)
         }
         detachAll(exports)
+        if results.contains(where: { $0.lackedBuffers.load(ordering: .acquiring) }) {
+            return .failure(
+                .limitReached(
+                    what: "disks of one ring with a job at once",
+                    limit: Limits.arenaBytes / 2 / (HomeDisk.copyPages * BufferArena.pageBytes)))
+        }
         return .failure(
             .limitReached(what: "jobs at once on a disk", limit: CopyBeforeWrite.jobsMax))
     }
@@ -178,18 +184,32 @@ extension NBDServer {
         let report = job.report
         // Readers are told before the disks stop preserving: nothing read after that is handed out.
         detachAll(job.exports)
-        for export in job.exports {
-            closeConnections(of: export.id, gracefully: false)
-            export.scratch.remove()
-        }
+        for export in job.exports { closeConnections(of: export.id, gracefully: false) }
+        removeScratch(of: job.exports)
         state.withLock { _ = $0.jobs.removeValue(forKey: jobID) }
         return .success(report)
+    }
+
+    /// Deletes scratch on a thread of its own: a file system that hangs must not take the control
+    /// thread with it, and the last reference goes there, so that no ring frees a large file.
+    private func removeScratch(of exports: [BackupExport]) {
+        let removed = Latch(count: 1)
+        let work: @Sendable () -> Void = {
+            for export in exports { export.scratch.remove() }
+            removed.arrive()
+        }
+        do throws(SystemFault) {
+            _ = try WorkerThread(name: "nbdpull-scratch", body: work)
+            _ = removed.wait(milliseconds: Limits.removalMilliseconds)
+        } catch {
+            work()
+        }
     }
 
     /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in
     /// flight.
     private func detachAll(_ exports: [BackupExport]) {
-        let detached = Latch.of(exports.count)
+        let detached = Latch(count: exports.count)
         for export in exports {
             shared.mailboxes[export.homeRing].post(.detachJob(export, detached))
         }
