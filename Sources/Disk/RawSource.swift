@@ -11,6 +11,8 @@ package enum SourceFault: Error, Sendable, Hashable {
     /// `cache='none'` needs a size that is a multiple of the device's alignment.
     case sizeNotAligned(sizeBytes: UInt64, alignment: Int)
     case empty
+    /// `cache='none'` is served for devices with blocks of up to 4 KiB.
+    case alignmentTooLarge(Int)
 }
 
 /// An open raw file or block device that holds a disk's bytes from offset zero.
@@ -60,6 +62,7 @@ package final class RawSource: Sendable {
         try SourceLock.acquire(descriptor.raw, forWriting: !readOnly)
         let alignment =
             direct ? FileCalls.directAlignment(descriptor.raw, type: facts.type) : 1
+        guard alignment <= Self.alignmentMax else { throw .alignmentTooLarge(alignment) }
         guard facts.sizeBytes % UInt64(alignment) == 0 else {
             throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
         }
@@ -124,6 +127,8 @@ package final class RawSource: Sendable {
         }
     }
 
+    /// The buffers' own alignment, in bytes.
+    private static let alignmentMax = 4096
     /// Lookups made for one answer when the file changes meanwhile.
     private static let lookupsMax = 4
     /// The least that is answered about when it changes faster still, in bytes.

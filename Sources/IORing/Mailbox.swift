@@ -32,26 +32,3 @@ package final class Mailbox<Message: Sendable>: Sendable {
     /// Waits until a message is there; for threads without a ring.
     package func wait() { _ = event.wait(milliseconds: -1) }
 }
-
-/// Lets one thread wait until a number of others have reported.
-package final class Latch: Sendable {
-    private let missing: Atomic<Int>
-    private let event: EventDescriptor
-
-    /// `count` reports are awaited.
-    package init(count: Int) throws(SystemFault) {
-        missing = Atomic(count)
-        event = try EventDescriptor()
-        if count == 0 { event.signal() }
-    }
-
-    /// Reports once.
-    package func arrive() {
-        let left = missing.subtract(1, ordering: .acquiringAndReleasing).newValue
-        precondition(left >= 0, "more reports than awaited")
-        if left == 0 { event.signal() }
-    }
-
-    /// Waits for all reports; false when the time is over first.
-    package func wait(milliseconds: Int32) -> Bool { event.wait(milliseconds: milliseconds) }
-}

@@ -49,4 +49,16 @@ package enum SystemFacts {
     package static var coreCount: Int {
         max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
     }
+
+    /// Raises the limit of open descriptors as far as it goes without privileges; returns it.
+    package static func raiseDescriptorLimit() -> Int {
+        var limit = rlimit()
+        // SAFETY: the kernel fills and reads the local; it keeps no pointer.
+        guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+            return 1024
+        }
+        limit.rlim_cur = limit.rlim_max
+        unsafe _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        return Int(clamping: limit.rlim_cur)
+    }
 }

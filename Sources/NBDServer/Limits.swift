@@ -43,10 +43,27 @@ package enum Limits {
     /// Guest writes in flight must finish in this time for a job's instant to be fixed; then the
     /// begin is refused, in milliseconds.
     package static let holdMilliseconds: Int32 = 2_000
+    /// How long a connection that is being closed may take to accept its last replies, in
+    /// nanoseconds; less than what the control thread waits.
+    package static let farewellNanoseconds: UInt64 = 10_000_000_000
+    /// How long the end of a job waits for its scratch files to be deleted, in milliseconds.
+    package static let removalMilliseconds: Int32 = 5_000
+    /// Descriptors kept back for disks, jobs and the control socket.
+    package static let reservedDescriptors = 256
     /// How long the end of a job or disk waits for requests in flight, in milliseconds.
     package static let drainMilliseconds: Int32 = 30_000
     /// Operations of all connections of a ring.
     package static let piecesPerRing = 4_096
+    /// Of these, the ones that reads and writes may take: the others get theirs for certain.
+    package static let dataPiecesPerRing = 2_944
+    /// Operations above which no request is begun: flushes and prefetches find room below it.
+    package static let begunPiecesPerRing = 3_456
+    /// Zeroing and discarding requests at work on a ring; each has one operation at a time.
+    package static let zeroingPerRing = 512
+    /// The same on one disk: what a job's begin may have to wait for.
+    package static let zeroingPerDisk = 16
+    /// Bytes of one request that are read before others get a turn.
+    package static let readBytesPerTurn: UInt64 = 2 << 20
     /// Requests of all connections of a ring.
     package static let requestsPerRing = 8_192
     /// Disks whose home is one ring.

@@ -57,7 +57,7 @@ extension NBDServer {
         }
         let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
         let tracking = openTracking(configuration, source)
-        let added = Latch.of(1)
+        let added = Latch(count: 1)
         shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
         _ = added.wait(milliseconds: -1)
         state.withLock { state in
@@ -73,8 +73,10 @@ extension NBDServer {
             return .failure(.unknownDisk)
         }
         live.remove(name: export.description.name)
-        closeConnections(of: export.id, gracefully: true)
-        let removed = Latch.of(1)
+        if !closeConnections(of: export.id, gracefully: true) {
+            _ = closeConnections(of: export.id, gracefully: false)
+        }
+        let removed = Latch(count: 1)
         let outcome = Outcome()
         shared.mailboxes[export.homeRing].post(.removeDisk(disk, outcome, removed))
         _ = removed.wait(milliseconds: -1)
@@ -120,12 +122,13 @@ extension NBDServer {
 
     /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are
     /// gone.
-    func closeConnections(of export: ExportID, gracefully: Bool) {
-        let closed = Latch.of(shared.mailboxes.count)
+    @discardableResult
+    func closeConnections(of export: ExportID, gracefully: Bool) -> Bool {
+        let closed = Latch(count: shared.mailboxes.count)
         for mailbox in shared.mailboxes {
             mailbox.post(.closeConnections(export, gracefully: gracefully, closed))
         }
-        _ = closed.wait(milliseconds: Limits.drainMilliseconds)
+        return closed.wait(milliseconds: Limits.drainMilliseconds)
     }
 
     // MARK: Listeners
@@ -188,7 +191,7 @@ extension NBDServer {
 
     /// Stops accepting and removes a unix socket's file.
     func close(_ listener: RingListener) {
-        let removed = Latch.of(1)
+        let removed = Latch(count: 1)
         shared.mailboxes[0].post(.removeListener(number: listener.number, removed))
         _ = removed.wait(milliseconds: -1)
         listener.close()
@@ -205,6 +208,8 @@ extension NBDServer {
         switch fault {
         case .system(let fault): "\(fault.call): \(fault.errorText)"
         case .inUse(let detail): detail
+        case .alignmentTooLarge(let alignment):
+            "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
         case .empty: "its size is zero or larger than \(RawSource.sizeBytesMax) bytes"
         case .wrongType(let expected, let found):
             "it is \(name(found)), expected \(name(expected))"

@@ -26,6 +26,12 @@ package final class NBDServer: Sendable {
         guard (1...64).contains(rings) else {
             throw .limitReached(what: "rings (asked for \(rings), at least 1)", limit: 64)
         }
+        let room = SystemFacts.raiseDescriptorLimit() - Limits.reservedDescriptors
+        guard configuration.maxConnections <= room else {
+            throw .limitReached(
+                what: "connections with this many descriptors (ulimit -n):"
+                    + " \(configuration.maxConnections) were asked for", limit: max(room, 0))
+        }
         do throws(SystemFault) {
             shared = try ServerShared(rings: rings, maxConnections: configuration.maxConnections)
             threads = try Self.startRings(shared)
@@ -55,7 +61,7 @@ package final class NBDServer: Sendable {
     private static func startRings(
         _ shared: ServerShared
     ) throws(SystemFault) -> [WorkerThread] {
-        let started = try Latch(count: shared.mailboxes.count)
+        let started = Latch(count: shared.mailboxes.count)
         let failure = RingFailure()
         var threads: [WorkerThread] = []
         for index in shared.mailboxes.indices {
@@ -124,7 +130,7 @@ package final class NBDServer: Sendable {
         for listener in listeners { close(listener) }
         for job in jobs { _ = end(jobID: job) }
         for disk in disks { _ = detach(disk) }
-        let stopped = Latch.of(shared.mailboxes.count)
+        let stopped = Latch(count: shared.mailboxes.count)
         for mailbox in shared.mailboxes { mailbox.post(.stop(stopped)) }
         _ = stopped.wait(milliseconds: Limits.drainMilliseconds)
     }
@@ -146,15 +152,4 @@ private final class RingFailure: Sendable {
     private let fault = Mutex<SystemFault?>(nil)
     var first: SystemFault? { fault.withLock { $0 } }
     func note(_ new: SystemFault) { fault.withLock { $0 = $0 ?? new } }
-}
-
-extension Latch {
-    /// A latch for control work; without descriptors left nothing can be controlled any more.
-    static func of(_ count: Int) -> Latch {
-        do throws(SystemFault) {
-            return try Latch(count: count)
-        } catch {
-            preconditionFailure("no descriptor for a latch: \(error.errorText)")
-        }
-    }
 }

@@ -142,7 +142,7 @@ struct SlotTableTests {
 
     @Test("every element is released exactly once, the ones left behind as well")
     func release() throws {
-        let latch = try Latch(count: 5)
+        let latch = Latch(count: 5)
         do {
             var table = SlotTable<Counter>(capacity: 4)
             for _ in 0..<4 { _ = table.insert(Counter(latch)) }

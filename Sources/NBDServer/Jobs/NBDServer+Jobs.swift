@@ -239,18 +239,32 @@ extension NBDServer {
         let report = job.report
         // Readers are told before the disks stop preserving: nothing read after that is handed out.
         detachAll(job.exports)
-        for export in job.exports {
-            closeConnections(of: export.id, gracefully: false)
-            export.scratch.remove()
-        }
+        for export in job.exports { closeConnections(of: export.id, gracefully: false) }
+        removeScratch(of: job.exports)
         state.withLock { _ = $0.jobs.removeValue(forKey: jobID) }
         return .success(report)
+    }
+
+    /// Deletes scratch on a thread of its own: a file system that hangs must not take the control
+    /// thread with it, and the last reference goes there, so that no ring frees a large file.
+    private func removeScratch(of exports: [BackupExport]) {
+        let removed = Latch(count: 1)
+        let work: @Sendable () -> Void = {
+            for export in exports { export.scratch.remove() }
+            removed.arrive()
+        }
+        do throws(SystemFault) {
+            _ = try WorkerThread(name: "nbdpull-scratch", body: work)
+            _ = removed.wait(milliseconds: Limits.removalMilliseconds)
+        } catch {
+            work()
+        }
     }
 
     /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in
     /// flight.
     func detachAll(_ exports: [BackupExport]) {
-        let detached = Latch.of(exports.count)
+        let detached = Latch(count: exports.count)
         for export in exports {
             shared.mailboxes[export.homeRing].post(.detachJob(export, detached))
         }

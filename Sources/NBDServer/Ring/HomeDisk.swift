@@ -25,8 +25,11 @@ struct HomeDisk: ~Copyable {
     var isHeld = false
     var holdLatch: Latch?
     var heldPieces: [Int] = []
-    /// Zeroing requests that wait at the start or between two steps.
+    /// Zeroing requests that wait at the start or between two steps: for a job that begins, or for
+    /// others to finish.
     var heldRequests: [Int] = []
+    /// Zeroing requests at work.
+    var zeroingCount = 0
     /// Changes admitted and not complete, those that wait for copies included.
     var changesInFlight = 0
 
@@ -36,7 +39,7 @@ struct HomeDisk: ~Copyable {
     var overlapWaiters: [Int] = []
 
     // What the source has turned out not to do
-    var canPunchHoles = true
+    var canPunchHoles: Bool
     var canZeroRanges = true
 
     /// Copies' buffers: one a task, in pages.
@@ -49,6 +52,7 @@ struct HomeDisk: ~Copyable {
         descriptor = export.source.raw
         sizeBytes = export.source.sizeBytes
         alignment = export.source.alignment
+        canPunchHoles = export.discards
         gate = CopyBeforeWrite(tokenLimit: Limits.piecesPerRing)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)

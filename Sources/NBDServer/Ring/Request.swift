@@ -98,6 +98,9 @@ struct Piece {
     var progress = 0
     /// Slot of the home disk, or -1.
     var disk = -1
+    /// Zeroing that must not give space back, and how it was submitted.
+    var keepsSpace = false
+    var usesZeroRange = false
 
     init(request: Int, kind: PieceKind, offset: UInt64, count: UInt64) {
         self.request = request

@@ -96,6 +96,10 @@ extension RingLoop {
             }
             return handOver(slot, negotiated, to: export.homeRing)
         }
+        if case .live(let export) = target, !export.source.isReadOnly {
+            guard let disk = diskSlots[export.disk] else { return close(slot) }
+            connections[slot].disk = disk
+        }
         connections[slot].phase = .transmission
         connections[slot].target = target
         connections[slot].rules = RequestRules(negotiated)
@@ -106,8 +110,6 @@ extension RingLoop {
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait)
-            connections[slot].disk = diskSlots[export.disk] ?? -1
-            if !export.source.isReadOnly, connections[slot].disk < 0 { return close(slot) }
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].path = ReadPath(
@@ -199,7 +201,7 @@ extension RingLoop {
         guard connections[slot].phase == .handshake || connections[slot].phase == .transmission
         else { return }
         connections[slot].phase = .draining
-        connections[slot].deadline = now + UInt64(Limits.drainMilliseconds) * 1_000_000
+        connections[slot].deadline = now + Limits.farewellNanoseconds
         markReady(slot)
     }
 

@@ -14,14 +14,13 @@ struct PendingScratchWrite {
 extension RingLoop {
     /// Performs every action that the disk's gate has asked for.
     mutating func perform(_ disk: Int) {
-        while !scratchWrites.isFull, let action = disks[disk].gate.nextAction() {
+        while let action = disks[disk].gate.nextAction() {
             switch action {
             case .readSource(let task, let clusters):
                 disks[disk].copyProgress[task] = 0
                 readForCopy(disk, task, clusters)
             case .writeScratch(let write):
-                let number = scratchWrites.insert(PendingScratchWrite(disk: disk, write: write))
-                submitScratchWrite(number)
+                start(PendingScratchWrite(disk: disk, write: write))
             case .release(let token): submitChange(token)
             case .jobBroken(let job, let cause): reportBroken(disk, job, cause)
             case .jobDetached(let job): jobDetached(disk, job)
@@ -86,6 +85,16 @@ extension RingLoop {
 
     // MARK: Writing scratch
 
+    /// Submits a write, or keeps it until one of another disk or job has finished: nothing else that
+    /// the gate asks for waits behind it.
+    private mutating func start(_ write: PendingScratchWrite) {
+        if scratchWrites.isFull {
+            deferredScratchWrites.append(write)
+        } else {
+            submitScratchWrite(scratchWrites.insert(write))
+        }
+    }
+
     private mutating func submitScratchWrite(_ number: Int) {
         let pending = scratchWrites[number]
         let write = pending.write
@@ -116,9 +125,9 @@ extension RingLoop {
         let errno: Int32? = result > 0 ? nil : result == 0 ? Errno.noSpace : -result
         disks[done.disk].gate.scratchWriteFinished(done.write, errno: errno, now: now)
         afterCopy(done.disk)
-        // Room in the table: another disk's writes may have waited for it.
-        for disk in 0..<disks.capacity
-        where disks.contains(disk) && disks[disk].gate.hasActions { perform(disk) }
+        if !deferredScratchWrites.isEmpty, !scratchWrites.isFull {
+            start(deferredScratchWrites.removeFirst())
+        }
     }
 
     private mutating func afterCopy(_ disk: Int) {

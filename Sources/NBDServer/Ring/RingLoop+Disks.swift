@@ -25,7 +25,13 @@ extension RingLoop {
     /// The instant is now: every cluster that changes from here on is preserved for the job first.
     mutating func attach(_ export: BackupExport, _ result: Outcome, _ latch: Latch) {
         defer { latch.arrive() }
-        guard let slot = diskSlots[export.disk], takeCopyBuffers(slot) else { return }
+        guard let slot = diskSlots[export.disk] else { return }
+        guard takeCopyBuffers(slot) else {
+            result.lackedBuffers.store(true, ordering: .releasing)
+            return
+        }
+        // A number is given again only when everything about its last job has been reported.
+        perform(slot)
         precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
         let job = disks[slot].gate.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
@@ -53,10 +59,8 @@ extension RingLoop {
         disks[slot].holdLatch = nil
         let held = disks[slot].heldPieces
         disks[slot].heldPieces.removeAll(keepingCapacity: true)
-        let requests = disks[slot].heldRequests
-        disks[slot].heldRequests.removeAll(keepingCapacity: true)
         for piece in held { startChange(piece) }
-        for request in requests { startZeroing(request) }
+        startHeldZeroing(slot)
         perform(slot)
     }
 

@@ -99,12 +99,14 @@ extension RingLoop {
         let pieceMax =
             mustBeWhole && fits ? UInt64(Limits.contiguousReadBytes) : UInt64(Limits.pieceBytes)
         if mustBeWhole, !fits { requests[request].isExclusive = true }
+        let turnEnd = requests[request].issued + Limits.readBytesPerTurn
         while requests[request].issued < valid.length {
             if requests[request].isExclusive,
                 connections[slot].requestCount > 1 || requests[request].piecesInFlight > 0
             {
                 return .blocked
             }
+            if requests[request].issued >= turnEnd { return .again }
             let offset = valid.offset + requests[request].issued
             let count = min(pieceMax, valid.length - requests[request].issued)
             guard let piece = makePiece(slot, request, .read, offset, count) else {
@@ -138,6 +140,11 @@ extension RingLoop {
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
         let pages = 1 + (bytes + BufferArena.pageBytes - 1) / BufferArena.pageBytes
+        // What is not charged was admitted before and has its place.
+        if isCharged, pieces.count >= Limits.dataPiecesPerRing {
+            starved.append(slot)
+            return nil
+        }
         guard let buffer = allocate(pages: pages, for: slot, isCharged: isCharged) else {
             return nil
         }

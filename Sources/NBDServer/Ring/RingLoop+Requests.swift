@@ -130,9 +130,8 @@ extension RingLoop {
         {
             return false
         }
-        // A request and its pieces must find room when they are needed.
-        let spare = Limits.requestsPerConnection
-        if requests.count + spare > requests.capacity || pieces.count + spare > pieces.capacity {
+        // A request must find room, and one operation for it.
+        if requests.isFull || pieces.count >= Limits.begunPiecesPerRing {
             starved.append(slot)
             return false
         }

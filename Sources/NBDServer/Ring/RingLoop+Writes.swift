@@ -152,14 +152,18 @@ extension RingLoop {
         guard disks[disk].alignment > 1 else { return false }
         let start = pieces[piece].ioOffset
         let end = max(start + UInt64(pieces[piece].ioCount), pieces[piece].end)
-        for other in disks[disk].running where other != piece {
-            guard pieces[other].isWidened || pieces[piece].isWidened else { continue }
-            let otherStart = min(pieces[other].ioOffset, pieces[other].offset)
-            let otherEnd = max(
-                pieces[other].ioOffset + UInt64(pieces[other].ioCount), pieces[other].end)
-            if start < otherEnd, otherStart < end { return true }
+        // Those that wait already go first, or a busy block would keep them waiting for ever.
+        return disks[disk].running.contains { conflicts(piece, $0, start, end) }
+            || disks[disk].overlapWaiters.contains { conflicts(piece, $0, start, end) }
+    }
+
+    private func conflicts(_ piece: Int, _ other: Int, _ start: UInt64, _ end: UInt64) -> Bool {
+        guard other != piece, pieces[other].isWidened || pieces[piece].isWidened else {
+            return false
         }
-        return false
+        let otherEnd = max(
+            pieces[other].ioOffset + UInt64(pieces[other].ioCount), pieces[other].end)
+        return start < otherEnd && pieces[other].ioOffset < end
     }
 
     // MARK: Writing

@@ -12,16 +12,32 @@ import Scratch
 extension RingLoop {
     private static var page: UInt64 { UInt64(BufferArena.pageBytes) }
 
-    /// Begins the request, now or when no job is beginning.
+    /// Begins the request, now or when no job is beginning and others have finished.
     mutating func startZeroing(_ request: Int) {
         let disk = connections[requests[request].connection].disk
-        if disks[disk].isHeld {
-            disks[disk].heldRequests.append(request)
-            return
-        }
+        if disks[disk].heldRequests.isEmpty, mayZero(disk) { return admitZeroing(request) }
+        disks[disk].heldRequests.append(request)
+    }
+
+    private func mayZero(_ disk: Int) -> Bool {
+        !disks[disk].isHeld && disks[disk].zeroingCount < Limits.zeroingPerDisk
+            && zeroingCount < Limits.zeroingPerRing
+    }
+
+    private mutating func admitZeroing(_ request: Int) {
+        let disk = connections[requests[request].connection].disk
         requests[request].isAdmitted = true
         disks[disk].changesInFlight += 1
+        disks[disk].zeroingCount += 1
+        zeroingCount += 1
         continueZeroing(request)
+    }
+
+    /// Begins zeroing requests of the disk that wait, as many as may.
+    mutating func startHeldZeroing(_ disk: Int) {
+        while mayZero(disk), !disks[disk].heldRequests.isEmpty {
+            admitZeroing(disks[disk].heldRequests.removeFirst())
+        }
     }
 
     /// Steps aside for a job that begins; true when the request waits.
@@ -38,7 +54,18 @@ extension RingLoop {
         requests[request].isAdmitted = false
         let disk = connections[requests[request].connection].disk
         disks[disk].changesInFlight -= 1
+        disks[disk].zeroingCount -= 1
+        let wasFull = zeroingCount == Limits.zeroingPerRing
+        zeroingCount -= 1
         reportIfQuiet(disk)
+        if !disks[disk].heldRequests.isEmpty || wasFull { zeroingHasRoom = true }
+    }
+
+    /// Zeroing requests have finished: others that wait for them begin.
+    mutating func startWaitingZeroing() {
+        guard zeroingHasRoom else { return }
+        zeroingHasRoom = false
+        for disk in 0..<disks.capacity where disks.contains(disk) { startHeldZeroing(disk) }
     }
 
     /// Takes the next step of the request, or answers it.
@@ -133,6 +160,7 @@ extension RingLoop {
             request: request, kind: requests[request].valid.command == .trim ? .discard : .zero,
             offset: position, count: end - position)
         piece.disk = disk
+        piece.keepsSpace = requests[request].valid.flags.contains(.noHole)
         piece.ioOffset = position
         piece.ioCount = Int(end - position)
         startChange(pieces.insert(piece))
@@ -174,23 +202,17 @@ extension RingLoop {
 
     mutating func submitAllocation(_ piece: Int) {
         let value = pieces[piece]
-        let flags = requests[value.request].valid.flags
-        let keepsSpace = value.kind == .zero && flags.contains(.noHole)
-        let mode: AllocationMode
-        if keepsSpace || (value.kind == .zero && !disks[value.disk].canPunchHoles) {
-            mode = .zeroRange
-        } else {
-            mode = .punchHole
-        }
+        let isZero = value.kind == .zero
+        let usesZeroRange = isZero && (value.keepsSpace || !disks[value.disk].canPunchHoles)
         let isPossible =
-            mode == .zeroRange
-            ? disks[value.disk].canZeroRanges : disks[value.disk].canPunchHoles
-        guard isPossible else { return allocationImpossible(piece, mode) }
+            usesZeroRange ? disks[value.disk].canZeroRanges : disks[value.disk].canPunchHoles
+        guard isPossible else { return allocationImpossible(piece) }
+        pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].stage = .running
         ring.prepareAllocate(
-            disks[value.disk].descriptor, mode: mode, filePosition: value.offset,
-            count: value.count,
-            tag: OperationTag(.piece, slot: piece, detail: mode == .zeroRange ? 1 : 0).raw)
+            disks[value.disk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
+            filePosition: value.offset, count: value.count,
+            tag: OperationTag(.piece, slot: piece).raw)
     }
 
     mutating func zeroCompleted(_ piece: Int, result: Int32) {
@@ -200,21 +222,16 @@ extension RingLoop {
         guard result == -Errno.notSupported else {
             return endChange(piece, errno: result < 0 ? -result : nil)
         }
-        let disk = pieces[piece].disk
-        let flags = requests[pieces[piece].request].valid.flags
-        let wasZeroRange =
-            pieces[piece].kind == .zero
-            && (flags.contains(.noHole) || !disks[disk].canPunchHoles)
-        if wasZeroRange {
-            disks[disk].canZeroRanges = false
+        if pieces[piece].usesZeroRange {
+            disks[pieces[piece].disk].canZeroRanges = false
         } else {
-            disks[disk].canPunchHoles = false
+            disks[pieces[piece].disk].canPunchHoles = false
         }
         submitAllocation(piece)
     }
 
     /// The source cannot do it: a discard is only a hint, zeros can be written.
-    private mutating func allocationImpossible(_ piece: Int, _ mode: AllocationMode) {
+    private mutating func allocationImpossible(_ piece: Int) {
         let request = pieces[piece].request
         if pieces[piece].kind == .discard { return endChange(piece, errno: nil) }
         // The step is taken again; by then the disk is known not to do it.

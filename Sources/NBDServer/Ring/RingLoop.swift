@@ -33,6 +33,14 @@ struct RingLoop: ~Copyable {
     var pausedListeners: [RingListener] = []
     var closers: [Closer] = []
 
+    /// Zeroing requests at work on all disks, and whether some have finished this turn.
+    var zeroingCount = 0
+    var zeroingHasRoom = false
+    /// Writes to scratch that wait for room in the table.
+    var deferredScratchWrites: [PendingScratchWrite] = []
+    /// When a stopping ring no longer waits for a disk that does not answer.
+    var stopDeadline = UInt64.max
+
     /// Connections that get a turn after the completions at hand.
     var ready: [Int] = []
     var turn: [Int] = []
@@ -73,13 +81,15 @@ struct RingLoop: ~Copyable {
                 ring.drain(into: &completions)
                 for index in completions.indices { dispatch(completions[index]) }
             } while completions.count == completions.capacity
+            startWaitingZeroing()
             giveTurns()
         }
         stopLatch?.arrive()
     }
 
     private var isFinished: Bool {
-        stopLatch != nil && connections.count == 0 && disks.count == 0
+        guard stopLatch != nil else { return false }
+        return now > stopDeadline || (connections.count == 0 && disks.count == 0)
     }
 
     private mutating func dispatch(_ completion: Completion) {
@@ -171,6 +181,7 @@ struct RingLoop: ~Copyable {
         case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
         case .stop(let latch):
             stopLatch = latch
+            stopDeadline = now + Limits.farewellNanoseconds
             for slot in 0..<connections.capacity where connections.contains(slot) {
                 close(slot)
             }

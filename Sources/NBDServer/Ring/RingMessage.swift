@@ -39,6 +39,8 @@ enum RingMessage: Sendable {
 /// Whether a ring could do what it was asked.
 final class Outcome: Sendable {
     let succeeded = Atomic<Bool>(false)
+    /// It could not because the ring has no memory for more copies.
+    let lackedBuffers = Atomic<Bool>(false)
 }
 
 /// What a disk's home ring needs to track its changes.

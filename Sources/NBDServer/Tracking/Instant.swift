@@ -44,14 +44,14 @@ extension NBDServer {
     func fix(_ instant: Instant) -> Result<UInt64, ServerFault> {
         let start = MonotonicClock.now()
         let disks = instant.disks
-        let held = Latch.of(disks.count)
+        let held = Latch(count: disks.count)
         for (disk, ring) in disks { shared.mailboxes[ring].post(.hold(disk, held)) }
         guard held.wait(milliseconds: Limits.holdMilliseconds) else {
             release(disks)
             return .failure(.holdTimedOut(milliseconds: UInt64(Limits.holdMilliseconds)))
         }
-        let done = Latch.of(
-            instant.exports.count + instant.swaps.count + instant.snapshots.count)
+        let done = Latch(
+            count: instant.exports.count + instant.swaps.count + instant.snapshots.count)
         let outcomes = instant.exports.map { _ in Outcome() }
         for (export, outcome) in zip(instant.exports, outcomes) {
             shared.mailboxes[export.homeRing].post(.attachJob(export, outcome, done))
@@ -70,6 +70,12 @@ extension NBDServer {
             return .success(hold)
         }
         undo(instant)
+        if outcomes.contains(where: { $0.lackedBuffers.load(ordering: .acquiring) }) {
+            return .failure(
+                .limitReached(
+                    what: "disks of one ring with a job at once",
+                    limit: Limits.arenaBytes / 2 / (HomeDisk.copyPages * BufferArena.pageBytes)))
+        }
         return .failure(
             .limitReached(what: "jobs at once on a disk", limit: Limits.jobsPerDisk))
     }
@@ -85,7 +91,7 @@ extension NBDServer {
     }
 
     private func undo(_ swap: RecordingSwap) {
-        let undone = Latch.of(1)
+        let undone = Latch(count: 1)
         shared.mailboxes[swap.homeRing].post(.unswapRecording(swap.disk, swap.old, undone))
         _ = undone.wait(milliseconds: -1)
         if case .success(let (_, store)) = store(swap.disk) { store.abandon(swap.next) }

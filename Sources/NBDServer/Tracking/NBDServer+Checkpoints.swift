@@ -134,7 +134,7 @@ extension NBDServer {
         var store = before
         do throws(TrackingFault) {
             if let bits = try store.bitsToAdd(deleting: name) {
-                let added = Latch.of(1)
+                let added = Latch(count: 1)
                 shared.mailboxes[export.homeRing].post(.addBits(disk, bits, added))
                 _ = added.wait(milliseconds: -1)
             }
@@ -156,7 +156,7 @@ extension NBDServer {
             return .failure(.unknownDisk)
         }
         let box = BitmapBox()
-        let done = Latch.of(1)
+        let done = Latch(count: 1)
         shared.mailboxes[export.homeRing].post(.snapshotRecording(disk, box, done))
         _ = done.wait(milliseconds: -1)
         do throws(TrackingFault) {
