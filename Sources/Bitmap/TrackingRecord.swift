@@ -66,7 +66,9 @@ package struct TrackingRecord: Sendable, Hashable {
             lines.first == title, let sum = value("crc", lines.removeLast())
         else { return nil }
         let body = Array((lines.joined(separator: "\n") + "\n").utf8)
-        guard let sum = UInt32(sum), sum == Zlib.crc32(body.span), lines.count >= 10 else { return nil }
+        guard let sum = UInt32(sum), sum == Zlib.crc32(body.span), lines.count >= 10 else {
+            return nil
+        }
         guard let path = value("path", lines[1]),
             let size = value("size", lines[2]).flatMap({ UInt64($0) }),
             let inode = value("inode", lines[3]).flatMap({ UInt64($0) }),
@@ -87,7 +89,9 @@ package struct TrackingRecord: Sendable, Hashable {
         line.hasPrefix(key + " ") ? String(line.dropFirst(key.count + 1)) : nil
     }
 
-    private static func layers(_ lines: ArraySlice<String>) -> [(serial: UInt64, checkpoint: String?)]? {
+    private static func layers(_ lines: ArraySlice<String>) -> [(
+        serial: UInt64, checkpoint: String?
+    )]? {
         var layers: [(serial: UInt64, checkpoint: String?)] = []
         for line in lines {
             let fields = line.split(separator: " ", omittingEmptySubsequences: false)

@@ -41,7 +41,9 @@ extension TrackingStore {
         }
         let before = recording.dirtyCount
         addUnknownLayers(directory, names, found, to: recording)
-        if found.needsLog { isAllDirty = !addRegions(directory, source, to: recording) || isAllDirty }
+        if found.needsLog {
+            isAllDirty = !addRegions(directory, source, to: recording) || isAllDirty
+        }
         if source.sizeBytes > found.recordedBytes {
             let edge = found.recordedBytes
             recording.mark(offset: edge, length: source.sizeBytes - edge)

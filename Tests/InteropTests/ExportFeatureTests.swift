@@ -161,6 +161,27 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test("a dirty bitmap is offered by incremental jobs only")
+        func bitmapContext() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            let full = try server.begin("vm1", disks: ["vda"], tag: "full", checkpoint: "c1")
+            #expect(try full.export("vda").bitmap == nil)
+            try server.end("vm1", full)
+            try NBDClient(fixture.uri("vda")).write([1, 2, 3], at: 70_000)
+            let job = try server.begin("vm1", disks: ["vda"], tag: "inc", incremental: "c1")
+            #expect(try job.export("vda").bitmap == "backup-vda")
+            let context = "qemu:dirty-bitmap:backup-vda"
+            let client = try NBDClient(try job.uri("vda"), .contexts("base:allocation", context))
+            #expect(client.hasContext(context) && client.hasContext("base:allocation"))
+            #expect(
+                try client.map(context).filter(\.isDirty)
+                    == [NBDExtent(offset: 65_536, count: 65_536, flags: 1)])
+            let map = try Command.run("nbdinfo", ["--map=\(context)", try job.uri("vda")]).output()
+            #expect(map.contains("dirty"))
+            try server.stop()
+        }
+
         @Test("unknown names are refused and leave the server well")
         func unknownExport() throws {
             let fixture = try LiveFixture()

@@ -8,8 +8,10 @@ extension PointInTimeSuite {
         /// One reason to refuse a begin.
         enum Case: String, CaseIterable, Sendable {
             case unknownDisk, diskTwice, scratchExists, scratchFolderMissing, sameScratchTwice
-            case unknownCheckpoint, checkpoint, relativeSocket, socketFolderMissing, portTaken
+            case unknownCheckpoint, checkpointExists, relativeSocket, socketFolderMissing, portTaken
             case notXML, wrongSchema, missingBlockScratch
+
+            var needsCheckpoint: Bool { self == .checkpointExists }
 
             /// What the text must say.
             var expectedText: String {
@@ -19,7 +21,7 @@ extension PointInTimeSuite {
                 case .scratchExists, .sameScratchTwice: "exists"
                 case .scratchFolderMissing: "No such file or directory"
                 case .unknownCheckpoint: "'nope'"
-                case .checkpoint: "checkpoints are not supported yet"
+                case .checkpointExists: "c0"
                 case .relativeSocket, .notXML, .wrongSchema, .missingBlockScratch: "error: "
                 case .socketFolderMissing: "No such file or directory"
                 case .portTaken: "in use"
@@ -46,9 +48,13 @@ extension PointInTimeSuite {
         @Test("a refused begin changes nothing", arguments: Case.allCases)
         func refused(_ reason: Case) throws {
             let rig = try StressRig(mebibytes: 4)
+            if reason.needsCheckpoint {
+                let (first, _) = try rig.begin(tag: "first", checkpoint: "c0")
+                try rig.end(first)
+            }
             try rig.writer.drain()
             var backup = rig.server.standardBackup(disks: StressRig.targets, tag: "refused")
-            let checkpoint = reason == .checkpoint ? "c0" : nil
+            let checkpoint = reason.needsCheckpoint ? "c0" : nil
             var listener: Command?
             switch reason {
             case .unknownDisk: backup.disks[1].target = "vdz"
@@ -57,7 +63,7 @@ extension PointInTimeSuite {
             case .scratchFolderMissing: backup.disks[1].scratch = "/nonexistent/scratch"
             case .sameScratchTwice: backup.disks[1].scratch = backup.disks[0].scratch
             case .unknownCheckpoint: backup.incremental = "nope"
-            case .checkpoint: break
+            case .checkpointExists: break
             case .relativeSocket: backup.endpoint = .unix("relative.sock")
             case .socketFolderMissing: backup.endpoint = .unix("/nonexistent/job.sock")
             case .portTaken:

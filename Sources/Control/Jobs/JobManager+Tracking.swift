@@ -131,3 +131,17 @@ extension JobManager {
         checkpointQueues[name]?.removeFirst().resume()
     }
 }
+
+extension JobManager {
+    /// A disk's changes can no longer be recorded: said once, and shown with the disk from now on.
+    func noteTrackingLost(_ disk: DiskID) {
+        for domain in domains.values {
+            for (target, attachment) in domain.attachments where attachment == .attached(disk) {
+                events.append(
+                    ControlEvent(
+                        .trackingProblem, domain: domain.definition.name, disk: target,
+                        message: "changes can no longer be recorded: its checkpoints are given up"))
+            }
+        }
+    }
+}

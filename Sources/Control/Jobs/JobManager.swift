@@ -115,6 +115,8 @@ package actor JobManager {
                 ControlEvent(
                     .watermark, domain: jobs[id]?.domain, id: id, disk: target, usedBytes: used,
                     limitBytes: limit))
+        case .trackingLost(let disk):
+            noteTrackingLost(disk)
         case .clientConnected(let export, let id):
             events.append(clientEvent(.clientConnect, export, id))
         case .clientDisconnected(let export, let id):

@@ -57,8 +57,9 @@ extension NBDServer {
         }
     }
 
-    private func abandon(_ instant: Instant, _ fault: ServerFault) -> Result<JobStarted, ServerFault>
-    {
+    private func abandon(_ instant: Instant, _ fault: ServerFault) -> Result<
+        JobStarted, ServerFault
+    > {
         for export in instant.exports { export.scratch.remove() }
         abandon(instant.swaps)
         return .failure(fault)
