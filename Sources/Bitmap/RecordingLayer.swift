@@ -83,7 +83,9 @@ package final class RecordingLayer: Sendable {
 
     /// The bits as they are, copied.
     package func snapshot() -> DirtyBitmap {
-        DirtyBitmap(words: words.copyWords(), blockCount: blockCount)
+        // The file is longer than needed when a disk that had grown is small again.
+        let needed = DirtyBitmap.wordCount(blockCount: blockCount)
+        return DirtyBitmap(words: Array(words.copyWords().prefix(needed)), blockCount: blockCount)
     }
 
     /// Makes the bits durable.
