@@ -6,7 +6,9 @@ package struct SourceIdentity: Sendable, Hashable {
     package var sizeBytes: UInt64
     /// Of a regular file; zero for a device, whose path stands for it.
     package var inode: UInt64
-    /// When the file was last changed; compared after a clean stop only. Zero for a device.
+    /// When the file was last changed; compared after a clean stop only.
+    ///
+    /// Zero for a device.
     package var changedNanoseconds: UInt64
 
     package init(path: String, sizeBytes: UInt64, inode: UInt64, changedNanoseconds: UInt64) {

@@ -76,8 +76,9 @@ package final class MappedWords: Sendable {
         guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
             throw SystemFault(call: "mmap", errno: errno)
         }
-        // As far as limits allow, so that no page is ever read from the disk again.
-        unsafe _ = mlock(memory, bytes)
+        // As far as limits allow, so that no page in use is ever read from the disk again; pages are
+        // locked when they are first touched, so this costs nothing now.
+        unsafe _ = nbdpull_lock_when_touched(memory, bytes)
         return UInt(bitPattern: memory)
     }
 
