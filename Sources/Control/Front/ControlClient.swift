@@ -89,12 +89,21 @@ package struct ControlClient: Sendable {
         do {
             let channel = try await connect()
             return try await channel.executeThenClose { inbound, outbound in
-                try await outbound.write(.head(head(of: call)))
-                if let body = call.body {
-                    try await outbound.write(.body(ByteBuffer(bytes: body)))
+                // The server may answer and hang up as soon as it has seen enough, before the last
+                // part is written: what it said counts, not that it no longer listens.
+                var parts: [RequestPart] = [.head(head(of: call))]
+                if let body = call.body { parts.append(.body(ByteBuffer(bytes: body))) }
+                parts.append(.end(nil))
+                var failure: (any Error)?
+                do {
+                    try await outbound.write(contentsOf: parts)
+                } catch {
+                    failure = error
                 }
-                try await outbound.write(.end(nil))
-                return try await receive(inbound, take)
+                if let status = try await receive(inbound, take) { return status }
+                throw failure
+                    ?? ControlError.internalError(
+                        "the server closed the control socket '\(socketPath)' before it answered")
             }
         } catch let error as ControlError {
             throw error
@@ -132,7 +141,7 @@ package struct ControlClient: Sendable {
     private func receive(
         _ inbound: NIOAsyncChannelInboundStream<HTTPClientResponsePart>,
         _ take: (ByteBuffer) throws(ControlError) -> Void
-    ) async throws -> Int {
+    ) async throws -> Int? {
         var status: Int?
         for try await part in inbound {
             switch part {
@@ -142,8 +151,7 @@ package struct ControlClient: Sendable {
                 if let status { return status }
             }
         }
-        throw ControlError.internalError(
-            "the server closed the control socket '\(socketPath)' before it answered")
+        return nil
     }
 
     private func unreachable(_ detail: String) -> ControlError {
