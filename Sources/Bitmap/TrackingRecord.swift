@@ -47,7 +47,7 @@ package struct TrackingRecord: Sendable, Hashable {
 
     package func encode() -> [UInt8] {
         var lines = [
-            Self.title, "path \(source.path)", "size \(source.sizeBytes)", "inode \(source.inode)",
+            Self.title, "path \(Self.escaped(source.path))", "size \(source.sizeBytes)", "inode \(source.inode)",
             "changed \(source.changedNanoseconds)", "granularity \(granularityBytes)",
             "boot \(bootID)", "clean \(isClean ? 1 : 0)", "next \(chain.nextSerial)",
         ]
@@ -81,8 +81,38 @@ package struct TrackingRecord: Sendable, Hashable {
         else { return nil }
         return TrackingRecord(
             source: SourceIdentity(
-                path: path, sizeBytes: size, inode: inode, changedNanoseconds: changed),
+                path: unescaped(path), sizeBytes: size, inode: inode, changedNanoseconds: changed),
             granularityBytes: granularity, bootID: boot, isClean: clean == "1", chain: chain)
+    }
+
+    /// A path may hold line ends; a line of the record may not.
+    private static func escaped(_ path: String) -> String {
+        var text = String.UnicodeScalarView()
+        for scalar in path.unicodeScalars {
+            switch scalar {
+            case "\\": text.append(contentsOf: "\\\\".unicodeScalars)
+            case "\n": text.append(contentsOf: "\\n".unicodeScalars)
+            case "\r": text.append(contentsOf: "\\r".unicodeScalars)
+            default: text.append(scalar)
+            }
+        }
+        return String(text)
+    }
+
+    private static func unescaped(_ text: String) -> String {
+        var path = String.UnicodeScalarView()
+        var isEscaped = false
+        for scalar in text.unicodeScalars {
+            if isEscaped {
+                path.append(scalar == "n" ? "\n" : scalar == "r" ? "\r" : scalar)
+                isEscaped = false
+            } else if scalar == "\\" {
+                isEscaped = true
+            } else {
+                path.append(scalar)
+            }
+        }
+        return String(path)
     }
 
     private static func value(_ key: String, _ line: String) -> String? {
