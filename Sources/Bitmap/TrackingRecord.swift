@@ -6,7 +6,9 @@ package struct SourceIdentity: Sendable, Hashable {
     package var sizeBytes: UInt64
     /// Of a regular file; zero for a device, whose path stands for it.
     package var inode: UInt64
-    /// When the file was last changed; compared after a clean stop only. Zero for a device.
+    /// When the file was last changed, in nanoseconds.
+    ///
+    /// Compared after a clean stop only. Zero for a device.
     package var changedNanoseconds: UInt64
 
     package init(path: String, sizeBytes: UInt64, inode: UInt64, changedNanoseconds: UInt64) {
@@ -47,7 +49,8 @@ package struct TrackingRecord: Sendable, Hashable {
 
     package func encode() -> [UInt8] {
         var lines = [
-            Self.title, "path \(Self.escaped(source.path))", "size \(source.sizeBytes)", "inode \(source.inode)",
+            Self.title, "path \(Self.escaped(source.path))",
+            "size \(source.sizeBytes)", "inode \(source.inode)",
             "changed \(source.changedNanoseconds)", "granularity \(granularityBytes)",
             "boot \(bootID)", "clean \(isClean ? 1 : 0)", "next \(chain.nextSerial)",
         ]

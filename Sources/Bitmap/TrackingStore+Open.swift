@@ -41,7 +41,8 @@ extension TrackingStore {
             problem = problem ?? text
             isAllDirty = true
         }
-        let before = recording.dirtyCount
+        // A layer that was made anew is all dirty already.
+        let before = isAllDirty && !found.isAllDirty ? 0 : recording.dirtyCount
         addUnknownLayers(directory, names, found, to: recording)
         if found.needsLog {
             isAllDirty = !addRegions(directory, source, to: recording) || isAllDirty
