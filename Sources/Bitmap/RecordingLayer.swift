@@ -125,7 +125,7 @@ package final class RecordingLayer: Sendable {
 
     /// The bits as they are, copied.
     package func snapshot() -> DirtyBitmap {
-        // A file can be longer than the disk: it was made so for a size that was taken back.
+        // The file is longer than needed when a disk that had grown is small again.
         let needed = DirtyBitmap.wordCount(blockCount: blockCount)
         return DirtyBitmap(words: Array(words.copyWords().prefix(needed)), blockCount: blockCount)
     }

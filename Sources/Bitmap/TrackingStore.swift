@@ -286,9 +286,11 @@ package struct TrackingStore: Sendable {
         record = changed
     }
 
-    /// Makes every checkpoint unusable, because changes can no longer be recorded safely.
-    package func giveUp() {
-        try? FileCalls.remove(directory + "/" + Self.recordName)
+    /// Makes every checkpoint of a disk unusable, because changes can no longer be recorded safely.
+    ///
+    /// Durable when this returns, so it comes before the first change that is not recorded.
+    package static func giveUp(directory: String) {
+        try? FileCalls.remove(directory + "/" + recordName)
         try? StateFiles.syncDirectory(directory)
     }
 }

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -56,6 +57,9 @@ static inline int nbdpull_accept(int fd) {
 }
 static inline void nbdpull_name_thread(const char *name) {
     pthread_setname_np(pthread_self(), name);
+}
+static inline int nbdpull_lock_when_touched(void *memory, size_t bytes) {
+    return mlock2(memory, bytes, MLOCK_ONFAULT);
 }
 /* The file offset alignment that O_DIRECT needs on a regular file; 0 when the file system does not say. */
 static inline unsigned nbdpull_direct_alignment(int fd) {

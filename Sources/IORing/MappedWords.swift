@@ -53,6 +53,7 @@ package final class MappedWords: Sendable {
         let size = max(found, Self.headerBytes + countAtLeast * 8)
         byteCount = size
         count = (size - Self.headerBytes) / 8
+        try Self.readThrough(descriptor.raw, found)
         // Blocks that were never written may still be holes after a crash.
         _ = try SystemFault.check("fallocate") { fallocate(descriptor.raw, 0, 0, off_t(size)) }
         address = try Self.map(descriptor.raw, size)
@@ -64,12 +65,20 @@ package final class MappedWords: Sendable {
         unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), byteCount)
     }
 
+    /// Reads the whole file, so that a disk that cannot be read is an error here and no fault later.
+    private static func readThrough(_ descriptor: Int32, _ bytes: Int) throws(SystemFault) {
+        _ = try FileCalls.readAll(descriptor, count: bytes)
+    }
+
     private static func map(_ descriptor: Int32, _ bytes: Int) throws(SystemFault) -> UInt {
         // SAFETY: a shared mapping of our own file, unmapped in deinit.
         let memory = unsafe mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)
         guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
             throw SystemFault(call: "mmap", errno: errno)
         }
+        // As far as limits allow, so that no page in use is ever read from the disk again; pages are
+        // locked when they are first touched, so this costs nothing now.
+        unsafe _ = nbdpull_lock_when_touched(memory, bytes)
         return UInt(bitPattern: memory)
     }
 

@@ -20,8 +20,9 @@ final class BackupExport: Sendable {
     let ledger: Ledger
     let description: ExportDescription
     let holdLimitNanoseconds: UInt64
-    /// Everything written since the job's base checkpoint, frozen at the instant; filled before the
-    /// first client can come. Nil on full backups.
+    /// Everything written since the job's base checkpoint, frozen at the instant.
+    ///
+    /// Filled before the first client can come; nil on full backups.
     let dirty: FrozenBitmap?
     let clientCount = Atomic<Int>(0)
     let bytesRead = Atomic<UInt64>(0)

@@ -6,6 +6,7 @@ struct HomeTracking {
     var recording: RecordingLayer
     var intent: WriteIntent
     let log: IntentLogFile
+    let directory: String
     /// Arena offset of the buffer that the log is written from.
     let logBuffer: Int
     let logPages: Int

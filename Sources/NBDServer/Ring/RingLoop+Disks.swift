@@ -80,7 +80,7 @@ extension RingLoop {
             intent: WriteIntent(
                 regionCount: seed.log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration),
-            log: seed.log, logBuffer: buffer, logPages: pages)
+            log: seed.log, directory: seed.directory, logBuffer: buffer, logPages: pages)
     }
 
     // MARK: Ending

@@ -44,6 +44,10 @@ extension RingLoop {
                 ring.prepareSync(recording.raw, tag: OperationTag(.intentSync, slot: disk).raw)
             case .release(let token): submitMarked(token)
             case .trackingLost:
+                // On this thread, before the writes that wait for the log are let go unrecorded.
+                if let directory = disks[disk].tracking?.directory {
+                    TrackingStore.giveUp(directory: directory)
+                }
                 shared.emit(.trackingLost(disk: disks[disk].export.disk))
             }
         }

@@ -47,6 +47,7 @@ final class Outcome: Sendable {
 struct TrackingSeed: Sendable {
     let recording: RecordingLayer
     let log: IntentLogFile
+    let directory: String
 }
 
 /// Carries a bitmap from a ring to the control thread, and from there to its readers.

@@ -26,7 +26,11 @@ extension NBDServer {
                 directory: tracking.directory, source: Self.identity(source),
                 granularityBytes: tracking.granularityBytes)
             let log = try Self.makeLog(store, source)
-            return (.store(store), TrackingSeed(recording: store.recording, log: log))
+            return (
+                .store(store),
+                TrackingSeed(
+                    recording: store.recording, log: log, directory: store.directory)
+            )
         } catch {
             return (.unavailable(Self.text(error)), nil)
         }
@@ -78,7 +82,7 @@ extension NBDServer {
                 "changes could not be recorded durably: its checkpoints are given up")
             return old
         }
-        if case .store(let store) = old { store.giveUp() }
+        if case .store(let store) = old { TrackingStore.giveUp(directory: store.directory) }
     }
 
     func trackingStatus(_ disk: DiskID) -> TrackingStatus? {
