@@ -148,4 +148,19 @@ import Testing
         }
         #expect(throws: TrackingFault.unknownCheckpoint("c1")) { try world.delete("c1") }
     }
+
+    @Test("a mapped layer that could not be removed never replaces a compressed one")
+    func staleMappedLayer() throws {
+        let world = try oneCheckpoint(sizeBytes: 100 << 16)
+        try world.checkpoint()
+        let name = "layer-\(try world.current().record.chain.layers[0].serial).bits"
+        let stale = try world.read(name)
+        try world.delete("c2")
+        #expect(!StateFiles.names(in: world.directory).contains(name))
+        try world.write(name, stale)
+        #expect(try world.wrongAnswers().isEmpty)
+        try world.current().compressSealed()
+        #expect(try world.wrongAnswers().isEmpty)
+        #expect(!StateFiles.names(in: world.directory).contains(name))
+    }
 }
