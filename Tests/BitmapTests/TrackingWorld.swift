@@ -152,9 +152,11 @@ final class TrackingWorld {
 
     func delete(_ name: String) throws {
         var deleting = try current()
-        if let bits = try deleting.bitsToAdd(deleting: name) { deleting.recording.formUnion(bits) }
+        let bits = try deleting.bitsToAdd(deleting: name)
+        if let bits { deleting.recording.formUnion(bits) }
         try deleting.delete(checkpoint: name)
         store = deleting
+        if bits != nil { noteSynced() }
         oracle.removeAll { $0.name == name }
     }
 
