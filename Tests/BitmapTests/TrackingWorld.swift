@@ -127,6 +127,8 @@ final class TrackingWorld {
         try current().recording.sync()
         noteSynced()
         marked = []
+        // Both slots count until they are written again.
+        try writeLog()
         try writeLog()
     }
 
