@@ -70,7 +70,8 @@ let package = Package(
             ],
             swiftSettings: strict),
 
-        .testTarget(name: "BitmapTests", dependencies: ["Bitmap"], swiftSettings: strict),
+        .testTarget(
+            name: "BitmapTests", dependencies: ["Bitmap", "IORing"], swiftSettings: strict),
         .testTarget(
             name: "IORingTests", dependencies: ["Disk", "IORing"], swiftSettings: strict),
         .testTarget(

@@ -29,23 +29,65 @@ package final class RecordingLayer: Sendable {
     /// Blocks that are dirty.
     package var dirtyCount: Int { dirty.load(ordering: .relaxed) }
 
+    /// What a layer's file begins with: its form, its serial and the blocks it was made for.
+    private static func header(_ serial: UInt64, _ blockCount: Int) -> [UInt8] {
+        Array("nbdpull-bits 1 \(serial) \(blockCount)\n".utf8)
+    }
+
+    /// The blocks that a layer's file was made for; nil when it is no file of this layer.
+    private static func madeFor(_ header: [UInt8], serial: UInt64) -> Int? {
+        let line = header.prefix { $0 != UInt8(ascii: "\n") }
+        let fields = String(decoding: line, as: UTF8.self).split(separator: " ")
+        guard fields.count == 4, fields[0] == "nbdpull-bits", fields[1] == "1",
+            UInt64(fields[2]) == serial
+        else { return nil }
+        return Int(fields[3])
+    }
+
+    /// The whole file of a layer in which every block is dirty.
+    static func allDirtyFile(serial: UInt64, blockCount: Int) -> [UInt8] {
+        var bitmap = DirtyBitmap(blockCount: blockCount)
+        bitmap.mark(0..<blockCount)
+        var bytes = header(serial, blockCount)
+        bytes.append(
+            contentsOf: repeatElement(0, count: MappedWords.headerBytes - bytes.count))
+        for word in bitmap.words {
+            // The mapped words are in the machine's own order.
+            for byte in 0..<8 {
+                bytes.append(UInt8(truncatingIfNeeded: word.littleEndian >> UInt64(8 * byte)))
+            }
+        }
+        return bytes
+    }
+
     /// Makes a new, clean layer; the file must not exist.
     package static func create(
         path: String, serial: UInt64, blockCount: Int, granularityShift: UInt64
     ) throws(SystemFault) -> RecordingLayer {
         let words = try MappedWords(
-            creating: path, header: Array("nbdpull-bits 1\n".utf8), count: (blockCount + 63) / 64)
+            creating: path, header: header(serial, blockCount), count: (blockCount + 63) / 64)
         return RecordingLayer(
             serial: serial, blockCount: blockCount, granularityShift: granularityShift,
             words: words)
     }
 
     /// Opens a layer's file, which is made longer when the disk has grown.
+    ///
+    /// Throws when it is another file than the layer's, or holds fewer than the `recordedCount`
+    /// blocks that it must hold, or fewer than it was made for: nothing is taken for clean there.
     package static func open(
-        path: String, serial: UInt64, blockCount: Int, granularityShift: UInt64
+        path: String, serial: UInt64, blockCount: Int, granularityShift: UInt64,
+        recordedCount: Int = 0
     ) throws(SystemFault) -> RecordingLayer {
-        let needed = (blockCount + 63) / 64
-        let words = try MappedWords(opening: path, countAtLeast: needed)
+        let bytes = try FileCalls.open(path, [])
+        let size = try FileCalls.facts(bytes.raw).sizeBytes
+        let headerBytes = UInt64(MappedWords.headerBytes)
+        guard size >= headerBytes else { throw SystemFault(call: "read", errno: Errno.invalid) }
+        let header = try FileCalls.readAll(bytes.raw, count: MappedWords.headerBytes)
+        guard let madeFor = madeFor(header, serial: serial), madeFor <= blockCount,
+            (size - headerBytes) / 8 >= UInt64((max(madeFor, recordedCount) + 63) / 64)
+        else { throw SystemFault(call: "read", errno: Errno.invalid) }
+        let words = try MappedWords(opening: path, countAtLeast: (blockCount + 63) / 64)
         return RecordingLayer(
             serial: serial, blockCount: blockCount, granularityShift: granularityShift,
             words: words)

@@ -6,9 +6,9 @@ package struct SourceIdentity: Sendable, Hashable {
     package var sizeBytes: UInt64
     /// Of a regular file; zero for a device, whose path stands for it.
     package var inode: UInt64
-    /// When the file was last changed; compared after a clean stop only.
+    /// When the file was last changed, in nanoseconds.
     ///
-    /// Zero for a device.
+    /// Compared after a clean stop only. Zero for a device.
     package var changedNanoseconds: UInt64
 
     package init(path: String, sizeBytes: UInt64, inode: UInt64, changedNanoseconds: UInt64) {
@@ -49,7 +49,8 @@ package struct TrackingRecord: Sendable, Hashable {
 
     package func encode() -> [UInt8] {
         var lines = [
-            Self.title, "path \(source.path)", "size \(source.sizeBytes)", "inode \(source.inode)",
+            Self.title, "path \(Self.escaped(source.path))",
+            "size \(source.sizeBytes)", "inode \(source.inode)",
             "changed \(source.changedNanoseconds)", "granularity \(granularityBytes)",
             "boot \(bootID)", "clean \(isClean ? 1 : 0)", "next \(chain.nextSerial)",
         ]
@@ -83,8 +84,38 @@ package struct TrackingRecord: Sendable, Hashable {
         else { return nil }
         return TrackingRecord(
             source: SourceIdentity(
-                path: path, sizeBytes: size, inode: inode, changedNanoseconds: changed),
+                path: unescaped(path), sizeBytes: size, inode: inode, changedNanoseconds: changed),
             granularityBytes: granularity, bootID: boot, isClean: clean == "1", chain: chain)
+    }
+
+    /// A path may hold line ends; a line of the record may not.
+    private static func escaped(_ path: String) -> String {
+        var text = String.UnicodeScalarView()
+        for scalar in path.unicodeScalars {
+            switch scalar {
+            case "\\": text.append(contentsOf: "\\\\".unicodeScalars)
+            case "\n": text.append(contentsOf: "\\n".unicodeScalars)
+            case "\r": text.append(contentsOf: "\\r".unicodeScalars)
+            default: text.append(scalar)
+            }
+        }
+        return String(text)
+    }
+
+    private static func unescaped(_ text: String) -> String {
+        var path = String.UnicodeScalarView()
+        var isEscaped = false
+        for scalar in text.unicodeScalars {
+            if isEscaped {
+                path.append(scalar == "n" ? "\n" : scalar == "r" ? "\r" : scalar)
+                isEscaped = false
+            } else if scalar == "\\" {
+                isEscaped = true
+            } else {
+                path.append(scalar)
+            }
+        }
+        return String(path)
     }
 
     private static func value(_ key: String, _ line: String) -> String? {

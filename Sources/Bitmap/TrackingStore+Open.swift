@@ -20,26 +20,29 @@ extension TrackingStore {
     /// Opens a disk's tracking, or begins it.
     ///
     /// On return the record says that the disk is in use; `intentBytes` of zeros (or more) are to
-    /// be written to the log before the first change.
+    /// be written to the log before the first change. `bootID` names the time since the machine was
+    /// started: a change of it is a loss of power; an empty one counts as a change.
     package static func open(
-        directory: String, source: SourceIdentity, granularityBytes: UInt32
+        directory: String, source: SourceIdentity, granularityBytes: UInt32,
+        bootID: String = StateFiles.bootID()
     ) throws(TrackingFault) -> TrackingStore {
         try naming(directory) { () throws(SystemFault) in
             try StateFiles.makeDirectory(directory)
         }
         let names = StateFiles.names(in: directory)
-        let found = try find(directory, names, source, granularityBytes)
+        let found = try find(directory, names, source, granularityBytes, bootID)
         let shift = UInt64(found.granularityBytes.trailingZeroBitCount)
         let blocks = blockCount(source.sizeBytes, shift)
         var problem = found.problem
         var isAllDirty = found.isAllDirty
         let recording = try openRecording(
-            directory, found, blocks, shift, isNew: found.chain.checkpoints.isEmpty && names.isEmpty
+            directory, found, blocks, shift
         ) { text in
             problem = problem ?? text
             isAllDirty = true
         }
-        let before = recording.dirtyCount
+        // A layer that was made anew is all dirty already.
+        let before = isAllDirty && !found.isAllDirty ? 0 : recording.dirtyCount
         addUnknownLayers(directory, names, found, to: recording)
         if found.needsLog {
             isAllDirty = !addRegions(directory, source, to: recording) || isAllDirty
@@ -54,7 +57,7 @@ extension TrackingStore {
         let added = UInt64(recording.dirtyCount - before) << shift
         let record = TrackingRecord(
             source: source, granularityBytes: found.granularityBytes,
-            bootID: StateFiles.bootID(), isClean: false, chain: found.chain)
+            bootID: bootID, isClean: false, chain: found.chain)
         try write(record, in: directory)
         removeUnknown(directory, names, found.chain)
         return TrackingStore(
@@ -64,7 +67,7 @@ extension TrackingStore {
 
     private static func find(
         _ directory: String, _ names: [String], _ source: SourceIdentity,
-        _ granularityBytes: UInt32
+        _ granularityBytes: UInt32, _ bootID: String
     ) throws(TrackingFault) -> Found {
         let path = directory + "/" + recordName
         let bytes = try naming(path) { () throws(SystemFault) in
@@ -105,13 +108,13 @@ extension TrackingStore {
             found.isAllDirty =
                 record.source.changedNanoseconds != source.changedNanoseconds
         } else {
-            found.needsLog = record.bootID != StateFiles.bootID() || record.bootID.isEmpty
+            found.needsLog = record.bootID != bootID || record.bootID.isEmpty
         }
         return found
     }
 
     private static func openRecording(
-        _ directory: String, _ found: Found, _ blocks: Int, _ shift: UInt64, isNew: Bool,
+        _ directory: String, _ found: Found, _ blocks: Int, _ shift: UInt64,
         lost: (String) -> Void
     ) throws(TrackingFault) -> RecordingLayer {
         let serial = found.chain.recordingSerial
@@ -119,7 +122,8 @@ extension TrackingStore {
         if FileCalls.exists(path) {
             do throws(SystemFault) {
                 return try RecordingLayer.open(
-                    path: path, serial: serial, blockCount: blocks, granularityShift: shift)
+                    path: path, serial: serial, blockCount: blocks, granularityShift: shift,
+                    recordedCount: blockCount(found.recordedBytes, shift))
             } catch {
                 lost("'\(path)' cannot be read (\(error.errorText)): every block counts as dirty")
             }
@@ -127,6 +131,13 @@ extension TrackingStore {
             lost("'\(path)' is missing: every block counts as dirty")
         }
         return try naming(path) { () throws(SystemFault) in
+            if !found.chain.checkpoints.isEmpty {
+                // Never clean, not even for a moment: the process may die before the next step.
+                let bytes = RecordingLayer.allDirtyFile(serial: serial, blockCount: blocks)
+                try StateFiles.replace(path, with: bytes)
+                return try RecordingLayer.open(
+                    path: path, serial: serial, blockCount: blocks, granularityShift: shift)
+            }
             try FileCalls.remove(path)
             let layer = try RecordingLayer.create(
                 path: path, serial: serial, blockCount: blocks, granularityShift: shift)

@@ -198,6 +198,11 @@ package struct TrackingStore: Sendable {
         for layer in record.chain.layers.dropLast() {
             let raw = Self.bitsPath(directory, layer.serial)
             guard FileCalls.exists(raw) else { continue }
+            // Where both are there, the compressed one may have got a deleted checkpoint's bits.
+            if FileCalls.exists(Self.sealedPath(directory, layer.serial)) {
+                try? FileCalls.remove(raw)
+                continue
+            }
             do throws(TrackingFault) {
                 try store(try rawSealed(layer.serial), as: layer.serial)
                 try? FileCalls.remove(raw)

@@ -4,28 +4,6 @@ import Testing
 extension PointInTimeSuite {
     /// Full backup plus dirty extents is the next full backup.
     @Suite struct IncrementalTests {
-        /// The old image with everything that the bitmap calls dirty replaced from the new job.
-        private func apply(_ rig: StressRig, _ job: BegunJob, _ target: String, to old: [UInt8])
-            throws
-            -> (image: [UInt8], dirtyBytes: Int)
-        {
-            let export = try job.export(target)
-            guard let bitmap = export.bitmap else { throw TestFailure("\(target) has no bitmap") }
-            let context = "qemu:dirty-bitmap:" + bitmap
-            let client = try NBDClient(export.uri, .contexts(context))
-            var image = old
-            var dirtyBytes = 0
-            for extent in try client.map(context) where extent.isDirty {
-                dirtyBytes += extent.count
-                for offset in stride(from: extent.offset, to: extent.end, by: 4 << 20) {
-                    let count = min(4 << 20, extent.end - offset)
-                    let bytes = try client.read(offset, count)
-                    Bytes.copy(bytes, at: 0, to: &image, at: offset, count: count)
-                }
-            }
-            return (image, dirtyBytes)
-        }
-
         @Test("P3: full plus dirty extents is the disk at the next instant, over three rounds")
         func rounds() throws {
             let rig = try StressRig(mebibytes: 24, largestBytes: 1 << 16)
@@ -40,7 +18,7 @@ extension PointInTimeSuite {
                     tag: "c\(round)", checkpoint: "c\(round)", incremental: "c\(round - 1)")
                 try rig.writer.run(seconds: 0.2)
                 for (index, target) in StressRig.targets.enumerated() {
-                    images[index] = try apply(rig, job, target, to: images[index]).image
+                    images[index] = try rig.apply(job, target, to: images[index]).image
                     let name = "round \(round) \(target), seed \(rig.seed)"
                     try window.verify(disk: index, image: images[index], name: name)
                 }
@@ -53,7 +31,7 @@ extension PointInTimeSuite {
             // The oldest checkpoint still leads from the first full backup to now.
             let (job, last) = try rig.begin(tag: "again", incremental: "c0")
             for (index, target) in StressRig.targets.enumerated() {
-                let image = try apply(rig, job, target, to: start[index]).image
+                let image = try rig.apply(job, target, to: start[index]).image
                 try last.verify(disk: index, image: image, name: "from c0, seed \(rig.seed)")
             }
             try rig.end(job)
@@ -69,13 +47,13 @@ extension PointInTimeSuite {
             let (settle, _) = try quietBegin(rig, tag: "c1", checkpoint: "c1")
             try rig.server.end("vm1", settle)
             let (clean, cleanImage) = try quietBegin(rig, tag: "clean", incremental: "c1")
-            let none = try apply(rig, clean, "vda", to: cleanImage)
+            let none = try rig.apply(clean, "vda", to: cleanImage)
             #expect(none.dirtyBytes == 0 && none.image == cleanImage)
             try rig.server.end("vm1", clean)
 
             try NBDClient(rig.server.liveURI("vm1", "vda")).write([7], at: 65_536 * 3 + 5)
             let (dirty, _) = try quietBegin(rig, tag: "dirty", incremental: "c1")
-            let one = try apply(rig, dirty, "vda", to: cleanImage)
+            let one = try rig.apply(dirty, "vda", to: cleanImage)
             #expect(one.dirtyBytes == 65_536)
             #expect(one.image[65_536 * 3 + 5] == 7)
             try rig.server.end("vm1", dirty)
@@ -105,7 +83,7 @@ extension PointInTimeSuite {
             let job = try rig.server.begin(
                 "vm1", disks: StressRig.targets, tag: "after", incremental: "c0")
             for (index, target) in StressRig.targets.enumerated() {
-                let image = try apply(rig, job, target, to: images[index]).image
+                let image = try rig.apply(job, target, to: images[index]).image
                 #expect(image == (try Bytes.ofDisk(rig.paths[index])), "seed \(rig.seed)")
             }
             try rig.server.end("vm1", job)

@@ -6,10 +6,11 @@ final class StressRig {
 
     let directory: TemporaryDirectory
     let server: ServerUnderTest
-    let writer: StressWriter
+    private(set) var writer: StressWriter
     let paths: [String]
     let seed: UInt64
     private let loops: [LoopDevice]
+    private let plan: StressPlan
 
     /// Where the disks' bytes are.
     enum Source: String, CaseIterable, Sendable {
@@ -20,7 +21,7 @@ final class StressRig {
 
     init(
         _ source: Source = .bufferedFile, mebibytes: Int = 32, options: [String] = [],
-        largestBytes: Int = 4 << 20
+        largestBytes: Int = 4 << 20, inFlight: Int = 32, withFileSystem: Bool = false
     ) throws {
         seed = RunSettings.seed
         print("seed \(seed), source \(source.rawValue)")
@@ -30,8 +31,13 @@ final class StressRig {
         var contents: [[UInt8]] = []
         for (index, target) in Self.targets.enumerated() {
             let path = directory.file(target + ".img")
-            contents.append(
-                try Images.mixed(path, bytes: mebibytes << 20, seed: seed &+ UInt64(index)))
+            var content = try Images.mixed(
+                path, bytes: mebibytes << 20, seed: seed &+ UInt64(index))
+            if withFileSystem {
+                try Command.run("mkfs.ext4", ["-q", "-F", path]).output()
+                content = try Bytes.ofFile(path)
+            }
+            contents.append(content)
             var disk = DiskDescription(target, path)
             switch source {
             case .bufferedFile: break
@@ -50,6 +56,8 @@ final class StressRig {
         server = try ServerUnderTest([DomainDescription("vm1", disks)], options: options)
         var plan = StressPlan(seed: seed)
         plan.largestBytes = largestBytes
+        plan.inFlight = inFlight
+        self.plan = plan
         let server = server
         writer = try StressWriter(
             uris: Self.targets.map { server.liveURI("vm1", $0) }, contents: contents, plan: plan)
@@ -114,6 +122,19 @@ final class StressRig {
     func end(_ job: BegunJob) throws {
         let command = try server.startCLI(["backup-end", "vm1", "--job", job.id])
         try writer.run(beside: command).output()
+    }
+
+    /// Starts the server again after its end, and a writer that goes on from what the disks hold.
+    ///
+    /// What was in flight when the server was killed may or may not be on the disks.
+    func restart() throws {
+        try server.start()
+        var next = plan
+        next.seed = plan.seed &+ UInt64(writer.finishedCount) &+ 1
+        let server = server
+        writer = try StressWriter(
+            uris: Self.targets.map { server.liveURI("vm1", $0) },
+            contents: try paths.map { path throws in try Bytes.ofDisk(path) }, plan: next)
     }
 
     /// Stops everything; fails unless the disks hold what the writer put there.
