@@ -180,7 +180,8 @@ QEMU_STORAGE_DAEMON = QemuStorageDaemon()
 READERS = [NBDPULL, NbdServerSplice(), NbdServer(), Nbdkit(), QemuNbd(), QEMU_STORAGE_DAEMON]
 WRITERS = [peer for peer in READERS if not isinstance(peer, NbdServerSplice)]
 
-CLIENTS = {"nbdcopy": "libnbd-bin", "fio": "fio"}
+CLIENTS = {"nbdcopy": "libnbd-bin", "nbdinfo": "libnbd-bin", "nbdsh": "python3-libnbd",
+           "fio": "fio"}
 
 
 def missing_client(program: str) -> str | None:
@@ -196,4 +197,5 @@ def client_version(program: str) -> str:
         return f"{program} missing"
     done = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False)
-    return done.stdout.strip().splitlines()[0]
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if lines else f"{program} unknown"

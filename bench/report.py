@@ -22,7 +22,11 @@ COLUMNS = {
            Column("p99", "p99 us", 0), Column("server_cpu", "server us/req", 1),
            Column("client_cpu", "client us/req", 1), Column("pull", "pull GB/s", 2)],
     "begin": [Column("value", "latency ms", 1, spread=True),
-              Column("hold", "hold us", 0, spread=True)],
+              Column("hold", "hold us", 0, spread=True),
+              Column("rss_before", "RSS before MiB", 0, spread=True),
+              Column("rss_during", "RSS during MiB", 0, spread=True)],
+    "map": [Column("value", "extents/s", 0, spread=True), Column("seconds", "s", 2),
+            Column("server_cpu", "server CPU s", 2)],
 }
 
 

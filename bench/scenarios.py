@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import live
+import tracking
 from measure import BenchError, fio_arguments, free_port, pull, run_fio, serve, timed
-from peers import READERS, WRITERS, Export, Peer, missing_client
+from peers import NBDPULL, READERS, WRITERS, Export, Peer, QemuNbd, missing_client
 
 CHUNK = 8 << 20
 WRITE_LIMIT = 1 << 30
@@ -36,7 +38,7 @@ class Row:
 
 @dataclass
 class Result:
-    """What a scenario gave. `kind` says how its samples are read: pull, io or begin."""
+    """What a scenario gave. `kind` says how its samples are read: pull, io, begin or map."""
 
     name: str
     title: str
@@ -190,6 +192,42 @@ def begin(files: Files, settings: Settings, result: Result) -> None:
     result.notes.append("no peer is measured here")
 
 
+def map_dirty(files: Files, settings: Settings, result: Result) -> None:
+    sides = {NBDPULL.key: tracking.map_nbdpull, QemuNbd.key: tracking.map_qemu}
+    in_turn(sides, settings, result, lambda side: side(settings.directory))
+
+
+def begin_16t(files: Files, settings: Settings, result: Result) -> None:
+    in_turn({NBDPULL.key: tracking.large_begins}, settings, result,
+            lambda side: side(settings.directory))
+    result.notes.append("no peer is measured here")
+
+
+def tracking_cost(files: Files, settings: Settings, result: Result) -> None:
+    sides = {tracking.TRACKED: tracking.tracked_writes,
+             tracking.UNTRACKED: tracking.untracked_writes}
+    in_turn(sides, settings, result,
+            lambda side: [("", side(files, settings.directory, settings.seconds))])
+
+
+def in_turn(
+    sides: dict[str, Callable], settings: Settings, result: Result,
+    samples: Callable[[Callable], Iterable[tuple[str, dict[str, float]]]]
+) -> None:
+    """Side after side, in turned order every second round; each gives samples by case.
+
+    What runs second finds a disk that the first has warmed up, so the order alternates.
+    """
+    for number in range(1, settings.rounds + 1):
+        for name, side in list(sides.items())[::1 if number % 2 else -1]:
+            say(f"{result.name}: round {number} of {settings.rounds}, {name}")
+            try:
+                for case, sample in samples(side):
+                    result.add(name, case, sample)
+            except (BenchError, OSError, subprocess.SubprocessError) as problem:
+                result.errors.append(f"{result.name}, {name}, round {number}: {problem}")
+
+
 SCENARIOS = [
     Scenario("pull-unix-4", "Full read by nbdcopy, unix socket, 4 connections", "pull",
              ("nbdcopy",), pulling(tcp=False, connections=4)),
@@ -212,6 +250,12 @@ SCENARIOS = [
     Scenario("live-job", "4 KiB random writes, 8 in flight, to a disk that is being backed up",
              "io", ("fio", "nbdcopy"), live_job),
     Scenario("begin", "Beginning a backup job", "begin", ("fio",), begin),
+    Scenario("map-dirty", "A dirty bitmap of 64 GiB, every second block of 64 KiB dirty", "map",
+             ("fio", "nbdinfo", "nbdsh"), map_dirty),
+    Scenario("begin-16t", "Beginning a job with a checkpoint on a disk of 16 TiB", "begin", (),
+             begin_16t),
+    Scenario("tracking-cost", "4 KiB random writes, 32 in flight, tracked and untracked", "io",
+             ("fio",), tracking_cost),
 ]
 
 

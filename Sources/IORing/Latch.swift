@@ -49,6 +49,7 @@ package final class Latch: Sendable {
     /// A negative time waits for ever.
     package func wait(milliseconds: Int32) -> Bool {
         var deadline = timespec()
+        // SAFETY: `deadline` outlives the calls it is handed to; the rest as said at the fields.
         unsafe clock_gettime(CLOCK_MONOTONIC, &deadline)
         let nanoseconds = deadline.tv_nsec + Int(max(milliseconds, 0)) % 1000 * 1_000_000
         deadline.tv_sec += Int(max(milliseconds, 0)) / 1000 + nanoseconds / 1_000_000_000
