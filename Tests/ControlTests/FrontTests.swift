@@ -167,6 +167,14 @@ import Testing
                 #expect(error?.libvirtCode == number)
                 #expect(error?.httpStatus == status)
             }
+            var misspelt = ControlClient.Call("POST", "v1", "domains", "vm1", "jobs")
+            misspelt.body = Data(#"{"xml":"<domainbackup mode='pull'/>"}"#.utf8)
+            let refused = await #expect(throws: ControlError.self) {
+                try await client.send(misspelt)
+            }
+            #expect(refused?.httpStatus == 400)
+            #expect(refused?.message.contains("'xml' is not a key") == true)
+            #expect(try await manager.listJobs(domain: nil).isEmpty)
             var large = ControlClient.Call("POST", "v1", "domains")
             large.body = Data(repeating: 0x20, count: (4 << 20) + 1)
             let error = await #expect(throws: ControlError.self) { try await client.send(large) }

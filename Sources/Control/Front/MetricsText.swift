@@ -45,7 +45,8 @@ package enum MetricsText {
             "nbdpull_disk_clients", "Connections to the live export.",
             disks.map { ($0, Double($1.clients)) })
         page.gauge(
-            "nbdpull_disk_dirty_bytes", "Bytes changed since the disk was attached.",
+            "nbdpull_disk_dirty_bytes",
+            "Bytes changed since the newest checkpoint, or since tracking began.",
             disks.map { ($0, Double($1.dirtyBytes)) })
         jobs(snapshot, into: &page)
         page.counter("nbdpull_events_total", "Events logged.", [([], Double(snapshot.events))])

@@ -84,14 +84,30 @@ struct RouteCall: Sendable {
     }
 
     /// The body as JSON of one shape; an empty body is `{}`.
-    func json<Value: Decodable>(_ type: Value.Type) throws -> Value {
+    func json<Value: Codable>(_ type: Value.Type) throws -> Value {
+        let data = body.isEmpty ? Data("{}".utf8) : body
+        let value: Value
         do {
-            return try ControlJSON.decode(type, from: body.isEmpty ? Data("{}".utf8) : body)
+            value = try ControlJSON.decode(type, from: data)
         } catch {
             throw ControlError.invalidArgument(
                 what: "request body",
                 detail: "it is not the JSON expected here: \(Self.reason(error))")
         }
+        try Self.refuseUnknownKeys(data, value)
+        return value
+    }
+
+    /// A key that means nothing is refused: a misspelt one would silently ask for something else.
+    private static func refuseUnknownKeys(_ data: Data, _ value: some Encodable) throws {
+        let understood = try JSONSerialization.jsonObject(with: JSONEncoder().encode(value))
+        guard let given = try JSONSerialization.jsonObject(with: data) as? [String: Any],
+            let known = understood as? [String: Any]
+        else { return }
+        let unknown = given.filter { known[$0.key] == nil && !($0.value is NSNull) }.keys.sorted()
+        guard let key = unknown.first else { return }
+        throw ControlError.invalidArgument(
+            what: "request body", detail: "'\(key)' is not a key of it")
     }
 
     private static func reason(_ error: any Error) -> String {

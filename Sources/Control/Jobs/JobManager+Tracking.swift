@@ -63,8 +63,8 @@ extension JobManager {
                 ControlEvent(
                     .trackingRecovered, domain: name, disk: disk.target,
                     usedBytes: tracking.recoveredBytes,
-                    message: "\(tracking.recoveredBytes) bytes count as changed after an unclean "
-                        + "stop"))
+                    message: "\(tracking.recoveredBytes) bytes count as changed: the last stop was "
+                        + "unclean, or the disk was changed or has grown while it was not served"))
         }
         if let problem = tracking.problem {
             events.append(

@@ -61,7 +61,7 @@ package struct DiskStatus: Sendable {
     package var sizeBytes: UInt64
     /// Live connections right now.
     package var clientCount: Int
-    /// Bytes written, zeroed or discarded since the disk was attached, in whole 64 KiB blocks.
+    /// Bytes changed since the newest checkpoint, in whole blocks; zero when changes are not tracked.
     package var dirtyBytes: UInt64
     /// Present when changes are tracked.
     package var tracking: TrackingStatus?

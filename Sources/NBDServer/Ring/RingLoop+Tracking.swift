@@ -95,8 +95,7 @@ extension RingLoop {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk] else { return }
         precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
-        disks[slot].tracking?.recording = next
-        disks[slot].tracking?.isClearingHeld = true
+        setRecording(slot, next, isClearingHeld: true)
     }
 
     /// The checkpoint could not be made: the old layer goes on, with what the new one has recorded.
@@ -104,8 +103,19 @@ extension RingLoop {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk], let tracking = disks[slot].tracking else { return }
         old.formUnion(tracking.recording.snapshot())
-        disks[slot].tracking?.recording = old
-        disks[slot].tracking?.isClearingHeld = false
+        setRecording(slot, old, isClearingHeld: false)
+    }
+
+    /// Written as take and put back: Swift 6.3 never releases what an assignment through an optional
+    /// chain replaces inside a noncopyable value, and a layer would stay mapped for ever.
+    private mutating func setRecording(
+        _ slot: Int, _ layer: RecordingLayer, isClearingHeld: Bool
+    ) {
+        guard var tracking = disks[slot].tracking else { return }
+        disks[slot].tracking = nil
+        tracking.recording = layer
+        tracking.isClearingHeld = isClearingHeld
+        disks[slot].tracking = tracking
     }
 
     mutating func sealedDurably(_ disk: DiskID) {
