@@ -16,7 +16,8 @@ extension RingLoop {
         static let holeAndZero: UInt32 = 3
     }
 
-    mutating func startStatus(_ slot: Int, _ request: ValidRequest) {
+    mutating func startStatus(_ slot: Int, _ request: ValidRequest, _ asked: ContextSet) {
+        connections[slot].status.asked = asked
         connections[slot].status.contextIndex = 0
         startContext(slot, request)
     }
@@ -31,6 +32,11 @@ extension RingLoop {
     mutating func continueStatus(_ slot: Int, _ request: Int) -> IssueResult {
         let valid = requests[request].valid
         while connections[slot].status.contextIndex < connections[slot].contexts.count {
+            let id = connections[slot].contexts[connections[slot].status.contextIndex].id
+            guard connections[slot].status.asked.contains(id) else {
+                connections[slot].status.contextIndex += 1
+                continue
+            }
             if !connections[slot].status.isGathered {
                 gatherExtents(slot, valid)
                 if !connections[slot].status.isGathered { return .again }
@@ -63,7 +69,8 @@ extension RingLoop {
         let context = connections[slot].contexts[connections[slot].status.contextIndex]
         if context.index == 0 {
             gatherAllocation(slot, valid)
-        } else if case .backup(let export) = connections[slot].target, let dirty = export.dirty {
+        } else if case .backup(let export) = connections[slot].target {
+            let dirty = export.bitmaps[context.index - 1]
             gatherDirty(slot, valid, dirty.bitmap, dirty.granularityShift)
         } else {
             preconditionFailure("a context that the export does not have")
@@ -102,10 +109,16 @@ extension RingLoop {
         let onlyOne = valid.flags.contains(.reqOne)
         guard
             connections[slot].status.position == end || connections[slot].status.extents.isFull
-                || (onlyOne && connections[slot].status.extents.count > 1)
+                || (onlyOne && hasFirstExtent(slot))
         else { return false }
         connections[slot].status.isGathered = true
         return true
+    }
+
+    /// Whether the first extent of the reply can grow no longer.
+    private func hasFirstExtent(_ slot: Int) -> Bool {
+        connections[slot].status.extents.hasFirst(
+            isLong: connections[slot].replies.hasLongExtents)
     }
 
     private mutating func look(_ slot: Int, _ position: UInt64, _ end: UInt64) {
@@ -125,7 +138,8 @@ extension RingLoop {
         var flags =
             connections[slot].status.knownIsData ? Allocation.data : Allocation.holeAndZero
         if let ledger = connections[slot].path.ledger {
-            let step = ledger.step(from: position, to: knownEnd)
+            let step = ledger.step(
+                from: position, to: min(knownEnd, position + Limits.ledgerBytesPerLookup))
             end = position + UInt64(step.count)
             switch step.place {
             case .source: break
@@ -141,20 +155,23 @@ extension RingLoop {
 
     /// Writes one context's chunk whole: nothing else may come between its extents.
     ///
-    /// At most 1 MiB.
+    /// At most 1 MiB, with 64-bit lengths 2 MiB.
     private mutating func emitExtents(_ slot: Int, _ valid: ValidRequest) {
         let extents = connections[slot].status.extents
-        let total = valid.flags.contains(.reqOne) ? 1 : extents.count
+        let replies = connections[slot].replies
+        let total =
+            valid.flags.contains(.reqOne) ? 1 : extents.count(isLong: replies.hasLongExtents)
         var emitted = 0
+        var next = 0
         while emitted < total {
-            let header = emitted == 0 ? ReplyEncoder.blockStatusHeaderBytes : 0
-            let fits = (Limits.replyBufferBytes / 2 - header) / ReplyEncoder.extentBytes
+            let header = emitted == 0 ? replies.statusHeaderBytes : 0
+            let fits = (Limits.replyBufferBytes / 2 - header) / replies.extentBytes
             let count = min(fits, total - emitted)
-            let bytes = header + count * ReplyEncoder.extentBytes
+            let bytes = header + count * replies.extentBytes
             guard let offset = room(slot, bytes: bytes) else { return }
             if header > 0 { writeStatusHeader(slot, valid, total, at: offset) }
             var span = arena.mutableBytes(offset + header, count: bytes - header)
-            extents.encode(emitted..<(emitted + count), into: &span, at: 0)
+            extents.encode(count, from: &next, by: replies, into: &span)
             commit(slot, bytes: bytes)
             emitted += count
         }
@@ -163,12 +180,11 @@ extension RingLoop {
     private mutating func writeStatusHeader(
         _ slot: Int, _ valid: ValidRequest, _ total: Int, at offset: Int
     ) {
-        let index = connections[slot].status.contextIndex
-        let id = connections[slot].contexts[index].id
-        let isLast = index + 1 == connections[slot].contexts.count
-        var span = arena.mutableBytes(offset, count: ReplyEncoder.blockStatusHeaderBytes)
-        _ = ReplyEncoder.blockStatus(
-            cookie: valid.cookie, contextID: id, extentCount: total, done: isLast, into: &span,
-            at: 0)
+        let id = connections[slot].contexts[connections[slot].status.contextIndex].id
+        let isLast = !connections[slot].status.asked.containsAny(above: id)
+        let replies = connections[slot].replies
+        var span = arena.mutableBytes(offset, count: replies.statusHeaderBytes)
+        _ = replies.status(
+            valid.echo, contextID: id, extentCount: total, done: isLast, into: &span, at: 0)
     }
 }
