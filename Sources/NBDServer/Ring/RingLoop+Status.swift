@@ -31,36 +31,49 @@ extension RingLoop {
 
     mutating func continueStatus(_ slot: Int, _ request: Int) -> IssueResult {
         let valid = requests[request].valid
-        while connections[slot].status.contextIndex < connections[slot].contexts.count {
-            let id = connections[slot].contexts[connections[slot].status.contextIndex].id
-            guard connections[slot].status.asked.contains(id) else {
-                connections[slot].status.contextIndex += 1
-                continue
-            }
-            if !connections[slot].status.isGathered {
-                gatherExtents(slot, valid)
-                if !connections[slot].status.isGathered { return .again }
-            }
-            if connections[slot].path.ledger?.isClosed ?? false {
-                fail(
-                    request, .ioError, "the backup job is broken or has ended", at: valid.offset)
-                connections[slot].current = -1
-                finish(request)
-                return .issued
-            }
-            flush(slot)
-            if connections[slot].phase == .closing { return .issued }
-            if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
-                return .blocked
-            }
-            emitExtents(slot, valid)
-            if connections[slot].phase == .closing { return .issued }
+        skipUnasked(slot)
+        if !connections[slot].status.isGathered {
+            gatherExtents(slot, valid)
+            if !connections[slot].status.isGathered { return .again }
+        }
+        if connections[slot].path.ledger?.isClosed ?? false {
+            fail(request, .ioError, "the backup job is broken or has ended", at: valid.offset)
+            connections[slot].current = -1
+            finish(request)
+            return .issued
+        }
+        flush(slot)
+        if connections[slot].phase == .closing { return .issued }
+        if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
+            return .blocked
+        }
+        let isLast = isLastContext(slot)
+        emitExtents(slot, valid)
+        if connections[slot].phase == .closing { return .issued }
+        if !isLast {
+            // One context a turn, as there may be many.
             connections[slot].status.contextIndex += 1
             startContext(slot, valid)
+            return .again
         }
         connections[slot].current = -1
         discard(request)
         return .issued
+    }
+
+    /// Goes to the next context that is asked for; there is one.
+    private mutating func skipUnasked(_ slot: Int) {
+        while !connections[slot].status.asked.contains(contextID(slot)) {
+            connections[slot].status.contextIndex += 1
+        }
+    }
+
+    private func contextID(_ slot: Int) -> UInt32 {
+        connections[slot].contexts[connections[slot].status.contextIndex].id
+    }
+
+    private func isLastContext(_ slot: Int) -> Bool {
+        !connections[slot].status.asked.containsAny(above: contextID(slot))
     }
 
     // MARK: Gathering
@@ -180,8 +193,8 @@ extension RingLoop {
     private mutating func writeStatusHeader(
         _ slot: Int, _ valid: ValidRequest, _ total: Int, at offset: Int
     ) {
-        let id = connections[slot].contexts[connections[slot].status.contextIndex].id
-        let isLast = !connections[slot].status.asked.containsAny(above: id)
+        let id = contextID(slot)
+        let isLast = isLastContext(slot)
         let replies = connections[slot].replies
         var span = arena.mutableBytes(offset, count: replies.statusHeaderBytes)
         _ = replies.status(
