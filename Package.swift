@@ -80,6 +80,7 @@ let package = Package(
         .testTarget(
             name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient"],
             swiftSettings: strict),
+        .testTarget(name: "NBDServerTests", dependencies: ["NBDServer"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",
