@@ -77,13 +77,18 @@ let package = Package(
         .testTarget(
             name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing"],
             swiftSettings: strict),
-        .testTarget(name: "NBDProtocolTests", dependencies: ["NBDProtocol"], swiftSettings: strict),
+        .testTarget(
+            name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient"],
+            swiftSettings: strict),
         .testTarget(name: "NBDServerTests", dependencies: ["NBDServer"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",
             swiftSettings: strict),
-        .testTarget(name: "InteropTests", dependencies: ["TestSupport"], swiftSettings: strict),
+        .target(name: "WireClient", path: "Tests/WireClient", swiftSettings: strict),
+        .testTarget(
+            name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
+            swiftSettings: strict),
         .testTarget(
             name: "PointInTimeTests", dependencies: ["TestSupport"], swiftSettings: strict),
     ]

@@ -6,7 +6,8 @@ package struct ExportDescription: Sendable, Equatable {
     package var description: String?
     /// Size in bytes; below 2^63, as clients count in signed integers.
     package var sizeBytes: UInt64
-    /// What the export can do, `sendDF` left out: the handshake decides that one.
+    /// What the export can do, `sendDF` and `blockStatusPayload` left out: the handshake decides
+    /// those.
     package var flags: TransmissionFlags
     /// Smallest request that is served without reading around it: a power of two up to 65536.
     package var minimumBlockBytes: UInt32
@@ -16,7 +17,8 @@ package struct ExportDescription: Sendable, Equatable {
     package var maximumPayloadBytes: UInt32
     /// Names of the meta contexts, in the order of their ids.
     ///
-    /// Index 0 is always `base:allocation`; later ones are `qemu:dirty-bitmap:NAME`.
+    /// Index 0 is always `base:allocation`; later ones are `qemu:dirty-bitmap:NAME`, as many as there
+    /// are. Only the first `ProtocolLimits.contextsMax` can be selected.
     package var contexts: [String]
 
     /// A description; what is left out gets the protocol's usual values.
@@ -36,15 +38,16 @@ package struct ExportDescription: Sendable, Equatable {
         self.contexts = contexts
     }
 
-    /// The flags a client is told, given how replies are sent.
+    /// The flags a client is told, given how replies are sent and whether contexts are selected.
     ///
     /// Bits that would promise what this server never does are taken out: FAST_ZERO without
-    /// WRITE_ZEROES, RESIZE, and BLOCK_STATUS payloads outside extended headers.
-    func negotiatedFlags(replyMode: ReplyMode) -> TransmissionFlags {
+    /// WRITE_ZEROES, RESIZE, and BLOCK_STATUS payloads where there is nothing to choose from.
+    func negotiatedFlags(replyMode: ReplyMode, hasContexts: Bool) -> TransmissionFlags {
         var result = flags.union(.hasFlags)
         result.subtract([.sendDF, .sendResize, .blockStatusPayload])
         if !result.contains(.sendWriteZeroes) { result.remove(.sendFastZero) }
-        if replyMode == .structured { result.insert(.sendDF) }
+        if replyMode.usesChunks { result.insert(.sendDF) }
+        if replyMode == .extended, hasContexts { result.insert(.blockStatusPayload) }
         return result
     }
 }
@@ -78,7 +81,7 @@ package protocol ExportDirectory: ~Copyable {
 
 /// A meta context the client selected.
 package struct SelectedContext: Equatable, Sendable {
-    /// The number that stands for the context in BLOCK_STATUS replies.
+    /// The number that stands for the context in BLOCK_STATUS; below `ProtocolLimits.contextsMax`.
     package let id: UInt32
     /// The context's full name.
     package let name: String
@@ -99,7 +102,7 @@ package struct Negotiated: Sendable, Equatable {
     package var export: ExportDescription
     /// How every request is answered.
     package var replyMode: ReplyMode
-    /// The selected meta contexts in the order of their ids; empty unless replies are structured.
+    /// The selected meta contexts in the order of their ids; empty unless replies are chunks.
     package var contexts: [SelectedContext]
 
     /// An agreement.

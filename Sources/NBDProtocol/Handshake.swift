@@ -31,6 +31,8 @@ package enum HandshakeFault: Error, Equatable, Sendable {
     case invalidExportName
     /// EXPORT_NAME with a name no export has; there is no error reply for it.
     case unknownExport
+    /// EXPORT_NAME after EXTENDED_HEADERS, which asks for GO.
+    case exportNameAfterExtendedHeaders
     /// A context that SET_META_CONTEXT had selected is gone.
     case exportChanged
     /// `advance` was called after the handshake had ended.
@@ -53,6 +55,7 @@ package enum HandshakeFault: Error, Equatable, Sendable {
         case .invalidExportName:
             "EXPORT_NAME with a name that is not UTF-8 text of at most 4096 bytes"
         case .unknownExport: "EXPORT_NAME with a name no export has"
+        case .exportNameAfterExtendedHeaders: "EXPORT_NAME after EXTENDED_HEADERS"
         case .exportChanged: "the export changed since its contexts were set"
         case .handshakeOver: "bytes were offered to a handshake that had ended"
         }
@@ -98,8 +101,10 @@ package struct Handshake: Sendable {
     private var optionCount = 0
     private var optionLimit = ProtocolLimits.optionsMax
 
-    /// Whether STRUCTURED_REPLY was acknowledged.
-    var structuredReplies = false
+    /// How requests and replies are sent if transmission began now.
+    ///
+    /// STRUCTURED_REPLY and EXTENDED_HEADERS raise it, never lower it.
+    var replyMode = ReplyMode.simple
     /// Whether LIST was answered; it is answered once.
     var hasListed = false
     /// What the last SET_META_CONTEXT left behind.
@@ -124,9 +129,6 @@ package struct Handshake: Sendable {
         case .over: .close(consumed: 0, .handshakeOver)
         }
     }
-
-    /// How replies are sent if transmission began now.
-    var replyMode: ReplyMode { structuredReplies ? .structured : .simple }
 
     /// Grants further options after a LIST that showed `exportCount` exports.
     mutating func raiseOptionLimit(exportCount: Int) {
@@ -206,6 +208,7 @@ package struct Handshake: Sendable {
             return .optionTooLong(code: code, byteCount: byteCount)
         }
         let isExportName = code == OptionCode.exportName.rawValue
+        if isExportName && replyMode == .extended { return .exportNameAfterExtendedHeaders }
         if !isExportName && !clientFlags.contains(.fixedNewstyle) {
             return .optionNeedsFixedNewstyle(code: code)
         }

@@ -14,7 +14,7 @@ extension Handshake {
 
     /// The options whose payload is looked at.
     enum BufferedOption {
-        case list, structuredReply, info, go, listMetaContext, setMetaContext
+        case list, structuredReply, extendedHeaders, info, go, listMetaContext, setMetaContext
     }
 
     static func plan(code: UInt32, byteCount: UInt32) -> OptionPlan {
@@ -38,7 +38,8 @@ extension Handshake {
         case .structuredReply: withoutPayload(.structuredReply)
         case .listMetaContext: bounded(.listMetaContext)
         case .setMetaContext: bounded(.setMetaContext)
-        case .extendedHeaders, nil: refuse(.unknownOption)
+        case .extendedHeaders: withoutPayload(.extendedHeaders)
+        case nil: refuse(.unknownOption)
         }
     }
 
@@ -52,9 +53,15 @@ extension Handshake {
             try list(directory: directory, reply: &reply)
             return nil
         case .structuredReply:
-            guard !structuredReplies else { throw .structuredBefore }
-            structuredReplies = true
+            guard replyMode != .extended else { throw .structuredAfterExtended }
+            guard replyMode == .simple else { throw .structuredBefore }
+            replyMode = .structured
             reply.appendAcknowledge(code: OptionCode.structuredReply.rawValue)
+            return nil
+        case .extendedHeaders:
+            guard replyMode != .extended else { throw .extendedBefore }
+            replyMode = .extended
+            reply.appendAcknowledge(code: OptionCode.extendedHeaders.rawValue)
             return nil
         case .info:
             _ = try describe(.info, payload: payload, directory: directory, reply: &reply)
@@ -141,7 +148,7 @@ extension Handshake {
     ) throws(OptionRefusal) {
         // Replaced even when what follows fails.
         selection = nil
-        guard structuredReplies else { throw .structuredRepliesRequired }
+        guard replyMode.usesChunks else { throw .structuredRepliesRequired }
         let request = try MetaContextRequest(payload)
         guard let export = directory.export(named: request.exportName) else {
             throw .noSuchExport
@@ -167,7 +174,8 @@ extension Handshake {
             contexts = selection.contexts
         }
         var export = export
-        export.flags = export.negotiatedFlags(replyMode: replyMode)
+        export.flags = export.negotiatedFlags(
+            replyMode: replyMode, hasContexts: !contexts.isEmpty)
         return Negotiated(export: export, replyMode: replyMode, contexts: contexts)
     }
 }

@@ -24,7 +24,7 @@ package enum MetaContext {
     ///
     /// Only exact names select; wildcards and unknown names are ignored.
     static func selected(in contexts: [String], by queries: [String]) -> [SelectedContext] {
-        contexts.indices.compactMap { index in
+        contexts.indices.prefix(ProtocolLimits.contextsMax).compactMap { index in
             let name = contexts[index]
             guard queries.contains(where: { name.hasSameBytes(as: $0) }) else { return nil }
             return SelectedContext(id: UInt32(index), name: name, index: index)

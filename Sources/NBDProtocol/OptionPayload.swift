@@ -18,14 +18,17 @@ enum OptionRefusal: Error, Equatable, Sendable {
     case exportChanged
     case listedBefore
     case structuredBefore
+    case structuredAfterExtended
+    case extendedBefore
     case structuredRepliesRequired
 
     var replyType: OptionReplyType {
         switch self {
         case .unknownOption, .tlsNotOffered: .unsupported
         case .payloadNotAllowed, .payloadTruncated, .trailingBytes, .stringTooLong, .notText,
-            .listedBefore, .structuredBefore, .structuredRepliesRequired:
+            .listedBefore, .structuredBefore, .extendedBefore, .structuredRepliesRequired:
             .invalid
+        case .structuredAfterExtended: .extendedHeadersRequired
         case .optionTooLarge, .tooManyQueries: .tooBig
         case .noSuchExport, .exportChanged: .unknownExport
         }
@@ -46,6 +49,8 @@ enum OptionRefusal: Error, Equatable, Sendable {
         case .exportChanged: "the export changed since its contexts were set, connect again"
         case .listedBefore: "exports are listed once for each connection"
         case .structuredBefore: "structured replies are on already"
+        case .structuredAfterExtended: "extended headers are on and include structured replies"
+        case .extendedBefore: "extended headers are on already"
         case .structuredRepliesRequired: "ask for structured replies before setting contexts"
         }
     }

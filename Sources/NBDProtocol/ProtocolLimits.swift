@@ -36,6 +36,11 @@ package enum ProtocolLimits {
     /// A machine has a few dozen checkpoints at most; more than this is not a backup client.
     package static let queriesMax = 256
 
+    /// Contexts of one export that can be selected: the first ones.
+    ///
+    /// As many as can be asked for at once, so that a set of them has a fixed size.
+    package static let contextsMax = queriesMax
+
     /// Largest payload announced to clients that ask, in bytes.
     ///
     /// What every client may use without negotiation.
@@ -45,6 +50,12 @@ package enum ProtocolLimits {
     ///
     /// fio, libnbd and nbd-tester-client send up to 64 MiB and do not look at what is announced.
     package static let acceptedPayloadBytesMax: UInt64 = 67_108_864
+
+    /// Largest payload of a command that has none, or a wrong one, that is read and thrown away so
+    /// that the connection stays, in bytes.
+    ///
+    /// The specification asks for as much as a payload may have, and for hanging up beyond.
+    package static let strayPayloadBytesMax: UInt64 = acceptedPayloadBytesMax
 
     /// Largest WRITE payload that is read and thrown away so that the connection stays, in bytes.
     package static let skippedPayloadBytesMax: UInt64 = 2 * acceptedPayloadBytesMax

@@ -1,178 +1,207 @@
 // Replies of the transmission phase, written into memory the caller owns. Bulk data is not copied
 // here: the caller sends it right after the header.
 
-/// Writes reply headers and small chunks.
+/// Writes reply headers and small replies in the form that a connection agreed on.
 ///
-/// Each function writes at `offset` and returns how many bytes it wrote. It traps when they do not
-/// fit; the sizes below say what is needed. Nothing allocates.
-package enum ReplyEncoder {
-    /// Size of a simple reply's header, in bytes.
-    package static let simpleBytes = 16
-    /// Size of a structured chunk's header, in bytes.
-    package static let chunkHeaderBytes = 20
-    /// Size of what stands in front of a READ chunk's data, in bytes.
-    package static let offsetDataHeaderBytes = 28
-    /// Size of a hole chunk, in bytes.
-    package static let offsetHoleBytes = 32
-    /// Size of what stands in front of a BLOCK_STATUS chunk's extents, in bytes.
-    package static let blockStatusHeaderBytes = 24
-    /// Size of one extent, in bytes.
-    package static let extentBytes = 8
-    /// Size of the longest error chunk, with or without an offset, in bytes.
-    package static let errorBytesMax =
-        chunkHeaderBytes + 4 + 2 + ProtocolLimits.errorTextBytesMax + 8
+/// Each function writes at `offset` of the memory and returns how many bytes it wrote. It traps when
+/// they do not fit; the sizes below say what is needed. Nothing allocates.
+package struct ReplyEncoder: Sendable, Equatable, BitwiseCopyable {
+    /// The form of every reply.
+    package let mode: ReplyMode
+
+    /// Size of the longest header in front of data or extents, in bytes.
+    package static let headerBytesMax = 40
+    /// Size of the longest reply without data, with or without an error and its place, in bytes.
+    package static let errorBytesMax = 32 + 4 + 2 + ProtocolLimits.errorTextBytesMax + 8
 
     /// Marks the last chunk of a reply.
     private static let doneFlag: UInt16 = 1
 
-    /// Writes a simple reply; the data of a successful READ follows it.
-    package static func simple(
-        error: WireError, cookie: UInt64, into memory: inout MutableRawSpan, at offset: Int
-    ) -> Int {
-        store(Magic.simpleReply, into: &memory, at: offset)
-        store(error.rawValue, into: &memory, at: offset + 4)
-        store(cookie, into: &memory, at: offset + 8)
-        return simpleBytes
-    }
+    /// An encoder of replies in `mode`.
+    package init(_ mode: ReplyMode) { self.mode = mode }
 
-    /// Writes the header of a READ chunk; `dataBytes` bytes of data follow it.
+    /// Size of a reply or chunk that says nothing further, in bytes.
+    package var headerBytes: Int {
+        switch mode {
+        case .simple: 16
+        case .structured: 20
+        case .extended: 32
+        }
+    }
+    /// Size of what stands in front of a READ's data, in bytes.
+    package var dataHeaderBytes: Int { headerBytes + (mode == .simple ? 0 : 8) }
+    /// Size of what stands in front of a BLOCK_STATUS chunk's extents, in bytes.
+    package var statusHeaderBytes: Int { headerBytes + (mode == .extended ? 8 : 4) }
+    /// Size of one extent, in bytes.
+    package var extentBytes: Int { mode == .extended ? 16 : 8 }
+    /// Whether an extent's length may need more than 32 bits.
+    package var hasLongExtents: Bool { mode == .extended }
+
+    // MARK: Whole replies
+
+    /// Writes the whole reply to a request that succeeded and has no data to send.
     ///
-    /// `offset` is where the data lies in the export. `dataBytes` is at least one and at most
-    /// 2^32 - 9. With `done`, no error may be found after this.
-    package static func offsetData(
-        cookie: UInt64, offset dataOffset: UInt64, dataBytes: UInt32, done: Bool,
-        into memory: inout MutableRawSpan, at offset: Int
+    /// A READ of no bytes is one, but has a form of its own: `isRead`.
+    package func success(
+        _ echo: RequestEcho, isRead: Bool = false, into memory: inout MutableRawSpan, at offset: Int
     ) -> Int {
-        chunkHeader(
-            .offsetData, cookie: cookie, byteCount: 8 + dataBytes, done: done,
-            into: &memory, at: offset)
-        store(dataOffset, into: &memory, at: offset + chunkHeaderBytes)
-        return offsetDataHeaderBytes
+        // With structured replies, only READ must be answered by a chunk; this is shorter.
+        if mode == .simple || (mode == .structured && !isRead) {
+            return simple(.none, echo, into: &memory, at: offset)
+        }
+        return none(echo, into: &memory, at: offset)
     }
 
-    /// Writes a READ chunk that says `length` bytes at `offset` of the export are zeros.
-    package static func offsetHole(
-        cookie: UInt64, offset holeOffset: UInt64, length: UInt32, done: Bool,
+    /// Writes an error, which ends the reply unless `done` says otherwise.
+    ///
+    /// Chunks carry the text, cut between characters to `ProtocolLimits.errorTextBytesMax`, and the
+    /// place in the export where it happened, if one is known. `error` is not `.none`, and a simple
+    /// reply is always done.
+    package func error(
+        _ error: WireError, _ echo: RequestEcho, text: String, place: UInt64? = nil,
+        done: Bool = true, into memory: inout MutableRawSpan, at offset: Int
+    ) -> Int {
+        self.error(
+            error, echo, text: text.utf8.span, place: place, done: done, into: &memory, at: offset)
+    }
+
+    /// Writes an error whose text is given as UTF-8.
+    package func error(
+        _ error: WireError, _ echo: RequestEcho, text: Span<UInt8>, place: UInt64? = nil,
+        done: Bool = true, into memory: inout MutableRawSpan, at offset: Int
+    ) -> Int {
+        precondition(error != .none, "an error reply needs an error")
+        if mode == .simple {
+            precondition(done, "a simple reply has no parts")
+            return simple(error, echo, into: &memory, at: offset)
+        }
+        let textBytes = text.utf8PrefixCount(limit: ProtocolLimits.errorTextBytesMax)
+        let bodyBytes = 4 + 2 + textBytes + (place == nil ? 0 : 8)
+        chunk(
+            place == nil ? .error : .errorAtOffset, echo, byteCount: UInt64(bodyBytes), done: done,
+            into: &memory, at: offset)
+        let body = offset + headerBytes
+        store(error.rawValue, into: &memory, at: body)
+        store(UInt16(textBytes), into: &memory, at: body + 4)
+        for index in 0..<textBytes {
+            memory.storeBytes(of: text[index], toByteOffset: body + 6 + index, as: UInt8.self)
+        }
+        if let place { store(place, into: &memory, at: body + 6 + textBytes) }
+        return headerBytes + bodyBytes
+    }
+
+    // MARK: Reads
+
+    /// Writes what stands in front of a READ's data; `dataBytes` bytes of data follow it.
+    ///
+    /// In chunks `place` is where the data lies in the export, `dataBytes` is at least one and at most
+    /// 2^32 - 9, and with `done` no error may be found after this. A simple reply has this once, and
+    /// all the data behind it.
+    package func data(
+        _ echo: RequestEcho, place: UInt64, dataBytes: UInt32, done: Bool,
         into memory: inout MutableRawSpan, at offset: Int
     ) -> Int {
-        chunkHeader(
-            .offsetHole, cookie: cookie, byteCount: 12, done: done, into: &memory, at: offset)
-        store(holeOffset, into: &memory, at: offset + chunkHeaderBytes)
-        store(length, into: &memory, at: offset + chunkHeaderBytes + 8)
-        return offsetHoleBytes
+        if mode == .simple { return simple(.none, echo, into: &memory, at: offset) }
+        chunk(
+            .offsetData, echo, byteCount: 8 + UInt64(dataBytes), done: done, into: &memory,
+            at: offset)
+        store(place, into: &memory, at: offset + headerBytes)
+        return dataHeaderBytes
+    }
+
+    /// Writes a chunk that says `length` bytes at `place` of the export are zeros.
+    ///
+    /// Not for simple replies.
+    package func hole(
+        _ echo: RequestEcho, place: UInt64, length: UInt32, done: Bool,
+        into memory: inout MutableRawSpan, at offset: Int
+    ) -> Int {
+        chunk(.offsetHole, echo, byteCount: 12, done: done, into: &memory, at: offset)
+        store(place, into: &memory, at: offset + headerBytes)
+        store(length, into: &memory, at: offset + headerBytes + 8)
+        return headerBytes + 12
     }
 
     /// Writes the empty chunk that ends a reply.
-    package static func none(
-        cookie: UInt64, into memory: inout MutableRawSpan, at offset: Int
-    ) -> Int {
-        chunkHeader(.none, cookie: cookie, byteCount: 0, done: true, into: &memory, at: offset)
-        return chunkHeaderBytes
-    }
-
-    /// Writes an error chunk with a text.
     ///
-    /// Texts longer than `ProtocolLimits.errorTextBytesMax` are cut between characters. `error`
-    /// is not `.none`.
-    package static func error(
-        _ error: WireError, cookie: UInt64, text: String, done: Bool,
-        into memory: inout MutableRawSpan, at offset: Int
+    /// Not for simple replies.
+    package func none(
+        _ echo: RequestEcho, into memory: inout MutableRawSpan, at offset: Int
     ) -> Int {
-        Self.error(
-            error, cookie: cookie, text: text.utf8.span, done: done, into: &memory, at: offset)
+        chunk(.none, echo, byteCount: 0, done: true, into: &memory, at: offset)
+        return headerBytes
     }
 
-    /// Writes an error chunk with a text given as UTF-8.
-    package static func error(
-        _ error: WireError, cookie: UInt64, text: Span<UInt8>, done: Bool,
-        into memory: inout MutableRawSpan, at offset: Int
-    ) -> Int {
-        precondition(error != .none, "an error chunk needs an error")
-        let textBytes = text.utf8PrefixCount(limit: ProtocolLimits.errorTextBytesMax)
-        chunkHeader(
-            .error, cookie: cookie, byteCount: UInt32(6 + textBytes), done: done,
-            into: &memory, at: offset)
-        let bodyBytes = errorBody(
-            error, text: text, textBytes: textBytes, into: &memory, at: offset + chunkHeaderBytes)
-        return chunkHeaderBytes + bodyBytes
-    }
-
-    /// Writes an error chunk with a text and the place in the export where it happened.
-    package static func errorAtOffset(
-        _ error: WireError, cookie: UInt64, offset errorOffset: UInt64, text: String, done: Bool,
-        into memory: inout MutableRawSpan, at offset: Int
-    ) -> Int {
-        errorAtOffset(
-            error, cookie: cookie, offset: errorOffset, text: text.utf8.span, done: done,
-            into: &memory, at: offset)
-    }
-
-    /// Writes an error chunk with a text given as UTF-8 and the place where it happened.
-    package static func errorAtOffset(
-        _ error: WireError, cookie: UInt64, offset errorOffset: UInt64, text: Span<UInt8>,
-        done: Bool, into memory: inout MutableRawSpan, at offset: Int
-    ) -> Int {
-        precondition(error != .none, "an error chunk needs an error")
-        let textBytes = text.utf8PrefixCount(limit: ProtocolLimits.errorTextBytesMax)
-        chunkHeader(
-            .errorAtOffset, cookie: cookie, byteCount: UInt32(14 + textBytes), done: done,
-            into: &memory, at: offset)
-        let bodyBytes = errorBody(
-            error, text: text, textBytes: textBytes, into: &memory, at: offset + chunkHeaderBytes)
-        store(errorOffset, into: &memory, at: offset + chunkHeaderBytes + bodyBytes)
-        return chunkHeaderBytes + bodyBytes + 8
-    }
+    // MARK: Block status
 
     /// Writes the header of a BLOCK_STATUS chunk; `extentCount` extents follow it.
     ///
-    /// `extentCount` is at least one and at most 2^20, the specification's bound.
-    package static func blockStatus(
-        cookie: UInt64, contextID: UInt32, extentCount: Int, done: Bool,
+    /// `extentCount` is at least one and at most 2^20, the specification's bound. Not for simple
+    /// replies.
+    package func status(
+        _ echo: RequestEcho, contextID: UInt32, extentCount: Int, done: Bool,
         into memory: inout MutableRawSpan, at offset: Int
     ) -> Int {
         precondition(extentCount >= 1, "a status chunk needs an extent")
         precondition(extentCount <= 1 << 20, "a status chunk holds at most 2^20 extents")
-        chunkHeader(
-            .blockStatus, cookie: cookie, byteCount: UInt32(4 + extentCount * extentBytes),
+        let isExtended = mode == .extended
+        chunk(
+            isExtended ? .blockStatusExtended : .blockStatus, echo,
+            byteCount: UInt64(statusHeaderBytes - headerBytes + extentCount * extentBytes),
             done: done, into: &memory, at: offset)
-        store(contextID, into: &memory, at: offset + chunkHeaderBytes)
-        return blockStatusHeaderBytes
+        store(contextID, into: &memory, at: offset + headerBytes)
+        if isExtended { store(UInt32(extentCount), into: &memory, at: offset + headerBytes + 4) }
+        return statusHeaderBytes
     }
 
     /// Writes one extent of a BLOCK_STATUS chunk.
-    package static func extent(
-        length: UInt32, flags: UInt32, into memory: inout MutableRawSpan, at offset: Int
+    ///
+    /// `length` fits 32 bits unless `hasLongExtents`. No context here has flags above bit 31.
+    package func extent(
+        length: UInt64, flags: UInt32, into memory: inout MutableRawSpan, at offset: Int
     ) -> Int {
-        store(length, into: &memory, at: offset)
-        store(flags, into: &memory, at: offset + 4)
+        if mode == .extended {
+            store(length, into: &memory, at: offset)
+            store(UInt64(flags), into: &memory, at: offset + 8)
+        } else {
+            store(UInt32(length), into: &memory, at: offset)
+            store(flags, into: &memory, at: offset + 4)
+        }
         return extentBytes
     }
 
-    private static func chunkHeader(
-        _ type: ChunkType, cookie: UInt64, byteCount: UInt32, done: Bool,
+    // MARK: Headers
+
+    private func simple(
+        _ error: WireError, _ echo: RequestEcho, into memory: inout MutableRawSpan, at offset: Int
+    ) -> Int {
+        store(Magic.simpleReply, into: &memory, at: offset)
+        store(error.rawValue, into: &memory, at: offset + 4)
+        store(echo.cookie, into: &memory, at: offset + 8)
+        return 16
+    }
+
+    /// Writes the header of a chunk with a body of `byteCount` bytes.
+    private func chunk(
+        _ type: ChunkType, _ echo: RequestEcho, byteCount: UInt64, done: Bool,
         into memory: inout MutableRawSpan, at offset: Int
     ) {
-        store(Magic.structuredChunk, into: &memory, at: offset)
-        store(done ? doneFlag : 0, into: &memory, at: offset + 4)
+        precondition(mode != .simple, "simple replies have no chunks")
+        let isExtended = mode == .extended
+        store(
+            isExtended ? Magic.extendedChunk : Magic.structuredChunk, into: &memory, at: offset)
+        store(done ? Self.doneFlag : 0, into: &memory, at: offset + 4)
         store(type.rawValue, into: &memory, at: offset + 6)
-        store(cookie, into: &memory, at: offset + 8)
-        store(byteCount, into: &memory, at: offset + 16)
-    }
-
-    /// Writes error number, text length and text; returns their size.
-    private static func errorBody(
-        _ error: WireError, text: Span<UInt8>, textBytes: Int,
-        into memory: inout MutableRawSpan, at offset: Int
-    ) -> Int {
-        store(error.rawValue, into: &memory, at: offset)
-        store(UInt16(textBytes), into: &memory, at: offset + 4)
-        for index in 0..<textBytes {
-            memory.storeBytes(of: text[index], toByteOffset: offset + 6 + index, as: UInt8.self)
+        store(echo.cookie, into: &memory, at: offset + 8)
+        if isExtended {
+            store(echo.offset, into: &memory, at: offset + 16)
+            store(byteCount, into: &memory, at: offset + 24)
+        } else {
+            store(UInt32(byteCount), into: &memory, at: offset + 16)
         }
-        return 6 + textBytes
     }
 
-    private static func store<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
+    private func store<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
         _ value: T, into memory: inout MutableRawSpan, at offset: Int
     ) {
         memory.storeBytes(of: value.bigEndian, toByteOffset: offset, as: T.self)

@@ -8,8 +8,11 @@ package struct RawRequest: Equatable, Sendable, BitwiseCopyable {
     package var cookie: UInt64
     /// First byte concerned.
     package var offset: UInt64
-    /// Bytes concerned, as the peer has it; may reach past any end.
+    /// Bytes concerned or bytes of payload, as the peer has it; may reach past any end.
     package var length: UInt64
+
+    /// What a reply repeats.
+    package var echo: RequestEcho { RequestEcho(cookie: cookie, offset: offset) }
 
     /// A request with the given fields.
     package init(flags: UInt16, type: UInt16, cookie: UInt64, offset: UInt64, length: UInt64) {
@@ -25,36 +28,52 @@ package struct RawRequest: Equatable, Sendable, BitwiseCopyable {
 package enum RequestDecode: Equatable, Sendable, BitwiseCopyable {
     /// The header is incomplete: this many bytes are needed, counted from the decoded offset.
     case needBytes(atLeast: Int)
-    /// A header of `consumed` bytes; the payload of a WRITE follows it.
+    /// A header of `consumed` bytes; its payload follows, if it has one.
     case request(RawRequest, consumed: Int)
     /// The stream is out of step; the connection cannot go on.
     case badMagic
 }
 
+/// The two forms of a request header; the handshake decides which one is used.
+package enum RequestHeader: Sendable, BitwiseCopyable, CaseIterable {
+    /// With a 32-bit length.
+    case compact
+    /// With a 64-bit length.
+    case extended
+
+    /// The form that requests have when they are answered in `mode`.
+    package init(_ mode: ReplyMode) { self = mode == .extended ? .extended : .compact }
+
+    /// Size of the header, in bytes.
+    package var byteCount: Int { self == .compact ? 28 : 32 }
+    /// What the header begins with.
+    package var magic: UInt32 { self == .compact ? Magic.request : Magic.extendedRequest }
+}
+
 /// Takes request headers from the stream.
 package enum RequestDecoder {
-    /// Size of a compact request header, in bytes.
-    package static let compactHeaderBytes = 28
-
-    /// Decodes the header that begins `offset` bytes into `input`.
+    /// Decodes the header of form `header` that begins `offset` bytes into `input`.
     ///
     /// `offset` is at most `input.count`. Allocates nothing.
-    package static func decode(_ input: Span<UInt8>, at offset: Int) -> RequestDecode {
+    package static func decode(
+        _ input: Span<UInt8>, at offset: Int, _ header: RequestHeader
+    ) -> RequestDecode {
         let available = input.count - offset
-        guard available >= compactHeaderBytes else {
-            // A wrong magic is told as soon as it is there, whatever comes after it.
-            if available >= 4, input.bigEndian(UInt32.self, at: offset) != Magic.request {
-                return .badMagic
-            }
-            return .needBytes(atLeast: compactHeaderBytes)
+        // A wrong magic is told as soon as it is there, whatever comes after it.
+        if available >= 4, input.bigEndian(UInt32.self, at: offset) != header.magic {
+            return .badMagic
         }
-        guard input.bigEndian(UInt32.self, at: offset) == Magic.request else { return .badMagic }
+        guard available >= header.byteCount else { return .needBytes(atLeast: header.byteCount) }
+        let length =
+            header == .compact
+            ? UInt64(input.bigEndian(UInt32.self, at: offset + 24))
+            : input.bigEndian(UInt64.self, at: offset + 24)
         let request = RawRequest(
             flags: input.bigEndian(UInt16.self, at: offset + 4),
             type: input.bigEndian(UInt16.self, at: offset + 6),
             cookie: input.bigEndian(UInt64.self, at: offset + 8),
             offset: input.bigEndian(UInt64.self, at: offset + 16),
-            length: UInt64(input.bigEndian(UInt32.self, at: offset + 24)))
-        return .request(request, consumed: compactHeaderBytes)
+            length: length)
+        return .request(request, consumed: header.byteCount)
     }
 }

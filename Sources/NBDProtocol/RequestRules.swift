@@ -1,172 +1,102 @@
 // Which requests reach a disk. One validator turns a raw request into a valid one, or says what the
 // peer is told instead and how many payload bytes stand between this request and the next.
 
-/// A request that was checked against the export it is for.
-///
-/// Only `RequestRules` makes one. Its range lies within the export, its command is one the export
-/// offers (CACHE always), and its flags are ones the command knows. READ and WRITE are at most
-/// `ProtocolLimits.acceptedPayloadBytesMax` long. Lengths may be zero, but not for BLOCK_STATUS.
-package struct ValidRequest: Equatable, Sendable, BitwiseCopyable {
-    /// What to do; never `disconnect`.
-    package let command: Command
-    /// How to do it; only flags that the command knows and the export offers.
-    package let flags: CommandFlags
-    /// Opaque; echoed in the reply.
-    package let cookie: UInt64
-    /// First byte concerned; zero for FLUSH.
-    package let offset: UInt64
-    /// Bytes concerned; zero for FLUSH.
-    package let length: UInt64
-
-    fileprivate init(_ command: Command, _ raw: RawRequest) {
-        self.command = command
-        flags = CommandFlags(rawValue: raw.flags)
-        cookie = raw.cookie
-        // FLUSH concerns the whole export; what a client writes into its range means nothing.
-        offset = command == .flush ? 0 : raw.offset
-        length = command == .flush ? 0 : raw.length
-    }
-}
-
-/// Why a request is refused.
-package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
-    /// The command's number is none of the protocol's.
-    case unknownCommand
-    /// The transmission flags do not offer the command.
-    case commandNotOffered
-    /// A change to a read-only export.
-    case readOnly
-    /// A flag that is unknown, not offered, or for another command.
-    case flagNotSupported
-    /// A READ over `ProtocolLimits.acceptedPayloadBytesMax`.
-    case readTooLong
-    /// A WRITE over `ProtocolLimits.acceptedPayloadBytesMax`.
-    case writeTooLong
-    /// A WRITE or WRITE_ZEROES that does not lie within the export.
-    case writeBeyondEnd
-    /// Any other range that does not lie within the export.
-    case rangeBeyondEnd
-    /// BLOCK_STATUS without a selected meta context.
-    case noContextSelected
-    /// BLOCK_STATUS of no bytes.
-    case emptyStatusRange
-
-    /// The error number the client gets.
-    package var error: WireError {
-        switch self {
-        case .readOnly: .notPermitted
-        case .writeBeyondEnd: .noSpace
-        case .unknownCommand, .commandNotOffered, .flagNotSupported, .readTooLong, .writeTooLong,
-            .rangeBeyondEnd, .noContextSelected, .emptyStatusRange:
-            .invalidArgument
-        }
-    }
-
-    /// The text the client gets with structured replies.
-    package var text: String {
-        switch self {
-        case .unknownCommand: "unknown command"
-        case .commandNotOffered: "the export does not offer this command"
-        case .readOnly: "the export is read-only"
-        case .flagNotSupported: "a flag is not supported for this command"
-        case .readTooLong: "reads are limited to 64 MiB"
-        case .writeTooLong: "writes are limited to 64 MiB"
-        case .writeBeyondEnd: "the range reaches past the end of the export"
-        case .rangeBeyondEnd: "the range reaches past the end of the export"
-        case .noContextSelected: "no meta context was selected"
-        case .emptyStatusRange: "the range is empty"
-        }
-    }
-}
-
-/// What a refused request is answered.
-package struct Refusal: Equatable, Sendable, BitwiseCopyable {
-    /// Opaque; echoed in the reply.
-    package let cookie: UInt64
-    /// The command's number, known or not.
-    package let command: UInt16
-    /// The error number the client gets.
-    package let error: WireError
-    /// Why, in a form that costs nothing to pass on.
-    package let reason: RefusalReason
-    /// Payload bytes to read and throw away before the next request.
-    package let payloadBytesToSkip: UInt64
-
-    fileprivate init(_ raw: RawRequest, _ reason: RefusalReason, payloadBytesToSkip: UInt64) {
-        cookie = raw.cookie
-        command = raw.type
-        error = reason.error
-        self.reason = reason
-        self.payloadBytesToSkip = payloadBytesToSkip
-    }
-
-    /// The text the client gets with structured replies.
-    package var text: String { reason.text }
-}
-
-/// What becomes of a request.
-package enum RequestVerdict: Equatable, Sendable, BitwiseCopyable {
-    /// Carry it out; for a WRITE, `length` bytes of payload follow the header.
-    case accept(ValidRequest)
-    /// Reply with the error, skip the payload, and go on.
-    case refuse(Refusal)
-    /// Reply with the error, then close: the unread payload is too long to skip.
-    case disconnect(Refusal)
-    /// The client is done: finish what is in flight and close, without a reply.
-    case finish
-}
-
 /// The rules for requests on one connection, fixed by what was negotiated.
 ///
 /// Total and allocation-free: every raw request gets a verdict, whatever its fields hold.
 package struct RequestRules: Sendable, BitwiseCopyable {
     private let sizeBytes: UInt64
     private let flags: TransmissionFlags
-    private let hasContexts: Bool
+    private let isExtended: Bool
+    private let contexts: ContextSet
+
+    /// Size of the effect length in front of the ids in a BLOCK_STATUS payload, in bytes.
+    private static let effectLengthBytes: UInt64 = 8
+    /// Size of one id there, in bytes.
+    private static let contextIDBytes: UInt64 = 4
 
     /// The rules for a connection that agreed on `negotiated`.
     package init(_ negotiated: Negotiated) {
         sizeBytes = negotiated.export.sizeBytes
         flags = negotiated.export.flags
-        hasContexts = !negotiated.contexts.isEmpty
+        isExtended = negotiated.replyMode == .extended
+        contexts = ContextSet(negotiated.contexts)
+    }
+
+    /// Bytes of payload behind the header of `raw`, known or not.
+    private func payloadBytes(_ raw: RawRequest) -> UInt64 {
+        let hasPayload =
+            isExtended
+            ? CommandFlags(rawValue: raw.flags).contains(.payloadLength)
+            : raw.type == Command.write.rawValue
+        return hasPayload ? raw.length : 0
+    }
+
+    /// How many bytes of payload `check` has to see; zero but for a BLOCK_STATUS that names contexts.
+    ///
+    /// At most a length and an id for each selected context.
+    package func payloadBytesToSee(_ raw: RawRequest) -> Int {
+        guard raw.type == Command.blockStatus.rawValue,
+            reasonToRefuse(.blockStatus, raw) == nil
+        else { return 0 }
+        return Int(payloadBytes(raw))
     }
 
     /// Decides what becomes of `raw`.
-    package func check(_ raw: RawRequest) -> RequestVerdict {
-        guard let command = Command(rawValue: raw.type) else {
-            return .refuse(Refusal(raw, .unknownCommand, payloadBytesToSkip: 0))
-        }
+    ///
+    /// `payload` is what `payloadBytesToSee` asks for and follows the header; it needs no skipping.
+    package func check(_ raw: RawRequest, payload: Span<UInt8> = Span()) -> RequestVerdict {
+        let command = Command(rawValue: raw.type)
         if command == .disconnect { return .finish }
-        let payloadBytes = command == .write ? raw.length : 0
-        if payloadBytes > ProtocolLimits.skippedPayloadBytesMax {
-            return .disconnect(Refusal(raw, .writeTooLong, payloadBytesToSkip: 0))
+        let payloadBytes = payloadBytes(raw)
+        if let reason = reasonToHangUp(command, raw, payloadBytes) {
+            return .disconnect(Refusal(raw, reason, payloadBytesToSkip: 0))
+        }
+        guard let command else {
+            return .refuse(Refusal(raw, .unknownCommand, payloadBytesToSkip: payloadBytes))
         }
         if let reason = reasonToRefuse(command, raw) {
             return .refuse(Refusal(raw, reason, payloadBytesToSkip: payloadBytes))
         }
-        return .accept(ValidRequest(command, raw))
+        guard command == .blockStatus else {
+            return .accept(ValidRequest(command, raw, length: raw.length))
+        }
+        return payloadBytes > 0 ? checkNamed(raw, payload) : checkStatus(raw, raw.length, contexts)
+    }
+
+    /// Why nothing that follows this header can be understood.
+    private func reasonToHangUp(
+        _ command: Command?, _ raw: RawRequest, _ payloadBytes: UInt64
+    ) -> RefusalReason? {
+        guard command == .write else {
+            return payloadBytes > ProtocolLimits.strayPayloadBytesMax ? .strayPayloadTooLong : nil
+        }
+        if payloadBytes > ProtocolLimits.skippedPayloadBytesMax { return .writeTooLong }
+        // The specification wants the flag. Without it a payload may follow, or none.
+        return payloadBytes != raw.length ? .payloadFlagMissing : nil
     }
 
     private func reasonToRefuse(_ command: Command, _ raw: RawRequest) -> RefusalReason? {
         if let reason = reasonNotToOffer(command) { return reason }
-        guard CommandFlags(rawValue: raw.flags).isSubset(of: supportedFlags(command)) else {
-            return .flagNotSupported
-        }
+        let flags = CommandFlags(rawValue: raw.flags)
+        guard flags.isSubset(of: supportedFlags(command)) else { return .flagNotSupported }
         let isTooLong = raw.length > ProtocolLimits.acceptedPayloadBytesMax
         switch command {
         case .read:
             if isTooLong { return .readTooLong }
-            return isWithinExport(raw) ? nil : .rangeBeyondEnd
+            return isWithinExport(raw.offset, raw.length) ? nil : .rangeBeyondEnd
         case .write:
+            if isExtended, !flags.contains(.payloadLength) { return .payloadFlagMissing }
             if isTooLong { return .writeTooLong }
-            return isWithinExport(raw) ? nil : .writeBeyondEnd
+            return isWithinExport(raw.offset, raw.length) ? nil : .writeBeyondEnd
         case .writeZeroes:
-            return isWithinExport(raw) ? nil : .writeBeyondEnd
+            return isWithinExport(raw.offset, raw.length) ? nil : .writeBeyondEnd
         case .trim, .cache:
-            return isWithinExport(raw) ? nil : .rangeBeyondEnd
+            return isWithinExport(raw.offset, raw.length) ? nil : .rangeBeyondEnd
         case .blockStatus:
-            if raw.length == 0 { return .emptyStatusRange }
-            return isWithinExport(raw) ? nil : .rangeBeyondEnd
+            // The range is looked at later: it may stand in the payload.
+            guard flags.contains(.payloadLength) else { return nil }
+            return isContextList(byteCount: raw.length) ? nil : .malformedContextList
         case .flush, .disconnect:
             return nil
         }
@@ -186,7 +116,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         case .flush:
             return flags.contains(.sendFlush) ? nil : .commandNotOffered
         case .blockStatus:
-            return hasContexts ? nil : .noContextSelected
+            return contexts.isEmpty ? .noContextSelected : nil
         case .read, .cache, .disconnect:
             // A hint that is not offered does no harm, and some clients send it all the same.
             return nil
@@ -199,19 +129,61 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         switch command {
         case .read:
             if flags.contains(.sendDF) { supported.insert(.df) }
+        case .write:
+            if isExtended { supported.insert(.payloadLength) }
         case .writeZeroes:
             supported.insert(.noHole)
             if flags.contains(.sendFastZero) { supported.insert(.fastZero) }
         case .blockStatus:
             supported.insert(.reqOne)
-        case .write, .flush, .trim, .cache, .disconnect:
+            if isExtended, flags.contains(.blockStatusPayload) { supported.insert(.payloadLength) }
+        case .flush, .trim, .cache, .disconnect:
             break
         }
         return supported
     }
 
     /// Whether the range ends at or before the export's end; written so that no sum can overflow.
-    private func isWithinExport(_ raw: RawRequest) -> Bool {
-        raw.offset <= sizeBytes && raw.length <= sizeBytes - raw.offset
+    private func isWithinExport(_ offset: UInt64, _ length: UInt64) -> Bool {
+        offset <= sizeBytes && length <= sizeBytes - offset
+    }
+
+    // MARK: Block status
+
+    /// Whether a payload of that size can be a length and ids of selected contexts, each once.
+    private func isContextList(byteCount: UInt64) -> Bool {
+        guard byteCount > Self.effectLengthBytes else { return false }
+        let idBytes = byteCount - Self.effectLengthBytes
+        return idBytes.isMultiple(of: Self.contextIDBytes)
+            && idBytes / Self.contextIDBytes <= UInt64(contexts.count)
+    }
+
+    private func checkNamed(_ raw: RawRequest, _ payload: Span<UInt8>) -> RequestVerdict {
+        precondition(payload.count == Int(raw.length), "a context list is seen whole")
+        var named = ContextSet()
+        var offset = Int(Self.effectLengthBytes)
+        while offset < payload.count {
+            let id = payload.bigEndian(UInt32.self, at: offset)
+            guard contexts.contains(id), named.insert(id) else {
+                return .refuse(Refusal(raw, .wrongContextID, payloadBytesToSkip: 0))
+            }
+            offset += Int(Self.contextIDBytes)
+        }
+        return checkStatus(raw, payload.bigEndian(UInt64.self, at: 0), named)
+    }
+
+    private func checkStatus(
+        _ raw: RawRequest, _ length: UInt64, _ asked: ContextSet
+    ) -> RequestVerdict {
+        let reason: RefusalReason? =
+            if length == 0 {
+                .emptyStatusRange
+            } else if !isWithinExport(raw.offset, length) {
+                .rangeBeyondEnd
+            } else {
+                nil
+            }
+        if let reason { return .refuse(Refusal(raw, reason, payloadBytesToSkip: 0)) }
+        return .acceptStatus(ValidRequest(.blockStatus, raw, length: length), of: asked)
     }
 }

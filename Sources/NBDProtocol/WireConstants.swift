@@ -11,10 +11,14 @@ package enum Magic {
     package static let optionReply: UInt64 = 0x0003_e889_0455_65a9
     /// Start of a compact request.
     package static let request: UInt32 = 0x2560_9513
+    /// Start of an extended request.
+    package static let extendedRequest: UInt32 = 0x21e4_1c71
     /// Start of a simple reply.
     package static let simpleReply: UInt32 = 0x6744_6698
     /// Start of a structured reply chunk.
     package static let structuredChunk: UInt32 = 0x668e_33ef
+    /// Start of an extended reply chunk.
+    package static let extendedChunk: UInt32 = 0x6e8a_278c
 }
 
 /// Handshake flags of the greeting (server, 16 bits) and of its answer (client, 32 bits).
@@ -72,6 +76,8 @@ package enum OptionReplyType: UInt32, Sendable {
     case unknownExport = 0x8000_0006
     /// The option is well formed but larger than this server accepts.
     case tooBig = 0x8000_0009
+    /// Extended headers are on, or would have to be.
+    case extendedHeadersRequired = 0x8000_000a
 }
 
 /// Kinds of information in an INFO reply.
@@ -105,7 +111,7 @@ package struct TransmissionFlags: OptionSet, Sendable, BitwiseCopyable {
     package static let sendTrim = TransmissionFlags(rawValue: 1 << 5)
     /// WRITE_ZEROES is offered, and its NO_HOLE flag.
     package static let sendWriteZeroes = TransmissionFlags(rawValue: 1 << 6)
-    /// Only true with structured replies; the handshake decides it.
+    /// Only true when replies are chunks; the handshake decides it.
     package static let sendDF = TransmissionFlags(rawValue: 1 << 7)
     /// FLUSH and FUA on one connection cover completed writes of all connections.
     package static let canMultiConn = TransmissionFlags(rawValue: 1 << 8)
@@ -115,7 +121,8 @@ package struct TransmissionFlags: OptionSet, Sendable, BitwiseCopyable {
     package static let sendCache = TransmissionFlags(rawValue: 1 << 10)
     /// Needs `sendWriteZeroes`.
     package static let sendFastZero = TransmissionFlags(rawValue: 1 << 11)
-    /// Only true with extended headers.
+    /// BLOCK_STATUS may name the contexts it is about; only true with extended headers and a selected
+    /// context, the handshake decides it.
     package static let blockStatusPayload = TransmissionFlags(rawValue: 1 << 12)
 }
 
@@ -134,7 +141,7 @@ package struct CommandFlags: OptionSet, Sendable, BitwiseCopyable {
     package static let reqOne = CommandFlags(rawValue: 1 << 3)
     /// WRITE_ZEROES: fail at once when zeroing is no faster than writing.
     package static let fastZero = CommandFlags(rawValue: 1 << 4)
-    /// The length field counts payload bytes; extended headers only.
+    /// The length field counts payload bytes that follow; extended headers only.
     package static let payloadLength = CommandFlags(rawValue: 1 << 5)
 }
 
@@ -180,7 +187,7 @@ package enum WireError: UInt32, Sendable, BitwiseCopyable {
     case shutdown = 108
 }
 
-/// Types of a structured reply chunk; errors have the top bit set.
+/// Types of a reply chunk; errors have the top bit set.
 package enum ChunkType: UInt16, Sendable {
     /// Ends a reply that has nothing more to say.
     case none = 0
@@ -190,18 +197,25 @@ package enum ChunkType: UInt16, Sendable {
     case offsetHole = 2
     /// A meta context's id and its extents.
     case blockStatus = 5
+    /// The same with 64-bit lengths and flags; extended headers only.
+    case blockStatusExtended = 6
     /// An error with a text.
     case error = 0x8001
     /// An error with a text and the place where it happened.
     case errorAtOffset = 0x8002
 }
 
-/// How the server answers requests on one connection.
+/// How requests are sent and answered on one connection.
 ///
 /// Chosen during the handshake and fixed from then on.
-package enum ReplyMode: Sendable, Equatable {
-    /// A 16-byte header, then the data of a READ.
+package enum ReplyMode: Sendable, Equatable, BitwiseCopyable, CaseIterable {
+    /// Compact requests; a 16-byte header, then the data of a READ.
     case simple
-    /// Chunks, the last of which carries DONE.
+    /// Compact requests; chunks, the last of which carries DONE.
     case structured
+    /// Requests with 64-bit lengths; every reply is chunks, with 64-bit lengths as well.
+    case extended
+
+    /// Whether a reply may be several chunks, and errors come with a text.
+    package var usesChunks: Bool { self != .simple }
 }

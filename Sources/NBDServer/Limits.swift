@@ -34,10 +34,14 @@ package enum Limits {
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
-    /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take.
+    /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take; 2 MiB
+    /// with 64-bit lengths.
     package static let extentsPerReply = 131_072
     /// Allocation lookups made for one block status request before others get a turn.
     package static let extentsPerTurn = 64
+    /// Most of a ledger that one allocation lookup walks, in bytes of the disk: a range of 64 bits
+    /// must not hold the ring.
+    package static let ledgerBytesPerLookup: UInt64 = 1 << 30
     /// Extents of a dirty bitmap gathered before others get a turn.
     package static let dirtyExtentsPerTurn = 16_384
     /// One step of a discard or zeroing request; between two steps a job may begin, in bytes.

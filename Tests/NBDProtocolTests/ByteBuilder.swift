@@ -38,6 +38,13 @@ struct ByteBuilder: CustomTestStringConvertible {
     }
 }
 
+extension Span<UInt8> {
+    /// The 64-bit number that begins at `offset`.
+    func number(at offset: Int) -> UInt64 {
+        (offset..<(offset + 8)).reduce(0) { $0 << 8 | UInt64(self[$1]) }
+    }
+}
+
 /// Shorthand for an empty builder.
 var bytes: ByteBuilder { ByteBuilder() }
 
@@ -68,6 +75,7 @@ enum Client {
     }
 
     static let structuredReply = option(8)
+    static let extendedHeaders = option(11)
 
     static func listContexts(_ name: String, _ queries: [String]) -> ByteBuilder {
         option(9, metaPayload(name, queries))

@@ -1,5 +1,6 @@
 import NBDProtocol
 import Testing
+import WireClient
 
 @Suite("Random input")
 struct GarbageTests {
@@ -34,22 +35,35 @@ struct GarbageTests {
             let export = ExportDescription(
                 name: "x", sizeBytes: size,
                 flags: TransmissionFlags(rawValue: UInt16(truncatingIfNeeded: random.next())))
+            let mode = ReplyMode.allCases[random.below(3)]
             let rules = RequestRules(
-                Negotiated(export: export, replyMode: .structured, contexts: []))
+                Negotiated(
+                    export: export, replyMode: mode,
+                    contexts: mode == .simple
+                        ? [] : [SelectedContext(id: 7, name: "x:y", index: 7)]))
             let raw = RawRequest(
                 flags: UInt16(random.below(3) == 0 ? random.below(65536) : 0),
                 type: UInt16(random.below(9)), cookie: random.next(), offset: number(&random),
                 length: number(&random))
-            switch rules.check(raw) {
+            let isExtended = mode == .extended
+            let hasPayload = isExtended ? raw.flags & 32 != 0 : raw.type == 1
+            let seen = rules.payloadBytesToSee(raw)
+            let payload = (0..<seen).map { _ in UInt8(truncatingIfNeeded: random.next()) }
+            switch rules.check(raw, payload: payload.span) {
+            case .acceptStatus(let valid, let asked):
+                let end = valid.offset.addingReportingOverflow(valid.length)
+                #expect(!end.overflow && end.partialValue <= size, "seed=\(seed) \(raw)")
+                #expect(asked.count == 1 && asked.contains(7) && mode != .simple)
             case .accept(let valid):
                 let end = valid.offset.addingReportingOverflow(valid.length)
                 #expect(!end.overflow && end.partialValue <= size, "seed=\(seed) \(raw)")
             case .refuse(let refusal):
                 #expect(refusal.error != .none)
-                #expect(refusal.payloadBytesToSkip == (raw.type == 1 ? raw.length : 0))
+                #expect(
+                    refusal.payloadBytesToSkip + UInt64(seen) == (hasPayload ? raw.length : 0))
                 #expect(refusal.payloadBytesToSkip <= ProtocolLimits.skippedPayloadBytesMax)
             case .disconnect(let refusal):
-                #expect(raw.type == 1 && refusal.error == .invalidArgument)
+                #expect((raw.type == 1 || hasPayload) && refusal.error == .invalidArgument)
             case .finish:
                 #expect(raw.type == 2)
             }
@@ -63,14 +77,64 @@ struct GarbageTests {
             var stream = (0..<random.below(64)).map { _ in
                 UInt8(truncatingIfNeeded: random.next())
             }
-            if random.below(2) == 0 { stream = bytes.u32(0x2560_9513).raw(stream).bytes }
+            let header = RequestHeader.allCases[random.below(2)]
+            if random.below(2) == 0 { stream = bytes.u32(header.magic).raw(stream).bytes }
             let offset = random.below(stream.count + 1)
-            switch RequestDecoder.decode(stream.span, at: offset) {
+            switch RequestDecoder.decode(stream.span, at: offset, header) {
             case .needBytes(let count): #expect(count > stream.count - offset)
             case .request(_, let consumed): #expect(consumed <= stream.count - offset)
             case .badMagic: #expect(stream.count - offset >= 4)
             }
         }
+    }
+
+    @Test(
+        "mutated transmissions never trap, and splits agree", arguments: 1...8, WireMode.allCases)
+    func transmission(seed: Int, mode: WireMode) {
+        var random = SplitMix64(seed: UInt64(seed) << 8 | UInt64(mode.requestHeaderBytes))
+        for _ in 0..<60 {
+            let stream = Self.requests(&random, mode)
+            var whole = PureServer()
+            whole.receive(stream)
+            var pieces = PureServer()
+            var rest = stream[...]
+            while !rest.isEmpty {
+                let count = 1 + random.below(min(rest.count, 64))
+                pieces.receive(rest.prefix(count))
+                rest = rest.dropFirst(count)
+            }
+            #expect(pieces.outcome == whole.outcome, "seed=\(seed) \(mode) stream=\(stream)")
+        }
+    }
+
+    /// A handshake, then plausible requests with some bytes overwritten, cut out or doubled.
+    private static func requests(_ random: inout SplitMix64, _ mode: WireMode) -> [UInt8] {
+        let handshake = ClientSession.handshakeBytes(mode, contexts: PureServer.contexts)
+        var stream: [UInt8] = []
+        for _ in 0..<(1 + random.below(6)) {
+            var payload = (0..<(random.below(4) == 0 ? random.below(40) : 12)).map { _ in
+                UInt8(truncatingIfNeeded: random.next() & 3)
+            }
+            let command = UInt16(random.below(9))
+            let flags = random.below(3) == 0 ? UInt16(1) << random.below(16) : 0
+            let hasPayload = mode == .extended ? flags & 32 != 0 : command == WireCommand.write
+            if !hasPayload { payload = [] }
+            stream += WireRequest(
+                command, flags: flags, cookie: random.next(),
+                offset: random.below(4) == 0 ? random.next() : UInt64(random.below(5000)),
+                length: hasPayload ? UInt64(payload.count) : UInt64(random.below(5000)),
+                payload: payload
+            ).bytes(mode)
+        }
+        for _ in 0..<random.below(3) {
+            let at = random.below(stream.count)
+            switch random.below(3) {
+            case 0: stream[at] = UInt8(truncatingIfNeeded: random.next())
+            case 1: stream.remove(at: at)
+            default: stream.insert(stream[at], at: at)
+            }
+        }
+        return handshake + stream
     }
 
     /// A plausible stream of options with some bytes overwritten, cut out or doubled.

@@ -30,14 +30,20 @@ struct Canned: CustomTestStringConvertible, Sendable {
     static func structured(_ contexts: [SelectedContext]) -> Ending {
         transmission(0, flags: FixedDirectory.vdaStructuredFlags, .structured, contexts)
     }
+    static func extended(_ contexts: [SelectedContext]) -> Ending {
+        transmission(0, flags: extendedFlags(contexts), .extended, contexts)
+    }
+    static func extendedFlags(_ contexts: [SelectedContext]) -> UInt16 {
+        contexts.isEmpty ? FixedDirectory.vdaStructuredFlags : FixedDirectory.vdaExtendedFlags
+    }
     static func goInfo(structured: Bool) -> ByteBuilder {
-        Server.info(
-            7, size: 1_048_576,
-            flags: structured ? FixedDirectory.vdaStructuredFlags : FixedDirectory.vdaFlags
-        ).then(Server.acknowledge(7))
+        goInfo(structured ? FixedDirectory.vdaStructuredFlags : FixedDirectory.vdaFlags)
+    }
+    static func goInfo(_ flags: UInt16) -> ByteBuilder {
+        Server.info(7, size: 1_048_576, flags: flags).then(Server.acknowledge(7))
     }
 
-    static let all: [Canned] = choosing + listing + contexts
+    static let all: [Canned] = choosing + listing + contexts + extendedHeaders
 
     static let choosing: [Canned] = [
         Canned(
@@ -166,6 +172,61 @@ struct Canned: CustomTestStringConvertible, Sendable {
                 .then(Server.info(6, size: 4096, flags: FixedDirectory.vdbFlags | 0x80))
                 .then(Server.acknowledge(6)).then(goInfo(structured: true)),
             ending: structured([allocation])),
+    ]
+}
+
+extension Canned {
+    static let extendedHeaders: [Canned] = [
+        Canned(
+            "EXTENDED_HEADERS, GO",
+            client: Client.usualFlags.then(Client.extendedHeaders).then(Client.go("vda")),
+            server: Server.acknowledge(11).then(goInfo(structured: true)), ending: extended([])),
+        Canned(
+            "EXTENDED_HEADERS takes precedence over STRUCTURED_REPLY",
+            client: Client.usualFlags.then(Client.structuredReply).then(Client.extendedHeaders)
+                .then(Client.go("vda")),
+            server: Server.acknowledge(8).then(Server.acknowledge(11))
+                .then(goInfo(structured: true)),
+            ending: extended([])),
+        Canned(
+            "EXTENDED_HEADERS, SET_META_CONTEXT, GO: block status may name contexts",
+            client: Client.usualFlags.then(Client.extendedHeaders)
+                .then(Client.setContexts("vda", [bitmap, "base:allocation"]))
+                .then(Client.go("vda")),
+            server: Server.acknowledge(11).then(Server.context(10, 0, "base:allocation"))
+                .then(Server.context(10, 1, bitmap)).then(Server.acknowledge(10))
+                .then(goInfo(FixedDirectory.vdaExtendedFlags)),
+            ending: extended([allocation, dirty])),
+        Canned(
+            "contexts set before EXTENDED_HEADERS still count",
+            client: Client.usualFlags.then(Client.structuredReply)
+                .then(Client.setContexts("vda", [bitmap])).then(Client.extendedHeaders)
+                .then(Client.info("vda")).then(Client.go("vda")),
+            server: Server.acknowledge(8).then(Server.context(10, 1, bitmap))
+                .then(Server.acknowledge(10)).then(Server.acknowledge(11))
+                .then(
+                    Server.info(6, size: 1_048_576, flags: FixedDirectory.vdaExtendedFlags)
+                )
+                .then(Server.acknowledge(6)).then(goInfo(FixedDirectory.vdaExtendedFlags)),
+            ending: extended([dirty])),
+        Canned(
+            "contexts of another export do not count, and nothing can be named",
+            client: Client.usualFlags.then(Client.extendedHeaders)
+                .then(Client.setContexts("vdb", ["base:allocation"])).then(Client.go("vda")),
+            server: Server.acknowledge(11).then(Server.context(10, 0, "base:allocation"))
+                .then(Server.acknowledge(10)).then(goInfo(structured: true)),
+            ending: extended([])),
+        Canned(
+            "a refused STRUCTURED_REPLY leaves extended headers on",
+            client: Client.usualFlags.then(Client.extendedHeaders).then(Client.structuredReply)
+                .then(Client.go("vda")),
+            server: Server.acknowledge(11)
+                .then(
+                    Server.reply(
+                        8, 0x8000_000a,
+                        bytes.text("extended headers are on and include structured replies"))
+                ).then(goInfo(structured: true)),
+            ending: extended([])),
     ]
 }
 

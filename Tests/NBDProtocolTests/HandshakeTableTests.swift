@@ -16,6 +16,8 @@ struct Malformed: CustomTestStringConvertible, Sendable {
     /// Option code that the reply echoes.
     let code: UInt32
     let reaction: Reaction
+    /// What is answered before the connection ends.
+    private(set) var reply: [UInt8] = []
 
     /// A row whose input is one option after the usual flags and `before`.
     init(
@@ -36,10 +38,20 @@ struct Malformed: CustomTestStringConvertible, Sendable {
         reaction = .closed(fault)
     }
 
+    /// A row whose input is EXPORT_NAME after EXTENDED_HEADERS, which is acknowledged.
+    init(_ name: String, extendedInput export: String, _ fault: HandshakeFault) {
+        self.init(
+            name,
+            input: Client.usualFlags.then(Client.extendedHeaders)
+                .then(Client.option(1, bytes.text(export))), fault)
+        reply = Server.acknowledge(11).bytes
+    }
+
     static let unsupported = Reaction.refused(0x8000_0001)
     static let invalid = Reaction.refused(0x8000_0003)
     static let unknown = Reaction.refused(0x8000_0006)
     static let tooBig = Reaction.refused(0x8000_0009)
+    static let extendedRequired = Reaction.refused(0x8000_000a)
 
     static let name4096 = String(repeating: "n", count: 4096)
     static let name4097 = String(repeating: "n", count: 4097)
@@ -53,7 +65,22 @@ struct Malformed: CustomTestStringConvertible, Sendable {
         Malformed("unknown option longer than is looked at", 77, bytes.zeros(70_000), unsupported),
         Malformed("STARTTLS", 5, bytes, unsupported),
         Malformed("STARTTLS with data", 5, bytes.zeros(1), invalid),
-        Malformed("EXTENDED_HEADERS", 11, bytes, unsupported),
+        Malformed("EXTENDED_HEADERS with data", 11, bytes.zeros(1), invalid),
+        Malformed("EXTENDED_HEADERS with much data", 11, bytes.zeros(70_000), invalid),
+        Malformed(
+            "EXTENDED_HEADERS again", 11, bytes, before: Client.extendedHeaders, invalid),
+        Malformed(
+            "EXTENDED_HEADERS after a refused one", 11, bytes,
+            before: Client.option(11, bytes.u8(1)), .acknowledged),
+        Malformed(
+            "EXTENDED_HEADERS after STRUCTURED_REPLY", 11, bytes, before: Client.structuredReply,
+            .acknowledged),
+        Malformed(
+            "STRUCTURED_REPLY after EXTENDED_HEADERS", 8, bytes, before: Client.extendedHeaders,
+            extendedRequired),
+        Malformed(
+            "STRUCTURED_REPLY with data after EXTENDED_HEADERS", 8, bytes.u8(1),
+            before: Client.extendedHeaders, invalid),
         Malformed("LIST with data", 3, bytes.zeros(1), invalid),
         Malformed("LIST with much data", 3, bytes.zeros(70_000), invalid),
         Malformed("LIST again", 3, bytes, before: Client.option(3), invalid),
@@ -136,6 +163,13 @@ struct Malformed: CustomTestStringConvertible, Sendable {
         Malformed(
             "LIST_META_CONTEXT without structured replies", 9,
             Client.metaPayload("vda", ["x:y"]), .acknowledged),
+        Malformed(
+            "SET_META_CONTEXT with extended headers only", 10,
+            Client.metaPayload("vda", ["base:allocation"]), before: Client.extendedHeaders,
+            .acknowledged),
+        Malformed(
+            "SET_META_CONTEXT after refused EXTENDED_HEADERS", 10,
+            Client.metaPayload("vda", []), before: Client.option(11, bytes.u8(1)), invalid),
     ]
 
     static let closing: [Malformed] = [
@@ -170,6 +204,12 @@ struct Malformed: CustomTestStringConvertible, Sendable {
         Malformed(
             "EXPORT_NAME of the default export", input: Client.usualFlags.then(Client.option(1)),
             .unknownExport),
+        Malformed(
+            "EXPORT_NAME that begins an extended connection", extendedInput: "vda",
+            .exportNameAfterExtendedHeaders),
+        Malformed(
+            "EXPORT_NAME of an unknown export after EXTENDED_HEADERS", extendedInput: "nosuch",
+            .exportNameAfterExtendedHeaders),
         Malformed(
             "EXPORT_NAME of 4096 bytes",
             input: Client.usualFlags.then(
@@ -219,12 +259,12 @@ struct HandshakeTableTests {
         #expect(aborted.reply == outcome.reply + Server.acknowledge(2).bytes)
     }
 
-    @Test("the connection ends without a reply", arguments: Malformed.closing)
+    @Test("the connection ends without a reply of its own", arguments: Malformed.closing)
     func closing(_ row: Malformed) {
         let outcome = Conversation.run(row.client)
         guard case .closed(let fault) = row.reaction else { return }
         #expect(outcome.ending == .closed(fault))
-        #expect(outcome.reply.isEmpty)
+        #expect(outcome.reply == row.reply)
         #expect(!fault.text.isEmpty)
     }
 

@@ -20,10 +20,11 @@ final class BackupExport: Sendable {
     let ledger: Ledger
     let description: ExportDescription
     let holdLimitNanoseconds: UInt64
-    /// Everything written since the job's base checkpoint, frozen at the instant.
+    /// The bitmaps behind the export's contexts from index 1 on, each with everything written since
+    /// its checkpoint, frozen at the instant.
     ///
-    /// Filled before the first client can come; nil on full backups.
-    let dirty: FrozenBitmap?
+    /// Filled before the first client can come; none on full backups.
+    let bitmaps: [FrozenBitmap]
     let clientCount = Atomic<Int>(0)
     let bytesRead = Atomic<UInt64>(0)
     let scratchUsedBytes = Atomic<UInt64>(0)
@@ -35,10 +36,14 @@ final class BackupExport: Sendable {
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, granularityShift: UInt64, holdLimitMilliseconds: UInt64
     ) throws(SystemFault) {
-        let incremental = configuration.incremental
-        dirty = incremental.map {
-            FrozenBitmap(checkpoint: $0.checkpoint, granularityShift: granularityShift)
-        }
+        bitmaps =
+            configuration.incremental.map {
+                [
+                    FrozenBitmap(
+                        name: $0.bitmap, checkpoint: $0.checkpoint,
+                        granularityShift: granularityShift)
+                ]
+            } ?? []
         self.jobID = jobID
         target = configuration.target
         disk = live.disk
@@ -51,8 +56,8 @@ final class BackupExport: Sendable {
             name: configuration.exportName, description: nil,
             sizeBytes: live.source.sizeBytes,
             flags: [.hasFlags, .readOnly, .sendFlush, .sendFUA, .sendCache, .canMultiConn],
-            contexts: [MetaContextName.allocation]
-                + (incremental.map { [MetaContextName.dirtyBitmap($0.bitmap)] } ?? []))
+            contexts: [MetaContext.allocation]
+                + bitmaps.map { MetaContext.dirtyBitmapPrefix + $0.name })
     }
 
     /// Why the job's disk broke, or nil while it is whole.
@@ -93,13 +98,16 @@ final class BackupExport: Sendable {
     }
 }
 
-/// The dirty bitmap of an incremental job.
+/// One dirty bitmap of an incremental job.
 final class FrozenBitmap: Sendable {
+    /// Behind `qemu:dirty-bitmap:`.
+    let name: String
     let checkpoint: String
     let granularityShift: UInt64
     private let box = BitmapBox()
 
-    init(checkpoint: String, granularityShift: UInt64) {
+    init(name: String, checkpoint: String, granularityShift: UInt64) {
+        self.name = name
         self.checkpoint = checkpoint
         self.granularityShift = granularityShift
     }

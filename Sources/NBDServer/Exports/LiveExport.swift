@@ -30,12 +30,6 @@ final class LiveExport: Sendable {
         }
         description = ExportDescription(
             name: configuration.exportName, description: nil, sizeBytes: source.sizeBytes,
-            flags: flags, contexts: [MetaContextName.allocation])
+            flags: flags, contexts: [MetaContext.allocation])
     }
-}
-
-/// Names of meta contexts that we serve.
-enum MetaContextName {
-    static let allocation = "base:allocation"
-    static func dirtyBitmap(_ name: String) -> String { "qemu:dirty-bitmap:\(name)" }
 }

@@ -77,7 +77,8 @@ extension NBDServer {
             return fault
         }
         let swapped = Set(instant.swaps.map(\.disk))
-        for export in instant.exports where export.dirty != nil && !swapped.contains(export.disk) {
+        for export in instant.exports
+        where !export.bitmaps.isEmpty && !swapped.contains(export.disk) {
             instant.snapshots.append(
                 RecordingSnapshot(disk: export.disk, homeRing: export.homeRing))
         }
@@ -100,8 +101,8 @@ extension NBDServer {
                 return .unknownDisk
             }
             do throws(TrackingFault) {
-                instant.sealedBits[disk.disk] = try store.sealedUnion(
-                    since: incremental.checkpoint)
+                instant.sealedBits[disk.disk, default: [:]][incremental.checkpoint] =
+                    try store.sealedUnion(since: incremental.checkpoint)
             } catch {
                 return .checkpointUnusable(
                     checkpoint: incremental.checkpoint, target: disk.target,
@@ -134,19 +135,20 @@ extension NBDServer {
         return .success(hold)
     }
 
-    /// Gives every incremental export its bitmap: the sealed layers since its base, and the bits
-    /// that were recorded up to the instant.
+    /// Gives every incremental export its bitmaps: the sealed layers since each one's base, and the
+    /// bits that were recorded up to the instant.
     private func freeze(_ instant: Instant) -> ServerFault? {
-        for export in instant.exports {
-            guard let dirty = export.dirty else { continue }
+        for export in instant.exports where !export.bitmaps.isEmpty {
             let bits =
                 instant.swaps.first { $0.disk == export.disk }?.old.snapshot()
                 ?? instant.snapshots.first { $0.disk == export.disk }?.box.bitmap
-            guard var union = instant.sealedBits[export.disk], let bits,
-                union.blockCount == bits.blockCount
-            else { return .unknownDisk }
-            union.formUnion(bits)
-            dirty.freeze(union)
+            for dirty in export.bitmaps {
+                guard var union = instant.sealedBits[export.disk]?[dirty.checkpoint], let bits,
+                    union.blockCount == bits.blockCount
+                else { return .unknownDisk }
+                union.formUnion(bits)
+                dirty.freeze(union)
+            }
         }
         return nil
     }

@@ -51,8 +51,6 @@ struct Connection: ~Copyable {
     var isReceiving = false
     /// The piece whose payload is being received straight into its buffer, or -1.
     var receivingPiece = -1
-    /// Payload of a refused request that is still to come, in bytes.
-    var skipBytes: UInt64 = 0
     var sawEnd = false
 
     // Negotiation
@@ -63,8 +61,8 @@ struct Connection: ~Copyable {
 
     // Transmission
     var target: ExportTarget?
-    var rules: RequestRules?
-    var replyMode = ReplyMode.simple
+    var reader: RequestReader?
+    var replies = ReplyEncoder(.simple)
     var contexts: [SelectedContext] = []
     var path = ReadPath(sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
     /// Slot of the home disk when the connection may write, or -1.

@@ -124,6 +124,8 @@ struct StatusProgress {
     var knownIsData = false
     var isGathered = false
     var extents = ExtentRoom()
+    /// The contexts that are to be answered.
+    var asked = ContextSet()
     /// Which of the connection's contexts is being answered.
     var contextIndex = 0
 }

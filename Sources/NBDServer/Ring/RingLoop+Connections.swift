@@ -102,8 +102,8 @@ extension RingLoop {
         }
         connections[slot].phase = .transmission
         connections[slot].target = target
-        connections[slot].rules = RequestRules(negotiated)
-        connections[slot].replyMode = negotiated.replyMode
+        connections[slot].reader = RequestReader(negotiated)
+        connections[slot].replies = ReplyEncoder(negotiated.replyMode)
         connections[slot].contexts = negotiated.contexts
         switch target {
         case .live(let export):

@@ -83,34 +83,23 @@ extension RingLoop {
     }
 
     /// Answers success to a request whose reply has no data.
-    mutating func replySuccess(_ slot: Int, _ cookie: UInt64, isRead: Bool = false) {
-        guard let offset = room(slot, bytes: ReplyEncoder.chunkHeaderBytes) else { return }
-        let needsChunk = isRead && connections[slot].replyMode == .structured
-        var span = arena.mutableBytes(offset, count: ReplyEncoder.chunkHeaderBytes)
-        let count =
-            needsChunk
-            ? ReplyEncoder.none(cookie: cookie, into: &span, at: 0)
-            : ReplyEncoder.simple(error: .none, cookie: cookie, into: &span, at: 0)
-        commit(slot, bytes: count)
+    mutating func replySuccess(_ slot: Int, _ echo: RequestEcho, isRead: Bool = false) {
+        let replies = connections[slot].replies
+        guard let offset = room(slot, bytes: replies.headerBytes) else { return }
+        var span = arena.mutableBytes(offset, count: replies.headerBytes)
+        commit(slot, bytes: replies.success(echo, isRead: isRead, into: &span, at: 0))
     }
 
-    /// Answers an error; the text reaches clients with structured replies.
+    /// Answers an error; the text reaches clients whose replies are chunks.
     mutating func replyError(
-        _ slot: Int, _ cookie: UInt64, _ error: WireError, _ text: String, at place: UInt64? = nil
+        _ slot: Int, _ echo: RequestEcho, _ error: WireError, _ text: String,
+        at place: UInt64? = nil
     ) {
+        let replies = connections[slot].replies
         guard let offset = room(slot, bytes: ReplyEncoder.errorBytesMax) else { return }
-        let isSimple = connections[slot].replyMode == .simple
         var span = arena.mutableBytes(offset, count: ReplyEncoder.errorBytesMax)
-        let count: Int
-        if isSimple {
-            count = ReplyEncoder.simple(error: error, cookie: cookie, into: &span, at: 0)
-        } else if let place {
-            count = ReplyEncoder.errorAtOffset(
-                error, cookie: cookie, offset: place, text: text, done: true, into: &span, at: 0)
-        } else {
-            count = ReplyEncoder.error(
-                error, cookie: cookie, text: text, done: true, into: &span, at: 0)
-        }
+        let count = replies.error(
+            error, echo, text: text, place: place, into: &span, at: 0)
         commit(slot, bytes: count)
     }
 

@@ -13,19 +13,14 @@ extension RingLoop {
             connections[slot].path.alignment == 1
         else { return false }
         let count = Int(request.length)
-        let isStructured = connections[slot].replyMode == .structured
-        let header =
-            isStructured ? ReplyEncoder.offsetDataHeaderBytes : ReplyEncoder.simpleBytes
+        let replies = connections[slot].replies
+        let header = replies.dataHeaderBytes
         guard let offset = room(slot, bytes: header + count) else { return true }
         guard readAtOnce(slot, request.offset, count, into: offset + header) else { return false }
         var span = arena.mutableBytes(offset, count: header)
-        if isStructured {
-            _ = ReplyEncoder.offsetData(
-                cookie: request.cookie, offset: request.offset, dataBytes: UInt32(count),
-                done: true, into: &span, at: 0)
-        } else {
-            _ = ReplyEncoder.simple(error: .none, cookie: request.cookie, into: &span, at: 0)
-        }
+        _ = replies.data(
+            request.echo, place: request.offset, dataBytes: UInt32(count), done: true, into: &span,
+            at: 0)
         commit(slot, bytes: header + count)
         noteRead(slot, count)
         return true
@@ -94,7 +89,7 @@ extension RingLoop {
         let valid = requests[request].valid
         // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they
         // go out piece by piece alone.
-        let mustBeWhole = connections[slot].replyMode == .simple || valid.flags.contains(.df)
+        let mustBeWhole = connections[slot].replies.mode == .simple || valid.flags.contains(.df)
         let fits = valid.length <= UInt64(Limits.contiguousReadBytes)
         let pieceMax =
             mustBeWhole && fits ? UInt64(Limits.contiguousReadBytes) : UInt64(Limits.pieceBytes)
@@ -304,19 +299,17 @@ extension RingLoop {
 
     private mutating func emit(_ piece: Piece, _ slot: Int, isLast: Bool) {
         let request = piece.request
-        let cookie = requests[request].valid.cookie
+        let replies = connections[slot].replies
+        let echo = requests[request].valid.echo
         var header = 0
         let dataStart = piece.guestData
-        if connections[slot].replyMode == .structured {
-            header = ReplyEncoder.offsetDataHeaderBytes
+        // Each chunk has a header, a simple reply only its first piece.
+        if replies.mode.usesChunks || !requests[request].headerSent {
+            header = replies.dataHeaderBytes
             var span = arena.mutableBytes(dataStart - header, count: header)
-            _ = ReplyEncoder.offsetData(
-                cookie: cookie, offset: piece.offset, dataBytes: UInt32(piece.count),
-                done: isLast, into: &span, at: 0)
-        } else if !requests[request].headerSent {
-            header = ReplyEncoder.simpleBytes
-            var span = arena.mutableBytes(dataStart - header, count: header)
-            _ = ReplyEncoder.simple(error: .none, cookie: cookie, into: &span, at: 0)
+            _ = replies.data(
+                echo, place: piece.offset, dataBytes: UInt32(piece.count), done: isLast,
+                into: &span, at: 0)
             requests[request].headerSent = true
         }
         connections[slot].output.append(
@@ -329,7 +322,7 @@ extension RingLoop {
         if connections[slot].current == request { connections[slot].current = -1 }
         if connections[slot].phase != .closing, let error = requests[request].error {
             replyError(
-                slot, requests[request].valid.cookie, error, requests[request].errorText,
+                slot, requests[request].valid.echo, error, requests[request].errorText,
                 at: requests[request].errorOffset)
         }
         discard(request)

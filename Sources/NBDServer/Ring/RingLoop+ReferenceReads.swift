@@ -33,7 +33,9 @@ extension RingLoop {
     mutating func sendByReference(
         _ slot: Int, _ request: Int, _ offset: UInt64, _ count: UInt64
     ) -> Bool {
-        guard count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
+        // After an error no data follows: the reply ends with the error.
+        guard requests[request].error == nil,
+            count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
             let (descriptor, position) = stablePages(slot, offset, count),
             FileCalls.isResident(descriptor, position: position, count: Int(count)),
             let pipe = pipes.take()
@@ -87,17 +89,12 @@ extension RingLoop {
     private mutating func writeDataHeader(
         _ request: Int, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
     ) -> Int {
-        let slot = requests[request].connection
-        let cookie = requests[request].valid.cookie
-        if connections[slot].replyMode == .structured {
-            var span = arena.mutableBytes(place, count: ReplyEncoder.offsetDataHeaderBytes)
-            return ReplyEncoder.offsetData(
-                cookie: cookie, offset: offset, dataBytes: UInt32(count), done: isLast,
-                into: &span, at: 0)
-        }
-        if requests[request].headerSent { return 0 }
+        let replies = connections[requests[request].connection].replies
+        if !replies.mode.usesChunks, requests[request].headerSent { return 0 }
         requests[request].headerSent = true
-        var span = arena.mutableBytes(place, count: ReplyEncoder.simpleBytes)
-        return ReplyEncoder.simple(error: .none, cookie: cookie, into: &span, at: 0)
+        let echo = requests[request].valid.echo
+        var span = arena.mutableBytes(place, count: replies.dataHeaderBytes)
+        return replies.data(
+            echo, place: offset, dataBytes: UInt32(count), done: isLast, into: &span, at: 0)
     }
 }

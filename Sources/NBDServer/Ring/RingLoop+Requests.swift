@@ -86,25 +86,32 @@ extension RingLoop {
                 case .again: return markReady(slot)
                 }
             }
-            skipPayload(slot)
-            if connections[slot].skipBytes > 0 { return armReceive(slot) }
             guard mayBegin(slot) else {
                 connections[slot].isBlocked = true
                 return
             }
-            let start = connections[slot].inputStart
-            let decode = RequestDecoder.decode(
-                arena.bytes(
-                    connections[slot].input + start, count: connections[slot].inputEnd - start),
-                at: 0)
-            switch decode {
+            switch nextRequest(slot) {
             case .needBytes: return armReceive(slot)
             case .badMagic: return close(slot)
-            case .request(let raw, let consumed):
+            case .progressed(let consumed):
                 connections[slot].inputStart += consumed
-                begin(slot, raw)
+            case .request(let verdict, let consumed):
+                connections[slot].inputStart += consumed
+                begin(slot, verdict)
             }
         }
+    }
+
+    private mutating func nextRequest(_ slot: Int) -> RequestStep {
+        let start = connections[slot].inputStart
+        guard var reader = connections[slot].reader else {
+            preconditionFailure("transmission begins with a reader")
+        }
+        let step = reader.next(
+            arena.bytes(
+                connections[slot].input + start, count: connections[slot].inputEnd - start))
+        connections[slot].reader = reader
+        return step
     }
 
     /// A draining connection still finishes the request it had begun.
@@ -138,23 +145,16 @@ extension RingLoop {
         return connections[slot].phase == .transmission
     }
 
-    private mutating func skipPayload(_ slot: Int) {
-        guard connections[slot].skipBytes > 0 else { return }
-        let there = connections[slot].inputEnd - connections[slot].inputStart
-        let count = min(UInt64(there), connections[slot].skipBytes)
-        connections[slot].inputStart += Int(count)
-        connections[slot].skipBytes -= count
-    }
-
-    private mutating func begin(_ slot: Int, _ raw: RawRequest) {
-        guard let rules = connections[slot].rules else { return close(slot) }
-        switch rules.check(raw) {
+    private mutating func begin(_ slot: Int, _ verdict: RequestVerdict) {
+        switch verdict {
         case .accept(let request): begin(slot, request)
+        case .acceptStatus(let request, let asked):
+            connections[slot].current = open(slot, request)
+            startStatus(slot, request, asked)
         case .refuse(let refusal):
-            connections[slot].skipBytes = refusal.payloadBytesToSkip
-            replyError(slot, refusal.cookie, refusal.error, refusal.text)
+            replyError(slot, refusal.echo, refusal.error, refusal.text)
         case .disconnect(let refusal):
-            replyError(slot, refusal.cookie, refusal.error, refusal.text)
+            replyError(slot, refusal.echo, refusal.error, refusal.text)
             drain(slot)
         case .finish: drain(slot)
         }
@@ -163,29 +163,26 @@ extension RingLoop {
     private mutating func begin(_ slot: Int, _ request: ValidRequest) {
         switch request.command {
         case .read:
-            if request.length == 0 { return replySuccess(slot, request.cookie, isRead: true) }
+            if request.length == 0 { return replySuccess(slot, request.echo, isRead: true) }
             if request.flags.contains(.df), request.length > UInt64(Limits.contiguousReadBytes) {
                 return replyError(
-                    slot, request.cookie, .overflow, "unfragmented reads are limited to 1 MiB")
+                    slot, request.echo, .overflow, "unfragmented reads are limited to 1 MiB")
             }
             if readInline(slot, request) { return }
             connections[slot].current = open(slot, request)
         case .write, .trim, .writeZeroes:
-            if request.length == 0 { return replySuccess(slot, request.cookie) }
+            if request.length == 0 { return replySuccess(slot, request.echo) }
             let opened = open(slot, request)
             if request.command == .write {
                 connections[slot].current = opened
             } else {
                 startZeroing(opened)
             }
-        case .blockStatus:
-            connections[slot].current = open(slot, request)
-            startStatus(slot, request)
         case .flush:
-            if connections[slot].disk < 0 { return replySuccess(slot, request.cookie) }
+            if connections[slot].disk < 0 { return replySuccess(slot, request.echo) }
             submitSync(open(slot, request))
         case .cache: prefetch(slot, request)
-        case .disconnect: drain(slot)
+        case .blockStatus, .disconnect: preconditionFailure("these have verdicts of their own")
         }
     }
 
@@ -200,7 +197,7 @@ extension RingLoop {
     /// disk can do waits for its own answers.
     private mutating func prefetch(_ slot: Int, _ valid: ValidRequest) {
         guard !connections[slot].path.isDirect, valid.length > 0 else {
-            return replySuccess(slot, valid.cookie)
+            return replySuccess(slot, valid.echo)
         }
         let request = open(slot, valid)
         requests[request].piecesInFlight += 1
@@ -271,11 +268,11 @@ extension RingLoop {
     mutating func finish(_ request: Int) {
         let slot = requests[request].connection
         if connections[slot].phase != .closing {
-            let cookie = requests[request].valid.cookie
+            let echo = requests[request].valid.echo
             if let error = requests[request].error {
-                replyError(slot, cookie, error, requests[request].errorText)
+                replyError(slot, echo, error, requests[request].errorText)
             } else {
-                replySuccess(slot, cookie)
+                replySuccess(slot, echo)
             }
         }
         discard(request)

@@ -16,7 +16,8 @@ extension RingLoop {
         static let holeAndZero: UInt32 = 3
     }
 
-    mutating func startStatus(_ slot: Int, _ request: ValidRequest) {
+    mutating func startStatus(_ slot: Int, _ request: ValidRequest, _ asked: ContextSet) {
+        connections[slot].status.asked = asked
         connections[slot].status.contextIndex = 0
         startContext(slot, request)
     }
@@ -31,31 +32,49 @@ extension RingLoop {
 
     mutating func continueStatus(_ slot: Int, _ request: Int) -> IssueResult {
         let valid = requests[request].valid
-        while connections[slot].status.contextIndex < connections[slot].contexts.count {
-            if !connections[slot].status.isGathered {
-                gatherExtents(slot, valid)
-                if !connections[slot].status.isGathered { return .again }
-            }
-            if connections[slot].path.ledger?.isClosed ?? false {
-                fail(
-                    request, .ioError, "the backup job is broken or has ended", at: valid.offset)
-                connections[slot].current = -1
-                finish(request)
-                return .issued
-            }
-            flush(slot)
-            if connections[slot].phase == .closing { return .issued }
-            if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
-                return .blocked
-            }
-            emitExtents(slot, valid)
-            if connections[slot].phase == .closing { return .issued }
+        skipUnasked(slot)
+        if !connections[slot].status.isGathered {
+            gatherExtents(slot, valid)
+            if !connections[slot].status.isGathered { return .again }
+        }
+        if connections[slot].path.ledger?.isClosed ?? false {
+            fail(request, .ioError, "the backup job is broken or has ended", at: valid.offset)
+            connections[slot].current = -1
+            finish(request)
+            return .issued
+        }
+        flush(slot)
+        if connections[slot].phase == .closing { return .issued }
+        if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
+            return .blocked
+        }
+        let isLast = isLastContext(slot)
+        emitExtents(slot, valid)
+        if connections[slot].phase == .closing { return .issued }
+        if !isLast {
+            // One context a turn, as there may be many.
             connections[slot].status.contextIndex += 1
             startContext(slot, valid)
+            return .again
         }
         connections[slot].current = -1
         discard(request)
         return .issued
+    }
+
+    /// Goes to the next context that is asked for; there is one.
+    private mutating func skipUnasked(_ slot: Int) {
+        while !connections[slot].status.asked.contains(contextID(slot)) {
+            connections[slot].status.contextIndex += 1
+        }
+    }
+
+    private func contextID(_ slot: Int) -> UInt32 {
+        connections[slot].contexts[connections[slot].status.contextIndex].id
+    }
+
+    private func isLastContext(_ slot: Int) -> Bool {
+        !connections[slot].status.asked.containsAny(above: contextID(slot))
     }
 
     // MARK: Gathering
@@ -64,7 +83,8 @@ extension RingLoop {
         let context = connections[slot].contexts[connections[slot].status.contextIndex]
         if context.index == 0 {
             gatherAllocation(slot, valid)
-        } else if case .backup(let export) = connections[slot].target, let dirty = export.dirty {
+        } else if case .backup(let export) = connections[slot].target {
+            let dirty = export.bitmaps[context.index - 1]
             gatherDirty(slot, valid, dirty.bitmap, dirty.granularityShift)
         } else {
             preconditionFailure("a context that the export does not have")
@@ -103,10 +123,16 @@ extension RingLoop {
         let onlyOne = valid.flags.contains(.reqOne)
         guard
             connections[slot].status.position == end || connections[slot].status.extents.isFull
-                || (onlyOne && connections[slot].status.extents.count > 1)
+                || (onlyOne && hasFirstExtent(slot))
         else { return false }
         connections[slot].status.isGathered = true
         return true
+    }
+
+    /// Whether the first extent of the reply can grow no longer.
+    private func hasFirstExtent(_ slot: Int) -> Bool {
+        connections[slot].status.extents.hasFirst(
+            isLong: connections[slot].replies.hasLongExtents)
     }
 
     private mutating func look(_ slot: Int, _ position: UInt64, _ end: UInt64) {
@@ -131,7 +157,8 @@ extension RingLoop {
         var flags =
             connections[slot].status.knownIsData ? Allocation.data : Allocation.holeAndZero
         if let ledger = connections[slot].path.ledger {
-            let step = ledger.step(from: position, to: knownEnd)
+            let step = ledger.step(
+                from: position, to: min(knownEnd, position + Limits.ledgerBytesPerLookup))
             end = position + UInt64(step.count)
             switch step.place {
             case .source: break
@@ -147,20 +174,23 @@ extension RingLoop {
 
     /// Writes one context's chunk whole: nothing else may come between its extents.
     ///
-    /// At most 1 MiB.
+    /// At most 1 MiB, with 64-bit lengths 2 MiB.
     private mutating func emitExtents(_ slot: Int, _ valid: ValidRequest) {
         let extents = connections[slot].status.extents
-        let total = valid.flags.contains(.reqOne) ? 1 : extents.count
+        let replies = connections[slot].replies
+        let total =
+            valid.flags.contains(.reqOne) ? 1 : extents.count(isLong: replies.hasLongExtents)
         var emitted = 0
+        var next = 0
         while emitted < total {
-            let header = emitted == 0 ? ReplyEncoder.blockStatusHeaderBytes : 0
-            let fits = (Limits.replyBufferBytes / 2 - header) / ReplyEncoder.extentBytes
+            let header = emitted == 0 ? replies.statusHeaderBytes : 0
+            let fits = (Limits.replyBufferBytes / 2 - header) / replies.extentBytes
             let count = min(fits, total - emitted)
-            let bytes = header + count * ReplyEncoder.extentBytes
+            let bytes = header + count * replies.extentBytes
             guard let offset = room(slot, bytes: bytes) else { return }
             if header > 0 { writeStatusHeader(slot, valid, total, at: offset) }
             var span = arena.mutableBytes(offset + header, count: bytes - header)
-            extents.encode(emitted..<(emitted + count), into: &span, at: 0)
+            extents.encode(count, from: &next, by: replies, into: &span)
             commit(slot, bytes: bytes)
             emitted += count
         }
@@ -169,12 +199,11 @@ extension RingLoop {
     private mutating func writeStatusHeader(
         _ slot: Int, _ valid: ValidRequest, _ total: Int, at offset: Int
     ) {
-        let index = connections[slot].status.contextIndex
-        let id = connections[slot].contexts[index].id
-        let isLast = index + 1 == connections[slot].contexts.count
-        var span = arena.mutableBytes(offset, count: ReplyEncoder.blockStatusHeaderBytes)
-        _ = ReplyEncoder.blockStatus(
-            cookie: valid.cookie, contextID: id, extentCount: total, done: isLast, into: &span,
-            at: 0)
+        let id = contextID(slot)
+        let isLast = isLastContext(slot)
+        let replies = connections[slot].replies
+        var span = arena.mutableBytes(offset, count: replies.statusHeaderBytes)
+        _ = replies.status(
+            valid.echo, contextID: id, extentCount: total, done: isLast, into: &span, at: 0)
     }
 }

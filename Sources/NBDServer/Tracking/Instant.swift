@@ -10,8 +10,9 @@ struct Instant {
     var swaps: [RecordingSwap] = []
     /// The bits as they are at the instant are wanted.
     var snapshots: [RecordingSnapshot] = []
-    /// What the sealed layers since a job's base checkpoint say, read before the instant.
-    var sealedBits: [DiskID: DirtyBitmap] = [:]
+    /// What the sealed layers since a checkpoint say, by the checkpoints that a job's bitmaps have as
+    /// bases; read before the instant.
+    var sealedBits: [DiskID: [String: DirtyBitmap]] = [:]
 
     /// Disks concerned, each once, with the ring where they live.
     var disks: [DiskID: Int] {
