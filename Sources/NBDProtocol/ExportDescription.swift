@@ -8,6 +8,8 @@ package struct ExportDescription: Sendable, Equatable {
     package var sizeBytes: UInt64
     /// What the export can do, `sendDF` left out: the handshake decides that one.
     package var flags: TransmissionFlags
+    /// False: WRITE is refused as on a read-only export, whatever the flags offer besides.
+    package var takesWrites: Bool
     /// Smallest request that is served without reading around it: a power of two up to 65536.
     package var minimumBlockBytes: UInt32
     /// Request size that works best: a power of two, at least `minimumBlockBytes`.
@@ -22,6 +24,7 @@ package struct ExportDescription: Sendable, Equatable {
     /// A description; what is left out gets the protocol's usual values.
     package init(
         name: String, description: String? = nil, sizeBytes: UInt64, flags: TransmissionFlags,
+        takesWrites: Bool = true,
         minimumBlockBytes: UInt32 = 1, preferredBlockBytes: UInt32 = 4096,
         maximumPayloadBytes: UInt32 = ProtocolLimits.advertisedPayloadBytes,
         contexts: [String] = [MetaContext.allocation]
@@ -30,6 +33,7 @@ package struct ExportDescription: Sendable, Equatable {
         self.description = description
         self.sizeBytes = sizeBytes
         self.flags = flags
+        self.takesWrites = takesWrites
         self.minimumBlockBytes = minimumBlockBytes
         self.preferredBlockBytes = preferredBlockBytes
         self.maximumPayloadBytes = maximumPayloadBytes

@@ -123,12 +123,14 @@ package struct RequestRules: Sendable, BitwiseCopyable {
     private let sizeBytes: UInt64
     private let flags: TransmissionFlags
     private let hasContexts: Bool
+    private let takesWrites: Bool
 
     /// The rules for a connection that agreed on `negotiated`.
     package init(_ negotiated: Negotiated) {
         sizeBytes = negotiated.export.sizeBytes
         flags = negotiated.export.flags
         hasContexts = !negotiated.contexts.isEmpty
+        takesWrites = negotiated.export.takesWrites
     }
 
     /// Decides what becomes of `raw`.
@@ -176,7 +178,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         let isReadOnly = flags.contains(.readOnly)
         switch command {
         case .write:
-            return isReadOnly ? .readOnly : nil
+            return isReadOnly || !takesWrites ? .readOnly : nil
         case .trim:
             if isReadOnly { return .readOnly }
             return flags.contains(.sendTrim) ? nil : .commandNotOffered

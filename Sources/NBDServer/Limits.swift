@@ -30,6 +30,8 @@ package enum Limits {
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
+    /// Clusters that a backup client lets go of before others get a turn: 256 MiB of disk.
+    package static let releasedClustersPerTurn = 4_096
     /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take.
     package static let extentsPerReply = 131_072
     /// Allocation lookups made for one block status request before others get a turn.

@@ -15,12 +15,16 @@ struct BackupBegin: AsyncParsableCommand {
     @Option(help: "End the job as failed after so many seconds.") var ttl: UInt64?
     @Flag(help: "Back a disk up in full that cannot start from its checkpoint; say why.")
     var fallbackFull = false
+    @Flag(
+        help: "Let clients say by TRIM what they need no more: its scratch is used again, and later"
+            + " reads of it fail.") var clientRelease = false
 
     func run() async throws {
         let body = BeginBody(
             backupXML: try backupxml.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
-            reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull)
+            reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
+            clientRelease: clientRelease)
         let data = try await options.send(
             ControlClient.Call("POST", ["v1", "domains", domain, "jobs"], json: body))
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)

@@ -15,6 +15,8 @@ struct ReadPath {
     var ledger: LedgerView?
     var scratchDescriptor: Int32 = -1
     var scratchNeverWaits = false
+    /// Clients may let go of clusters, so scratch can change behind a reader.
+    var mayRelease = false
 
     var isDirect: Bool { alignment > 1 }
 }

@@ -116,7 +116,8 @@ extension RingLoop {
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,
-                scratchNeverWaits: export.scratch.readsNeverWait)
+                scratchNeverWaits: export.scratch.readsNeverWait,
+                mayRelease: export.mayRelease)
             export.clientCount.add(1, ordering: .relaxed)
         }
         shared.emit(

@@ -171,6 +171,9 @@ struct RingLoop: ~Copyable {
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
+        case .releaseClusters(let export, let clusters, let ring, let request):
+            releaseClusters(export, clusters, ring: ring, request: request)
+        case .clustersReleased(let request): clustersReleased(request)
         case .closeConnections(let export, let gracefully, let latch):
             closeConnections(of: export, gracefully: gracefully, latch)
         case .swapRecording(let disk, let next, let latch): swapRecording(disk, next, latch)

@@ -22,6 +22,9 @@ enum RingMessage: Sendable {
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Latch)
     case breakJob(BackupExport, BreakCause)
+    /// A client has let go of clusters; its ring is told when they are released.
+    case releaseClusters(BackupExport, Range<Int>, ring: Int, request: Int)
+    case clustersReleased(request: Int)
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
