@@ -11,6 +11,10 @@ enum RingMessage: Sendable {
     case adopt(ConnectionSeed)
     case addListener(RingListener)
     case removeListener(number: UInt64, Latch)
+    /// A connection has gone: there is room for another.
+    case resumeAccepting
+    /// End the oldest handshake of the scope, or of all, to make room.
+    case evictHandshake(ExportScope?)
     case addDisk(LiveExport, TrackingSeed?, Latch)
     /// Refused while a connection, a job or a request still uses the disk.
     case removeDisk(DiskID, Outcome, Latch)
@@ -94,6 +98,8 @@ struct ConnectionSeed: Sendable {
     let descriptor: Int32
     let scope: ExportScope
     let isUnix: Bool
+    /// The address of a TCP peer.
+    let peer: PeerAddress?
     /// Present when the handshake is over.
     let negotiated: Negotiated?
     /// Bytes received and not parsed.
