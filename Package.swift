@@ -78,6 +78,7 @@ let package = Package(
             name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing"],
             swiftSettings: strict),
         .testTarget(name: "NBDProtocolTests", dependencies: ["NBDProtocol"], swiftSettings: strict),
+        .testTarget(name: "NBDServerTests", dependencies: ["NBDServer"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",

@@ -24,6 +24,7 @@ extension RingLoop {
     private mutating func startContext(_ slot: Int, _ request: ValidRequest) {
         connections[slot].status.position = request.offset
         connections[slot].status.knownEnd = request.offset
+        connections[slot].status.knownIsData = true
         connections[slot].status.isGathered = false
         connections[slot].status.extents.removeAll()
     }
@@ -85,16 +86,14 @@ extension RingLoop {
         _ slot: Int, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
     ) {
         let end = valid.offset + valid.length
-        let lastBlock = Int((end - 1) >> shift) + 1
-        for _ in 0..<Limits.dirtyExtentsPerTurn {
-            if isComplete(slot, valid, end) { return }
-            let position = connections[slot].status.position
-            let run = bitmap.run(from: Int(position >> shift), to: lastBlock)
-            let runEnd = min(UInt64(run.end) << shift, end)
-            connections[slot].status.extents.append(
-                length: runEnd - position, flags: run.dirty ? Self.dirty : 0)
-            connections[slot].status.position = runEnd
+        let position = connections[slot].status.position
+        if position < end {
+            connections[slot].status.position = connections[slot].status.extents.append(
+                runsOf: bitmap, granularityShift: shift, from: position, to: end,
+                dirtyFlags: Self.dirty,
+                runs: valid.flags.contains(.reqOne) ? 1 : Limits.dirtyExtentsPerTurn)
         }
+        _ = isComplete(slot, valid, end)
     }
 
     /// Value of `qemu:dirty-bitmap:` contexts for dirty blocks.
@@ -112,9 +111,14 @@ extension RingLoop {
 
     private mutating func look(_ slot: Int, _ position: UInt64, _ end: UInt64) {
         let known: (isData: Bool, end: UInt64)
+        let endsHole =
+            connections[slot].status.knownEnd == position
+            && !connections[slot].status.knownIsData
         switch connections[slot].target {
-        case .live(let export): known = export.source.allocation(at: position, end: end)
-        case .backup(let export): known = export.source.allocation(at: position, end: end)
+        case .live(let export):
+            known = export.source.allocation(at: position, end: end, endsHole: endsHole)
+        case .backup(let export):
+            known = export.source.allocation(at: position, end: end, endsHole: endsHole)
         case nil: known = (true, end)
         }
         connections[slot].status.knownIsData = known.isData
@@ -157,12 +161,7 @@ extension RingLoop {
             guard let offset = room(slot, bytes: bytes) else { return }
             if header > 0 { writeStatusHeader(slot, valid, total, at: offset) }
             var span = arena.mutableBytes(offset + header, count: bytes - header)
-            for index in 0..<count {
-                let extent = extents[emitted + index]
-                _ = ReplyEncoder.extent(
-                    length: extent.length, flags: extent.flags, into: &span,
-                    at: index * ReplyEncoder.extentBytes)
-            }
+            extents.encode(emitted..<(emitted + count), into: &span, at: 0)
             commit(slot, bytes: bytes)
             emitted += count
         }

@@ -18,6 +18,7 @@ struct RingLoop: ~Copyable {
     var ring: Ring
     var arena: BufferArena
     var gather = GatherList()
+    var pipes = PipePool(limit: Limits.pipesPerRing)
     let clock: PeriodicTimer
     /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
