@@ -15,9 +15,8 @@ struct BackupBegin: AsyncParsableCommand {
     @Option(help: "End the job as failed after so many seconds.") var ttl: UInt64?
     @Flag(help: "Back a disk up in full that cannot start from its checkpoint; say why.")
     var fallbackFull = false
-    @Flag(
-        help: "Let clients say by TRIM what they need no more: its scratch is used again, and later"
-            + " reads of it fail.") var clientRelease = false
+    @Flag(help: "A client's TRIM says what it needs no more: kept no longer, later reads fail.")
+    var clientRelease = false
 
     func run() async throws {
         let body = BeginBody(
