@@ -89,7 +89,20 @@ let package = Package(
         .testTarget(
             name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
             swiftSettings: strict),
+        .target(
+            name: "FuzzEntries", dependencies: ["NBDProtocol", "Bitmap", "Control", "NBDServer"],
+            path: "Tests/FuzzEntries", swiftSettings: strict),
+        .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),
         .testTarget(
             name: "PointInTimeTests", dependencies: ["TestSupport"], swiftSettings: strict),
     ]
 )
+
+// Only for dev/fuzz: the driver has no main of its own and links with nothing but libFuzzer.
+if Context.environment["NBDPULL_FUZZ"] != nil {
+    package.products.append(.executable(name: "nbdpull-fuzz", targets: ["nbdpull-fuzz"]))
+    package.targets.append(
+        .executableTarget(
+            name: "nbdpull-fuzz", dependencies: ["FuzzEntries"], path: "Tests/FuzzDriver",
+            swiftSettings: strict))
+}

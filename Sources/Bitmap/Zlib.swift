@@ -1,12 +1,12 @@
 import CZlib
 
 /// What the module needs of zlib, over arrays and spans: the only place here with pointers.
-enum Zlib {
+package enum Zlib {
     /// The largest factor by which deflate shrinks anything: 258 bytes in two bits.
     static let ratioMax = 1032
 
     /// The CRC-32 of bytes (the polynomial of IEEE 802.3, as in RFC 1952).
-    static func crc32(_ bytes: Span<UInt8>) -> UInt32 {
+    package static func crc32(_ bytes: Span<UInt8>) -> UInt32 {
         // SAFETY: the span keeps the bytes alive for the call, and its count is their number.
         let sum = unsafe bytes.withUnsafeBufferPointer { buffer in
             unsafe crc32_z(0, buffer.baseAddress, buffer.count)

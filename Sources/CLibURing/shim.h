@@ -9,6 +9,7 @@
 #endif
 #include <liburing.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -43,6 +44,7 @@ static const int nbdpull_MSG_MORE = MSG_MORE;
 static const int nbdpull_SO_SNDBUFFORCE = SO_SNDBUFFORCE;
 static const int nbdpull_MSG_DONTWAIT = MSG_DONTWAIT;
 static const int nbdpull_MSG_NOSIGNAL = MSG_NOSIGNAL;
+static const short nbdpull_POLLRDHUP = 0x2000;
 static const int nbdpull_MSG_WAITALL = MSG_WAITALL;
 static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
@@ -58,6 +60,10 @@ static inline int nbdpull_ioctl_int(int fd, unsigned long request, int *value) {
 /* glibc declares the address as a transparent union, which Swift does not import. */
 static inline int nbdpull_accept(int fd) {
     return accept4(fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+/* The same for the other side's address. */
+static inline int nbdpull_getpeername(int fd, struct sockaddr_storage *address, socklen_t *length) {
+    return getpeername(fd, (struct sockaddr *)address, length);
 }
 static inline void nbdpull_name_thread(const char *name) {
     pthread_setname_np(pthread_self(), name);

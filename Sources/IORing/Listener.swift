@@ -9,7 +9,9 @@ package struct Listener: ~Copyable, Sendable {
     /// The TCP port in use, 0 for a unix socket.
     package let port: UInt16
     private let unixPath: String?
-    private static let backlog: Int32 = 128
+    /// Peers that wait to be accepted: as many as the kernel allows by default, so that a flood does
+    /// not turn honest ones away.
+    private static let backlog: Int32 = 4096
 
     private init(
         _ descriptor: consuming OwnedDescriptor, isUnix: Bool, port: UInt16, unixPath: String?
@@ -26,12 +28,12 @@ package struct Listener: ~Copyable, Sendable {
         if let unixPath { unsafe _ = unlink(unixPath) }
     }
 
-    /// Binds a unix socket with the given permission bits.
+    /// Binds a unix socket with the given permission bits, and group where one is given.
     ///
     /// A socket file that nobody answers on any more is replaced; one with a live server is
     /// EADDRINUSE, and a file that is no socket is EEXIST.
     package static func unix(
-        path: String, mode: UInt32
+        path: String, mode: UInt32, group: UInt32? = nil
     ) throws(SystemFault) -> Listener {
         var address = sockaddr_un()
         let bytes = Array(path.utf8)
@@ -45,10 +47,14 @@ package struct Listener: ~Copyable, Sendable {
         try removeStale(path, address)
         let socket = try makeSocket(AF_UNIX)
         // The file must never be open wider than asked for, not even between bind and chmod.
-        let mask = umask(0o777 & ~mode_t(mode))
+        let mask = umask(0o777 & ~mode_t(group == nil ? mode : mode & 0o700))
         defer { umask(mask) }
         try bind(socket.raw, &address)
         do throws(SystemFault) {
+            if let group {
+                // uid -1: as it is.
+                _ = try SystemFault.check("chown") { unsafe chown(path, uid_t.max, group) }
+            }
             _ = try SystemFault.check("chmod") { unsafe chmod(path, mode_t(mode)) }
             _ = try SystemFault.check("listen") { Glibc.listen(socket.raw, backlog) }
         } catch {
@@ -56,6 +62,74 @@ package struct Listener: ~Copyable, Sendable {
             throw error
         }
         return Listener(socket, isUnix: true, port: 0, unixPath: path)
+    }
+
+    /// Takes over a socket that listens already: the service manager's.
+    ///
+    /// Its file, if it has one, is not ours to remove. EINVAL: it is no listening stream socket;
+    /// EAFNOSUPPORT: it is neither a unix nor an IP socket.
+    package static func adopting(
+        _ number: Int32
+    ) throws(SystemFault) -> Listener {
+        guard try option(number, SO_TYPE) == Int32(SOCK_STREAM.rawValue),
+            try option(number, SO_ACCEPTCONN) == 1
+        else { throw SystemFault(call: "listen", errno: EINVAL) }
+        let family = try option(number, SO_DOMAIN)
+        guard [AF_UNIX, AF_INET, AF_INET6].contains(family) else {
+            throw SystemFault(call: "listen", errno: EAFNOSUPPORT)
+        }
+        _ = try SystemFault.check("fcntl") { fcntl(number, F_SETFL, O_NONBLOCK) }
+        _ = try SystemFault.check("fcntl") { fcntl(number, F_SETFD, FD_CLOEXEC) }
+        let port = family == AF_UNIX ? 0 : try boundPort(number)
+        return Listener(
+            OwnedDescriptor(adopting: number), isUnix: family == AF_UNIX, port: port,
+            unixPath: nil)
+    }
+
+    /// Where a listening socket is bound: a unix socket's path, or nil for one of another family.
+    package static func unixPath(of number: Int32) throws(SystemFault) -> String? {
+        guard try option(number, SO_DOMAIN) == AF_UNIX else { return nil }
+        var address = sockaddr_un()
+        var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+        // SAFETY: a sockaddr_un is passed with its size.
+        let result = unsafe withUnsafeMutablePointer(to: &address) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe getsockname(number, $0, &length)
+            }
+        }
+        guard result == 0 else { throw SystemFault(call: "getsockname", errno: errno) }
+        // SAFETY: only the field's own bytes are looked at.
+        return unsafe withUnsafeBytes(of: &address.sun_path) { field in
+            unsafe String(decoding: field.prefix { $0 != 0 }, as: UTF8.self)
+        }
+    }
+
+    /// The numeric address that a listening TCP socket is bound to.
+    package static func tcpHost(of number: Int32) throws(SystemFault) -> String {
+        var address = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+        // SAFETY: storage is large enough for every family; the text's room is passed with it.
+        let result = unsafe withUnsafeMutablePointer(to: &address) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { general in
+                unsafe getsockname(number, general, &length) == 0
+                    && getnameinfo(
+                        general, length, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST) == 0
+            }
+        }
+        guard result else { throw SystemFault(call: "getsockname", errno: EINVAL) }
+        let bytes = text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static func option(_ number: Int32, _ name: Int32) throws(SystemFault) -> Int32 {
+        var value: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        _ = try SystemFault.check("getsockopt") {
+            // SAFETY: an int is passed with its size.
+            unsafe getsockopt(number, SOL_SOCKET, name, &value, &length)
+        }
+        return value
     }
 
     private static func removeStale(

@@ -28,8 +28,38 @@ package enum SocketCalls {
             }
         } else {
             _ = set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+            // A peer that vanished is found out in two minutes, with or without data on its way; the
+            // kernel's own values say two hours.
             _ = set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
+            _ = set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, 60)
+            _ = set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, 15)
+            _ = set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPCNT, 4)
+            _ = set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, 120_000)
         }
+    }
+
+    /// The address of a TCP peer, or nil when there is none.
+    package static func peer(of descriptor: Int32) -> PeerAddress? {
+        var address = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        // SAFETY: storage is large enough for every family; length says so.
+        guard unsafe nbdpull_getpeername(descriptor, &address, &length) == 0 else { return nil }
+        let family = Int32(address.ss_family)
+        // SAFETY: sockaddr_in and sockaddr_in6 keep their address at bytes 4 and 8; both lie inside.
+        return unsafe withUnsafeBytes(of: &address) { bytes in
+            switch family {
+            case AF_INET: unsafe PeerAddress(v4: bytes[4..<8])
+            case AF_INET6: unsafe PeerAddress(v6: bytes[8..<24])
+            default: nil
+            }
+        }
+    }
+
+    /// Whether the other side has closed the connection or its half of it, whatever is still unread.
+    package static func hasHungUp(_ descriptor: Int32) -> Bool {
+        var state = pollfd(fd: descriptor, events: nbdpull_POLLRDHUP, revents: 0)
+        // SAFETY: one pollfd is passed as one.
+        return unsafe poll(&state, 1, 0) > 0
     }
 
     /// Ends both directions: whatever the kernel still waits for on the socket completes at once.
@@ -40,6 +70,26 @@ package enum SocketCalls {
         // SAFETY: an int is passed with its size; the kernel copies it.
         return unsafe setsockopt(
             descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
+    }
+}
+
+/// Whom connections are counted for: an IPv4 address, or the /64 of an IPv6 address, as whoever has
+/// one of those has all.
+package struct PeerAddress: Hashable, Sendable {
+    private let high: UInt64
+    private let low: UInt64
+
+    /// Four bytes in network order.
+    package init(v4 bytes: some Collection<UInt8>) {
+        high = 0
+        low = bytes.reduce(0xFFFF) { $0 << 8 | UInt64($1) }
+    }
+
+    /// Sixteen bytes in network order; an IPv4 address in IPv6's clothes is that IPv4 address.
+    package init(v6 bytes: some Collection<UInt8>) {
+        high = bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
+        let rest = bytes.dropFirst(8).reduce(0) { $0 << 8 | UInt64($1) }
+        low = high == 0 && rest >> 32 == 0xFFFF ? rest : 0
     }
 }
 

@@ -9,6 +9,8 @@ package struct ExportDescription: Sendable, Equatable {
     /// What the export can do, `sendDF` and `blockStatusPayload` left out: the handshake decides
     /// those.
     package var flags: TransmissionFlags
+    /// False: WRITE is refused as on a read-only export, whatever the flags offer besides.
+    package var takesWrites: Bool
     /// Smallest request that is served without reading around it: a power of two up to 65536.
     package var minimumBlockBytes: UInt32
     /// Request size that works best: a power of two, at least `minimumBlockBytes`.
@@ -24,6 +26,7 @@ package struct ExportDescription: Sendable, Equatable {
     /// A description; what is left out gets the protocol's usual values.
     package init(
         name: String, description: String? = nil, sizeBytes: UInt64, flags: TransmissionFlags,
+        takesWrites: Bool = true,
         minimumBlockBytes: UInt32 = 1, preferredBlockBytes: UInt32 = 4096,
         maximumPayloadBytes: UInt32 = ProtocolLimits.advertisedPayloadBytes,
         contexts: [String] = [MetaContext.allocation]
@@ -32,6 +35,7 @@ package struct ExportDescription: Sendable, Equatable {
         self.description = description
         self.sizeBytes = sizeBytes
         self.flags = flags
+        self.takesWrites = takesWrites
         self.minimumBlockBytes = minimumBlockBytes
         self.preferredBlockBytes = preferredBlockBytes
         self.maximumPayloadBytes = maximumPayloadBytes

@@ -9,6 +9,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
     private let flags: TransmissionFlags
     private let isExtended: Bool
     private let contexts: ContextSet
+    private let takesWrites: Bool
 
     /// Size of the effect length in front of the ids in a BLOCK_STATUS payload, in bytes.
     private static let effectLengthBytes: UInt64 = 8
@@ -21,6 +22,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         flags = negotiated.export.flags
         isExtended = negotiated.replyMode == .extended
         contexts = ContextSet(negotiated.contexts)
+        takesWrites = negotiated.export.takesWrites
     }
 
     /// Bytes of payload behind the header of `raw`, known or not.
@@ -106,7 +108,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         let isReadOnly = flags.contains(.readOnly)
         switch command {
         case .write:
-            return isReadOnly ? .readOnly : nil
+            return isReadOnly || !takesWrites ? .readOnly : nil
         case .trim:
             if isReadOnly { return .readOnly }
             return flags.contains(.sendTrim) ? nil : .commandNotOffered

@@ -34,6 +34,8 @@ package enum Limits {
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
+    /// Clusters that a backup client lets go of before others get a turn: 256 MiB of disk.
+    package static let releasedClustersPerTurn = 4_096
     /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take; 2 MiB
     /// with 64-bit lengths.
     package static let extentsPerReply = 131_072
@@ -81,8 +83,30 @@ package enum Limits {
     /// Operations of a ring in flight at once: pieces, copies of all disks, scratch writes, and a few
     /// for each connection.
     package static let operationsPerRing = 16_384
-    /// Address space for buffers of one ring; memory is used only as far as buffers are, in bytes.
-    package static let arenaBytes = 4 << 30
+    /// Memory that one connection can make the server hold at most, in bytes.
+    ///
+    /// Input (68 KiB), buffers of requests (4 MiB), replies that were not charged to those (at most
+    /// 64 whole and 192 one-page reply buffers, 4.75 MiB), one block status reply beyond the bound on
+    /// unsent bytes and the extents it is made of (2 MiB), and what the tables hold.
+    package static let connectionBytesMax = 12 << 20
+    /// Address space for buffers of one ring, in bytes; memory is used only as far as buffers are.
+    ///
+    /// Half of it holds every connection at its bound, so that none can take another's; the other
+    /// half is for copies.
+    package static func arenaBytes(connections: Int) -> Int {
+        2 * max(2 << 30, connections * connectionBytesMax)
+    }
+    /// One buffer for a small reply between data, in bytes.
+    package static let smallReplyBufferBytes = 4 << 10
+    /// Longest reply that goes into a small buffer, in bytes.
+    package static let smallReplyBytes = 1 << 10
+    /// Connections accepted before others get a turn.
+    package static let acceptsPerTurn = 64
+    /// A handshake this old makes way for a new connection when there is no room, in nanoseconds.
+    package static let evictionAgeNanoseconds: UInt64 = 100_000_000
+    /// A peer whose requests wait is looked after when it has been silent for so long, in
+    /// nanoseconds: it may have hung up.
+    package static let hangUpCheckNanoseconds: UInt64 = 1_000_000_000
     /// Period of the ring's clock, in milliseconds.
     package static let tickMilliseconds = 100
     /// Automatic TCP ports of jobs, as the field uses them.

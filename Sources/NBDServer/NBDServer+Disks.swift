@@ -30,6 +30,13 @@ extension NBDServer {
         try await onControlThread { self.addLiveListener(endpoint) }.get()
     }
 
+    /// Serves live exports on a socket that listens already, which becomes the server's own.
+    ///
+    /// Returns where it is bound.
+    package func adoptLive(descriptor: Int32) async throws(ServerFault) -> ListenEndpoint {
+        try await onControlThread { self.adopt(descriptor) }.get()
+    }
+
     // MARK: On the control thread
 
     private func attach(_ configuration: DiskConfiguration) -> Result<DiskID, ServerFault> {
@@ -113,10 +120,25 @@ extension NBDServer {
     {
         switch open(endpoint, scope: live) {
         case .failure(let fault): return .failure(fault)
-        case .success(let opened):
-            state.withLock { $0.liveListeners.append(opened.listener) }
-            shared.mailboxes[0].post(.addListener(opened.listener))
-            return .success(opened.endpoint)
+        case .success(let opened): return .success(serveLive(opened))
+        }
+    }
+
+    private func serveLive(_ opened: OpenedListener) -> ListenEndpoint {
+        state.withLock { $0.liveListeners.append(opened.listener) }
+        shared.mailboxes[0].post(.addListener(opened.listener))
+        return opened.endpoint
+    }
+
+    private func adopt(_ descriptor: Int32) -> Result<ListenEndpoint, ServerFault> {
+        do throws(SystemFault) {
+            let listener = try Listener.adopting(descriptor)
+            let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
+            return .success(serveLive(wrap(listener, live, endpoint)))
+        } catch {
+            return .failure(
+                .cannotListen(
+                    endpoint: "descriptor \(descriptor)", errorText: error.errorText))
         }
     }
 
@@ -145,7 +167,10 @@ extension NBDServer {
         do throws(SystemFault) {
             switch endpoint {
             case .unix(let path, let mode):
-                return .success(wrap(try Listener.unix(path: path, mode: mode), scope, endpoint))
+                let access = shared.configuration.socketAccess
+                let listener = try Listener.unix(
+                    path: path, mode: access.mode ?? mode, group: access.group)
+                return .success(wrap(listener, scope, endpoint))
             case .tcp(let host, let port?):
                 let listener = try Listener.tcp(host: host, port: port)
                 let bound = ListenEndpoint.tcp(host: host, port: listener.port)
@@ -230,6 +255,24 @@ extension NBDServer {
 }
 
 extension ListenEndpoint {
+    /// Where a passed socket listens, before it is adopted.
+    package static func bound(to descriptor: Int32) throws(ServerFault) -> ListenEndpoint {
+        do throws(SystemFault) {
+            return try ListenEndpoint(boundTo: descriptor, port: 0)
+        } catch {
+            throw .cannotListen(
+                endpoint: "descriptor \(descriptor)", errorText: error.errorText)
+        }
+    }
+
+    init(boundTo descriptor: Int32, port: UInt16) throws(SystemFault) {
+        if let path = try Listener.unixPath(of: descriptor) {
+            self = .unix(path: path, mode: 0)
+        } else {
+            self = .tcp(host: try Listener.tcpHost(of: descriptor), port: port)
+        }
+    }
+
     /// The endpoint in an error text.
     var text: String {
         switch self {

@@ -33,7 +33,7 @@ package final class NBDServer: Sendable {
                     + " \(configuration.maxConnections) were asked for", limit: max(room, 0))
         }
         do throws(SystemFault) {
-            shared = try ServerShared(rings: rings, maxConnections: configuration.maxConnections)
+            shared = try ServerShared(rings: rings, configuration)
             threads = try Self.startRings(shared)
             let calls = try Mailbox<ControlCall>()
             self.calls = calls

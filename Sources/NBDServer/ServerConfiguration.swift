@@ -4,12 +4,57 @@ package struct ServerConfiguration: Sendable {
     package var rings: Int?
     /// Connections of all listeners together.
     package var maxConnections: Int
+    /// Connections to the exports of one job; nil leaves a quarter of all to others.
+    package var maxConnectionsPerJob: Int?
+    /// Connections of one TCP peer, an IPv4 address or an IPv6 /64; nil as for a job.
+    ///
+    /// Who may open a unix socket is decided by its permissions.
+    package var maxConnectionsPerPeer: Int?
+    /// A backup client that neither takes nor sends a byte for so long, although it is its turn, is
+    /// disconnected, in seconds; 0 for never.
+    package var stallSeconds: Int
+    /// A backup client that asks nothing for so long is disconnected, in seconds; 0 for never.
+    package var idleSeconds: Int
+    /// Who may open unix sockets beside this server's own user.
+    package var socketAccess: SocketAccess
 
-    package init(rings: Int? = nil, maxConnections: Int = 100) {
+    package init(
+        rings: Int? = nil, maxConnections: Int = 100, maxConnectionsPerJob: Int? = nil,
+        maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
+        idleSeconds: Int = 0, socketAccess: SocketAccess = SocketAccess()
+    ) {
         self.rings = rings
         self.maxConnections = maxConnections
+        self.maxConnectionsPerJob = maxConnectionsPerJob
+        self.maxConnectionsPerPeer = maxConnectionsPerPeer
+        self.stallSeconds = stallSeconds
+        self.idleSeconds = idleSeconds
+        self.socketAccess = socketAccess
     }
 
     /// Rings that are started at most by default: one disk's pull does not get faster with more.
     package static let defaultRingsMax = 4
+    /// A backup client may wait for a slow target of its own for so long, in seconds.
+    package static let defaultStallSeconds = 600
+
+    /// One job or peer must not keep guests and other jobs out; a server for a few connections is
+    /// for one peer.
+    private var share: Int {
+        maxConnections < 16 ? maxConnections : maxConnections - maxConnections / 4
+    }
+    var maxPerJob: Int { maxConnectionsPerJob ?? share }
+    var maxPerPeer: Int { maxConnectionsPerPeer ?? share }
+}
+
+/// Permissions of the unix sockets that NBD is served on.
+package struct SocketAccess: Sendable, Hashable {
+    /// Permission bits; nil takes what the endpoint says, 0600.
+    package var mode: UInt32?
+    /// Group of the socket files; nil leaves the server's own.
+    package var group: UInt32?
+
+    package init(mode: UInt32? = nil, group: UInt32? = nil) {
+        self.mode = mode
+        self.group = group
+    }
 }

@@ -6,16 +6,19 @@ import Synchronization
 /// Nothing here is touched per request.
 final class ServerShared: Sendable {
     let mailboxes: [Mailbox<RingMessage>]
-    let maxConnections: Int
-    let connectionCount = Atomic<Int>(0)
+    let configuration: ServerConfiguration
+    let counts: ConnectionCounts
+    /// Listeners wait until a connection goes.
+    let acceptWaits = Atomic<Bool>(false)
     private let nextRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    init(rings: Int, maxConnections: Int) throws(SystemFault) {
+    init(rings: Int, _ configuration: ServerConfiguration) throws(SystemFault) {
         var boxes: [Mailbox<RingMessage>] = []
         for _ in 0..<rings { boxes.append(try Mailbox()) }
         mailboxes = boxes
-        self.maxConnections = maxConnections
+        self.configuration = configuration
+        counts = ConnectionCounts(configuration)
     }
 
     /// The ring for the next connection or disk: they are spread evenly.
@@ -33,13 +36,11 @@ final class ServerShared: Sendable {
         handler?(event)
     }
 
-    /// Counts a new connection in; false when the server is full.
-    func admitConnection() -> Bool {
-        let count = connectionCount.add(1, ordering: .relaxed).newValue
-        if count <= maxConnections { return true }
-        connectionCount.subtract(1, ordering: .relaxed)
-        return false
+    /// A connection is gone: whoever waits for its place is told.
+    func drop(_ scope: ExportScope, _ peer: PeerAddress?, inHandshake: Bool) {
+        counts.drop(scope, peer, inHandshake: inHandshake)
+        if acceptWaits.exchange(false, ordering: .acquiringAndReleasing) {
+            mailboxes[0].post(.resumeAccepting)
+        }
     }
-
-    func dropConnection() { connectionCount.subtract(1, ordering: .relaxed) }
 }

@@ -27,6 +27,14 @@ package struct ClusterGeometry: Sendable, Hashable, BitwiseCopyable {
         return cluster(of: offset)..<(cluster(of: offset + length - 1) + 1)
     }
 
+    /// The clusters that lie wholly within a byte range of the disk, whose end closes the last one.
+    package func clusters(within offset: UInt64, length: UInt64) -> Range<Int> {
+        let end = offset + length
+        let first = Self.cluster(of: offset + UInt64(Self.clusterBytes - 1))
+        let last = end == sizeBytes ? clusterCount : Self.cluster(of: end)
+        return first < last ? first..<last : 0..<0
+    }
+
     /// Bytes of the disk in a run of clusters.
     package func bytes(in clusters: Range<Int>) -> Int {
         let end = min(Self.start(of: clusters.upperBound), sizeBytes)

@@ -16,7 +16,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Clusters that one copy moves at most: 1 MiB, one large I/O.
     package static let clustersPerTask = 16
 
-    private struct Job: Hashable {
+    struct Job: Hashable {
         var isActive = false
         var isDetaching = false
         /// Ledger words are shared memory, not part of the value.
@@ -25,12 +25,14 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var preserved = 0
         var zeros = 0
         var slotLimit: UInt32 = 0
+        /// Slots below `slotsUsed` that hold nothing any more.
+        var freeSlots = FreeSlots()
         var holdLimitNanoseconds: UInt64 = .max
         /// Tasks in flight that name this job.
         var taskCount = 0
     }
 
-    private struct Task: Hashable {
+    struct Task: Hashable {
         var isActive = false
         var isReading = false
         var clusters = 0..<0
@@ -69,7 +71,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         private var liveNeeds: ArraySlice<UInt16> { needs.prefix(clusters.count) }
     }
 
-    private struct Waiter: Hashable {
+    struct Waiter: Hashable {
         var clusters = 0..<0
         /// When the write was admitted to wait.
         var heldSince: UInt64 = 0
@@ -77,19 +79,19 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     /// Tokens in the order in which they came, linked through `Waiter.next`.
-    private struct WaitList: Hashable {
+    struct WaitList: Hashable {
         var head: Int32 = -1
         var tail: Int32 = -1
     }
 
-    private var jobs = [Job](repeating: Job(), count: jobsMax)
-    private var tasks = [Task](repeating: Task(), count: tasksMax)
-    private var activeTasks = 0
-    private var waiters: [Waiter]
+    var jobs = [Job](repeating: Job(), count: jobsMax)
+    var tasks = [Task](repeating: Task(), count: tasksMax)
+    var activeTasks = 0
+    var waiters: [Waiter]
     /// Writes that found no free task.
-    private var starved = WaitList()
-    private var activeJobs: UInt16 = 0
-    private var actions: [CopyAction] = []
+    var starved = WaitList()
+    var activeJobs: UInt16 = 0
+    var actions: [CopyAction] = []
     private var nextActionIndex = 0
 
     /// `tokenLimit`: guest writes are named by tokens below it.
@@ -104,8 +106,10 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Copies in flight.
     package var copiesInFlight: Int { activeTasks }
 
-    /// Slots of scratch that the job has used.
-    package func slotsUsed(job: Int) -> UInt32 { jobs[job].slotsUsed }
+    /// Slots of scratch that hold something of the job.
+    package func slotsUsed(job: Int) -> UInt32 {
+        jobs[job].slotsUsed - jobs[job].freeSlots.count
+    }
 
     /// Clusters preserved for the job, and how many of them are all zeros.
     package func figures(job: Int) -> (preserved: Int, zero: Int) {
@@ -171,7 +175,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         activeJobs &= ~(1 << UInt16(job))
     }
 
-    private mutating func finishDetaching(_ job: Int) {
+    mutating func finishDetaching(_ job: Int) {
         guard jobs[job].isDetaching, jobs[job].taskCount == 0 else { return }
         jobs[job] = Job()
         actions.append(.jobDetached(job: job))
@@ -199,8 +203,29 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         settle(activeJobs)
     }
 
+    /// Ends the need for clusters that the job's client has let go of.
+    ///
+    /// Their slots are used again, those of copies in flight once these are complete. Guest writes
+    /// that waited for nothing else go on.
+    package mutating func releaseClusters(job: Int, _ clusters: Range<Int>, now: UInt64) {
+        guard jobs[job].isActive, let view = jobs[job].view?.view else { return }
+        for cluster in clusters {
+            switch view.release(cluster) {
+            case .source, .released: break
+            case .zero:
+                jobs[job].preserved -= 1
+                jobs[job].zeros -= 1
+            case .slot(let slot):
+                jobs[job].preserved -= 1
+                jobs[job].freeSlots.add(slot)
+            }
+        }
+        view.settle()
+        releaseUnneeded(now: now)
+    }
+
     /// Starts the copies a write needs and queues it behind one of them; true when it needs none.
-    private mutating func place(_ token: Int, now: UInt64) -> Bool {
+    mutating func place(_ token: Int, now: UInt64) -> Bool {
         let clusters = waiters[token].clusters
         var waitFor: Int?
         var isStarved = false
@@ -261,7 +286,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         return index
     }
 
-    private func need(of cluster: Int) -> UInt16 {
+    func need(of cluster: Int) -> UInt16 {
         var mask: UInt16 = 0
         var left = activeJobs
         while left != 0 {
@@ -276,12 +301,12 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         return mask
     }
 
-    private func task(covering cluster: Int) -> Int? {
+    func task(covering cluster: Int) -> Int? {
         guard activeTasks > 0 else { return nil }
         return tasks.firstIndex { $0.isActive && $0.clusters.contains(cluster) }
     }
 
-    private mutating func forEachJob(
+    mutating func forEachJob(
         _ mask: UInt16, _ body: (inout CopyBeforeWrite, Int) -> Void
     ) {
         var left = mask
@@ -292,190 +317,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 }
 
-// MARK: Completions
-
-extension CopyBeforeWrite {
-    /// The task's clusters are in its buffer, or could not be read.
-    ///
-    /// `zeroClusters` has a bit for each cluster, counted from the task's first, that is all zeros.
-    package mutating func readFinished(
-        task: Int, errno: Int32?, zeroClusters: UInt32, now: UInt64
-    ) {
-        precondition(tasks[task].isActive && tasks[task].isReading)
-        tasks[task].isReading = false
-        if let errno {
-            forEachJob(tasks[task].jobs & activeJobs) { gate, job in
-                gate.breakJob(job, cause: .sourceRead(errno: errno), now: now)
-            }
-        } else {
-            forEachJob(tasks[task].jobs & activeJobs) { gate, job in
-                gate.preserve(task, for: job, zeroClusters: zeroClusters, now: now)
-            }
-            settle(tasks[task].jobs & activeJobs)
-        }
-        if tasks[task].writesInFlight == 0 { finish(task, now: now) }
-    }
-
-    /// A write of preserved clusters is complete, or has failed.
-    package mutating func scratchWriteFinished(
-        _ write: ScratchWrite, errno: Int32?, now: UInt64
-    ) {
-        let task = write.task
-        precondition(tasks[task].writesByJob[write.job] > 0)
-        tasks[task].writesByJob[write.job] -= 1
-        tasks[task].writesInFlight -= 1
-        if let errno {
-            breakJob(write.job, cause: .scratchWrite(errno: errno), now: now)
-        } else if jobs[write.job].isActive, let view = jobs[write.job].view?.view {
-            for index in 0..<write.count {
-                view.publish(
-                    tasks[task].clusters.lowerBound + write.position + index,
-                    .slot(write.slot + UInt32(index)))
-            }
-            jobs[write.job].preserved += write.count
-            view.settle()
-        }
-        if tasks[task].writesInFlight == 0, !tasks[task].isReading { finish(task, now: now) }
-    }
-
-    /// Breaks every job that has kept a guest write waiting for longer than it allows.
-    package mutating func expire(now: UInt64) {
-        guard activeTasks > 0 else { return }
-        for task in tasks.indices where tasks[task].isActive {
-            let age = now - min(now, tasks[task].startedAt)
-            forEachJob(tasks[task].jobs & activeJobs) { gate, job in
-                let limit = gate.jobs[job].holdLimitNanoseconds
-                let isWaitedFor =
-                    gate.tasks[task].isReading || gate.tasks[task].writesByJob[job] > 0
-                if isWaitedFor, age > limit { gate.breakForHolding(job, now: now) }
-            }
-        }
-        forEachJob(overdueForStarved(now: now)) { gate, job in
-            gate.breakForHolding(job, now: now)
-        }
-    }
-
-    private mutating func breakForHolding(_ job: Int, now: UInt64) {
-        let limit = jobs[job].holdLimitNanoseconds
-        breakJob(job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
-    }
-
-    /// Jobs that keep a write without a task waiting for longer than they allow.
-    private func overdueForStarved(now: UInt64) -> UInt16 {
-        var overdue: UInt16 = 0
-        var token = Int(starved.head)
-        while token >= 0 {
-            let age = now - min(now, waiters[token].heldSince)
-            let late = (0..<Self.jobsMax).reduce(into: UInt16(0)) { mask, job in
-                if age > jobs[job].holdLimitNanoseconds { mask |= 1 << UInt16(job) }
-            }
-            if late & activeJobs & ~overdue != 0 {
-                for cluster in waiters[token].clusters { overdue |= need(of: cluster) & late }
-            }
-            token = Int(waiters[token].next)
-        }
-        return overdue
-    }
-
-    private mutating func preserve(
-        _ task: Int, for job: Int, zeroClusters: UInt32, now: UInt64
-    ) {
-        let clusters = tasks[task].clusters
-        var position = 0
-        while position < clusters.count {
-            guard tasks[task].needs[position] >> UInt16(job) & 1 == 1 else {
-                position += 1
-                continue
-            }
-            if zeroClusters >> UInt32(position) & 1 == 1 {
-                publishZero(clusters.lowerBound + position, for: 1 << UInt16(job))
-                position += 1
-                continue
-            }
-            var end = position + 1
-            while end < clusters.count, tasks[task].needs[end] >> UInt16(job) & 1 == 1,
-                zeroClusters >> UInt32(end) & 1 == 0
-            { end += 1 }
-            guard write(task, job, position..<end, now: now) else { return }
-            position = end
-        }
-    }
-
-    private mutating func write(
-        _ task: Int, _ job: Int, _ positions: Range<Int>, now: UInt64
-    ) -> Bool {
-        let slot = jobs[job].slotsUsed
-        guard UInt64(slot) + UInt64(positions.count) <= UInt64(jobs[job].slotLimit) else {
-            breakJob(job, cause: .scratchFull, now: now)
-            return false
-        }
-        jobs[job].slotsUsed += UInt32(positions.count)
-        tasks[task].writesByJob[job] += 1
-        tasks[task].writesInFlight += 1
-        actions.append(
-            .writeScratch(
-                ScratchWrite(
-                    task: task, job: job, position: positions.lowerBound,
-                    count: positions.count, slot: slot)))
-        return true
-    }
-
-    private mutating func publishZero(_ cluster: Int, for mask: UInt16) {
-        forEachJob(mask) { gate, job in
-            gate.jobs[job].view?.view.publish(cluster, .zero)
-            gate.jobs[job].preserved += 1
-            gate.jobs[job].zeros += 1
-        }
-    }
-
-    private mutating func settle(_ mask: UInt16) {
-        forEachJob(mask) { gate, job in gate.jobs[job].view?.view.settle() }
-    }
-
-    private mutating func finish(_ task: Int, now: UInt64) {
-        let list = tasks[task].waiters
-        let named = tasks[task].jobs
-        // The arrays inside a task are kept: a copy allocates nothing.
-        tasks[task].isActive = false
-        tasks[task].waiters = WaitList()
-        activeTasks -= 1
-        forEachJob(named) { gate, job in
-            gate.jobs[job].taskCount -= 1
-            gate.finishDetaching(job)
-        }
-        reconsider(list, now: now)
-        let hungry = starved
-        starved = WaitList()
-        reconsider(hungry, now: now)
-    }
-
-    /// Looks at waiting writes again: those that need nothing more are released, the others queue
-    /// anew.
-    private mutating func reconsider(_ list: WaitList, now: UInt64) {
-        var token = list.head
-        while token >= 0 {
-            let next = waiters[Int(token)].next
-            if place(Int(token), now: now) { actions.append(.release(token: Int(token))) }
-            token = next
-        }
-    }
-
-    /// After a job stopped needing anything: releases the writes that only its copies held.
-    private mutating func releaseUnneeded(now: UInt64) {
-        for task in tasks.indices where tasks[task].isActive {
-            let list = tasks[task].waiters
-            guard list.head >= 0 else { continue }
-            tasks[task].waiters = WaitList()
-            reconsider(list, now: now)
-        }
-        let hungry = starved
-        starved = WaitList()
-        reconsider(hungry, now: now)
-    }
-}
-
 /// Makes a ledger view part of a hashable value by what it is, not by what it points to.
-private struct LedgerViewBox: Hashable {
+struct LedgerViewBox: Hashable {
     let view: LedgerView
     static func == (lhs: LedgerViewBox, rhs: LedgerViewBox) -> Bool {
         lhs.view.geometry == rhs.view.geometry

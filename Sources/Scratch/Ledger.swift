@@ -9,13 +9,19 @@ package enum ClusterPlace: Sendable, Hashable {
     case zero
     /// In this slot of scratch.
     case slot(UInt32)
+    /// Nowhere: the job's client has let go of it, and nothing is kept for it any more.
+    case released
 }
 
 /// The record of one disk in one job: which clusters are preserved, and where.
 ///
 /// Invariants, on which promise P1 rests:
 /// - One writer, the disk's home ring; any number of readers on any thread.
-/// - A cluster goes from `source` to `zero` or `slot` once and never changes again.
+/// - A cluster goes from `source` to `zero` or `slot` once and does not change again, but to
+///   `released`, from any place; that is final.
+/// - A slot is written again only after the word of the cluster that was in it says `released`, so a
+///   read of scratch that completed while the word still named the slot (looked up *after* the
+///   read) saw that cluster.
 /// - Before a cluster becomes `slot(n)` its old content has been written to slot n completely.
 /// - The home ring submits a guest write only after every cluster it touches has left `source`, so
 ///   a read of the source that completed while the cluster was still `source` (looked up *after*
@@ -24,7 +30,7 @@ package enum ClusterPlace: Sendable, Hashable {
 ///   the home ring lets a write pass that was not preserved.
 ///
 /// One 32-bit word a cluster holds all of it, so a reader sees place and slot with one load: 0 =
-/// source, 1 = zero, n + 2 = slot n. The word after the last cluster is not zero when the ledger is
+/// source, 1 = zero, n + 2 = slot n, all ones = released. The word after the last cluster is not zero when the ledger is
 /// closed.
 package final class Ledger: Sendable {
     package let geometry: ClusterGeometry
@@ -74,6 +80,7 @@ package struct LedgerView: Sendable, BitwiseCopyable {
 
     /// Slots that a word can name.
     package static let slotsMax = UInt32.max - 2
+    private static let releasedWord = UInt32.max
 
     fileprivate init(geometry: ClusterGeometry, words: SharedWords) {
         self.geometry = geometry
@@ -86,10 +93,12 @@ package struct LedgerView: Sendable, BitwiseCopyable {
         switch word {
         case 0: return .source
         case 1: return .zero
+        case Self.releasedWord: return .released
         default: return .slot(word - 2)
         }
     }
 
+    /// Whether nothing has to be copied for the cluster any more: it is preserved, or released.
     package func isPreserved(_ cluster: Int) -> Bool { words.load(cluster) != 0 }
 
     /// Whether the job is broken or ended, so that nothing read under it may be handed out.
@@ -106,11 +115,32 @@ package struct LedgerView: Sendable, BitwiseCopyable {
         return nil
     }
 
+    /// For a reader whose read of scratch has just completed: the first cluster of the run that is
+    /// released by now, so that its slot may hold something else.
+    ///
+    /// Everything before it is as it was preserved; nil means all of it is.
+    package func firstReleased(in clusters: Range<Int>) -> Int? {
+        // The loads below must not be taken before the bytes that they judge.
+        atomicMemoryFence(ordering: .acquiring)
+        for cluster in clusters where words.load(cluster) == Self.releasedWord { return cluster }
+        return nil
+    }
+
+    /// Home ring only: the cluster is let go of; returns where it was.
+    ///
+    /// Its slot is free for others after the next `settle`.
+    package func release(_ cluster: Int) -> ClusterPlace {
+        let place = place(of: cluster)
+        words.store(Self.releasedWord, at: cluster)
+        return place
+    }
+
     /// Home ring only: records that a cluster's content is in scratch, or is all zeros.
     package func publish(_ cluster: Int, _ place: ClusterPlace) {
         precondition(words.load(cluster) == 0, "a preserved cluster never changes")
         switch place {
-        case .source: preconditionFailure("a cluster is never given back to the source")
+        case .source, .released:
+            preconditionFailure("a cluster is never given back to the source")
         case .zero: words.store(1, at: cluster)
         case .slot(let slot):
             precondition(slot < Self.slotsMax, "slot number out of range")

@@ -19,7 +19,8 @@ extension LedgerView {
     /// The longest step at `offset`, within `end`, whose bytes come from one place.
     ///
     /// Clusters in neighbouring slots make one step. What the step says about `source` can be
-    /// overtaken at any moment: after the read ask `firstPreserved`.
+    /// overtaken at any moment: after the read ask `firstPreserved`. Where clients may release
+    /// clusters, so can what it says about a slot: ask `firstReleased`.
     package func step(from offset: UInt64, to end: UInt64) -> ReadStep {
         precondition(offset < end && end <= geometry.sizeBytes)
         let first = ClusterGeometry.cluster(of: offset)
@@ -33,7 +34,7 @@ extension LedgerView {
 
     private func continues(_ place: ClusterPlace, at cluster: Int, after distance: Int) -> Bool {
         switch (place, self.place(of: cluster)) {
-        case (.source, .source), (.zero, .zero): true
+        case (.source, .source), (.zero, .zero), (.released, .released): true
         case (.slot(let first), .slot(let here)): Int(here) == Int(first) + distance
         default: false
         }

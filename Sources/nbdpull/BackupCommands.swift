@@ -15,12 +15,15 @@ struct BackupBegin: AsyncParsableCommand {
     @Option(help: "End the job as failed after so many seconds.") var ttl: UInt64?
     @Flag(help: "Back a disk up in full that cannot start from its checkpoint; say why.")
     var fallbackFull = false
+    @Flag(help: "A client's TRIM says what it needs no more: kept no longer, later reads fail.")
+    var clientRelease = false
 
     func run() async throws {
         let body = BeginBody(
             backupXML: try backupxml.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
-            reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull)
+            reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
+            clientRelease: clientRelease)
         let data = try await options.send(
             ControlClient.Call("POST", ["v1", "domains", domain, "jobs"], json: body))
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)

@@ -3,11 +3,11 @@ import NBDServer
 
 /// The one place that knows which engine serves the disks.
 enum EngineFactory {
-    /// Makes the engine; `rings` nil takes one per core, at most four.
-    static func make(rings: Int?, maxConnections: Int) throws(ControlError) -> any BackupEngine {
+    /// Makes the engine.
+    static func make(_ configuration: ServerConfiguration) throws(ControlError) -> any BackupEngine
+    {
         do throws(ServerFault) {
-            return try NBDServer(
-                configuration: ServerConfiguration(rings: rings, maxConnections: maxConnections))
+            return try NBDServer(configuration: configuration)
         } catch {
             throw controlError(from: error)
         }

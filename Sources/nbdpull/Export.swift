@@ -17,7 +17,7 @@ struct Export: AsyncParsableCommand {
     @Flag(help: "Serve it read-only; many clients may share it.") var readOnly = false
     @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
     @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
-    @Option(help: "Most NBD connections at once.") var maxConnections = 100
+    @OptionGroup var connections: ConnectionOptions
     @Flag(help: "Print the NBD URI on standard output.") var printUri = false
     @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
@@ -38,22 +38,23 @@ struct Export: AsyncParsableCommand {
 
     func run() async throws {
         try tls.refuse()
+        let environment = ProcessInfo.processInfo.environment
+        let passed = try passedSocket(environment)
         let endpoint = try endpoint()
         try PlaintextPolicy.check(endpoint, allowPlaintext: allowPlaintext)
         SystemCalls.makeNewFilesPrivate()
-        let engine = try EngineFactory.make(rings: rings, maxConnections: maxConnections)
+        let engine = try EngineFactory.make(try configuration())
         let path = ServeArguments.absolutePath(file)
         let disk = DiskConfiguration(
             exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
             discardMode: .unmap)
         let bound: ListenEndpoint
-        do throws(ServerFault) {
-            _ = try await engine.attachDisk(disk)
-            bound = try await engine.listenLive(endpoint)
+        do throws(ControlError) {
+            bound = try await start(engine, disk, endpoint, passed)
         } catch {
             await engine.shutdown()
-            throw controlError(from: error)
+            throw error
         }
         announce(ExportURI.text(endpoint: bound, name: name))
         try await ServiceGroup(
@@ -62,6 +63,42 @@ struct Export: AsyncParsableCommand {
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()
+    }
+
+    private func start(
+        _ engine: any BackupEngine, _ disk: DiskConfiguration, _ endpoint: ListenEndpoint,
+        _ passed: Int32?
+    ) async throws(ControlError) -> ListenEndpoint {
+        do throws(ServerFault) {
+            _ = try await engine.attachDisk(disk)
+            if passed == nil { return try await engine.listenLive(endpoint) }
+        } catch {
+            throw controlError(from: error)
+        }
+        guard let passed else { return endpoint }
+        return try await PassedSocket.adopt(passed, engine, allowPlaintext)
+    }
+
+    private func configuration() throws(ControlError) -> ServerConfiguration {
+        try ServerConfiguration(
+            rings: rings, maxConnections: connections.maxConnections ?? 100,
+            maxConnectionsPerPeer: connections.maxConnectionsPerPeer,
+            socketAccess: SocketAccess(
+                mode: try connections.socketMode.map(SocketPermissions.mode),
+                group: try connections.socketGroup.map(SocketPermissions.group))
+        ).checked()
+    }
+
+    /// The one socket that the service manager has opened, if it has.
+    private func passedSocket(_ environment: [String: String]) throws(ControlError) -> Int32? {
+        let passed = try SocketActivation.descriptors(
+            environment, processID: ProcessInfo.processInfo.processIdentifier)
+        guard passed.count <= 1, passed.isEmpty || (socket == nil && tcp == nil) else {
+            throw .invalidArgument(
+                what: "\(passed.count) sockets of the service manager",
+                detail: "an export takes one, and none beside --socket or --tcp")
+        }
+        return passed.first
     }
 
     private func announce(_ uri: String) {

@@ -28,7 +28,13 @@ struct Serve: AsyncParsableCommand {
     var disk: [String] = []
     @Option(help: "Name of the domain that --disk makes. (default: default)") var name: String?
     @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
-    @Option(help: "Most NBD connections at once. (default: 100)") var maxConnections: Int?
+    @OptionGroup var connections: ConnectionOptions
+    @Option(help: "Of these, to the exports of one job. (default: three quarters)")
+    var maxConnectionsPerJob: Int?
+    @Option(help: "Seconds until a backup client that stops in mid-sentence goes; 0: never. (600)")
+    var stallTimeout: Int?
+    @Option(help: "Seconds until a backup client that asks nothing goes; 0: never. (0)")
+    var idleTimeout: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
@@ -60,7 +66,13 @@ struct Serve: AsyncParsableCommand {
         set("live-tcp", liveTcp)
         set("name", name)
         set("rings", rings)
-        set("max-connections", maxConnections)
+        set("max-connections", connections.maxConnections)
+        set("max-connections-per-job", maxConnectionsPerJob)
+        set("max-connections-per-peer", connections.maxConnectionsPerPeer)
+        set("stall-timeout", stallTimeout)
+        set("idle-timeout", idleTimeout)
+        set("socket-mode", connections.socketMode)
+        set("socket-group", connections.socketGroup)
         set("copy-timeout", copyTimeout)
         set("granularity", granularity)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
@@ -85,11 +97,12 @@ struct ServeRun {
         // Everything that can be refused is looked at before anything is opened.
         let start = try startDomains()
         let liveTCP = try liveTCPEndpoint()
+        let passed = try SocketActivation.descriptors(
+            environment, processID: ProcessInfo.processInfo.processIdentifier)
         let state = try StateDirectory(path: settings.stateDirectory)
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
-        let engine = try EngineFactory.make(
-            rings: settings.rings, maxConnections: settings.maxConnections)
+        let engine = try EngineFactory.make(settings.server)
         let manager = JobManager(
             engine: engine, state: state,
             settings: JobManagerSettings(
@@ -101,14 +114,27 @@ struct ServeRun {
         for warning in await manager.restore(start) where !quiet {
             Console.error("warning: \(warning)")
         }
+        do throws(ControlError) {
+            try await listen(engine, liveTCP, passed)
+        } catch {
+            await manager.shutdown()
+            throw error
+        }
+        try await serve(manager)
+    }
+
+    private func listen(
+        _ engine: any BackupEngine, _ liveTCP: ListenEndpoint?, _ passed: [Int32]
+    ) async throws(ControlError) {
         do throws(ServerFault) {
             _ = try await engine.listenLive(liveSocket)
             if let liveTCP { _ = try await engine.listenLive(liveTCP) }
         } catch {
-            await manager.shutdown()
             throw controlError(from: error)
         }
-        try await serve(manager)
+        for descriptor in passed {
+            try await PassedSocket.adopt(descriptor, engine, settings.allowPlaintext)
+        }
     }
 
     private func serve(_ manager: JobManager) async throws {
@@ -175,6 +201,37 @@ struct ServeRun {
                 .systemError, code: "run-directory-unusable", status: 500,
                 detail: "cannot create the run directory '\(settings.runDirectory)': "
                     + error.localizedDescription)
+        }
+        guard let group = settings.server.socketAccess.group else { return }
+        do throws(SystemCalls.Failure) {
+            try SystemCalls.letThrough(group: group, path: settings.runDirectory)
+        } catch {
+            throw ControlError(
+                .systemError, code: "run-directory-unusable", status: 500,
+                detail: "cannot give the run directory '\(settings.runDirectory)' to group"
+                    + " \(group): \(error.text)")
+        }
+    }
+}
+
+/// A socket that the service manager has opened.
+enum PassedSocket {
+    /// Serves live exports on it if it may carry what would be said there.
+    @discardableResult
+    static func adopt(
+        _ descriptor: Int32, _ engine: any BackupEngine, _ allowPlaintext: Bool
+    ) async throws(ControlError) -> ListenEndpoint {
+        let bound: ListenEndpoint
+        do throws(ServerFault) {
+            bound = try ListenEndpoint.bound(to: descriptor)
+        } catch {
+            throw controlError(from: error)
+        }
+        try PlaintextPolicy.check(bound, allowPlaintext: allowPlaintext)
+        do throws(ServerFault) {
+            return try await engine.adoptLive(descriptor: descriptor)
+        } catch {
+            throw controlError(from: error)
         }
     }
 }

@@ -1,6 +1,7 @@
 import Configuration
 import Control
 import Foundation
+import NBDServer
 
 /// What `serve` was told, from all sources: command line, then environment, then file, then
 /// defaults.
@@ -11,9 +12,8 @@ struct ServeSettings {
     var domains: [String]
     var disks: [String]
     var name: String
-    var rings: Int?
+    var server: ServerConfiguration
     var allowPlaintext: Bool
-    var maxConnections: Int
     var copyTimeoutSeconds: Int
     var granularityBytes: UInt32
 
@@ -67,13 +67,27 @@ struct ServeSettings {
         domains = try source.strings("domain")
         disks = try source.strings("disk")
         name = try source.string("name") ?? "default"
-        rings = try source.int("rings", in: 1...64)
+        server = try Self.server(source)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
-        maxConnections = try source.int("max-connections", in: 1...65536) ?? 100
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
         granularityBytes = try TrackingGranularity.checked(
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
+    }
+
+    private static func server(_ source: Source) throws(ControlError) -> ServerConfiguration {
+        try ServerConfiguration(
+            rings: try source.int("rings", in: 1...64),
+            maxConnections: try source.int("max-connections", in: 1...65536) ?? 100,
+            maxConnectionsPerJob: try source.int("max-connections-per-job", in: 1...65536),
+            maxConnectionsPerPeer: try source.int("max-connections-per-peer", in: 1...65536),
+            stallSeconds: try source.int("stall-timeout", in: 0...86400)
+                ?? ServerConfiguration.defaultStallSeconds,
+            idleSeconds: try source.int("idle-timeout", in: 0...86400) ?? 0,
+            socketAccess: SocketAccess(
+                mode: try source.string("socket-mode").map(SocketPermissions.mode),
+                group: try source.string("socket-group").map(SocketPermissions.group))
+        ).checked()
     }
 
     private static func fileProvider(_ path: String) async throws -> any ConfigProvider {

@@ -203,6 +203,10 @@ final class FakeEngine: BackupEngine {
         endpoint
     }
 
+    func adoptLive(descriptor: Int32) async throws(ServerFault) -> ListenEndpoint {
+        .tcp(host: "127.0.0.1", port: 10809)
+    }
+
     func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
         state.withLock { $0.handler = handler }
     }

@@ -130,6 +130,55 @@ struct InterleavingTests {
         try walk(scenario)
     }
 
+    @Test(
+        "P5: a client lets go of clusters at any moment: reads give the point in time or an error")
+    func clientReleases() throws {
+        var scenario = Scenario()
+        scenario.content = [1, 2]
+        scenario.writeRanges = [0..<1, 1..<2, 0..<2]
+        scenario.readRanges = [0..<1, 0..<2]
+        scenario.releaseRanges = [0..<1, 1..<2, 0..<2]
+        scenario.releases = 2
+        try walk(scenario)
+    }
+
+    @Test("P5: slots that are free again are used again, with scratch for one cluster")
+    func slotsAreReused() throws {
+        var scenario = Scenario()
+        scenario.content = [1, 2]
+        scenario.writeRanges = [0..<1, 1..<2]
+        scenario.readRanges = [0..<1, 1..<2]
+        scenario.releaseRanges = [0..<1, 1..<2]
+        scenario.releases = 2
+        scenario.jobs = [JobPlan(slotLimit: 1)]
+        try walk(scenario)
+    }
+
+    @Test("P1, P2: one job's client lets go, I/O fails, the other job stays as it is")
+    func releasesBesideFailures() throws {
+        var scenario = failing([.sourceReadFails, .scratchWriteFails, .jobsEnd])
+        scenario.content = [1]
+        scenario.writeRanges = [0..<1]
+        scenario.readRanges = [0..<1]
+        scenario.releaseRanges = [0..<1]
+        scenario.releases = 1
+        scenario.jobs = [JobPlan(), JobPlan(beginsAtStart: !Self.isFull)]
+        try walk(scenario)
+    }
+
+    @Test("zeros and noted holes that a client lets go of are counted out again")
+    func releasedZeros() throws {
+        var scenario = Scenario()
+        scenario.content = [0, 2]
+        scenario.writeRanges = [0..<1, 0..<2]
+        scenario.readRanges = [0..<2]
+        scenario.releaseRanges = [0..<1, 0..<2]
+        scenario.releases = 2
+        scenario.writesZeros = true
+        scenario.trouble = .holesAreNoted
+        try walk(scenario)
+    }
+
     private func failing(_ trouble: Trouble) -> Scenario {
         var scenario = Scenario()
         scenario.trouble = trouble
@@ -154,6 +203,18 @@ struct InterleavingCanaryTests {
         var scenario = Scenario()
         scenario.readerRule = .ignoresClosing
         scenario.trouble = .sourceReadFails
+        #expect(throws: Violation.self) { try Walk.all(scenario) }
+    }
+
+    @Test("a reader that trusts scratch that was given back is caught")
+    func trustsScratch() {
+        var scenario = Scenario()
+        scenario.content = [1, 2]
+        scenario.writeRanges = [0..<1, 1..<2]
+        scenario.readRanges = [0..<1, 1..<2]
+        scenario.releases = 1
+        scenario.releaseRanges = [0..<1, 1..<2]
+        scenario.readerRule = .trustsScratch
         #expect(throws: Violation.self) { try Walk.all(scenario) }
     }
 

@@ -35,6 +35,30 @@ struct ClusterGeometryTests {
     }
 }
 
+@Suite("Clusters within a range")
+struct ClustersWithinTests {
+    @Test("only clusters that lie wholly in the range, one byte before and after each edge")
+    func within() {
+        for size in [3 * cluster, 3 * cluster + 1, 3 * cluster + 4095] {
+            let geometry = ClusterGeometry(sizeBytes: size)
+            let edges = (0...3).map { UInt64($0) * cluster }
+            let places = Set(
+                edges.flatMap { [$0 == 0 ? 0 : $0 - 1, $0, $0 + 1] } + [size, size - 1]
+            ).filter { $0 <= size }
+            for start in places {
+                for end in places where end >= start {
+                    let expected = (0..<geometry.clusterCount).filter { number in
+                        let first = ClusterGeometry.start(of: number)
+                        return first >= start && min(first + cluster, size) <= end && start < end
+                    }
+                    let found = geometry.clusters(within: start, length: end - start)
+                    #expect(Array(found) == expected, "\(start)..<\(end) of \(size)")
+                }
+            }
+        }
+    }
+}
+
 @Suite("Ledger and read plan")
 struct LedgerTests {
     @Test("a place is what was published; closing is for ever and moves no place")
@@ -52,6 +76,23 @@ struct LedgerTests {
         view.close()
         #expect(view.isClosed)
         #expect((0..<4).map { view.place(of: $0) } == places)
+    }
+
+    @Test("a released cluster is released for ever, and says where it was")
+    func released() throws {
+        let ledger = try Ledger(geometry: ClusterGeometry(sizeBytes: 5 * cluster))
+        let view = ledger.view
+        view.publish(1, .zero)
+        view.publish(2, .slot(0))
+        view.publish(3, .slot(LedgerView.slotsMax - 1))
+        #expect(view.firstReleased(in: 0..<5) == nil)
+        let places = (0..<4).map { view.release($0) }
+        #expect(places == [.source, .zero, .slot(0), .slot(LedgerView.slotsMax - 1)])
+        #expect((0..<4).allSatisfy { view.release($0) == .released && view.isPreserved($0) })
+        #expect(view.place(of: 4) == .source)
+        #expect(view.firstReleased(in: 2..<5) == 2 && view.firstReleased(in: 4..<5) == nil)
+        #expect(view.firstPreserved(in: 0..<1) == 0)
+        #expect(view.step(from: 512, to: 5 * cluster).count == Int(4 * cluster) - 512)
     }
 
     @Test("firstPreserved, for every ledger of 6 clusters and every run")

@@ -9,6 +9,8 @@ enum ReaderRule: Hashable {
     case looksBeforeReading
     /// Wrong: never asks whether the ledger is closed.
     case ignoresClosing
+    /// Wrong: takes what it reads from scratch for good.
+    case trustsScratch
 }
 
 /// How a job of a scenario begins and what it is allowed.
@@ -46,6 +48,9 @@ struct Scenario {
     var trouble: Trouble = []
     /// How many things may go wrong in one walk.
     var failures = 1
+    /// How often a client may let go of clusters, and of which.
+    var releases = 0
+    var releaseRanges: [Range<Int>] = [0..<1, 1..<2, 2..<3, 0..<2, 0..<3]
     /// How often time may pass the jobs' hold limit.
     var ticks = 0
 }
@@ -76,6 +81,7 @@ enum Event: Hashable {
     case begin(job: Int)
     case end(job: Int)
     case scratchReadFails(job: Int)
+    case clientReleases(job: Int, clusters: Range<Int>)
     case timePasses
     case noteHole(cluster: Int)
     case readerBegins(reader: Int, job: Int, clusters: Range<Int>)

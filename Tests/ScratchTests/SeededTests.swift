@@ -44,6 +44,19 @@ struct SeededTests {
         try run(scenario, seed: seed, longestWrite: 20)
     }
 
+    @Test("clients that let go of clusters, scratch for a few", arguments: seeds)
+    func releases(seed: UInt64) throws {
+        var scenario = large(writers: 8)
+        scenario.releases = 400
+        scenario.failures = seed % 3 == 0 ? 2 : 0
+        scenario.trouble = [.scratchWriteFails, .jobsEnd, .holesAreNoted]
+        scenario.jobs = [
+            JobPlan(slotLimit: 40), JobPlan(beginsAtStart: false, slotLimit: 50),
+            JobPlan(beginsAtStart: false),
+        ]
+        try run(scenario, seed: seed, longestWrite: 20)
+    }
+
     private func large(writers: Int, clusters: Int = 64) -> Scenario {
         var scenario = Scenario()
         scenario.content = (0..<clusters).map { $0 % 5 == 0 ? 0 : UInt16(5000 + $0) }
@@ -68,6 +81,7 @@ struct SeededTests {
         for step in 0..<200_000 {
             stage.scenario.writeRanges = [range(longestWrite, stage, &random)]
             stage.scenario.readRanges = [range(64, stage, &random)]
+            stage.scenario.releaseRanges = [range(4, stage, &random)]
             guard let event = pick(stage, world, &random) else {
                 #expect(step > 2000, "seed=\(seed): the walk ended after \(step) steps")
                 #expect(world.isDrained && world.gate.copiesInFlight == 0, "seed=\(seed)")
@@ -111,6 +125,8 @@ struct SeededTests {
                 if random.below(400) == 0 { return event }
             case .readFails, .saveFails:
                 if random.below(100) == 0 { return event }
+            case .clientReleases:
+                if random.below(20) == 0 { return event }
             case .submit:
                 if !isQuieting { return event }
             case .begin:

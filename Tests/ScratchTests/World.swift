@@ -14,6 +14,8 @@ struct JobModel: Hashable {
     var scratch: [UInt16] = []
     /// Clusters for which a copy to scratch was asked.
     var copied = Set<Int>()
+    /// Clusters that its client has let go of.
+    var released = Set<Int>()
 
     var isKnownToGate: Bool { phase == .whole || phase == .broken || phase == .ending }
 }
@@ -82,6 +84,7 @@ struct World: Hashable {
     var readers: [ReaderModel]
     var now: UInt64 = 0
     var failuresLeft: Int
+    var releasesLeft: Int
     var ticksLeft: Int
     /// The ledgers' shared memory; kept by the walk, which puts it back before each branch.
     var words: [[UInt32]] = []
@@ -93,6 +96,7 @@ struct World: Hashable {
         writes = (0..<scenario.writers).map { _ in WriteModel(left: scenario.writesPerWriter) }
         readers = (0..<scenario.readers).map { _ in ReaderModel(left: scenario.readsPerReader) }
         failuresLeft = scenario.failures
+        releasesLeft = scenario.releases
         ticksLeft = scenario.ticks
     }
 

@@ -77,14 +77,31 @@ extension Stage {
             guard world.jobs[job].copied.insert(cluster).inserted else {
                 throw Violation(text: "cluster \(cluster) is copied twice for job \(job)")
             }
+            guard !world.jobs[job].released.contains(cluster) else {
+                throw Violation(text: "cluster \(cluster) is copied though it was let go of")
+            }
         }
         let end = Int(write.slot) + write.count
-        guard Int(write.slot) == world.jobs[job].scratch.count,
-            end <= Int(scenario.jobs[job].slotLimit)
+        let slots = Int(write.slot)..<end
+        guard slots.lowerBound <= world.jobs[job].scratch.count,
+            end <= Int(scenario.jobs[job].slotLimit),
+            slots.allSatisfy({ isFree($0, of: job, in: world) })
         else { throw Violation(text: "\(write) uses slots that are taken or do not exist") }
-        world.jobs[job].scratch += Array(repeating: World.garbage, count: write.count)
+        for slot in slots {
+            if slot == world.jobs[job].scratch.count { world.jobs[job].scratch.append(0) }
+            world.jobs[job].scratch[slot] = World.garbage
+        }
         let values = copy.buffer[write.position..<(write.position + write.count)]
         world.saves.append(SaveModel(write: write, job: job, values: Array(values)))
+    }
+
+    /// No cluster is in the slot, and nothing is on its way there.
+    private func isFree(_ slot: Int, of job: Int, in world: World) -> Bool {
+        let view = ledgers[job].view
+        return !world.saves.contains { save in
+            save.job == job && slot >= Int(save.write.slot)
+                && slot < Int(save.write.slot) + save.write.count
+        } && !(0..<geometry.clusterCount).contains { view.place(of: $0) == .slot(UInt32(slot)) }
     }
 
     private func finishJob(_ slot: Int, in world: inout World) throws(Violation) {

@@ -62,6 +62,7 @@ extension Stage {
                 }
             case .ending, .gone: break
             }
+            if model.isKnownToGate { addReleases(job, world, to: &events) }
         }
         if world.ticksLeft > 0 { events.append(.timePasses) }
         if scenario.trouble.contains(.holesAreNoted) {
@@ -70,6 +71,14 @@ extension Stage {
                     events.append(.noteHole(cluster: cluster))
                 }
             }
+        }
+    }
+
+    private func addReleases(_ job: Int, _ world: World, to events: inout [Event]) {
+        guard world.releasesLeft > 0 else { return }
+        for clusters in scenario.releaseRanges
+        where !clusters.allSatisfy({ world.jobs[job].released.contains($0) }) {
+            events.append(.clientReleases(job: job, clusters: clusters))
         }
     }
 
@@ -94,7 +103,7 @@ extension Stage {
         case .submit, .reach: try applyGuest(event, to: &world)
         case .take, .readDone, .readFails, .land, .saveDone, .saveFails:
             try applyCopy(event, to: &world)
-        case .begin, .end, .scratchReadFails, .timePasses, .noteHole:
+        case .begin, .end, .scratchReadFails, .timePasses, .noteHole, .clientReleases:
             try applyJob(event, to: &world)
         case .readerBegins(let reader, let job, let clusters):
             begin(reader, job, clusters, in: &world)
@@ -162,6 +171,20 @@ extension Stage {
         try drain(&world)
     }
 
+    /// What the gate counts as used is what clusters lie in, and what is on its way to scratch.
+    private func checkScratchIsFrugal(_ job: Int, in world: World) throws(Violation) {
+        guard world.jobs[job].phase == .whole else { return }
+        let view = ledgers[job].view
+        let kept = (0..<geometry.clusterCount).count {
+            if case .slot = view.place(of: $0) { true } else { false }
+        }
+        let coming = world.saves.reduce(0) { $0 + ($1.job == job ? $1.write.count : 0) }
+        let used = Int(world.gate.slotsUsed(job: world.jobs[job].slot))
+        guard used == kept + coming else {
+            throw Violation(text: "job \(job) uses \(used) slots for \(kept) and \(coming)")
+        }
+    }
+
     private func applyJob(_ event: Event, to world: inout World) throws(Violation) {
         switch event {
         case .begin(let job):
@@ -183,6 +206,12 @@ extension Stage {
             world.failuresLeft -= 1
             world.gate.breakJob(
                 world.jobs[job].slot, cause: .scratchRead(errno: 5), now: world.now)
+        case .clientReleases(let job, let clusters):
+            world.releasesLeft -= 1
+            if world.jobs[job].phase == .whole { world.jobs[job].released.formUnion(clusters) }
+            world.gate.releaseClusters(
+                job: world.jobs[job].slot, clusters, now: world.now)
+            try checkScratchIsFrugal(job, in: world)
         case .timePasses:
             world.ticksLeft -= 1
             world.now += 10

@@ -27,6 +27,13 @@ extension Stage {
         case .ready:
             world.readers[reader].phase = .planned(
                 view.step(from: model.position, to: end(of: model)))
+        case .planned(let step) where step.place == .released:
+            let first = clusters(of: step).lowerBound
+            guard world.jobs[model.job].released.contains(first) else {
+                throw Violation(text: "cluster \(first) is denied though nobody let go of it")
+            }
+            // The read ends with an error.
+            world.readers[reader] = ReaderModel(left: model.left)
         case .planned(let step):
             world.readers[reader].phase = .taken(step, values(of: step, for: model, in: world))
         case .taken(let step, let values):
@@ -53,6 +60,7 @@ extension Stage {
         switch step.place {
         case .source: return Array(world.source[clusters])
         case .zero: return Array(repeating: 0, count: clusters.count)
+        case .released: return Array(repeating: World.garbage, count: clusters.count)
         case .slot(let slot):
             return Array(world.jobs[reader.job].scratch[Int(slot)...].prefix(clusters.count))
         }
@@ -63,9 +71,15 @@ extension Stage {
     ) -> ReaderModel.Phase {
         let clusters = clusters(of: step)
         let end = step.offset + UInt64(step.count)
-        guard case .source = step.place, scenario.readerRule != .looksBeforeReading,
-            let changed = view.firstPreserved(in: clusters)
-        else { return .judged(values, next: end) }
+        let found: Int?
+        switch step.place {
+        case .source where scenario.readerRule != .looksBeforeReading:
+            found = view.firstPreserved(in: clusters)
+        case .slot where scenario.readerRule != .trustsScratch:
+            found = view.firstReleased(in: clusters)
+        default: found = nil
+        }
+        guard let changed = found else { return .judged(values, next: end) }
         let good = Array(values.prefix(changed - clusters.lowerBound))
         return .judged(good, next: max(step.offset, ClusterGeometry.start(of: changed)))
     }

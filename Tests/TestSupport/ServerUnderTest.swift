@@ -39,6 +39,29 @@ package final class ServerUnderTest {
     package var liveSocket: String { runDirectory + "/live.sock" }
     package var stderr: String { process?.stderr ?? "" }
     package var isRunning: Bool { process?.isRunning ?? false }
+    package var processID: Int32 { process?.processID ?? 0 }
+
+    /// Memory of its own that the server holds right now, in bytes.
+    package var memoryBytes: Int {
+        for line in Files.read("/proc/\(processID)/status").split(separator: "\n")
+        where line.hasPrefix("RssAnon:") {
+            return line.split(separator: " ").dropFirst().first.flatMap { Int($0) }.map { $0 << 10 }
+                ?? 0
+        }
+        return 0
+    }
+
+    /// Descriptors that the server has open.
+    package var descriptorCount: Int { Files.listing("/proc/\(processID)/fd").count }
+
+    /// Processor time that the server has used, in seconds.
+    package var processorSeconds: Double {
+        let text = Files.read("/proc/\(processID)/stat")
+        let fields = text.drop { $0 != ")" }.split(separator: " ")
+        guard fields.count > 12, let user = Double(fields[12]), let system = Double(fields[13])
+        else { return 0 }
+        return (user + system) / 100
+    }
 
     /// Starts a server that knows these domains, and waits until it is ready.
     package init(_ domains: [DomainDescription] = [], options: [String] = []) throws {

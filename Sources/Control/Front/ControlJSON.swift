@@ -100,10 +100,13 @@ package struct BeginBody: Sendable, Hashable, Codable {
     package var ttlSeconds: UInt64?
     /// True: a disk that cannot start from its checkpoint is backed up in full.
     package var fallbackFull: Bool?
+    /// True: clients may let go of clusters by TRIM.
+    package var clientRelease: Bool?
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
-        ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil
+        ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil, clientRelease: Bool? = nil
     ) {
+        self.clientRelease = clientRelease
         self.fallbackFull = fallbackFull
         self.backupXML = backupXML
         self.checkpointXML = checkpointXML

@@ -178,7 +178,8 @@ package struct Routes: Sendable {
             backupXML: body.backupXML, checkpointXML: body.checkpointXML,
             reuseExternal: try body.reuseExternal ?? call.flag("reuseExternal"),
             timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"),
-            fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"))
+            fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"),
+            clientRelease: try body.clientRelease ?? call.flag("clientRelease"))
     }
 
     // Without `follow` the events kept; with it those and all later ones, one JSON object per line.

@@ -26,6 +26,8 @@ package protocol BackupEngine: Sendable {
     ) async throws(ServerFault) -> DirtyReport
     /// Adds a listener for the live exports.
     func listenLive(_ endpoint: ListenEndpoint) async throws(ServerFault) -> ListenEndpoint
+    /// Serves live exports on a socket that listens already; returns where it is bound.
+    func adoptLive(descriptor: Int32) async throws(ServerFault) -> ListenEndpoint
     /// Receives the server's events; set once, before the first disk is attached.
     func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void)
     /// Stops accepting, finishes requests in flight, flushes and closes every source.

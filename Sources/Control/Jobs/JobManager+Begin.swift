@@ -14,11 +14,15 @@ package struct BeginRequest: Sendable, Hashable {
     /// A disk whose chain does not hold the checkpoint asked for is backed up in full; otherwise
     /// it refuses the whole job.
     package var fallsBackToFull: Bool
+    /// Clients may let go of clusters by TRIM.
+    package var clientRelease: Bool
 
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool = false,
-        timeToLiveSeconds: UInt64? = nil, fallsBackToFull: Bool = false
+        timeToLiveSeconds: UInt64? = nil, fallsBackToFull: Bool = false,
+        clientRelease: Bool = false
     ) {
+        self.clientRelease = clientRelease
         self.fallsBackToFull = fallsBackToFull
         self.backupXML = backupXML
         self.checkpointXML = checkpointXML
@@ -45,6 +49,7 @@ extension JobManager {
         do throws(ControlError) {
             try state?.save(job.record)
             if let checkpoint = job.checkpoint { try await prepare(checkpoint, domain: name) }
+            jobs[id]?.clientRelease = request.clientRelease
             let started = try await startInEngine(id, fallsBackToFull: request.fallsBackToFull)
             jobs[id]?.started = started
         } catch {
@@ -178,9 +183,11 @@ extension JobManager {
         if let planned = job.checkpoint {
             checkpoint = try engineCheckpoint(planned, in: try domain(job.domain))
         }
-        return try job.plan.jobConfiguration(
+        var configuration = try job.plan.jobConfiguration(
             diskIDs: ids, holdLimitMilliseconds: settings.holdLimitMilliseconds,
             checkpoint: checkpoint)
+        configuration.clientRelease = job.clientRelease
+        return configuration
     }
 
     // A chain that turns out to be broken only now makes its disk a full one too, where that is

@@ -5,26 +5,32 @@ package import Foundation
 /// `nbdpull-state 1 KIND CRC32 LENGTH` and a newline, then LENGTH bytes of JSON whose CRC-32 (IEEE
 /// 802.3) is CRC32 in eight hexadecimal digits. A torn, lengthened or altered file is told apart
 /// from a whole one.
-enum StateRecord {
+package enum StateRecord {
     static let formatVersion = 1
     /// A larger file is not ours.
     static let bytesMax = 16 << 20
 
     /// Why a file's bytes are not a record.
-    struct Damage: Error, Hashable {
-        let detail: String
+    package struct Damage: Error, Hashable {
+        package let detail: String
     }
 
-    static func encode(kind: String, _ value: some Encodable) throws -> [UInt8] {
+    /// The file of a value.
+    package static func encode(kind: String, _ value: some Encodable) throws -> [UInt8] {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         encoder.dateEncodingStrategy = .millisecondsSince1970
-        let body = Array(try encoder.encode(value))
+        return wrap(kind: kind, body: Array(try encoder.encode(value)))
+    }
+
+    /// A file with this content, whatever it is, under a header that fits it.
+    package static func wrap(kind: String, body: [UInt8]) -> [UInt8] {
         let header = "nbdpull-state \(formatVersion) \(kind) \(hex(crc32(body))) \(body.count)\n"
         return Array(header.utf8) + body
     }
 
-    static func decode<Value: Decodable>(
+    /// The value that a file holds.
+    package static func decode<Value: Decodable>(
         kind: String, _ type: Value.Type, from bytes: [UInt8]
     ) throws(Damage) -> Value {
         guard let newline = bytes.prefix(128).firstIndex(of: UInt8(ascii: "\n")) else {

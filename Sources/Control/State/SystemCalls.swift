@@ -155,6 +155,31 @@ package enum SystemCalls {
     /// The effective user's number.
     package static var effectiveUser: UInt32 { geteuid() }
 
+    /// The number of a group, or nil when there is none of that name.
+    package static func group(named name: String) -> UInt32? {
+        var entry = unsafe Glibc.group()
+        var room = [CChar](repeating: 0, count: 64 << 10)
+        var found: UnsafeMutablePointer<Glibc.group>?
+        // SAFETY: the result points into `room`, which outlives every use of it.
+        return unsafe room.withUnsafeMutableBufferPointer { buffer in
+            guard unsafe getgrnam_r(name, &entry, buffer.baseAddress, buffer.count, &found) == 0,
+                let found = unsafe found
+            else { return nil }
+            return unsafe found.pointee.gr_gid
+        }
+    }
+
+    /// Gives a directory to a group that may pass through it.
+    package static func letThrough(group: UInt32, path: String) throws(Failure) {
+        // SAFETY: the path is passed for the time of each call. uid -1: as it is.
+        guard unsafe chown(path, uid_t.max, group) == 0 else {
+            throw Failure(call: "chown", number: errno)
+        }
+        guard unsafe chmod(path, 0o710) == 0 else {
+            throw Failure(call: "chmod", number: errno)
+        }
+    }
+
     /// Makes files of this process private to its user from now on.
     package static func makeNewFilesPrivate() { _ = umask(0o077) }
 

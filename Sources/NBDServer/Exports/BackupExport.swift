@@ -19,6 +19,9 @@ final class BackupExport: Sendable {
     let scratch: ScratchStorage
     let ledger: Ledger
     let description: ExportDescription
+    /// A client's TRIM says that it does not need the range any more.
+    let mayRelease: Bool
+    let geometry: ClusterGeometry
     let holdLimitNanoseconds: UInt64
     /// The bitmaps behind the export's contexts from index 1 on, each with everything written since
     /// its checkpoint, frozen at the instant.
@@ -34,7 +37,8 @@ final class BackupExport: Sendable {
 
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
-        scratch: ScratchStorage, granularityShift: UInt64, holdLimitMilliseconds: UInt64
+        scratch: ScratchStorage, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
+        mayRelease: Bool
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -50,12 +54,17 @@ final class BackupExport: Sendable {
         homeRing = live.homeRing
         source = live.source
         self.scratch = scratch
-        ledger = try Ledger(geometry: ClusterGeometry(sizeBytes: live.source.sizeBytes))
+        geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
+        ledger = try Ledger(geometry: geometry)
+        self.mayRelease = mayRelease
         holdLimitNanoseconds = holdLimitMilliseconds * 1_000_000
+        // A client sends no TRIM to an export that calls itself read-only.
+        let kind: TransmissionFlags = mayRelease ? .sendTrim : .readOnly
         description = ExportDescription(
             name: configuration.exportName, description: nil,
             sizeBytes: live.source.sizeBytes,
-            flags: [.hasFlags, .readOnly, .sendFlush, .sendFUA, .sendCache, .canMultiConn],
+            flags: kind.union([.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]),
+            takesWrites: false,
             contexts: [MetaContext.allocation]
                 + bitmaps.map { MetaContext.dirtyBitmapPrefix + $0.name })
     }

@@ -37,6 +37,9 @@ struct ExportID: Hashable, Sendable {
 final class ExportScope: Sendable {
     /// The job whose exports these are; nil for live exports.
     let jobID: String?
+    /// Connections that came by this listener, and those of them that have not chosen an export.
+    let connections = Atomic<Int>(0)
+    let handshakes = Atomic<Int>(0)
     private let targets = Mutex<[String: ExportTarget]>([:])
 
     init(jobID: String?) { self.jobID = jobID }

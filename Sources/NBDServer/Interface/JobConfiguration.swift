@@ -59,10 +59,14 @@ package struct JobConfiguration: Sendable {
     package var holdLimitMilliseconds: UInt64
     /// A checkpoint made in the same instant; it stays when the job ends.
     package var checkpoint: CheckpointConfiguration?
+    /// Clients may let go of clusters by TRIM: their scratch is used again, later reads fail.
+    package var clientRelease: Bool
     package init(
         id: String, disks: [JobDiskConfiguration], endpoint: ListenEndpoint,
-        holdLimitMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil
+        holdLimitMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil,
+        clientRelease: Bool = false
     ) {
+        self.clientRelease = clientRelease
         self.checkpoint = checkpoint
         self.id = id
         self.disks = disks

@@ -174,7 +174,8 @@ extension NBDServer {
                 let export = try BackupExport(
                     disk, jobID: configuration.id, live: live, scratch: scratch,
                     granularityShift: shift,
-                    holdLimitMilliseconds: configuration.holdLimitMilliseconds)
+                    holdLimitMilliseconds: configuration.holdLimitMilliseconds,
+                    mayRelease: configuration.clientRelease)
                 exports.append(export)
                 guard scope.add(.backup(export)) else {
                     return .exportNameTaken(name: disk.exportName)

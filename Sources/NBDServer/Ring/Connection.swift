@@ -15,6 +15,8 @@ struct ReadPath {
     var ledger: LedgerView?
     var scratchDescriptor: Int32 = -1
     var scratchNeverWaits = false
+    /// Clients may let go of clusters, so scratch can change behind a reader.
+    var mayRelease = false
     /// Pages of the source may be handed to this peer without a copy.
     var sourceByReference = false
     /// Pages of the scratch may.
@@ -38,9 +40,15 @@ struct Connection: ~Copyable {
     let descriptor: OwnedDescriptor
     let scope: ExportScope
     let isUnix: Bool
+    let peer: PeerAddress?
+    /// Counted among those that have not chosen an export.
+    var isInHandshakeCount: Bool
     var phase = ConnectionPhase.handshake
     /// The handshake must be over, or a draining connection drained, by then, in nanoseconds.
     var deadline: UInt64
+    let begunAt: UInt64
+    /// When the peer last sent or took a byte, in nanoseconds.
+    var lastProgress: UInt64
 
     // Receiving
     /// Arena offset of the input buffer.
@@ -86,14 +94,17 @@ struct Connection: ~Copyable {
     var isBlocked = false
 
     init(
-        descriptor: consuming OwnedDescriptor, scope: ExportScope, isUnix: Bool, input: Int,
-        deadline: UInt64
+        descriptor: consuming OwnedDescriptor, _ seed: ConnectionSeed, input: Int, now: UInt64
     ) {
         self.descriptor = descriptor
-        self.scope = scope
-        self.isUnix = isUnix
+        scope = seed.scope
+        isUnix = seed.isUnix
+        peer = seed.peer
+        isInHandshakeCount = seed.negotiated == nil
+        lastProgress = now
+        begunAt = now
         self.input = input
-        self.deadline = deadline
+        deadline = now + Limits.handshakeNanoseconds
     }
 
     /// Whether the kernel or a request still refers to the connection.

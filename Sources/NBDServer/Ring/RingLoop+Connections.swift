@@ -6,53 +6,6 @@ import Synchronization
 
 /// Connections come, receive, and go.
 extension RingLoop {
-    // MARK: Accepting
-
-    mutating func armAccept(_ listener: RingListener) {
-        ring.preparePoll(
-            listener.raw, writable: false,
-            tag: OperationTag(.accept, slot: Int(listener.number)).raw)
-    }
-
-    mutating func acceptAll(from number: UInt64, result: Int32) {
-        guard result >= 0, let listener = listeners.first(where: { $0.number == number }) else {
-            return
-        }
-        do throws(SystemFault) {
-            while let descriptor = try SocketCalls.accept(listener.raw)?.release() {
-                place(descriptor, listener)
-            }
-            armAccept(listener)
-        } catch {
-            // Out of descriptors or memory: clients wait in the backlog.
-            pausedListeners.append(listener)
-        }
-    }
-
-    private mutating func place(_ descriptor: Int32, _ listener: RingListener) {
-        guard shared.admitConnection() else {
-            _ = OwnedDescriptor(adopting: descriptor)
-            return
-        }
-        SocketCalls.tune(descriptor, isUnix: listener.isUnix)
-        let seed = ConnectionSeed(
-            descriptor: descriptor, scope: listener.scope, isUnix: listener.isUnix,
-            negotiated: nil, input: [], output: Handshake.greeting)
-        let ring = shared.pickRing()
-        if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
-    }
-
-    mutating func removeListener(_ number: UInt64, _ latch: Latch) {
-        if let position = listeners.firstIndex(where: { $0.number == number }) {
-            listeners.remove(at: position)
-            pausedListeners.removeAll { $0.number == number }
-            ring.prepareCancel(
-                OperationTag(.accept, slot: Int(number)).raw, tag: OperationTag(.ignored).raw)
-            ring.submit(waiting: false)
-        }
-        latch.arrive()
-    }
-
     // MARK: Adopting and handing over
 
     mutating func adopt(_ seed: ConnectionSeed) {
@@ -60,13 +13,11 @@ extension RingLoop {
         guard stopLatch == nil, !connections.isFull,
             let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
         else {
-            shared.dropConnection()
+            shared.drop(seed.scope, seed.peer, inHandshake: seed.negotiated == nil)
             return
         }
         let slot = connections.insert(
-            Connection(
-                descriptor: descriptor, scope: seed.scope, isUnix: seed.isUnix, input: input,
-                deadline: now + Limits.handshakeNanoseconds))
+            Connection(descriptor: descriptor, seed, input: input, now: now))
         store(seed.input, at: input)
         connections[slot].inputEnd = seed.input.count
         send(seed.output, to: slot)
@@ -86,6 +37,7 @@ extension RingLoop {
         guard let target = connections[slot].scope.target(named: negotiated.export.name),
             target.description.sizeBytes == negotiated.export.sizeBytes
         else { return close(slot) }
+        leaveHandshake(slot)
         if case .live(let export) = target, !export.source.isReadOnly, export.homeRing != index {
             // A reply on its way keeps the connection here until the socket has taken it.
             flush(slot)
@@ -116,7 +68,8 @@ extension RingLoop {
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,
-                scratchNeverWaits: export.scratch.readsNeverWait)
+                scratchNeverWaits: export.scratch.readsNeverWait,
+                mayRelease: export.mayRelease)
             export.clientCount.add(1, ordering: .relaxed)
         }
         chooseStrategy(slot)
@@ -137,11 +90,12 @@ extension RingLoop {
         let connection = connections.remove(slot)
         let scope = connection.scope
         let isUnix = connection.isUnix
+        let peer = connection.peer
         shared.mailboxes[home].post(
             .adopt(
                 ConnectionSeed(
                     descriptor: connection.release(), scope: scope, isUnix: isUnix,
-                    negotiated: negotiated, input: input, output: [])))
+                    peer: peer, negotiated: negotiated, input: input, output: [])))
     }
 
     private func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
@@ -178,6 +132,7 @@ extension RingLoop {
             payloadReceived(slot, piece, result: result)
         } else if result > 0 {
             connections[slot].inputEnd += Int(result)
+            connections[slot].lastProgress = now
         } else if result != -Errno.interrupted {
             connections[slot].sawEnd = true
             if connections[slot].phase != .draining { close(slot) }
@@ -213,7 +168,8 @@ extension RingLoop {
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         reportBytesRead(slot)
         let connection = connections.remove(slot)
-        shared.dropConnection()
+        shared.drop(
+            connection.scope, connection.peer, inHandshake: connection.isInHandshakeCount)
         switch connection.target {
         case .live(let export): export.clientCount.subtract(1, ordering: .relaxed)
         case .backup(let export): export.clientCount.subtract(1, ordering: .relaxed)
@@ -226,15 +182,6 @@ extension RingLoop {
             settleClosers(target.id)
         }
         wakeStarved()
-    }
-
-    mutating func checkDeadline(_ slot: Int) {
-        switch connections[slot].phase {
-        case .handshake, .draining:
-            if now > connections[slot].deadline { close(slot) }
-        case .transmission, .closing:
-            break
-        }
     }
 
     mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {

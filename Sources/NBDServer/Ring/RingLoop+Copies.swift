@@ -130,7 +130,7 @@ extension RingLoop {
         }
     }
 
-    private mutating func afterCopy(_ disk: Int) {
+    mutating func afterCopy(_ disk: Int) {
         for job in disks[disk].jobs.indices {
             if let export = disks[disk].jobs[job] { publishFigures(disk, job, export) }
         }

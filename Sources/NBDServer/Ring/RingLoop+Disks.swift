@@ -98,7 +98,7 @@ extension RingLoop {
         perform(slot)
     }
 
-    private func find(_ export: BackupExport) -> (slot: Int, job: Int)? {
+    func find(_ export: BackupExport) -> (slot: Int, job: Int)? {
         guard let slot = diskSlots[export.disk],
             let job = disks[slot].jobs.firstIndex(where: { $0 === export })
         else { return nil }

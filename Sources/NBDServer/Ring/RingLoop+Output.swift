@@ -3,8 +3,6 @@ import NBDProtocol
 
 /// Replies leave.
 extension RingLoop {
-    private static var replyPages: Int { Limits.replyBufferBytes / BufferArena.pageBytes }
-
     // MARK: Memory
 
     /// Takes pages for a request of the connection, within its share; nil: try again when some are
@@ -48,18 +46,22 @@ extension RingLoop {
     /// Nothing is sent until `commit` says how much of the room was used.
     mutating func room(_ slot: Int, bytes: Int) -> Int? {
         if let last = connections[slot].output.last, last.isOpen,
-            last.end + bytes <= last.buffer + Limits.replyBufferBytes
+            last.end + bytes <= last.buffer + last.pages * BufferArena.pageBytes
         {
             return last.end
         }
-        guard let buffer = arena.allocate(pages: Self.replyPages) else {
+        let size =
+            bytes <= Limits.smallReplyBytes
+            ? Limits.smallReplyBufferBytes : Limits.replyBufferBytes
+        let pages = size / BufferArena.pageBytes
+        guard let buffer = arena.allocate(pages: pages) else {
             close(slot)
             return nil
         }
         // Small replies are not charged: limits on requests and unsent bytes bound them.
         connections[slot].output.append(
             OutputSegment(
-                start: buffer, end: buffer, buffer: buffer, pages: Self.replyPages, isOpen: true))
+                start: buffer, end: buffer, buffer: buffer, pages: pages, isOpen: true))
         return buffer
     }
 
@@ -144,6 +146,7 @@ extension RingLoop {
     }
 
     private mutating func took(_ slot: Int, _ bytes: Int) {
+        connections[slot].lastProgress = now
         var left = bytes
         while !connections[slot].output.isEmpty {
             let size = connections[slot].output[0].unsentBytes

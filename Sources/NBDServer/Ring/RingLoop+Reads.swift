@@ -48,7 +48,10 @@ extension RingLoop {
                     path.scratchDescriptor, into: arena, at: target + done, count: step.count,
                     filePosition: LedgerView.scratchPosition(of: position, firstSlot: slot),
                     mayWait: path.scratchNeverWaits)
-                guard got == step.count else { return false }
+                guard got == step.count, stillKept(path, position, got) == got else {
+                    return false
+                }
+            case .released: return false
             }
             done += step.count
         }
@@ -67,6 +70,15 @@ extension RingLoop {
         let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
         guard let changed = ledger.firstPreserved(in: clusters) else { return count }
         let start = ClusterGeometry.start(of: changed)
+        return start > offset ? Int(start - offset) : 0
+    }
+
+    /// After a read of scratch: how many of its bytes, from the first, nobody has let go of.
+    private func stillKept(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
+        guard path.mayRelease, let ledger = path.ledger else { return count }
+        let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
+        guard let released = ledger.firstReleased(in: clusters) else { return count }
+        let start = ClusterGeometry.start(of: released)
         return start > offset ? Int(start - offset) : 0
     }
 
@@ -174,6 +186,11 @@ extension RingLoop {
                 if !readScratch(piece, path, step, first, target) { return }
             case .source:
                 if !readSource(piece, path, step, target) { return }
+            case .released:
+                fail(
+                    pieces[piece].request, .ioError, "a client of the job has let go of this range",
+                    at: position)
+                return endRead(piece)
             }
         }
         readIsComplete(piece)
@@ -187,7 +204,7 @@ extension RingLoop {
             path.scratchDescriptor, into: arena, at: target, count: step.count,
             filePosition: position, mayWait: path.scratchNeverWaits)
         if got > 0 {
-            pieces[piece].progress += got
+            pieces[piece].progress += stillKept(path, step.offset, got)
             return true
         }
         pieces[piece].stage = .readingScratch
@@ -238,7 +255,7 @@ extension RingLoop {
             return endRead(piece)
         }
         if pieces[piece].stage == .readingScratch {
-            pieces[piece].progress += Int(result)
+            pieces[piece].progress += stillKept(path, position, Int(result))
         } else {
             // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
             // A short read goes on at a block, so that no block that was checked is read again.

@@ -24,7 +24,9 @@ extension RingLoop {
             connections[slot].path.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             connections[slot].path.scratchByReference = strategy.sendsByReference(
-                isDirect: false, neverChanges: export.scratch.slotsNeverChange)
+                isDirect: false,
+                // A slot that a client may let go of is written again.
+                neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
         case nil: break
         }
     }
@@ -81,7 +83,7 @@ extension RingLoop {
                 path.scratchDescriptor,
                 LedgerView.scratchPosition(of: offset, firstSlot: first)
             )
-        case .source, .slot, .zero: return nil
+        case .source, .slot, .zero, .released: return nil
         }
     }
 

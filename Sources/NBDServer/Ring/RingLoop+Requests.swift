@@ -175,6 +175,8 @@ extension RingLoop {
             let opened = open(slot, request)
             if request.command == .write {
                 connections[slot].current = opened
+            } else if connections[slot].disk < 0 {
+                startRelease(opened)
             } else {
                 startZeroing(opened)
             }

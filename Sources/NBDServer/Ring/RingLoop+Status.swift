@@ -163,7 +163,8 @@ extension RingLoop {
             switch step.place {
             case .source: break
             case .zero: flags = Allocation.holeAndZero
-            case .slot: flags = Allocation.data
+            // What a released cluster held is not known any more; data is what is always safe.
+            case .slot, .released: flags = Allocation.data
             }
         }
         connections[slot].status.extents.append(length: end - position, flags: flags)

@@ -61,6 +61,7 @@ extension RingLoop {
     }
 
     mutating func payloadReceived(_ slot: Int, _ piece: Int, result: Int32) {
+        if result > 0 { connections[slot].lastProgress = now }
         let request = pieces[piece].request
         let got = pieces[piece].progress + max(0, Int(result))
         let wanted = Int(pieces[piece].count)

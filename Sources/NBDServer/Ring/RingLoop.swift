@@ -30,9 +30,11 @@ struct RingLoop: ~Copyable {
     var diskSlots: [DiskID: Int] = [:]
     var scratchWrites = SlotTable<PendingScratchWrite>(capacity: Limits.scratchWritesPerRing)
     var listeners: [RingListener] = []
-    /// Listeners that failed to accept, for want of descriptors say; they try again at the next tick.
+    /// Listeners that cannot accept, for want of descriptors or places; they try again at the next
+    /// tick or when a connection goes.
     var pausedListeners: [RingListener] = []
     var closers: [Closer] = []
+    var tickCount = 0
 
     /// Zeroing requests at work on all disks, and whether some have finished this turn.
     var zeroingCount = 0
@@ -62,12 +64,13 @@ struct RingLoop: ~Copyable {
         mailbox = shared.mailboxes[index]
         let ring = try Ring(
             entries: 512, completionEntries: UInt32(Limits.operationsPerRing))
-        let arena = try BufferArena(capacityBytes: Limits.arenaBytes)
+        let arena = try BufferArena(
+            capacityBytes: Limits.arenaBytes(connections: shared.configuration.maxConnections))
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
         self.ring = ring
         self.arena = arena
         self.clock = clock
-        connections = SlotTable(capacity: shared.maxConnections)
+        connections = SlotTable(capacity: shared.configuration.maxConnections)
         completions.reserveCapacity(128)
     }
 
@@ -141,13 +144,13 @@ struct RingLoop: ~Copyable {
     }
 
     private mutating func tick() {
+        tickCount &+= 1
         for slot in 0..<connections.capacity where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
             chooseStrategy(slot)
         }
-        for listener in pausedListeners { armAccept(listener) }
-        pausedListeners.removeAll()
+        resumeAccepting()
         for slot in 0..<disks.capacity where disks.contains(slot) {
             tickTracking(slot)
             guard disks[slot].gate.hasActiveJobs else { continue }
@@ -164,6 +167,8 @@ struct RingLoop: ~Copyable {
             listeners.append(listener)
             armAccept(listener)
         case .removeListener(let number, let latch): removeListener(number, latch)
+        case .resumeAccepting: resumeAccepting()
+        case .evictHandshake(let scope): evictHandshake(of: scope)
         case .addDisk(let export, let tracking, let latch):
             addDisk(export, tracking)
             latch.arrive()
@@ -173,6 +178,9 @@ struct RingLoop: ~Copyable {
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
+        case .releaseClusters(let export, let clusters, let ring, let request):
+            releaseClusters(export, clusters, ring: ring, request: request)
+        case .clustersReleased(let request): clustersReleased(request)
         case .closeConnections(let export, let gracefully, let latch):
             closeConnections(of: export, gracefully: gracefully, latch)
         case .swapRecording(let disk, let next, let latch): swapRecording(disk, next, latch)

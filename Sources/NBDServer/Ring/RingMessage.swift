@@ -11,6 +11,10 @@ enum RingMessage: Sendable {
     case adopt(ConnectionSeed)
     case addListener(RingListener)
     case removeListener(number: UInt64, Latch)
+    /// A connection has gone: there is room for another.
+    case resumeAccepting
+    /// End the oldest handshake of the scope, or of all, to make room.
+    case evictHandshake(ExportScope?)
     case addDisk(LiveExport, TrackingSeed?, Latch)
     /// Refused while a connection, a job or a request still uses the disk.
     case removeDisk(DiskID, Outcome, Latch)
@@ -22,6 +26,9 @@ enum RingMessage: Sendable {
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Latch)
     case breakJob(BackupExport, BreakCause)
+    /// A client has let go of clusters; its ring is told when they are released.
+    case releaseClusters(BackupExport, Range<Int>, ring: Int, request: Int)
+    case clustersReleased(request: Int)
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
@@ -91,6 +98,8 @@ struct ConnectionSeed: Sendable {
     let descriptor: Int32
     let scope: ExportScope
     let isUnix: Bool
+    /// The address of a TCP peer.
+    let peer: PeerAddress?
     /// Present when the handshake is over.
     let negotiated: Negotiated?
     /// Bytes received and not parsed.

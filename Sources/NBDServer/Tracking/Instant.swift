@@ -77,7 +77,8 @@ extension NBDServer {
             return .failure(
                 .limitReached(
                     what: "disks of one ring with a job at once",
-                    limit: Limits.arenaBytes / 2 / (HomeDisk.copyPages * BufferArena.pageBytes)))
+                    limit: Limits.arenaBytes(connections: shared.configuration.maxConnections) / 2
+                        / (HomeDisk.copyPages * BufferArena.pageBytes)))
         }
         return .failure(
             .limitReached(what: "jobs at once on a disk", limit: Limits.jobsPerDisk))

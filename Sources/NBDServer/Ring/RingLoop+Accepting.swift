@@ -1,0 +1,111 @@
+import IORing
+import NBDProtocol
+import Synchronization
+
+/// Connections come; when there is no place left, those that have not chosen an export make way.
+extension RingLoop {
+    mutating func armAccept(_ listener: RingListener) {
+        ring.preparePoll(
+            listener.raw, writable: false,
+            tag: OperationTag(.accept, slot: Int(listener.number)).raw)
+    }
+
+    mutating func acceptAll(from number: UInt64, result: Int32) {
+        guard result >= 0, let listener = listeners.first(where: { $0.number == number }) else {
+            return
+        }
+        do throws(SystemFault) {
+            // Somebody waits, as the poll has said: only then is anybody sent away.
+            if case .afterEviction = shared.counts.room(for: listener.scope) {
+                return makeRoom(for: listener)
+            }
+            // A peer that connects as fast as it can gets no more of a turn than others.
+            for _ in 0..<Limits.acceptsPerTurn {
+                if case .afterEviction = shared.counts.room(for: listener.scope) { break }
+                guard let descriptor = try SocketCalls.accept(listener.raw)?.release() else {
+                    break
+                }
+                place(descriptor, listener)
+            }
+            armAccept(listener)
+        } catch {
+            // Out of descriptors or memory: clients wait in the backlog.
+            pausedListeners.append(listener)
+        }
+    }
+
+    private mutating func place(_ descriptor: Int32, _ listener: RingListener) {
+        let peer = listener.isUnix ? nil : SocketCalls.peer(of: descriptor)
+        guard case .free = shared.counts.room(for: listener.scope),
+            shared.counts.admit(listener.scope, peer)
+        else {
+            _ = OwnedDescriptor(adopting: descriptor)
+            return
+        }
+        SocketCalls.tune(descriptor, isUnix: listener.isUnix)
+        let seed = ConnectionSeed(
+            descriptor: descriptor, scope: listener.scope, isUnix: listener.isUnix, peer: peer,
+            negotiated: nil, input: [], output: Handshake.greeting)
+        let ring = shared.pickRing()
+        if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
+    }
+
+    mutating func removeListener(_ number: UInt64, _ latch: Latch) {
+        if let position = listeners.firstIndex(where: { $0.number == number }) {
+            listeners.remove(at: position)
+            pausedListeners.removeAll { $0.number == number }
+            ring.prepareCancel(
+                OperationTag(.accept, slot: Int(number)).raw, tag: OperationTag(.ignored).raw)
+            ring.submit(waiting: false)
+        }
+        latch.arrive()
+    }
+
+    // MARK: Making room
+
+    /// Accepts again where that was given up.
+    mutating func resumeAccepting() {
+        guard !pausedListeners.isEmpty else { return }
+        for listener in pausedListeners { armAccept(listener) }
+        pausedListeners.removeAll()
+    }
+
+    /// Ends the oldest handshake and goes on accepting when it is gone, or when one is old enough.
+    ///
+    /// Honest clients choose an export within milliseconds, so what makes way is a peer that stalls.
+    private mutating func makeRoom(for listener: RingListener) {
+        pausedListeners.append(listener)
+        shared.acceptWaits.store(true, ordering: .releasing)
+        let isJobFull = shared.counts.current < shared.configuration.maxConnections
+        let scope = isJobFull ? listener.scope : nil
+        if evictHandshake(of: scope) { return }
+        for other in shared.mailboxes.indices where other != index {
+            shared.mailboxes[other].post(.evictHandshake(scope))
+        }
+    }
+
+    @discardableResult
+    mutating func evictHandshake(of scope: ExportScope?) -> Bool {
+        var oldest = -1
+        for slot in 0..<connections.capacity
+        where connections.contains(slot) && connections[slot].isInHandshakeCount
+            && connections[slot].phase == .handshake
+            && (scope == nil || connections[slot].scope === scope)
+            && now > connections[slot].begunAt + Limits.evictionAgeNanoseconds
+        {
+            if oldest < 0 || connections[slot].begunAt < connections[oldest].begunAt {
+                oldest = slot
+            }
+        }
+        guard oldest >= 0 else { return false }
+        close(oldest)
+        return true
+    }
+
+    /// The connection has chosen an export: nobody takes its place any more.
+    mutating func leaveHandshake(_ slot: Int) {
+        guard connections[slot].isInHandshakeCount else { return }
+        connections[slot].isInHandshakeCount = false
+        shared.counts.leaveHandshake(connections[slot].scope)
+    }
+}

@@ -1,0 +1,50 @@
+import IORing
+
+/// Peers that are too slow, silent or gone lose their connection.
+///
+/// Live exports know no deadline once an export is chosen: a guest may be idle or paused for as long
+/// as it likes, and what it can make the server hold is bounded.
+extension RingLoop {
+    mutating func checkDeadline(_ slot: Int) {
+        switch connections[slot].phase {
+        case .handshake, .draining:
+            if now > connections[slot].deadline { close(slot) }
+        case .transmission:
+            if isOverdue(slot) || hasHungUp(slot) { close(slot) }
+        case .closing:
+            break
+        }
+    }
+
+    /// Whether a backup client has let its time pass.
+    private func isOverdue(_ slot: Int) -> Bool {
+        guard connections[slot].scope.jobID != nil else { return false }
+        let limits = shared.configuration
+        let silence = now - min(now, connections[slot].lastProgress)
+        if owesBytes(slot) {
+            return limits.stallSeconds > 0
+                && silence > UInt64(limits.stallSeconds) * 1_000_000_000
+        }
+        return limits.idleSeconds > 0 && connections[slot].requestCount == 0
+            && silence > UInt64(limits.idleSeconds) * 1_000_000_000
+    }
+
+    /// Whether it is the peer's turn: it has replies to take or has begun a message.
+    private func owesBytes(_ slot: Int) -> Bool {
+        if !connections[slot].output.isEmpty { return true }
+        guard connections[slot].isReceiving else { return false }
+        return connections[slot].receivingPiece >= 0 || connections[slot].skipBytes > 0
+            || connections[slot].inputEnd > connections[slot].inputStart
+    }
+
+    /// A peer from which nothing is received now, as its requests wait, may be gone: then they need
+    /// not be carried out.
+    private func hasHungUp(_ slot: Int) -> Bool {
+        guard !connections[slot].isReceiving, connections[slot].requestCount > 0,
+            now - min(now, connections[slot].lastProgress) > Limits.hangUpCheckNanoseconds,
+            // Once a second, not all connections in the same tick.
+            (tickCount + slot) % (1_000 / Limits.tickMilliseconds) == 0
+        else { return false }
+        return SocketCalls.hasHungUp(connections[slot].descriptor.raw)
+    }
+}

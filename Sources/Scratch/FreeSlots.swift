@@ -1,0 +1,33 @@
+/// Slots of scratch that were used and are free again, in runs of neighbours.
+///
+/// The last to come are the first to go. At most one run a slot, so never more memory than the
+/// ledger's own.
+struct FreeSlots: Hashable {
+    private var runs: [Range<UInt32>] = []
+    private(set) var count: UInt32 = 0
+
+    /// Adds a slot that is not among them.
+    mutating func add(_ slot: UInt32) {
+        count += 1
+        if let last = runs.last {
+            if last.upperBound == slot {
+                runs[runs.count - 1] = last.lowerBound..<(slot + 1)
+                return
+            }
+            if slot + 1 == last.lowerBound {
+                runs[runs.count - 1] = slot..<last.upperBound
+                return
+            }
+        }
+        runs.append(slot..<(slot + 1))
+    }
+
+    /// Takes neighbouring slots, at most so many; nil when none is free.
+    mutating func take(atMost wanted: Int) -> Range<UInt32>? {
+        guard let last = runs.popLast() else { return nil }
+        let taken = min(UInt32(wanted), UInt32(last.count))
+        if taken < last.count { runs.append((last.lowerBound + taken)..<last.upperBound) }
+        count -= taken
+        return last.lowerBound..<(last.lowerBound + taken)
+    }
+}

@@ -1,0 +1,30 @@
+import ArgumentParser
+import Control
+import NBDServer
+
+/// The limits and permissions that `serve` and `export` share.
+struct ConnectionOptions: ParsableArguments {
+    @Option(help: "Most NBD connections at once. (default: 100)") var maxConnections: Int?
+    @Option(help: "Of these, from one TCP address. (default: three quarters)")
+    var maxConnectionsPerPeer: Int?
+    @Option(help: "Permission bits of the unix sockets for NBD, octal. (default: 0600)")
+    var socketMode: String?
+    @Option(help: "Group of the unix sockets for NBD, by name or number.")
+    var socketGroup: String?
+}
+
+extension ServerConfiguration {
+    /// Checks what depends on several options.
+    func checked() throws(ControlError) -> ServerConfiguration {
+        for (name, value) in [
+            ("max-connections-per-job", maxConnectionsPerJob),
+            ("max-connections-per-peer", maxConnectionsPerPeer),
+        ] {
+            guard let value, !(1...maxConnections).contains(value) else { continue }
+            throw .invalidArgument(
+                what: "\(name) \(value)",
+                detail: "it must be between 1 and max-connections, \(maxConnections)")
+        }
+        return self
+    }
+}
