@@ -84,6 +84,8 @@ let package = Package(
             name: "TLSTests", dependencies: ["TLS", "CGnuTLS", "TestSupport"],
             swiftSettings: strict),
         .testTarget(name: "NBDProtocolTests", dependencies: ["NBDProtocol"], swiftSettings: strict),
+        .testTarget(
+            name: "NBDServerTests", dependencies: ["NBDServer", "TLS"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",

@@ -55,6 +55,15 @@ static inline int nbdpull_ioctl_int(int fd, unsigned long request, int *value) {
 static inline int nbdpull_accept(int fd) {
     return accept4(fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
+/* struct ucred is a GNU one. */
+static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
+    *user = peer.uid;
+    *group = peer.gid;
+    return 0;
+}
 static inline void nbdpull_name_thread(const char *name) {
     pthread_setname_np(pthread_self(), name);
 }

@@ -25,9 +25,9 @@ extension NBDServer {
 
     /// Adds a listener for the live exports; returns the endpoint with its real port.
     package func listenLive(
-        _ endpoint: ListenEndpoint
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
     ) async throws(ServerFault) -> ListenEndpoint {
-        try await onControlThread { self.addLiveListener(endpoint) }.get()
+        try await onControlThread { self.addLiveListener(endpoint, security) }.get()
     }
 
     // MARK: On the control thread
@@ -109,9 +109,10 @@ extension NBDServer {
                 dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking))
     }
 
-    private func addLiveListener(_ endpoint: ListenEndpoint) -> Result<ListenEndpoint, ServerFault>
-    {
-        switch open(endpoint, scope: live) {
+    private func addLiveListener(
+        _ endpoint: ListenEndpoint, _ security: ListenerSecurity
+    ) -> Result<ListenEndpoint, ServerFault> {
+        switch open(endpoint, scope: live, security: security) {
         case .failure(let fault): return .failure(fault)
         case .success(let opened):
             state.withLock { $0.liveListeners.append(opened.listener) }
@@ -140,18 +141,28 @@ extension NBDServer {
 
     /// Binds a listener; it accepts only once a ring has it.
     func open(
-        _ endpoint: ListenEndpoint, scope: ExportScope
+        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity
+    ) -> Result<OpenedListener, ServerFault> {
+        guard security == .plaintext || shared.security.offersTLS else {
+            return .failure(.tlsNotConfigured)
+        }
+        return bind(endpoint) { listener, bound in wrap(listener, scope, security, bound) }
+    }
+
+    private func bind(
+        _ endpoint: ListenEndpoint,
+        _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) -> Result<OpenedListener, ServerFault> {
         do throws(SystemFault) {
             switch endpoint {
             case .unix(let path, let mode):
-                return .success(wrap(try Listener.unix(path: path, mode: mode), scope, endpoint))
+                return .success(wrap(try Listener.unix(path: path, mode: mode), endpoint))
             case .tcp(let host, let port?):
                 let listener = try Listener.tcp(host: host, port: port)
                 let bound = ListenEndpoint.tcp(host: host, port: listener.port)
-                return .success(wrap(listener, scope, bound))
+                return .success(wrap(listener, bound))
             case .tcp(let host, nil):
-                return try openAutomatic(host, scope)
+                return try openAutomatic(host, wrap)
             }
         } catch {
             return .failure(
@@ -160,12 +171,12 @@ extension NBDServer {
     }
 
     private func openAutomatic(
-        _ host: String, _ scope: ExportScope
+        _ host: String, _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) throws(SystemFault) -> Result<OpenedListener, ServerFault> {
         for port in Limits.automaticPorts {
             do throws(SystemFault) {
                 let listener = try Listener.tcp(host: host, port: port)
-                return .success(wrap(listener, scope, .tcp(host: host, port: port)))
+                return .success(wrap(listener, .tcp(host: host, port: port)))
             } catch {
                 guard error.errno == Errno.addressInUse else { throw error }
             }
@@ -178,14 +189,16 @@ extension NBDServer {
     }
 
     private func wrap(
-        _ listener: consuming Listener, _ scope: ExportScope, _ endpoint: ListenEndpoint
+        _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
+        _ endpoint: ListenEndpoint
     ) -> OpenedListener {
         let number = state.withLock { state in
             state.lastListener += 1
             return state.lastListener
         }
         return OpenedListener(
-            listener: RingListener(number: number, scope: scope, listener: listener),
+            listener: RingListener(
+                number: number, scope: scope, security: security, listener: listener),
             endpoint: endpoint)
     }
 

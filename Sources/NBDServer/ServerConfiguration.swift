@@ -5,7 +5,13 @@ package struct ServerConfiguration: Sendable {
     /// Connections of all listeners together.
     package var maxConnections: Int
 
-    package init(rings: Int? = nil, maxConnections: Int = 100) {
+    package var security: SecurityConfiguration
+
+    package init(
+        rings: Int? = nil, maxConnections: Int = 100,
+        security: SecurityConfiguration = SecurityConfiguration()
+    ) {
+        self.security = security
         self.rings = rings
         self.maxConnections = maxConnections
     }

@@ -7,11 +7,13 @@ import Synchronization
 final class ServerShared: Sendable {
     let mailboxes: [Mailbox<RingMessage>]
     let maxConnections: Int
+    let security: SecurityStore
     let connectionCount = Atomic<Int>(0)
     private let nextRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    init(rings: Int, maxConnections: Int) throws(SystemFault) {
+    init(rings: Int, maxConnections: Int, security: SecurityStore) throws(SystemFault) {
+        self.security = security
         var boxes: [Mailbox<RingMessage>] = []
         for _ in 0..<rings { boxes.append(try Mailbox()) }
         mailboxes = boxes

@@ -19,7 +19,9 @@ struct Export: AsyncParsableCommand {
     @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
     @Option(help: "Most NBD connections at once.") var maxConnections = 100
     @Flag(help: "Print the NBD URI on standard output.") var printUri = false
-    @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
+    @Flag(
+        help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
+    var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var output: OutputOptions
     @Argument(help: "The file or block device.") var file: String
@@ -37,11 +39,13 @@ struct Export: AsyncParsableCommand {
     }
 
     func run() async throws {
-        try tls.refuse()
+        let files = try tls.configuration()
+        let security = SecurityArguments.listener(files, allowPlaintext: allowPlaintext)
         let endpoint = try endpoint()
-        try PlaintextPolicy.check(endpoint, allowPlaintext: allowPlaintext)
+        try PlaintextPolicy.check(endpoint, security: security, allowPlaintext: allowPlaintext)
         SystemCalls.makeNewFilesPrivate()
-        let engine = try EngineFactory.make(rings: rings, maxConnections: maxConnections)
+        let engine = try EngineFactory.make(
+            rings: rings, maxConnections: maxConnections, security: files)
         let path = ServeArguments.absolutePath(file)
         let disk = DiskConfiguration(
             exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
@@ -50,15 +54,18 @@ struct Export: AsyncParsableCommand {
         let bound: ListenEndpoint
         do throws(ServerFault) {
             _ = try await engine.attachDisk(disk)
-            bound = try await engine.listenLive(endpoint)
+            bound = try await engine.listenLive(endpoint, security: security)
         } catch {
             await engine.shutdown()
             throw controlError(from: error)
         }
-        announce(ExportURI.text(endpoint: bound, name: name))
+        announce(ExportURI.text(endpoint: bound, name: name, security: security))
         try await ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: [.init(service: StopService { await engine.shutdown() })],
+                services: [
+                    .init(service: ReloadService(engine: engine)),
+                    .init(service: StopService { await engine.shutdown() }),
+                ],
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()

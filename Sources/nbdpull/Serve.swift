@@ -33,12 +33,13 @@ struct Serve: AsyncParsableCommand {
     var copyTimeout: Int?
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
     var granularity: Int?
-    @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
+    @Flag(
+        help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
+    var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
 
     func run() async throws {
-        try tls.refuse()
         let environment = ProcessInfo.processInfo.environment
         let settings = try await ServeSettings.resolve(
             given: given, file: config ?? environment["NBDPULL_CONFIG"], environment: environment)
@@ -59,6 +60,10 @@ struct Serve: AsyncParsableCommand {
         set("run-dir", runDir)
         set("live-tcp", liveTcp)
         set("name", name)
+        set("tls-certs", tls.tlsCerts)
+        set("tls-psk", tls.tlsPsk)
+        set("tls-verify-peer", tls.tlsVerifyPeer)
+        set("tls-authz", tls.tlsAuthz)
         set("rings", rings)
         set("max-connections", maxConnections)
         set("copy-timeout", copyTimeout)
@@ -89,12 +94,14 @@ struct ServeRun {
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
         let engine = try EngineFactory.make(
-            rings: settings.rings, maxConnections: settings.maxConnections)
+            rings: settings.rings, maxConnections: settings.maxConnections,
+            security: settings.security)
         let manager = JobManager(
             engine: engine, state: state,
             settings: JobManagerSettings(
                 runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
                 allowPlaintext: settings.allowPlaintext,
+                offersTLS: settings.security.offersTLS,
                 holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
                 granularityBytes: settings.granularityBytes))
         await manager.activate()
@@ -102,16 +109,20 @@ struct ServeRun {
             Console.error("warning: \(warning)")
         }
         do throws(ServerFault) {
-            _ = try await engine.listenLive(liveSocket)
-            if let liveTCP { _ = try await engine.listenLive(liveTCP) }
+            // The socket's permissions let nobody in but the server's own user.
+            _ = try await engine.listenLive(
+                liveSocket, security: settings.security.offersTLS ? .selective : .plaintext)
+            if let liveTCP {
+                _ = try await engine.listenLive(liveTCP, security: liveTCPSecurity)
+            }
         } catch {
             await manager.shutdown()
             throw controlError(from: error)
         }
-        try await serve(manager)
+        try await serve(manager, engine)
     }
 
-    private func serve(_ manager: JobManager) async throws {
+    private func serve(_ manager: JobManager, _ engine: any BackupEngine) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = quiet ? .error : .warning
         let socket = controlSocket
@@ -128,6 +139,7 @@ struct ServeRun {
             configuration: ServiceGroupConfiguration(
                 services: [
                     .init(service: front),
+                    .init(service: ReloadService(engine: engine)),
                     .init(
                         service: StopService {
                             ServiceNotice.send("STOPPING=1", environment)
@@ -161,8 +173,13 @@ struct ServeRun {
     private func liveTCPEndpoint() throws(ControlError) -> ListenEndpoint? {
         guard let text = settings.liveTCP else { return nil }
         let endpoint = try ServeArguments.tcpEndpoint(text, option: "--live-tcp")
-        try PlaintextPolicy.check(endpoint, allowPlaintext: settings.allowPlaintext)
+        try PlaintextPolicy.check(
+            endpoint, security: liveTCPSecurity, allowPlaintext: settings.allowPlaintext)
         return endpoint
+    }
+
+    private var liveTCPSecurity: ListenerSecurity {
+        SecurityArguments.listener(settings.security, allowPlaintext: settings.allowPlaintext)
     }
 
     private func makeRunDirectory() throws(ControlError) {

@@ -1,6 +1,7 @@
 import Configuration
 import Control
 import Foundation
+import NBDServer
 
 /// What `serve` was told, from all sources: command line, then environment, then file, then
 /// defaults.
@@ -17,8 +18,7 @@ struct ServeSettings {
     var copyTimeoutSeconds: Int
     var granularityBytes: UInt32
 
-    /// Options that name TLS; none of them works yet.
-    static let tlsKeys = ["tls-certs", "tls-psk", "tls-verify-peer", "tls-authz"]
+    var security: SecurityConfiguration
 
     /// Reads every source.
     ///
@@ -45,9 +45,10 @@ struct ServeSettings {
     }
 
     private init(_ source: Source, _ environment: [String: String]) throws(ControlError) {
-        for key in Self.tlsKeys where try source.string(key) != nil {
-            throw TLSOptions.unsupported(key)
-        }
+        security = try SecurityArguments.configuration(
+            certs: try source.string("tls-certs"), psk: try source.string("tls-psk"),
+            verifyPeer: try source.string("tls-verify-peer"),
+            authz: try source.string("tls-authz"))
         let isRoot = SystemCalls.effectiveUser == 0
         let state: String =
             if let path = try source.string("state-dir") {

@@ -199,9 +199,11 @@ final class FakeEngine: BackupEngine {
         return report
     }
 
-    func listenLive(_ endpoint: ListenEndpoint) async throws(ServerFault) -> ListenEndpoint {
-        endpoint
-    }
+    func listenLive(
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint { endpoint }
+
+    func reloadSecurity() async throws(ServerFault) {}
 
     func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
         state.withLock { $0.handler = handler }

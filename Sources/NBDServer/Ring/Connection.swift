@@ -22,6 +22,8 @@ struct ReadPath {
 /// Where a connection stands.
 enum ConnectionPhase {
     case handshake
+    /// TLS is being agreed upon; then the handshake goes on.
+    case securing
     case transmission
     /// No further requests are read; replies still go out, then it closes.
     case draining
@@ -51,8 +53,19 @@ struct Connection: ~Copyable {
     var skipBytes: UInt64 = 0
     var sawEnd = false
 
+    // TLS, between the socket on one side, parser and replies on the other
+    let tlsMode: ListenerSecurity
+    let localPeer: LocalPeer?
+    /// What the peer may use, as far as it is known.
+    var rights: AccessRights
+    var tls: SecureChannel?
+    /// Whether there is a channel: all that plaintext looks at.
+    var isSecured = false
+    /// STARTTLS is granted, but its reply has not left yet.
+    var startsTLS = false
+
     // Negotiation
-    var handshake = Handshake()
+    var handshake: Handshake
     /// What was agreed, while the connection cannot move to its home ring because a reply is still
     /// being sent.
     var agreed: Negotiated?
@@ -84,15 +97,22 @@ struct Connection: ~Copyable {
     var isBlocked = false
 
     init(
-        descriptor: consuming OwnedDescriptor, scope: ExportScope, isUnix: Bool, input: Int,
-        deadline: UInt64
+        descriptor: consuming OwnedDescriptor, scope: ExportScope, isUnix: Bool,
+        security: ConnectionSecurity, input: Int, deadline: UInt64
     ) {
+        tlsMode = security.mode
+        localPeer = security.localPeer
+        rights = security.rights
+        handshake = Handshake(tls: security.mode.policy)
         self.descriptor = descriptor
         self.scope = scope
         self.isUnix = isUnix
         self.input = input
         self.deadline = deadline
     }
+
+    /// Whether a reply, or part of one, has not been taken by the socket.
+    var hasUnsent: Bool { !output.isEmpty || (isSecured && tls?.hasUnsent == true) }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool { isReceiving || waitsForWritable || requestCount > 0 }

@@ -35,8 +35,13 @@ extension RingLoop {
             return
         }
         SocketCalls.tune(descriptor, isUnix: listener.isUnix)
+        let peer = listener.isUnix ? SocketCalls.peer(descriptor) : nil
+        let local = peer.map { LocalPeer(user: $0.user, group: $0.group) }
         let seed = ConnectionSeed(
             descriptor: descriptor, scope: listener.scope, isUnix: listener.isUnix,
+            security: ConnectionSecurity(
+                mode: listener.security, localPeer: local,
+                rights: shared.security.rights(tls: nil, local: local)),
             negotiated: nil, input: [], output: Handshake.greeting)
         let ring = shared.pickRing()
         if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
@@ -65,16 +70,18 @@ extension RingLoop {
         }
         let slot = connections.insert(
             Connection(
-                descriptor: descriptor, scope: seed.scope, isUnix: seed.isUnix, input: input,
+                descriptor: descriptor, scope: seed.scope, isUnix: seed.isUnix,
+                security: seed.security, input: input,
                 deadline: now + Limits.handshakeNanoseconds))
         store(seed.input, at: input)
         connections[slot].inputEnd = seed.input.count
+        guard adoptSession(slot, seed.security) else { return close(slot) }
         send(seed.output, to: slot)
         if let negotiated = seed.negotiated { enterTransmission(slot, negotiated) }
         if connections.contains(slot) { markReady(slot) }
     }
 
-    private mutating func store(_ bytes: [UInt8], at offset: Int) {
+    mutating func store(_ bytes: [UInt8], at offset: Int) {
         var span = arena.mutableBytes(offset, count: bytes.count)
         for index in bytes.indices {
             span.storeBytes(of: bytes[index], toByteOffset: index, as: UInt8.self)
@@ -131,6 +138,7 @@ extension RingLoop {
         let end = connections[slot].input + connections[slot].inputEnd
         var input: [UInt8] = []
         append(start..<end, to: &input)
+        let security = releaseSession(slot)
         arena.free(
             connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         let connection = connections.remove(slot)
@@ -140,10 +148,11 @@ extension RingLoop {
             .adopt(
                 ConnectionSeed(
                     descriptor: connection.release(), scope: scope, isUnix: isUnix,
+                    security: security,
                     negotiated: negotiated, input: input, output: [])))
     }
 
-    private func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
+    func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
         let span = arena.bytes(range.lowerBound, count: range.count)
         for index in span.indices { bytes.append(span[index]) }
     }
@@ -162,6 +171,7 @@ extension RingLoop {
             connections[slot].inputEnd = unparsed
         }
         precondition(unparsed < Limits.inputBytes, "a message always fits the input buffer")
+        if connections[slot].isSecured { return receiveSealed(slot) }
         connections[slot].isReceiving = true
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena, at: input + unparsed,
@@ -171,6 +181,7 @@ extension RingLoop {
 
     mutating func received(_ slot: Int, result: Int32) {
         connections[slot].isReceiving = false
+        if connections[slot].isSecured { return sealedReceived(slot, result: result) }
         let piece = connections[slot].receivingPiece
         if piece >= 0 {
             connections[slot].receivingPiece = -1
@@ -198,8 +209,10 @@ extension RingLoop {
 
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
     mutating func drain(_ slot: Int) {
-        guard connections[slot].phase == .handshake || connections[slot].phase == .transmission
-        else { return }
+        switch connections[slot].phase {
+        case .handshake, .securing, .transmission: break
+        case .draining, .closing: return
+        }
         connections[slot].phase = .draining
         connections[slot].deadline = now + Limits.farewellNanoseconds
         markReady(slot)
@@ -210,6 +223,7 @@ extension RingLoop {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
+        _ = releaseSession(slot)
         reportBytesRead(slot)
         let connection = connections.remove(slot)
         shared.dropConnection()
@@ -229,7 +243,7 @@ extension RingLoop {
 
     mutating func checkDeadline(_ slot: Int) {
         switch connections[slot].phase {
-        case .handshake, .draining:
+        case .handshake, .securing, .draining:
             if now > connections[slot].deadline { close(slot) }
         case .transmission, .closing:
             break

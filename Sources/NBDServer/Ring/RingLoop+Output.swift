@@ -110,6 +110,7 @@ extension RingLoop {
     /// Sends as much as the socket takes; arranges to go on when it takes more.
     mutating func flush(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
+        if connections[slot].isSecured { return flushSealed(slot) }
         while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
             gather.removeAll()
             let count = min(connections[slot].output.count, GatherList.capacity)
@@ -118,20 +119,24 @@ extension RingLoop {
                 gather.append(arena, at: segment.start, count: segment.end - segment.start)
             }
             let sent = gather.send(connections[slot].descriptor.raw)
-            if sent >= 0 {
-                took(slot, sent)
-            } else if sent == -Int(Errno.again) {
-                connections[slot].waitsForWritable = true
-                ring.preparePoll(
-                    connections[slot].descriptor.raw, writable: true,
-                    tag: OperationTag(.writable, slot: slot).raw)
-            } else {
-                return close(slot)
+            guard sent >= 0 else {
+                return notSent(slot, -sent)
             }
+            took(slot, sent)
         }
     }
 
-    private mutating func took(_ slot: Int, _ bytes: Int) {
+    /// The socket took nothing: waits until it does, or closes.
+    mutating func notSent(_ slot: Int, _ errno: Int) {
+        guard errno == Int(Errno.again) else { return close(slot) }
+        connections[slot].waitsForWritable = true
+        ring.preparePoll(
+            connections[slot].descriptor.raw, writable: true,
+            tag: OperationTag(.writable, slot: slot).raw)
+    }
+
+    /// Replies of that many bytes are on their way: their memory is given back.
+    mutating func took(_ slot: Int, _ bytes: Int) {
         var left = bytes
         while !connections[slot].output.isEmpty {
             let segment = connections[slot].output[0]
