@@ -1,34 +1,47 @@
 /// Which blocks of a disk were written: one bit a block, scanned a word at a time.
 ///
-/// Blocks are numbered from 0; bits past the last block are always clear.
-package struct DirtyBitmap: Sendable, Equatable {
+/// Blocks are numbered from 0; bits past the last block are always clear. Bits are kept in pages, and
+/// a page without a dirty block takes no memory: a bitmap costs what was written, not what the disk
+/// could hold.
+package struct DirtyBitmap: Sendable {
+    /// Words of one page: 4 KiB of bits, 32,768 blocks.
+    package static let pageWords = 512
+    /// Blocks of one page.
+    static let pageBlocks = pageWords * 64
+
     /// Blocks covered.
     package let blockCount: Int
     /// Blocks whose bit is set.
     package private(set) var dirtyCount = 0
-    /// The bits, 64 blocks a word, the lowest block in the lowest bit; bits past the last block are
-    /// clear.
-    package private(set) var words: [UInt64]
+    /// The bits, 64 blocks a word, the lowest block in the lowest bit; an empty page is clean, any
+    /// other has `pageWords` words.
+    private var pages: [[UInt64]]
 
     /// A bitmap with every block clean.
     package init(blockCount: Int) {
         precondition(blockCount >= 0)
         self.blockCount = blockCount
-        words = [UInt64](repeating: 0, count: (blockCount + 63) / 64)
+        pages = [[UInt64]](repeating: [], count: Self.pageCount(blockCount: blockCount))
     }
 
     /// Whether the block is dirty.
     package func isDirty(_ block: Int) -> Bool {
         precondition(block >= 0 && block < blockCount, "block outside the bitmap")
-        return words[block >> 6] >> UInt64(block & 63) & 1 == 1
+        return word(block >> 6) >> UInt64(block & 63) & 1 == 1
+    }
+
+    /// The bits of 64 blocks, from block `64 * index` on.
+    package func word(_ index: Int) -> UInt64 {
+        let page = index / Self.pageWords
+        return pages[page].isEmpty ? 0 : pages[page][index % Self.pageWords]
     }
 
     /// Marks a run of blocks dirty.
     package mutating func mark(_ blocks: Range<Int>) {
         precondition(blocks.lowerBound >= 0 && blocks.upperBound <= blockCount)
-        forEachWord(of: blocks) { words, index, mask in
-            let fresh = mask & ~words[index]
-            words[index] |= mask
+        forEachWord(of: blocks) { word, mask in
+            let fresh = mask & ~word
+            word |= mask
             return fresh.nonzeroBitCount
         }
     }
@@ -36,22 +49,24 @@ package struct DirtyBitmap: Sendable, Equatable {
     /// Marks a run of blocks clean.
     package mutating func clear(_ blocks: Range<Int>) {
         precondition(blocks.lowerBound >= 0 && blocks.upperBound <= blockCount)
-        forEachWord(of: blocks) { words, index, mask in
-            let gone = mask & words[index]
-            words[index] &= ~mask
+        forEachWord(of: blocks) { word, mask in
+            let gone = mask & word
+            word &= ~mask
             return -gone.nonzeroBitCount
         }
     }
 
     private mutating func forEachWord(
-        of blocks: Range<Int>, _ body: (inout [UInt64], Int, UInt64) -> Int
+        of blocks: Range<Int>, _ body: (inout UInt64, UInt64) -> Int
     ) {
         var block = blocks.lowerBound
         while block < blocks.upperBound {
             let bit = block & 63
             let step = min(64 - bit, blocks.upperBound - block)
             let run = step == 64 ? UInt64.max : (UInt64(1) << UInt64(step)) - 1
-            dirtyCount += body(&words, block >> 6, run << UInt64(bit))
+            let page = block / Self.pageBlocks
+            if pages[page].isEmpty { pages[page] = Self.cleanPage() }
+            dirtyCount += body(&pages[page][(block >> 6) % Self.pageWords], run << UInt64(bit))
             block += step
         }
     }
@@ -60,97 +75,127 @@ package struct DirtyBitmap: Sendable, Equatable {
     package func firstBlock(from start: Int, dirty: Bool) -> Int? {
         precondition(start >= 0)
         guard start < blockCount else { return nil }
-        let block = firstBlock(from: start, to: blockCount, dirty: dirty)
+        var index = start >> 6
+        var bits = (dirty ? word(index) : ~word(index)) & (UInt64.max << UInt64(start & 63))
+        if bits == 0 {
+            let last = (blockCount - 1) >> 6
+            guard let found = firstWord(after: index, through: last, dirty: dirty) else {
+                return nil
+            }
+            (index, bits) = found
+        }
+        let block = index << 6 + bits.trailingZeroBitCount
         return block < blockCount ? block : nil
     }
 
-    /// The run of equal blocks that begins at `start`: its state and its end (exclusive), at most
-    /// `end`.
-    ///
-    /// Looks at no block past `end`: the cost is bounded by what is asked, not by the disk.
-    package func run(from start: Int, to end: Int) -> (dirty: Bool, end: Int) {
-        precondition(start < end && end <= blockCount)
-        let dirty = isDirty(start)
-        return (dirty, firstBlock(from: start, to: end, dirty: !dirty))
-    }
-
-    /// The first block of a state in a range that is not empty, or `end`.
-    private func firstBlock(from start: Int, to end: Int, dirty: Bool) -> Int {
-        let last = (end - 1) >> 6
-        var index = start >> 6
-        let flip: UInt64 = dirty ? 0 : .max
-        var word = (words[index] ^ flip) & (UInt64.max << UInt64(start & 63))
-        while word == 0 {
-            if index == last { return end }
-            index += 1
-            word = words[index] ^ flip
+    /// The first word after `index`, `last` at most, with a block whose state is `dirty`: its index,
+    /// and the blocks of that state as set bits; clean pages are passed over whole.
+    func firstWord(
+        after index: Int, through last: Int, dirty: Bool
+    ) -> (index: Int, bits: UInt64)? {
+        var next = index + 1
+        while next <= last {
+            let page = next / Self.pageWords
+            if pages[page].isEmpty {
+                if !dirty { return (next, .max) }
+                next = (page + 1) * Self.pageWords
+                continue
+            }
+            let words = pages[page]
+            let end = min(last - page * Self.pageWords, Self.pageWords - 1)
+            for place in (next % Self.pageWords)...end {
+                let bits = dirty ? words[place] : ~words[place]
+                if bits != 0 { return (page * Self.pageWords + place, bits) }
+            }
+            next = (page + 1) * Self.pageWords
         }
-        return min((index << 6) + word.trailingZeroBitCount, end)
+        return nil
     }
 
     /// Adds every dirty block of another bitmap of the same size.
     package mutating func formUnion(_ other: DirtyBitmap) {
         precondition(other.blockCount == blockCount, "bitmaps of different size")
-        for index in words.indices {
-            let fresh = other.words[index] & ~words[index]
-            words[index] |= fresh
-            dirtyCount += fresh.nonzeroBitCount
+        for page in pages.indices where !other.pages[page].isEmpty {
+            if pages[page].isEmpty {
+                pages[page] = other.pages[page]
+                dirtyCount += Self.dirtyCount(pages[page])
+                continue
+            }
+            // Taken out, so that the page is changed in place.
+            var merged = pages[page]
+            pages[page] = []
+            for place in 0..<Self.pageWords {
+                let fresh = other.pages[page][place] & ~merged[place]
+                merged[place] |= fresh
+                dirtyCount += fresh.nonzeroBitCount
+            }
+            pages[page] = merged
         }
     }
-}
 
-// MARK: Words
-
-extension DirtyBitmap {
-    /// Words that hold a number of blocks.
-    package static func wordCount(blockCount: Int) -> Int { (blockCount + 63) / 64 }
-
-    /// A bitmap from its words, lowest block first; bits past the last block are dropped.
-    ///
-    /// There is one word for every 64 blocks begun, no more and no fewer.
-    package init(words: [UInt64], blockCount: Int) {
-        precondition(blockCount >= 0)
-        precondition(words.count == Self.wordCount(blockCount: blockCount))
-        self.blockCount = blockCount
-        self.words = words
-        if blockCount & 63 != 0 { self.words[words.count - 1] &= Self.tailMask(blockCount) }
-        dirtyCount = self.words.reduce(0) { $0 + $1.nonzeroBitCount }
-    }
-
-    /// Adds every block that is set in words of the same number of blocks, a mapped layer's for
-    /// example; bits past the last block are dropped.
-    package mutating func formUnion(words other: Span<UInt64>) {
-        precondition(other.count == words.count, "bitmaps of different size")
-        for index in words.indices {
-            var fresh = other[index] & ~words[index]
-            if index == words.count - 1, blockCount & 63 != 0 { fresh &= Self.tailMask(blockCount) }
-            words[index] |= fresh
-            dirtyCount += fresh.nonzeroBitCount
-        }
+    /// The same bitmap for a larger disk, what was added clean.
+    package func widened(to newBlockCount: Int) -> DirtyBitmap {
+        precondition(newBlockCount >= blockCount, "a bitmap does not shrink")
+        var widened = DirtyBitmap(blockCount: newBlockCount)
+        widened.pages.replaceSubrange(pages.indices, with: pages)
+        widened.dirtyCount = dirtyCount
+        return widened
     }
 
     /// The bitmap of a disk that grew: every block from the old end on is dirty.
     ///
     /// `LayerIdentity.grown` also knows whether the old last block was whole.
     package func grown(to newBlockCount: Int) -> DirtyBitmap {
-        precondition(newBlockCount >= blockCount, "a bitmap does not shrink")
-        let added = Self.wordCount(blockCount: newBlockCount) - words.count
-        var grown = DirtyBitmap(
-            words: words + [UInt64](repeating: 0, count: added), blockCount: newBlockCount)
+        var grown = widened(to: newBlockCount)
         grown.mark(blockCount..<newBlockCount)
         return grown
     }
+}
 
-    /// The bits of the last word that stand for blocks; `blockCount` is no multiple of 64.
-    private static func tailMask(_ blockCount: Int) -> UInt64 {
-        (UInt64(1) << UInt64(blockCount & 63)) - 1
+// MARK: Pages and words
+
+extension DirtyBitmap {
+    /// Words that hold a number of blocks.
+    package static func wordCount(blockCount: Int) -> Int { (blockCount + 63) / 64 }
+
+    /// Pages that hold a number of blocks.
+    static func pageCount(blockCount: Int) -> Int { (blockCount + pageBlocks - 1) / pageBlocks }
+
+    private static func cleanPage() -> [UInt64] { [UInt64](repeating: 0, count: pageWords) }
+
+    private static func dirtyCount(_ page: [UInt64]) -> Int {
+        page.reduce(0) { $0 + $1.nonzeroBitCount }
     }
 
-    /// The same bitmap for a larger disk, what was added clean.
-    package func widened(to newBlockCount: Int) -> DirtyBitmap {
-        precondition(newBlockCount >= blockCount, "a bitmap does not shrink")
-        let added = Self.wordCount(blockCount: newBlockCount) - words.count
-        return DirtyBitmap(
-            words: words + [UInt64](repeating: 0, count: added), blockCount: newBlockCount)
+    /// Numbers of the pages that may have a dirty block, ascending; all others have none.
+    var dirtyPages: [Int] { pages.indices.filter { !pages[$0].isEmpty } }
+
+    /// The words of a page; empty when it has no dirty block.
+    func page(_ number: Int) -> [UInt64] { pages[number] }
+
+    /// Puts words in the place of a page without a dirty block; bits past the last block are dropped.
+    mutating func fill(page number: Int, with words: [UInt64]) {
+        precondition(words.count == Self.pageWords && pages[number].isEmpty)
+        pages[number] = words
+        for place in 0..<Self.pageWords where (number + 1) * Self.pageBlocks > blockCount {
+            let left = blockCount - (number * Self.pageWords + place) * 64
+            let mask = left <= 0 ? 0 : left >= 64 ? .max : (UInt64(1) << UInt64(left)) - 1
+            pages[number][place] &= mask
+        }
+        dirtyCount += Self.dirtyCount(pages[number])
+    }
+}
+
+extension DirtyBitmap: Equatable {
+    /// Whether both cover the same number of blocks and the same ones are dirty.
+    package static func == (first: DirtyBitmap, second: DirtyBitmap) -> Bool {
+        guard first.blockCount == second.blockCount, first.dirtyCount == second.dirtyCount else {
+            return false
+        }
+        return first.pages.indices.allSatisfy { page in
+            let (one, other) = (first.pages[page], second.pages[page])
+            if one.isEmpty || other.isEmpty { return (one + other).allSatisfy { $0 == 0 } }
+            return one == other
+        }
     }
 }

@@ -78,16 +78,18 @@ extension LayerFault: CustomStringConvertible {
     }
 }
 
-/// Sealed layers as bytes: a header of fixed size, then the bitmap's words as one zlib stream.
+/// Sealed layers as bytes: a header of fixed size, then one zlib stream of words.
 ///
-/// All integers are little-endian. Offsets of the header: 0 magic, 8 version, 12 granularity in
-/// bytes, 16 bytes of the disk, 24 serial, 32 blocks, 40 dirty blocks, 48 bytes of the body,
-/// 56 CRC-32 of the body, 60 CRC-32 of the 60 bytes before.
+/// The words are a directory, one bit for each page of the bitmap, the lowest page in the lowest
+/// bit, then the pages whose bit is set, in order: what is clean is not there. All integers are
+/// little-endian. Offsets of the header: 0 magic, 8 version, 12 granularity in bytes, 16 bytes of the
+/// disk, 24 serial, 32 blocks, 40 dirty blocks, 48 pages that are there, 56 bytes of the body,
+/// 64 CRC-32 of the body, 68 CRC-32 of the 68 bytes before.
 package enum LayerCodec {
     /// Bytes of the header.
-    package static let headerBytes = 64
+    package static let headerBytes = 72
     /// The version that is written, and the only one read.
-    package static let version: UInt32 = 1
+    package static let version: UInt32 = 2
     /// Most blocks of a layer: 16 TiB at 4 KiB or 256 TiB at 64 KiB; 512 MiB of words.
     package static let blockCountMax: UInt64 = 1 << 32
 
@@ -97,7 +99,8 @@ package enum LayerCodec {
     package static func encode(_ bitmap: DirtyBitmap, identity: LayerIdentity) -> [UInt8] {
         precondition(UInt64(bitmap.blockCount) == identity.blockCount)
         precondition(identity.blockCount <= blockCountMax)
-        let body = Zlib.compress(bitmap.words)
+        let pages = bitmap.dirtyPages
+        let body = Zlib.compress(words(bitmap, pages))
         var bytes: [UInt8] = []
         bytes.reserveCapacity(headerBytes + body.count)
         bytes.append(contentsOf: magic)
@@ -107,6 +110,7 @@ package enum LayerCodec {
         bytes.append(littleEndian: identity.serial)
         bytes.append(littleEndian: identity.blockCount)
         bytes.append(littleEndian: UInt64(bitmap.dirtyCount))
+        bytes.append(littleEndian: UInt64(pages.count))
         bytes.append(littleEndian: UInt64(body.count))
         bytes.append(littleEndian: Zlib.crc32(body.span))
         bytes.append(littleEndian: Zlib.crc32(bytes.span))
@@ -115,9 +119,25 @@ package enum LayerCodec {
         return bytes
     }
 
+    private static func words(_ bitmap: DirtyBitmap, _ pages: [Int]) -> [UInt64] {
+        let directoryCount = directoryCount(bitmap.blockCount)
+        var words = [UInt64](repeating: 0, count: directoryCount)
+        words.reserveCapacity(directoryCount + pages.count * DirtyBitmap.pageWords)
+        for page in pages {
+            words[page >> 6] |= 1 << UInt64(page & 63)
+            words.append(contentsOf: bitmap.page(page))
+        }
+        return words
+    }
+
+    /// Words of the directory of pages.
+    private static func directoryCount(_ blockCount: Int) -> Int {
+        (DirtyBitmap.pageCount(blockCount: blockCount) + 63) / 64
+    }
+
     /// The layer that bytes hold; they are exactly what `encode` made, or a fault is thrown.
     ///
-    /// Allocates at most the words of the header's block count, which is bounded by
+    /// Allocates at most the words of the header's block count and directory, which are bounded by
     /// `blockCountMax` and by what the body's length can hold.
     package static func decode(
         _ bytes: [UInt8]
@@ -130,20 +150,42 @@ package enum LayerCodec {
         let body = bytes.span.extracting(headerBytes...)
         guard Zlib.crc32(body) == header.bodyChecksum else { throw .bodyDamaged }
         let blockCount = Int(header.identity.blockCount)
-        let wordCount = DirtyBitmap.wordCount(blockCount: blockCount)
+        let wordCount =
+            directoryCount(blockCount) + Int(header.pageCount) * DirtyBitmap.pageWords
         guard wordCount * MemoryLayout<UInt64>.size / Zlib.ratioMax <= found,
-            let words = Zlib.decompress(body, wordCount: wordCount)
-        else { throw .bodyDamaged }
-        let bitmap = DirtyBitmap(words: words, blockCount: blockCount)
-        // A set bit past the last block is none of ours.
-        guard bitmap.words.last == words.last, UInt64(bitmap.dirtyCount) == header.dirtyCount
+            let words = Zlib.decompress(body, wordCount: wordCount),
+            let bitmap = bitmap(words, blockCount: blockCount),
+            UInt64(bitmap.dirtyCount) == header.dirtyCount
         else { throw .bodyDamaged }
         return (bitmap, header.identity)
+    }
+
+    /// The bitmap of a body's words; nil when the directory names other pages than are there, or a
+    /// bit is set past the last block.
+    private static func bitmap(_ words: [UInt64], blockCount: Int) -> DirtyBitmap? {
+        let directoryCount = directoryCount(blockCount)
+        let pageCount = DirtyBitmap.pageCount(blockCount: blockCount)
+        var bitmap = DirtyBitmap(blockCount: blockCount)
+        var next = directoryCount
+        for index in 0..<directoryCount {
+            var left = words[index]
+            while left != 0 {
+                let page = index << 6 + left.trailingZeroBitCount
+                left &= left - 1
+                let end = next + DirtyBitmap.pageWords
+                guard page < pageCount, end <= words.count else { return nil }
+                bitmap.fill(page: page, with: Array(words[next..<end]))
+                guard bitmap.page(page).elementsEqual(words[next..<end]) else { return nil }
+                next = end
+            }
+        }
+        return next == words.count ? bitmap : nil
     }
 
     private struct Header {
         var identity: LayerIdentity
         var dirtyCount: UInt64
+        var pageCount: UInt64
         var bodyBytes: UInt64
         var bodyChecksum: UInt32
     }
@@ -169,9 +211,13 @@ package enum LayerCodec {
         guard identity.blockCount == blockCount, blockCount <= blockCountMax else {
             throw implausible
         }
+        let pageCount = bytes.littleEndian(UInt64.self, at: 48)
+        guard pageCount <= UInt64(DirtyBitmap.pageCount(blockCount: Int(blockCount))) else {
+            throw implausible
+        }
         return Header(
             identity: identity, dirtyCount: bytes.littleEndian(UInt64.self, at: 40),
-            bodyBytes: bytes.littleEndian(UInt64.self, at: 48),
-            bodyChecksum: bytes.littleEndian(UInt32.self, at: 56))
+            pageCount: pageCount, bodyBytes: bytes.littleEndian(UInt64.self, at: 56),
+            bodyChecksum: bytes.littleEndian(UInt32.self, at: 64))
     }
 }

@@ -19,7 +19,9 @@ package final class RecordingLayer: Sendable {
         self.granularityShift = granularityShift
         self.words = words
         var count = 0
-        for index in 0..<words.count { count += words[index].nonzeroBitCount }
+        for page in words.usedPages {
+            for word in words.copyPage(page) { count += word.nonzeroBitCount }
+        }
         dirty = Atomic(count)
     }
 
@@ -51,7 +53,8 @@ package final class RecordingLayer: Sendable {
         var bytes = header(serial, blockCount)
         bytes.append(
             contentsOf: repeatElement(0, count: MappedWords.headerBytes - bytes.count))
-        for word in bitmap.words {
+        for index in 0..<DirtyBitmap.wordCount(blockCount: blockCount) {
+            let word = bitmap.word(index)
             // The mapped words are in the machine's own order.
             for byte in 0..<8 {
                 bytes.append(UInt8(truncatingIfNeeded: word.littleEndian >> UInt64(8 * byte)))
@@ -109,9 +112,12 @@ package final class RecordingLayer: Sendable {
 
     /// Home ring only: marks every block that is dirty in another bitmap.
     package func formUnion(_ other: DirtyBitmap) {
-        let words = other.words
-        for index in 0..<min(words.count, self.words.count) where words[index] != 0 {
-            add(words[index], at: index)
+        for page in other.dirtyPages {
+            let first = page * DirtyBitmap.pageWords
+            let words = other.page(page)
+            for place in words.indices where words[place] != 0 && first + place < self.words.count {
+                add(words[place], at: first + place)
+            }
         }
     }
 
@@ -125,9 +131,13 @@ package final class RecordingLayer: Sendable {
 
     /// The bits as they are, copied.
     package func snapshot() -> DirtyBitmap {
+        var bitmap = DirtyBitmap(blockCount: blockCount)
         // The file is longer than needed when a disk that had grown is small again.
-        let needed = DirtyBitmap.wordCount(blockCount: blockCount)
-        return DirtyBitmap(words: Array(words.copyWords().prefix(needed)), blockCount: blockCount)
+        let pages = DirtyBitmap.pageCount(blockCount: blockCount)
+        for page in words.usedPages where page < pages {
+            bitmap.fill(page: page, with: words.copyPage(page))
+        }
+        return bitmap
     }
 
     /// Makes the bits durable.

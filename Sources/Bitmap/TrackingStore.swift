@@ -139,15 +139,23 @@ package struct TrackingStore: Sendable {
         if !step.keepsSealed { try? FileCalls.remove(oldPath) }
     }
 
+    /// What the sealed layers since a checkpoint say; with the recording layer's bits it is
+    /// everything written since.
+    package func sealedUnion(since checkpoint: String) throws(TrackingFault) -> DirtyBitmap {
+        guard let serials = record.chain.serials(since: checkpoint) else {
+            throw .unknownCheckpoint(checkpoint)
+        }
+        var union = DirtyBitmap(blockCount: blockCount)
+        for serial in serials.dropLast() { union.formUnion(try sealed(serial)) }
+        return union
+    }
+
     /// Everything written since a checkpoint: its layer and all later ones, `recording` the last.
     package func union(
         since checkpoint: String, recording bits: DirtyBitmap
     ) throws(TrackingFault) -> DirtyBitmap {
-        guard let serials = record.chain.serials(since: checkpoint) else {
-            throw .unknownCheckpoint(checkpoint)
-        }
-        var union = bits
-        for serial in serials.dropLast() { union.formUnion(try sealed(serial)) }
+        var union = try sealedUnion(since: checkpoint)
+        union.formUnion(bits)
         return union
     }
 

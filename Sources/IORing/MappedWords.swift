@@ -11,11 +11,15 @@ import Glibc
 package final class MappedWords: Sendable {
     /// Bytes in front of the words, for the owner's header.
     package static let headerBytes = 4096
+    /// Words of a page, the unit in which it is known whether anything was stored.
+    package static let pageWords = 512
 
     package let count: Int
     private let descriptor: OwnedDescriptor
     private let address: UInt
     private let byteCount: Int
+    /// One word for each page: not zero when the page may hold a word that is not.
+    private let used: SharedWordsStorage
 
     /// The file's descriptor, valid while this object lives; syncing it makes the words durable.
     package var raw: Int32 { descriptor.raw }
@@ -41,6 +45,7 @@ package final class MappedWords: Sendable {
         }
         self.count = count
         self.descriptor = descriptor
+        used = try SharedWordsStorage(count: Self.pageCount(count) + 1)
     }
 
     /// Maps an existing file; one with fewer words than needed gets zero words at its end.
@@ -58,7 +63,13 @@ package final class MappedWords: Sendable {
         _ = try SystemFault.check("fallocate") { fallocate(descriptor.raw, 0, 0, off_t(size)) }
         address = try Self.map(descriptor.raw, size)
         self.descriptor = descriptor
+        used = try SharedWordsStorage(count: Self.pageCount(count) + 1)
+        for page in 0..<Self.pageCount(count) where copyPage(page).contains(where: { $0 != 0 }) {
+            used.view.store(1, at: page)
+        }
     }
+
+    private static func pageCount(_ count: Int) -> Int { (count + pageWords - 1) / pageWords }
 
     deinit {
         // SAFETY: the mapping made in init; this object is the only one that refers to it.
@@ -94,14 +105,26 @@ package final class MappedWords: Sendable {
     package subscript(_ index: Int) -> UInt64 {
         // SAFETY: see pointer().
         get { unsafe pointer(index).pointee }
-        set { unsafe pointer(index).pointee = newValue }
+        set {
+            unsafe pointer(index).pointee = newValue
+            let page = index / Self.pageWords
+            if used.view.load(page) == 0 { used.view.store(1, at: page) }
+        }
     }
 
-    /// All words, copied.
-    package func copyWords() -> [UInt64] {
-        guard count > 0 else { return [] }
-        // SAFETY: the whole range of words lies in the mapping.
-        return unsafe Array(UnsafeBufferPointer(start: pointer(0), count: count))
+    /// Numbers of the pages that may hold a word other than zero, ascending.
+    package var usedPages: [Int] {
+        (0..<Self.pageCount(count)).filter { used.view.load($0) != 0 }
+    }
+
+    /// The words of one page, copied; zero words stand for those past the last.
+    package func copyPage(_ page: Int) -> [UInt64] {
+        let first = page * Self.pageWords
+        let there = min(count - first, Self.pageWords)
+        // SAFETY: pointer() checks the first word, and `there` words follow it in the mapping.
+        let words = unsafe Array(UnsafeBufferPointer(start: pointer(first), count: there))
+        return there == Self.pageWords
+            ? words : words + [UInt64](repeating: 0, count: Self.pageWords - there)
     }
 
     /// The owner's header as it is in the file.

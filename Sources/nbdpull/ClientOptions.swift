@@ -1,6 +1,7 @@
 import ArgumentParser
 import Control
 import Foundation
+import Glibc
 
 /// What every command that prints takes.
 struct OutputOptions: ParsableArguments {
@@ -54,16 +55,12 @@ struct ClientOptions: ParsableArguments {
     }
 }
 
-/// Reads a file argument; `-` is standard input.
+/// Reads a file argument; `-` is standard input, and a pipe is as good as a file.
 enum InputFile {
     static func text(_ path: String) throws(ControlError) -> String {
         let data: Data
         do {
-            if path == "-" {
-                data = try FileHandle.standardInput.readToEnd() ?? Data()
-            } else {
-                data = try Data(contentsOf: URL(fileURLWithPath: path))
-            }
+            data = try bytes(path)
         } catch {
             throw ControlError(
                 .systemError, code: "file-unreadable", status: 400,
@@ -75,7 +72,16 @@ enum InputFile {
         return text
     }
 
+    private static func bytes(_ path: String) throws -> Data {
+        guard path != "-" else { return try FileHandle.standardInput.readToEnd() ?? Data() }
+        let descriptor = try SystemCalls.open(path, flags: O_RDONLY)
+        return try FileHandle(fileDescriptor: descriptor.raw).readToEnd() ?? Data()
+    }
+
     private static func reason(_ error: any Error) -> String {
+        if let failure = error as? SystemCalls.Failure {
+            return SystemCalls.errorText(failure.number)
+        }
         let underlying = (error as NSError).userInfo[NSUnderlyingErrorKey] as? NSError
         if let underlying, underlying.domain == NSPOSIXErrorDomain {
             return SystemCalls.errorText(Int32(underlying.code))

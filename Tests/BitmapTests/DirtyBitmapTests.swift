@@ -33,12 +33,6 @@ struct DirtyBitmapTests {
                 return "firstBlock(from: \(start), dirty: \(dirty))"
             }
         }
-        if !range.isEmpty {
-            let end = blocks[range].firstIndex { $0 != blocks[start] } ?? range.upperBound
-            guard bitmap.run(from: start, to: range.upperBound) == (blocks[start], end) else {
-                return "run(from: \(start), to: \(range.upperBound))"
-            }
-        }
         var marked = bitmap
         var cleared = bitmap
         var markedBlocks = blocks

@@ -78,7 +78,9 @@ struct LayerTests {
 
     /// A header with checksums that match, whatever its numbers say.
     private func layer(
-        granularity: UInt32, diskBytes: UInt64, blocks: UInt64, dirty: UInt64 = 0, body: [UInt8]
+        granularity: UInt32, diskBytes: UInt64, blocks: UInt64, dirty: UInt64 = 0,
+        pages: UInt64 = 1,
+        body: [UInt8]
     ) -> [UInt8] {
         var bytes = Array("nbdlayer".utf8)
         bytes.append(littleEndian: LayerCodec.version)
@@ -87,24 +89,32 @@ struct LayerTests {
         bytes.append(littleEndian: UInt64(0))
         bytes.append(littleEndian: blocks)
         bytes.append(littleEndian: dirty)
+        bytes.append(littleEndian: pages)
         bytes.append(littleEndian: UInt64(body.count))
         bytes.append(littleEndian: Zlib.crc32(body.span))
         bytes.append(littleEndian: Zlib.crc32(bytes.span))
         return bytes + body
     }
 
+    /// A body: the directory, then one page that begins with a word.
+    private func body(directory: UInt64 = 1, first: UInt64 = 0) -> [UInt8] {
+        let rest = [UInt64](repeating: 0, count: DirtyBitmap.pageWords - 1)
+        return Zlib.compress([directory, first] + rest)
+    }
+
     @Test("numbers that do not belong together are refused, checksums or not")
     func implausible() {
-        let body = Zlib.compress([0])
         let max = LayerCodec.blockCountMax
-        #expect(fault(layer(granularity: 512, diskBytes: 1024, blocks: 2, body: body)) == nil)
-        let wrong: [(UInt32, UInt64, UInt64)] = [
-            (0, 1024, 2), (513, 1024, 2), (512, 1024, 3), (512, 1025, 2), (512, .max, 2),
-            (1, max + 1, max + 1), (1, .max, .max), (512, 1024, .max),
+        #expect(fault(layer(granularity: 512, diskBytes: 1024, blocks: 2, body: body())) == nil)
+        let wrong: [(UInt32, UInt64, UInt64, UInt64)] = [
+            (0, 1024, 2, 1), (513, 1024, 2, 1), (512, 1024, 3, 1), (512, 1025, 2, 1),
+            (512, .max, 2, 1), (1, max + 1, max + 1, 1), (1, .max, .max, 1), (512, 1024, .max, 1),
+            (512, 1024, 2, 2), (512, 1024, 2, .max),
         ]
-        for (granularity, diskBytes, blocks) in wrong {
+        for (granularity, diskBytes, blocks, pages) in wrong {
             let bytes = layer(
-                granularity: granularity, diskBytes: diskBytes, blocks: blocks, body: body)
+                granularity: granularity, diskBytes: diskBytes, blocks: blocks, pages: pages,
+                body: body())
             let expected = LayerFault.implausible(
                 diskBytes: diskBytes, granularityBytes: granularity, blockCount: blocks)
             #expect(fault(bytes) == expected)
@@ -114,17 +124,24 @@ struct LayerTests {
     @Test("a body that cannot hold the bits, holds others or counts them wrongly is refused")
     func wrongBody() {
         let max = LayerCodec.blockCountMax
-        let short = Zlib.compress([0])
+        let whole = body()
+        let two = UInt64(DirtyBitmap.pageWords * 64 + 1)
         let cases: [[UInt8]] = [
-            layer(granularity: 1, diskBytes: max, blocks: max, body: short),
-            layer(granularity: 1, diskBytes: 100, blocks: 100, body: short),
-            layer(granularity: 1, diskBytes: 0, blocks: 0, body: short),
-            layer(granularity: 1, diskBytes: 10, blocks: 10, body: Zlib.compress([0, 0])),
-            layer(granularity: 1, diskBytes: 10, blocks: 10, body: short + [0]),
+            layer(granularity: 1, diskBytes: max, blocks: max, pages: max >> 15, body: whole),
+            layer(granularity: 1, diskBytes: 0, blocks: 0, pages: 0, body: whole),
+            layer(granularity: 1, diskBytes: 10, blocks: 10, pages: 0, body: whole),
+            layer(granularity: 1, diskBytes: two, blocks: two, pages: 2, body: whole),
+            layer(granularity: 1, diskBytes: two, blocks: two, body: body(directory: 3)),
+            layer(granularity: 1, diskBytes: two, blocks: two, body: body(directory: 4)),
+            layer(granularity: 1, diskBytes: 10, blocks: 10, body: body(directory: 2)),
+            layer(granularity: 1, diskBytes: 10, blocks: 10, body: body(directory: 0)),
+            layer(granularity: 1, diskBytes: 10, blocks: 10, body: Zlib.compress([1, 0])),
+            layer(granularity: 1, diskBytes: 10, blocks: 10, body: whole + [0]),
             layer(granularity: 1, diskBytes: 10, blocks: 10, body: []),
-            layer(granularity: 1, diskBytes: 10, blocks: 10, dirty: 1, body: short),
-            layer(granularity: 1, diskBytes: 3, blocks: 3, dirty: 1, body: Zlib.compress([8])),
-            layer(granularity: 1, diskBytes: 3, blocks: 3, dirty: 0, body: Zlib.compress([8])),
+            layer(granularity: 1, diskBytes: 10, blocks: 10, dirty: 1, body: whole),
+            layer(granularity: 1, diskBytes: 3, blocks: 3, dirty: 1, body: body(first: 8)),
+            layer(granularity: 1, diskBytes: 3, blocks: 3, dirty: 0, body: body(first: 8)),
+            layer(granularity: 1, diskBytes: 3, blocks: 3, dirty: 2, body: body(first: 4)),
         ]
         for (index, bytes) in cases.enumerated() {
             #expect(fault(bytes) == .bodyDamaged, "case \(index)")
@@ -132,26 +149,32 @@ struct LayerTests {
         #expect(fault([]) == .tooShort(bytes: 0))
     }
 
-    @Test("words make a bitmap and unite with one; bits past the end are dropped")
-    func words() {
-        for blocks in [0, 1, 63, 64, 65, 130] {
-            let count = DirtyBitmap.wordCount(blockCount: blocks)
-            let full = DirtyBitmap(
-                words: [UInt64](repeating: .max, count: count), blockCount: blocks)
+    @Test("pages make a bitmap; bits past the end are dropped")
+    func pages() {
+        let page = DirtyBitmap.pageWords * 64
+        let full = [UInt64](repeating: .max, count: DirtyBitmap.pageWords)
+        for blocks in [1, 63, 64, 65, 130, page - 1, page, page + 1, 2 * page + 65] {
+            var filled = DirtyBitmap(blockCount: blocks)
+            for number in 0..<DirtyBitmap.pageCount(blockCount: blocks) {
+                filled.fill(page: number, with: full)
+            }
             var expected = DirtyBitmap(blockCount: blocks)
             expected.mark(0..<blocks)
-            #expect(full == expected && full.dirtyCount == blocks)
-            var union = bitmap(blocks: blocks, seed: 3)
-            union.formUnion(words: [UInt64](repeating: .max, count: count).span)
-            #expect(union == expected)
-            let other = bitmap(blocks: blocks, seed: 4)
-            var first = bitmap(blocks: blocks, seed: 5)
-            var second = first
-            first.formUnion(other)
-            second.formUnion(words: other.words.span)
-            #expect(first == second)
-            #expect(DirtyBitmap(words: other.words, blockCount: blocks) == other)
+            #expect(filled == expected && filled.dirtyCount == blocks)
         }
+    }
+
+    @Test("clean pages are in no file and in no memory")
+    func cleanPages() throws {
+        let blocks = 1 << 28
+        var bitmap = DirtyBitmap(blockCount: blocks)
+        bitmap.mark((blocks - 1)..<blocks)
+        bitmap.mark(70_000..<70_001)
+        #expect(bitmap.dirtyPages == [2, 8191])
+        let bytes = LayerCodec.encode(bitmap, identity: identity(blocks: blocks))
+        #expect(bytes.count < 300)
+        let decoded = try LayerCodec.decode(bytes).0
+        #expect(decoded == bitmap && decoded.dirtyPages == [2, 8191])
     }
 
     @Test("a disk that grew has a dirty tail, from the block that held the old end")

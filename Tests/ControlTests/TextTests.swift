@@ -46,12 +46,14 @@ import Testing
         info.timeElapsed = 52
         info.tempUsed = 0
         info.tempTotal = 1 << 30
+        info.holdNanoseconds = 91_500
         let text = """
             Job type:         Unbounded
             Operation:        Backup
             Time elapsed:     52           ms
             Temporary disk space use: 0.000 B
             Temporary disk space total: 1.000 GiB
+            Writes held:      92           us
 
 
             """

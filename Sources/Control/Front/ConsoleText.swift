@@ -87,7 +87,7 @@ package enum ConsoleText {
         return ([job.id] + job.exports.map(\.uri) + fallbacks).joined(separator: "\n") + "\n"
     }
 
-    /// `virsh domjobinfo`.
+    /// `virsh domjobinfo`, and how long guest writes were held when the job began.
     package static func jobInfo(_ info: JobInfo) -> String {
         var text = field("Job type:", info.jobType)
         if let operation = info.operation { text += field("Operation:", operation) }
@@ -99,6 +99,9 @@ package enum ConsoleText {
         }
         if let total = info.tempTotal {
             text += field("Temporary disk space total:", capacity(total))
+        }
+        if let hold = info.holdNanoseconds {
+            text += field("Writes held:", padded(String((hold + 500) / 1000), 12) + " us")
         }
         if let message = info.errorMessage { text += field("Error message:", message) }
         return text + "\n"

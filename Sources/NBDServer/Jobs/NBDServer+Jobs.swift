@@ -69,7 +69,7 @@ extension NBDServer {
     private func prepare(
         _ configuration: JobConfiguration, _ scope: ExportScope, _ instant: inout Instant
     ) -> ServerFault? {
-        if let fault = checkBases(configuration) { return fault }
+        if let fault = readBases(configuration, &instant) { return fault }
         if let fault = makeExports(configuration, scope, &instant.exports) { return fault }
         if let checkpoint = configuration.checkpoint,
             let fault = prepare(checkpoint, &instant)
@@ -84,8 +84,11 @@ extension NBDServer {
         return nil
     }
 
-    /// Every base checkpoint is there and readable: found out before anything is made.
-    private func checkBases(_ configuration: JobConfiguration) -> ServerFault? {
+    /// Reads the sealed layers since every base checkpoint: found out before anything is made whether
+    /// they are there and whole.
+    private func readBases(
+        _ configuration: JobConfiguration, _ instant: inout Instant
+    ) -> ServerFault? {
         for disk in configuration.disks {
             guard let incremental = disk.incremental else { continue }
             let found = store(disk.disk)
@@ -97,9 +100,8 @@ extension NBDServer {
                 return .unknownDisk
             }
             do throws(TrackingFault) {
-                _ = try store.union(
-                    since: incremental.checkpoint,
-                    recording: DirtyBitmap(blockCount: store.blockCount))
+                instant.sealedBits[disk.disk] = try store.sealedUnion(
+                    since: incremental.checkpoint)
             } catch {
                 return .checkpointUnusable(
                     checkpoint: incremental.checkpoint, target: disk.target,
@@ -140,15 +142,11 @@ extension NBDServer {
             let bits =
                 instant.swaps.first { $0.disk == export.disk }?.old.snapshot()
                 ?? instant.snapshots.first { $0.disk == export.disk }?.box.bitmap
-            guard case .success(let (_, store)) = store(export.disk), let bits else {
-                return .unknownDisk
-            }
-            do throws(TrackingFault) {
-                dirty.freeze(try store.union(since: dirty.checkpoint, recording: bits))
-            } catch {
-                return .checkpointUnusable(
-                    checkpoint: dirty.checkpoint, target: export.target, detail: Self.text(error))
-            }
+            guard var union = instant.sealedBits[export.disk], let bits,
+                union.blockCount == bits.blockCount
+            else { return .unknownDisk }
+            union.formUnion(bits)
+            dirty.freeze(union)
         }
         return nil
     }

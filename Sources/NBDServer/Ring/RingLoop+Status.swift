@@ -85,16 +85,14 @@ extension RingLoop {
         _ slot: Int, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
     ) {
         let end = valid.offset + valid.length
-        let lastBlock = Int((end - 1) >> shift) + 1
-        for _ in 0..<Limits.dirtyExtentsPerTurn {
-            if isComplete(slot, valid, end) { return }
-            let position = connections[slot].status.position
-            let run = bitmap.run(from: Int(position >> shift), to: lastBlock)
-            let runEnd = min(UInt64(run.end) << shift, end)
-            connections[slot].status.extents.append(
-                length: runEnd - position, flags: run.dirty ? Self.dirty : 0)
-            connections[slot].status.position = runEnd
+        let position = connections[slot].status.position
+        if position < end {
+            connections[slot].status.position = connections[slot].status.extents.append(
+                runsOf: bitmap, granularityShift: shift, from: position, to: end,
+                dirtyFlags: Self.dirty,
+                runs: valid.flags.contains(.reqOne) ? 1 : Limits.dirtyExtentsPerTurn)
         }
+        _ = isComplete(slot, valid, end)
     }
 
     /// Value of `qemu:dirty-bitmap:` contexts for dirty blocks.
@@ -156,12 +154,7 @@ extension RingLoop {
             guard let offset = room(slot, bytes: bytes) else { return }
             if header > 0 { writeStatusHeader(slot, valid, total, at: offset) }
             var span = arena.mutableBytes(offset + header, count: bytes - header)
-            for index in 0..<count {
-                let extent = extents[emitted + index]
-                _ = ReplyEncoder.extent(
-                    length: extent.length, flags: extent.flags, into: &span,
-                    at: index * ReplyEncoder.extentBytes)
-            }
+            extents.encode(emitted..<(emitted + count), into: &span, at: 0)
             commit(slot, bytes: bytes)
             emitted += count
         }

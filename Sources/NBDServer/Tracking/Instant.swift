@@ -10,6 +10,8 @@ struct Instant {
     var swaps: [RecordingSwap] = []
     /// The bits as they are at the instant are wanted.
     var snapshots: [RecordingSnapshot] = []
+    /// What the sealed layers since a job's base checkpoint say, read before the instant.
+    var sealedBits: [DiskID: DirtyBitmap] = [:]
 
     /// Disks concerned, each once, with the ring where they live.
     var disks: [DiskID: Int] {
