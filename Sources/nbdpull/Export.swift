@@ -60,12 +60,13 @@ struct Export: AsyncParsableCommand {
             throw controlError(from: error)
         }
         announce(ExportURI.text(endpoint: bound, name: name, security: security))
+        // Without anything to reload, a hang-up ends the export as it ends other programs.
+        let hasFiles = files.offersTLS || files.rules != nil
+        let reload: [ServiceGroupConfiguration.ServiceConfiguration] =
+            hasFiles ? [.init(service: ReloadService(engine: engine))] : []
         try await ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: [
-                    .init(service: ReloadService(engine: engine)),
-                    .init(service: StopService { await engine.shutdown() }),
-                ],
+                services: reload + [.init(service: StopService { await engine.shutdown() })],
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()

@@ -60,6 +60,7 @@ extension InteropSuite {
         @Test("nbdsh uses every command", arguments: Proof.allCases)
         func nbdsh(proof: Proof) throws {
             let fixture = try TLSFixture()
+            // nbdsh does not let the URI on its command line name files.
             let script = """
                 import nbd
                 assert h.get_tls_negotiated()
@@ -76,21 +77,22 @@ extension InteropSuite {
                 assert extents
                 """
             for target in ["vda", "vdb"] {
+                let connect = """
+                    h.set_uri_allow_local_file(True)
+                    h.add_meta_context('base:allocation')
+                    h.connect_uri('\(fixture.uri(target, proof))')
+                    """
                 try Command.run(
-                    "/usr/bin/python3",
-                    [
-                        "-m", "nbd", "--base-allocation", "-u", fixture.uri(target, proof), "-c",
-                        script,
-                    ]
+                    "/usr/bin/python3", ["-m", "nbd", "-c", connect, "-c", script]
                 ).output()
             }
             try fixture.server.stop()
         }
 
-        @Test("nbdkit's nbd plugin as a proxy", arguments: Proof.allCases)
-        func nbdkit(proof: Proof) throws {
-            let fixture = try TLSFixture()
-            let socket = fixture.live.directory.file("proxy.sock")
+        /// nbdkit, which speaks TLS to the server and plaintext to whoever uses the socket.
+        private func proxy(
+            _ fixture: TLSFixture, _ proof: Proof, _ export: String, socket: String
+        ) throws -> Command {
             let login =
                 proof == .certificate
                 ? ["tls-certificates=" + fixture.bob]
@@ -99,32 +101,31 @@ extension InteropSuite {
                 "nbdkit",
                 [
                     "-f", "-U", socket, "nbd", "hostname=localhost", "port=\(fixture.live.port)",
-                    "export=vm1/vda", "tls=require",
+                    "export=" + export, "tls=require",
                 ] + login)
             try proxy.wait(for: "socket") { _ in Files.exists(socket) }
-            let copy = fixture.live.directory.file("copy")
-            try Command.run("nbdcopy", ["nbd+unix:///?socket=" + socket, copy]).output()
-            try Images.expectEqual(copy, fixture.live.path("vda"))
-            try fixture.server.stop()
+            return proxy
         }
 
-        @Test("fio verifies random writes and trims", arguments: Proof.allCases)
-        func fio(proof: Proof) throws {
+        @Test("nbdkit's nbd plugin as a proxy, and fio through it", arguments: Proof.allCases)
+        func nbdkit(proof: Proof) throws {
             let fixture = try TLSFixture()
-            // fio's engine does not let a URI name files, so it goes through nbdkit.
             let socket = fixture.live.directory.file("proxy.sock")
-            let proxy = try Command(
-                "nbdkit", ["-f", "-U", socket, "nbd", "uri=" + fixture.uri("vda", proof)])
-            try proxy.wait(for: "socket") { _ in Files.exists(socket) }
+            let proxy = try proxy(fixture, proof, "vm1/vda", socket: socket)
+            let uri = "nbd+unix:///?socket=" + socket
+            let copy = fixture.live.directory.file("copy")
+            try Command.run("nbdcopy", [uri, copy]).output()
+            try Images.expectEqual(copy, fixture.live.path("vda"))
+            // fio's engine does not let a URI name files.
             try Command.run(
                 "fio",
                 [
-                    "--name=t", "--ioengine=nbd", "--uri=nbd+unix:///?socket=" + socket,
-                    "--size=16m", "--iodepth=16", "--verify_fatal=1", "--randseed=7",
-                    "--rw=randrw", "--bsrange=4k-64k", "--verify=crc32c",
+                    "--name=t", "--ioengine=nbd", "--uri=" + uri, "--size=16m", "--iodepth=16",
+                    "--verify_fatal=1", "--randseed=7", "--rw=randrw", "--bsrange=4k-64k",
+                    "--verify=crc32c",
                 ], timeout: 120
             ).output()
-            try fixture.server.requireHealthy()
+            #expect(proxy.isRunning)
             try fixture.server.stop()
         }
 
