@@ -32,17 +32,20 @@ let package = Package(
         .systemLibrary(
             name: "CLibXML2", pkgConfig: "libxml-2.0", providers: [.apt(["libxml2-dev"])]),
         .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
+        .systemLibrary(
+            name: "CGnuTLS", pkgConfig: "gnutls", providers: [.apt(["libgnutls28-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
 
         .target(name: "IORing", dependencies: ["CLibURing"], swiftSettings: strict),
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
+        .target(name: "TLS", dependencies: ["CGnuTLS", "IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
         .target(
             name: "NBDServer",
-            dependencies: ["Scratch", "Bitmap", "NBDProtocol", "Disk", "IORing"],
+            dependencies: ["Scratch", "Bitmap", "NBDProtocol", "Disk", "TLS", "IORing"],
             swiftSettings: strict),
         .target(
             name: "Control",
@@ -78,9 +81,13 @@ let package = Package(
             name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing"],
             swiftSettings: strict),
         .testTarget(
+            name: "TLSTests", dependencies: ["TLS", "CGnuTLS", "TestSupport"],
+            swiftSettings: strict),
+        .testTarget(
             name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient"],
             swiftSettings: strict),
-        .testTarget(name: "NBDServerTests", dependencies: ["NBDServer"], swiftSettings: strict),
+        .testTarget(
+            name: "NBDServerTests", dependencies: ["NBDServer", "TLS"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",

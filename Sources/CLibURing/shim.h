@@ -65,6 +65,15 @@ static inline int nbdpull_accept(int fd) {
 static inline int nbdpull_getpeername(int fd, struct sockaddr_storage *address, socklen_t *length) {
     return getpeername(fd, (struct sockaddr *)address, length);
 }
+/* struct ucred is a GNU one. */
+static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
+    *user = peer.uid;
+    *group = peer.gid;
+    return 0;
+}
 static inline void nbdpull_name_thread(const char *name) {
     pthread_setname_np(pthread_self(), name);
 }

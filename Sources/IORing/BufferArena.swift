@@ -121,6 +121,22 @@ package struct BufferArena: ~Copyable {
         return unsafe _overrideLifetime(span, mutating: &self)
     }
 
+    /// Lends one range for reading and another for writing; they must not overlap.
+    package mutating func transfer<Value>(
+        from source: Range<Int>, to target: Range<Int>,
+        _ body: (Span<UInt8>, inout MutableRawSpan) -> Value
+    ) -> Value {
+        precondition(!source.overlaps(target), "one range is read while the other is written")
+        let first = unsafe pointer(source.lowerBound, source.count)
+        let second = unsafe pointer(target.lowerBound, target.count)
+        // SAFETY: pointer() checks both ranges, which are apart; the spans end with the call, during
+        // which nobody else has the arena.
+        let input = unsafe Span(
+            _unsafeStart: first.assumingMemoryBound(to: UInt8.self), count: source.count)
+        var output = unsafe MutableRawSpan(_unsafeStart: second, byteCount: target.count)
+        return body(input, &output)
+    }
+
     /// Copies bytes within the arena; the ranges may overlap.
     package mutating func copy(from source: Int, to target: Int, count: Int) {
         // SAFETY: both ranges are checked by pointer(); memmove allows overlap.

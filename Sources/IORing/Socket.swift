@@ -62,6 +62,15 @@ package enum SocketCalls {
         return unsafe poll(&state, 1, 0) > 0
     }
 
+    /// User and group of the process that connected to a unix socket, as they were then.
+    package static func peer(_ descriptor: Int32) -> (user: UInt32, group: UInt32)? {
+        var user: UInt32 = 0
+        var group: UInt32 = 0
+        // SAFETY: two ints are filled.
+        guard unsafe nbdpull_peer(descriptor, &user, &group) == 0 else { return nil }
+        return (user, group)
+    }
+
     /// Ends both directions: whatever the kernel still waits for on the socket completes at once.
     package static func shutdown(_ descriptor: Int32) { _ = Glibc.shutdown(descriptor, 2) }
 

@@ -7,6 +7,9 @@ package enum HandshakeStep: Equatable, Sendable {
     case needBytes(atLeast: Int)
     /// Send the reply, drop `consumed` bytes from the input, and call again with the rest.
     case progressed(consumed: Int)
+    /// Send the reply as plaintext, then everything in both directions goes through TLS; when that
+    /// stands, call `secured` and go on.
+    case startTLS(consumed: Int)
     /// Send the reply; what follows the consumed bytes is the transmission phase.
     case finished(consumed: Int, Negotiated)
     /// Send the reply, which may be empty, then close.
@@ -35,7 +38,11 @@ package enum HandshakeFault: Error, Equatable, Sendable {
     case exportNameAfterExtendedHeaders
     /// A context that SET_META_CONTEXT had selected is gone.
     case exportChanged
-    /// `advance` was called after the handshake had ended.
+    /// EXPORT_NAME without TLS where TLS is required.
+    case tlsRequired
+    /// Plaintext came behind STARTTLS, before it was answered: it could have been injected.
+    case plaintextBehindStartTLS
+    /// `advance` was called after the handshake had ended, or before TLS stood.
     case handshakeOver
 
     /// One line for a log: what was wrong, and with which value.
@@ -57,9 +64,21 @@ package enum HandshakeFault: Error, Equatable, Sendable {
         case .unknownExport: "EXPORT_NAME with a name no export has"
         case .exportNameAfterExtendedHeaders: "EXPORT_NAME after EXTENDED_HEADERS"
         case .exportChanged: "the export changed since its contexts were set"
+        case .tlsRequired: "EXPORT_NAME without TLS, which is required"
+        case .plaintextBehindStartTLS: "plaintext behind STARTTLS"
         case .handshakeOver: "bytes were offered to a handshake that had ended"
         }
     }
+}
+
+/// Whether a listener offers TLS; the same for all of a connection (`TLS` in the specification).
+package enum TLSPolicy: Sendable, Equatable {
+    /// STARTTLS is not offered (NOTLS).
+    case off
+    /// Both may be used; what a plaintext peer may not see needs TLS (SELECTIVETLS).
+    case selective
+    /// Nothing but STARTTLS and ABORT works before TLS (FORCEDTLS).
+    case required
 }
 
 /// The server's side of the fixed newstyle handshake.
@@ -93,11 +112,15 @@ package struct Handshake: Sendable {
         case clientFlags
         case options
         case skipping(remaining: Int, then: AfterSkip)
+        case startingTLS
         case over
     }
 
     private var phase = Phase.clientFlags
     private var clientFlags: HandshakeFlags = []
+    let tls: TLSPolicy
+    /// Whether TLS stands; then it is never asked for again.
+    private(set) var isSecured = false
     private var optionCount = 0
     private var optionLimit = ProtocolLimits.optionsMax
 
@@ -111,7 +134,23 @@ package struct Handshake: Sendable {
     var selection: ContextSelection?
 
     /// A handshake at its beginning: the greeting is sent, nothing is received.
-    package init() {}
+    package init(tls: TLSPolicy = .off) { self.tls = tls }
+
+    /// TLS stands: everything negotiated in plaintext is forgotten, but for the client's flags.
+    ///
+    /// A peer that changed the plaintext has changed nothing (CVE-2021-3716). To be called once, after
+    /// `startTLS`.
+    package mutating func secured() {
+        precondition(phase == .startingTLS, "TLS stands without STARTTLS")
+        var fresh = Handshake(tls: tls)
+        fresh.clientFlags = clientFlags
+        fresh.isSecured = true
+        fresh.phase = .options
+        self = fresh
+    }
+
+    /// Whether nothing but STARTTLS and ABORT is answered now.
+    var needsTLS: Bool { tls == .required && !isSecured }
 
     /// Consumes what it can of `input` and appends what is to be sent to `reply`.
     ///
@@ -126,7 +165,7 @@ package struct Handshake: Sendable {
         case .options: readOption(input, directory: directory, reply: &reply)
         case .skipping(let remaining, let then):
             skip(remaining, of: input, from: 0, then: then, reply: &reply)
-        case .over: .close(consumed: 0, .handshakeOver)
+        case .startingTLS, .over: .close(consumed: 0, .handshakeOver)
         }
     }
 
@@ -174,7 +213,14 @@ package struct Handshake: Sendable {
         // At most 32 MiB from here on, so the sum cannot overflow.
         let end = headerBytes + Int(byteCount)
 
-        switch Self.plan(code: code, byteCount: byteCount) {
+        switch plan(code: code, byteCount: byteCount) {
+        case .startTLS:
+            guard input.count == end else {
+                return close(consumed: end, .plaintextBehindStartTLS)
+            }
+            reply.appendAcknowledge(code: code)
+            phase = .startingTLS
+            return .startTLS(consumed: end)
         case .skip(let then):
             optionCount += 1
             // A SET that fails leaves no contexts selected.
@@ -212,6 +258,7 @@ package struct Handshake: Sendable {
         if !isExportName && !clientFlags.contains(.fixedNewstyle) {
             return .optionNeedsFixedNewstyle(code: code)
         }
+        if isExportName && needsTLS { return .tlsRequired }
         if isExportName && byteCount > UInt32(ProtocolLimits.stringBytesMax) {
             return .invalidExportName
         }

@@ -10,6 +10,8 @@ extension Handshake {
         case chooseByName
         /// The payload is needed whole, and is small enough.
         case answer(BufferedOption)
+        /// STARTTLS, granted.
+        case startTLS
     }
 
     /// The options whose payload is looked at.
@@ -17,7 +19,7 @@ extension Handshake {
         case list, structuredReply, extendedHeaders, info, go, listMetaContext, setMetaContext
     }
 
-    static func plan(code: UInt32, byteCount: UInt32) -> OptionPlan {
+    func plan(code: UInt32, byteCount: UInt32) -> OptionPlan {
         func refuse(_ refusal: OptionRefusal) -> OptionPlan {
             .skip(then: .refuse(code: code, refusal))
         }
@@ -28,11 +30,22 @@ extension Handshake {
             byteCount <= UInt32(ProtocolLimits.optionPayloadBytesMax)
                 ? .answer(option) : refuse(.optionTooLarge)
         }
-        return switch OptionCode(rawValue: code) {
+        let option = OptionCode(rawValue: code)
+        if needsTLS, option != .startTLS, option != .abort { return refuse(.tlsRequired) }
+        return switch option {
         case .exportName: .chooseByName
         case .abort: .skip(then: .acknowledgeAbort)
         case .list: withoutPayload(.list)
-        case .startTLS: refuse(byteCount == 0 ? .tlsNotOffered : .payloadNotAllowed)
+        case .startTLS:
+            if byteCount != 0 {
+                refuse(.payloadNotAllowed)
+            } else if tls == .off {
+                refuse(.tlsNotOffered)
+            } else if isSecured {
+                refuse(.tlsBefore)
+            } else {
+                .startTLS
+            }
         case .info: bounded(.info)
         case .go: bounded(.go)
         case .structuredReply: withoutPayload(.structuredReply)
@@ -116,7 +129,9 @@ extension Handshake {
     ) throws(OptionRefusal) -> Negotiated {
         let request = try InfoRequest(payload)
         guard let export = directory.export(named: request.exportName) else {
-            throw .noSuchExport
+            // The same answer for exports that need TLS and for those that are not there: names
+            // cannot be tried out in plaintext.
+            throw tls == .selective && !isSecured ? .tlsRequired : .noSuchExport
         }
         guard let negotiated = negotiated(export, requestedName: request.exportName) else {
             throw .exportChanged

@@ -7,6 +7,8 @@
 enum OptionRefusal: Error, Equatable, Sendable {
     case unknownOption
     case tlsNotOffered
+    case tlsRequired
+    case tlsBefore
     case payloadNotAllowed
     case payloadTruncated
     case trailingBytes
@@ -25,8 +27,10 @@ enum OptionRefusal: Error, Equatable, Sendable {
     var replyType: OptionReplyType {
         switch self {
         case .unknownOption, .tlsNotOffered: .unsupported
+        case .tlsRequired: .tlsRequired
         case .payloadNotAllowed, .payloadTruncated, .trailingBytes, .stringTooLong, .notText,
-            .listedBefore, .structuredBefore, .extendedBefore, .structuredRepliesRequired:
+            .listedBefore, .tlsBefore, .structuredBefore, .extendedBefore,
+            .structuredRepliesRequired:
             .invalid
         case .structuredAfterExtended: .extendedHeadersRequired
         case .optionTooLarge, .tooManyQueries: .tooBig
@@ -38,6 +42,8 @@ enum OptionRefusal: Error, Equatable, Sendable {
         switch self {
         case .unknownOption: "this option is not supported"
         case .tlsNotOffered: "TLS is not offered here"
+        case .tlsRequired: "use TLS: send STARTTLS first"
+        case .tlsBefore: "TLS is on already"
         case .payloadNotAllowed: "this option takes no data"
         case .payloadTruncated: "a length reaches past the end of the option"
         case .trailingBytes: "there are bytes after the option's last field"

@@ -26,6 +26,9 @@ package struct RequestReader: Sendable, BitwiseCopyable {
     /// Payload of a refused request that is still to come, in bytes.
     private var skipBytes: UInt64 = 0
 
+    /// Whether payload of a refused request is still to come.
+    package var isSkipping: Bool { skipBytes > 0 }
+
     /// A reader of what follows the handshake that agreed on `negotiated`.
     package init(_ negotiated: Negotiated) {
         header = RequestHeader(negotiated.replyMode)

@@ -72,6 +72,8 @@ package enum OptionReplyType: UInt32, Sendable {
     case unsupported = 0x8000_0001
     /// The option is malformed, or out of place.
     case invalid = 0x8000_0003
+    /// The option needs TLS, which is not on.
+    case tlsRequired = 0x8000_0005
     /// No export has that name.
     case unknownExport = 0x8000_0006
     /// The option is well formed but larger than this server accepts.

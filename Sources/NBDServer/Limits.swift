@@ -22,6 +22,10 @@ package enum Limits {
     package static let inlineReadBytes = 32 << 10
     /// Received bytes of one connection that wait to be parsed: the longest option fits, in bytes.
     package static let inputBytes = 68 << 10
+    /// Bytes received and not yet opened on a connection with TLS: four records, in bytes.
+    package static let sealedInputBytes = 68 << 10
+    /// Sealed replies of one connection with TLS that leave with one call: sixteen records, in bytes.
+    package static let sealedOutputBytes = 260 << 10
     /// One buffer of small replies, in bytes.
     package static let replyBufferBytes = 64 << 10
     /// Shortest piece of a read that is sent by reference: below, a copy is cheaper, in bytes.

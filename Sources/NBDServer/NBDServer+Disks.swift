@@ -25,16 +25,18 @@ extension NBDServer {
 
     /// Adds a listener for the live exports; returns the endpoint with its real port.
     package func listenLive(
-        _ endpoint: ListenEndpoint
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
     ) async throws(ServerFault) -> ListenEndpoint {
-        try await onControlThread { self.addLiveListener(endpoint) }.get()
+        try await onControlThread { self.addLiveListener(endpoint, security) }.get()
     }
 
     /// Serves live exports on a socket that listens already, which becomes the server's own.
     ///
     /// Returns where it is bound.
-    package func adoptLive(descriptor: Int32) async throws(ServerFault) -> ListenEndpoint {
-        try await onControlThread { self.adopt(descriptor) }.get()
+    package func adoptLive(
+        descriptor: Int32, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint {
+        try await onControlThread { self.adopt(descriptor, security) }.get()
     }
 
     // MARK: On the control thread
@@ -116,9 +118,10 @@ extension NBDServer {
                 dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking))
     }
 
-    private func addLiveListener(_ endpoint: ListenEndpoint) -> Result<ListenEndpoint, ServerFault>
-    {
-        switch open(endpoint, scope: live) {
+    private func addLiveListener(
+        _ endpoint: ListenEndpoint, _ security: ListenerSecurity
+    ) -> Result<ListenEndpoint, ServerFault> {
+        switch open(endpoint, scope: live, security: security) {
         case .failure(let fault): return .failure(fault)
         case .success(let opened): return .success(serveLive(opened))
         }
@@ -130,11 +133,16 @@ extension NBDServer {
         return opened.endpoint
     }
 
-    private func adopt(_ descriptor: Int32) -> Result<ListenEndpoint, ServerFault> {
+    private func adopt(
+        _ descriptor: Int32, _ security: ListenerSecurity
+    ) -> Result<ListenEndpoint, ServerFault> {
+        guard security == .plaintext || shared.security.offersTLS else {
+            return .failure(.tlsNotConfigured)
+        }
         do throws(SystemFault) {
             let listener = try Listener.adopting(descriptor)
             let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
-            return .success(serveLive(wrap(listener, live, endpoint)))
+            return .success(serveLive(wrap(listener, live, security, endpoint)))
         } catch {
             return .failure(
                 .cannotListen(
@@ -162,7 +170,17 @@ extension NBDServer {
 
     /// Binds a listener; it accepts only once a ring has it.
     func open(
-        _ endpoint: ListenEndpoint, scope: ExportScope
+        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity
+    ) -> Result<OpenedListener, ServerFault> {
+        guard security == .plaintext || shared.security.offersTLS else {
+            return .failure(.tlsNotConfigured)
+        }
+        return bind(endpoint) { listener, bound in wrap(listener, scope, security, bound) }
+    }
+
+    private func bind(
+        _ endpoint: ListenEndpoint,
+        _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) -> Result<OpenedListener, ServerFault> {
         do throws(SystemFault) {
             switch endpoint {
@@ -170,13 +188,13 @@ extension NBDServer {
                 let access = shared.configuration.socketAccess
                 let listener = try Listener.unix(
                     path: path, mode: access.mode ?? mode, group: access.group)
-                return .success(wrap(listener, scope, endpoint))
+                return .success(wrap(listener, endpoint))
             case .tcp(let host, let port?):
                 let listener = try Listener.tcp(host: host, port: port)
                 let bound = ListenEndpoint.tcp(host: host, port: listener.port)
-                return .success(wrap(listener, scope, bound))
+                return .success(wrap(listener, bound))
             case .tcp(let host, nil):
-                return try openAutomatic(host, scope)
+                return try openAutomatic(host, wrap)
             }
         } catch {
             return .failure(
@@ -185,12 +203,12 @@ extension NBDServer {
     }
 
     private func openAutomatic(
-        _ host: String, _ scope: ExportScope
+        _ host: String, _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) throws(SystemFault) -> Result<OpenedListener, ServerFault> {
         for port in Limits.automaticPorts {
             do throws(SystemFault) {
                 let listener = try Listener.tcp(host: host, port: port)
-                return .success(wrap(listener, scope, .tcp(host: host, port: port)))
+                return .success(wrap(listener, .tcp(host: host, port: port)))
             } catch {
                 guard error.errno == Errno.addressInUse else { throw error }
             }
@@ -203,14 +221,16 @@ extension NBDServer {
     }
 
     private func wrap(
-        _ listener: consuming Listener, _ scope: ExportScope, _ endpoint: ListenEndpoint
+        _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
+        _ endpoint: ListenEndpoint
     ) -> OpenedListener {
         let number = state.withLock { state in
             state.lastListener += 1
             return state.lastListener
         }
         return OpenedListener(
-            listener: RingListener(number: number, scope: scope, listener: listener),
+            listener: RingListener(
+                number: number, scope: scope, security: security, listener: listener),
             endpoint: endpoint)
     }
 

@@ -32,8 +32,9 @@ package final class NBDServer: Sendable {
                 what: "connections with this many descriptors (ulimit -n):"
                     + " \(configuration.maxConnections) were asked for", limit: max(room, 0))
         }
+        let security = try SecurityStore(configuration.security)
         do throws(SystemFault) {
-            shared = try ServerShared(rings: rings, configuration)
+            shared = try ServerShared(rings: rings, configuration, security: security)
             threads = try Self.startRings(shared)
             let calls = try Mailbox<ControlCall>()
             self.calls = calls
@@ -107,6 +108,18 @@ package final class NBDServer: Sendable {
             if case .trackingLost(let disk) = event { self.later { self.trackingIsLost(disk) } }
             handler(event)
         }
+    }
+
+    /// Reads credentials and access rules again; connections that are there keep theirs.
+    ///
+    /// On a fault nothing has changed.
+    package func reloadSecurity() async throws(ServerFault) {
+        _ = try await onControlThread { () -> Result<Bool, ServerFault> in
+            Result { () throws(ServerFault) in
+                try self.shared.security.reload()
+                return true
+            }
+        }.get()
     }
 
     /// Stops accepting, finishes requests in flight, flushes and closes every source.

@@ -18,11 +18,16 @@ package struct ServerConfiguration: Sendable {
     /// Who may open unix sockets beside this server's own user.
     package var socketAccess: SocketAccess
 
+    /// TLS credentials and access rules.
+    package var security: SecurityConfiguration
+
     package init(
         rings: Int? = nil, maxConnections: Int = 100, maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
-        idleSeconds: Int = 0, socketAccess: SocketAccess = SocketAccess()
+        idleSeconds: Int = 0, socketAccess: SocketAccess = SocketAccess(),
+        security: SecurityConfiguration = SecurityConfiguration()
     ) {
+        self.security = security
         self.rings = rings
         self.maxConnections = maxConnections
         self.maxConnectionsPerJob = maxConnectionsPerJob

@@ -7,13 +7,17 @@ import Synchronization
 final class ServerShared: Sendable {
     let mailboxes: [Mailbox<RingMessage>]
     let configuration: ServerConfiguration
+    let security: SecurityStore
     let counts: ConnectionCounts
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    init(rings: Int, _ configuration: ServerConfiguration) throws(SystemFault) {
+    init(rings: Int, _ configuration: ServerConfiguration, security: SecurityStore)
+        throws(SystemFault)
+    {
+        self.security = security
         var boxes: [Mailbox<RingMessage>] = []
         for _ in 0..<rings { boxes.append(try Mailbox()) }
         mailboxes = boxes

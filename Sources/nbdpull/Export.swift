@@ -19,7 +19,9 @@ struct Export: AsyncParsableCommand {
     @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
     @OptionGroup var connections: ConnectionOptions
     @Flag(help: "Print the NBD URI on standard output.") var printUri = false
-    @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
+    @Flag(
+        help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
+    var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var output: OutputOptions
     @Argument(help: "The file or block device.") var file: String
@@ -37,13 +39,14 @@ struct Export: AsyncParsableCommand {
     }
 
     func run() async throws {
-        try tls.refuse()
+        let files = try tls.configuration()
+        let security = SecurityArguments.listener(files, allowPlaintext: allowPlaintext)
         let environment = ProcessInfo.processInfo.environment
         let passed = try passedSocket(environment)
         let endpoint = try endpoint()
-        try PlaintextPolicy.check(endpoint, allowPlaintext: allowPlaintext)
+        try PlaintextPolicy.check(endpoint, security: security, allowPlaintext: allowPlaintext)
         SystemCalls.makeNewFilesPrivate()
-        let engine = try EngineFactory.make(try configuration())
+        let engine = try EngineFactory.make(try configuration(files))
         let path = ServeArguments.absolutePath(file)
         let disk = DiskConfiguration(
             exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
@@ -51,15 +54,19 @@ struct Export: AsyncParsableCommand {
             discardMode: .unmap)
         let bound: ListenEndpoint
         do throws(ControlError) {
-            bound = try await start(engine, disk, endpoint, passed)
+            bound = try await start(engine, disk, endpoint, security, passed)
         } catch {
             await engine.shutdown()
             throw error
         }
-        announce(ExportURI.text(endpoint: bound, name: name))
+        announce(ExportURI.text(endpoint: bound, name: name, security: security))
+        // Without anything to reload, a hang-up ends the export as it ends other programs.
+        let hasFiles = files.offersTLS || files.rules != nil
+        let reload: [ServiceGroupConfiguration.ServiceConfiguration] =
+            hasFiles ? [.init(service: ReloadService(engine: engine))] : []
         try await ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: [.init(service: StopService { await engine.shutdown() })],
+                services: reload + [.init(service: StopService { await engine.shutdown() })],
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()
@@ -67,25 +74,30 @@ struct Export: AsyncParsableCommand {
 
     private func start(
         _ engine: any BackupEngine, _ disk: DiskConfiguration, _ endpoint: ListenEndpoint,
-        _ passed: Int32?
+        _ security: ListenerSecurity, _ passed: Int32?
     ) async throws(ControlError) -> ListenEndpoint {
         do throws(ServerFault) {
             _ = try await engine.attachDisk(disk)
-            if passed == nil { return try await engine.listenLive(endpoint) }
+            if passed == nil {
+                return try await engine.listenLive(endpoint, security: security)
+            }
         } catch {
             throw controlError(from: error)
         }
         guard let passed else { return endpoint }
-        return try await PassedSocket.adopt(passed, engine, allowPlaintext)
+        return try await PassedSocket.adopt(passed, engine, security, allowPlaintext)
     }
 
-    private func configuration() throws(ControlError) -> ServerConfiguration {
+    private func configuration(
+        _ security: SecurityConfiguration
+    ) throws(ControlError) -> ServerConfiguration {
         try ServerConfiguration(
             rings: rings, maxConnections: connections.maxConnections ?? 100,
             maxConnectionsPerPeer: connections.maxConnectionsPerPeer,
             socketAccess: SocketAccess(
                 mode: try connections.socketMode.map(SocketPermissions.mode),
-                group: try connections.socketGroup.map(SocketPermissions.group))
+                group: try connections.socketGroup.map(SocketPermissions.group)),
+            security: security
         ).checked()
     }
 

@@ -39,12 +39,13 @@ struct Serve: AsyncParsableCommand {
     var copyTimeout: Int?
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
     var granularity: Int?
-    @Flag(help: "Allow plaintext TCP on other than loopback addresses.") var allowPlaintext = false
+    @Flag(
+        help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
+    var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
 
     func run() async throws {
-        try tls.refuse()
         let environment = ProcessInfo.processInfo.environment
         let settings = try await ServeSettings.resolve(
             given: given, file: config ?? environment["NBDPULL_CONFIG"], environment: environment)
@@ -65,6 +66,10 @@ struct Serve: AsyncParsableCommand {
         set("run-dir", runDir)
         set("live-tcp", liveTcp)
         set("name", name)
+        set("tls-certs", tls.tlsCerts)
+        set("tls-psk", tls.tlsPsk)
+        set("tls-verify-peer", tls.tlsVerifyPeer)
+        set("tls-authz", tls.tlsAuthz)
         set("rings", rings)
         set("max-connections", connections.maxConnections)
         set("max-connections-per-job", maxConnectionsPerJob)
@@ -108,6 +113,7 @@ struct ServeRun {
             settings: JobManagerSettings(
                 runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
                 allowPlaintext: settings.allowPlaintext,
+                offersTLS: settings.security.offersTLS,
                 holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
                 granularityBytes: settings.granularityBytes))
         await manager.activate()
@@ -120,24 +126,29 @@ struct ServeRun {
             await manager.shutdown()
             throw error
         }
-        try await serve(manager)
+        try await serve(manager, engine)
     }
 
     private func listen(
         _ engine: any BackupEngine, _ liveTCP: ListenEndpoint?, _ passed: [Int32]
     ) async throws(ControlError) {
         do throws(ServerFault) {
-            _ = try await engine.listenLive(liveSocket)
-            if let liveTCP { _ = try await engine.listenLive(liveTCP) }
+            // The socket's permissions let nobody in but the server's own user.
+            _ = try await engine.listenLive(
+                liveSocket, security: settings.security.offersTLS ? .selective : .plaintext)
+            if let liveTCP {
+                _ = try await engine.listenLive(liveTCP, security: liveTCPSecurity)
+            }
         } catch {
             throw controlError(from: error)
         }
         for descriptor in passed {
-            try await PassedSocket.adopt(descriptor, engine, settings.allowPlaintext)
+            try await PassedSocket.adopt(
+                descriptor, engine, liveTCPSecurity, settings.allowPlaintext)
         }
     }
 
-    private func serve(_ manager: JobManager) async throws {
+    private func serve(_ manager: JobManager, _ engine: any BackupEngine) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = quiet ? .error : .warning
         let socket = controlSocket
@@ -154,6 +165,7 @@ struct ServeRun {
             configuration: ServiceGroupConfiguration(
                 services: [
                     .init(service: front),
+                    .init(service: ReloadService(engine: engine)),
                     .init(
                         service: StopService {
                             ServiceNotice.send("STOPPING=1", environment)
@@ -187,8 +199,13 @@ struct ServeRun {
     private func liveTCPEndpoint() throws(ControlError) -> ListenEndpoint? {
         guard let text = settings.liveTCP else { return nil }
         let endpoint = try ServeArguments.tcpEndpoint(text, option: "--live-tcp")
-        try PlaintextPolicy.check(endpoint, allowPlaintext: settings.allowPlaintext)
+        try PlaintextPolicy.check(
+            endpoint, security: liveTCPSecurity, allowPlaintext: settings.allowPlaintext)
         return endpoint
+    }
+
+    private var liveTCPSecurity: ListenerSecurity {
+        SecurityArguments.listener(settings.security, allowPlaintext: settings.allowPlaintext)
     }
 
     private func makeRunDirectory() throws(ControlError) {
@@ -219,7 +236,8 @@ enum PassedSocket {
     /// Serves live exports on it if it may carry what would be said there.
     @discardableResult
     static func adopt(
-        _ descriptor: Int32, _ engine: any BackupEngine, _ allowPlaintext: Bool
+        _ descriptor: Int32, _ engine: any BackupEngine, _ security: ListenerSecurity,
+        _ allowPlaintext: Bool
     ) async throws(ControlError) -> ListenEndpoint {
         let bound: ListenEndpoint
         do throws(ServerFault) {
@@ -227,9 +245,9 @@ enum PassedSocket {
         } catch {
             throw controlError(from: error)
         }
-        try PlaintextPolicy.check(bound, allowPlaintext: allowPlaintext)
+        try PlaintextPolicy.check(bound, security: security, allowPlaintext: allowPlaintext)
         do throws(ServerFault) {
-            return try await engine.adoptLive(descriptor: descriptor)
+            return try await engine.adoptLive(descriptor: descriptor, security: security)
         } catch {
             throw controlError(from: error)
         }

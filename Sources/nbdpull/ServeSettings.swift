@@ -17,8 +17,7 @@ struct ServeSettings {
     var copyTimeoutSeconds: Int
     var granularityBytes: UInt32
 
-    /// Options that name TLS; none of them works yet.
-    static let tlsKeys = ["tls-certs", "tls-psk", "tls-verify-peer", "tls-authz"]
+    var security: SecurityConfiguration { server.security }
 
     /// Reads every source.
     ///
@@ -45,9 +44,6 @@ struct ServeSettings {
     }
 
     private init(_ source: Source, _ environment: [String: String]) throws(ControlError) {
-        for key in Self.tlsKeys where try source.string(key) != nil {
-            throw TLSOptions.unsupported(key)
-        }
         let isRoot = SystemCalls.effectiveUser == 0
         let state: String =
             if let path = try source.string("state-dir") {
@@ -86,7 +82,11 @@ struct ServeSettings {
             idleSeconds: try source.int("idle-timeout", in: 0...86400) ?? 0,
             socketAccess: SocketAccess(
                 mode: try source.string("socket-mode").map(SocketPermissions.mode),
-                group: try source.string("socket-group").map(SocketPermissions.group))
+                group: try source.string("socket-group").map(SocketPermissions.group)),
+            security: try SecurityArguments.configuration(
+                certs: try source.string("tls-certs"), psk: try source.string("tls-psk"),
+                verifyPeer: try source.string("tls-verify-peer"),
+                authz: try source.string("tls-authz"))
         ).checked()
     }
 

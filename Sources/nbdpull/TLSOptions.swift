@@ -1,29 +1,21 @@
 import ArgumentParser
 import Control
+import NBDServer
 
-/// The TLS options of `serve` and `export`: known, so that they are refused instead of ignored.
+/// The options of `serve` and `export` that say who may connect, and what they may use.
 struct TLSOptions: ParsableArguments {
     @Option(
-        help: "Directory with ca-cert.pem, server-cert.pem, server-key.pem. (not supported yet)")
+        help: "Directory with ca-cert.pem, server-cert.pem, server-key.pem, and ca-crl.pem if any.")
     var tlsCerts: String?
-    @Option(help: "File of user:hexkey lines. (not supported yet)")
-    var tlsPsk: String?
-    @Option(help: "yes or no. (not supported yet)")
+    @Option(help: "File of user:hexkey lines.") var tlsPsk: String?
+    @Option(help: "yes or no: refuse clients without a certificate of the CA. (default: yes)")
     var tlsVerifyPeer: String?
-    @Option(help: "Pattern for client certificates' names. (not supported yet)")
+    @Option(help: "File of access rules: which certificates, users and groups may use what.")
     var tlsAuthz: String?
 
-    /// Throws when any of them was given.
-    func refuse() throws(ControlError) {
-        let given = [
-            ("tls-certs", tlsCerts), ("tls-psk", tlsPsk), ("tls-verify-peer", tlsVerifyPeer),
-            ("tls-authz", tlsAuthz),
-        ]
-        for (name, value) in given where value != nil { throw Self.unsupported(name) }
-    }
-
-    /// The refusal, naming the option.
-    static func unsupported(_ name: String) -> ControlError {
-        .operationUnsupported("TLS is not supported yet: leave out --\(name)")
+    /// The options together.
+    func configuration() throws(ControlError) -> SecurityConfiguration {
+        try SecurityArguments.configuration(
+            certs: tlsCerts, psk: tlsPsk, verifyPeer: tlsVerifyPeer, authz: tlsAuthz)
     }
 }

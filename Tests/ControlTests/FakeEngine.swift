@@ -199,11 +199,15 @@ final class FakeEngine: BackupEngine {
         return report
     }
 
-    func listenLive(_ endpoint: ListenEndpoint) async throws(ServerFault) -> ListenEndpoint {
-        endpoint
-    }
+    func listenLive(
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint { endpoint }
 
-    func adoptLive(descriptor: Int32) async throws(ServerFault) -> ListenEndpoint {
+    func reloadSecurity() async throws(ServerFault) {}
+
+    func adoptLive(
+        descriptor: Int32, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint {
         .tcp(host: "127.0.0.1", port: 10809)
     }
 

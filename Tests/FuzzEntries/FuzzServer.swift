@@ -35,7 +35,8 @@ package final class FuzzServer: Sendable {
                 tracking: TrackingConfiguration(
                     directory: directory + "/tracking", granularityBytes: 4096)))
         let live = directory + "/live"
-        _ = try await server.listenLive(.unix(path: live, mode: 0o600))
+        _ = try await server.listenLive(
+            .unix(path: live, mode: 0o600), security: .plaintext)
         try await server.createCheckpoint(CheckpointConfiguration(name: "c1", disks: [id]))
         var sockets = [live]
         for name in ["job", "releasing"] {

@@ -73,6 +73,7 @@ enum HandshakeEntry {
             case .progressed(let consumed):
                 precondition(consumed > 0, "progress without consuming")
                 taken = consumed
+            case .startTLS: preconditionFailure("TLS is not offered here")
             case .finished(let consumed, let negotiated):
                 taken = consumed
                 outcome.negotiated = negotiated

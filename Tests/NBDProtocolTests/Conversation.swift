@@ -40,6 +40,8 @@ enum Ending: Equatable {
     case open
     case transmission(Negotiated)
     case closed(HandshakeFault)
+    /// TLS begins; what comes now is not plaintext.
+    case securing
 }
 
 /// What a peer saw of a conversation, and how far the server read.
@@ -51,7 +53,7 @@ struct Outcome: Equatable {
 
 /// Plays the driver: keeps unconsumed bytes and calls the handshake until it wants more.
 struct Conversation {
-    private var handshake = Handshake()
+    private var handshake: Handshake
     private var buffer: [UInt8] = []
     private var wanted = 0
     private let directory: FixedDirectory
@@ -59,7 +61,10 @@ struct Conversation {
     private let isImpatient: Bool
     private(set) var outcome = Outcome()
 
-    init(directory: FixedDirectory = .usual, isImpatient: Bool = false) {
+    init(
+        directory: FixedDirectory = .usual, tls: TLSPolicy = .off, isImpatient: Bool = false
+    ) {
+        handshake = Handshake(tls: tls)
         self.directory = directory
         self.isImpatient = isImpatient
     }
@@ -85,11 +90,23 @@ struct Conversation {
             case .finished(let consumed, let negotiated):
                 drop(consumed)
                 outcome.ending = .transmission(negotiated)
+            case .startTLS(let consumed):
+                drop(consumed)
+                #expect(buffer.isEmpty, "plaintext is left behind STARTTLS")
+                outcome.ending = .securing
             case .close(let consumed, let fault):
                 drop(consumed)
                 outcome.ending = .closed(fault)
             }
         }
+    }
+
+    /// TLS stands: what comes now was sealed.
+    mutating func secured() {
+        #expect(outcome.ending == .securing)
+        handshake.secured()
+        buffer = []
+        outcome = Outcome()
     }
 
     private mutating func drop(_ count: Int) {
@@ -100,21 +117,24 @@ struct Conversation {
     }
 
     /// The outcome of `stream` in one piece.
-    static func run(_ stream: [UInt8], directory: FixedDirectory = .usual) -> Outcome {
-        var conversation = Conversation(directory: directory)
+    static func run(
+        _ stream: [UInt8], directory: FixedDirectory = .usual, tls: TLSPolicy = .off
+    ) -> Outcome {
+        var conversation = Conversation(directory: directory, tls: tls)
         conversation.receive(stream)
         return conversation.outcome
     }
 
     /// Checks that no way to split `stream` changes the outcome.
     static func expectSplitsAgree(
-        _ stream: [UInt8], directory: FixedDirectory = .usual,
+        _ stream: [UInt8], directory: FixedDirectory = .usual, tls: TLSPolicy = .off,
         sourceLocation: SourceLocation = #_sourceLocation
     ) {
-        let whole = run(stream, directory: directory)
+        let whole = run(stream, directory: directory, tls: tls)
         for isImpatient in [false, true] {
             for cut in 0...stream.count {
-                var conversation = Conversation(directory: directory, isImpatient: isImpatient)
+                var conversation = Conversation(
+                    directory: directory, tls: tls, isImpatient: isImpatient)
                 conversation.receive(stream[..<cut])
                 conversation.receive(stream[cut...])
                 if conversation.outcome != whole {
@@ -122,7 +142,8 @@ struct Conversation {
                     return
                 }
             }
-            var byteByByte = Conversation(directory: directory, isImpatient: isImpatient)
+            var byteByByte = Conversation(
+                directory: directory, tls: tls, isImpatient: isImpatient)
             for byte in stream { byteByByte.receive(CollectionOfOne(byte)) }
             #expect(byteByByte.outcome == whole, sourceLocation: sourceLocation)
         }

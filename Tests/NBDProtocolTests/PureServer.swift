@@ -88,6 +88,7 @@ struct PureServer {
         switch step {
         case .needBytes: return false
         case .progressed(let consumed): buffer.removeFirst(consumed)
+        case .startTLS: Issue.record("TLS is not offered here")
         case .finished(let consumed, let result):
             buffer.removeFirst(consumed)
             negotiated = result

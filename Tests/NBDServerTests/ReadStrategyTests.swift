@@ -8,7 +8,9 @@ struct ReadStrategyTests {
     func table() {
         for isUnix in [false, true] {
             for clients in 1...3 {
-                let strategy = ReadStrategy(isUnix: isUnix, clients: clients)
+                let strategy = ReadStrategy(isUnix: isUnix, isSecured: false, clients: clients)
+                let sealed = ReadStrategy(isUnix: isUnix, isSecured: true, clients: clients)
+                #expect(!sealed.sendsByReference(isDirect: false, neverChanges: true))
                 for isDirect in [false, true] {
                     for neverChanges in [false, true] {
                         let found = strategy.sendsByReference(

@@ -85,6 +85,9 @@ package final class Command {
         }
     }
 
+    /// Sends a signal.
+    package func signal(_ number: Int32) { process.signal(number) }
+
     /// Asks the program to end (SIGTERM).
     package func terminate() { process.signal(SIGTERM) }
 

@@ -94,6 +94,10 @@ package struct BackupDescription: Sendable {
     package var endpoint: Endpoint
     package var disks: [BackupDiskDescription]
     package var incremental: String?
+    /// The `tls` attribute, `yes` or `no`.
+    package var tls: String?
+    /// The address of a TCP endpoint.
+    package var host = "127.0.0.1"
 
     package init(_ endpoint: Endpoint, _ disks: [BackupDiskDescription]) {
         self.endpoint = endpoint
@@ -101,10 +105,12 @@ package struct BackupDescription: Sendable {
     }
 
     package var xml: String {
+        let tls = tls.map { " tls='\($0)'" } ?? ""
         let server =
             switch endpoint {
-            case .unix(let path): "<server transport='unix' socket='\(path)'/>"
-            case .tcp(let port): "<server transport='tcp' name='127.0.0.1' port='\(port)'/>"
+            case .unix(let path): "<server transport='unix'\(tls) socket='\(path)'/>"
+            case .tcp(let port):
+                "<server transport='tcp'\(tls) name='\(host)' port='\(port)'/>"
             }
         return """
             <domainbackup mode='pull'>

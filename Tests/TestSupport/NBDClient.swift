@@ -69,6 +69,8 @@ package struct NBDClientOptions: Sendable {
             try check(unsafe nbd_set_request_structured_replies(handle, false))
         }
         if !options.strict { try check(unsafe nbd_set_strict_mode(handle, 0)) }
+        // URIs of tests name files with keys and certificates.
+        try check(unsafe nbd_set_uri_allow_local_file(handle, true))
         if options.optionMode { try check(unsafe nbd_set_opt_mode(handle, true)) }
         try check(unsafe nbd_connect_uri(handle, uri))
     }

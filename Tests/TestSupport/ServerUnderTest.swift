@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 
 /// What `backup-begin --json` prints.
 package struct BegunJob: Decodable, Sendable {
@@ -97,6 +98,17 @@ package final class ServerUnderTest {
             throw TestFailure("did not stop cleanly: \(result)")
         }
         self.process = nil
+    }
+
+    /// Asks the server to read its credentials again, and waits for its answer.
+    package func reload() throws -> String {
+        guard let process else { throw TestFailure("the server was not started") }
+        let before = process.stderr.count
+        process.signal(SIGHUP)
+        try process.wait(for: "answer to SIGHUP") {
+            $0.stderr.dropFirst(before).contains("reloaded")
+        }
+        return String(process.stderr.dropFirst(before))
     }
 
     /// Ends the server as a power switch does.

@@ -25,9 +25,15 @@ package protocol BackupEngine: Sendable {
         since checkpoint: String, disk: DiskID, extentLimit: Int
     ) async throws(ServerFault) -> DirtyReport
     /// Adds a listener for the live exports.
-    func listenLive(_ endpoint: ListenEndpoint) async throws(ServerFault) -> ListenEndpoint
+    func listenLive(
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint
     /// Serves live exports on a socket that listens already; returns where it is bound.
-    func adoptLive(descriptor: Int32) async throws(ServerFault) -> ListenEndpoint
+    func adoptLive(
+        descriptor: Int32, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint
+    /// Reads credentials and access rules again; connections keep theirs. On a fault nothing has changed.
+    func reloadSecurity() async throws(ServerFault)
     /// Receives the server's events; set once, before the first disk is attached.
     func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void)
     /// Stops accepting, finishes requests in flight, flushes and closes every source.

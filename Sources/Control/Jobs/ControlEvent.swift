@@ -10,6 +10,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case watermark
         case clientConnect = "client-connect"
         case clientDisconnect = "client-disconnect"
+        case clientRefused = "client-refused"
         case domainDefined = "domain-defined"
         case domainUndefined = "domain-undefined"
         case diskAttached = "disk-attached"

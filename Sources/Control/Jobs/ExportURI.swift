@@ -3,17 +3,20 @@ package import NBDServer
 /// Writes NBD URIs (NBD URI specification) for exports of this server.
 package enum ExportURI {
     /// `nbd+unix:///NAME?socket=PATH` or `nbd://HOST:PORT/NAME`, percent-encoded; IPv6 addresses in
-    /// brackets.
+    /// brackets; `nbds` where TLS is required.
     ///
     /// A slash in `name` is kept: everything after the first one is the export's name.
-    package static func text(endpoint: ListenEndpoint, name: String) -> String {
+    package static func text(
+        endpoint: ListenEndpoint, name: String, security: ListenerSecurity = .plaintext
+    ) -> String {
+        let scheme = security == .required ? "nbds" : "nbd"
         switch endpoint {
         case .unix(let path, _):
-            return "nbd+unix:///\(encoded(name))?socket=\(encoded(path))"
+            return "\(scheme)+unix:///\(encoded(name))?socket=\(encoded(path))"
         case .tcp(let host, let port):
             let place = host.contains(":") ? "[\(encodedIPv6(host))]" : encoded(host)
             let suffix = port.map { ":\($0)" } ?? ""
-            return "nbd://\(place)\(suffix)/\(encoded(name))"
+            return "\(scheme)://\(place)\(suffix)/\(encoded(name))"
         }
     }
 
@@ -54,17 +57,21 @@ package enum ExportURI {
 
 /// Decides whether a listener may carry plaintext.
 package enum PlaintextPolicy {
-    /// Refuses a TCP listener that other machines can reach, unless plaintext was allowed.
+    /// Refuses a TCP listener that other machines can reach, unless it requires TLS or plaintext was
+    /// allowed.
     ///
     /// Loopback is `localhost`, `127.0.0.0/8` and `::1`; unix sockets always pass.
     package static func check(
-        _ endpoint: ListenEndpoint, allowPlaintext: Bool
+        _ endpoint: ListenEndpoint, security: ListenerSecurity, allowPlaintext: Bool
     ) throws(ControlError) {
-        guard case .tcp(let host, _) = endpoint, !allowPlaintext, !isLoopback(host) else { return }
+        guard case .tcp(let host, _) = endpoint, security != .required, !allowPlaintext,
+            !isLoopback(host)
+        else { return }
         throw ControlError(
             code: "plaintext-refused", libvirtCode: 84,
             message: "Operation not supported: plaintext TCP on '\(host)' is not allowed: "
-                + "use a loopback address, a unix socket, or start the server with "
+                + "use TLS (--tls-certs or --tls-psk, and tls='yes' in a job's <server>), "
+                + "a loopback address, a unix socket, or start the server with "
                 + "--allow-plaintext",
             httpStatus: 403)
     }

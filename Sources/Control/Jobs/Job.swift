@@ -41,7 +41,7 @@ struct Job: Sendable {
         JobView(
             id: id, domain: domain, state: state.name, begun: begunAt,
             errorMessage: state.brokenReason, expires: expiresAt, exports: exports,
-            checkpoint: checkpoint?.name)
+            checkpoint: checkpoint?.name, tls: plan.tls == true)
     }
 
     /// The job's figures now; the words follow libvirt's, with `Failed` for a job that broke but
@@ -57,6 +57,7 @@ struct Job: Sendable {
         info.errorMessage = state.brokenReason
         info.holdNanoseconds = lastReport?.holdNanoseconds ?? started?.holdNanoseconds
         info.clients = lastReport?.clientCount
+        info.tls = plan.tls == true
         let disks = lastReport?.disks.map(JobDiskView.init(report:))
         info.disks = disks
         info.tempUsed = disks.map { $0.reduce(0) { $0 + $1.scratchUsed } } ?? 0
@@ -68,6 +69,7 @@ struct Job: Sendable {
             info.errorMessage = outcome.message
             info.success = outcome.jobType == "Completed"
             info.clients = nil
+            info.tls = nil
         }
         return info
     }

@@ -125,7 +125,9 @@ extension JobManager {
             request, domain: domain.definition, jobID: id, reuseExternal: reuseExternal,
             scratchSuffix: checkpoint?.name ?? nextScratchSuffix(), firstIndex: nextDiskIndex,
             bases: bases)
-        try PlaintextPolicy.check(plan.endpoint, allowPlaintext: settings.allowPlaintext)
+        let security = try plan.security(offersTLS: settings.offersTLS)
+        try PlaintextPolicy.check(
+            plan.endpoint, security: security, allowPlaintext: settings.allowPlaintext)
         for disk in plan.disks where disk.participates {
             if case .failed(let reason) = domain.attachments[disk.target] {
                 throw .diskUnavailable(domain: name, target: disk.target, reason: reason)
@@ -184,7 +186,9 @@ extension JobManager {
             checkpoint = try engineCheckpoint(planned, in: try domain(job.domain))
         }
         var configuration = try job.plan.jobConfiguration(
-            diskIDs: ids, holdLimitMilliseconds: settings.holdLimitMilliseconds,
+            diskIDs: ids, domain: job.domain,
+            security: try job.plan.security(offersTLS: settings.offersTLS),
+            holdLimitMilliseconds: settings.holdLimitMilliseconds,
             checkpoint: checkpoint)
         configuration.clientRelease = job.clientRelease
         return configuration
@@ -218,11 +222,13 @@ extension JobManager {
                 SystemCalls.identity(of: job.record.scratch[index].path)?.identity
         }
         try state?.save(job.record)
+        let security = try job.plan.security(offersTLS: settings.offersTLS)
         job.exports = job.plan.disks.filter(\.participates).map { disk in
             let name = disk.exportName ?? disk.target
             return ExportView(
                 disk: disk.target, name: name,
-                uri: ExportURI.text(endpoint: started.endpoint, name: name),
+                uri: ExportURI.text(
+                    endpoint: started.endpoint, name: name, security: security),
                 bitmap: disk.offeredBitmap, fallbackReason: disk.fallbackReason)
         }
         if let next = try? job.state.after(.started) { job.state = next }

@@ -10,6 +10,8 @@ package struct JobManagerSettings: Sendable {
     package var liveEndpoint: ListenEndpoint
     /// Whether plaintext TCP may leave this machine.
     package var allowPlaintext: Bool
+    /// Whether the engine has credentials for TLS.
+    package var offersTLS: Bool
     /// A guest write held by copying for longer breaks the job.
     ///
     /// Milliseconds.
@@ -19,13 +21,14 @@ package struct JobManagerSettings: Sendable {
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
-        holdLimitMilliseconds: UInt64 = 30_000,
+        offersTLS: Bool = false, holdLimitMilliseconds: UInt64 = 30_000,
         granularityBytes: UInt32 = TrackingGranularity.bytesDefault
     ) {
         self.granularityBytes = granularityBytes
         self.runDirectory = runDirectory
         self.liveEndpoint = liveEndpoint
         self.allowPlaintext = allowPlaintext
+        self.offersTLS = offersTLS
         self.holdLimitMilliseconds = holdLimitMilliseconds
     }
 }
@@ -117,6 +120,11 @@ package actor JobManager {
                     limitBytes: limit))
         case .trackingLost(let disk):
             noteTrackingLost(disk)
+        case .clientRefused(let id, let reason):
+            events.append(
+                ControlEvent(
+                    .clientRefused, domain: id.flatMap { jobs[$0]?.domain }, id: id,
+                    message: reason))
         case .clientConnected(let export, let id):
             events.append(clientEvent(.clientConnect, export, id))
         case .clientDisconnected(let export, let id):

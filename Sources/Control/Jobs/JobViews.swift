@@ -46,6 +46,8 @@ package struct JobView: Sendable, Hashable, Codable {
     package var exports: [ExportView]
     /// Name of the checkpoint made in the job's instant.
     package var checkpoint: String?
+    /// Whether its clients have to use TLS.
+    package var tls: Bool
 }
 
 /// Figures of one disk of a job.
@@ -78,6 +80,8 @@ package struct JobInfo: Sendable, Hashable, Codable {
     /// Sum of the disks' sizes, bytes: the most that scratch can come to.
     package var tempTotal: UInt64?
     package var clients: Int?
+    /// Whether its clients have to use TLS; only while it runs.
+    package var tls: Bool?
     /// How long guest writes were held at the begin.
     ///
     /// Nanoseconds.

@@ -45,8 +45,8 @@ package struct BackupPlan: Sendable, Hashable {
     package let endpoint: ListenEndpoint
     /// Checkpoint given for all disks.
     package let incremental: String?
-    /// True when the request said `tls='no'`.
-    package let refusesTLS: Bool
+    /// What the request said by `tls`.
+    package let tls: Bool?
 
     /// Decides everything about a job that can be decided without touching a file.
     ///
@@ -70,7 +70,7 @@ package struct BackupPlan: Sendable, Hashable {
         }
         return BackupPlan(
             jobID: jobID, disks: disks, endpoint: request.endpoint,
-            incremental: request.incremental, refusesTLS: request.refusesTLS)
+            incremental: request.incremental, tls: request.tls)
     }
 
     /// Pairs every disk of the domain with what was asked of it.
@@ -115,13 +115,27 @@ package struct BackupPlan: Sendable, Hashable {
         return plan
     }
 
+    /// How the job's listener speaks: TLS always where the request says yes; where it says nothing and
+    /// there are credentials, when the client wants to.
+    ///
+    /// - Throws: 55 for `tls='yes'` without credentials.
+    package func security(offersTLS: Bool) throws(ControlError) -> ListenerSecurity {
+        switch tls {
+        case true?:
+            guard offersTLS else { throw .tlsNotConfigured }
+            return .required
+        case false?: return .plaintext
+        case nil: return offersTLS ? .selective : .plaintext
+        }
+    }
+
     /// Translates the plan for the server.
     ///
     /// - Parameter checkpoint: made in the job's instant.
     /// - Throws: 1 for a disk that takes part and has no entry in `diskIDs`.
     package func jobConfiguration(
-        diskIDs: [String: DiskID], holdLimitMilliseconds: UInt64,
-        checkpoint: CheckpointConfiguration? = nil
+        diskIDs: [String: DiskID], domain: String = "", security: ListenerSecurity = .plaintext,
+        holdLimitMilliseconds: UInt64, checkpoint: CheckpointConfiguration? = nil
     ) throws(ControlError) -> JobConfiguration {
         var configured: [JobDiskConfiguration] = []
         for disk in disks where disk.participates {
@@ -140,7 +154,7 @@ package struct BackupPlan: Sendable, Hashable {
                     incremental: incremental))
         }
         return JobConfiguration(
-            id: jobID, disks: configured, endpoint: endpoint,
+            id: jobID, domain: domain, disks: configured, endpoint: endpoint, security: security,
             holdLimitMilliseconds: holdLimitMilliseconds, checkpoint: checkpoint)
     }
 }

@@ -21,7 +21,7 @@ extension BackupPlan {
     }
 
     private func writeServer(_ endpoint: ListenEndpoint, to writer: inout XMLWriter) {
-        let tls = refusesTLS ? "no" : nil
+        let tls = tls.map { $0 ? "yes" : "no" }
         switch endpoint {
         case .unix(let path, _):
             writer.empty("server", [("transport", "unix"), ("tls", tls), ("socket", path)])

@@ -46,19 +46,19 @@ package struct BackupRequest: Sendable, Hashable {
 
     /// Where the backup exports are to be served; a nil TCP port is chosen by the server.
     package var endpoint: ListenEndpoint
-    /// True when the request says `tls='no'`, which output repeats.
-    package var refusesTLS: Bool
+    /// What the request says by `tls`, which output repeats; nil when it says nothing.
+    package var tls: Bool?
     /// Checkpoint that all disks start from, unless they say otherwise.
     package var incremental: String?
     /// Disks listed, nil when there was no list.
     package var disks: [Disk]?
 
     package init(
-        endpoint: ListenEndpoint, refusesTLS: Bool = false, incremental: String? = nil,
+        endpoint: ListenEndpoint, tls: Bool? = nil, incremental: String? = nil,
         disks: [Disk]? = nil
     ) {
         self.endpoint = endpoint
-        self.refusesTLS = refusesTLS
+        self.tls = tls
         self.incremental = incremental
         self.disks = disks
     }
@@ -69,7 +69,7 @@ package struct BackupRequest: Sendable, Hashable {
     /// other process, so there is nothing to relabel.
     ///
     /// - Throws: 35 or 92 for XML that is none or not of this form; 67 for push mode, rdma and
-    ///   encrypted scratch; 84 for `transport='fd'`; 55 for `tls='yes'`; 27 for a port out of range
+    ///   encrypted scratch; 84 for `transport='fd'`; 27 for a port out of range
     ///   or a socket path too long.
     package static func parse(_ xml: String) throws(ControlError) -> BackupRequest {
         let root = try XMLDocument.parse(xml, schema: .backup)
@@ -86,7 +86,7 @@ package struct BackupRequest: Sendable, Hashable {
         // An empty element asks for nothing, as in libvirt.
         let incremental = root.child("incremental").flatMap { $0.text.isEmpty ? nil : $0.text }
         return BackupRequest(
-            endpoint: try endpoint(server), refusesTLS: server.attribute("tls") == "no",
+            endpoint: try endpoint(server), tls: server.attribute("tls").map { $0 == "yes" },
             incremental: incremental, disks: disks)
     }
 
@@ -95,7 +95,6 @@ package struct BackupRequest: Sendable, Hashable {
         guard transport == "tcp" || transport == "unix" else {
             throw .transportUnsupported(transport)
         }
-        guard server.attribute("tls") != "yes" else { throw .tlsNotConfigured }
         if transport == "unix" {
             let path = server.attribute("socket") ?? ""
             guard path.utf8.count <= socketPathBytesMax else {

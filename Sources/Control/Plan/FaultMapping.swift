@@ -59,6 +59,10 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "shutting-down", status: 500,
             detail: "the server is shutting down")
+    case .securityUnusable(let detail):
+        ControlError(
+            .systemError, code: "security-unusable", status: 422, detail: detail)
+    case .tlsNotConfigured: .tlsNotConfigured
     case .systemUnsupported(let detail):
         ControlError(
             .operationUnsupported, code: "system-unsupported", status: 500, detail: detail)

@@ -40,9 +40,14 @@ final class ExportScope: Sendable {
     /// Connections that came by this listener, and those of them that have not chosen an export.
     let connections = Atomic<Int>(0)
     let handshakes = Atomic<Int>(0)
+    /// The job's domain; live exports have theirs in their names.
+    let domain: String?
     private let targets = Mutex<[String: ExportTarget]>([:])
 
-    init(jobID: String?) { self.jobID = jobID }
+    init(jobID: String?, domain: String? = nil) {
+        self.jobID = jobID
+        self.domain = domain
+    }
 
     /// Publishes an export; false when the name is taken.
     func add(_ target: ExportTarget) -> Bool {
@@ -58,14 +63,37 @@ final class ExportScope: Sendable {
     func removeAll() { targets.withLock { $0.removeAll() } }
 
     func target(named name: String) -> ExportTarget? { targets.withLock { $0[name] } }
+
+    var all: [ExportTarget] { targets.withLock { Array($0.values) } }
 }
 
-extension ExportScope: ExportDirectory {
+/// The exports of a scope that one peer may use; the others are not there for it.
+struct PermittedExports: ExportDirectory {
+    let scope: ExportScope
+    let rights: AccessRights
+
     func listings() -> [ExportListing] {
-        let descriptions = targets.withLock { $0.values.map(\.description) }
-        return descriptions.sorted { $0.name < $1.name }
+        scope.all.filter(isPermitted).map(\.description).sorted { $0.name < $1.name }
             .map { ExportListing(name: $0.name, description: $0.description) }
     }
 
-    func export(named name: String) -> ExportDescription? { target(named: name)?.description }
+    func export(named name: String) -> ExportDescription? {
+        scope.target(named: name).flatMap { isPermitted($0) ? $0.description : nil }
+    }
+
+    private func isPermitted(_ target: ExportTarget) -> Bool {
+        let name = target.description.name
+        switch target {
+        case .backup:
+            return rights.permit(.backup, domain: scope.domain ?? "", name: name)
+        case .live:
+            // DOMAIN/DISK; one file served by itself belongs to no domain.
+            guard let slash = name.firstIndex(of: "/") else {
+                return rights.permit(.live, domain: "", name: name)
+            }
+            return rights.permit(
+                .live, domain: String(name[..<slash]),
+                name: String(name[name.index(after: slash)...]))
+        }
+    }
 }

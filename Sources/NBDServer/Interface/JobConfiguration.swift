@@ -53,8 +53,11 @@ package struct JobDiskConfiguration: Sendable, Hashable {
 package struct JobConfiguration: Sendable {
     /// The job's UUID, lower case.
     package var id: String
+    /// The domain's name, for access rules.
+    package var domain: String
     package var disks: [JobDiskConfiguration]
     package var endpoint: ListenEndpoint
+    package var security: ListenerSecurity
     /// A guest write held by copying for longer than this breaks the job, in milliseconds.
     package var holdLimitMilliseconds: UInt64
     /// A checkpoint made in the same instant; it stays when the job ends.
@@ -62,13 +65,16 @@ package struct JobConfiguration: Sendable {
     /// Clients may let go of clusters by TRIM: their scratch is used again, later reads fail.
     package var clientRelease: Bool
     package init(
-        id: String, disks: [JobDiskConfiguration], endpoint: ListenEndpoint,
+        id: String, domain: String = "", disks: [JobDiskConfiguration],
+        endpoint: ListenEndpoint, security: ListenerSecurity = .plaintext,
         holdLimitMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil,
         clientRelease: Bool = false
     ) {
         self.clientRelease = clientRelease
         self.checkpoint = checkpoint
         self.id = id
+        self.domain = domain
+        self.security = security
         self.disks = disks
         self.endpoint = endpoint
         self.holdLimitMilliseconds = holdLimitMilliseconds

@@ -35,6 +35,10 @@ package enum ServerFault: Error, Sendable, Hashable {
     /// A named limit was reached.
     case limitReached(what: String, limit: Int)
     case shuttingDown
+    /// Credentials or access rules cannot be loaded; `detail` names the file.
+    case securityUnusable(detail: String)
+    /// A listener was to offer TLS, for which there are no credentials.
+    case tlsNotConfigured
     /// io_uring or another system facility is missing.
     case systemUnsupported(detail: String)
 }
@@ -47,6 +51,8 @@ package enum ServerEvent: Sendable {
     case scratchWatermark(id: String, target: String, usedBytes: UInt64, limitBytes: UInt64)
     /// Changes of a disk can no longer be recorded safely; its checkpoints are given up.
     case trackingLost(disk: DiskID)
+    /// A connection's TLS did not come about.
+    case clientRefused(jobID: String?, reason: String)
     case clientConnected(export: String, jobID: String?)
     case clientDisconnected(export: String, jobID: String?)
 }

@@ -41,10 +41,10 @@ extension NBDServer {
         guard Set(configuration.disks.map(\.disk)).count == configuration.disks.count else {
             return .failure(.diskBusy(name: "the same disk twice in job \(configuration.id)"))
         }
-        let scope = ExportScope(jobID: configuration.id)
+        let scope = ExportScope(jobID: configuration.id, domain: configuration.domain)
         var instant = Instant()
         if let fault = prepare(configuration, scope, &instant) { return abandon(instant, fault) }
-        switch open(configuration.endpoint, scope: scope) {
+        switch open(configuration.endpoint, scope: scope, security: configuration.security) {
         case .failure(let fault): return abandon(instant, fault)
         case .success(let opened):
             switch fix(instant, for: configuration) {

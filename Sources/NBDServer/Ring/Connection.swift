@@ -28,11 +28,16 @@ struct ReadPath {
 /// Where a connection stands.
 enum ConnectionPhase {
     case handshake
+    /// TLS is being agreed upon; then the handshake goes on.
+    case securing
     case transmission
     /// No further requests are read; replies still go out, then it closes.
     case draining
     /// The socket is shut down; the slot is freed when the kernel holds nothing of it any more.
     case closing
+
+    /// Whether no export has been chosen yet.
+    var isBeforeTransmission: Bool { self == .handshake || self == .securing }
 }
 
 /// One connection, owned by one ring.
@@ -61,8 +66,19 @@ struct Connection: ~Copyable {
     var receivingPiece = -1
     var sawEnd = false
 
+    // TLS, between the socket on one side, parser and replies on the other
+    let tlsMode: ListenerSecurity
+    let localPeer: LocalPeer?
+    /// What the peer may use, as far as it is known.
+    var rights: AccessRights
+    var tls: SecureChannel?
+    /// Whether there is a channel: all that plaintext looks at.
+    var isSecured = false
+    /// STARTTLS is granted, but its reply has not left yet.
+    var startsTLS = false
+
     // Negotiation
-    var handshake = Handshake()
+    var handshake: Handshake
     /// What was agreed, while the connection cannot move to its home ring because a reply is still
     /// being sent.
     var agreed: Negotiated?
@@ -96,6 +112,10 @@ struct Connection: ~Copyable {
     init(
         descriptor: consuming OwnedDescriptor, _ seed: ConnectionSeed, input: Int, now: UInt64
     ) {
+        tlsMode = seed.security.mode
+        localPeer = seed.security.localPeer
+        rights = seed.security.rights
+        handshake = Handshake(tls: seed.security.mode.policy)
         self.descriptor = descriptor
         scope = seed.scope
         isUnix = seed.isUnix
@@ -106,6 +126,9 @@ struct Connection: ~Copyable {
         self.input = input
         deadline = now + Limits.handshakeNanoseconds
     }
+
+    /// Whether a reply, or part of one, has not been taken by the socket.
+    var hasUnsent: Bool { !output.isEmpty || (isSecured && tls?.hasUnsent == true) }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool { isReceiving || waitsForWritable || requestCount > 0 }

@@ -6,6 +6,8 @@
 struct ReadStrategy {
     /// The peer is on a unix socket.
     var isUnix: Bool
+    /// What is sent is encrypted, which no page of a file is.
+    var isSecured: Bool
     /// Connections of the same export, this one included.
     var clients: Int
 
@@ -14,6 +16,6 @@ struct ReadStrategy {
     /// `isDirect`: reads bypass the page cache, so there are no pages. `neverChanges`: nobody of ours
     /// can write these bytes while a reply is on its way.
     func sendsByReference(isDirect: Bool, neverChanges: Bool) -> Bool {
-        neverChanges && !isDirect && (isUnix || clients <= 1)
+        neverChanges && !isDirect && !isSecured && (isUnix || clients <= 1)
     }
 }

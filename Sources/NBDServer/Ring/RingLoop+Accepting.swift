@@ -43,8 +43,13 @@ extension RingLoop {
             return
         }
         SocketCalls.tune(descriptor, isUnix: listener.isUnix)
+        let user = listener.isUnix ? SocketCalls.peer(descriptor) : nil
+        let local = user.map { LocalPeer(user: $0.user, group: $0.group) }
         let seed = ConnectionSeed(
             descriptor: descriptor, scope: listener.scope, isUnix: listener.isUnix, peer: peer,
+            security: ConnectionSecurity(
+                mode: listener.security, localPeer: local,
+                rights: shared.security.rights(tls: nil, local: local)),
             negotiated: nil, input: [], output: Handshake.greeting)
         let ring = shared.pickRing()
         if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
@@ -89,7 +94,7 @@ extension RingLoop {
         var oldest = -1
         for slot in 0..<connections.capacity
         where connections.contains(slot) && connections[slot].isInHandshakeCount
-            && connections[slot].phase == .handshake
+            && connections[slot].phase.isBeforeTransmission
             && (scope == nil || connections[slot].scope === scope)
             && now > connections[slot].begunAt + Limits.evictionAgeNanoseconds
         {

@@ -20,12 +20,13 @@ extension RingLoop {
             Connection(descriptor: descriptor, seed, input: input, now: now))
         store(seed.input, at: input)
         connections[slot].inputEnd = seed.input.count
+        guard adoptSession(slot, seed.security) else { return close(slot) }
         send(seed.output, to: slot)
         if let negotiated = seed.negotiated { enterTransmission(slot, negotiated) }
         if connections.contains(slot) { markReady(slot) }
     }
 
-    private mutating func store(_ bytes: [UInt8], at offset: Int) {
+    mutating func store(_ bytes: [UInt8], at offset: Int) {
         var span = arena.mutableBytes(offset, count: bytes.count)
         for index in bytes.indices {
             span.storeBytes(of: bytes[index], toByteOffset: index, as: UInt8.self)
@@ -85,6 +86,7 @@ extension RingLoop {
         let end = connections[slot].input + connections[slot].inputEnd
         var input: [UInt8] = []
         append(start..<end, to: &input)
+        let security = releaseSession(slot)
         arena.free(
             connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         let connection = connections.remove(slot)
@@ -95,10 +97,11 @@ extension RingLoop {
             .adopt(
                 ConnectionSeed(
                     descriptor: connection.release(), scope: scope, isUnix: isUnix,
-                    peer: peer, negotiated: negotiated, input: input, output: [])))
+                    peer: peer, security: security, negotiated: negotiated, input: input,
+                    output: [])))
     }
 
-    private func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
+    func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
         let span = arena.bytes(range.lowerBound, count: range.count)
         for index in span.indices { bytes.append(span[index]) }
     }
@@ -117,6 +120,7 @@ extension RingLoop {
             connections[slot].inputEnd = unparsed
         }
         precondition(unparsed < Limits.inputBytes, "a message always fits the input buffer")
+        if connections[slot].isSecured { return receiveSealed(slot) }
         connections[slot].isReceiving = true
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena, at: input + unparsed,
@@ -126,6 +130,7 @@ extension RingLoop {
 
     mutating func received(_ slot: Int, result: Int32) {
         connections[slot].isReceiving = false
+        if connections[slot].isSecured { return sealedReceived(slot, result: result) }
         let piece = connections[slot].receivingPiece
         if piece >= 0 {
             connections[slot].receivingPiece = -1
@@ -154,8 +159,10 @@ extension RingLoop {
 
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
     mutating func drain(_ slot: Int) {
-        guard connections[slot].phase == .handshake || connections[slot].phase == .transmission
-        else { return }
+        switch connections[slot].phase {
+        case .handshake, .securing, .transmission: break
+        case .draining, .closing: return
+        }
         connections[slot].phase = .draining
         connections[slot].deadline = now + Limits.farewellNanoseconds
         markReady(slot)
@@ -166,6 +173,7 @@ extension RingLoop {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
+        _ = releaseSession(slot)
         reportBytesRead(slot)
         let connection = connections.remove(slot)
         shared.drop(

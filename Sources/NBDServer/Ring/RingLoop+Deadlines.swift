@@ -1,4 +1,5 @@
 import IORing
+import NBDProtocol
 
 /// Peers that are too slow, silent or gone lose their connection.
 ///
@@ -7,7 +8,7 @@ import IORing
 extension RingLoop {
     mutating func checkDeadline(_ slot: Int) {
         switch connections[slot].phase {
-        case .handshake, .draining:
+        case .handshake, .securing, .draining:
             if now > connections[slot].deadline { close(slot) }
         case .transmission:
             if isOverdue(slot) || hasHungUp(slot) { close(slot) }
@@ -31,9 +32,9 @@ extension RingLoop {
 
     /// Whether it is the peer's turn: it has replies to take or has begun a message.
     private func owesBytes(_ slot: Int) -> Bool {
-        if !connections[slot].output.isEmpty { return true }
+        if connections[slot].hasUnsent { return true }
         guard connections[slot].isReceiving else { return false }
-        return connections[slot].receivingPiece >= 0 || connections[slot].skipBytes > 0
+        return connections[slot].receivingPiece >= 0 || connections[slot].reader?.isSkipping ?? false
             || connections[slot].inputEnd > connections[slot].inputStart
     }
 

@@ -110,18 +110,13 @@ extension RingLoop {
     /// Sends as much as the socket takes; arranges to go on when it takes more.
     mutating func flush(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
+        if connections[slot].isSecured { return flushSealed(slot) }
         while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
             let sent = sendFront(slot)
-            if sent >= 0 {
-                took(slot, sent)
-            } else if sent == -Int(Errno.again) {
-                connections[slot].waitsForWritable = true
-                ring.preparePoll(
-                    connections[slot].descriptor.raw, writable: true,
-                    tag: OperationTag(.writable, slot: slot).raw)
-            } else {
-                return close(slot)
+            guard sent >= 0 else {
+                return notSent(slot, -sent)
             }
+            took(slot, sent)
         }
     }
 
@@ -145,7 +140,17 @@ extension RingLoop {
         return gather.send(socket, more: pagesFollow)
     }
 
-    private mutating func took(_ slot: Int, _ bytes: Int) {
+    /// The socket took nothing: waits until it does, or closes.
+    mutating func notSent(_ slot: Int, _ errno: Int) {
+        guard errno == Int(Errno.again) else { return close(slot) }
+        connections[slot].waitsForWritable = true
+        ring.preparePoll(
+            connections[slot].descriptor.raw, writable: true,
+            tag: OperationTag(.writable, slot: slot).raw)
+    }
+
+    /// Replies of that many bytes are on their way: their memory is given back.
+    mutating func took(_ slot: Int, _ bytes: Int) {
         connections[slot].lastProgress = now
         var left = bytes
         while !connections[slot].output.isEmpty {

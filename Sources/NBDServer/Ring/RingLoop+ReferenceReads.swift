@@ -12,15 +12,18 @@ extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: Int) {
         let isUnix = connections[slot].isUnix
+        let isSecured = connections[slot].isSecured
         switch connections[slot].target {
         case .live(let export):
             let clients = export.clientCount.load(ordering: .relaxed)
             connections[slot].path.sourceByReference =
-                ReadStrategy(isUnix: isUnix, clients: clients).sendsByReference(
+                ReadStrategy(isUnix: isUnix, isSecured: isSecured, clients: clients)
+                .sendsByReference(
                     isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
         case .backup(let export):
             let strategy = ReadStrategy(
-                isUnix: isUnix, clients: export.clientCount.load(ordering: .relaxed))
+                isUnix: isUnix, isSecured: isSecured,
+                clients: export.clientCount.load(ordering: .relaxed))
             connections[slot].path.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             connections[slot].path.scratchByReference = strategy.sendsByReference(

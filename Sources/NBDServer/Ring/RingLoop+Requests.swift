@@ -7,6 +7,7 @@ extension RingLoop {
     mutating func serve(_ slot: Int) {
         switch connections[slot].phase {
         case .handshake: negotiate(slot)
+        case .securing: secure(slot)
         case .transmission: transmit(slot)
         case .draining: goOn(slot)
         case .closing: return reap(slot)
@@ -21,12 +22,16 @@ extension RingLoop {
         switch connections[slot].phase {
         case .closing: reap(slot)
         case .draining:
-            if connections[slot].requestCount == 0, connections[slot].output.isEmpty { close(slot) }
-        case .handshake, .transmission: break
+            if connections[slot].requestCount == 0, connections[slot].output.isEmpty {
+                sayGoodbye(slot)
+                if !connections[slot].hasUnsent { close(slot) }
+            }
+        case .handshake, .securing, .transmission: break
         }
     }
 
-    private mutating func negotiate(_ slot: Int) {
+    mutating func negotiate(_ slot: Int) {
+        if connections[slot].startsTLS { return startTLS(slot) }
         if let agreed = connections[slot].agreed {
             connections[slot].agreed = nil
             return enterTransmission(slot, agreed)
@@ -40,6 +45,9 @@ extension RingLoop {
                 return armReceive(slot)
             case .progressed(let consumed):
                 connections[slot].inputStart += consumed
+            case .startTLS(let consumed):
+                connections[slot].inputStart += consumed
+                return startTLS(slot)
             case .finished(let consumed, let negotiated):
                 connections[slot].inputStart += consumed
                 enterTransmission(slot, negotiated)
@@ -60,11 +68,12 @@ extension RingLoop {
     private mutating func advanceHandshake(
         _ slot: Int, _ start: Int, _ count: Int
     ) -> HandshakeStep {
-        let scope = connections[slot].scope
+        let exports = PermittedExports(
+            scope: connections[slot].scope, rights: connections[slot].rights)
         var handshake = connections[slot].handshake
         var reply: [UInt8] = []
         let step = handshake.advance(
-            arena.bytes(connections[slot].input + start, count: count), directory: scope,
+            arena.bytes(connections[slot].input + start, count: count), directory: exports,
             reply: &reply)
         connections[slot].handshake = handshake
         if !reply.isEmpty { send(reply, to: slot) }

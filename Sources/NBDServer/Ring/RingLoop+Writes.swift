@@ -48,6 +48,9 @@ extension RingLoop {
             connections[slot].inputStart += there
         }
         if there == wanted { return true }
+        if connections[slot].isSecured {
+            return fillFromChannel(slot, piece, there: there, wanted: wanted)
+        }
         precondition(!connections[slot].isReceiving, "input is not received while requests wait")
         pieces[piece].stage = .receiving
         connections[slot].receivingPiece = piece
@@ -85,6 +88,7 @@ extension RingLoop {
     private mutating func receiveRest(_ slot: Int, _ piece: Int, _ got: Int) {
         pieces[piece].progress = got
         connections[slot].receivingPiece = piece
+        if connections[slot].isSecured { return armSealed(slot) }
         connections[slot].isReceiving = true
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena, at: pieces[piece].guestData + got,

@@ -68,14 +68,19 @@ final class BitmapBox: Sendable {
 final class RingListener: Sendable {
     let number: UInt64
     let scope: ExportScope
+    let security: ListenerSecurity
     let isUnix: Bool
     let port: UInt16
     private let listener: Mutex<Listener?>
     /// Valid while the listener is open.
     let raw: Int32
 
-    init(number: UInt64, scope: ExportScope, listener: consuming Listener) {
+    init(
+        number: UInt64, scope: ExportScope, security: ListenerSecurity,
+        listener: consuming Listener
+    ) {
         self.number = number
+        self.security = security
         self.scope = scope
         isUnix = listener.isUnix
         port = listener.port
@@ -100,6 +105,7 @@ struct ConnectionSeed: Sendable {
     let isUnix: Bool
     /// The address of a TCP peer.
     let peer: PeerAddress?
+    let security: ConnectionSecurity
     /// Present when the handshake is over.
     let negotiated: Negotiated?
     /// Bytes received and not parsed.

@@ -1,0 +1,198 @@
+import Foundation
+import TestSupport
+import Testing
+
+extension InteropSuite {
+    /// Other programs over TLS, with certificates and with keys.
+    @Suite struct TLSPeerTests {
+        @Test("nbdinfo and nbdcopy, over TCP and unix sockets", arguments: Proof.allCases)
+        func libnbdTools(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            let socket = fixture.server.liveSocket
+            for target in ["vda", "vdb"] {
+                let content = fixture.live.path(target)
+                let uris = [
+                    fixture.uri(target, proof),
+                    "nbds+unix://\(fixture.user(proof))/vm1/\(target)?socket=\(socket)"
+                        + "&\(fixture.query(proof))",
+                ]
+                for (index, uri) in uris.enumerated() {
+                    let info = try Command.run("nbdinfo", [uri]).output()
+                    #expect(info.contains("with TLS") && info.contains("structured packets"))
+                    let copy = fixture.live.directory.file("copy-\(target)-\(index)")
+                    try Command.run("nbdcopy", [uri, copy]).output()
+                    try Images.expectEqual(copy, content)
+                    let new = fixture.live.directory.file("new-\(target)-\(index)")
+                    try Images.mixed(new, bytes: fixture.live.sizeBytes, seed: UInt64(90 + index))
+                    try Command.run("nbdcopy", ["--flush", new, uri]).output()
+                    try Images.expectEqual(new, content)
+                }
+            }
+            try fixture.server.stop()
+        }
+
+        @Test("qemu-img and qemu-io", arguments: Proof.allCases)
+        func qemu(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            let copy = fixture.live.directory.file("copy")
+            for target in ["vda", "vdb"] {
+                let (object, image) = fixture.qemu(
+                    "vm1/" + target, port: fixture.live.port, proof)
+                let steps = [
+                    "write -P 0xa5 0 3M", "read -P 0xa5 0 3M", "write -P 0x5a 1023 70001",
+                    "read -P 0x5a 1023 70001", "write -z 100k 333k", "read -P 0 100k 333k",
+                    "discard 4M 1M", "write -f -P 7 8M 64k", "read -P 7 8M 64k", "flush",
+                ]
+                let result = try Command.run(
+                    "qemu-io",
+                    ["--object", object] + steps.flatMap { ["-c", $0] } + ["--image-opts", image])
+                try result.output()
+                #expect(!result.stdout.contains("verification failed"), "\(result)")
+                try Command.run(
+                    "qemu-img",
+                    ["convert", "--object", object, "--image-opts", image, "-O", "raw", copy]
+                ).output()
+                try Images.expectEqual(copy, fixture.live.path(target))
+            }
+            try fixture.server.stop()
+        }
+
+        @Test("nbdsh uses every command", arguments: Proof.allCases)
+        func nbdsh(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            // nbdsh does not let the URI on its command line name files.
+            let script = """
+                import nbd
+                assert h.get_tls_negotiated()
+                data = bytes(range(256)) * 40000
+                h.pwrite(data, 1234567)
+                assert h.pread(len(data), 1234567) == data, 'wrong bytes'
+                h.zero(1000000, 2000000, nbd.CMD_FLAG_NO_HOLE)
+                h.trim(65536, 131072)
+                h.cache(65536, 0)
+                h.flush()
+                assert h.pread(765433, 1234567) == bytes(765433)
+                extents = []
+                h.block_status(h.get_size(), 0, lambda c, o, e, err: extents.extend(e))
+                assert extents
+                """
+            for target in ["vda", "vdb"] {
+                let connect = """
+                    h.set_uri_allow_local_file(True)
+                    h.add_meta_context('base:allocation')
+                    h.connect_uri('\(fixture.uri(target, proof))')
+                    """
+                try Command.run(
+                    "/usr/bin/python3", ["-m", "nbd", "-c", connect, "-c", script]
+                ).output()
+            }
+            try fixture.server.stop()
+        }
+
+        /// nbdkit, which speaks TLS to the server and plaintext to whoever uses the socket.
+        private func proxy(
+            _ fixture: TLSFixture, _ proof: Proof, _ export: String, socket: String
+        ) throws -> Command {
+            let login =
+                proof == .certificate
+                ? ["tls-certificates=" + fixture.bob]
+                : ["tls-psk=" + fixture.pki.keys, "tls-username=alice"]
+            let proxy = try Command(
+                "nbdkit",
+                [
+                    "-f", "-U", socket, "nbd", "hostname=localhost", "port=\(fixture.live.port)",
+                    "export=" + export, "tls=require",
+                ] + login)
+            try proxy.wait(for: "socket") { _ in Files.exists(socket) }
+            return proxy
+        }
+
+        @Test("nbdkit's nbd plugin as a proxy, and fio through it", arguments: Proof.allCases)
+        func nbdkit(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            let socket = fixture.live.directory.file("proxy.sock")
+            let proxy = try proxy(fixture, proof, "vm1/vda", socket: socket)
+            let uri = "nbd+unix:///?socket=" + socket
+            let copy = fixture.live.directory.file("copy")
+            try Command.run("nbdcopy", [uri, copy]).output()
+            try Images.expectEqual(copy, fixture.live.path("vda"))
+            // fio's engine does not let a URI name files.
+            try Command.run(
+                "fio",
+                [
+                    "--name=t", "--ioengine=nbd", "--uri=" + uri, "--size=16m", "--iodepth=16",
+                    "--verify_fatal=1", "--randseed=7", "--rw=randrw", "--bsrange=4k-64k",
+                    "--verify=crc32c",
+                ], timeout: 120
+            ).output()
+            #expect(proxy.isRunning)
+            try fixture.server.stop()
+        }
+
+        @Test(
+            "a backup job with tls='yes', pulled by nbdcopy and qemu-img", arguments: Proof.allCases
+        )
+        func backup(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            let port = Ports.free()
+            var backup = fixture.server.standardBackup(disks: ["vda", "vdb"], tag: "tls")
+            backup.endpoint = .tcp(port)
+            backup.tls = "yes"
+            let job = try fixture.server.begin("vm1", backup)
+            let uri = try job.uri("vda")
+            #expect(uri == "nbds://127.0.0.1:\(port)/vda")
+            let before = fixture.live.directory.file("before")
+            try Command.run("cp", [fixture.live.path("vda"), before]).output()
+            let writer = try NBDClient(fixture.uri("vda", proof))
+            for index in 0..<200 {
+                try writer.write(randomBytes(10_000, seed: UInt64(index)), at: index * 70_001)
+            }
+            let first = fixture.live.directory.file("first")
+            let second = fixture.live.directory.file("second")
+            let user = fixture.user(proof)
+            try Command.run(
+                "nbdcopy",
+                ["nbds://\(user)127.0.0.1:\(port)/vda?\(fixture.query(proof))", first]
+            ).output()
+            let (object, image) = fixture.qemu("vda", port: port, proof)
+            try Command.run(
+                "qemu-img",
+                ["convert", "--object", object, "--image-opts", image, "-O", "raw", second]
+            ).output()
+            try Images.expectEqual(first, before)
+            try Images.expectEqual(second, before)
+            let info = try fixture.server.cli(["domjobinfo", "vm1", "--json"]).output()
+            #expect(info.contains("\"tls\":true"))
+            let xml = try fixture.server.cli(["backup-dumpxml", "vm1"]).output()
+            #expect(xml.contains("<server transport='tcp' tls='yes' name='127.0.0.1'"))
+            #expect(throws: NBDFailure.self) { try NBDClient("nbd://127.0.0.1:\(port)/vda") }
+            try fixture.server.end("vm1", job)
+            try fixture.server.stop()
+        }
+
+        @Test("nbdpull export speaks TLS and says so in its URI")
+        func export() throws {
+            let pki = try PKI()
+            let bob = try pki.client("bob")
+            let image = pki.directory.file("disk.img")
+            try Images.mixed(image, bytes: 4 << 20, seed: 5)
+            let port = Ports.free()
+            let export = try Command(
+                try ServerUnderTest.binary(),
+                [
+                    "export", "--tcp", "127.0.0.1:\(port)", "--print-uri", "--tls-certs",
+                    pki.server, image,
+                ])
+            try export.wait(for: "URI") { $0.stdout.contains("\n") }
+            #expect(export.stdout == "nbds://127.0.0.1:\(port)/\n")
+            let copy = pki.directory.file("copy")
+            try Command.run(
+                "nbdcopy", ["nbds://localhost:\(port)/?tls-certificates=\(bob)", copy]
+            ).output()
+            try Images.expectEqual(copy, image)
+            #expect(throws: NBDFailure.self) { try NBDClient("nbd://127.0.0.1:\(port)/") }
+            export.terminate()
+            try export.result(timeout: 20).output()
+        }
+    }
+}
