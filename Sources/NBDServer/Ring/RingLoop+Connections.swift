@@ -110,7 +110,6 @@ extension RingLoop {
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait)
-            allowReferences(slot, export.source)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].path = ReadPath(
@@ -118,25 +117,12 @@ extension RingLoop {
                 sourceNeverWaits: export.source.readsNeverWait, ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,
                 scratchNeverWaits: export.scratch.readsNeverWait)
-            allowReferences(slot, export.source, export.scratch)
             export.clientCount.add(1, ordering: .relaxed)
         }
+        chooseStrategy(slot)
         shared.emit(
             .clientConnected(
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))
-    }
-
-    /// Settles what this peer may be sent without a copy (`ReadStrategy`).
-    private mutating func allowReferences(
-        _ slot: Int, _ source: RawSource, _ scratch: ScratchStorage? = nil
-    ) {
-        let strategy = ReadStrategy(isUnix: connections[slot].isUnix)
-        connections[slot].path.sourceByReference = strategy.sendsByReference(
-            isDirect: source.isDirect, neverChanges: source.isReadOnly)
-        if let scratch {
-            connections[slot].path.scratchByReference = strategy.sendsByReference(
-                isDirect: false, neverChanges: scratch.slotsNeverChange)
-        }
     }
 
     private mutating func handOver(_ slot: Int, _ negotiated: Negotiated, to home: Int) {

@@ -144,6 +144,7 @@ struct RingLoop: ~Copyable {
         for slot in 0..<connections.capacity where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
+            chooseStrategy(slot)
         }
         for listener in pausedListeners { armAccept(listener) }
         pausedListeners.removeAll()
