@@ -62,7 +62,6 @@ extension RingLoop {
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait)
-            allowReferences(slot, export.source)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].path = ReadPath(
@@ -71,27 +70,12 @@ extension RingLoop {
                 scratchDescriptor: export.scratch.raw,
                 scratchNeverWaits: export.scratch.readsNeverWait,
                 mayRelease: export.mayRelease)
-            allowReferences(slot, export.source, export.scratch)
             export.clientCount.add(1, ordering: .relaxed)
         }
+        chooseStrategy(slot)
         shared.emit(
             .clientConnected(
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))
-    }
-
-    /// Settles what this peer may be sent without a copy (`ReadStrategy`).
-    private mutating func allowReferences(
-        _ slot: Int, _ source: RawSource, _ scratch: ScratchStorage? = nil
-    ) {
-        let strategy = ReadStrategy(isUnix: connections[slot].isUnix)
-        connections[slot].path.sourceByReference = strategy.sendsByReference(
-            isDirect: source.isDirect, neverChanges: source.isReadOnly)
-        if let scratch {
-            // A slot that a client may let go of is written again.
-            let mayRelease = connections[slot].path.mayRelease
-            connections[slot].path.scratchByReference = strategy.sendsByReference(
-                isDirect: false, neverChanges: scratch.slotsNeverChange && !mayRelease)
-        }
     }
 
     private mutating func handOver(_ slot: Int, _ negotiated: Negotiated, to home: Int) {

@@ -1,12 +1,36 @@
+import Disk
 import IORing
 import NBDProtocol
 import Scratch
+import Synchronization
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
 /// Only where the pages cannot change before the peer has them: a source that nobody may write, and
-/// scratch of our own making, whose slots are written once.
+/// scratch of our own making, whose slots are written once unless clients may let go of them.
 extension RingLoop {
+    /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
+    mutating func chooseStrategy(_ slot: Int) {
+        let isUnix = connections[slot].isUnix
+        switch connections[slot].target {
+        case .live(let export):
+            let clients = export.clientCount.load(ordering: .relaxed)
+            connections[slot].path.sourceByReference =
+                ReadStrategy(isUnix: isUnix, clients: clients).sendsByReference(
+                    isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+        case .backup(let export):
+            let strategy = ReadStrategy(
+                isUnix: isUnix, clients: export.clientCount.load(ordering: .relaxed))
+            connections[slot].path.sourceByReference = strategy.sendsByReference(
+                isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+            // A slot that a client may let go of is written again.
+            connections[slot].path.scratchByReference = strategy.sendsByReference(
+                isDirect: false,
+                neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
+        case nil: break
+        }
+    }
+
     /// Answers one piece of a read by reference; false: it is to be read into memory.
     mutating func sendByReference(
         _ slot: Int, _ request: Int, _ offset: UInt64, _ count: UInt64

@@ -148,6 +148,7 @@ struct RingLoop: ~Copyable {
         for slot in 0..<connections.capacity where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
+            chooseStrategy(slot)
         }
         resumeAccepting()
         for slot in 0..<disks.capacity where disks.contains(slot) {
