@@ -26,7 +26,9 @@ package final class NBDServer: Sendable {
         guard (1...64).contains(rings) else {
             throw .limitReached(what: "rings (asked for \(rings), at least 1)", limit: 64)
         }
-        let room = SystemFacts.raiseDescriptorLimit() - Limits.reservedDescriptors
+        // A pipe is two descriptors; peers that stall can keep all of them in use.
+        let kept = Limits.reservedDescriptors + 2 * rings * Limits.pipesPerRing
+        let room = SystemFacts.raiseDescriptorLimit() - kept
         guard configuration.maxConnections <= room else {
             throw .limitReached(
                 what: "connections with this many descriptors (ulimit -n):"

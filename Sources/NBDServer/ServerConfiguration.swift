@@ -6,7 +6,7 @@ package struct ServerConfiguration: Sendable {
     package var maxConnections: Int
     /// Connections to the exports of one job; nil leaves a quarter of all to others.
     package var maxConnectionsPerJob: Int?
-    /// Connections of one TCP peer, an IPv4 address or an IPv6 /64; nil as for a job.
+    /// Connections of one TCP peer, an IPv4 address or an IPv6 /64; nil takes half of all.
     ///
     /// Who may open a unix socket is decided by its permissions.
     package var maxConnectionsPerPeer: Int?
@@ -42,13 +42,14 @@ package struct ServerConfiguration: Sendable {
     /// A backup client may wait for a slow target of its own for so long, in seconds.
     package static let defaultStallSeconds = 600
 
-    /// One job or peer must not keep guests and other jobs out; a server for a few connections is
-    /// for one peer.
-    private var share: Int {
-        maxConnections < 16 ? maxConnections : maxConnections - maxConnections / 4
+    /// A server for fewer connections is for one peer.
+    private static let sharedFrom = 16
+    /// One job must not keep guests and other jobs out, nor one peer the others of its job.
+    var maxPerJob: Int { maxConnectionsPerJob ?? share(maxConnections - maxConnections / 4) }
+    var maxPerPeer: Int { maxConnectionsPerPeer ?? share(maxConnections / 2) }
+    private func share(_ part: Int) -> Int {
+        maxConnections < Self.sharedFrom ? maxConnections : part
     }
-    var maxPerJob: Int { maxConnectionsPerJob ?? share }
-    var maxPerPeer: Int { maxConnectionsPerPeer ?? share }
 }
 
 /// Permissions of the unix sockets that NBD is served on.

@@ -5,7 +5,7 @@ import NBDServer
 /// The limits and permissions that `serve` and `export` share.
 struct ConnectionOptions: ParsableArguments {
     @Option(help: "Most NBD connections at once. (default: 100)") var maxConnections: Int?
-    @Option(help: "Of these, from one TCP address. (default: three quarters)")
+    @Option(help: "Of these, from one TCP address. (default: half)")
     var maxConnectionsPerPeer: Int?
     @Option(help: "Permission bits of the unix sockets for NBD, octal. (default: 0600)")
     var socketMode: String?

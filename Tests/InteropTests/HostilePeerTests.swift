@@ -74,7 +74,7 @@ extension InteropSuite {
             let alone = try seconds { for _ in 0..<5 { try pull() } }
             let before = fixture.server.memoryBytes
             let flood = try HostilePeer.start(
-                ["flood", jobSocket(fixture), "10000", "400"], isHeld: false)
+                ["flood", jobSocket(fixture), "10000", "3000", "18"], isHeld: false)
             var pulls = 0
             var highest = 0
             let busy = try seconds {
@@ -82,7 +82,7 @@ extension InteropSuite {
                     try pull()
                     pulls += 1
                     highest = max(highest, fixture.server.memoryBytes)
-                } while flood.isRunning && pulls < 500
+                } while flood.isRunning && pulls < 5000
             }
             let flooded = try HostilePeer.result(of: flood, as: Flooded.self)
             let mib = 64.0

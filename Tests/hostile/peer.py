@@ -125,11 +125,11 @@ STATES = {
 }
 
 
-def flood(address, total, at_once):
+def flood(address, total, at_once, seconds):
     """Connects `total` times, stalls in each state in turn, and keeps `at_once` open."""
     raise_descriptor_limit()
     states = list(STATES.values())
-    total, at_once = int(total), int(at_once)
+    total, at_once, seconds = int(total), int(at_once), float(seconds)
     peers, refused, start = [], 0, time.monotonic()
     for index in range(total):
         try:
@@ -141,6 +141,10 @@ def flood(address, total, at_once):
             refused += 1
         if len(peers) > at_once:
             peers.pop(0).close()
+        # Evenly, so that there are newcomers all the time.
+        ahead = start + seconds * index / total - time.monotonic()
+        if ahead > 0.02:
+            time.sleep(ahead)
     return {"connects": total, "refused": refused, "seconds": time.monotonic() - start}
 
 

@@ -12,7 +12,7 @@ package enum SocketActivation {
     /// All of them serve live exports, whatever they are called; only the name `control` is refused,
     /// as the control socket is made by the server itself.
     ///
-    /// - Throws: 27 for values that are no numbers, too many, or a name that is not taken.
+    /// - Throws: 8 for values that are no numbers, too many, or a name that is not taken.
     package static func descriptors(
         _ environment: [String: String], processID: Int32
     ) throws(ControlError) -> [Int32] {

@@ -7,7 +7,7 @@ import Synchronization
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
 /// Only where the pages cannot change before the peer has them: a source that nobody may write, and
-/// scratch of our own making, whose slots are written once.
+/// scratch of our own making, whose slots are written once unless clients may let go of them.
 extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: Int) {
@@ -26,9 +26,9 @@ extension RingLoop {
                 clients: export.clientCount.load(ordering: .relaxed))
             connections[slot].path.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+            // A slot that a client may let go of is written again.
             connections[slot].path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
-                // A slot that a client may let go of is written again.
                 neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
         case nil: break
         }
