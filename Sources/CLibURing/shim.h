@@ -16,9 +16,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <unistd.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <netdb.h>
@@ -36,6 +38,8 @@ static const int nbdpull_SEEK_HOLE = SEEK_HOLE;
 static const int nbdpull_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
 static const int nbdpull_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;
 static const int nbdpull_FALLOC_FL_ZERO_RANGE = 0x10;
+static const int nbdpull_F_SETPIPE_SZ = F_SETPIPE_SZ;
+static const int nbdpull_MSG_MORE = MSG_MORE;
 static const int nbdpull_SO_SNDBUFFORCE = SO_SNDBUFFORCE;
 static const int nbdpull_MSG_DONTWAIT = MSG_DONTWAIT;
 static const int nbdpull_MSG_NOSIGNAL = MSG_NOSIGNAL;
@@ -80,5 +84,29 @@ static inline unsigned nbdpull_direct_alignment(int fd) {
 }
 static inline int nbdpull_fcntl_lock(int fd, int command, struct flock *lock) {
     return fcntl(fd, command, lock);
+}
+static inline int nbdpull_pipe(int *reading, int *writing) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return -1;
+    *reading = ends[0];
+    *writing = ends[1];
+    return 0;
+}
+static inline long nbdpull_splice_from_file(
+    int file, unsigned long long position, int pipe, unsigned long count) {
+    __off64_t offset = (__off64_t)position;
+    return splice(file, &offset, pipe, 0, count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+}
+static inline long nbdpull_splice_to_socket(int pipe, int socket, unsigned long count, int more) {
+    return splice(
+        pipe, 0, socket, 0, count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0));
+}
+/* cachestat (Linux 6.5): 1 when every page of the range is in the page cache, else 0. */
+static inline int nbdpull_is_resident(
+    int fd, unsigned long long position, unsigned long long count) {
+    struct { unsigned long long offset, length; } range = {position, count};
+    struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
+    if (syscall(451, fd, &range, &found, 0) != 0) return 0;
+    return found.cached == ((position + count - 1) >> 12) - (position >> 12) + 1;
 }
 #endif

@@ -104,13 +104,19 @@ package final class RawSource: Sendable {
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///
     /// Where the file system cannot tell, everything is data. May read file system metadata, so
-    /// callers bound how many lookups they make in one go.
+    /// callers bound how many lookups they make in one go. `endsHole` says that a hole was found in
+    /// front of `position`, which spares a lookup.
     package func allocation(
-        at position: UInt64, end: UInt64
+        at position: UInt64, end: UInt64, endsHole: Bool = false
     ) -> (isData: Bool, end: UInt64) {
         precondition(position < end)
         guard type == .regular else { return (true, end) }
         do throws(SystemFault) {
+            if endsHole, let hole = try FileCalls.seek(raw, from: position, data: false),
+                hole > position
+            {
+                return (true, min(hole, end))
+            }
             // A guest may punch the data away between the two lookups; then they are made again.
             for _ in 0..<Self.lookupsMax {
                 guard let data = try FileCalls.seek(raw, from: position, data: true) else {

@@ -207,6 +207,21 @@ package enum FileCalls {
             if errno != EINTR { return -Int(errno) }
         }
     }
+
+    /// Writes a range of the arena to a file at once; returns the bytes written, which may be fewer,
+    /// or the negative errno.
+    package static func write(
+        _ descriptor: Int32, from arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64
+    ) -> Int {
+        while true {
+            // SAFETY: pointer() checks the range; the call returns before the arena can go away.
+            let result = unsafe pwrite(
+                descriptor, arena.pointer(offset, count), count, off_t(filePosition))
+            if result >= 0 { return result }
+            if errno != EINTR { return -Int(errno) }
+        }
+    }
 }
 
 /// errno values that the layers above act on.

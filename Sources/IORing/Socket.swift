@@ -80,14 +80,17 @@ package struct GatherList: ~Copyable {
 
     /// Sends without waiting; returns the bytes taken or the negative errno (EAGAIN: the socket is
     /// full).
-    package func send(_ descriptor: Int32) -> Int {
+    ///
+    /// `more` says that other bytes follow at once.
+    package func send(_ descriptor: Int32, more: Bool = false) -> Int {
         var message = unsafe msghdr()
         unsafe message.msg_iov = unsafe vectors
         unsafe message.msg_iovlen = count
         while true {
             // SAFETY: the vectors name arena ranges that live through the call.
             let result = unsafe sendmsg(
-                descriptor, &message, nbdpull_MSG_DONTWAIT | nbdpull_MSG_NOSIGNAL)
+                descriptor, &message,
+                nbdpull_MSG_DONTWAIT | nbdpull_MSG_NOSIGNAL | (more ? nbdpull_MSG_MORE : 0))
             if result >= 0 { return result }
             if errno != EINTR { return -Int(errno) }
         }

@@ -28,6 +28,10 @@ package enum Limits {
     package static let sealedOutputBytes = 260 << 10
     /// One buffer of small replies, in bytes.
     package static let replyBufferBytes = 64 << 10
+    /// Shortest piece of a read that is sent by reference: below, a copy is cheaper, in bytes.
+    package static let referenceReadBytes: UInt64 = 64 << 10
+    /// Pipes of 1 MiB that carry pages by reference; when all are in use, bytes are copied.
+    package static let pipesPerRing = 64
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
     /// A handshake must be over by then, in nanoseconds.

@@ -26,6 +26,11 @@ package final class ScratchStorage: Sendable {
     /// Bytes that can be filled as far as is known now, for the watermark.
     package let roomBytes: UInt64
     private let isOurs: Bool
+    /// A slot is written once, and nobody else ever writes the file: pages of it may be shared.
+    ///
+    /// A file or device that was there before may serve another job while a peer still reads what
+    /// this one sent.
+    package var slotsNeverChange: Bool { isOurs }
     private let descriptor: OwnedDescriptor
 
     /// The descriptor's number, valid while this object lives.

@@ -15,6 +15,10 @@ struct ReadPath {
     var ledger: LedgerView?
     var scratchDescriptor: Int32 = -1
     var scratchNeverWaits = false
+    /// Pages of the source may be handed to this peer without a copy.
+    var sourceByReference = false
+    /// Pages of the scratch may.
+    var scratchByReference = false
 
     var isDirect: Bool { alignment > 1 }
 }
@@ -118,16 +122,29 @@ struct Connection: ~Copyable {
     var isReferenced: Bool { isReceiving || waitsForWritable || requestCount > 0 }
 }
 
-/// One run of the arena that waits to be sent.
+/// One run of the arena that waits to be sent, and the pages in a pipe that follow it.
 struct OutputSegment {
     /// Next byte to send.
     var start: Int
     var end: Int
+    /// The pipe, or -1, and the bytes in it not yet taken by the socket.
+    var pipe = -1
+    var pipeBytes = 0
     /// The allocation that holds it.
     let buffer: Int
     let pages: Int
     /// Further small replies may be added at the end.
     var isOpen: Bool
+
+    /// Bytes not yet taken by the socket.
+    var unsentBytes: Int { end - start + pipeBytes }
+
+    /// Notes that the socket took bytes of it, but not all.
+    mutating func advance(_ bytes: Int) {
+        let inMemory = min(bytes, end - start)
+        start += inMemory
+        pipeBytes -= bytes - inMemory
+    }
 }
 
 /// Replies in the order in which they leave; room for all that limits allow, allocated once.
@@ -158,7 +175,7 @@ struct OutputQueue {
         precondition(count < Self.capacity, "limits allow no more replies than this")
         segments[index(count)] = segment
         count += 1
-        unsentBytes += segment.end - segment.start
+        unsentBytes += segment.unsentBytes
     }
 
     /// Adds bytes at the end of the last segment, which is open and has room.
@@ -169,13 +186,13 @@ struct OutputQueue {
 
     /// Notes that the socket took bytes of the first segment, but not all.
     mutating func advance(_ bytes: Int) {
-        segments[head].start += bytes
+        segments[head].advance(bytes)
         unsentBytes -= bytes
     }
 
     mutating func removeFirst() -> OutputSegment {
         let segment = segments[head]
-        unsentBytes -= segment.end - segment.start
+        unsentBytes -= segment.unsentBytes
         head = (head + 1) & (Self.capacity - 1)
         count -= 1
         return segment

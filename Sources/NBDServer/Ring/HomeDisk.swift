@@ -38,6 +38,8 @@ struct HomeDisk: ~Copyable {
     var running: [Int] = []
     var overlapWaiters: [Int] = []
 
+    var inlineWrites = InlineWrites()
+
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true

@@ -126,6 +126,7 @@ extension RingLoop {
                 scratchNeverWaits: export.scratch.readsNeverWait)
             export.clientCount.add(1, ordering: .relaxed)
         }
+        chooseStrategy(slot)
         shared.emit(
             .clientConnected(
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))

@@ -29,6 +29,15 @@ extension RingLoop {
     /// Frees a reply's memory when its connection no longer counts it.
     mutating func free(_ segment: OutputSegment) {
         arena.free(segment.buffer, pages: segment.pages)
+        if segment.pipe >= 0 { giveBack(segment) }
+    }
+
+    private mutating func giveBack(_ segment: OutputSegment) {
+        if segment.pipeBytes == 0 {
+            pipes.giveBack(segment.pipe)
+        } else {
+            pipes.discard(segment.pipe)
+        }
     }
 
     // MARK: Small replies
@@ -112,18 +121,30 @@ extension RingLoop {
         guard connections[slot].phase != .closing else { return }
         if connections[slot].isSecured { return flushSealed(slot) }
         while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
-            gather.removeAll()
-            let count = min(connections[slot].output.count, GatherList.capacity)
-            for position in 0..<count {
-                let segment = connections[slot].output[position]
-                gather.append(arena, at: segment.start, count: segment.end - segment.start)
-            }
-            let sent = gather.send(connections[slot].descriptor.raw)
-            guard sent >= 0 else {
-                return notSent(slot, -sent)
-            }
+            let sent = sendFront(slot)
+            guard sent >= 0 else { return notSent(slot, -sent) }
             took(slot, sent)
         }
+    }
+
+    /// Sends the first replies: those in memory with one call, or what the first has in its pipe.
+    private mutating func sendFront(_ slot: Int) -> Int {
+        let socket = connections[slot].descriptor.raw
+        let first = connections[slot].output[0]
+        if first.start == first.end, first.pipe >= 0 {
+            return pipes.send(
+                first.pipe, to: socket, count: first.pipeBytes,
+                more: connections[slot].output.count > 1)
+        }
+        gather.removeAll()
+        var pagesFollow = false
+        let count = min(connections[slot].output.count, GatherList.capacity)
+        for position in 0..<count where !pagesFollow {
+            let segment = connections[slot].output[position]
+            gather.append(arena, at: segment.start, count: segment.end - segment.start)
+            pagesFollow = segment.pipe >= 0
+        }
+        return gather.send(socket, more: pagesFollow)
     }
 
     /// The socket took nothing: waits until it does, or closes.
@@ -139,15 +160,19 @@ extension RingLoop {
     mutating func took(_ slot: Int, _ bytes: Int) {
         var left = bytes
         while !connections[slot].output.isEmpty {
-            let segment = connections[slot].output[0]
-            let size = segment.end - segment.start
+            let size = connections[slot].output[0].unsentBytes
             if left < size {
                 connections[slot].output.advance(left)
                 return
             }
             left -= size
             let done = connections[slot].output.removeFirst()
-            if done.isOpen { free(done) } else { release(done.buffer, pages: done.pages, of: slot) }
+            if done.pipe >= 0 { pipes.giveBack(done.pipe) }
+            if done.isOpen {
+                arena.free(done.buffer, pages: done.pages)
+            } else {
+                release(done.buffer, pages: done.pages, of: slot)
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ extension RingLoop {
         return !(path.ledger?.isClosed ?? false)
     }
 
-    private func step(_ path: ReadPath, _ offset: UInt64, _ end: UInt64) -> ReadStep {
+    func step(_ path: ReadPath, _ offset: UInt64, _ end: UInt64) -> ReadStep {
         path.ledger?.step(from: offset, to: end)
             ?? ReadStep(place: .source, offset: offset, count: Int(end - offset))
     }
@@ -75,7 +75,7 @@ extension RingLoop {
         return start > offset ? Int(start - offset) : 0
     }
 
-    private mutating func noteRead(_ slot: Int, _ bytes: Int) {
+    mutating func noteRead(_ slot: Int, _ bytes: Int) {
         connections[slot].unreportedBytes += UInt64(bytes)
     }
 
@@ -109,14 +109,16 @@ extension RingLoop {
             if requests[request].issued >= turnEnd { return .again }
             let offset = valid.offset + requests[request].issued
             let count = min(pieceMax, valid.length - requests[request].issued)
-            guard let piece = makePiece(slot, request, .read, offset, count) else {
-                return .blocked
+            if !sendByReference(slot, request, offset, count) {
+                guard let piece = makePiece(slot, request, .read, offset, count) else {
+                    return .blocked
+                }
+                requests[request].issued += count
+                if requests[request].issued == valid.length, !requests[request].isExclusive {
+                    connections[slot].current = -1
+                }
+                advanceRead(piece)
             }
-            requests[request].issued += count
-            if requests[request].issued == valid.length, !requests[request].isExclusive {
-                connections[slot].current = -1
-            }
-            advanceRead(piece)
             // Sent while it is warm in the cache, and its buffer serves the next piece.
             if connections[slot].output.unsentBytes >= Limits.pieceBytes { flush(slot) }
             if connections[slot].phase == .closing || connections[slot].current != request {
@@ -323,7 +325,7 @@ extension RingLoop {
                 buffer: piece.buffer, pages: piece.pages, isOpen: false))
     }
 
-    private mutating func endReadRequest(_ slot: Int, _ request: Int) {
+    mutating func endReadRequest(_ slot: Int, _ request: Int) {
         if connections[slot].current == request { connections[slot].current = -1 }
         if connections[slot].phase != .closing, let error = requests[request].error {
             replyError(

@@ -24,6 +24,7 @@ extension RingLoop {
     private mutating func startContext(_ slot: Int, _ request: ValidRequest) {
         connections[slot].status.position = request.offset
         connections[slot].status.knownEnd = request.offset
+        connections[slot].status.knownIsData = true
         connections[slot].status.isGathered = false
         connections[slot].status.extents.removeAll()
     }
@@ -110,9 +111,14 @@ extension RingLoop {
 
     private mutating func look(_ slot: Int, _ position: UInt64, _ end: UInt64) {
         let known: (isData: Bool, end: UInt64)
+        let endsHole =
+            connections[slot].status.knownEnd == position
+            && !connections[slot].status.knownIsData
         switch connections[slot].target {
-        case .live(let export): known = export.source.allocation(at: position, end: end)
-        case .backup(let export): known = export.source.allocation(at: position, end: end)
+        case .live(let export):
+            known = export.source.allocation(at: position, end: end, endsHole: endsHole)
+        case .backup(let export):
+            known = export.source.allocation(at: position, end: end, endsHole: endsHole)
         case nil: known = (true, end)
         }
         connections[slot].status.knownIsData = known.isData

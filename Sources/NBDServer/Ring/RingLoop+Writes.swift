@@ -20,16 +20,16 @@ extension RingLoop {
                 return .blocked
             }
             requests[request].issued += count
-            if requests[request].issued == valid.length { connections[slot].current = -1 }
+            let isWhole = requests[request].issued == valid.length
+            if isWhole { connections[slot].current = -1 }
             if !fillFromInput(slot, piece) {
                 // The rest goes from the socket straight into the piece's buffer.
-                if requests[request].issued == valid.length {
-                    connections[slot].current = request
-                }
+                if isWhole { connections[slot].current = request }
                 return .blocked
             }
             startChange(piece)
-            if connections[slot].phase == .closing { return .issued }
+            // The last piece may be complete already, and the request gone with it.
+            if isWhole || connections[slot].phase == .closing { return .issued }
         }
         connections[slot].current = -1
         return .issued
@@ -216,12 +216,36 @@ extension RingLoop {
     private mutating func submitWrite(_ piece: Int) {
         let value = pieces[piece]
         pieces[piece].stage = .running
+        if mayWriteInline(value), writeInline(piece) { return }
         ring.prepareWrite(
             disks[value.disk].descriptor, from: arena, at: value.data + value.progress,
             count: value.ioCount - value.progress,
             filePosition: value.ioOffset + UInt64(value.progress),
             durable: requests[value.request].valid.flags.contains(.fua),
             tag: OperationTag(.piece, slot: piece).raw)
+    }
+
+    private func mayWriteInline(_ piece: Piece) -> Bool {
+        let mask = UInt64(BufferArena.pageBytes - 1)
+        return disks[piece.disk].alignment == 1 && piece.progress == 0
+            && !requests[piece.request].valid.flags.contains(.fua)
+            && disks[piece.disk].inlineWrites.allows(
+                bytes: piece.ioCount, isWholePages: (piece.offset | piece.count) & mask == 0,
+                now: now)
+    }
+
+    /// False: nothing has happened, and the kernel's workers are to do it.
+    private mutating func writeInline(_ piece: Int) -> Bool {
+        let value = pieces[piece]
+        let start = MonotonicClock.now()
+        let result = FileCalls.write(
+            disks[value.disk].descriptor, from: arena, at: value.data, count: value.ioCount,
+            filePosition: value.ioOffset)
+        let end = MonotonicClock.now()
+        disks[value.disk].inlineWrites.took(end - start, now: end)
+        if result == -Int(Errno.again) { return false }
+        writeCompleted(piece, result: Int32(result))
+        return true
     }
 
     mutating func writeCompleted(_ piece: Int, result: Int32) {

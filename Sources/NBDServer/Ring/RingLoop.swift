@@ -18,6 +18,7 @@ struct RingLoop: ~Copyable {
     var ring: Ring
     var arena: BufferArena
     var gather = GatherList()
+    var pipes = PipePool(limit: Limits.pipesPerRing)
     let clock: PeriodicTimer
     /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
@@ -143,6 +144,7 @@ struct RingLoop: ~Copyable {
         for slot in 0..<connections.capacity where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
+            chooseStrategy(slot)
         }
         for listener in pausedListeners { armAccept(listener) }
         pausedListeners.removeAll()

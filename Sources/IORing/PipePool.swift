@@ -1,0 +1,111 @@
+import CLibURing
+import Glibc
+
+/// Pipes that carry pages of files to sockets without copying them.
+///
+/// A page in a pipe is the page cache's own: it shows later changes of the file, so whoever fills a
+/// pipe knows that the pages cannot change. Pipes are made when first needed and kept.
+package struct PipePool: ~Copyable {
+    /// Bytes that a pipe takes; without them there is none: an unprivileged user has a budget.
+    package static let pipeBytes = 1 << 20
+
+    private struct Ends {
+        var reading: Int32
+        var writing: Int32
+    }
+
+    private let limit: Int
+    private var pipes: [Ends] = []
+    private var spare: [Int] = []
+    /// The kernel has refused a pipe of the size wanted: no more are asked for.
+    private var isExhausted = false
+
+    /// An empty pool that makes at most `limit` pipes.
+    package init(limit: Int) {
+        precondition(limit >= 0)
+        self.limit = limit
+    }
+
+    deinit {
+        for pipe in pipes where pipe.reading >= 0 {
+            _ = close(pipe.reading)
+            _ = close(pipe.writing)
+        }
+    }
+
+    /// An empty pipe's number, or nil when there is none to be had.
+    package mutating func take() -> Int? {
+        if let pipe = spare.popLast() { return pipe }
+        guard pipes.count < limit, let ends = makePipe() else { return nil }
+        pipes.append(ends)
+        return pipes.count - 1
+    }
+
+    /// Takes a pipe back that is empty again.
+    package mutating func giveBack(_ pipe: Int) { spare.append(pipe) }
+
+    /// Takes a pipe back whatever it holds.
+    package mutating func discard(_ pipe: Int) {
+        _ = close(pipes[pipe].reading)
+        _ = close(pipes[pipe].writing)
+        pipes[pipe] = Ends(reading: -1, writing: -1)
+        if let ends = makePipe() {
+            pipes[pipe] = ends
+            spare.append(pipe)
+        }
+    }
+
+    private mutating func makePipe() -> Ends? {
+        guard !isExhausted else { return nil }
+        var reading: Int32 = -1
+        var writing: Int32 = -1
+        // SAFETY: the call fills the two locals; it keeps no pointer.
+        guard unsafe nbdpull_pipe(&reading, &writing) == 0 else { return nil }
+        guard fcntl(writing, nbdpull_F_SETPIPE_SZ, Int32(Self.pipeBytes)) >= Self.pipeBytes else {
+            isExhausted = true
+            _ = close(reading)
+            _ = close(writing)
+            return nil
+        }
+        return Ends(reading: reading, writing: writing)
+    }
+
+    /// Puts pages of a file into an empty pipe; returns the bytes in it, fewer when the file ends,
+    /// cannot be read or more do not fit.
+    ///
+    /// Waits for a device where the pages are not in memory: see `FileCalls.isResident`.
+    package func fill(
+        _ pipe: Int, from descriptor: Int32, filePosition: UInt64, count: Int
+    ) -> Int {
+        var done = 0
+        while done < count {
+            let result = nbdpull_splice_from_file(
+                descriptor, UInt64(filePosition) + UInt64(done), pipes[pipe].writing,
+                UInt(count - done))
+            if result < 0, errno == EINTR { continue }
+            if result <= 0 { break }
+            done += result
+        }
+        return done
+    }
+
+    /// Moves bytes from a pipe to a socket; returns how many, or the negative errno (EAGAIN: the
+    /// socket is full).
+    ///
+    /// `more` says that other bytes follow at once.
+    package func send(_ pipe: Int, to socket: Int32, count: Int, more: Bool) -> Int {
+        while true {
+            let result = nbdpull_splice_to_socket(
+                pipes[pipe].reading, socket, UInt(count), more ? 1 : 0)
+            if result >= 0 { return result }
+            if errno != EINTR { return -Int(errno) }
+        }
+    }
+}
+
+extension FileCalls {
+    /// Whether the page cache holds all of a file's range; false where the kernel cannot tell.
+    package static func isResident(_ descriptor: Int32, position: UInt64, count: Int) -> Bool {
+        nbdpull_is_resident(descriptor, position, UInt64(count)) == 1
+    }
+}

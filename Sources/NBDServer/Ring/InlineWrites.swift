@@ -1,0 +1,41 @@
+/// Whether a small buffered write is made on the ring's own thread.
+///
+/// A write into the page cache takes a microsecond or two; handed to a kernel worker, as file systems
+/// without non-blocking buffered writes have it, it takes ten times that. But the kernel may make the
+/// writer wait, when too much is dirty for example, and a ring that waits serves nobody. So one slow
+/// write sends the disk's writes to the kernel's workers for a while, longer each time it happens
+/// again: at most a small share of a ring's time is ever lost.
+struct InlineWrites {
+    /// Longest write that is made inline, in bytes.
+    static let bytesMax = 64 << 10
+    /// A write that takes longer was made to wait, in nanoseconds.
+    static let slowNanoseconds: UInt64 = 2_000_000
+    /// How long inline writes pause after the first slow one, and at most, in nanoseconds.
+    static let pauseNanoseconds: UInt64 = 1_000_000_000
+    static let pauseNanosecondsMax: UInt64 = 64_000_000_000
+    /// Writes in a row that are quick before a slow one counts as the first again.
+    static let quickWritesToForget = 100_000
+
+    private var pausedUntil: UInt64 = 0
+    private var nextPause = pauseNanoseconds
+    private var quickWrites = 0
+
+    /// Whether a write may be made inline at `now`, in nanoseconds.
+    ///
+    /// Only whole pages (`isWholePages`): a part of one may have to be read from the device first.
+    func allows(bytes: Int, isWholePages: Bool, now: UInt64) -> Bool {
+        bytes <= Self.bytesMax && isWholePages && now >= pausedUntil
+    }
+
+    /// Notes how long an inline write took that ended at `now`.
+    mutating func took(_ nanoseconds: UInt64, now: UInt64) {
+        if nanoseconds <= Self.slowNanoseconds {
+            quickWrites += 1
+            if quickWrites == Self.quickWritesToForget { nextPause = Self.pauseNanoseconds }
+            return
+        }
+        quickWrites = 0
+        pausedUntil = now + nextPause
+        nextPause = min(nextPause * 2, Self.pauseNanosecondsMax)
+    }
+}

@@ -1,0 +1,105 @@
+import Disk
+import IORing
+import NBDProtocol
+import Scratch
+import Synchronization
+
+/// Reads that hand page-cache pages to the socket instead of copying them.
+///
+/// Only where the pages cannot change before the peer has them: a source that nobody may write, and
+/// scratch of our own making, whose slots are written once.
+extension RingLoop {
+    /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
+    mutating func chooseStrategy(_ slot: Int) {
+        // What is sealed has to be read first.
+        guard !connections[slot].isSecured else { return }
+        let isUnix = connections[slot].isUnix
+        switch connections[slot].target {
+        case .live(let export):
+            let clients = export.clientCount.load(ordering: .relaxed)
+            connections[slot].path.sourceByReference =
+                ReadStrategy(isUnix: isUnix, clients: clients).sendsByReference(
+                    isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+        case .backup(let export):
+            let strategy = ReadStrategy(
+                isUnix: isUnix, clients: export.clientCount.load(ordering: .relaxed))
+            connections[slot].path.sourceByReference = strategy.sendsByReference(
+                isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+            connections[slot].path.scratchByReference = strategy.sendsByReference(
+                isDirect: false, neverChanges: export.scratch.slotsNeverChange)
+        case nil: break
+        }
+    }
+
+    /// Answers one piece of a read by reference; false: it is to be read into memory.
+    mutating func sendByReference(
+        _ slot: Int, _ request: Int, _ offset: UInt64, _ count: UInt64
+    ) -> Bool {
+        guard count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
+            let (descriptor, position) = stablePages(slot, offset, count),
+            FileCalls.isResident(descriptor, position: position, count: Int(count)),
+            let pipe = pipes.take()
+        else { return false }
+        let filled = pipes.fill(
+            pipe, from: descriptor, filePosition: position, count: Int(count))
+        guard filled == Int(count), !(connections[slot].path.ledger?.isClosed ?? false),
+            let buffer = allocate(pages: 1, for: slot)
+        else {
+            pipes.discard(pipe)
+            return false
+        }
+        requests[request].issued += count
+        let isLast =
+            requests[request].piecesInFlight == 0
+            && requests[request].issued == requests[request].valid.length
+        let header = writeDataHeader(
+            request, offset: offset, count: count, isLast: isLast, at: buffer)
+        connections[slot].output.append(
+            OutputSegment(
+                start: buffer, end: buffer + header, pipe: pipe, pipeBytes: filled,
+                buffer: buffer, pages: 1, isOpen: false))
+        noteRead(slot, filled)
+        if requests[request].issued == requests[request].valid.length {
+            connections[slot].current = -1
+        }
+        if isLast { endReadRequest(slot, request) }
+        return true
+    }
+
+    /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
+    private func stablePages(
+        _ slot: Int, _ offset: UInt64, _ count: UInt64
+    ) -> (descriptor: Int32, position: UInt64)? {
+        let path = connections[slot].path
+        guard path.sourceByReference || path.scratchByReference else { return nil }
+        let step = step(path, offset, offset + count)
+        guard step.count == Int(count) else { return nil }
+        switch step.place {
+        case .source where path.sourceByReference: return (path.sourceDescriptor, offset)
+        case .slot(let first) where path.scratchByReference:
+            return (
+                path.scratchDescriptor,
+                LedgerView.scratchPosition(of: offset, firstSlot: first)
+            )
+        case .source, .slot, .zero: return nil
+        }
+    }
+
+    /// Writes what stands in front of a piece's data; returns its size.
+    private mutating func writeDataHeader(
+        _ request: Int, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
+    ) -> Int {
+        let slot = requests[request].connection
+        let cookie = requests[request].valid.cookie
+        if connections[slot].replyMode == .structured {
+            var span = arena.mutableBytes(place, count: ReplyEncoder.offsetDataHeaderBytes)
+            return ReplyEncoder.offsetData(
+                cookie: cookie, offset: offset, dataBytes: UInt32(count), done: isLast,
+                into: &span, at: 0)
+        }
+        if requests[request].headerSent { return 0 }
+        requests[request].headerSent = true
+        var span = arena.mutableBytes(place, count: ReplyEncoder.simpleBytes)
+        return ReplyEncoder.simple(error: .none, cookie: cookie, into: &span, at: 0)
+    }
+}

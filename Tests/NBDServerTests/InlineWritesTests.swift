@@ -1,0 +1,45 @@
+import Testing
+
+@testable import NBDServer
+
+@Suite("Small buffered writes on the ring's thread")
+struct InlineWritesTests {
+    private let slow = InlineWrites.slowNanoseconds + 1
+    private let pause = InlineWrites.pauseNanoseconds
+
+    @Test("only short writes of whole pages")
+    func bounds() {
+        let writes = InlineWrites()
+        #expect(writes.allows(bytes: 4096, isWholePages: true, now: 0))
+        #expect(writes.allows(bytes: InlineWrites.bytesMax, isWholePages: true, now: 0))
+        #expect(!writes.allows(bytes: InlineWrites.bytesMax + 1, isWholePages: true, now: 0))
+        #expect(!writes.allows(bytes: 512, isWholePages: false, now: 0))
+    }
+
+    @Test("a slow write pauses them, twice as long each time, up to a bound")
+    func pauses() {
+        var writes = InlineWrites()
+        var now: UInt64 = 1
+        var expected = pause
+        var lost: UInt64 = 0
+        for _ in 0..<20 {
+            writes.took(slow, now: now)
+            lost += slow
+            #expect(!writes.allows(bytes: 4096, isWholePages: true, now: now + expected - 1))
+            now += expected
+            #expect(writes.allows(bytes: 4096, isWholePages: true, now: now))
+            expected = min(expected * 2, InlineWrites.pauseNanosecondsMax)
+        }
+        #expect(lost * 1000 < now)
+    }
+
+    @Test("quick writes go on, and after many of them a slow one is the first again")
+    func forgets() {
+        var writes = InlineWrites()
+        writes.took(slow, now: 0)
+        writes.took(slow, now: pause)
+        for _ in 0..<InlineWrites.quickWritesToForget { writes.took(1000, now: 4 * pause) }
+        writes.took(slow, now: 4 * pause)
+        #expect(writes.allows(bytes: 4096, isWholePages: true, now: 5 * pause))
+    }
+}
