@@ -107,6 +107,29 @@ extension InteropSuite {
             return proxy
         }
 
+        @Test("small reads that the page cache does not have", arguments: Proof.allCases)
+        func coldReads(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            let content = try fixture.live.content("vda")
+            let client = try NBDClient(fixture.uri("vda", proof))
+            for round in 0..<3 {
+                // Written back first: only clean pages leave the cache.
+                try Command.run("sync", [fixture.live.path("vda")]).output()
+                try Command.run(
+                    "dd",
+                    [
+                        "if=" + fixture.live.path("vda"), "iflag=nocache", "count=0",
+                    ]
+                ).output()
+                for index in 0..<40 {
+                    let offset = (index * 397 + round * 91) * 1024 % (fixture.live.sizeBytes - 8192)
+                    let bytes = try client.read(offset, 4096)
+                    #expect(Bytes.isEqual(bytes, at: 0, content, at: offset, count: 4096))
+                }
+            }
+            try fixture.server.stop()
+        }
+
         @Test("nbdkit's nbd plugin as a proxy, and fio through it", arguments: Proof.allCases)
         func nbdkit(proof: Proof) throws {
             let fixture = try TLSFixture()

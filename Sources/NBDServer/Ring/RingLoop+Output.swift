@@ -113,9 +113,7 @@ extension RingLoop {
         if connections[slot].isSecured { return flushSealed(slot) }
         while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
             let sent = sendFront(slot)
-            guard sent >= 0 else {
-                return notSent(slot, -sent)
-            }
+            guard sent >= 0 else { return notSent(slot, -sent) }
             took(slot, sent)
         }
     }

@@ -246,6 +246,12 @@ extension RingLoop {
     /// Seals the head of the replies; false when the session is over.
     private mutating func sealRecord(_ slot: Int, _ channel: inout SecureChannel) -> Bool {
         let segment = connections[slot].output[0]
+        precondition(segment.pipe < 0, "what is sealed lies in memory")
+        // Room was made and not used: an empty record would look like the end to some clients.
+        guard segment.start < segment.end else {
+            took(slot, 0)
+            return true
+        }
         let count = min(segment.end - segment.start, TLSSession.recordBytes)
         let session = channel.session
         let start = channel.output + channel.outputEnd
@@ -259,7 +265,7 @@ extension RingLoop {
         // What is left cannot be sealed any more: the socket's end is seen by whoever waits for it.
         SocketCalls.shutdown(connections[slot].descriptor.raw)
         while !connections[slot].output.isEmpty {
-            took(slot, connections[slot].output[0].end - connections[slot].output[0].start)
+            took(slot, connections[slot].output[0].unsentBytes)
         }
         return false
     }
