@@ -34,7 +34,8 @@ extension RingLoop {
     private func owesBytes(_ slot: Int) -> Bool {
         if connections[slot].hasUnsent { return true }
         guard connections[slot].isReceiving else { return false }
-        return connections[slot].receivingPiece >= 0 || connections[slot].reader?.isSkipping ?? false
+        let isSkipping = connections[slot].reader?.isSkipping ?? false
+        return isSkipping || connections[slot].receivingPiece >= 0
             || connections[slot].inputEnd > connections[slot].inputStart
     }
 
