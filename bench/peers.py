@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from credentials import Credentials
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -20,11 +22,14 @@ class Export:
     socket: Path | None = None
     port: int | None = None
     writable: bool = False
+    tls: Credentials | None = None
 
     def uri(self, name: str = "") -> str:
         """The NBD URI of the export with this name."""
         if self.socket is not None:
             return f"nbd+unix:///{quote(name)}?socket={quote(str(self.socket))}"
+        if self.tls is not None:
+            return self.tls.uri(self.port, quote(name))
         return f"nbd://127.0.0.1:{self.port}/{quote(name)}"
 
 
@@ -84,7 +89,15 @@ class Nbdpull(Peer):
         place = (["--socket", str(export.socket)] if export.socket
                  else ["--tcp", f"127.0.0.1:{export.port}"])
         mode = [] if export.writable else ["--read-only"]
-        return [self.path(), "export", *mode, *place, str(export.file)]
+        return [self.path(), "export", *mode, *place, *self.tls(export), str(export.file)]
+
+    @staticmethod
+    def tls(export: Export) -> list[str]:
+        if export.tls is None:
+            return []
+        if export.tls.uses_key:
+            return ["--tls-psk", str(export.tls.key_file)]
+        return ["--tls-certs", str(export.tls.directory), "--tls-verify-peer", "no"]
 
 
 class QemuNbd(Peer):
@@ -96,7 +109,9 @@ class QemuNbd(Peer):
         place = (["-k", str(export.socket)] if export.socket
                  else ["-b", "127.0.0.1", "-p", str(export.port)])
         mode = [] if export.writable else ["-r"]
-        return [self.path(), "-f", "raw", "-t", "-e", "8", "-x", "", *mode, *place,
+        tls = ([] if export.tls is None
+               else ["--object", export.tls.qemu_object(), "--tls-creds", "tls0"])
+        return [self.path(), "-f", "raw", "-t", "-e", "8", "-x", "", *mode, *place, *tls,
                 "--aio=io_uring", str(export.file)]
 
 
@@ -144,7 +159,15 @@ class Nbdkit(Peer):
         place = (["-U", str(export.socket)] if export.socket
                  else ["-i", "127.0.0.1", "-p", str(export.port)])
         mode = [] if export.writable else ["-r"]
-        return [self.path(), "-f", *mode, *place, "--tls=off", "file", str(export.file)]
+        return [self.path(), "-f", *mode, *place, *self.tls(export), "file", str(export.file)]
+
+    @staticmethod
+    def tls(export: Export) -> list[str]:
+        if export.tls is None:
+            return ["--tls=off"]
+        if export.tls.uses_key:
+            return ["--tls=require", f"--tls-psk={export.tls.key_file}"]
+        return ["--tls=require", f"--tls-certificates={export.tls.directory}"]
 
 
 class NbdServer(Peer):
@@ -178,6 +201,8 @@ class NbdServerSplice(NbdServer):
 NBDPULL = Nbdpull()
 QEMU_STORAGE_DAEMON = QemuStorageDaemon()
 READERS = [NBDPULL, NbdServerSplice(), NbdServer(), Nbdkit(), QemuNbd(), QEMU_STORAGE_DAEMON]
+# Those whose TLS libnbd's client gets on with.
+TLS_READERS = [peer for peer in READERS if isinstance(peer, Nbdpull | Nbdkit | QemuNbd)]
 WRITERS = [peer for peer in READERS if not isinstance(peer, NbdServerSplice)]
 
 CLIENTS = {"nbdcopy": "libnbd-bin", "nbdinfo": "libnbd-bin", "nbdsh": "python3-libnbd",

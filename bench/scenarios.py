@@ -10,8 +10,10 @@ from pathlib import Path
 
 import live
 import tracking
+from credentials import make_credentials, missing_maker
 from measure import BenchError, fio_arguments, free_port, pull, run_fio, serve, timed
-from peers import NBDPULL, READERS, WRITERS, Export, Peer, QemuNbd, missing_client
+from peers import (NBDPULL, READERS, TLS_READERS, WRITERS, Export, Peer, QemuNbd,
+                   missing_client)
 
 CHUNK = 8 << 20
 WRITE_LIMIT = 1 << 30
@@ -149,6 +151,24 @@ def pulling(tcp: bool, connections: int) -> Callable[[Files, Settings, Result], 
     return run
 
 
+def pulling_secured(uses_key: bool) -> Callable[[Files, Settings, Result], None]:
+    def run(files: Files, settings: Settings, result: Result) -> None:
+        if not uses_key and (reason := missing_maker()):
+            result.errors.append(f"{result.name}: not run, {reason}")
+            return
+        file = files.source()
+        tls = make_credentials(settings.directory / "tls", uses_key)
+        for peer, number in interleaved(TLS_READERS, settings, result):
+            try:
+                export = Export(file, settings.directory, port=free_port(), tls=tls)
+                with serve(peer, export) as server:
+                    sample = pull(export.uri(peer.export_name), settings.size, 4, server.pid)
+                result.add(peer.key, "", sample)
+            except (BenchError, OSError) as problem:
+                result.errors.append(f"{result.name}, {peer.key}, round {number}: {problem}")
+    return run
+
+
 def random_io(mode: str, depth: int, jobs: int = 1) -> Callable[[Files, Settings, Result], None]:
     writable = mode == "randwrite"
 
@@ -237,6 +257,10 @@ SCENARIOS = [
              ("nbdcopy",), pulling(tcp=True, connections=4)),
     Scenario("pull-tcp-1", "Full read by nbdcopy, TCP on loopback, 1 connection", "pull",
              ("nbdcopy",), pulling(tcp=True, connections=1)),
+    Scenario("pull-tls-x509", "Full read by nbdcopy, TLS with certificates, TCP, 4 connections",
+             "pull", ("nbdcopy",), pulling_secured(uses_key=False)),
+    Scenario("pull-tls-psk", "Full read by nbdcopy, TLS with a key, TCP, 4 connections", "pull",
+             ("nbdcopy",), pulling_secured(uses_key=True)),
     Scenario("randread-qd1", "4 KiB random reads, 1 in flight", "io",
              ("fio",), random_io("randread", 1)),
     Scenario("randread-qd32", "4 KiB random reads, 32 in flight", "io",
