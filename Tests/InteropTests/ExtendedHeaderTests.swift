@@ -18,6 +18,11 @@ extension InteropSuite {
                 contexts: mode == .simple ? [] : contexts)
         }
 
+        /// A server whose only disk is the file.
+        private func serve(_ path: String) throws -> ServerUnderTest {
+            try ServerUnderTest([DomainDescription("vm1", [DiskDescription("vda", path)])])
+        }
+
         @Test(
             "reads, writes, zeroes and trims are the disk's in every mode",
             arguments: ["vda", "vdb"],
@@ -50,6 +55,30 @@ extension InteropSuite {
             #expect(try Bytes.ofFile(fixture.path(target)) == content)
         }
 
+        @Test(
+            "P1: long reads of a read-only disk and of scratch are whole in every mode",
+            arguments: WireMode.allCases)
+        func longReads(mode: WireMode) throws {
+            let fixture = try LiveFixture()
+            let job = try fixture.begin()
+            // All of vda is overwritten, so the job reads it from scratch.
+            let live = try connect(fixture, "vda")
+            try live.write(randomBytes(fixture.sizeBytes, seed: 5), at: 0)
+            let backup = try WireConnection(
+                socket: fixture.socket(of: job), export: "vda", mode: mode)
+            for (client, target) in [(backup, "vda"), (try connect(fixture, "vdc", mode), "vdc")] {
+                let content = try fixture.content(target)
+                for (offset, count) in [
+                    (0, content.count), (1, 1_000_001), (131_072, 2 << 20), (4096, 262_144),
+                ] {
+                    let found = try client.read(UInt64(offset), count)
+                    #expect(found == Array(content[offset..<(offset + count)]), "\(target)")
+                }
+            }
+            try fixture.server.end("vm1", job)
+            try fixture.server.stop()
+        }
+
         @Test("many requests in flight are each answered whole", arguments: WireMode.allCases)
         func inFlight(mode: WireMode) throws {
             let fixture = try LiveFixture()
@@ -74,9 +103,9 @@ extension InteropSuite {
             let directory = try TemporaryDirectory()
             let path = directory.file("disk")
             try Images.sparse(path, bytes: 8 << 30)
-            let export = try ExportUnderTest(path)
+            let server = try serve(path)
             let client = try WireConnection(
-                socket: export.socket, export: "", contexts: [Self.allocation])
+                socket: server.liveSocket, export: "vm1/vda", contexts: [Self.allocation])
             let five = 5 * Self.gibibyte
             for offset in [0, 4 * Self.gibibyte - 4096, five - 65_536, five + 65_536] {
                 try client.write(randomBytes(65_536, seed: 1), at: offset)
@@ -97,28 +126,31 @@ extension InteropSuite {
             try client.perform(WireCommand.writeZeroes, 0, 8 * Self.gibibyte, flags: WireFlag.fua)
             try client.perform(WireCommand.cache, 0, 8 * Self.gibibyte)
             #expect(try client.map(Self.allocation) == [WireExtent(8 * Self.gibibyte, 3)])
-            try export.stop()
+            try server.stop()
             #expect(try Images.allocatedBytes(path) < 1 << 20)
         }
 
-        @Test("one extent says what 64 bits can", arguments: [0, WireFlag.reqOne])
-        func longExtent(flags: UInt16) throws {
+        @Test("one extent says what 64 bits can")
+        func longExtent() throws {
             let directory = try TemporaryDirectory()
             let path = directory.file("disk")
             try Images.sparse(path, bytes: 1 << 43)
-            let export = try ExportUnderTest(path)
+            let server = try serve(path)
             let client = try WireConnection(
-                socket: export.socket, export: "", contexts: [Self.allocation])
-            let whole = try client.status(0, 1 << 43, flags: flags)
-            #expect(whole == [Self.allocation: [WireExtent(1 << 43, 3)]])
-            let part = try client.status(4096, 1 << 42, flags: flags)
-            #expect(part == [Self.allocation: [WireExtent(1 << 42, 3)]])
+                socket: server.liveSocket, export: "vm1/vda", contexts: [Self.allocation])
+            for flags in [0, WireFlag.reqOne] {
+                let whole = try client.status(0, 1 << 43, flags: flags)
+                #expect(whole == [Self.allocation: [WireExtent(1 << 43, 3)]])
+                let part = try client.status(4096, 1 << 42, flags: flags)
+                #expect(part == [Self.allocation: [WireExtent(1 << 42, 3)]])
+            }
             // Without extended headers the same range needs pieces of at most 4 GiB.
             let short = try WireConnection(
-                socket: export.socket, export: "", mode: .structured, contexts: [Self.allocation])
+                socket: server.liveSocket, export: "vm1/vda", mode: .structured,
+                contexts: [Self.allocation])
             let most = try short.status(0, 0xffff_ffff, flags: WireFlag.reqOne)
             #expect(most == [Self.allocation: [WireExtent(0xffff_0000, 3)]])
-            try export.stop()
+            try server.stop()
         }
 
         @Test("allocation and dirty bitmap of a job come together, or each alone")
@@ -169,9 +201,7 @@ extension InteropSuite {
             let directory = try TemporaryDirectory()
             let path = directory.file("disk.img")
             try Images.sparse(path, bytes: 6 << 30)
-            let server = try ServerUnderTest([
-                DomainDescription("vm1", [DiskDescription("vda", path)])
-            ])
+            let server = try serve(path)
             let live = try WireConnection(
                 socket: server.liveSocket, export: "vm1/vda", contexts: [Self.allocation])
             let bytes = randomBytes(1 << 20, seed: 3)
