@@ -106,8 +106,11 @@ package enum Limits {
     package static let smallReplyBytes = 1 << 10
     /// Connections accepted before others get a turn.
     package static let acceptsPerTurn = 64
-    /// A handshake this old makes way for a new connection when there is no room, in nanoseconds.
-    package static let evictionAgeNanoseconds: UInt64 = 100_000_000
+    /// A handshake this old makes way for a new connection when there is no room, in nanoseconds: on
+    /// one machine it takes less than a millisecond.
+    package static let unixEvictionAgeNanoseconds: UInt64 = 20_000_000
+    /// The same over TCP, where four round trips around the world may be needed.
+    package static let tcpEvictionAgeNanoseconds: UInt64 = 1_000_000_000
     /// A peer whose requests wait is looked after when it has been silent for so long, in
     /// nanoseconds: it may have hung up.
     package static let hangUpCheckNanoseconds: UInt64 = 1_000_000_000

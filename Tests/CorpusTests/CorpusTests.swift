@@ -20,6 +20,9 @@ import Testing
         for file in files {
             target.run([UInt8](try Data(contentsOf: file)), server: server)
         }
-        await server?.stop()
+        if let server {
+            await server.stop()
+            try FileManager.default.removeItem(atPath: server.directory)
+        }
     }
 }

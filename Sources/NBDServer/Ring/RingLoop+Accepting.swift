@@ -96,7 +96,7 @@ extension RingLoop {
         where connections.contains(slot) && connections[slot].isInHandshakeCount
             && connections[slot].phase.isBeforeTransmission
             && (scope == nil || connections[slot].scope === scope)
-            && now > connections[slot].begunAt + Limits.evictionAgeNanoseconds
+            && isOldEnough(slot)
         {
             if oldest < 0 || connections[slot].begunAt < connections[oldest].begunAt {
                 oldest = slot
@@ -105,6 +105,13 @@ extension RingLoop {
         guard oldest >= 0 else { return false }
         close(oldest)
         return true
+    }
+
+    private func isOldEnough(_ slot: Int) -> Bool {
+        let age =
+            connections[slot].isUnix
+            ? Limits.unixEvictionAgeNanoseconds : Limits.tcpEvictionAgeNanoseconds
+        return now > connections[slot].begunAt + age
     }
 
     /// The connection has chosen an export: nobody takes its place any more.
