@@ -91,8 +91,9 @@ package enum Limits {
     ///
     /// Input (68 KiB), buffers of requests (4 MiB), replies that were not charged to those (at most
     /// 64 whole and 192 one-page reply buffers, 4.75 MiB), one block status reply beyond the bound on
-    /// unsent bytes and the extents it is made of (2 MiB), and what the tables hold.
-    package static let connectionBytesMax = 12 << 20
+    /// unsent bytes (2 MiB with extended headers) and the extents it is made of (1 MiB), buffers of TLS
+    /// (328 KiB), and what the tables hold.
+    package static let connectionBytesMax = 13 << 20
     /// Address space for buffers of one ring, in bytes; memory is used only as far as buffers are.
     ///
     /// Half of it holds every connection at its bound, so that none can take another's; the other
