@@ -59,14 +59,18 @@ struct Export: AsyncParsableCommand {
             await engine.shutdown()
             throw error
         }
-        announce(ExportURI.text(endpoint: bound, name: name, security: security))
+        let uri = ExportURI.text(endpoint: bound, name: name, security: security)
         // Without anything to reload, a hang-up ends the export as it ends other programs.
         let hasFiles = files.offersTLS || files.rules != nil
         let reload: [ServiceGroupConfiguration.ServiceConfiguration] =
             hasFiles ? [.init(service: ReloadService(engine: engine))] : []
         try await ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: reload + [.init(service: StopService { await engine.shutdown() })],
+                services: reload + [
+                    .init(
+                        service: StopService(
+                            begin: { announce(uri) }, stop: { await engine.shutdown() }))
+                ],
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()

@@ -114,6 +114,7 @@ extension RingLoop {
         while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
             let sent = sendFront(slot)
             guard sent >= 0 else { return notSent(slot, -sent) }
+            connections[slot].lastProgress = now
             took(slot, sent)
         }
     }
@@ -149,7 +150,6 @@ extension RingLoop {
 
     /// Replies of that many bytes are on their way: their memory is given back.
     mutating func took(_ slot: Int, _ bytes: Int) {
-        connections[slot].lastProgress = now
         var left = bytes
         while !connections[slot].output.isEmpty {
             let size = connections[slot].output[0].unsentBytes

@@ -202,6 +202,7 @@ extension RingLoop {
                 count: channel.outputEnd - channel.outputStart)
             let sent = gather.send(connections[slot].descriptor.raw)
             guard sent >= 0 else { return notSent(slot, -sent) }
+            connections[slot].lastProgress = now
             connections[slot].tls?.outputStart += sent
         }
     }
