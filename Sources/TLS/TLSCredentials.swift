@@ -86,7 +86,7 @@ package final class TLSCredentials: @unchecked Sendable {
         try TLSFault.check(
             "gnutls_priority_init", unsafe gnutls_priority_init(&priority, text, nil))
         guard let priority = unsafe priority else {
-            throw .library(call: "gnutls_priority_init", code: GNUTLS_E_MEMORY_ERROR)
+            throw .gnutls(call: "gnutls_priority_init", code: GNUTLS_E_MEMORY_ERROR)
         }
         return unsafe priority
     }
@@ -97,7 +97,7 @@ package final class TLSCredentials: @unchecked Sendable {
             "gnutls_psk_allocate_server_credentials",
             unsafe gnutls_psk_allocate_server_credentials(&credentials))
         guard let credentials = unsafe credentials else {
-            throw .library(
+            throw .gnutls(
                 call: "gnutls_psk_allocate_server_credentials", code: GNUTLS_E_MEMORY_ERROR)
         }
         unsafe gnutls_psk_set_server_credentials_function2(credentials) { session, name, key in
@@ -116,7 +116,7 @@ package final class TLSCredentials: @unchecked Sendable {
             "gnutls_certificate_allocate_credentials",
             unsafe gnutls_certificate_allocate_credentials(&made))
         guard let credentials = unsafe made else {
-            throw .library(
+            throw .gnutls(
                 call: "gnutls_certificate_allocate_credentials", code: GNUTLS_E_MEMORY_ERROR)
         }
         do throws(TLSFault) {

@@ -7,7 +7,7 @@ package enum TLSFault: Error, Sendable, Hashable {
     /// A file of the credentials cannot be used; `detail` says why.
     case file(path: String, detail: String)
     /// The library refuses something that does not depend on files or peers.
-    case library(call: String, code: Int32)
+    case gnutls(call: String, code: Int32)
     /// The session failed; `code` is GnuTLS's, `detail` what it means.
     case session(code: Int32, detail: String)
 
@@ -15,7 +15,7 @@ package enum TLSFault: Error, Sendable, Hashable {
     package var text: String {
         switch self {
         case .file(let path, let detail): "cannot use '\(path)': \(detail)"
-        case .library(let call, let code): "\(call): \(Self.text(of: code))"
+        case .gnutls(let call, let code): "\(call): \(Self.text(of: code))"
         case .session(_, let detail): detail
         }
     }
@@ -29,6 +29,6 @@ package enum TLSFault: Error, Sendable, Hashable {
 
     /// Throws unless the call was successful.
     static func check(_ call: StaticString, _ code: Int32) throws(TLSFault) {
-        guard code >= 0 else { throw .library(call: "\(call)", code: code) }
+        guard code >= 0 else { throw .gnutls(call: "\(call)", code: code) }
     }
 }

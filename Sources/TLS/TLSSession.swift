@@ -56,7 +56,7 @@ package final class TLSSession: @unchecked Sendable {
         var made: gnutls_session_t?
         try TLSFault.check("gnutls_init", unsafe gnutls_init(&made, sessionFlags))
         guard let made = unsafe made else {
-            throw .library(call: "gnutls_init", code: GNUTLS_E_MEMORY_ERROR)
+            throw .gnutls(call: "gnutls_init", code: GNUTLS_E_MEMORY_ERROR)
         }
         do throws(TLSFault) {
             try unsafe Self.configure(made, credentials)

@@ -5,20 +5,6 @@ import Testing
 extension InteropSuite {
     /// A real Linux guest on a live export.
     @Suite struct GuestTests {
-        /// Where the guest's files are, beside the tests.
-        private func bootGuest(_ uri: String) throws -> Command {
-            try Tool.require("qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4")
-            let here = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            let script = here.deletingLastPathComponent().appendingPathComponent("guest/boot-guest")
-            return try Command("bash", [script.path, uri])
-        }
-
-        private func expectFinished(_ guest: Command) throws {
-            let output = try guest.result(timeout: 300).output()
-            #expect(output.contains("GUEST:CHECKED"))
-            #expect(output.contains("GUEST:DONE status=0"))
-        }
-
         @Test("P1: a guest uses its disk, and a job from its midst is a consistent file system")
         func guestWithBackup() throws {
             let directory = try TemporaryDirectory()
@@ -27,10 +13,10 @@ extension InteropSuite {
             let server = try ServerUnderTest([
                 DomainDescription("vm1", [DiskDescription("vda", disk)])
             ])
-            let guest = try bootGuest(server.liveURI("vm1", "vda"))
+            let guest = try GuestMachine.boot(server.liveURI("vm1", "vda"))
             try guest.wait(for: "third mark", timeout: 240) { $0.stdout.contains("GUEST:MARK 3") }
             let job = try server.begin("vm1", disks: ["vda"], tag: "mid")
-            try expectFinished(guest)
+            try GuestMachine.expectFinished(guest)
 
             let first = directory.file("first.img")
             let second = directory.file("second.img")

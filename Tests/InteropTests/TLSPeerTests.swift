@@ -31,6 +31,17 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test("a guest writes, discards and checks its disk over TLS", arguments: Proof.allCases)
+        func guest(proof: Proof) throws {
+            let fixture = try TLSFixture()
+            let object = fixture.qemu("vm1/vda", port: fixture.live.port, proof).object
+            let guest = try GuestMachine.boot(
+                "nbds://localhost:\(fixture.live.port)/vm1/vda", tls: object)
+            try GuestMachine.expectFinished(guest)
+            try fixture.server.stop()
+            try Command.run("e2fsck", ["-fn", fixture.live.path("vda")]).output()
+        }
+
         @Test("qemu-img and qemu-io", arguments: Proof.allCases)
         func qemu(proof: Proof) throws {
             let fixture = try TLSFixture()

@@ -26,7 +26,7 @@ final class TestClient {
         var made: gnutls_session_t?
         let flags = GNUTLS_CLIENT.rawValue | GNUTLS_NONBLOCK.rawValue
         try TLSFault.check("gnutls_init", unsafe gnutls_init(&made, flags))
-        guard let made = unsafe made else { throw .library(call: "gnutls_init", code: -1) }
+        guard let made = unsafe made else { throw .gnutls(call: "gnutls_init", code: -1) }
         unsafe session = unsafe made
         unsafe wire = .allocate(capacity: 1)
         unsafe wire.initialize(to: Wire(session: made, keys: [:]))

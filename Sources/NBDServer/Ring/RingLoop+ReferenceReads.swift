@@ -11,8 +11,6 @@ import Synchronization
 extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: Int) {
-        // What is sealed has to be read first.
-        guard !connections[slot].isSecured else { return }
         let isUnix = connections[slot].isUnix
         let isSecured = connections[slot].isSecured
         switch connections[slot].target {
