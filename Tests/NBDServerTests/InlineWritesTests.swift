@@ -42,4 +42,33 @@ struct InlineWritesTests {
         writes.took(slow, now: 4 * pause)
         #expect(writes.allows(bytes: 4096, isWholePages: true, now: 5 * pause))
     }
+
+    @Test("expensive writes go to the kernel's workers, but for a few that look again")
+    func expensive() {
+        var writes = InlineWrites()
+        var inline = 0
+        var now: UInt64 = 0
+        for _ in 0..<100_000 {
+            if writes.allows(bytes: 4096, isWholePages: true, now: now) {
+                inline += 1
+                writes.took(45_000, now: now)
+            }
+            now += 30_000
+        }
+        // 3 s in pauses of 250 ms, a handful of writes between them.
+        #expect((12...120).contains(inline))
+        for _ in 0..<10_000 where writes.allows(bytes: 4096, isWholePages: true, now: now + pause) {
+            writes.took(4_000, now: now + pause)
+        }
+        #expect(writes.allows(bytes: 4096, isWholePages: true, now: now + pause))
+    }
+
+    @Test("one expensive write among cheap ones changes nothing")
+    func outlier() {
+        var writes = InlineWrites()
+        for index in 0..<1000 {
+            writes.took(index % 50 == 0 ? 100_000 : 4_000, now: 1)
+            #expect(writes.allows(bytes: 4096, isWholePages: true, now: 1))
+        }
+    }
 }

@@ -4,7 +4,9 @@
 /// without non-blocking buffered writes have it, it takes ten times that. But the kernel may make the
 /// writer wait, when too much is dirty for example, and a ring that waits serves nobody. So one slow
 /// write sends the disk's writes to the kernel's workers for a while, longer each time it happens
-/// again: at most a small share of a ring's time is ever lost.
+/// again: at most a small share of a ring's time is ever lost. Where writes are merely expensive, as
+/// in large folios, workers share the load with the ring: then only now and then a few are made inline,
+/// to see whether that has changed.
 struct InlineWrites {
     /// Longest write that is made inline, in bytes.
     static let bytesMax = 64 << 10
@@ -16,6 +18,14 @@ struct InlineWrites {
     /// Writes in a row that are quick before a slow one counts as the first again.
     static let quickWritesToForget = 100_000
 
+    /// Above this average the kernel's workers do better, in nanoseconds.
+    static let expensiveNanoseconds: UInt64 = 20_000
+    /// How long inline writes pause when they are expensive, in nanoseconds.
+    static let expensivePauseNanoseconds: UInt64 = 250_000_000
+    /// Writes that the average looks back on.
+    private static let averaged: UInt64 = 16
+
+    private var average: UInt64 = 0
     private var pausedUntil: UInt64 = 0
     private var nextPause = pauseNanoseconds
     private var quickWrites = 0
@@ -32,10 +42,19 @@ struct InlineWrites {
         if nanoseconds <= Self.slowNanoseconds {
             quickWrites += 1
             if quickWrites == Self.quickWritesToForget { nextPause = Self.pauseNanoseconds }
+            weigh(nanoseconds, now: now)
             return
         }
         quickWrites = 0
         pausedUntil = now + nextPause
         nextPause = min(nextPause * 2, Self.pauseNanosecondsMax)
+    }
+
+    private mutating func weigh(_ nanoseconds: UInt64, now: UInt64) {
+        average = (average * (Self.averaged - 1) + nanoseconds) / Self.averaged
+        guard average > Self.expensiveNanoseconds else { return }
+        pausedUntil = now + Self.expensivePauseNanoseconds
+        // The next few decide again.
+        average = Self.expensiveNanoseconds / 2
     }
 }
