@@ -84,6 +84,8 @@ package final class FuzzServer: Sendable {
             var state = pollfd(fd: peer, events: Int16(events), revents: 0)
             // SAFETY: one pollfd is passed as one.
             let count = unsafe poll(&state, 1, Self.patience)
+            // The fuzzer's own alarm interrupts.
+            if count < 0, errno == EINTR { continue }
             precondition(count > 0, "the server does not hang up")
             if Int32(state.revents) & POLLOUT != 0, !rest.isEmpty {
                 let sent = Array(rest)
