@@ -21,6 +21,8 @@ package struct TLSFiles: Sendable, Hashable {
 /// A server's secrets and what it trusts, as they were when they were loaded.
 ///
 /// Never changed after `init`: a reload makes new ones, and sessions keep those they began with.
+// SAFETY (unchecked Sendable): GnuTLS lets any number of sessions read credentials at once, and nothing
+// writes them after `init`.
 @safe
 package final class TLSCredentials: @unchecked Sendable {
     // SAFETY (Sendable): set up in init and only read afterwards, which GnuTLS allows from any

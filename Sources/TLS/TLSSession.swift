@@ -31,6 +31,8 @@ package enum TLSEnd: Sendable, Equatable {
 ///
 /// Used by one thread at a time. What the session itself wants to say (handshake, key updates,
 /// alerts) gathers in the outbox; it has to leave before anything that `encrypt` gives afterwards.
+// SAFETY (unchecked Sendable): owned by one connection, which lives on one ring at a time; a message
+// between rings hands it over whole.
 @safe
 package final class TLSSession: @unchecked Sendable {
     // SAFETY (Sendable): the ring that owns the connection is the only user; when the connection moves,
