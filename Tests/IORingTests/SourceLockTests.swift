@@ -55,7 +55,9 @@ struct SourceLockTests {
         #expect(reader.raw != another.raw)
     }
 
-    @Test("we hold the source: qemu cannot write it", .enabled(if: hasQEMU))
+    @Test(
+        "we hold the source: qemu cannot write it",
+        .enabled(if: hasQEMU, "qemu-io is missing (qemu-utils)"))
     func qemuIsRefused() throws {
         let directory = try TemporaryDirectory()
         let path = try directory.file("disk", [UInt8](repeating: 0, count: 1 << 20))
@@ -72,7 +74,9 @@ struct SourceLockTests {
         #expect(free.code == 0, "\(free.output)")
     }
 
-    @Test("we only read: qemu may read as well", .enabled(if: hasQEMU))
+    @Test(
+        "we only read: qemu may read as well",
+        .enabled(if: hasQEMU, "qemu-io is missing (qemu-utils)"))
     func qemuReads() throws {
         let directory = try TemporaryDirectory()
         let path = try directory.file("disk", [UInt8](repeating: 0, count: 1 << 20))
@@ -82,7 +86,9 @@ struct SourceLockTests {
         #expect(source.isReadOnly)
     }
 
-    @Test("qemu holds the source: we refuse it until qemu is gone", .enabled(if: hasQEMU))
+    @Test(
+        "qemu holds the source: we refuse it until qemu is gone",
+        .enabled(if: hasQEMU, "qemu-io is missing (qemu-utils)"))
     func qemuHolds() throws {
         let directory = try TemporaryDirectory()
         let path = try directory.file("disk", [UInt8](repeating: 0, count: 1 << 20))

@@ -137,7 +137,7 @@ struct ScratchStorageTests {
 
     @Test(
         "a device may be smaller than the disk, but holds one cluster at least",
-        .enabled(if: hasLoop))
+        .enabled(if: hasLoop, "there are no loop devices"))
     func device() throws {
         let directory = try TemporaryDirectory()
         for (bytes, slots) in [(UInt64(5 << 16) + 512, UInt32(5)), (32768, 0), (64 << 16, 10)] {
