@@ -1,6 +1,7 @@
 import NBDProtocol
 
-/// Handshakes: however the bytes are split, the replies and the end are the same.
+/// Handshakes, with and without TLS: however the bytes are split, the replies and the end are the
+/// same, and nothing that was injected behind STARTTLS is answered.
 enum HandshakeEntry {
     private struct Directory: ExportDirectory {
         let exports = [
@@ -28,62 +29,96 @@ enum HandshakeEntry {
         var consumed = 0
         var negotiated: Negotiated?
         var fault: HandshakeFault?
+        /// Where STARTTLS ended.
+        var securedAt: Int?
         var isOver: Bool { negotiated != nil || fault != nil }
     }
 
-    /// The first byte seeds the schedule of splits, the rest is the stream.
+    /// Holds one conversation in several splits of its bytes.
+    ///
+    /// The first byte chooses what is said about TLS and seeds the schedule of splits, the rest is
+    /// the stream. What follows STARTTLS stands for what TLS hands over.
     static func run(_ bytes: [UInt8]) {
         guard let seed = bytes.first else { return }
         let stream = Array(bytes.dropFirst())
-        let whole = converse(stream) { _ in stream.count }
+        let tls: TLSPolicy =
+            switch seed >> 6 {
+            case 2: .selective
+            case 3: .required
+            default: .off
+            }
+        var conversation = Conversation(tls: tls)
+        // Single bytes never bring anything behind STARTTLS, and so tell where it ends.
+        let single = conversation.hold(stream) { _ in 1 }
+        let secure = single.securedAt
         var state = UInt32(seed) | 1
-        let pieces = converse(stream) { left in
+        let pieces = conversation.hold(stream, cutAt: secure) { left in
             state = state &* 1_103_515_245 &+ 12_345
             return min(left, 1 + Int(state >> 16) % 23)
         }
-        precondition(whole == pieces, "a split changes what a peer sees")
+        let whole = conversation.hold(stream, cutAt: secure) { left in left }
+        precondition(whole == single && pieces == single, "a split changes what a peer sees")
+        guard let secure, secure < stream.count else { return }
+        let injected = conversation.hold(stream) { left in left }
+        precondition(injected.fault == .plaintextBehindStartTLS, "injected plaintext was read")
+        precondition(single.reply.starts(with: injected.reply), "injected plaintext was answered")
     }
 
-    private static func converse(_ stream: [UInt8], piece: (Int) -> Int) -> Outcome {
-        var handshake = Handshake()
-        var outcome = Outcome()
-        var buffer: [UInt8] = []
-        var rest = stream[...]
-        while !rest.isEmpty, !outcome.isOver {
-            let count = piece(rest.count)
-            buffer += rest.prefix(count)
-            rest = rest.dropFirst(count)
-            take(&handshake, &buffer, &outcome)
-        }
-        return outcome
-    }
+    private struct Conversation {
+        let tls: TLSPolicy
+        private var buffer: [UInt8] = []
+        private var outcome = Outcome()
 
-    private static func take(
-        _ handshake: inout Handshake, _ buffer: inout [UInt8], _ outcome: inout Outcome
-    ) {
-        while !outcome.isOver {
-            let input = buffer
-            let step = handshake.advance(
-                input.span, directory: Directory(), reply: &outcome.reply)
-            let taken: Int
-            switch step {
-            case .needBytes(let count):
-                precondition(count > buffer.count && count <= Handshake.inputBytesMax)
-                return
-            case .progressed(let consumed):
-                precondition(consumed > 0, "progress without consuming")
-                taken = consumed
-            case .startTLS: preconditionFailure("TLS is not offered here")
-            case .finished(let consumed, let negotiated):
-                taken = consumed
-                outcome.negotiated = negotiated
-            case .close(let consumed, let fault):
-                taken = consumed
-                outcome.fault = fault
+        init(tls: TLSPolicy) { self.tls = tls }
+
+        /// A whole conversation; a piece never goes beyond `cutAt`.
+        mutating func hold(_ stream: [UInt8], cutAt: Int? = nil, piece: (Int) -> Int) -> Outcome {
+            var handshake = Handshake(tls: tls)
+            buffer = []
+            outcome = Outcome()
+            var offset = 0
+            while offset < stream.count, !outcome.isOver {
+                let end = cutAt.map { offset < $0 ? $0 : stream.count } ?? stream.count
+                let count = piece(end - offset)
+                buffer += stream[offset..<(offset + count)]
+                offset += count
+                take(&handshake)
             }
-            precondition(taken <= buffer.count, "consumed more than there was")
-            buffer.removeFirst(taken)
-            outcome.consumed += taken
+            return outcome
+        }
+
+        private mutating func take(_ handshake: inout Handshake) {
+            while !outcome.isOver {
+                let input = buffer
+                let step = handshake.advance(
+                    input.span, directory: Directory(), reply: &outcome.reply)
+                let taken: Int
+                switch step {
+                case .needBytes(let count):
+                    precondition(count > buffer.count && count <= Handshake.inputBytesMax)
+                    return
+                case .progressed(let consumed):
+                    precondition(consumed > 0, "progress without consuming")
+                    taken = consumed
+                case .startTLS(let consumed):
+                    precondition(tls != .off && outcome.securedAt == nil, "STARTTLS out of place")
+                    precondition(consumed == buffer.count, "plaintext is left behind STARTTLS")
+                    outcome.securedAt = outcome.consumed + consumed
+                    handshake.secured()
+                    taken = consumed
+                case .finished(let consumed, let negotiated):
+                    precondition(
+                        tls != .required || outcome.securedAt != nil, "an export without TLS")
+                    taken = consumed
+                    outcome.negotiated = negotiated
+                case .close(let consumed, let fault):
+                    taken = consumed
+                    outcome.fault = fault
+                }
+                precondition(taken <= buffer.count, "consumed more than there was")
+                buffer.removeFirst(taken)
+                outcome.consumed += taken
+            }
         }
     }
 }
