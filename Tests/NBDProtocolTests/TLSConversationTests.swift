@@ -64,7 +64,8 @@ struct TLSConversationTests {
                 .refused(tlsRequired)),
         ]
 
-    @Test("required: every other option is refused before it", arguments: needsTLS)
+    @Test(
+        "required: every other option is refused before it (CVE-2019-14842)", arguments: needsTLS)
     func required(_ row: Malformed) {
         let client = Client.usualFlags.raw(row.client)
         let outcome = Conversation.run(client.bytes, tls: .required)
