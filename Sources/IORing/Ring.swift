@@ -79,6 +79,12 @@ package struct Ring: ~Copyable {
             "io_uring_enter failed with \(-result)")
     }
 
+    /// Finished operations that wait to be taken out.
+    package var completionCount: Int {
+        // SAFETY: the ring is set up; two words of its mapping are read.
+        Int(unsafe io_uring_cq_ready(ring))
+    }
+
     /// Takes the finished operations out, at most 128 at a time, and hands each to `body`; returns
     /// their number.
     package mutating func drain(into completions: inout [Completion]) {

@@ -35,6 +35,7 @@ struct RingLoop: ~Copyable {
     var pausedListeners: [RingListener] = []
     var closers: [Closer] = []
     var tickCount = 0
+    var briefWait = BriefWait()
 
     /// Zeroing requests at work on all disks, and whether some have finished this turn.
     var zeroingCount = 0
@@ -79,7 +80,7 @@ struct RingLoop: ~Copyable {
         ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
         while !isFinished {
-            ring.submit(waiting: ready.isEmpty)
+            if ready.isEmpty { awaitCompletions() } else { ring.submit(waiting: false) }
             now = MonotonicClock.now()
             repeat {
                 ring.drain(into: &completions)
@@ -89,6 +90,22 @@ struct RingLoop: ~Copyable {
             giveTurns()
         }
         stopLatch?.arrive()
+    }
+
+    /// Submits what was prepared, and comes back when there is something to do.
+    private mutating func awaitCompletions() {
+        let limit = briefWait.nanoseconds
+        let begun = MonotonicClock.now()
+        if limit > 0 {
+            repeat {
+                ring.submit(waiting: false)
+                let count = ring.completionCount
+                if count > 0 { return briefWait.found(completions: count) }
+            } while MonotonicClock.now() < begun + limit
+            briefWait.missed()
+        }
+        ring.submit(waiting: true)
+        briefWait.slept(MonotonicClock.now() - begun, completions: ring.completionCount)
     }
 
     private var isFinished: Bool {
