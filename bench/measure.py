@@ -219,6 +219,13 @@ def timed(seconds: float) -> list[str]:
     return ["--time_based", f"--runtime={seconds:g}", "--norandommap", "--randrepeat=0"]
 
 
+def latencies(percentile: dict[str, float], prefix: str = "") -> dict[str, float]:
+    """Microseconds from fio's table of percentiles in nanoseconds."""
+    return {f"{prefix}p50": percentile["50.000000"] / 1e3,
+            f"{prefix}p99": percentile["99.000000"] / 1e3,
+            f"{prefix}p99.9": percentile["99.900000"] / 1e3}
+
+
 def run_fio(arguments: list[str], pid: int, timeout: float) -> dict[str, float]:
     """Runs fio: requests per second, latency in microseconds, CPU microseconds per request."""
     before = tree_cpu(pid)
@@ -237,7 +244,6 @@ def run_fio(arguments: list[str], pid: int, timeout: float) -> dict[str, float]:
     if side["total_ios"] == 0:
         raise BenchError("fio completed no request")
     percentile = side["clat_ns"]["percentile"]
-    return {"value": side["iops"], "p50": percentile["50.000000"] / 1e3,
-            "p99": percentile["99.000000"] / 1e3,
+    return {"value": side["iops"], **latencies(percentile),
             "server_cpu": server * 1e6 / side["total_ios"],
             "client_cpu": client * 1e6 / side["total_ios"]}
