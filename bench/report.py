@@ -93,6 +93,14 @@ def ratio(ours: dict, peer: dict, key: str = "value") -> str:
     return text
 
 
+def compared(rows: list, case: str, other: str) -> list[str]:
+    """A line with the median of one case as a multiple of another's, server by server."""
+    found = {(row.server, row.case): [sample["value"] for sample in row.samples] for row in rows}
+    return [f"{server}: {case}: {median(mine) / median(found[server, other]):.2f}x {other}"
+            for (server, name), mine in found.items()
+            if name == case and found.get((server, other))]
+
+
 def ratios(result: dict, case: str) -> str:
     """Our median as a multiple of the best peer's and of qemu's; empty when there is no pair."""
     rows = ordered(result, case)
