@@ -21,20 +21,23 @@ import os, sys, nbd
 uri, count, size = os.environ["URI"], int(os.environ["COUNT"]), int(os.environ["SIZE"])
 block, in_flight, rounds = 256 << 10, 4, 16
 handles = [nbd.NBD() for _ in range(count)]
+failed = 0
+def done(error):
+    global failed
+    failed += error.value != 0
+    return 1
 for handle in handles:
     handle.connect_uri(uri)
 place = 0
 for _ in range(rounds):
     for handle in handles:
         for _ in range(in_flight):
-            handle.aio_pread(nbd.Buffer(block), place)
+            handle.aio_pread(nbd.Buffer(block), place, completion=done)
             place = (place + block) % (size - block)
     for handle in handles:
         while handle.aio_in_flight():
             handle.poll(-1)
-            while (cookie := handle.aio_peek_command_completed()) > 0:
-                handle.aio_command_completed(cookie)
-print("open", flush=True)
+print("failed" if failed else "open", flush=True)
 sys.stdin.read()
 """
 
@@ -61,8 +64,10 @@ def with_connections(uri: str, count: int, size: int, pid: int) -> dict[str, flo
     signal.signal(signal.SIGALRM, too_late)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT)
     try:
-        if client.stdout.readline().strip() != "open":
-            raise BenchError(f"nbdsh with {count} connections: {tail(client.stderr.read())}")
+        answer = client.stdout.readline().strip()
+        if answer != "open":
+            said = "reads failed" if answer else tail(client.stderr.read())
+            raise BenchError(f"nbdsh with {count} connections: {said}")
         return of_tree(pid)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -20,6 +20,8 @@ class Column:
 
 
 P50, P99, P999 = "p50", "p99", "p99.9"
+# Figures beside the first of a scenario that get a ratio of their own where they were measured.
+ALSO_COMPARED = {P99: "p99 latency", "peak": "peak RSS"}
 
 # The first column is what rows are ordered and compared by.
 COLUMNS = {
@@ -45,7 +47,7 @@ COLUMNS = {
     "map": [Column("value", "extents/s", 0, spread=True, axis="extents/s"),
             Column("seconds", "s", 2), Column("server_cpu", "server CPU s", 2)],
     "memory": [Column("value", "PSS MiB", 1, spread=True, axis="PSS, MiB", lower=True),
-               Column("rss", "RSS MiB", 1), Column("peak", "peak RSS MiB", 1),
+               Column("rss", "RSS MiB", 1), Column("peak", "peak RSS MiB", 1, axis="peak RSS, MiB", lower=True),
                Column("processes", "processes", 0)],
 }
 
@@ -116,10 +118,11 @@ def ratios(result: dict, case: str) -> str:
             break
     if lower_is_better(result):
         parts[-1] += "; lower is better"
-    timed = [row for row in peers if values(row, P99)]
-    if timed and values(rows[0], P99):
-        quickest = min(timed, key=lambda row: median(values(row, P99)))
-        parts.append(f"p99 latency (lower is better): {ratio(rows[0], quickest, P99)}")
+    for key, name in ALSO_COMPARED.items():
+        measured = [row for row in peers if values(row, key)]
+        if measured and values(rows[0], key):
+            lowest = min(measured, key=lambda row: median(values(row, key)))
+            parts.append(f"{name} (lower is better): {ratio(rows[0], lowest, key)}")
     return "; ".join(parts)
 
 
@@ -159,7 +162,7 @@ def machine(report: dict) -> list[str]:
         f"{facts['processor']}, {facts['cores']} cores for servers and clients together, "
         f"{facts['memoryGiB']} GiB, Linux {facts['kernel']}, {facts['fileSystem']}, "
         f"load at the start {facts['loadAtStart']}",
-        f"{settings['size'] / (1 << 20):.0f} MiB file, page cache warm, {rounds}, "
+        f"{settings['size'] / (1 << 20):.0f} MiB file, in the page cache unless said otherwise, {rounds}, "
         f"{settings['seconds']:g} s per fio run",
         "; ".join(facts["versions"].values()),
     ]
