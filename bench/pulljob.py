@@ -1,7 +1,5 @@
 """A full backup of a disk in use, or of a stopped machine's: `pull-job-4`."""
 
-from collections.abc import Callable
-
 from harness import Files, Result, Settings, attempt, export_of, say, taking_part
 from live import PEERS, Writer, begun
 from measure import pull, serve

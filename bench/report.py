@@ -47,7 +47,8 @@ COLUMNS = {
     "map": [Column("value", "extents/s", 0, spread=True, axis="extents/s"),
             Column("seconds", "s", 2), Column("server_cpu", "server CPU s", 2)],
     "memory": [Column("value", "PSS MiB", 1, spread=True, axis="PSS, MiB", lower=True),
-               Column("rss", "RSS MiB", 1), Column("peak", "peak RSS MiB", 1, axis="peak RSS, MiB", lower=True),
+               Column("rss", "RSS MiB", 1),
+               Column("peak", "peak RSS MiB", 1, axis="peak RSS, MiB", lower=True),
                Column("processes", "processes", 0)],
 }
 
@@ -162,7 +163,8 @@ def machine(report: dict) -> list[str]:
         f"{facts['processor']}, {facts['cores']} cores for servers and clients together, "
         f"{facts['memoryGiB']} GiB, Linux {facts['kernel']}, {facts['fileSystem']}, "
         f"load at the start {facts['loadAtStart']}",
-        f"{settings['size'] / (1 << 20):.0f} MiB file, in the page cache unless said otherwise, {rounds}, "
+        f"{settings['size'] / (1 << 20):.0f} MiB file, in the page cache unless said otherwise, "
+        f"{rounds}, "
         f"{settings['seconds']:g} s per fio run",
         "; ".join(facts["versions"].values()),
     ]
