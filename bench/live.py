@@ -1,9 +1,8 @@
-"""A disk that is written to while it is backed up: `live-job` and `begin`."""
+"""A disk that is backed up while it is written to, served by nbdpull or by qemu."""
 
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -11,19 +10,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from measure import BenchError, Server, fio_arguments, run_client, run_fio, timed
+from measure import BenchError, Server, fio_arguments, run_client, timed
 from peers import NBDPULL, QEMU_STORAGE_DAEMON, Export, Peer
 
-CLUSTER = 64 << 10
 DEPTH = 8
 BEGINS_PER_ROUND = 10
 DOMAIN = "bench"
-
-IDLE = "no job"
-FIRST_TOUCH = "first touch"
-PULLED = "while pulled"
 
 PEERS = [NBDPULL, QEMU_STORAGE_DAEMON]
 
@@ -58,17 +54,28 @@ class ControlConnection(http.client.HTTPConnection):
 class LiveDisk:
     """nbdpull serving one disk, with a connection to its control socket."""
 
-    def __init__(self, disk: Path, directory: Path):
+    def __init__(self, disk: Path, directory: Path, direct: bool = False):
         run = directory / "run"
         self._control_path = run / "control.sock"
         shutil.rmtree(directory / "state", ignore_errors=True)
         self._server = Server(
             NBDPULL.key,
             [NBDPULL.path(), "serve", "--state-dir", str(directory / "state"), "--run-dir",
-             str(run), "--name", DOMAIN, "--disk", f"vda={disk}"],
+             str(run), *self._domain(disk, directory, direct)],
             directory, socket_path=self._control_path)
         self.uri = ""
         self.pid = 0
+
+    @staticmethod
+    def _domain(disk: Path, directory: Path, direct: bool) -> list[str]:
+        if not direct:
+            return ["--name", DOMAIN, "--disk", f"vda={disk}"]
+        definition = directory / "domain.xml"
+        definition.write_text(
+            f"<domain type='kvm'><name>{DOMAIN}</name><devices><disk type='file' device='disk'>"
+            f"<driver name='qemu' type='raw' cache='none'/><source file='{disk}'/>"
+            "<target dev='vda'/></disk></devices></domain>\n", encoding="utf-8")
+        return ["--domain", str(definition)]
 
     def __enter__(self) -> "LiveDisk":
         self.pid = self._server.__enter__().pid
@@ -92,24 +99,62 @@ class LiveDisk:
     def information(self) -> dict:
         return self._control.call("GET", f"/v1/domains/{DOMAIN}/job")
 
-    def end(self) -> None:
-        """Ends the job; BenchError when it had broken, since its figures are void then."""
+    def end(self) -> float:
+        """Ends the job; how many seconds the request took. BenchError when the job had broken,
+        since its figures are void then."""
         information = self.information()
+        started = time.monotonic()
         self._control.call("POST", f"/v1/domains/{DOMAIN}/job/end", {})
+        took = time.monotonic() - started
         if information.get("state") != "running":
             raise BenchError(f"the backup job was not running at its end: {information}")
+        return took
 
 
-def first_touch_log(directory: Path, size: int) -> Path:
-    """A fio log with one 4 KiB write to every cluster, in random order."""
-    path = directory / "first-touch.fio"
-    clusters = list(range(size // CLUSTER))
-    random.shuffle(clusters)
-    places = (cluster * CLUSTER + 4096 * random.randrange(CLUSTER // 4096) for cluster in clusters)
-    path.write_text("fio version 2 iolog\nnbd add\nnbd open\n"
-                    + "".join(f"nbd write {place} 4096\n" for place in places) + "nbd close\n",
-                    encoding="ascii")
-    return path
+@dataclass(frozen=True)
+class Target:
+    """What a running server offers: the disk as a machine writes it, and as a backup reads it."""
+
+    live: str
+    backup: str
+    pid: int
+
+
+@contextmanager
+def idle(peer: Peer, disk: Path, directory: Path) -> Iterator[Target]:
+    """The disk served for writing, without a job."""
+    if peer is NBDPULL:
+        with LiveDisk(disk, directory) as served:
+            yield Target(served.uri, "", served.pid)
+        return
+    export = Export(disk, directory, socket=directory / "nbd.sock", writable=True)
+    with Server(peer.key, peer.arguments(export), directory, export.socket) as server:
+        yield Target(export.uri(), "", server.pid)
+
+
+@contextmanager
+def begun(
+    peer: Peer, disk: Path, directory: Path, direct: bool = False
+) -> Iterator[Target]:
+    """The disk served for writing with a backup job that has begun and is ended on leaving.
+
+    qemu-storage-daemon has its copy-before-write filter and a new sparse scratch file.
+    """
+    if peer is NBDPULL:
+        with LiveDisk(disk, directory, direct) as served:
+            yield Target(served.uri, served.begin(), served.pid)
+            served.end()
+        return
+    export = Export(disk, directory, socket=directory / "nbd.sock", writable=True, direct=direct)
+    scratch = directory / "scratch.img"
+    with scratch.open("wb") as file:
+        file.truncate(disk.stat().st_size)
+    try:
+        arguments = QEMU_STORAGE_DAEMON.copy_before_write(export, scratch)
+        with Server(peer.key, arguments, directory, export.socket) as server:
+            yield Target(export.uri("live"), export.uri("snapshot"), server.pid)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 class Puller:
@@ -148,82 +193,15 @@ class Puller:
         return self._size / sorted(self._passes)[len(self._passes) // 2] / 1e9
 
 
-def live_job(
-    peer: Peer, files, directory: Path, size: int, seconds: float
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """The three cases in order; each begins with the disk's file written back."""
-    if peer is NBDPULL:
-        yield from nbdpull_job(files, directory, size, seconds)
-    else:
-        yield from qemu_job(files, directory, size, seconds)
-
-
-def writes(uri: str, size: int, seconds: float, pid: int) -> dict[str, float]:
-    arguments = fio_arguments(uri, "randwrite", size, DEPTH) + timed(seconds)
-    return run_fio(arguments, pid, timeout=seconds + 60)
-
-
-def touches(uri: str, directory: Path, size: int, pid: int) -> dict[str, float]:
-    log = first_touch_log(directory, size)
-    arguments = fio_arguments(uri, "randwrite", size, DEPTH) + [f"--read_iolog={log}"]
-    return run_fio(arguments, pid, timeout=120)
-
-
-def writes_while_pulled(
-    live: str, snapshot: str, size: int, seconds: float, pid: int
-) -> dict[str, float]:
-    with Puller(snapshot, size) as puller:
-        sample = writes(live, size, seconds, pid)
-    sample["pull"] = puller.gigabytes_per_second()
-    # The server's and the client's work for the pull would be counted as the writes'.
-    del sample["server_cpu"], sample["client_cpu"]
-    return sample
-
-
-def nbdpull_job(files, directory: Path, size: int, seconds: float):
-    with LiveDisk(files.disk(), directory) as disk:
-        yield IDLE, writes(disk.uri, size, seconds, disk.pid)
-        files.disk()
-        disk.begin()
-        yield FIRST_TOUCH, touches(disk.uri, directory, size, disk.pid)
-        disk.end()
-        files.disk()
-        snapshot = disk.begin()
-        yield PULLED, writes_while_pulled(disk.uri, snapshot, size, seconds, disk.pid)
-        disk.end()
-
-
-def qemu_job(files, directory: Path, size: int, seconds: float):
-    """qemu's copy-before-write filter; a new daemon and a new sparse scratch file per case."""
-    export = Export(files.disk(), directory, socket=directory / "nbd.sock", writable=True)
-    scratch = directory / "scratch.img"
-
-    def daemon(arguments: list[str]) -> Server:
-        scratch.unlink(missing_ok=True)
-        with scratch.open("wb") as file:
-            file.truncate(size)
-        return Server(QEMU_STORAGE_DAEMON.key, arguments, directory, export.socket)
-
-    filtered = QEMU_STORAGE_DAEMON.copy_before_write(export, scratch)
-    try:
-        with daemon(QEMU_STORAGE_DAEMON.arguments(export)) as server:
-            yield IDLE, writes(export.uri(), size, seconds, server.pid)
-        files.disk()
-        with daemon(filtered) as server:
-            yield FIRST_TOUCH, touches(export.uri("live"), directory, size, server.pid)
-        files.disk()
-        with daemon(filtered) as server:
-            yield PULLED, writes_while_pulled(
-                export.uri("live"), export.uri("snapshot"), size, seconds, server.pid)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 class Writer:
-    """fio writing to a live export in the background, until stopped."""
+    """fio writing to a live export in the background until stopped, as fast as it can or so
+    many requests a second."""
 
-    def __init__(self, uri: str, size: int):
-        self._arguments = fio_arguments(uri, "randwrite", size, DEPTH) + timed(300)
+    def __init__(self, uri: str, size: int, rate: int | None = None):
+        # A thread, not a process: fio's processes leave the group that is killed in the end.
+        self._arguments = fio_arguments(uri, "randwrite", size, DEPTH) + timed(300) + ["--thread"]
+        if rate is not None:
+            self._arguments.append(f"--rate_iops={rate}")
 
     def __enter__(self) -> "Writer":
         self._process = subprocess.Popen(
@@ -238,7 +216,7 @@ class Writer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(timeout=10)
         if ended is not None and error is None:
-            raise BenchError(f"fio ended while jobs were begun (status {ended})")
+            raise BenchError(f"fio, which was to write all the time, ended (status {ended})")
 
 
 def begins(disk: Path, directory: Path, size: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -253,10 +231,11 @@ def begins(disk: Path, directory: Path, size: int) -> Iterator[tuple[str, dict[s
 
 
 def timed_begin(live: LiveDisk) -> dict[str, float]:
-    """Milliseconds from the request to its answer, and microseconds writes were held."""
+    """Milliseconds from the requests to begin and to end to their answers, and microseconds
+    that writes were held."""
     started = time.monotonic()
     live.begin()
     latency = (time.monotonic() - started) * 1e3
     hold = live.information()["holdNanoseconds"] / 1e3
-    live.end()
-    return {"value": latency, "hold": hold}
+    ended = live.end()
+    return {"value": latency, "end": ended * 1e3, "hold": hold}

@@ -44,26 +44,33 @@ def is_running(pid: int) -> bool:
     return fields is not None and fields[0] not in "ZX"
 
 
-def tree_cpu(root: int) -> float:
-    """User and system seconds of a process and its descendants: all threads, the kernel's
-    io_uring workers included, and children that have ended. Resolution is a clock tick."""
+def process_tree(root: int) -> dict[int, list[str]]:
+    """The stat fields of a process and of its descendants, by process id."""
     children: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
+    fields: dict[int, list[str]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
-        fields = stat_fields(int(entry))
-        if fields is None:
+        found = stat_fields(int(entry))
+        if found is None:
             continue
-        children.setdefault(int(fields[1]), []).append(int(entry))
-        # utime, stime, cutime, cstime
-        ticks[int(entry)] = sum(int(field) for field in fields[11:15])
-    total, queue = 0, [root]
+        children.setdefault(int(found[1]), []).append(int(entry))
+        fields[int(entry)] = found
+    tree, queue = {}, [root]
     while queue:
         pid = queue.pop()
-        total += ticks.get(pid, 0)
+        if pid in fields:
+            tree[pid] = fields[pid]
         queue += children.get(pid, [])
-    return total / TICKS_PER_SECOND
+    return tree
+
+
+def tree_cpu(root: int) -> float:
+    """User and system seconds of a process and its descendants: all threads, the kernel's
+    io_uring workers included, and children that have ended. Resolution is a clock tick."""
+    # utime, stime, cutime, cstime
+    ticks = sum(int(field) for fields in process_tree(root).values() for field in fields[11:15])
+    return ticks / TICKS_PER_SECOND
 
 
 def tail(text: str, lines: int = 5) -> str:
@@ -196,21 +203,25 @@ def run_client(arguments: list[str], timeout: float) -> tuple[str, float, float]
     return output, wall, cpu
 
 
-def pull(uri: str, size: int, connections: int, pid: int) -> dict[str, float]:
-    """Reads the whole export once with nbdcopy."""
+def pull(uri: str, size: int, connections: int, pid: int, passes: int = 1) -> dict[str, float]:
+    """Reads the whole export with nbdcopy, once or several times, one after the other."""
     arguments = [shutil.which("nbdcopy"), f"--connections={connections}", uri, "null:"]
     before = tree_cpu(pid)
-    _, wall, client = run_client(arguments, timeout=30 + size / (50 << 20))
+    runs = [run_client(arguments, timeout=30 + size / (50 << 20)) for _ in range(passes)]
     # A server that forks per connection reaps its children a moment after the client's end.
     time.sleep(0.05)
     server = tree_cpu(pid) - before
-    return {"value": size / wall / 1e9, "server_cpu": server / (size / GIB),
-            "client_cpu": client / (size / GIB)}
+    wall, client = sum(run[1] for run in runs), sum(run[2] for run in runs)
+    total = size * passes
+    return {"value": total / wall / 1e9, "server_cpu": server / (total / GIB),
+            "client_cpu": client / (total / GIB)}
 
 
-def fio_arguments(uri: str, mode: str, size: int, depth: int, jobs: int = 1) -> list[str]:
+def fio_arguments(
+    uri: str, mode: str, size: int, depth: int, jobs: int = 1, block: int = 4 << 10
+) -> list[str]:
     return [shutil.which("fio"), "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw={mode}",
-            "--bs=4k", f"--iodepth={depth}", f"--numjobs={jobs}", f"--size={size}",
+            f"--bs={block}", f"--iodepth={depth}", f"--numjobs={jobs}", f"--size={size}",
             "--group_reporting", "--output-format=json"]
 
 
@@ -219,12 +230,16 @@ def timed(seconds: float) -> list[str]:
     return ["--time_based", f"--runtime={seconds:g}", "--norandommap", "--randrepeat=0"]
 
 
-def run_fio(arguments: list[str], pid: int, timeout: float) -> dict[str, float]:
-    """Runs fio: requests per second, latency in microseconds, CPU microseconds per request."""
-    before = tree_cpu(pid)
+def latencies(percentile: dict[str, float], prefix: str = "") -> dict[str, float]:
+    """Microseconds from fio's table of percentiles in nanoseconds."""
+    return {f"{prefix}p50": percentile["50.000000"] / 1e3,
+            f"{prefix}p99": percentile["99.000000"] / 1e3,
+            f"{prefix}p99.9": percentile["99.900000"] / 1e3}
+
+
+def fio_job(arguments: list[str], timeout: float) -> tuple[dict, float]:
+    """Runs fio: its account of the job, and its CPU seconds."""
     output, _, client = run_client(arguments, timeout)
-    time.sleep(0.05)
-    server = tree_cpu(pid) - before
     try:
         # fio may say something before its JSON document.
         job = json.loads(output[output.index("\n{") if output[:1] != "{" else 0:])["jobs"][0]
@@ -232,12 +247,30 @@ def run_fio(arguments: list[str], pid: int, timeout: float) -> dict[str, float]:
         raise BenchError(f"fio printed no result: {tail(output)}") from problem
     if job["error"]:
         raise BenchError(f"fio reports error {job['error']}")
-    kind = max(("read", "write"), key=lambda name: job[name]["total_ios"])
-    side = job[kind]
-    if side["total_ios"] == 0:
+    if job["read"]["total_ios"] + job["write"]["total_ios"] == 0:
         raise BenchError("fio completed no request")
-    percentile = side["clat_ns"]["percentile"]
-    return {"value": side["iops"], "p50": percentile["50.000000"] / 1e3,
-            "p99": percentile["99.000000"] / 1e3,
+    return job, client
+
+
+def run_fio(arguments: list[str], pid: int, timeout: float) -> dict[str, float]:
+    """Runs fio: requests per second, latency in microseconds, CPU microseconds per request."""
+    before = tree_cpu(pid)
+    job, client = fio_job(arguments, timeout)
+    time.sleep(0.05)
+    server = tree_cpu(pid) - before
+    side = job[max(("read", "write"), key=lambda name: job[name]["total_ios"])]
+    return {"value": side["iops"], **latencies(side["clat_ns"]["percentile"]),
             "server_cpu": server * 1e6 / side["total_ios"],
             "client_cpu": client * 1e6 / side["total_ios"]}
+
+
+def run_fio_syncs(arguments: list[str], timeout: float) -> dict[str, float]:
+    """Runs fio with writes and fsync: the latency of fsync in microseconds, and how many."""
+    job, _ = fio_job(arguments, timeout)
+    sync = job["sync"]
+    if sync["total_ios"] == 0:
+        raise BenchError("fio completed no fsync")
+    found = latencies(sync["lat_ns"]["percentile"], "sync_")
+    seconds = job["job_runtime"] / 1e3
+    return {"value": found.pop("sync_p99"), **found, "syncs": sync["total_ios"] / seconds,
+            "iops": job["write"]["iops"]}

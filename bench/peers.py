@@ -23,6 +23,11 @@ class Export:
     port: int | None = None
     writable: bool = False
     tls: Credentials | None = None
+    # O_DIRECT instead of the page cache; only nbdpull and the servers of qemu have it.
+    direct: bool = False
+    connections: int = 16
+    # nbdpull only; without it, the default.
+    rings: int | None = None
 
     def uri(self, name: str = "") -> str:
         """The NBD URI of the export with this name."""
@@ -89,6 +94,12 @@ class Nbdpull(Peer):
         place = (["--socket", str(export.socket)] if export.socket
                  else ["--tcp", f"127.0.0.1:{export.port}"])
         mode = [] if export.writable else ["--read-only"]
+        if export.rings is not None:
+            mode += ["--rings", str(export.rings)]
+        if export.direct:
+            mode += ["--cache", "none"]
+        if export.connections > 100:
+            mode += ["--max-connections", str(export.connections)]
         return [self.path(), "export", *mode, *place, *self.tls(export), str(export.file)]
 
     @staticmethod
@@ -111,8 +122,10 @@ class QemuNbd(Peer):
         mode = [] if export.writable else ["-r"]
         tls = ([] if export.tls is None
                else ["--object", export.tls.qemu_object(), "--tls-creds", "tls0"])
-        return [self.path(), "-f", "raw", "-t", "-e", "8", "-x", "", *mode, *place, *tls,
-                "--aio=io_uring", str(export.file)]
+        if export.direct:
+            mode += ["--cache=none"]
+        return [self.path(), "-f", "raw", "-t", "-e", str(export.connections), "-x", "", *mode,
+                *place, *tls, "--aio=io_uring", str(export.file)]
 
 
 class QemuStorageDaemon(Peer):
@@ -132,11 +145,12 @@ class QemuStorageDaemon(Peer):
     def copy_before_write(self, export: Export, scratch: Path) -> list[str]:
         """Serves the disk as `live` and its state at the start as `snapshot`; old content is
         saved to `scratch` before it is overwritten."""
-        def file(name: str, path: Path) -> str:
-            return f"driver=file,node-name={name},filename={path},aio=io_uring,cache.direct=off"
+        def file(name: str, path: Path, direct: bool) -> str:
+            return (f"driver=file,node-name={name},filename={path},aio=io_uring,"
+                    f"cache.direct={'on' if direct else 'off'}")
         return [self.path(),
-                "--blockdev", file("disk", export.file),
-                "--blockdev", file("scratch", scratch),
+                "--blockdev", file("disk", export.file, export.direct),
+                "--blockdev", file("scratch", scratch, False),
                 "--blockdev", "driver=copy-before-write,node-name=cbw,file=disk,target=scratch",
                 "--blockdev", "driver=snapshot-access,node-name=before,file=cbw",
                 "--nbd-server", self.server(export),
@@ -147,7 +161,7 @@ class QemuStorageDaemon(Peer):
     def server(export: Export) -> str:
         place = (f"addr.type=unix,addr.path={export.socket}" if export.socket
                  else f"addr.type=inet,addr.host=127.0.0.1,addr.port={export.port}")
-        return f"{place},max-connections=16"
+        return f"{place},max-connections={export.connections}"
 
 
 class Nbdkit(Peer):

@@ -9,24 +9,47 @@ QEMU = ("qemu-nbd", "qemu-storage-daemon")
 
 @dataclass(frozen=True)
 class Column:
+    """A figure of a sample: `axis` names it in a chart, without one it is in the table only."""
+
     key: str
     title: str
     digits: int
     spread: bool = False
+    axis: str = ""
+    lower: bool = False
 
 
+P50, P99, P999 = "p50", "p99", "p99.9"
+# Figures beside the first of a scenario that get a ratio of their own where they were measured.
+ALSO_COMPARED = {P99: "p99 latency", "peak": "peak RSS"}
+
+# The first column is what rows are ordered and compared by.
 COLUMNS = {
-    "pull": [Column("value", "GB/s", 2, spread=True), Column("server_cpu", "server s/GiB", 3),
-             Column("client_cpu", "client s/GiB", 3)],
-    "io": [Column("value", "IOPS", 0, spread=True), Column("p50", "p50 us", 0),
-           Column("p99", "p99 us", 0), Column("server_cpu", "server us/req", 1),
-           Column("client_cpu", "client us/req", 1), Column("pull", "pull GB/s", 2)],
-    "begin": [Column("value", "latency ms", 1, spread=True),
-              Column("hold", "hold us", 0, spread=True),
+    "pull": [Column("value", "GB/s", 2, spread=True, axis="GB/s"),
+             Column("server_cpu", "server s/GiB", 3, axis="server CPU s/GiB", lower=True),
+             Column("client_cpu", "client s/GiB", 3),
+             Column("cached", "MiB cached after", 0)],
+    "io": [Column("value", "IOPS", 0, spread=True, axis="requests/s"), Column(P50, "p50 us", 0),
+           Column(P99, "p99 us", 0, axis="latency, 99th percentile, us", lower=True),
+           Column(P999, "p99.9 us", 0),
+           Column("server_cpu", "server us/req", 1), Column("client_cpu", "client us/req", 1),
+           Column("pull", "pull GB/s", 2)],
+    "sync": [Column("value", "fsync p99 us", 0, spread=True, axis="fsync, 99th percentile, us",
+                    lower=True),
+             Column("sync_p50", "fsync p50 us", 0, axis="fsync, median, us", lower=True),
+             Column("sync_p99.9", "fsync p99.9 us", 0), Column("syncs", "fsyncs/s", 0),
+             Column("iops", "write IOPS", 0), Column("pull", "pull GB/s", 2)],
+    "begin": [Column("value", "latency ms", 1, spread=True, axis="begin, ms", lower=True),
+              Column("end", "end ms", 1, spread=True, axis="end, ms", lower=True),
+              Column("hold", "hold us", 0, spread=True, axis="writes held, us", lower=True),
               Column("rss_before", "RSS before MiB", 0, spread=True),
               Column("rss_during", "RSS during MiB", 0, spread=True)],
-    "map": [Column("value", "extents/s", 0, spread=True), Column("seconds", "s", 2),
-            Column("server_cpu", "server CPU s", 2)],
+    "map": [Column("value", "extents/s", 0, spread=True, axis="extents/s"),
+            Column("seconds", "s", 2), Column("server_cpu", "server CPU s", 2)],
+    "memory": [Column("value", "PSS MiB", 1, spread=True, axis="PSS, MiB", lower=True),
+               Column("rss", "RSS MiB", 1),
+               Column("peak", "peak RSS MiB", 1, axis="peak RSS, MiB", lower=True),
+               Column("processes", "processes", 0)],
 }
 
 
@@ -51,24 +74,38 @@ def cases(result: dict) -> list[str]:
     return list(dict.fromkeys(row["case"] for row in result["rows"]))
 
 
+def lower_is_better(result: dict) -> bool:
+    return COLUMNS[result["kind"]][0].lower
+
+
 def ordered(result: dict, case: str) -> list[dict]:
     """The rows of a case: ours first, then the peers, the best first."""
     rows = [row for row in result["rows"] if row["case"] == case]
-    return sorted(rows, key=lambda row: (row["server"] != OURS, -median(values(row, "value"))))
+    sign = 1 if lower_is_better(result) else -1
+    return sorted(rows, key=lambda row: (row["server"] != OURS,
+                                         sign * median(values(row, "value"))))
 
 
-def ratio(ours: dict, peer: dict) -> str:
-    mine, theirs = values(ours, "value"), values(peer, "value")
-    text = f"{median(mine) / median(theirs):.2f}x {peer['server']}"
+def ratio(ours: dict, peer: dict, key: str = "value") -> str:
+    mine, theirs = values(ours, key), values(peer, key)
+    # A peer's figure may be too small for the clock: no multiple of nothing.
+    text = f"{median(mine) / median(theirs):.2f}x" if median(theirs) else "no ratio to"
+    text += f" {peer['server']}"
     if min(mine) <= max(theirs) and min(theirs) <= max(mine):
         text += " (ranges overlap)"
     return text
 
 
+def compared(rows: list, case: str, other: str) -> list[str]:
+    """A line with the median of one case as a multiple of another's, server by server."""
+    found = {(row.server, row.case): [sample["value"] for sample in row.samples] for row in rows}
+    return [f"{server}: {case}: {median(mine) / median(found[server, other]):.2f}x {other}"
+            for (server, name), mine in found.items()
+            if name == case and found.get((server, other))]
+
+
 def ratios(result: dict, case: str) -> str:
     """Our median as a multiple of the best peer's and of qemu's; empty when there is no pair."""
-    if result["kind"] == "begin":
-        return ""
     rows = ordered(result, case)
     peers = [row for row in rows if row["server"] != OURS]
     if not peers or len(peers) == len(rows):
@@ -80,6 +117,13 @@ def ratios(result: dict, case: str) -> str:
             if named[0] is not peers[0]:
                 parts.append(f"qemu: {ratio(rows[0], named[0])}")
             break
+    if lower_is_better(result):
+        parts[-1] += "; lower is better"
+    for key, name in ALSO_COMPARED.items():
+        measured = [row for row in peers if values(row, key)]
+        if measured and values(rows[0], key):
+            lowest = min(measured, key=lambda row: median(values(row, key)))
+            parts.append(f"{name} (lower is better): {ratio(rows[0], lowest, key)}")
     return "; ".join(parts)
 
 
@@ -119,7 +163,8 @@ def machine(report: dict) -> list[str]:
         f"{facts['processor']}, {facts['cores']} cores for servers and clients together, "
         f"{facts['memoryGiB']} GiB, Linux {facts['kernel']}, {facts['fileSystem']}, "
         f"load at the start {facts['loadAtStart']}",
-        f"{settings['size'] / (1 << 20):.0f} MiB file, page cache warm, {rounds}, "
+        f"{settings['size'] / (1 << 20):.0f} MiB file, in the page cache unless said otherwise, "
+        f"{rounds}, "
         f"{settings['seconds']:g} s per fio run",
         "; ".join(facts["versions"].values()),
     ]

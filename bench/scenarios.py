@@ -1,157 +1,56 @@
 """The scenarios: what is run against which servers, and in what order."""
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import extents
+import guest
 import live
+import memory
+import pulljob
 import tracking
 from credentials import make_credentials, missing_maker
-from measure import BenchError, fio_arguments, free_port, pull, run_fio, serve, timed
-from peers import (NBDPULL, READERS, TLS_READERS, WRITERS, Export, Peer, QemuNbd,
-                   missing_client)
+from harness import (WRITE_LIMIT, Files, Result, Scenario, Settings, attempt, export_of,
+                     for_each_peer, in_turn, interleaved, say)
+from measure import fio_arguments, free_port, pull, run_fio, serve, timed
+from pagecache import LARGE_PIECE, SMALL_PIECE, cached_mib, evict
+from peers import (NBDPULL, QEMU_STORAGE_DAEMON, READERS, TLS_READERS, WRITERS, Export, Nbdkit,
+                   Peer, QemuNbd, missing_client)
+from report import compared
 
-CHUNK = 8 << 20
-WRITE_LIMIT = 1 << 30
+Run = Callable[[Files, Settings, Result], None]
 
-
-@dataclass
-class Settings:
-    """How much is run, and where."""
-
-    directory: Path
-    rounds: int
-    size: int
-    seconds: float
+LARGE_FOLIOS, SMALL_PAGES = "large folios", "small pages"
+ONE_RING, TWO_RINGS = "1 ring", "2 rings"
 
 
-@dataclass
-class Row:
-    """The samples of one server in one case of a scenario."""
-
-    server: str
-    case: str = ""
-    samples: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass
-class Result:
-    """What a scenario gave. `kind` says how its samples are read: pull, io, begin or map."""
-
-    name: str
-    title: str
-    kind: str
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def add(self, server: str, case: str, sample: dict[str, float]) -> None:
-        """Adds a sample to the server's row of this case, which is made when it is the first."""
-        for row in self.rows:
-            if (row.server, row.case) == (server, case):
-                row.samples.append(sample)
-                return
-        self.rows.append(Row(server, case, [sample]))
-
-
-@dataclass(frozen=True)
-class Scenario:
-    name: str
-    title: str
-    kind: str
-    clients: tuple[str, ...]
-    run: Callable[["Files", Settings, Result], None]
-
-
-class Files:
-    """The files that are served: made once, when first wanted."""
-
-    def __init__(self, settings: Settings):
-        self._settings = settings
-        self._source = settings.directory / "source.img"
-        self._disk = settings.directory / "disk.img"
-
-    def source(self) -> Path:
-        """The read-only file: incompressible, and read once so that it is in the page cache."""
-        if not self._source.exists():
-            say(f"writing {self._settings.size >> 20} MiB of random data")
-            with self._source.open("wb") as file:
-                for offset in range(0, self._settings.size, CHUNK):
-                    file.write(os.urandom(min(CHUNK, self._settings.size - offset)))
-                file.flush()
-                os.fsync(file.fileno())
-        with self._source.open("rb", buffering=0) as file:
-            while file.read(CHUNK):
-                pass
-        return self._source
-
-    @property
-    def disk_size(self) -> int:
-        return min(self._settings.size, WRITE_LIMIT)
-
-    def disk(self) -> Path:
-        """The file that is written to: fully allocated, in the page cache, nothing left to
-        write back."""
-        if not self._disk.exists():
-            with self.source().open("rb") as source, self._disk.open("wb") as disk:
-                for _ in range(0, self.disk_size, CHUNK):
-                    disk.write(source.read(CHUNK))
-        with self._disk.open("rb+", buffering=0) as disk:
-            os.fsync(disk.fileno())
-            while disk.read(CHUNK):
-                pass
-        return self._disk
-
-
-def say(text: str) -> None:
-    """Progress, for whoever waits."""
-    print(f"bench: {text}", file=sys.stderr, flush=True)
-
-
-def taking_part(peers: list[Peer], result: Result) -> list[Peer]:
-    """The peers that are installed; the others are named in the result."""
-    result.notes += [f"left out: {reason}" for peer in peers if (reason := peer.missing())]
-    return [peer for peer in peers if peer.missing() is None]
-
-
-def interleaved(
-    peers: list[Peer], settings: Settings, result: Result
-) -> Iterator[tuple[Peer, int]]:
-    """Peer after peer, round after round: A B C A B C."""
-    present = taking_part(peers, result)
-    for number in range(1, settings.rounds + 1):
-        for peer in present:
-            say(f"{result.name}: round {number} of {settings.rounds}, {peer.key}")
-            yield peer, number
-
-
-def export_of(file: Path, settings: Settings, tcp: bool = False, writable: bool = False) -> Export:
-    if tcp:
-        return Export(file, settings.directory, port=free_port(), writable=writable)
-    return Export(file, settings.directory, socket=settings.directory / "nbd.sock",
-                  writable=writable)
-
-
-def pulling(tcp: bool, connections: int) -> Callable[[Files, Settings, Result], None]:
+def pulling(tcp: bool, connections: int) -> Run:
     def run(files: Files, settings: Settings, result: Result) -> None:
         file = files.source()
         for peer, number in interleaved(READERS, settings, result):
-            try:
+            with attempt(result, f"{peer.key}, round {number}"):
                 export = export_of(file, settings, tcp)
                 with serve(peer, export) as server:
                     sample = pull(
                         export.uri(peer.export_name), settings.size, connections, server.pid)
                 result.add(peer.key, "", sample)
-            except (BenchError, OSError) as problem:
-                result.errors.append(f"{result.name}, {peer.key}, round {number}: {problem}")
     return run
 
 
-def pulling_secured(uses_key: bool) -> Callable[[Files, Settings, Result], None]:
+def pulling_cold(files: Files, settings: Settings, result: Result) -> None:
+    file = files.source()
+    for peer, number in interleaved(READERS, settings, result):
+        with attempt(result, f"{peer.key}, round {number}"):
+            evict(file)
+            export = export_of(file, settings)
+            with serve(peer, export) as server:
+                sample = pull(export.uri(peer.export_name), settings.size, 4, server.pid)
+            result.add(peer.key, "", {**sample, "cached": cached_mib(file)})
+
+
+def pulling_secured(uses_key: bool) -> Run:
     def run(files: Files, settings: Settings, result: Result) -> None:
         if not uses_key and (reason := missing_maker()):
             result.errors.append(f"{result.name}: not run, {reason}")
@@ -159,57 +58,94 @@ def pulling_secured(uses_key: bool) -> Callable[[Files, Settings, Result], None]
         file = files.source()
         tls = make_credentials(settings.directory / "tls", uses_key)
         for peer, number in interleaved(TLS_READERS, settings, result):
-            try:
+            with attempt(result, f"{peer.key}, round {number}"):
                 export = Export(file, settings.directory, port=free_port(), tls=tls)
                 with serve(peer, export) as server:
                     sample = pull(export.uri(peer.export_name), settings.size, 4, server.pid)
                 result.add(peer.key, "", sample)
-            except (BenchError, OSError) as problem:
-                result.errors.append(f"{result.name}, {peer.key}, round {number}: {problem}")
     return run
 
 
-def random_io(mode: str, depth: int, jobs: int = 1) -> Callable[[Files, Settings, Result], None]:
-    writable = mode == "randwrite"
+def random_io(
+    peer: Peer, export: Export, mode: str, size: int, settings: Settings, depth: int,
+    jobs: int = 1, block: int = 4 << 10
+) -> dict[str, float]:
+    arguments = fio_arguments(export.uri(peer.export_name), mode, size, depth, jobs, block)
+    with serve(peer, export) as server:
+        return run_fio(arguments + timed(settings.seconds), server.pid, settings.seconds + 30)
 
+
+def random_reads(depth: int, jobs: int = 1) -> Run:
     def run(files: Files, settings: Settings, result: Result) -> None:
-        file = files.source() if not writable else files.disk()
-        size = settings.size if not writable else files.disk_size
-        for peer, number in interleaved(WRITERS if writable else READERS, settings, result):
-            try:
-                if writable:
-                    files.disk()
-                export = export_of(file, settings, writable=writable)
-                arguments = fio_arguments(
-                    export.uri(peer.export_name), mode, size, depth, jobs)
-                with serve(peer, export) as server:
-                    sample = run_fio(arguments + timed(settings.seconds), server.pid,
-                                     timeout=settings.seconds + 30)
-                result.add(peer.key, "", sample)
-            except (BenchError, OSError) as problem:
-                result.errors.append(f"{result.name}, {peer.key}, round {number}: {problem}")
+        file = files.source()
+        for_each_peer(READERS, settings, result, lambda peer: [
+            ("", random_io(peer, export_of(file, settings), "randread", settings.size, settings,
+                           depth, jobs))])
     return run
+
+
+def random_writes(depth: int, block: int, pieces: dict[str, int]) -> Run:
+    """One case after the other, each on the disk written in pieces of its size."""
+    def run(files: Files, settings: Settings, result: Result) -> None:
+        def written(peer: Peer, piece: int) -> dict[str, float]:
+            export = export_of(files.disk(piece), settings, writable=True)
+            return random_io(peer, export, "randwrite", files.disk_size, settings, depth,
+                             block=block)
+
+        for case, piece in pieces.items():
+            for_each_peer(WRITERS, settings, result,
+                          lambda peer: [(case, written(peer, piece))])
+        result.notes = list(dict.fromkeys(result.notes))
+    return run
+
+
+def over_rings(sample: Callable[[Export, Settings], dict[str, float]]) -> Run:
+    def run(files: Files, settings: Settings, result: Result) -> None:
+        export = export_of(files.source(), settings)
+        cases = {ONE_RING: replace(export, rings=1), TWO_RINGS: replace(export, rings=2)}
+        for number in range(1, settings.rounds + 1):
+            for case, served in cases.items():
+                say(f"{result.name}: round {number} of {settings.rounds}, {case}")
+                with attempt(result, f"{case}, round {number}"):
+                    result.add(NBDPULL.key, case, sample(served, settings))
+        result.notes += [*compared(result.rows, TWO_RINGS, ONE_RING), "no peer is measured here"]
+    return run
+
+
+def pull_over_rings(export: Export, settings: Settings) -> dict[str, float]:
+    with serve(NBDPULL, export) as server:
+        return pull(export.uri(), settings.size, 4, server.pid)
+
+
+def reads_over_rings(export: Export, settings: Settings) -> dict[str, float]:
+    return random_io(NBDPULL, export, "randread", settings.size, settings, 32, jobs=2)
 
 
 def live_job(files: Files, settings: Settings, result: Result) -> None:
-    for peer, number in interleaved(live.PEERS, settings, result):
-        try:
-            for case, sample in live.live_job(
-                    peer, files, settings.directory, files.disk_size, settings.seconds):
-                result.add(peer.key, case, sample)
-        except (BenchError, OSError) as problem:
-            result.errors.append(f"{result.name}, {peer.key}, round {number}: {problem}")
+    for_each_peer(live.PEERS, settings, result,
+                  lambda peer: guest.live_job(peer, files, settings))
+
+
+def live_fsync(files: Files, settings: Settings, result: Result) -> None:
+    for_each_peer(live.PEERS, settings, result,
+                  lambda peer: guest.live_fsync(peer, files, settings))
 
 
 def begin(files: Files, settings: Settings, result: Result) -> None:
-    for peer, number in interleaved(live.PEERS[:1], settings, result):
-        try:
-            for case, sample in live.begins(
-                    files.disk(), settings.directory, files.disk_size):
-                result.add(peer.key, case, sample)
-        except (BenchError, OSError) as problem:
-            result.errors.append(f"{result.name}, {peer.key}, round {number}: {problem}")
+    for_each_peer([NBDPULL], settings, result, lambda _: live.begins(
+        files.disk(), settings.directory, files.disk_size))
     result.notes.append("no peer is measured here")
+
+
+def memory_of_servers(files: Files, settings: Settings, result: Result) -> None:
+    for_each_peer(WRITERS, settings, result,
+                  lambda peer: memory.memory(peer, files, settings))
+
+
+def extents_of_file(files: Files, settings: Settings, result: Result) -> None:
+    peers = [NBDPULL, Nbdkit(), QemuNbd(), QEMU_STORAGE_DAEMON]
+    for_each_peer(peers, settings, result, lambda peer: extents.of_file(peer, files, settings))
+    result.notes.append("left out: nbd-server: it has no structured replies, so no block status")
 
 
 def map_dirty(files: Files, settings: Settings, result: Result) -> None:
@@ -230,24 +166,6 @@ def tracking_cost(files: Files, settings: Settings, result: Result) -> None:
             lambda side: [("", side(files, settings.directory, settings.seconds))])
 
 
-def in_turn(
-    sides: dict[str, Callable], settings: Settings, result: Result,
-    samples: Callable[[Callable], Iterable[tuple[str, dict[str, float]]]]
-) -> None:
-    """Side after side, in turned order every second round; each gives samples by case.
-
-    What runs second finds a disk that the first has warmed up, so the order alternates.
-    """
-    for number in range(1, settings.rounds + 1):
-        for name, side in list(sides.items())[::1 if number % 2 else -1]:
-            say(f"{result.name}: round {number} of {settings.rounds}, {name}")
-            try:
-                for case, sample in samples(side):
-                    result.add(name, case, sample)
-            except (BenchError, OSError, subprocess.SubprocessError) as problem:
-                result.errors.append(f"{result.name}, {name}, round {number}: {problem}")
-
-
 SCENARIOS = [
     Scenario("pull-unix-4", "Full read by nbdcopy, unix socket, 4 connections", "pull",
              ("nbdcopy",), pulling(tcp=False, connections=4)),
@@ -257,23 +175,39 @@ SCENARIOS = [
              ("nbdcopy",), pulling(tcp=True, connections=4)),
     Scenario("pull-tcp-1", "Full read by nbdcopy, TCP on loopback, 1 connection", "pull",
              ("nbdcopy",), pulling(tcp=True, connections=1)),
+    Scenario("pull-cold", "Full read by nbdcopy, unix socket, 4 connections, file not in memory",
+             "pull", ("nbdcopy",), pulling_cold),
     Scenario("pull-tls-x509", "Full read by nbdcopy, TLS with certificates, TCP, 4 connections",
              "pull", ("nbdcopy",), pulling_secured(uses_key=False)),
     Scenario("pull-tls-psk", "Full read by nbdcopy, TLS with a key, TCP, 4 connections", "pull",
              ("nbdcopy",), pulling_secured(uses_key=True)),
+    Scenario("pull-job-4", "Full backup by nbdcopy, unix socket, 4 connections", "pull",
+             ("nbdcopy", "fio"), pulljob.pull_job),
+    Scenario("rings-pull", "Full read by nbdcopy, unix socket, 4 connections, by rings", "pull",
+             ("nbdcopy",), over_rings(pull_over_rings)),
     Scenario("randread-qd1", "4 KiB random reads, 1 in flight", "io",
-             ("fio",), random_io("randread", 1)),
+             ("fio",), random_reads(1)),
     Scenario("randread-qd32", "4 KiB random reads, 32 in flight", "io",
-             ("fio",), random_io("randread", 32)),
+             ("fio",), random_reads(32)),
     Scenario("randread-qd128", "4 KiB random reads, 128 in flight", "io",
-             ("fio",), random_io("randread", 128)),
+             ("fio",), random_reads(128)),
     Scenario("randread-qd32-2jobs", "4 KiB random reads, 2 connections with 32 in flight each",
-             "io", ("fio",), random_io("randread", 32, jobs=2)),
-    Scenario("randwrite-qd32", "4 KiB random writes, 32 in flight", "io",
-             ("fio",), random_io("randwrite", 32)),
+             "io", ("fio",), random_reads(32, jobs=2)),
+    Scenario("rings-randread", "4 KiB random reads, 2 connections with 32 in flight each, by rings",
+             "io", ("fio",), over_rings(reads_over_rings)),
+    Scenario("randwrite-qd32", "4 KiB random writes, 32 in flight", "io", ("fio",),
+             random_writes(32, 4 << 10, {LARGE_FOLIOS: LARGE_PIECE, SMALL_PAGES: SMALL_PIECE})),
+    Scenario("randwrite-64k", "64 KiB random writes, 16 in flight", "io", ("fio",),
+             random_writes(16, 64 << 10, {"": LARGE_PIECE})),
     Scenario("live-job", "4 KiB random writes, 8 in flight, to a disk that is being backed up",
              "io", ("fio", "nbdcopy"), live_job),
-    Scenario("begin", "Beginning a backup job", "begin", ("fio",), begin),
+    Scenario("live-fsync", "fsync after every 8 writes of 4 KiB, to a disk that is being backed up",
+             "sync", ("fio", "nbdcopy"), live_fsync),
+    Scenario("begin", "Beginning and ending a backup job", "begin", ("fio",), begin),
+    Scenario("memory", "Memory of a server whose connections have all read", "memory",
+             ("nbdsh",), memory_of_servers),
+    Scenario("extents-file", "A sparse file of 64 GiB, 4 KiB of data in every 128 KiB", "map",
+             ("nbdinfo", "nbdsh"), extents_of_file),
     Scenario("map-dirty", "A dirty bitmap of 64 GiB, every second block of 64 KiB dirty", "map",
              ("fio", "nbdinfo", "nbdsh"), map_dirty),
     Scenario("begin-16t", "Beginning a job with a checkpoint on a disk of 16 TiB", "begin", (),
@@ -295,8 +229,9 @@ def run_scenario(scenario: Scenario, files: Files, settings: Settings) -> Result
 
 
 def room_needed(settings: Settings) -> int:
-    """Bytes of disk space that a run may take: source, disk, and scratch of the disk's size."""
-    return settings.size + 2 * min(settings.size, WRITE_LIMIT)
+    """Bytes of disk space that a run may take: source, disk, scratch of the disk's size, and the
+    fragmented file."""
+    return settings.size + 2 * min(settings.size, WRITE_LIMIT) + extents.file_room()
 
 
 def room_left(directory: Path) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import live
-from measure import BenchError, Server, fio_arguments, run_client, run_fio, serve, timed, tree_cpu
+from extents import map_samples
+from measure import BenchError, Server, fio_arguments, run_client, run_fio, serve, timed
 from peers import NBDPULL, Export, QemuNbd
 
 BLOCK = 64 << 10
@@ -18,8 +19,6 @@ LARGE_SIZE = (16 << 40) - 4096
 LARGE_BEGINS = 5
 DEPTH = 32
 
-BY_LIBNBD = "libnbd, 1 GiB a request"
-BY_NBDINFO = "nbdinfo --map"
 FULL = "full, with checkpoint"
 INCREMENTAL = "incremental, with checkpoint"
 TRACKED = "nbdpull"
@@ -69,51 +68,6 @@ def discard_every_second_block(uri: str) -> None:
                 f"--io_size={MAP_SIZE // 2}"], timeout=300)
 
 
-# Runs in nbdsh: the extents of the whole export in steps of 1 GiB, counted, and how long it took.
-COUNT_EXTENTS = """
-import os, time
-context, size, step = os.environ["CONTEXT"], int(os.environ["SIZE"]), 1 << 30
-h.add_meta_context(context)
-h.connect_uri(os.environ["URI"])
-count = 0
-def note(name, offset, entries, error):
-    global count
-    if name == context:
-        count += len(entries) // 2
-    return 0
-started = time.monotonic()
-for offset in range(0, size, step):
-    h.block_status(step, offset, note)
-print(count, time.monotonic() - started)
-"""
-
-
-def map_extents(uri: str, context: str) -> tuple[int, float]:
-    output, _, _ = run_client(
-        ["env", f"URI={uri}", f"CONTEXT={context}", f"SIZE={MAP_SIZE}", shutil.which("nbdsh"),
-         "-c", COUNT_EXTENTS], timeout=300)
-    count, seconds = output.split()
-    return int(count), float(seconds)
-
-
-def map_samples(uri: str, context: str, pid: int) -> Iterator[tuple[str, dict[str, float]]]:
-    before = tree_cpu(pid)
-    count, wall = map_extents(uri, context)
-    # Fewer would mean that the bitmaps compared are not equal.
-    if count < MAP_EXTENTS - 1:
-        raise BenchError(f"{count} extents instead of {MAP_EXTENTS}")
-    yield BY_LIBNBD, {"value": count / wall, "seconds": wall,
-                      "server_cpu": tree_cpu(pid) - before}
-    before = tree_cpu(pid)
-    output, wall, _ = run_client(
-        [shutil.which("nbdinfo"), f"--map={context}", uri], timeout=300)
-    count = output.count("\n")
-    if count < MAP_EXTENTS - 1:
-        raise BenchError(f"nbdinfo shows {count} extents instead of {MAP_EXTENTS}")
-    yield BY_NBDINFO, {"value": count / wall, "seconds": wall,
-                       "server_cpu": tree_cpu(pid) - before}
-
-
 def map_nbdpull(directory: Path) -> Iterator[tuple[str, dict[str, float]]]:
     disk = sparse(directory / "map.img", MAP_SIZE)
     try:
@@ -121,7 +75,8 @@ def map_nbdpull(directory: Path) -> Iterator[tuple[str, dict[str, float]]]:
             served.create("base")
             discard_every_second_block(served.uri)
             uri, bitmap = served.begin_from("base")
-            yield from map_samples(uri, f"qemu:dirty-bitmap:{bitmap}", served.pid)
+            yield from map_samples(uri, f"qemu:dirty-bitmap:{bitmap}", MAP_SIZE, MAP_EXTENTS,
+                                   served.pid)
             served.end()
     finally:
         disk.unlink(missing_ok=True)
@@ -141,7 +96,8 @@ def map_qemu(directory: Path) -> Iterator[tuple[str, dict[str, float]]]:
             discard_every_second_block(uri)
         with Server(peer.key, [peer.path(), "-r", "-B", "base", *options], directory, place) \
                 as server:
-            yield from map_samples(uri, "qemu:dirty-bitmap:base", server.pid)
+            yield from map_samples(uri, "qemu:dirty-bitmap:base", MAP_SIZE, MAP_EXTENTS,
+                                   server.pid)
     finally:
         disk.unlink(missing_ok=True)
 
