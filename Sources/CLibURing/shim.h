@@ -77,6 +77,20 @@ static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {
 static inline void nbdpull_name_thread(const char *name) {
     pthread_setname_np(pthread_self(), name);
 }
+/* Linux 6.12: a thread that asks for short slices is run soon after it wakes. Elsewhere without effect. */
+static inline void nbdpull_ask_for_short_slices(unsigned long long nanoseconds) {
+    struct {
+        unsigned size, policy;
+        unsigned long long flags;
+        int nice;
+        unsigned priority;
+        unsigned long long runtime, deadline, period;
+        unsigned clamp_min, clamp_max;
+    } wish = {sizeof wish};
+    if (syscall(SYS_sched_getattr, 0, &wish, sizeof wish, 0) != 0 || wish.policy != 0) return;
+    wish.runtime = nanoseconds;
+    syscall(SYS_sched_setattr, 0, &wish, 0);
+}
 static inline int nbdpull_lock_when_touched(void *memory, size_t bytes) {
     return mlock2(memory, bytes, MLOCK_ONFAULT);
 }
@@ -107,12 +121,12 @@ static inline long nbdpull_splice_to_socket(int pipe, int socket, unsigned long 
     return splice(
         pipe, 0, socket, 0, count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0));
 }
-/* cachestat (Linux 6.5): 1 when every page of the range is in the page cache, else 0. */
-static inline int nbdpull_is_resident(
+/* cachestat (Linux 6.5): how many pages of the range the page cache has, or -1. */
+static inline long nbdpull_cached_pages(
     int fd, unsigned long long position, unsigned long long count) {
     struct { unsigned long long offset, length; } range = {position, count};
     struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
-    if (syscall(451, fd, &range, &found, 0) != 0) return 0;
-    return found.cached == ((position + count - 1) >> 12) - (position >> 12) + 1;
+    if (syscall(451, fd, &range, &found, 0) != 0) return -1;
+    return (long)found.cached;
 }
 #endif

@@ -156,6 +156,17 @@ package struct Ring: ~Copyable {
         unsafe entry.pointee.user_data = tag
     }
 
+    /// Asks the kernel to drop a file range from the page cache; what is dirty stays.
+    package mutating func prepareDrop(
+        _ descriptor: Int32, filePosition: UInt64, count: UInt32, tag: UInt64
+    ) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_fadvise(
+            entry, descriptor, filePosition, off_t(count), POSIX_FADV_DONTNEED)
+        unsafe entry.pointee.user_data = tag
+    }
+
     /// Receives from a socket; `whole` waits until all `count` bytes are there (or the stream
     /// ends).
     package mutating func prepareReceive(

@@ -37,6 +37,14 @@ package final class WorkerThread: Sendable {
         handle = thread
     }
 
+    /// Asks the scheduler to run the calling thread soon after it wakes, a little at a time.
+    package static func preferShortSlices() {
+        nbdpull_ask_for_short_slices(sliceNanoseconds)
+    }
+
+    /// Long enough to answer a request or two.
+    private static let sliceNanoseconds: UInt64 = 100_000
+
     /// Waits for the thread's end; call once.
     package func join() {
         pthread_join(handle, nil)

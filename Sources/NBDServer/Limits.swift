@@ -76,8 +76,9 @@ package enum Limits {
     package static let zeroingPerRing = 512
     /// The same on one disk: what a job's begin may have to wait for.
     package static let zeroingPerDisk = 16
-    /// Bytes of one request that are read before others get a turn.
-    package static let readBytesPerTurn: UInt64 = 2 << 20
+    /// Bytes that one connection reads before others get a turn: a guest on the same ring waits no
+    /// longer than it takes to send them.
+    package static let bytesPerTurn: UInt64 = 512 << 10
     /// Requests of all connections of a ring.
     package static let requestsPerRing = 8_192
     /// Disks whose home is one ring.

@@ -11,6 +11,8 @@ struct ReadPath {
     /// 1 through the page cache, else what O_DIRECT needs.
     var alignment: Int
     var sourceNeverWaits: Bool
+    /// What was not in the page cache does not stay there: a backup is read once.
+    var dropsBehind = false
     /// Present on backup exports.
     var ledger: LedgerView?
     var scratchDescriptor: Int32 = -1
@@ -97,6 +99,8 @@ struct Connection: ~Copyable {
     /// Or -1.
     var current = -1
     var status = StatusProgress()
+    /// Where the path drops behind.
+    var coldWindows: ColdWindows?
     /// Bytes read that the job's figure does not have yet.
     var unreportedBytes: UInt64 = 0
     /// Pages of the arena held by requests and replies.

@@ -67,10 +67,13 @@ extension RingLoop {
         case .backup(let export):
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
-                sourceNeverWaits: export.source.readsNeverWait, ledger: export.ledger.view,
+                sourceNeverWaits: export.source.readsNeverWait,
+                dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
+                ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,
                 scratchNeverWaits: export.scratch.readsNeverWait,
                 mayRelease: export.mayRelease)
+            connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
         chooseStrategy(slot)

@@ -16,13 +16,14 @@ extension RingLoop {
         let replies = connections[slot].replies
         let header = replies.dataHeaderBytes
         guard let offset = room(slot, bytes: header + count) else { return true }
+        willRead(slot, request.offset, request.length)
         guard readAtOnce(slot, request.offset, count, into: offset + header) else { return false }
         var span = arena.mutableBytes(offset, count: header)
         _ = replies.data(
             request.echo, place: request.offset, dataBytes: UInt32(count), done: true, into: &span,
             at: 0)
         commit(slot, bytes: header + count)
-        noteRead(slot, count)
+        noteRead(slot, request.offset, count)
         return true
     }
 
@@ -82,8 +83,22 @@ extension RingLoop {
         return start > offset ? Int(start - offset) : 0
     }
 
-    mutating func noteRead(_ slot: Int, _ bytes: Int) {
-        connections[slot].unreportedBytes += UInt64(bytes)
+    /// Bytes of a backup export are about to be read.
+    private mutating func willRead(_ slot: Int, _ offset: UInt64, _ count: UInt64) {
+        guard connections[slot].path.dropsBehind else { return }
+        let source = connections[slot].path.sourceDescriptor
+        connections[slot].coldWindows?.begin(offset, count) { FileCalls.isAbsent(source, $0) }
+    }
+
+    /// Bytes were read and are on their way to the peer.
+    mutating func noteRead(_ slot: Int, _ offset: UInt64, _ count: Int) {
+        connections[slot].unreportedBytes += UInt64(count)
+        guard connections[slot].path.dropsBehind,
+            let window = connections[slot].coldWindows?.end(offset, UInt64(count))
+        else { return }
+        ring.prepareDrop(
+            connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
+            count: UInt32(window.upperBound - window.lowerBound), tag: OperationTag(.ignored).raw)
     }
 
     /// Adds what a connection has read to the job's figure: now and then, not per request.
@@ -106,7 +121,7 @@ extension RingLoop {
         let pieceMax =
             mustBeWhole && fits ? UInt64(Limits.contiguousReadBytes) : UInt64(Limits.pieceBytes)
         if mustBeWhole, !fits { requests[request].isExclusive = true }
-        let turnEnd = requests[request].issued + Limits.readBytesPerTurn
+        let turnEnd = requests[request].issued + Limits.bytesPerTurn
         while requests[request].issued < valid.length {
             if requests[request].isExclusive,
                 connections[slot].requestCount > 1 || requests[request].piecesInFlight > 0
@@ -116,6 +131,7 @@ extension RingLoop {
             if requests[request].issued >= turnEnd { return .again }
             let offset = valid.offset + requests[request].issued
             let count = min(pieceMax, valid.length - requests[request].issued)
+            willRead(slot, offset, count)
             if !sendByReference(slot, request, offset, count) {
                 guard let piece = makePiece(slot, request, .read, offset, count) else {
                     return .blocked
@@ -308,7 +324,7 @@ extension RingLoop {
             release(value.buffer, pages: value.pages, of: slot)
         } else {
             emit(value, slot, isLast: isLast)
-            noteRead(slot, Int(value.count))
+            noteRead(slot, value.offset, Int(value.count))
         }
         if failed, requests[request].isExclusive { return failExclusive(slot, request) }
         if isLast { endReadRequest(slot, request) } else { markReady(slot) }

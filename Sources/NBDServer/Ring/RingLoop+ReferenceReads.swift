@@ -63,7 +63,7 @@ extension RingLoop {
             OutputSegment(
                 start: buffer, end: buffer + header, pipe: pipe, pipeBytes: filled,
                 buffer: buffer, pages: 1, isOpen: false))
-        noteRead(slot, filled)
+        noteRead(slot, offset, filled)
         if requests[request].issued == requests[request].valid.length {
             connections[slot].current = -1
         }

@@ -1,0 +1,82 @@
+/// Which parts of a source a connection has brought into the page cache and read to the end.
+///
+/// A backup is read once, and the memory it passes through is the guest's: so what the page cache did
+/// not have before, it need not keep. The disk is looked at in windows. One of which nothing was
+/// cached when its first byte was asked for, and all of which has been read, is given back whole.
+/// Windows and not requests, because the kernel reads ahead, and because pieces of a request leave in
+/// any order. A window is judged well before it is reached: by then the kernel has read ahead into it.
+struct ColdWindows {
+    /// Size of a window, in bytes.
+    static let bytes: UInt64 = 2 << 20
+    /// Windows that are judged ahead of the one being read: farther than the kernel reads ahead (8 MiB
+    /// are not unusual on a virtual disk).
+    static let ahead: UInt64 = 8
+    /// Windows remembered: those of all pieces in flight, and those ahead.
+    static let count = 16
+
+    private struct Window {
+        var number: UInt64
+        var isCold: Bool
+        var left: UInt64
+    }
+
+    private let sizeBytes: UInt64
+    private var windows: [Window] = []
+    /// The next to be forgotten.
+    private var oldest = 0
+    /// The last window that was begun: small reads mostly stay in it.
+    private var current = UInt64.max
+
+    /// For a disk of that size, in bytes.
+    init(sizeBytes: UInt64) {
+        self.sizeBytes = sizeBytes
+        windows.reserveCapacity(Self.count)
+    }
+
+    /// A range is about to be read; `isCold` is asked about windows that are new here.
+    mutating func begin(
+        _ offset: UInt64, _ count: UInt64, isCold: (_ window: Range<UInt64>) -> Bool
+    ) {
+        let first = offset / Self.bytes
+        let last = (offset + max(count, 1) - 1) / Self.bytes
+        if first == current, last == current { return }
+        current = last
+        for number in first...last + Self.ahead {
+            let range = range(number)
+            guard !range.isEmpty, !windows.contains(where: { $0.number == number }) else {
+                continue
+            }
+            remember(
+                Window(
+                    number: number, isCold: isCold(range),
+                    left: range.upperBound - range.lowerBound))
+        }
+    }
+
+    /// A range of at most a window has been read; returns a window that is to be given back.
+    mutating func end(_ offset: UInt64, _ count: UInt64) -> Range<UInt64>? {
+        var found: Range<UInt64>?
+        for place in windows.indices {
+            let range = range(windows[place].number).clamped(to: offset..<offset + count)
+            guard !range.isEmpty else { continue }
+            windows[place].left -= min(windows[place].left, range.upperBound - range.lowerBound)
+            guard windows[place].left == 0 else { continue }
+            if windows[place].isCold { found = self.range(windows[place].number) }
+            // Read again, it is judged again.
+            if current == windows[place].number { current = .max }
+            windows[place].number = .max / Self.bytes
+        }
+        return found
+    }
+
+    private mutating func remember(_ window: Window) {
+        guard windows.count == Self.count else { return windows.append(window) }
+        windows[oldest] = window
+        oldest = (oldest + 1) % Self.count
+    }
+
+    private func range(_ number: UInt64) -> Range<UInt64> {
+        let start = min(number * Self.bytes, sizeBytes)
+        return start..<min(start + Self.bytes, sizeBytes)
+    }
+}

@@ -1,0 +1,82 @@
+import TestSupport
+import Testing
+
+@testable import NBDServer
+
+@Suite("What a backup brought into the page cache")
+struct ColdWindowsTests {
+    private static let window = ColdWindows.bytes
+    private let size = 10 * window + 4096
+
+    /// Reads `ranges` one after the other where everything was cold, or nothing.
+    private func given(
+        back ranges: [Range<UInt64>], cold: Bool = true
+    ) -> [Range<UInt64>] {
+        var windows = ColdWindows(sizeBytes: size)
+        return ranges.compactMap {
+            windows.begin($0.lowerBound, $0.upperBound - $0.lowerBound) { _ in cold }
+            return windows.end($0.lowerBound, $0.upperBound - $0.lowerBound)
+        }
+    }
+
+    private func pieces(_ bytes: UInt64, to end: UInt64) -> [Range<UInt64>] {
+        stride(from: 0, to: end, by: Int(bytes)).map { $0..<min($0 + bytes, end) }
+    }
+
+    @Test("read to the end, each cold window is given back once, the short last one too")
+    func sequential() {
+        for bytes: UInt64 in [4096, 65_536, 262_144, 1 << 20, 2 << 20, 98_304] {
+            let back = given(back: pieces(bytes, to: size))
+            #expect(back.count == 11, "\(bytes)")
+            #expect(back.map(\.lowerBound) == (0..<11).map { $0 * Self.window }, "\(bytes)")
+            #expect(back.last?.upperBound == size)
+        }
+    }
+
+    @Test("what was cached before stays")
+    func warm() {
+        #expect(given(back: pieces(262_144, to: size), cold: false).isEmpty)
+    }
+
+    @Test("a window of which a part was not read stays")
+    func partly() {
+        let back = given(
+            back: pieces(262_144, to: size).filter { $0.lowerBound % Self.window != 0 })
+        #expect(back.isEmpty)
+    }
+
+    @Test("a window is judged before the one in front of it is read")
+    func ahead() {
+        var windows = ColdWindows(sizeBytes: size)
+        var asked: [UInt64] = []
+        windows.begin(0, 4096) {
+            asked.append($0.lowerBound)
+            return true
+        }
+        #expect(asked == (0...ColdWindows.ahead).map { $0 * Self.window })
+        // Reading ahead has brought it by now: that does not make it the guest's.
+        windows.begin(Self.window, Self.window) { _ in false }
+        #expect(windows.end(Self.window, Self.window) == Self.window..<2 * Self.window)
+    }
+
+    @Test("pieces in flight may end in any order", arguments: 0..<20)
+    func anyOrder(seed: Int) {
+        var generator = SeededGenerator(seed: UInt64(seed))
+        var windows = ColdWindows(sizeBytes: size)
+        var back: [UInt64] = []
+        let all = pieces(262_144, to: size)
+        for start in stride(from: 0, to: all.count, by: 16) {
+            let flight = all[start..<min(start + 16, all.count)]
+            for piece in flight {
+                windows.begin(piece.lowerBound, piece.upperBound - piece.lowerBound) { _ in true }
+            }
+            for piece in flight.shuffled(using: &generator) {
+                let length = piece.upperBound - piece.lowerBound
+                if let window = windows.end(piece.lowerBound, length) {
+                    back.append(window.lowerBound)
+                }
+            }
+        }
+        #expect(back.sorted() == (0..<11).map { $0 * Self.window })
+    }
+}
