@@ -82,9 +82,12 @@ extension RingLoop {
 
     private mutating func transmit(_ slot: Int) {
         var budget = Limits.requestsPerTurn
+        let bytesRead = connections[slot].unreportedBytes
         connections[slot].isBlocked = false
         while connections[slot].phase == .transmission {
-            if budget == 0 { return markReady(slot) }
+            if budget == 0 || connections[slot].unreportedBytes >= bytesRead + Limits.bytesPerTurn {
+                return markReady(slot)
+            }
             budget -= 1
             if connections[slot].current >= 0 {
                 switch issue(slot, connections[slot].current) {

@@ -45,8 +45,10 @@ struct RingLoop: ~Copyable {
     /// When a stopping ring no longer waits for a disk that does not answer.
     var stopDeadline = UInt64.max
 
-    /// Connections that get a turn after the completions at hand.
+    /// Connections that get a turn after the completions at hand, guests first.
+    var readyGuests: [Int] = []
     var ready: [Int] = []
+    var guestTurn: [Int] = []
     var turn: [Int] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [Int] = []
@@ -77,16 +79,16 @@ struct RingLoop: ~Copyable {
 
     /// Runs until told to stop and the last connection is gone.
     mutating func run() {
+        WorkerThread.preferShortSlices()
         ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
         while !isFinished {
-            if ready.isEmpty { awaitCompletions() } else { ring.submit(waiting: false) }
-            now = MonotonicClock.now()
-            repeat {
-                ring.drain(into: &completions)
-                for index in completions.indices { dispatch(completions[index]) }
-            } while completions.count == completions.capacity
-            startWaitingZeroing()
+            if ready.isEmpty, readyGuests.isEmpty {
+                awaitCompletions()
+            } else {
+                ring.submit(waiting: false)
+            }
+            takeCompletions()
             giveTurns()
         }
         stopLatch?.arrive()
@@ -94,7 +96,8 @@ struct RingLoop: ~Copyable {
 
     /// Submits what was prepared, and comes back when there is something to do.
     private mutating func awaitCompletions() {
-        let limit = briefWait.nanoseconds
+        // What the kernel works on takes as long as it takes, and a processor perhaps.
+        let limit = pieces.count == 0 ? briefWait.nanoseconds : 0
         let begun = MonotonicClock.now()
         if limit > 0 {
             repeat {
@@ -111,6 +114,15 @@ struct RingLoop: ~Copyable {
     private var isFinished: Bool {
         guard stopLatch != nil else { return false }
         return now > stopDeadline || (connections.count == 0 && disks.count == 0)
+    }
+
+    private mutating func takeCompletions() {
+        now = MonotonicClock.now()
+        repeat {
+            ring.drain(into: &completions)
+            for index in completions.indices { dispatch(completions[index]) }
+        } while completions.count == completions.capacity
+        startWaitingZeroing()
     }
 
     private mutating func dispatch(_ completion: Completion) {
@@ -141,16 +153,34 @@ struct RingLoop: ~Copyable {
     mutating func markReady(_ slot: Int) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        ready.append(slot)
+        if connections[slot].disk >= 0 { readyGuests.append(slot) } else { ready.append(slot) }
     }
 
+    /// Gives a turn to everyone who is ready.
+    ///
+    /// On a ring with disks, guests are looked after between the turns of backup clients: none waits
+    /// for more than one of those.
     private mutating func giveTurns() {
+        serveGuests()
         swap(&ready, &turn)
         for slot in turn where connections.contains(slot) && connections[slot].isInReadyList {
             connections[slot].isInReadyList = false
             serve(slot)
+            guard disks.count > 0 else { continue }
+            ring.submit(waiting: false)
+            takeCompletions()
+            serveGuests()
         }
         turn.removeAll(keepingCapacity: true)
+    }
+
+    private mutating func serveGuests() {
+        swap(&readyGuests, &guestTurn)
+        for slot in guestTurn where connections.contains(slot) && connections[slot].isInReadyList {
+            connections[slot].isInReadyList = false
+            serve(slot)
+        }
+        guestTurn.removeAll(keepingCapacity: true)
     }
 
     /// Room was given back: whoever waits for it gets another turn.
