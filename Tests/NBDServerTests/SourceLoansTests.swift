@@ -28,8 +28,18 @@ private final class World {
     var isTold = false
     let hasLimit: Bool
     let mayLoseSight: Bool
+    let mistake: Mistake?
 
-    init(lenders: Int, writers: Int, hasLimit: Bool, mayLoseSight: Bool) {
+    /// A step left out, to show that the walk finds out.
+    enum Mistake: CaseIterable {
+        case lenderDoesNotLook, guestDoesNotLook, peerIsNotWaitedFor, guestIsNotTold
+        case unwatchedIsForgotten, nothingBreaksAtTheLimit
+    }
+
+    init(
+        lenders: Int, writers: Int, hasLimit: Bool, mayLoseSight: Bool, mistake: Mistake? = nil
+    ) {
+        self.mistake = mistake
         let loans = SourceLoans(disk: DiskID(number: 1), homeRing: 0)
         self.loans = loans
         exports = (0..<lenders).map { _ in ExportLoans(loans) }
@@ -45,7 +55,9 @@ private final class World {
         for (index, lender) in lenders.enumerated() {
             switch lender.step {
             case .start, .announced, .open: moves.append(.lender(index))
-            case .sent where lender.isRecalled && lender.onLoan == nil:
+            case .sent
+            where lender.isRecalled
+                && (lender.onLoan == nil || mistake == .peerIsNotWaitedFor):
                 moves.append(.lender(index))
             case .sent where mayLoseSight: moves.append(.loseSight(index))
             case .sent, .left: break
@@ -82,7 +94,8 @@ private final class World {
             leave(index)
         case .writer(let index): write(index)
         case .limit:
-            for index in exports.indices where exports[index].isOutstanding {
+            for index in exports.indices
+            where exports[index].isOutstanding && mistake != .nothingBreaksAtTheLimit {
                 lenders[index].isBroken = true
             }
             admit()
@@ -101,7 +114,11 @@ private final class World {
             exports[index].announce()
             lenders[index].step = .announced
         case .announced:
-            if loans.hasWriters { leave(index) } else { lenders[index].step = .open }
+            if loans.hasWriters, mistake != .lenderDoesNotLook {
+                leave(index)
+            } else {
+                lenders[index].step = .open
+            }
         case .open:
             // A recall is read between two sends.
             if lenders[index].isRecalled { return leave(index) }
@@ -114,7 +131,7 @@ private final class World {
 
     private func leave(_ index: Int) {
         lenders[index].step = .left
-        if exports[index].dismiss() { isTold = true }
+        if exports[index].dismiss(), mistake != .guestIsNotTold { isTold = true }
     }
 
     private func write(_ index: Int) {
@@ -123,7 +140,7 @@ private final class World {
             loans.announceWriter()
             writers[index] = .announced
         case .announced:
-            if loans.hasLenders {
+            if loans.hasLenders, mistake != .guestDoesNotLook {
                 writers[index] = .waiting
                 for lender in lenders.indices where lenders[lender].step != .start {
                     lenders[lender].isRecalled = true
@@ -141,7 +158,8 @@ private final class World {
     }
 
     private func breakUnwatched() {
-        for index in exports.indices where exports[index].hasUnwatched {
+        for index in exports.indices
+        where exports[index].hasUnwatched && mistake != .unwatchedIsForgotten {
             lenders[index].isBroken = true
         }
     }
@@ -216,6 +234,16 @@ struct SourceLoansTests {
             #expect(found.fault == nil)
             #expect(found.broken > 0)
         }
+    }
+
+    @Test("canary: every step that is left out is found out", arguments: World.Mistake.allCases)
+    private func canary(mistake: World.Mistake) {
+        let found = walk {
+            World(
+                lenders: 1, writers: 1, hasLimit: mistake == .nothingBreaksAtTheLimit,
+                mayLoseSight: mistake == .unwatchedIsForgotten, mistake: mistake)
+        }
+        #expect(found.fault != nil)
     }
 
     @Test("only who announces, looks, and steps back keeps out of a guest's way")

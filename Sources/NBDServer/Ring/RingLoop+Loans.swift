@@ -45,15 +45,23 @@ extension RingLoop {
         settleLoans()
     }
 
-    /// Ends the recalled loans of which the peers have taken everything; looks again soon if there
-    /// are others.
+    /// Ends the recalled loans of which the peers have taken everything; looks again soon if a guest
+    /// waits for others.
     mutating func settleLoans() {
-        var isWaiting = false
+        var isWaitedFor = false
         for slot in 0..<connections.capacity
         where connections.contains(slot) && connections[slot].loan == .recalled {
-            if isSettled(slot) { endLoan(slot) } else { isWaiting = true }
+            if isSettled(slot) {
+                endLoan(slot)
+            } else if connections[slot].loans?.disk.hasWriters ?? false {
+                isWaitedFor = true
+            } else if connections[slot].phase != .closing {
+                // The guest has gone before. Still counted, so the next one sees it.
+                connections[slot].loan = .open
+                markReady(slot)
+            }
         }
-        if isWaiting { settleClock.start(milliseconds: Limits.settleMilliseconds) }
+        if isWaitedFor { settleClock.start(milliseconds: Limits.settleMilliseconds) }
     }
 
     /// Whether no page that the connection has lent can be read by its peer any more, or nobody
