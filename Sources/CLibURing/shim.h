@@ -9,6 +9,7 @@
 #endif
 #include <liburing.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -47,6 +48,7 @@ static const int nbdpull_MSG_NOSIGNAL = MSG_NOSIGNAL;
 static const short nbdpull_POLLRDHUP = 0x2000;
 static const int nbdpull_MSG_WAITALL = MSG_WAITALL;
 static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
+static const unsigned long nbdpull_SIOCOUTQ = SIOCOUTQ;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
 static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
 

@@ -116,6 +116,12 @@ package enum Limits {
     /// A peer whose requests wait is looked after when it has been silent for so long, in
     /// nanoseconds: it may have hung up.
     package static let hangUpCheckNanoseconds: UInt64 = 1_000_000_000
+    /// How long a guest that attaches waits at most for pages that backup clients were lent, in
+    /// nanoseconds; then their jobs break.
+    package static let recallNanoseconds: UInt64 = 2_000_000_000
+    /// How often it is looked meanwhile whether they are taken, in milliseconds: a client that reads
+    /// takes all that a socket holds in less.
+    package static let settleMilliseconds = 1
     /// Period of the ring's clock, in milliseconds.
     package static let tickMilliseconds = 100
     /// Automatic TCP ports of jobs, as the field uses them.

@@ -15,6 +15,9 @@ package struct ServerConfiguration: Sendable {
     package var stallSeconds: Int
     /// A backup client that asks nothing for so long is disconnected, in seconds; 0 for never.
     package var idleSeconds: Int
+    /// Backup clients on unix sockets may be sent pages of a disk that a guest may write, while no
+    /// guest is attached.
+    package var lendsPages: Bool
     /// Who may open unix sockets beside this server's own user.
     package var socketAccess: SocketAccess
 
@@ -24,7 +27,7 @@ package struct ServerConfiguration: Sendable {
     package init(
         rings: Int? = nil, maxConnections: Int = 100, maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
-        idleSeconds: Int = 0, socketAccess: SocketAccess = SocketAccess(),
+        idleSeconds: Int = 0, lendsPages: Bool = true, socketAccess: SocketAccess = SocketAccess(),
         security: SecurityConfiguration = SecurityConfiguration()
     ) {
         self.security = security
@@ -34,6 +37,7 @@ package struct ServerConfiguration: Sendable {
         self.maxConnectionsPerPeer = maxConnectionsPerPeer
         self.stallSeconds = stallSeconds
         self.idleSeconds = idleSeconds
+        self.lendsPages = lendsPages
         self.socketAccess = socketAccess
     }
 

@@ -18,6 +18,9 @@ package enum BreakCause: Sendable, Hashable {
     case holdLimit(milliseconds: UInt64)
     /// Preserved content could not be read back (positive errno).
     case scratchRead(errno: Int32)
+    /// A guest came, and a backup client did not take pages of the source that it was sent by
+    /// reference.
+    case pagesNotTaken
 }
 
 /// What copy-before-write asks its driver to do; every action is carried out in order.

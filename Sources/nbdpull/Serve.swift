@@ -37,6 +37,8 @@ struct Serve: AsyncParsableCommand {
     var idleTimeout: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
+    @Flag(help: "Copy what backup clients read, also of disks that no guest uses; for proxies.")
+    var copySources = false
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
     var granularity: Int?
     @Flag(
@@ -82,6 +84,7 @@ struct Serve: AsyncParsableCommand {
         set("granularity", granularity)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
+        if copySources { values["copy-sources"] = .bool(true) }
         if allowPlaintext { values["allow-plaintext"] = .bool(true) }
         return values
     }

@@ -99,6 +99,11 @@ import WireClient
         return try answer()
     }
 
+    /// Sends a request and leaves its answer for later.
+    func start(_ request: WireRequest) throws {
+        try Self.send(transmission.send(request), to: descriptor)
+    }
+
     /// Sends requests at once and returns their answers by cookie.
     func ask(_ requests: [WireRequest]) throws -> [UInt64: WireReply] {
         for request in requests { try Self.send(transmission.send(request), to: descriptor) }

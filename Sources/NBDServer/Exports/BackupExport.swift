@@ -29,6 +29,8 @@ final class BackupExport: Sendable {
     /// Filled before the first client can come; none on full backups.
     let bitmaps: [FrozenBitmap]
     let clientCount = Atomic<Int>(0)
+    /// Pages of the source that its clients were sent by reference and may not have read.
+    let loans: ExportLoans
     let bytesRead = Atomic<UInt64>(0)
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
@@ -53,6 +55,7 @@ final class BackupExport: Sendable {
         disk = live.disk
         homeRing = live.homeRing
         source = live.source
+        loans = ExportLoans(live.loans)
         self.scratch = scratch
         geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
         ledger = try Ledger(geometry: geometry)
@@ -94,6 +97,9 @@ final class BackupExport: Sendable {
             "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
         case .scratchRead(let errno):
             "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+        case .pagesNotTaken:
+            "a backup client did not take data of disk '\(target)' that its machine is about to"
+                + " overwrite"
         }
     }
 

@@ -2,6 +2,7 @@
 enum OperationKind: UInt8 {
     case mailbox = 1
     case clock
+    case settleClock
     case accept
     case receive
     case writable

@@ -76,6 +76,7 @@ extension RingLoop {
             connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
+        if connections[slot].disk >= 0 { announceWriter(slot) }
         chooseStrategy(slot)
         shared.emit(
             .clientConnected(
@@ -155,6 +156,7 @@ extension RingLoop {
     mutating func close(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
         connections[slot].phase = .closing
+        connections[slot].deadline = now + Limits.farewellNanoseconds
         SocketCalls.shutdown(connections[slot].descriptor.raw)
         abandonCurrent(slot)
         markReady(slot)
@@ -163,7 +165,7 @@ extension RingLoop {
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
     mutating func drain(_ slot: Int) {
         switch connections[slot].phase {
-        case .handshake, .securing, .transmission: break
+        case .handshake, .securing, .attaching, .transmission: break
         case .draining, .closing: return
         }
         connections[slot].phase = .draining
@@ -175,24 +177,34 @@ extension RingLoop {
     mutating func reap(_ slot: Int) {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
+        leaveExport(slot)
+        if lingers(slot) { return }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         _ = releaseSession(slot)
-        reportBytesRead(slot)
         let connection = connections.remove(slot)
         shared.drop(
             connection.scope, connection.peer, inHandshake: connection.isInHandshakeCount)
-        switch connection.target {
-        case .live(let export): export.clientCount.subtract(1, ordering: .relaxed)
-        case .backup(let export): export.clientCount.subtract(1, ordering: .relaxed)
-        case nil: break
-        }
-        if let target = connection.target {
-            shared.emit(
-                .clientDisconnected(
-                    export: target.description.name, jobID: connection.scope.jobID))
-            settleClosers(target.id)
-        }
         wakeStarved()
+    }
+
+    /// The connection is through with its export, whose end need not wait for it any more.
+    private mutating func leaveExport(_ slot: Int) {
+        guard let target = connections[slot].target else { return }
+        reportBytesRead(slot)
+        connections[slot].target = nil
+        switch target {
+        case .live(let export):
+            export.clientCount.subtract(1, ordering: .relaxed)
+            // Nothing that it wrote is in flight: its requests are done.
+            if connections[slot].disk >= 0 { export.loans.dismissWriter() }
+            connections[slot].disk = -1
+        case .backup(let export):
+            export.clientCount.subtract(1, ordering: .relaxed)
+        }
+        shared.emit(
+            .clientDisconnected(
+                export: target.description.name, jobID: connections[slot].scope.jobID))
+        settleClosers(target.id)
     }
 
     mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {

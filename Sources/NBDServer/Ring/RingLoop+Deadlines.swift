@@ -12,8 +12,10 @@ extension RingLoop {
             if now > connections[slot].deadline { close(slot) }
         case .transmission:
             if isOverdue(slot) || hasHungUp(slot) { close(slot) }
+        case .attaching:
+            if now > connections[slot].deadline { recallIsOverdue(connections[slot].disk) }
         case .closing:
-            break
+            if connections[slot].loan != .none { markReady(slot) }
         }
     }
 

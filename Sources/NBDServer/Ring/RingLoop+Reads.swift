@@ -66,7 +66,7 @@ extension RingLoop {
 
     /// After a read of the source: how many of its bytes, from the first, are those of the point in
     /// time.
-    private func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
+    func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
         guard let ledger = path.ledger else { return count }
         let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
         guard let changed = ledger.firstPreserved(in: clusters) else { return count }

@@ -6,8 +6,9 @@ import Synchronization
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
-/// Only where the pages cannot change before the peer has them: a source that nobody may write, and
-/// scratch of our own making, whose slots are written once unless clients may let go of them.
+/// Only where the pages cannot change before the peer has them: a source that nobody may write, one
+/// whose guest waits until they are taken (`RingLoop+Loans`), and scratch of our own making, whose
+/// slots are written once unless clients may let go of them.
 extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: Int) {
@@ -24,8 +25,10 @@ extension RingLoop {
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
-            connections[slot].path.sourceByReference = strategy.sendsByReference(
-                isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+            connections[slot].path.sourceByReference =
+                export.source.isReadOnly
+                ? strategy.sendsByReference(isDirect: export.source.isDirect, neverChanges: true)
+                : lendsPages(slot, export, strategy)
             // A slot that a client may let go of is written again.
             connections[slot].path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
@@ -41,18 +44,22 @@ extension RingLoop {
         // After an error no data follows: the reply ends with the error.
         guard requests[request].error == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
-            let (descriptor, position) = stablePages(slot, offset, count),
-            FileCalls.isResident(descriptor, position: position, count: Int(count)),
+            let pages = stablePages(slot, offset, count),
+            FileCalls.isResident(
+                pages.descriptor, position: pages.position, count: Int(count)),
             let pipe = pipes.take()
         else { return false }
         let filled = pipes.fill(
-            pipe, from: descriptor, filePosition: position, count: Int(count))
+            pipe, from: pages.descriptor, filePosition: pages.position, count: Int(count))
         guard filled == Int(count), !(connections[slot].path.ledger?.isClosed ?? false),
+            !pages.isSource
+                || stillUnchanged(connections[slot].path, offset, filled) == filled,
             let buffer = allocate(pages: 1, for: slot)
         else {
             pipes.discard(pipe)
             return false
         }
+        if pages.isSource { connections[slot].hasLent = true }
         requests[request].issued += count
         let isLast =
             requests[request].piecesInFlight == 0
@@ -74,17 +81,18 @@ extension RingLoop {
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
     private func stablePages(
         _ slot: Int, _ offset: UInt64, _ count: UInt64
-    ) -> (descriptor: Int32, position: UInt64)? {
+    ) -> (descriptor: Int32, position: UInt64, isSource: Bool)? {
         let path = connections[slot].path
         guard path.sourceByReference || path.scratchByReference else { return nil }
         let step = step(path, offset, offset + count)
         guard step.count == Int(count) else { return nil }
         switch step.place {
-        case .source where path.sourceByReference: return (path.sourceDescriptor, offset)
+        case .source where path.sourceByReference:
+            return (path.sourceDescriptor, offset, isSource: true)
         case .slot(let first) where path.scratchByReference:
             return (
                 path.scratchDescriptor,
-                LedgerView.scratchPosition(of: offset, firstSlot: first)
+                LedgerView.scratchPosition(of: offset, firstSlot: first), isSource: false
             )
         case .source, .slot, .zero, .released: return nil
         }

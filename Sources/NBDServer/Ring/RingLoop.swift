@@ -20,6 +20,8 @@ struct RingLoop: ~Copyable {
     var gather = GatherList()
     var pipes = PipePool(limit: Limits.pipesPerRing)
     let clock: PeriodicTimer
+    /// Runs while pages on loan are waited for.
+    let settleClock: DelayTimer
     /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
 
@@ -70,9 +72,11 @@ struct RingLoop: ~Copyable {
         let arena = try BufferArena(
             capacityBytes: Limits.arenaBytes(connections: shared.configuration.maxConnections))
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
+        let settleClock = try DelayTimer()
         self.ring = ring
         self.arena = arena
         self.clock = clock
+        self.settleClock = settleClock
         connections = SlotTable(capacity: shared.configuration.maxConnections)
         completions.reserveCapacity(128)
     }
@@ -82,6 +86,7 @@ struct RingLoop: ~Copyable {
         WorkerThread.preferShortSlices()
         ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
+        ring.preparePoll(settleClock.raw, writable: false, tag: OperationTag(.settleClock).raw)
         while !isFinished {
             if ready.isEmpty, readyGuests.isEmpty {
                 awaitCompletions()
@@ -135,6 +140,10 @@ struct RingLoop: ~Copyable {
             clock.consume()
             tick()
             ring.preparePoll(clock.raw, writable: false, tag: completion.tag)
+        case .settleClock:
+            settleClock.consume()
+            settleLoans()
+            ring.preparePoll(settleClock.raw, writable: false, tag: completion.tag)
         case .accept: acceptAll(from: UInt64(tag.slot), result: completion.result)
         case .receive: received(tag.slot, result: completion.result)
         case .writable:
@@ -225,6 +234,9 @@ struct RingLoop: ~Copyable {
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
+        case .recallLoans(let disk): recallLoans(disk)
+        case .loansSettled(let disk): loansSettled(disk)
+        case .abandonLoans(let disk): abandonLoans(disk)
         case .releaseClusters(let export, let clusters, let ring, let request):
             releaseClusters(export, clusters, ring: ring, request: request)
         case .clustersReleased(let request): clustersReleased(request)

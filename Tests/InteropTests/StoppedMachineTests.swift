@@ -1,0 +1,274 @@
+import Foundation
+import TestSupport
+import Testing
+import WireClient
+
+extension InteropSuite {
+    /// Backups of disks that no guest uses: pages go by reference, and a guest that comes waits for
+    /// them.
+    @Suite struct StoppedMachineTests {
+        /// Lots of time on a busy machine, next to the 2 s that a guest waits at most.
+        private static let slack = Duration.seconds(3)
+
+        /// One disk without holes, a job over it, and what it held at the instant.
+        private final class Rig {
+            let fixture: LiveFixture
+            let job: BegunJob
+            let content: [UInt8]
+            let backup: BackupDescription
+
+            init(options: [String] = []) throws {
+                fixture = try LiveFixture(options: options)
+                let writer = try NBDClient(fixture.uri("vda"))
+                content = randomBytes(fixture.sizeBytes, seed: 77)
+                for offset in stride(from: 0, to: content.count, by: 1 << 20) {
+                    try writer.write(Array(content[offset..<(offset + (1 << 20))]), at: offset)
+                }
+                try writer.disconnect()
+                backup = fixture.server.standardBackup(disks: ["vda"], tag: "stopped")
+                job = try fixture.server.begin("vm1", backup)
+            }
+
+            func reader() throws -> WireConnection {
+                let reader = try WireConnection(
+                    socket: fixture.server.directory.file("job-stopped.sock"),
+                    export: try job.export("vda").name, mode: .structured)
+                // Connections lend from the first tick after the last guest has gone.
+                Thread.sleep(forTimeInterval: 0.4)
+                return reader
+            }
+
+            /// Asks for neighbouring pieces of 512 KiB and reads nothing.
+            func ask(_ reader: WireConnection, _ count: Int) throws {
+                for index in 0..<count {
+                    try reader.start(
+                        WireRequest(
+                            WireCommand.read, cookie: UInt64(index),
+                            offset: UInt64(index << 19), length: 1 << 19))
+                }
+                Thread.sleep(forTimeInterval: 0.4)
+            }
+
+            /// Whether an answer is what the disk held at the instant.
+            func isInstant(_ reply: WireReply) -> Bool {
+                let start = Int(reply.cookie) << 19
+                return reply.error == 0 && reply.data == Array(content[start..<(start + (1 << 19))])
+            }
+
+            /// Changes the disk's file as no guest can.
+            func writeBehindTheServer(_ bytes: [UInt8], at offset: Int) throws {
+                guard let file = FileHandle(forUpdatingAtPath: fixture.path("vda")) else {
+                    throw TestFailure("no disk")
+                }
+                try file.seek(toOffset: UInt64(offset))
+                try file.write(contentsOf: Data(bytes))
+                try file.close()
+            }
+
+            /// Overwrites the whole disk, as a guest that is attached.
+            func overwrite(_ guest: NBDClient) throws {
+                let piece = randomBytes(1 << 20, seed: 5)
+                for offset in stride(from: 0, to: fixture.sizeBytes, by: 1 << 20) {
+                    try guest.write(piece, at: offset)
+                }
+            }
+
+            func expectBroken() throws {
+                let text = try fixture.server.cli(["backup-list", "vm1"]).output()
+                #expect(text.contains("did not take data of disk 'vda'"), "\(text)")
+            }
+
+            func expectWhole() throws {
+                let text = try fixture.server.cli(["backup-list", "vm1"]).output()
+                #expect(text.contains(job.id) && !text.contains("did not take"), "\(text)")
+                let client = try NBDClient(try job.uri("vda"))
+                let all = try client.read(0, content.count)
+                let isSame = all == content
+                #expect(isSame, "the job's bytes are not those of the instant")
+            }
+
+            func finish() throws {
+                _ = try fixture.server.cli(["backup-end", "vm1", "--job", job.id])
+                try fixture.server.stop()
+            }
+        }
+
+        /// Whether a guest's command ends in so many seconds.
+        private func finishes(
+            _ ticket: NBDTicket, of guest: NBDClient, within seconds: Double
+        ) -> Bool {
+            let end = ContinuousClock.now + .seconds(seconds)
+            while ContinuousClock.now < end {
+                NBDClient.waitForActivity([guest], milliseconds: 20)
+                if guest.outcome(of: ticket) != nil { return true }
+            }
+            return false
+        }
+
+        /// Whether what a client asked for and has not read shows later changes of the file.
+        private func isByReference(_ rig: Rig) throws -> Bool {
+            let reader = try rig.reader()
+            try rig.ask(reader, 1)
+            let old = Array(rig.content[0..<65_536])
+            try rig.writeBehindTheServer([UInt8](repeating: 0xEE, count: 65_536), at: 0)
+            let reply = try reader.answer()
+            try rig.writeBehindTheServer(old, at: 0)
+            #expect(reply.error == 0)
+            let first = Array(reply.data[0..<65_536])
+            if first == old { return false }
+            #expect(first == [UInt8](repeating: 0xEE, count: 65_536))
+            return true
+        }
+
+        @Test("pages of a stopped machine's disk go by reference, those of a running one never")
+        func byReference() throws {
+            let rig = try Rig()
+            #expect(try isByReference(rig))
+            let guest = try NBDClient(rig.fixture.uri("vda"))
+            #expect(try !isByReference(rig))
+            let other = try NBDClient(rig.fixture.uri("vda"))
+            try guest.disconnect()
+            #expect(try !isByReference(rig), "a second guest is still there")
+            try other.disconnect()
+            #expect(try isByReference(rig))
+            try rig.expectWhole()
+            try rig.finish()
+        }
+
+        @Test("--copy-sources: nothing of a disk that a guest may write goes by reference")
+        func copySources() throws {
+            let rig = try Rig(options: ["--copy-sources"])
+            #expect(try !isByReference(rig))
+            try rig.expectWhole()
+            try rig.finish()
+        }
+
+        @Test("P1, P2: a guest waits 2 s for a client that does not read; then the job breaks")
+        func stalledClient() throws {
+            let rig = try Rig()
+            let reader = try rig.reader()
+            try rig.ask(reader, 24)
+            let begun = ContinuousClock.now
+            let guest = try NBDClient(rig.fixture.uri("vda"))
+            _ = try guest.read(0, 4096)
+            let waited = ContinuousClock.now - begun
+            #expect(waited >= .milliseconds(1500), "\(waited)")
+            #expect(waited < .seconds(2) + Self.slack, "\(waited)")
+            try rig.overwrite(guest)
+            // What the client reads now may be the guest's; so the job must say that it is broken.
+            try rig.expectBroken()
+            #expect(try reader.isHungUp())
+            let client = try NBDClient(try rig.job.uri("vda"))
+            #expect(throws: NBDFailure.self) { try client.read(0, 4096) }
+            // The next guest has nothing to wait for.
+            let again = ContinuousClock.now
+            let second = try NBDClient(rig.fixture.uri("vda"))
+            _ = try second.read(0, 4096)
+            #expect(ContinuousClock.now - again < .seconds(1))
+            try rig.finish()
+        }
+
+        @Test("P1: a guest goes on as soon as a slow client has taken what it was sent")
+        func slowClient() throws {
+            let rig = try Rig()
+            let reader = try rig.reader()
+            try rig.ask(reader, 24)
+            let guest = try NBDClient(rig.fixture.uri("vda"))
+            let first = try guest.startWrite([UInt8](repeating: 0xDD, count: 1 << 20), at: 0)
+            #expect(!finishes(first, of: guest, within: 0.5), "a guest's write did not wait")
+            for _ in 0..<24 {
+                let reply = try reader.answer()
+                let isInstant = rig.isInstant(reply)
+                #expect(isInstant, "request \(reply.cookie)")
+            }
+            #expect(finishes(first, of: guest, within: 5))
+            try rig.overwrite(guest)
+            try rig.expectWhole()
+            try rig.finish()
+        }
+
+        @Test("P1: a client that is hung up on with pages to read is still waited for")
+        func hungUp() throws {
+            for takes in [true, false] {
+                let rig = try Rig()
+                let reader = try rig.reader()
+                try rig.ask(reader, 1)
+                try reader.send(raw: [UInt8](repeating: 0xFF, count: 64))
+                Thread.sleep(forTimeInterval: 0.3)
+                let guest = try NBDClient(rig.fixture.uri("vda"))
+                let ticket = try guest.startWrite([UInt8](repeating: 0xDD, count: 1 << 20), at: 0)
+                #expect(!finishes(ticket, of: guest, within: 0.5), "a guest's write did not wait")
+                let isInstant = try !takes || rig.isInstant(try reader.answer())
+                #expect(isInstant)
+                #expect(finishes(ticket, of: guest, within: 5))
+                if takes { try rig.expectWhole() } else { try rig.expectBroken() }
+                withExtendedLifetime(reader) {}
+                try rig.finish()
+            }
+        }
+
+        @Test(
+            "P1: a guest that comes long after a client was hung up on breaks its job")
+        func forgotten() throws {
+            let rig = try Rig()
+            let reader = try rig.reader()
+            try rig.ask(reader, 1)
+            try reader.send(raw: [UInt8](repeating: 0xFF, count: 64))
+            Thread.sleep(forTimeInterval: 11)
+            // Nobody has written, so the job is still whole for others.
+            try rig.expectWhole()
+            let begun = ContinuousClock.now
+            let guest = try NBDClient(rig.fixture.uri("vda"))
+            _ = try guest.read(0, 4096)
+            #expect(ContinuousClock.now - begun < .seconds(1), "there is nobody to wait for")
+            try rig.expectBroken()
+            withExtendedLifetime(reader) {}
+            try rig.finish()
+        }
+
+        @Test("a job ends at once although a client has pages to read")
+        func endOfJob() throws {
+            let rig = try Rig()
+            let reader = try rig.reader()
+            try rig.ask(reader, 24)
+            let begun = ContinuousClock.now
+            _ = try rig.fixture.server.cli(["backup-end", "vm1", "--job", rig.job.id]).output()
+            #expect(ContinuousClock.now - begun < Self.slack)
+            #expect(!Files.exists(rig.backup.disks[0].scratch))
+            let stop = ContinuousClock.now
+            try rig.fixture.server.stop()
+            #expect(ContinuousClock.now - stop < Self.slack)
+            withExtendedLifetime(reader) {}
+        }
+
+        @Test("P4: a guest is attached in no time beside clients that read")
+        func latency() throws {
+            let rig = try Rig()
+            let stop = rig.fixture.directory.file("stop")
+            let uri = try rig.job.uri("vda")
+            let copies = try (0..<2).map { _ throws in
+                try Command(
+                    "sh",
+                    ["-c", "while [ ! -e '\(stop)' ]; do nbdcopy '\(uri)' null: || exit 1; done"])
+            }
+            var waits: [Duration] = []
+            for pause in 0..<60 {
+                let begun = ContinuousClock.now
+                let guest = try NBDClient(rig.fixture.uri("vda"))
+                _ = try guest.read(0, 4096)
+                waits.append(ContinuousClock.now - begun)
+                try guest.disconnect()
+                Thread.sleep(forTimeInterval: 0.1 + Double(pause) / 1000)
+            }
+            try Files.write("", to: stop)
+            for copy in copies { try copy.result(timeout: 60).output() }
+            waits.sort()
+            print(
+                "attached \(waits.count) guests: median \(waits[waits.count / 2]), slowest",
+                waits[waits.count - 1])
+            #expect(waits[waits.count - 1] < .seconds(1))
+            try rig.expectWhole()
+            try rig.finish()
+        }
+    }
+}
