@@ -11,12 +11,14 @@ WRITES_PER_SECOND = 500
 BUFFERED = "running machine, buffered"
 DIRECT = "running machine, cache none"
 STOPPED = "stopped machine, buffered"
-CASES = [BUFFERED, DIRECT, STOPPED]
+LENT = "stopped machine, --lend-pages"
+CASES = [BUFFERED, DIRECT, STOPPED, LENT]
 
 # In the page cache a pass takes tenths of a second; several make the clock ticks of CPU time count.
-PASSES = {BUFFERED: 3, DIRECT: 1, STOPPED: 3}
+PASSES = {BUFFERED: 3, DIRECT: 1, STOPPED: 3, LENT: 3}
 PLAIN = {BUFFERED: [NbdServerSplice(), Nbdkit(), QemuNbd()], DIRECT: [QemuNbd()],
-         STOPPED: [NbdServerSplice(), Nbdkit(), QemuNbd()]}
+         STOPPED: [NbdServerSplice(), Nbdkit(), QemuNbd()],
+         LENT: [NbdServerSplice(), Nbdkit(), QemuNbd()]}
 
 
 def pull_job(files: Files, settings: Settings, result: Result) -> None:
@@ -41,10 +43,11 @@ def of_job(peer: Peer, case: str, files: Files, settings: Settings) -> dict[str,
     disk = files.disk()
     if direct:
         files.disk_went_direct()
-    with begun(peer, disk, settings.directory, direct) as target:
+    options = ("--lend-pages",) if case == LENT else ()
+    with begun(peer, disk, settings.directory, direct, options) as target:
         def measured() -> dict[str, float]:
             return pull(target.backup, size, CONNECTIONS, target.pid, PASSES[case])
-        if case == STOPPED:
+        if case in (STOPPED, LENT):
             return measured()
         with Writer(target.live, size, WRITES_PER_SECOND):
             return measured()

@@ -27,7 +27,7 @@ package struct ServerConfiguration: Sendable {
     package init(
         rings: Int? = nil, maxConnections: Int = 100, maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
-        idleSeconds: Int = 0, lendsPages: Bool = true, socketAccess: SocketAccess = SocketAccess(),
+        idleSeconds: Int = 0, lendsPages: Bool = false, socketAccess: SocketAccess = SocketAccess(),
         security: SecurityConfiguration = SecurityConfiguration()
     ) {
         self.security = security

@@ -37,8 +37,9 @@ struct Serve: AsyncParsableCommand {
     var idleTimeout: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
-    @Flag(help: "Copy what backup clients read, also of disks that no guest uses; for proxies.")
-    var copySources = false
+    @Flag(
+        help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies.")
+    var lendPages = false
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
     var granularity: Int?
     @Flag(
@@ -84,7 +85,7 @@ struct Serve: AsyncParsableCommand {
         set("granularity", granularity)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
-        if copySources { values["copy-sources"] = .bool(true) }
+        if lendPages { values["lend-pages"] = .bool(true) }
         if allowPlaintext { values["allow-plaintext"] = .bool(true) }
         return values
     }

@@ -80,7 +80,7 @@ struct ServeSettings {
             stallSeconds: try source.int("stall-timeout", in: 0...86400)
                 ?? ServerConfiguration.defaultStallSeconds,
             idleSeconds: try source.int("idle-timeout", in: 0...86400) ?? 0,
-            lendsPages: !(try source.bool("copy-sources") ?? false),
+            lendsPages: try source.bool("lend-pages") ?? false,
             socketAccess: SocketAccess(
                 mode: try source.string("socket-mode").map(SocketPermissions.mode),
                 group: try source.string("socket-group").map(SocketPermissions.group)),

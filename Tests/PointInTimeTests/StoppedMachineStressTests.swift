@@ -34,9 +34,9 @@ private final class ComingAndGoing {
         directory = try TemporaryDirectory()
         path = directory.file("vda.img")
         content = try Images.random(path, bytes: Self.mebibytes << 20, seed: seed)
-        server = try ServerUnderTest([
-            DomainDescription("vm1", [DiskDescription(Self.target, path)])
-        ])
+        server = try ServerUnderTest(
+            [DomainDescription("vm1", [DiskDescription(Self.target, path)])],
+            options: ["--lend-pages"])
     }
 
     func run(seconds: Double) throws {

@@ -53,7 +53,8 @@ struct ColdWindows {
         }
     }
 
-    /// A range of at most a window has been read; returns a window that is to be given back.
+    /// A range of at most a window has been read; returns what is to be given back: a window, or two
+    /// neighbours.
     mutating func end(_ offset: UInt64, _ count: UInt64) -> Range<UInt64>? {
         var found: Range<UInt64>?
         for place in windows.indices {
@@ -61,7 +62,13 @@ struct ColdWindows {
             guard !range.isEmpty else { continue }
             windows[place].left -= min(windows[place].left, range.upperBound - range.lowerBound)
             guard windows[place].left == 0 else { continue }
-            if windows[place].isCold { found = self.range(windows[place].number) }
+            if windows[place].isCold {
+                let whole = self.range(windows[place].number)
+                found =
+                    min(
+                        whole.lowerBound, found?.lowerBound ?? .max)..<max(
+                        whole.upperBound, found?.upperBound ?? 0)
+            }
             // Read again, it is judged again.
             if current == windows[place].number { current = .max }
             windows[place].number = .max / Self.bytes
