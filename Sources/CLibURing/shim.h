@@ -9,6 +9,7 @@
 #endif
 #include <liburing.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -49,6 +50,9 @@ static const int nbdpull_MSG_WAITALL = MSG_WAITALL;
 static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
 static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
+static const long nbdpull_EXT4_SUPER_MAGIC = 0xEF53L;
+static const unsigned long nbdpull_FS_IOC_FIEMAP = 0xC020660BUL;
+static const unsigned long nbdpull_EXT4_IOC_GETSTATE = 0x40046629UL;
 
 /* ioctl is variadic, which Swift does not import. */
 static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned long long *value) {
@@ -56,6 +60,9 @@ static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned lon
 }
 static inline int nbdpull_ioctl_int(int fd, unsigned long request, int *value) {
     return ioctl(fd, request, value);
+}
+static inline int nbdpull_ioctl_memory(int fd, unsigned long request, void *memory) {
+    return ioctl(fd, request, memory);
 }
 /* glibc declares the address as a transparent union, which Swift does not import. */
 static inline int nbdpull_accept(int fd) {

@@ -33,6 +33,8 @@ package final class RawSource: Sendable {
     package let alignment: Int
     /// A plain read never waits for a device (the file lies in memory).
     package let readsNeverWait: Bool
+    /// The file system tells many extents at once, and a hole between them is one (ext4).
+    let tellsExtents: Bool
     private let descriptor: OwnedDescriptor
 
     /// The descriptor's number, valid while this object lives.
@@ -73,6 +75,7 @@ package final class RawSource: Sendable {
         isDirect = direct
         self.alignment = alignment
         readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
+        tellsExtents = facts.type == .regular && FileCalls.isOnExt4(descriptor.raw)
         self.descriptor = descriptor
     }
 

@@ -84,6 +84,20 @@ package enum FileCalls {
             && Int(facts.f_type) == nbdpull_TMPFS_MAGIC
     }
 
+    /// Whether the file lies on ext4, served by the kernel's ext4 and not by its ext2 driver.
+    ///
+    /// They share one magic number; the call is one that only ext4 knows.
+    package static func isOnExt4(_ descriptor: Int32) -> Bool {
+        var facts = statfs()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        guard unsafe fstatfs(descriptor, &facts) == 0,
+            Int(facts.f_type) == nbdpull_EXT4_SUPER_MAGIC
+        else { return false }
+        var state: Int32 = 0
+        // SAFETY: EXT4_IOC_GETSTATE stores four bytes into a four-byte local.
+        return unsafe nbdpull_ioctl_int(descriptor, nbdpull_EXT4_IOC_GETSTATE, &state) == 0
+    }
+
     /// Free bytes of the file system that holds the file, for an ordinary user.
     package static func freeBytes(_ descriptor: Int32) -> UInt64? {
         var facts = statvfs()
