@@ -52,7 +52,8 @@ static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
 static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
 static const long nbdpull_EXT4_SUPER_MAGIC = 0xEF53L;
 static const unsigned long nbdpull_FS_IOC_FIEMAP = 0xC020660BUL;
-static const unsigned long nbdpull_EXT4_IOC_GETSTATE = 0x40046629UL;
+static const unsigned long nbdpull_FS_IOC_GETFLAGS = 0x80086601UL;
+static const unsigned nbdpull_EXT4_EXTENTS_FL = 0x00080000U;
 
 /* ioctl is variadic, which Swift does not import. */
 static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned long long *value) {

@@ -75,7 +75,7 @@ package final class RawSource: Sendable {
         isDirect = direct
         self.alignment = alignment
         readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
-        tellsExtents = facts.type == .regular && FileCalls.isOnExt4(descriptor.raw)
+        tellsExtents = facts.type == .regular && FileCalls.hasExtents(descriptor.raw)
         self.descriptor = descriptor
     }
 

@@ -84,18 +84,20 @@ package enum FileCalls {
             && Int(facts.f_type) == nbdpull_TMPFS_MAGIC
     }
 
-    /// Whether the file lies on ext4, served by the kernel's ext4 and not by its ext2 driver.
+    /// Whether the file lies on ext4 and is kept as extents there.
     ///
-    /// They share one magic number; the call is one that only ext4 knows.
-    package static func isOnExt4(_ descriptor: Int32) -> Bool {
+    /// Not so files in the older form of ext2 and ext3, which share ext4's magic number, and those
+    /// whose bytes lie in the inode.
+    package static func hasExtents(_ descriptor: Int32) -> Bool {
         var facts = statfs()
         // SAFETY: the kernel fills the local; it keeps no pointer.
         guard unsafe fstatfs(descriptor, &facts) == 0,
             Int(facts.f_type) == nbdpull_EXT4_SUPER_MAGIC
         else { return false }
-        var state: Int32 = 0
-        // SAFETY: EXT4_IOC_GETSTATE stores four bytes into a four-byte local.
-        return unsafe nbdpull_ioctl_int(descriptor, nbdpull_EXT4_IOC_GETSTATE, &state) == 0
+        var flags: UInt64 = 0
+        // SAFETY: FS_IOC_GETFLAGS stores four or eight bytes into an eight-byte local.
+        return unsafe nbdpull_ioctl_size(descriptor, nbdpull_FS_IOC_GETFLAGS, &flags) == 0
+            && flags & UInt64(nbdpull_EXT4_EXTENTS_FL) != 0
     }
 
     /// Free bytes of the file system that holds the file, for an ordinary user.
