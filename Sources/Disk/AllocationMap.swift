@@ -119,7 +119,7 @@ extension RawSource {
     ) -> AllocationRun {
         precondition(position < end)
         var lookupEnd = end
-        if ahead, tellsExtents {
+        if ahead, holes == .extents {
             let run = map.run(of: raw, at: position, end: end, undecidedEnd: &lookupEnd)
             if let run { return run }
         }

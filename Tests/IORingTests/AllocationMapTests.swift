@@ -145,7 +145,7 @@ struct AllocationMapTests {
         guard let directory = try? TemporaryDirectory(),
             let path = try? directory.file("probe", [1]), let file = try? FileCalls.open(path, [])
         else { return false }
-        return FileCalls.hasExtents(file.raw)
+        return FileCalls.holeKnowledge(file.raw) == .extents
     }
 
     @Test("flags of extents mean data or reserved space; anything else is not understood")
