@@ -76,7 +76,8 @@ let package = Package(
         .testTarget(
             name: "BitmapTests", dependencies: ["Bitmap", "IORing"], swiftSettings: strict),
         .testTarget(
-            name: "IORingTests", dependencies: ["Disk", "IORing"], swiftSettings: strict),
+            name: "IORingTests", dependencies: ["Disk", "IORing", "CLibURing"],
+            swiftSettings: strict),
         .testTarget(
             name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing"],
             swiftSettings: strict),

@@ -9,6 +9,7 @@
 #endif
 #include <liburing.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
@@ -51,6 +52,10 @@ static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
 static const unsigned long nbdpull_SIOCOUTQ = SIOCOUTQ;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
 static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
+static const long nbdpull_EXT4_SUPER_MAGIC = 0xEF53L;
+static const unsigned long nbdpull_FS_IOC_FIEMAP = 0xC020660BUL;
+static const unsigned long nbdpull_FS_IOC_GETFLAGS = 0x80086601UL;
+static const unsigned nbdpull_EXT4_EXTENTS_FL = 0x00080000U;
 
 /* ioctl is variadic, which Swift does not import. */
 static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned long long *value) {
@@ -58,6 +63,9 @@ static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned lon
 }
 static inline int nbdpull_ioctl_int(int fd, unsigned long request, int *value) {
     return ioctl(fd, request, value);
+}
+static inline int nbdpull_ioctl_memory(int fd, unsigned long request, void *memory) {
+    return ioctl(fd, request, memory);
 }
 /* glibc declares the address as a transparent union, which Swift does not import. */
 static inline int nbdpull_accept(int fd) {

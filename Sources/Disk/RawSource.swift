@@ -33,6 +33,8 @@ package final class RawSource: Sendable {
     package let alignment: Int
     /// A plain read never waits for a device (the file lies in memory).
     package let readsNeverWait: Bool
+    /// What holes can be asked by.
+    let holes: FileCalls.HoleKnowledge
     private let descriptor: OwnedDescriptor
 
     /// The descriptor's number, valid while this object lives.
@@ -73,6 +75,7 @@ package final class RawSource: Sendable {
         isDirect = direct
         self.alignment = alignment
         readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
+        holes = facts.type == .regular ? FileCalls.holeKnowledge(descriptor.raw) : .none
         self.descriptor = descriptor
     }
 
@@ -110,7 +113,7 @@ package final class RawSource: Sendable {
         at position: UInt64, end: UInt64, endsHole: Bool = false
     ) -> (isData: Bool, end: UInt64) {
         precondition(position < end)
-        guard type == .regular else { return (true, end) }
+        guard holes != .none else { return (true, end) }
         do throws(SystemFault) {
             if endsHole, let hole = try FileCalls.seek(raw, from: position, data: false),
                 hole > position

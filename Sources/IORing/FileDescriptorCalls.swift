@@ -84,6 +84,33 @@ package enum FileCalls {
             && Int(facts.f_type) == nbdpull_TMPFS_MAGIC
     }
 
+    /// How much can be asked about where a regular file has holes.
+    package enum HoleKnowledge: Sendable, Hashable {
+        /// Nothing that can be believed.
+        case none
+        /// A single place, by `seek`.
+        case places
+        /// Also many extents at once, and what lies between them is a hole.
+        case extents
+    }
+
+    /// What the file's holes can be asked by.
+    ///
+    /// Files on ext4 are kept as extents. Those in the older form of ext2 and ext3, which share its
+    /// magic number, are not: on Linux 6.18 `lseek` calls it a hole where bytes wait in the page cache
+    /// for their first block. Files whose bytes lie in the inode are counted among these.
+    package static func holeKnowledge(_ descriptor: Int32) -> HoleKnowledge {
+        var facts = statfs()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        guard unsafe fstatfs(descriptor, &facts) == 0,
+            Int(facts.f_type) == nbdpull_EXT4_SUPER_MAGIC
+        else { return .places }
+        var flags: UInt64 = 0
+        // SAFETY: FS_IOC_GETFLAGS stores four or eight bytes into an eight-byte local.
+        let result = unsafe nbdpull_ioctl_size(descriptor, nbdpull_FS_IOC_GETFLAGS, &flags)
+        return result == 0 && flags & UInt64(nbdpull_EXT4_EXTENTS_FL) != 0 ? .extents : .none
+    }
+
     /// Free bytes of the file system that holds the file, for an ordinary user.
     package static func freeBytes(_ descriptor: Int32) -> UInt64? {
         var facts = statvfs()

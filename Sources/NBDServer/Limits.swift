@@ -44,10 +44,12 @@ package enum Limits {
     /// with 64-bit lengths.
     package static let extentsPerReply = 131_072
     /// Allocation lookups made for one block status request before others get a turn.
-    package static let extentsPerTurn = 64
-    /// Most of a ledger that one allocation lookup walks, in bytes of the disk: a range of 64 bits
-    /// must not hold the ring.
-    package static let ledgerBytesPerLookup: UInt64 = 1 << 30
+    package static let lookupsPerTurn = 64
+    /// Runs gathered for it from what is known already before others get a turn.
+    package static let runsPerTurn = 512
+    /// Most of a ledger that is walked for one run, in bytes of the disk: a range of 64 bits must not
+    /// hold the ring.
+    package static let ledgerBytesPerRun: UInt64 = 128 << 20
     /// Extents of a dirty bitmap gathered before others get a turn.
     package static let dirtyExtentsPerTurn = 16_384
     /// One step of a discard or zeroing request; between two steps a job may begin, in bytes.
@@ -92,8 +94,8 @@ package enum Limits {
     ///
     /// Input (68 KiB), buffers of requests (4 MiB), replies that were not charged to those (at most
     /// 64 whole and 192 one-page reply buffers, 4.75 MiB), one block status reply beyond the bound on
-    /// unsent bytes (2 MiB with extended headers) and the extents it is made of (1 MiB), buffers of TLS
-    /// (328 KiB), and what the tables hold.
+    /// unsent bytes (2 MiB with extended headers) and the extents it is made of (1 MiB, and 8 KiB for
+    /// those told ahead), buffers of TLS (328 KiB), and what the tables hold.
     package static let connectionBytesMax = 13 << 20
     /// Address space for buffers of one ring, in bytes; memory is used only as far as buffers are.
     ///

@@ -35,7 +35,6 @@ struct ColdWindowsTests {
             #expect(end == size, "\(bytes)")
         }
     }
-    }
 
     @Test("what was cached before stays")
     func warm() {

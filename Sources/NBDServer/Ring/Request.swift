@@ -114,18 +114,3 @@ struct Piece {
     var end: UInt64 { offset + count }
     var isWidened: Bool { ioCount != Int(count) }
 }
-
-/// How far the block status request of a connection has come.
-struct StatusProgress {
-    /// Next byte to look up.
-    var position: UInt64 = 0
-    /// The last lookup: what lies from `position` to `knownEnd` of the source.
-    var knownEnd: UInt64 = 0
-    var knownIsData = false
-    var isGathered = false
-    var extents = ExtentRoom()
-    /// The contexts that are to be answered.
-    var asked = ContextSet()
-    /// Which of the connection's contexts is being answered.
-    var contextIndex = 0
-}

@@ -10,12 +10,6 @@ import Scratch
 /// the ledger is asked, so a cluster that a guest write changed meanwhile is answered from the
 /// ledger.
 extension RingLoop {
-    /// Values of `base:allocation` (NBD protocol, "base:allocation").
-    private enum Allocation {
-        static let data: UInt32 = 0
-        static let holeAndZero: UInt32 = 3
-    }
-
     mutating func startStatus(_ slot: Int, _ request: ValidRequest, _ asked: ContextSet) {
         connections[slot].status.asked = asked
         connections[slot].status.contextIndex = 0
@@ -23,11 +17,7 @@ extension RingLoop {
     }
 
     private mutating func startContext(_ slot: Int, _ request: ValidRequest) {
-        connections[slot].status.position = request.offset
-        connections[slot].status.knownEnd = request.offset
-        connections[slot].status.knownIsData = true
-        connections[slot].status.isGathered = false
-        connections[slot].status.extents.removeAll()
+        connections[slot].status.startContext(at: request.offset)
     }
 
     mutating func continueStatus(_ slot: Int, _ request: Int) -> IssueResult {
@@ -92,13 +82,15 @@ extension RingLoop {
     }
 
     private mutating func gatherAllocation(_ slot: Int, _ valid: ValidRequest) {
-        let end = valid.offset + valid.length
-        for _ in 0..<Limits.extentsPerTurn {
-            if isComplete(slot, valid, end) { return }
-            let position = connections[slot].status.position
-            if connections[slot].status.knownEnd <= position { look(slot, position, end) }
-            addKnown(slot, position)
+        let source: RawSource
+        switch connections[slot].target {
+        case .live(let export): source = export.source
+        case .backup(let export): source = export.source
+        case nil: preconditionFailure("a request without an export")
         }
+        connections[slot].status.gatherAllocation(
+            valid, of: source, under: connections[slot].path.ledger,
+            hasLongExtents: connections[slot].replies.hasLongExtents)
     }
 
     /// A dirty bitmap is in memory: many extents a turn.
@@ -113,63 +105,12 @@ extension RingLoop {
                 dirtyFlags: Self.dirty,
                 runs: valid.flags.contains(.reqOne) ? 1 : Limits.dirtyExtentsPerTurn)
         }
-        _ = isComplete(slot, valid, end)
+        _ = connections[slot].status.isComplete(
+            valid, hasLongExtents: connections[slot].replies.hasLongExtents)
     }
 
     /// Value of `qemu:dirty-bitmap:` contexts for dirty blocks.
     private static var dirty: UInt32 { 1 }
-
-    private mutating func isComplete(_ slot: Int, _ valid: ValidRequest, _ end: UInt64) -> Bool {
-        let onlyOne = valid.flags.contains(.reqOne)
-        guard
-            connections[slot].status.position == end || connections[slot].status.extents.isFull
-                || (onlyOne && hasFirstExtent(slot))
-        else { return false }
-        connections[slot].status.isGathered = true
-        return true
-    }
-
-    /// Whether the first extent of the reply can grow no longer.
-    private func hasFirstExtent(_ slot: Int) -> Bool {
-        connections[slot].status.extents.hasFirst(
-            isLong: connections[slot].replies.hasLongExtents)
-    }
-
-    private mutating func look(_ slot: Int, _ position: UInt64, _ end: UInt64) {
-        let known: (isData: Bool, end: UInt64)
-        let endsHole =
-            connections[slot].status.knownEnd == position
-            && !connections[slot].status.knownIsData
-        switch connections[slot].target {
-        case .live(let export):
-            known = export.source.allocation(at: position, end: end, endsHole: endsHole)
-        case .backup(let export):
-            known = export.source.allocation(at: position, end: end, endsHole: endsHole)
-        case nil: known = (true, end)
-        }
-        connections[slot].status.knownIsData = known.isData
-        connections[slot].status.knownEnd = known.end
-    }
-
-    private mutating func addKnown(_ slot: Int, _ position: UInt64) {
-        let knownEnd = connections[slot].status.knownEnd
-        var end = knownEnd
-        var flags =
-            connections[slot].status.knownIsData ? Allocation.data : Allocation.holeAndZero
-        if let ledger = connections[slot].path.ledger {
-            let step = ledger.step(
-                from: position, to: min(knownEnd, position + Limits.ledgerBytesPerLookup))
-            end = position + UInt64(step.count)
-            switch step.place {
-            case .source: break
-            case .zero: flags = Allocation.holeAndZero
-            // What a released cluster held is not known any more; data is what is always safe.
-            case .slot, .released: flags = Allocation.data
-            }
-        }
-        connections[slot].status.extents.append(length: end - position, flags: flags)
-        connections[slot].status.position = end
-    }
 
     // MARK: Replying
 

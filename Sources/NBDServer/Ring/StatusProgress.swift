@@ -1,0 +1,92 @@
+import Disk
+import NBDProtocol
+import Scratch
+
+/// How far the block status request of a connection has come.
+struct StatusProgress {
+    /// Values of `base:allocation` (NBD protocol, "base:allocation").
+    private enum Allocation {
+        static let data: UInt32 = 0
+        static let holeAndZero: UInt32 = 3
+    }
+
+    /// Next byte to look up.
+    var position: UInt64 = 0
+    /// The last lookup: what lies from `position` to `knownEnd` of the source.
+    private var knownEnd: UInt64 = 0
+    private var knownIsData = false
+    /// Allocation told ahead.
+    private var map = AllocationMap()
+    var isGathered = false
+    var extents = ExtentRoom()
+    /// The contexts that are to be answered.
+    var asked = ContextSet()
+    /// Which of the connection's contexts is being answered.
+    var contextIndex = 0
+
+    /// Begins with a context's extents.
+    mutating func startContext(at offset: UInt64) {
+        position = offset
+        knownEnd = offset
+        knownIsData = true
+        isGathered = false
+        extents.removeAll()
+        // A write that was answered before this request came must be seen.
+        map.removeAll()
+    }
+
+    /// Notes when the reply's extents are all there; tells whether they are.
+    mutating func isComplete(_ valid: ValidRequest, hasLongExtents: Bool) -> Bool {
+        let isFirstKnown =
+            valid.flags.contains(.reqOne) && extents.hasFirst(isLong: hasLongExtents)
+        guard position == valid.offset + valid.length || extents.isFull || isFirstKnown else {
+            return false
+        }
+        isGathered = true
+        return true
+    }
+
+    /// One turn of gathering allocation, for a backup export under the job's ledger.
+    ///
+    /// What was told ahead is older than the ledger's word on it, as the rule of reads wants.
+    mutating func gatherAllocation(
+        _ valid: ValidRequest, of source: RawSource, under ledger: LedgerView?,
+        hasLongExtents: Bool
+    ) {
+        let end = valid.offset + valid.length
+        // Of a single extent nothing is gained by having more of them told.
+        let isAhead = !valid.flags.contains(.reqOne)
+        var lookups = Limits.lookupsPerTurn
+        for _ in 0..<Limits.runsPerTurn {
+            if isComplete(valid, hasLongExtents: hasLongExtents) { return }
+            if knownEnd <= position {
+                guard lookups > 0 else { return }
+                let run = source.allocation(
+                    at: position, end: end, endsHole: knownEnd == position && !knownIsData,
+                    ahead: isAhead, map: &map)
+                knownIsData = run.isData
+                knownEnd = run.end
+                lookups -= run.lookups
+            }
+            addKnown(ledger)
+        }
+    }
+
+    private mutating func addKnown(_ ledger: LedgerView?) {
+        var end = knownEnd
+        var flags = knownIsData ? Allocation.data : Allocation.holeAndZero
+        if let ledger {
+            let step = ledger.step(
+                from: position, to: min(knownEnd, position + Limits.ledgerBytesPerRun))
+            end = position + UInt64(step.count)
+            switch step.place {
+            case .source: break
+            case .zero: flags = Allocation.holeAndZero
+            // What a released cluster held is not known any more; data is what is always safe.
+            case .slot, .released: flags = Allocation.data
+            }
+        }
+        extents.append(length: end - position, flags: flags)
+        position = end
+    }
+}
