@@ -38,7 +38,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
     @Flag(
-        help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies.")
+        help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies."
+    )
     var lendPages = false
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
     var granularity: Int?

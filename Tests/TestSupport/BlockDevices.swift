@@ -25,13 +25,18 @@ package final class TinyFileSystem {
     private let device: LoopDevice
     private var isFrozen = false
 
-    package init(mebibytes: Int) throws {
+    /// `lacking` names features of ext4 that it is made without.
+    package init(mebibytes: Int, lacking: [String] = []) throws {
         directory = try TemporaryDirectory()
         let image = directory.file("image")
         try Images.sparse(image, bytes: mebibytes << 20)
         device = try LoopDevice(over: image)
         try Command.run(
-            "mkfs.ext4", ["-q", "-F", "-m", "0", "-O", "^has_journal", device.path]
+            "mkfs.ext4",
+            [
+                "-q", "-F", "-m", "0", "-O",
+                (["has_journal"] + lacking).map { "^" + $0 }.joined(separator: ","), device.path,
+            ]
         ).output()
         path = try directory.directory("mount")
         try Command.run("mount", [device.path, path]).output()
