@@ -1,6 +1,7 @@
 """The memory of a server with many connections: `memory`."""
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -64,11 +65,14 @@ def with_connections(uri: str, count: int, size: int, pid: int) -> dict[str, flo
     signal.signal(signal.SIGALRM, too_late)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT)
     try:
+        anonymous = 0.0
+        while not select.select([client.stdout], [], [], 0.005)[0]:
+            anonymous = max(anonymous, anonymous_mib(pid))
         answer = client.stdout.readline().strip()
         if answer != "open":
             said = "reads failed" if answer else tail(client.stderr.read())
             raise BenchError(f"nbdsh with {count} connections: {said}")
-        return of_tree(pid)
+        return {**of_tree(pid), "anonymous": max(anonymous, anonymous_mib(pid))}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         os.killpg(client.pid, signal.SIGKILL)
@@ -89,6 +93,17 @@ def of_tree(root: int) -> dict[str, float]:
         found["rss"] += rollup["Rss"] / 1024
         found["peak"] += kib_fields(pid, "status")["VmHWM"] / 1024
         found["processes"] += 1
+    return found
+
+
+def anonymous_mib(root: int) -> float:
+    """MiB that no file backs, of a process and its descendants, right now."""
+    found = 0.0
+    for pid in process_tree(root):
+        try:
+            found += kib_fields(pid, "status").get("RssAnon", 0) / 1024
+        except OSError:
+            continue
     return found
 
 

@@ -21,7 +21,7 @@ class Column:
 
 P50, P99, P999 = "p50", "p99", "p99.9"
 # Figures beside the first of a scenario that get a ratio of their own where they were measured.
-ALSO_COMPARED = {P99: "p99 latency", "peak": "peak RSS"}
+ALSO_COMPARED = {P99: "p99 latency", "peak": "peak RSS", "anonymous": "anonymous"}
 
 # The first column is what rows are ordered and compared by.
 COLUMNS = {
@@ -49,6 +49,8 @@ COLUMNS = {
     "memory": [Column("value", "PSS MiB", 1, spread=True, axis="PSS, MiB", lower=True),
                Column("rss", "RSS MiB", 1),
                Column("peak", "peak RSS MiB", 1, axis="peak RSS, MiB", lower=True),
+               Column("anonymous", "anonymous MiB while reading", 1, spread=True,
+                      axis="anonymous MiB while reading", lower=True),
                Column("processes", "processes", 0)],
 }
 
