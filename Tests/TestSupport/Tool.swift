@@ -6,7 +6,8 @@ package enum Tool {
     private static let packages = [
         "qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "qemu-nbd": "qemu-utils",
         "qemu-system-x86_64": "qemu-system-x86", "nbdinfo": "libnbd-bin", "nbdcopy": "libnbd-bin",
-        "nbdsh": "python3-libnbd", "nbdkit": "nbdkit", "certtool": "gnutls-bin", "fio": "fio",
+        "strace": "strace", "nbdsh": "python3-libnbd", "nbdkit": "nbdkit", "certtool": "gnutls-bin",
+        "fio": "fio",
         "losetup": "mount",
         "mount": "mount", "umount": "mount", "fsfreeze": "util-linux", "mkfs.ext4": "e2fsprogs",
         "e2fsck": "e2fsprogs", "cmp": "diffutils", "busybox": "busybox-static", "cpio": "cpio",
