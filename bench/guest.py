@@ -20,8 +20,11 @@ PULLED = "while pulled"
 Sample = dict[str, float]
 
 
-def live_job(peer: Peer, files: Files, settings: Settings) -> Iterator[tuple[str, Sample]]:
-    """Random writes in four cases; each begins with the disk's file written back."""
+def live_job(
+    peer: Peer, files: Files, settings: Settings, piece: int
+) -> Iterator[tuple[str, Sample]]:
+    """Random writes in four cases; each begins with the disk's file written back, in the page cache
+    as if it had been written in pieces of that size."""
     directory, size = settings.directory, files.disk_size
 
     def writes(target: Target) -> Sample:
@@ -33,13 +36,13 @@ def live_job(peer: Peer, files: Files, settings: Settings) -> Iterator[tuple[str
         arguments = fio_arguments(target.live, "randwrite", size, DEPTH)
         return run_fio(arguments + [f"--read_iolog={log}"], target.pid, timeout=120)
 
-    with idle(peer, files.disk(), directory) as target:
+    with idle(peer, files.disk(piece), directory) as target:
         yield IDLE, writes(target)
-    with begun(peer, files.disk(), directory) as target:
+    with begun(peer, files.disk(piece), directory) as target:
         yield BEGUN, writes(target)
-    with begun(peer, files.disk(), directory) as target:
+    with begun(peer, files.disk(piece), directory) as target:
         yield FIRST_TOUCH, touches(target)
-    with begun(peer, files.disk(), directory) as target:
+    with begun(peer, files.disk(piece), directory) as target:
         with Puller(target.backup, size) as puller:
             sample = writes(target)
         # The server's and the client's work for the pull would be counted as the writes'.

@@ -121,9 +121,11 @@ def reads_over_rings(export: Export, settings: Settings) -> dict[str, float]:
     return random_io(NBDPULL, export, "randread", settings.size, settings, 32, jobs=2)
 
 
-def live_job(files: Files, settings: Settings, result: Result) -> None:
-    for_each_peer(live.PEERS, settings, result,
-                  lambda peer: guest.live_job(peer, files, settings))
+def live_job(piece: int) -> Run:
+    def run(files: Files, settings: Settings, result: Result) -> None:
+        for_each_peer(live.PEERS, settings, result,
+                      lambda peer: guest.live_job(peer, files, settings, piece))
+    return run
 
 
 def live_fsync(files: Files, settings: Settings, result: Result) -> None:
@@ -200,7 +202,9 @@ SCENARIOS = [
     Scenario("randwrite-64k", "64 KiB random writes, 16 in flight", "io", ("fio",),
              random_writes(16, 64 << 10, {"": LARGE_PIECE})),
     Scenario("live-job", "4 KiB random writes, 8 in flight, to a disk that is being backed up",
-             "io", ("fio", "nbdcopy"), live_job),
+             "io", ("fio", "nbdcopy"), live_job(LARGE_PIECE)),
+    Scenario("live-job-small", "The same to a disk that lies in memory in small pages", "io",
+             ("fio", "nbdcopy"), live_job(SMALL_PIECE)),
     Scenario("live-fsync", "fsync after every 8 writes of 4 KiB, to a disk that is being backed up",
              "sync", ("fio", "nbdcopy"), live_fsync),
     Scenario("begin", "Beginning and ending a backup job", "begin", ("fio",), begin),
