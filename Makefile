@@ -25,7 +25,7 @@ check: ## The quick checks: form, module arrows, debug build, unit tests.
 	dev/check quick
 
 bench: build ## Measure this server against others.
-	@dev/install-packages demo test
+	@dev/install-packages demo test bench
 	bench/run
 
 format: ## Bring all Swift files into form.
