@@ -143,6 +143,17 @@ extension InteropSuite {
             try rig.finish()
         }
 
+        @Test("a guest that hangs up while it waits costs no job")
+        func guestHangsUp() throws {
+            let rig = try Rig()
+            let reader = try rig.reader()
+            try rig.ask(reader, 24)
+            try NBDClient(rig.fixture.uri("vda")).disconnect()
+            Thread.sleep(forTimeInterval: 2.5)
+            try rig.expectWhole()
+            try rig.finish()
+        }
+
         @Test("P1, P2: a guest waits 2 s for a client that does not read; then the job breaks")
         func stalledClient() throws {
             let rig = try Rig()

@@ -13,8 +13,8 @@ struct ColdWindowsTests {
     ) -> [Range<UInt64>] {
         var windows = ColdWindows(sizeBytes: size)
         return ranges.compactMap {
-            windows.begin($0.lowerBound, $0.upperBound - $0.lowerBound) { _ in cold }
-            return windows.end($0.lowerBound, $0.upperBound - $0.lowerBound)
+            windows.begin($0.lowerBound, $0.upperBound - $0.lowerBound, now: 0) { _ in cold }
+            return windows.end($0.lowerBound, $0.upperBound - $0.lowerBound, now: 0)
         }
     }
 
@@ -52,14 +52,15 @@ struct ColdWindowsTests {
     func ahead() {
         var windows = ColdWindows(sizeBytes: size)
         var asked: [UInt64] = []
-        windows.begin(0, 4096) {
+        windows.begin(0, 4096, now: 0) {
             asked.append($0.lowerBound)
             return true
         }
         #expect(asked == (0...ColdWindows.ahead).map { $0 * Self.window })
         // Reading ahead has brought it by now: that does not make it the guest's.
-        windows.begin(Self.window, Self.window) { _ in false }
-        #expect(windows.end(Self.window, Self.window) == Self.window..<2 * Self.window)
+        windows.begin(Self.window, Self.window, now: 0) { _ in false }
+        #expect(
+            windows.end(Self.window, Self.window, now: 0) == Self.window..<2 * Self.window)
     }
 
     @Test("pieces in flight may end in any order", arguments: 0..<20)
@@ -70,7 +71,8 @@ struct ColdWindowsTests {
         for start in stride(from: 0, to: all.count, by: 16) {
             let flight = all[start..<min(start + 16, all.count)]
             for piece in flight {
-                windows.begin(piece.lowerBound, piece.upperBound - piece.lowerBound) { _ in true }
+                let length = piece.upperBound - piece.lowerBound
+                windows.begin(piece.lowerBound, length, now: 0) { _ in true }
             }
             let order = flight.enumerated().sorted {
                 ($0.offset * (seed + 1) * 7 % 17, $0.offset)
@@ -78,11 +80,56 @@ struct ColdWindowsTests {
             }
             for piece in order.map(\.element) {
                 let length = piece.upperBound - piece.lowerBound
-                if let window = windows.end(piece.lowerBound, length) {
+                if let window = windows.end(piece.lowerBound, length, now: 0) {
                     back.append(window.lowerBound)
                 }
             }
         }
         #expect(back.sorted() == (0..<11).map { $0 * Self.window })
+    }
+
+    @Test("small reads here and there ask nothing")
+    func scattered() {
+        var windows = ColdWindows(sizeBytes: 1 << 40)
+        var asked = 0
+        for step in 1...1000 {
+            let offset = UInt64(step) * 997 % 1000 * (1 << 30)
+            windows.begin(offset, 65_536, now: 0) { _ in
+                asked += 1
+                return true
+            }
+            #expect(windows.end(offset, 65_536, now: 0) == nil)
+        }
+        #expect(asked == 0)
+    }
+
+    @Test("two places read in turn are both given back, and each window is judged once")
+    func twoPlaces() {
+        let half = 64 * Self.window
+        var windows = ColdWindows(sizeBytes: 2 * half)
+        var asked: UInt64 = 0
+        var back: UInt64 = 0
+        for offset in stride(from: 0, to: half, by: 262_144) {
+            for place in [offset, half + offset] {
+                windows.begin(place, 262_144, now: 0) { _ in
+                    asked += 1
+                    return true
+                }
+                if let range = windows.end(place, 262_144, now: 0) {
+                    back += range.upperBound - range.lowerBound
+                }
+            }
+        }
+        // What is ahead of the first place belongs to the second, in the end.
+        #expect(asked <= 128 + ColdWindows.ahead, "\(asked)")
+        #expect(back >= 2 * half - ColdWindows.ahead * Self.window)
+    }
+
+    @Test("an old judgement gives nothing back: a guest may have come to use the window")
+    func old() {
+        var windows = ColdWindows(sizeBytes: size)
+        windows.begin(0, Self.window, now: 1) { _ in true }
+        let late = 2 + ColdWindows.validNanoseconds
+        #expect(windows.end(0, Self.window, now: late) == nil)
     }
 }

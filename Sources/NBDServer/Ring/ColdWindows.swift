@@ -5,19 +5,27 @@
 /// cached when its first byte was asked for, and all of which has been read, is given back whole.
 /// Windows and not requests, because the kernel reads ahead, and because pieces of a request leave in
 /// any order. A window is judged well before it is reached: by then the kernel has read ahead into it.
+///
+/// Whoever reads here and there in small pieces completes no window, and is not followed.
 struct ColdWindows {
     /// Size of a window, in bytes.
     static let bytes: UInt64 = 2 << 20
     /// Windows that are judged ahead of the one being read: farther than the kernel reads ahead (8 MiB
     /// are not unusual on a virtual disk).
     static let ahead: UInt64 = 8
-    /// Windows remembered: those of all pieces in flight, and those ahead.
-    static let count = 16
+    /// Windows remembered: for two places that are read in turn, those of all pieces in flight, and
+    /// those ahead.
+    static let count = 32
+    /// The shortest read that begins a place of its own, in bytes.
+    static let leapBytes: UInt64 = 128 << 10
+    /// A judgement this old says nothing about what a guest has cached since, in nanoseconds.
+    static let validNanoseconds: UInt64 = 60_000_000_000
 
     private struct Window {
         var number: UInt64
         var isCold: Bool
         var left: UInt64
+        var judgedAt: UInt64
     }
 
     private let sizeBytes: UInt64
@@ -25,6 +33,8 @@ struct ColdWindows {
     /// The next to be forgotten.
     private var oldest = 0
     /// The last window that was begun: small reads mostly stay in it.
+    ///
+    /// The next one goes on from it; at first that is the disk's beginning.
     private var current = UInt64.max
 
     /// For a disk of that size, in bytes.
@@ -33,14 +43,17 @@ struct ColdWindows {
         windows.reserveCapacity(Self.count)
     }
 
-    /// A range is about to be read; `isCold` is asked about windows that are new here.
+    /// A range is about to be read, `now` in nanoseconds; `isCold` is asked about windows that are new
+    /// here.
     mutating func begin(
-        _ offset: UInt64, _ count: UInt64, isCold: (_ window: Range<UInt64>) -> Bool
+        _ offset: UInt64, _ count: UInt64, now: UInt64, isCold: (_ window: Range<UInt64>) -> Bool
     ) {
         let first = offset / Self.bytes
         let last = (offset + max(count, 1) - 1) / Self.bytes
         if first == current, last == current { return }
+        let goesOn = first == current || first == current &+ 1
         current = last
+        guard goesOn || count >= Self.leapBytes else { return }
         for number in first...last + Self.ahead {
             let range = range(number)
             guard !range.isEmpty, !windows.contains(where: { $0.number == number }) else {
@@ -49,28 +62,27 @@ struct ColdWindows {
             remember(
                 Window(
                     number: number, isCold: isCold(range),
-                    left: range.upperBound - range.lowerBound))
+                    left: range.upperBound - range.lowerBound, judgedAt: now))
         }
     }
 
     /// A range of at most a window has been read; returns what is to be given back: a window, or two
     /// neighbours.
-    mutating func end(_ offset: UInt64, _ count: UInt64) -> Range<UInt64>? {
+    mutating func end(_ offset: UInt64, _ count: UInt64, now: UInt64) -> Range<UInt64>? {
         var found: Range<UInt64>?
         for place in windows.indices {
-            let range = range(windows[place].number).clamped(to: offset..<offset + count)
+            let whole = range(windows[place].number)
+            let range = whole.clamped(to: offset..<offset + count)
             guard !range.isEmpty else { continue }
             windows[place].left -= min(windows[place].left, range.upperBound - range.lowerBound)
             guard windows[place].left == 0 else { continue }
-            if windows[place].isCold {
-                let whole = self.range(windows[place].number)
+            let age = now - min(now, windows[place].judgedAt)
+            if windows[place].isCold, age <= Self.validNanoseconds {
                 found =
                     min(
                         whole.lowerBound, found?.lowerBound ?? .max)..<max(
                         whole.upperBound, found?.upperBound ?? 0)
             }
-            // Read again, it is judged again.
-            if current == windows[place].number { current = .max }
             windows[place].number = .max / Self.bytes
         }
         return found

@@ -177,21 +177,28 @@ extension RingLoop {
     mutating func reap(_ slot: Int) {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
-        leaveExport(slot)
-        if lingers(slot) { return }
+        let left = leaveExport(slot)
+        if lingers(slot) {
+            if let left { report(left) }
+            return
+        }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         _ = releaseSession(slot)
         let connection = connections.remove(slot)
         shared.drop(
             connection.scope, connection.peer, inHandshake: connection.isInHandshakeCount)
+        if let left { report(left) }
         wakeStarved()
     }
 
-    /// The connection is through with its export, whose end need not wait for it any more.
-    private mutating func leaveExport(_ slot: Int) {
-        guard let target = connections[slot].target else { return }
+    /// The connection is through with its export, whose end need not wait for it any more; nil: it
+    /// had none, or has left it before.
+    private mutating func leaveExport(_ slot: Int) -> Departure? {
+        guard let target = connections[slot].target else { return nil }
         reportBytesRead(slot)
         connections[slot].target = nil
+        connections[slot].path = ReadPath(
+            sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
         switch target {
         case .live(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
@@ -201,10 +208,21 @@ extension RingLoop {
         case .backup(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
         }
-        shared.emit(
-            .clientDisconnected(
-                export: target.description.name, jobID: connections[slot].scope.jobID))
-        settleClosers(target.id)
+        return Departure(
+            export: target.id, name: target.description.name,
+            jobID: connections[slot].scope.jobID)
+    }
+
+    /// A connection has left its export.
+    private struct Departure {
+        let export: ExportID
+        let name: String
+        let jobID: String?
+    }
+
+    private mutating func report(_ departure: Departure) {
+        shared.emit(.clientDisconnected(export: departure.name, jobID: departure.jobID))
+        settleClosers(departure.export)
     }
 
     mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {

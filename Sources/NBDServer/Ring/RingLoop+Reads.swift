@@ -87,14 +87,16 @@ extension RingLoop {
     private mutating func willRead(_ slot: Int, _ offset: UInt64, _ count: UInt64) {
         guard connections[slot].path.dropsBehind else { return }
         let source = connections[slot].path.sourceDescriptor
-        connections[slot].coldWindows?.begin(offset, count) { FileCalls.isAbsent(source, $0) }
+        connections[slot].coldWindows?.begin(offset, count, now: now) {
+            FileCalls.isAbsent(source, $0)
+        }
     }
 
     /// Bytes were read and are on their way to the peer.
     mutating func noteRead(_ slot: Int, _ offset: UInt64, _ count: Int) {
         connections[slot].unreportedBytes += UInt64(count)
         guard connections[slot].path.dropsBehind,
-            let window = connections[slot].coldWindows?.end(offset, UInt64(count))
+            let window = connections[slot].coldWindows?.end(offset, UInt64(count), now: now)
         else { return }
         ring.prepareDrop(
             connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
