@@ -145,25 +145,15 @@ package struct Ring: ~Copyable {
         unsafe entry.pointee.user_data = tag
     }
 
-    /// Asks the kernel to bring a file range into the page cache.
-    package mutating func preparePrefetch(
-        _ descriptor: Int32, filePosition: UInt64, count: UInt32, tag: UInt64
+    /// Tells the kernel what is to become of a file range in the page cache.
+    package mutating func prepareAdvice(
+        _ advice: CacheAdvice, _ descriptor: Int32, filePosition: UInt64, count: UInt32,
+        tag: UInt64
     ) {
         let entry = unsafe next()
         // SAFETY: no memory is passed.
         unsafe io_uring_prep_fadvise(
-            entry, descriptor, filePosition, off_t(count), POSIX_FADV_WILLNEED)
-        unsafe entry.pointee.user_data = tag
-    }
-
-    /// Asks the kernel to drop a file range from the page cache; what is dirty stays.
-    package mutating func prepareDrop(
-        _ descriptor: Int32, filePosition: UInt64, count: UInt32, tag: UInt64
-    ) {
-        let entry = unsafe next()
-        // SAFETY: no memory is passed.
-        unsafe io_uring_prep_fadvise(
-            entry, descriptor, filePosition, off_t(count), POSIX_FADV_DONTNEED)
+            entry, descriptor, filePosition, off_t(count), advice.rawAdvice)
         unsafe entry.pointee.user_data = tag
     }
 
@@ -195,6 +185,21 @@ package struct Ring: ~Copyable {
         // SAFETY: no memory is passed.
         unsafe io_uring_prep_cancel64(entry, target, 0)
         unsafe entry.pointee.user_data = tag
+    }
+}
+
+/// What `prepareAdvice` says about a range.
+package enum CacheAdvice: Sendable {
+    /// It is wanted soon.
+    case prefetch
+    /// It is not wanted any more; what is dirty stays.
+    case drop
+
+    var rawAdvice: Int32 {
+        switch self {
+        case .prefetch: POSIX_FADV_WILLNEED
+        case .drop: POSIX_FADV_DONTNEED
+        }
     }
 }
 

@@ -98,8 +98,8 @@ extension RingLoop {
         guard connections[slot].path.dropsBehind,
             let window = connections[slot].coldWindows?.end(offset, UInt64(count), now: now)
         else { return }
-        ring.prepareDrop(
-            connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
+        ring.prepareAdvice(
+            .drop, connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
             count: UInt32(window.upperBound - window.lowerBound), tag: OperationTag(.ignored).raw)
     }
 

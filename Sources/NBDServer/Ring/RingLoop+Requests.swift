@@ -220,8 +220,8 @@ extension RingLoop {
         requests[request].piecesInFlight += 1
         let piece = pieces.insert(
             Piece(request: request, kind: .prefetch, offset: valid.offset, count: valid.length))
-        ring.preparePrefetch(
-            connections[slot].path.sourceDescriptor, filePosition: valid.offset,
+        ring.prepareAdvice(
+            .prefetch, connections[slot].path.sourceDescriptor, filePosition: valid.offset,
             count: UInt32(min(valid.length, Limits.prefetchBytes)),
             tag: OperationTag(.piece, slot: piece).raw)
     }
