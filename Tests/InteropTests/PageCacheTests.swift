@@ -21,8 +21,10 @@ extension InteropSuite {
             let path = fixture.path("vda")
             try evict(path)
             let cold = try cachedBytes(path)
-            // In a file system that lives in memory nothing can be evicted.
-            guard cold < 1 << 20 else { return }
+            guard cold < 1 << 20 else {
+                print("left out: nothing can be evicted from the temporary directory's file system")
+                return try fixture.server.stop()
+            }
             let copy = fixture.directory.file("copy")
             let job = try fixture.begin()
             for connections in ["1", "4"] {
