@@ -20,6 +20,8 @@ package enum Limits {
     /// Reads up to this size are answered together from one buffer when the page cache has them, in
     /// bytes.
     package static let inlineReadBytes = 32 << 10
+    /// Old content up to this size is read on the ring's thread when the page cache has it, in bytes.
+    package static let inlineCopyBytes = 64 << 10
     /// Received bytes of one connection that wait to be parsed: the longest option fits, in bytes.
     package static let inputBytes = 68 << 10
     /// Bytes received and not yet opened on a connection with TLS: four records, in bytes.
@@ -39,7 +41,7 @@ package enum Limits {
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
     /// Clusters that a backup client lets go of before others get a turn: 256 MiB of disk.
-    package static let releasedClustersPerTurn = 4_096
+    package static let releasedClustersPerTurn = 16_384
     /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take; 2 MiB
     /// with 64-bit lengths.
     package static let extentsPerReply = 131_072

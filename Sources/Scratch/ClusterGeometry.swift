@@ -1,8 +1,8 @@
 /// How a disk divides into clusters, the unit of copy-before-write.
 package struct ClusterGeometry: Sendable, Hashable, BitwiseCopyable {
     /// log2 of the cluster size.
-    package static let shift: UInt64 = 16
-    /// Bytes of a cluster: what one copy moves at least, and what a slot of scratch holds.
+    package static let shift: UInt64 = 14
+    /// Bytes of a cluster, 16 KiB: what one copy moves at least, and what a slot of scratch holds.
     package static let clusterBytes = 1 << Int(shift)
 
     /// Bytes of the disk.

@@ -4,7 +4,7 @@ extension CopyBeforeWrite {
     ///
     /// `zeroClusters` has a bit for each cluster, counted from the task's first, that is all zeros.
     package mutating func readFinished(
-        task: Int, errno: Int32?, zeroClusters: UInt32, now: UInt64
+        task: Int, errno: Int32?, zeroClusters: UInt64, now: UInt64
     ) {
         precondition(tasks[task].isActive && tasks[task].isReading)
         tasks[task].isReading = false
@@ -88,7 +88,7 @@ extension CopyBeforeWrite {
     }
 
     private mutating func preserve(
-        _ task: Int, for job: Int, zeroClusters: UInt32, now: UInt64
+        _ task: Int, for job: Int, zeroClusters: UInt64, now: UInt64
     ) {
         let clusters = tasks[task].clusters
         var position = 0
@@ -97,14 +97,14 @@ extension CopyBeforeWrite {
                 position += 1
                 continue
             }
-            if zeroClusters >> UInt32(position) & 1 == 1 {
+            if zeroClusters >> UInt64(position) & 1 == 1 {
                 publishZero(clusters.lowerBound + position, for: 1 << UInt16(job))
                 position += 1
                 continue
             }
             var end = position + 1
             while end < clusters.count, isStillNeeded(end, of: task, by: job),
-                zeroClusters >> UInt32(end) & 1 == 0
+                zeroClusters >> UInt64(end) & 1 == 0
             { end += 1 }
             guard write(task, job, position..<end, now: now) else { return }
             position = end

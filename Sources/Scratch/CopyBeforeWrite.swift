@@ -14,7 +14,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Copies in flight for one disk.
     package static let tasksMax = 32
     /// Clusters that one copy moves at most: 1 MiB, one large I/O.
-    package static let clustersPerTask = 16
+    package static let clustersPerTask = 64
 
     struct Job: Hashable {
         var isActive = false

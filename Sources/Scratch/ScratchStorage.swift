@@ -112,7 +112,7 @@ package final class ScratchStorage: Sendable {
             slotLimit: slots(UInt64(geometry.clusterCount)), roomBytes: room)
     }
 
-    /// As many slots as a ledger can name: 256 TiB of them.
+    /// As many slots as a ledger can name: 64 TiB of them.
     private static func slots(_ count: UInt64) -> UInt32 {
         UInt32(min(count, UInt64(LedgerView.slotsMax)))
     }

@@ -82,7 +82,7 @@ extension PointInTimeSuite {
         @Test("P5: what was let go of is denied, everything else is the point in time's")
         func denied() throws {
             let rig = try Rig(options: ["--client-release"])
-            let cluster = 65536
+            let cluster = 16384
             try rig.overwrite(0..<(4 * cluster))
             // Whole clusters only: a byte less on either side keeps the cluster.
             try rig.client.trim(cluster + 1, 3 * cluster - 1)

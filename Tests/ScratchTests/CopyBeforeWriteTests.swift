@@ -21,7 +21,7 @@ struct CopyBeforeWriteTests {
     }
 
     private func ledger() throws -> Ledger {
-        try Ledger(geometry: ClusterGeometry(sizeBytes: 64 << 16))
+        try Ledger(geometry: ClusterGeometry(sizeBytes: 256 << ClusterGeometry.shift))
     }
 
     private func actions(_ gate: inout CopyBeforeWrite) -> [CopyAction] {
@@ -103,24 +103,24 @@ struct CopyBeforeWriteTests {
         #expect(again == 5)
     }
 
-    @Test("a long write is copied in tasks of 16 clusters and released once, after the last")
+    @Test("a long write is copied in tasks of 1 MiB and released once, after the last")
     func longWrite() throws {
         let ledger = try ledger()
         var gate = CopyBeforeWrite(tokenLimit: 1)
-        _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: .max)
-        #expect(admit(0, 3..<40, now: 0, &gate) == .held)
+        _ = gate.attach(ledger.view, slotLimit: 200, holdLimitNanoseconds: .max)
+        #expect(admit(0, 3..<160, now: 0, &gate) == .held)
         #expect(
             actions(&gate) == [
-                .readSource(task: 0, clusters: 3..<19), .readSource(task: 1, clusters: 19..<35),
-                .readSource(task: 2, clusters: 35..<40),
+                .readSource(task: 0, clusters: 3..<67), .readSource(task: 1, clusters: 67..<131),
+                .readSource(task: 2, clusters: 131..<160),
             ])
         for task in [2, 0, 1] {
             #expect(actions(&gate).isEmpty)
             finish(task, &gate, now: 0)
         }
         #expect(actions(&gate) == [.release(token: 0)])
-        #expect(gate.figures(job: 0) == (37, 37))
-        #expect(admit(0, 3..<40, now: 0, &gate) == .go)
+        #expect(gate.figures(job: 0) == (157, 157))
+        #expect(admit(0, 3..<160, now: 0, &gate) == .go)
     }
 
     @Test("zero and other clusters of one copy: neighbours share a scratch write")

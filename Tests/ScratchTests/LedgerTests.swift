@@ -14,7 +14,7 @@ struct ClusterGeometryTests {
         #expect(geometry.bytes(in: 1..<3) == Int(cluster) + 1)
         #expect(ClusterGeometry(sizeBytes: 2 * cluster).clusterCount == 2)
         #expect(ClusterGeometry(sizeBytes: 1).clusterCount == 1)
-        #expect(ClusterGeometry(sizeBytes: 1 << 62).clusterCount == 1 << 46)
+        #expect(ClusterGeometry(sizeBytes: 1 << 62).clusterCount == 1 << 48)
     }
 
     @Test("clusters that a byte range touches, one byte before and after each edge")

@@ -47,7 +47,7 @@ func run(_ program: String, _ arguments: [String]) throws -> (code: Int32, outpu
 
 @Suite("Scratch storage")
 struct ScratchStorageTests {
-    private let geometry = ClusterGeometry(sizeBytes: 10 << 16)
+    private let geometry = ClusterGeometry(sizeBytes: 10 << ClusterGeometry.shift)
 
     private func exists(_ path: String) -> Bool { FileManager.default.fileExists(atPath: path) }
 
@@ -59,7 +59,7 @@ struct ScratchStorageTests {
         let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions]
         #expect(mode as? Int == 0o600)
         #expect(storage.slotLimit == 10)
-        #expect(storage.roomBytes <= 10 << 16)
+        #expect(storage.roomBytes <= 10 << ClusterGeometry.shift)
         storage.remove()
         #expect(!exists(path))
         storage.remove()
@@ -126,7 +126,7 @@ struct ScratchStorageTests {
         #expect(first.path == path)
     }
 
-    @Test("a disk beyond 256 TiB has as many slots as a ledger can name")
+    @Test("a disk beyond 64 TiB has as many slots as a ledger can name")
     func hugeDisk() throws {
         let directory = try TemporaryDirectory()
         let huge = ClusterGeometry(sizeBytes: 1 << 60)
@@ -140,7 +140,10 @@ struct ScratchStorageTests {
         .enabled(if: hasLoop, "there are no loop devices"))
     func device() throws {
         let directory = try TemporaryDirectory()
-        for (bytes, slots) in [(UInt64(5 << 16) + 512, UInt32(5)), (32768, 0), (64 << 16, 10)] {
+        let cluster = UInt64(ClusterGeometry.clusterBytes)
+        for (bytes, slots) in [
+            (5 * cluster + 512, UInt32(5)), (cluster / 2, 0), (64 * cluster, 10),
+        ] {
             let file = try directory.file("backing-\(bytes)", bytes: bytes)
             let made = try run("/usr/sbin/losetup", ["--find", "--show", file])
             try #require(made.code == 0, "\(made.output)")
@@ -154,7 +157,7 @@ struct ScratchStorageTests {
             }
             let storage = try ScratchStorage.device(path: device, geometry: geometry)
             #expect(storage.slotLimit == slots)
-            #expect(storage.roomBytes == UInt64(slots) << 16)
+            #expect(storage.roomBytes == UInt64(slots) * cluster)
             #expect(throws: ScratchFault.self) {
                 try ScratchStorage.device(path: device, geometry: geometry)
             }

@@ -15,12 +15,13 @@ struct SeededTests {
 
     @Test("three jobs, 8 writers, 4 readers, failures", arguments: seeds)
     func ordinary(seed: UInt64) throws {
-        var scenario = large(writers: 8)
+        var scenario = large(writers: 8, clusters: 256)
         scenario.failures = seed % 3 == 0 ? 0 : 3
         scenario.trouble = [
             .sourceReadFails, .scratchWriteFails, .scratchReadFails, .jobsEnd, .holesAreNoted,
         ]
-        try run(scenario, seed: seed, longestWrite: 20)
+        // The longest writes take two copies and more.
+        try run(scenario, seed: seed, longestWrite: 2 * CopyBeforeWrite.clustersPerTask)
     }
 
     @Test("more copies wanted than there may be: writes wait for a task", arguments: seeds)
@@ -48,6 +49,7 @@ struct SeededTests {
     func releases(seed: UInt64) throws {
         var scenario = large(writers: 8)
         scenario.releases = 400
+        scenario.writesPerWriter = 120
         scenario.failures = seed % 3 == 0 ? 2 : 0
         scenario.trouble = [.scratchWriteFails, .jobsEnd, .holesAreNoted]
         scenario.jobs = [

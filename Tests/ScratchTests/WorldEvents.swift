@@ -142,9 +142,9 @@ extension Stage {
             world.copies[index].phase = .taken
         case .readDone(let index):
             world.copies[index].phase = .saving
-            var zeros: UInt32 = 0
+            var zeros: UInt64 = 0
             for (position, value) in world.copies[index].buffer.enumerated() where value == 0 {
-                zeros |= 1 << UInt32(position)
+                zeros |= 1 << UInt64(position)
             }
             world.gate.readFinished(
                 task: world.copies[index].task, errno: nil, zeroClusters: zeros, now: world.now)

@@ -2,10 +2,10 @@
 ///
 /// What finished before the window opened is in the point in time; what started after it closed
 /// is not. Commands that were in flight meanwhile may be in or out, but wholly per 64 KiB
-/// cluster, and so that one cut through the writer's clock explains all disks.
+/// piece, and so that one cut through the writer's clock explains all disks.
 package final class InstantWindow {
     /// The aligned pieces of which a command in flight at the instant is wholly in or wholly out.
-    private static let clusterBytes = 1 << 16
+    private static let pieceBytes = 1 << 16
 
     private let base: [[UInt8]]
     private let openedAt: Int
@@ -30,7 +30,7 @@ package final class InstantWindow {
         }
         let touched = operations.filter { $0.disk == disk && $0.changesData && $0.count > 0 }
         var position = 0
-        var clusterVerdicts: [Int: [ObjectIdentifier: Bool]] = [:]
+        var pieceVerdicts: [Int: [ObjectIdentifier: Bool]] = [:]
         for segment in segments(touched) {
             try expectBase(base, image, position..<segment.lowerBound, name)
             position = segment.upperBound
@@ -46,8 +46,8 @@ package final class InstantWindow {
             guard matches.count == 1 else { continue }
             for (index, operation) in covering.enumerated() {
                 let isIn = index < first
-                let cluster = segment.lowerBound / Self.clusterBytes
-                let known = clusterVerdicts[cluster, default: [:]].updateValue(
+                let piece = segment.lowerBound / Self.pieceBytes
+                let known = pieceVerdicts[piece, default: [:]].updateValue(
                     isIn, forKey: ObjectIdentifier(operation))
                 if let known, known != isIn {
                     throw TestFailure("\(name): torn at \(segment): \(operation.summary)")
@@ -73,16 +73,16 @@ package final class InstantWindow {
         }
     }
 
-    /// Cuts the touched ranges into pieces that the same commands touch, none across clusters.
+    /// Cuts the touched ranges into pieces that the same commands touch, none across two of 64 KiB.
     private func segments(_ touched: [StressOperation]) -> [Range<Int>] {
         var bounds: Set<Int> = []
         for operation in touched {
             bounds.formUnion([operation.offset, operation.end])
-            let firstCluster = operation.offset / Self.clusterBytes + 1
+            let firstPiece = operation.offset / Self.pieceBytes + 1
             bounds.formUnion(
                 stride(
-                    from: firstCluster * Self.clusterBytes, to: operation.end,
-                    by: Self.clusterBytes))
+                    from: firstPiece * Self.pieceBytes, to: operation.end,
+                    by: Self.pieceBytes))
         }
         let sorted = bounds.sorted()
         return zip(sorted, sorted.dropFirst()).map { $0..<$1 }

@@ -14,6 +14,8 @@ struct HomeDisk: ~Copyable {
     var jobs: [BackupExport?]
     /// Who waits for a job's last operation.
     var detachLatches: [Latch?]
+    /// The gate's actions are being performed.
+    var isPerforming = false
     /// Arena offset of the copies' buffers, or -1 while no job has been attached.
     var copyBuffers = -1
     /// By task: bytes of its clusters that have been read.

@@ -14,11 +14,15 @@ struct PendingScratchWrite {
 extension RingLoop {
     /// Performs every action that the disk's gate has asked for.
     mutating func perform(_ disk: Int) {
+        // What an action brings about at once is performed after it, by the loop that is running.
+        guard !disks[disk].isPerforming else { return }
+        disks[disk].isPerforming = true
+        defer { disks[disk].isPerforming = false }
         while let action = disks[disk].gate.nextAction() {
             switch action {
             case .readSource(let task, let clusters):
                 disks[disk].copyProgress[task] = 0
-                readForCopy(disk, task, clusters)
+                if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
             case .writeScratch(let write):
                 start(PendingScratchWrite(disk: disk, write: write))
             case .release(let token): submitChange(token)
@@ -35,6 +39,19 @@ extension RingLoop {
     }
 
     // MARK: Reading old content
+
+    /// Takes a little old content out of the page cache, if all of it is there.
+    private mutating func readFromCache(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> Bool {
+        let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
+        guard disks[disk].alignment == 1, bytes <= Limits.inlineCopyBytes else { return false }
+        let got = FileCalls.read(
+            disks[disk].descriptor, into: arena, at: disks[disk].copyBuffer(task), count: bytes,
+            filePosition: ClusterGeometry.start(of: clusters.lowerBound), mayWait: false)
+        guard got == bytes else { return false }
+        disks[disk].copyProgress[task] = bytes
+        sourceRead(disk, task, errno: nil)
+        return true
+    }
 
     private mutating func readForCopy(_ disk: Int, _ task: Int, _ clusters: Range<Int>) {
         let progress = disks[disk].copyProgress[task]
@@ -61,6 +78,12 @@ extension RingLoop {
                 return readForCopy(disk, task, clusters)
             }
         }
+        sourceRead(disk, task, errno: errno)
+    }
+
+    /// The task's clusters are in its buffer, or could not be read.
+    private mutating func sourceRead(_ disk: Int, _ task: Int, errno: Int32?) {
+        let clusters = disks[disk].gate.clusters(of: task)
         let zeros = errno == nil ? zeroClusters(disk, task, clusters) : 0
         disks[disk].gate.readFinished(task: task, errno: errno, zeroClusters: zeros, now: now)
         afterCopy(disk)
@@ -68,16 +91,16 @@ extension RingLoop {
 
     /// Which of the task's clusters are all zeros; a cluster cut short by the disk's end is filled
     /// up with zeros.
-    private mutating func zeroClusters(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> UInt32 {
+    private mutating func zeroClusters(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> UInt64 {
         let buffer = disks[disk].copyBuffer(task)
         let bytes = disks[disk].copyProgress[task]
         let whole = clusters.count * ClusterGeometry.clusterBytes
         if bytes < whole { arena.zero(buffer + bytes, count: whole - bytes) }
-        var mask: UInt32 = 0
+        var mask: UInt64 = 0
         for position in 0..<clusters.count {
             let start = buffer + position * ClusterGeometry.clusterBytes
             if arena.isZero(start, count: ClusterGeometry.clusterBytes) {
-                mask |= 1 << UInt32(position)
+                mask |= 1 << UInt64(position)
             }
         }
         return mask
