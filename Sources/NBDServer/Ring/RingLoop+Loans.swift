@@ -53,6 +53,8 @@ extension RingLoop {
         where connections.contains(slot) && connections[slot].loan == .recalled {
             if isSettled(slot) {
                 endLoan(slot)
+            } else if isForBrokenJob(slot) {
+                forfeit(slot)
             } else if connections[slot].loans?.disk.hasWriters ?? false {
                 isWaitedFor = true
             } else if connections[slot].phase != .closing {
@@ -64,18 +66,26 @@ extension RingLoop {
         if isWaitedFor { settleClock.start(milliseconds: Limits.settleMilliseconds) }
     }
 
-    /// Whether no page that the connection has lent can be read by its peer any more, or nobody
-    /// counts on it.
+    /// Whether no page that the connection has lent can be read by its peer any more.
     private func isSettled(_ slot: Int) -> Bool {
         if !connections[slot].hasLent { return true }
-        if case .backup(let export) = connections[slot].target, export.brokenReason != nil {
-            return true
-        }
         // What a closing connection has not sent is never sent.
         guard connections[slot].phase == .closing || connections[slot].output.isEmpty else {
             return false
         }
         return SocketCalls.hasTakenAll(connections[slot].descriptor.raw)
+    }
+
+    private func isForBrokenJob(_ slot: Int) -> Bool {
+        guard case .backup(let export) = connections[slot].target else { return false }
+        return export.brokenReason != nil
+    }
+
+    /// Nobody waits for the peer any more. What it has not read may turn into the guest's, in replies
+    /// that say nothing is wrong: so it must not get to the end of them.
+    private mutating func forfeit(_ slot: Int) {
+        endLoan(slot)
+        close(slot)
     }
 
     private mutating func endLoan(_ slot: Int) {
@@ -96,7 +106,7 @@ extension RingLoop {
     /// that a guest may want to write.
     mutating func lingers(_ slot: Int) -> Bool {
         guard connections[slot].loan != .none else { return false }
-        if stopLatch == nil, !isSettled(slot) {
+        if stopLatch == nil, !isSettled(slot), !isForBrokenJob(slot) {
             if now < connections[slot].deadline { return true }
             connections[slot].loans?.loseSight()
         }
@@ -117,8 +127,7 @@ extension RingLoop {
             {
                 continue
             }
-            endLoan(slot)
-            close(slot)
+            forfeit(slot)
         }
     }
 
