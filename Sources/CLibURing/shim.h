@@ -16,6 +16,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -100,6 +101,10 @@ static inline void nbdpull_ask_for_short_slices(unsigned long long nanoseconds) 
     if (syscall(SYS_sched_getattr, 0, &wish, sizeof wish, 0) != 0 || wish.policy != 0) return;
     wish.runtime = nanoseconds;
     syscall(SYS_sched_setattr, 0, &wish, 0);
+}
+/* Of the calling thread alone, as Linux has it. */
+static inline void nbdpull_be_nice(int nice) {
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice);
 }
 static inline int nbdpull_lock_when_touched(void *memory, size_t bytes) {
     return mlock2(memory, bytes, MLOCK_ONFAULT);

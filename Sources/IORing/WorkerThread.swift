@@ -42,6 +42,16 @@ package final class WorkerThread: Sendable {
         nbdpull_ask_for_short_slices(sliceNanoseconds)
     }
 
+    /// Asks the scheduler to run others first when processors are short: the calling thread, and the
+    /// kernel's workers for it.
+    package static func giveWay() {
+        // Where it is refused the thread is scheduled like any other.
+        nbdpull_be_nice(niceness)
+    }
+
+    /// A third of the processor that a thread like any other gets beside it.
+    private static let niceness: Int32 = 10
+
     /// Long enough to answer a request or two.
     private static let sliceNanoseconds: UInt64 = 100_000
 

@@ -55,7 +55,7 @@ extension NBDServer {
         } catch {
             return .failure(Self.fault(configuration.path, error))
         }
-        let home = shared.pickRing()
+        let home = shared.pickRing(for: .guests)
         let homeCount = state.withLock { $0.disks.values.count { $0.homeRing == home } }
         guard homeCount < Limits.disksPerRing else {
             return .failure(.limitReached(what: "disks of a ring", limit: Limits.disksPerRing))
@@ -129,7 +129,7 @@ extension NBDServer {
 
     private func serveLive(_ opened: OpenedListener) -> ListenEndpoint {
         state.withLock { $0.liveListeners.append(opened.listener) }
-        shared.mailboxes[0].post(.addListener(opened.listener))
+        shared.acceptor(for: .guests).post(.addListener(opened.listener))
         return opened.endpoint
     }
 
@@ -237,7 +237,8 @@ extension NBDServer {
     /// Stops accepting and removes a unix socket's file.
     func close(_ listener: RingListener) {
         let removed = Latch(count: 1)
-        shared.mailboxes[0].post(.removeListener(number: listener.number, removed))
+        shared.acceptor(for: listener.scope.duty)
+            .post(.removeListener(number: listener.number, removed))
         _ = removed.wait(milliseconds: -1)
         listener.close()
     }

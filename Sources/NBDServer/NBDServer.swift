@@ -27,7 +27,8 @@ package final class NBDServer: Sendable {
             throw .limitReached(what: "rings (asked for \(rings), at least 1)", limit: 64)
         }
         // A pipe is two descriptors; peers that stall can keep all of them in use.
-        let kept = Limits.reservedDescriptors + 2 * rings * Limits.pipesPerRing
+        let layout = RingLayout(rings: rings, servesJobs: configuration.servesJobs)
+        let kept = Limits.reservedDescriptors + 2 * layout.count * Limits.pipesPerRing
         let room = SystemFacts.raiseDescriptorLimit() - kept
         guard configuration.maxConnections <= room else {
             throw .limitReached(
@@ -36,7 +37,7 @@ package final class NBDServer: Sendable {
         }
         let security = try SecurityStore(configuration.security)
         do throws(SystemFault) {
-            shared = try ServerShared(rings: rings, configuration, security: security)
+            shared = try ServerShared(layout, configuration, security: security)
             threads = try Self.startRings(shared)
             let calls = try Mailbox<ControlCall>()
             self.calls = calls
@@ -69,7 +70,7 @@ package final class NBDServer: Sendable {
         var threads: [WorkerThread] = []
         for index in shared.mailboxes.indices {
             threads.append(
-                try WorkerThread(name: "nbdpull-ring-\(index)") {
+                try WorkerThread(name: shared.layout.threadName(of: index)) {
                     runRing(index, shared, started, failure)
                 })
         }

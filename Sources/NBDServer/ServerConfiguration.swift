@@ -1,7 +1,10 @@
 /// What a server is started with.
 package struct ServerConfiguration: Sendable {
-    /// Rings (threads); nil takes the number of cores, at most 4.
+    /// Rings (threads) that serve machines, and as many that serve backup clients; nil takes the
+    /// number of cores, at most 4.
     package var rings: Int?
+    /// Jobs can begin; without them there are no rings for backup clients.
+    package var servesJobs: Bool
     /// Connections of all listeners together.
     package var maxConnections: Int
     /// Connections to the exports of one job; nil leaves a quarter of all to others.
@@ -25,13 +28,15 @@ package struct ServerConfiguration: Sendable {
     package var security: SecurityConfiguration
 
     package init(
-        rings: Int? = nil, maxConnections: Int = 100, maxConnectionsPerJob: Int? = nil,
+        rings: Int? = nil, servesJobs: Bool = true, maxConnections: Int = 100,
+        maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
         idleSeconds: Int = 0, lendsPages: Bool = false, socketAccess: SocketAccess = SocketAccess(),
         security: SecurityConfiguration = SecurityConfiguration()
     ) {
         self.security = security
         self.rings = rings
+        self.servesJobs = servesJobs
         self.maxConnections = maxConnections
         self.maxConnectionsPerJob = maxConnectionsPerJob
         self.maxConnectionsPerPeer = maxConnectionsPerPeer

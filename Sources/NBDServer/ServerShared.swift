@@ -5,30 +5,43 @@ import Synchronization
 ///
 /// Nothing here is touched per request.
 final class ServerShared: Sendable {
+    let layout: RingLayout
     let mailboxes: [Mailbox<RingMessage>]
     let configuration: ServerConfiguration
     let security: SecurityStore
     let counts: ConnectionCounts
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
-    private let nextRing = Atomic<Int>(0)
+    private let nextGuestRing = Atomic<Int>(0)
+    private let nextBackupRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    init(rings: Int, _ configuration: ServerConfiguration, security: SecurityStore)
+    init(_ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore)
         throws(SystemFault)
     {
+        self.layout = layout
         self.security = security
         var boxes: [Mailbox<RingMessage>] = []
-        for _ in 0..<rings { boxes.append(try Mailbox()) }
+        for _ in 0..<layout.count { boxes.append(try Mailbox()) }
         mailboxes = boxes
         self.configuration = configuration
         counts = ConnectionCounts(configuration)
     }
 
     /// The ring for the next connection or disk: they are spread evenly.
-    func pickRing() -> Int {
-        let number = nextRing.add(1, ordering: .relaxed).oldValue
-        return Int(UInt(bitPattern: number) % UInt(mailboxes.count))
+    func pickRing(for duty: RingDuty) -> Int {
+        let rings = layout.rings(for: duty)
+        let number =
+            switch duty {
+            case .guests: nextGuestRing.add(1, ordering: .relaxed).oldValue
+            case .backups: nextBackupRing.add(1, ordering: .relaxed).oldValue
+            }
+        return rings.lowerBound + Int(UInt(bitPattern: number) % UInt(rings.count))
+    }
+
+    /// The ring that accepts the connections of a kind.
+    func acceptor(for duty: RingDuty) -> Mailbox<RingMessage> {
+        mailboxes[layout.rings(for: duty).lowerBound]
     }
 
     func setEventHandler(_ new: @escaping @Sendable (ServerEvent) -> Void) {
@@ -44,7 +57,8 @@ final class ServerShared: Sendable {
     func drop(_ scope: ExportScope, _ peer: PeerAddress?, inHandshake: Bool) {
         counts.drop(scope, peer, inHandshake: inHandshake)
         if acceptWaits.exchange(false, ordering: .acquiringAndReleasing) {
-            mailboxes[0].post(.resumeAccepting)
+            acceptor(for: .guests).post(.resumeAccepting)
+            acceptor(for: .backups).post(.resumeAccepting)
         }
     }
 }

@@ -96,7 +96,7 @@ struct Export: AsyncParsableCommand {
         _ security: SecurityConfiguration
     ) throws(ControlError) -> ServerConfiguration {
         try ServerConfiguration(
-            rings: rings, maxConnections: connections.maxConnections ?? 100,
+            rings: rings, servesJobs: false, maxConnections: connections.maxConnections ?? 100,
             maxConnectionsPerPeer: connections.maxConnectionsPerPeer,
             socketAccess: SocketAccess(
                 mode: try connections.socketMode.map(SocketPermissions.mode),

@@ -27,7 +27,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
     var disk: [String] = []
     @Option(help: "Name of the domain that --disk makes. (default: default)") var name: String?
-    @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
+    @Option(help: "Threads for machines, and as many for backups. (default: cores, at most 4)")
+    var rings: Int?
     @OptionGroup var connections: ConnectionOptions
     @Option(help: "Of these, to the exports of one job. (default: three quarters)")
     var maxConnectionsPerJob: Int?

@@ -64,6 +64,13 @@ package final class ServerUnderTest {
         return (user + system) / 100
     }
 
+    /// The server's threads.
+    package var threads: [ServerThread] {
+        Files.listing("/proc/\(processID)/task").map {
+            ServerThread("/proc/\(processID)/task/\($0)")
+        }
+    }
+
     /// Starts a server that knows these domains, and waits until it is ready.
     package init(_ domains: [DomainDescription] = [], options: [String] = []) throws {
         directory = try TemporaryDirectory()

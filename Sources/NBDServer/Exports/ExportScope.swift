@@ -42,6 +42,8 @@ final class ExportScope: Sendable {
     let handshakes = Atomic<Int>(0)
     /// The job's domain; live exports have theirs in their names.
     let domain: String?
+    /// What the rings of its connections are for.
+    var duty: RingDuty { jobID == nil ? .guests : .backups }
     private let targets = Mutex<[String: ExportTarget]>([:])
 
     init(jobID: String?, domain: String? = nil) {

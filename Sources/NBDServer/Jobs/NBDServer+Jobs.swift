@@ -222,7 +222,7 @@ extension NBDServer {
             id: id, exports: exports, scope: scope, listener: opened.listener,
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
-        shared.mailboxes[0].post(.addListener(opened.listener))
+        shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
         return .success(
             JobStarted(

@@ -51,7 +51,7 @@ extension RingLoop {
                 mode: listener.security, localPeer: local,
                 rights: shared.security.rights(tls: nil, local: local)),
             negotiated: nil, input: [], output: Handshake.greeting)
-        let ring = shared.pickRing()
+        let ring = shared.pickRing(for: listener.scope.duty)
         if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
     }
 

@@ -47,10 +47,8 @@ struct RingLoop: ~Copyable {
     /// When a stopping ring no longer waits for a disk that does not answer.
     var stopDeadline = UInt64.max
 
-    /// Connections that get a turn after the completions at hand, guests first.
-    var readyGuests: [Int] = []
+    /// Connections that get a turn after the completions at hand.
     var ready: [Int] = []
-    var guestTurn: [Int] = []
     var turn: [Int] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [Int] = []
@@ -83,12 +81,15 @@ struct RingLoop: ~Copyable {
 
     /// Runs until told to stop and the last connection is gone.
     mutating func run() {
-        WorkerThread.preferShortSlices()
+        switch shared.layout.duty(of: index) {
+        case .guests: WorkerThread.preferShortSlices()
+        case .backups: WorkerThread.giveWay()
+        }
         ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
         ring.preparePoll(settleClock.raw, writable: false, tag: OperationTag(.settleClock).raw)
         while !isFinished {
-            if ready.isEmpty, readyGuests.isEmpty {
+            if ready.isEmpty {
                 awaitCompletions()
             } else {
                 ring.submit(waiting: false)
@@ -162,34 +163,17 @@ struct RingLoop: ~Copyable {
     mutating func markReady(_ slot: Int) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        if connections[slot].disk >= 0 { readyGuests.append(slot) } else { ready.append(slot) }
+        ready.append(slot)
     }
 
     /// Gives a turn to everyone who is ready.
-    ///
-    /// On a ring with disks, guests are looked after between the turns of backup clients: none waits
-    /// for more than one of those.
     private mutating func giveTurns() {
-        serveGuests()
         swap(&ready, &turn)
         for slot in turn where connections.contains(slot) && connections[slot].isInReadyList {
             connections[slot].isInReadyList = false
             serve(slot)
-            guard disks.count > 0 else { continue }
-            ring.submit(waiting: false)
-            takeCompletions()
-            serveGuests()
         }
         turn.removeAll(keepingCapacity: true)
-    }
-
-    private mutating func serveGuests() {
-        swap(&readyGuests, &guestTurn)
-        for slot in guestTurn where connections.contains(slot) && connections[slot].isInReadyList {
-            connections[slot].isInReadyList = false
-            serve(slot)
-        }
-        guestTurn.removeAll(keepingCapacity: true)
     }
 
     /// Room was given back: whoever waits for it gets another turn.
