@@ -9,6 +9,7 @@ from live import DEPTH, Puller, Target, begun, idle
 from measure import fio_arguments, run_fio, run_fio_syncs, timed
 from peers import Peer
 
+# Of qemu; nbdpull's are smaller.
 CLUSTER = 64 << 10
 WRITES_PER_SYNC = 8
 
@@ -71,7 +72,7 @@ def live_fsync(peer: Peer, files: Files, settings: Settings) -> Iterator[tuple[s
 
 
 def first_touch_log(directory: Path, size: int) -> Path:
-    """A fio log with one 4 KiB write to every cluster, in random order."""
+    """A fio log with one 4 KiB write to every 64 KiB, in random order."""
     path = directory / "first-touch.fio"
     clusters = list(range(size // CLUSTER))
     random.shuffle(clusters)

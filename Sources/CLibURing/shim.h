@@ -103,8 +103,10 @@ static inline void nbdpull_ask_for_short_slices(unsigned long long nanoseconds) 
     syscall(SYS_sched_setattr, 0, &wish, 0);
 }
 /* Of the calling thread alone, as Linux has it. */
-static inline void nbdpull_be_nice(int nice) {
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice);
+static inline void nbdpull_be_nicer(int by) {
+    id_t thread = (id_t)syscall(SYS_gettid);
+    int nice = getpriority(PRIO_PROCESS, thread) + by;
+    setpriority(PRIO_PROCESS, thread, nice < 19 ? nice : 19);
 }
 static inline int nbdpull_lock_when_touched(void *memory, size_t bytes) {
     return mlock2(memory, bytes, MLOCK_ONFAULT);

@@ -46,10 +46,11 @@ package final class WorkerThread: Sendable {
     /// kernel's workers for it.
     package static func giveWay() {
         // Where it is refused the thread is scheduled like any other.
-        nbdpull_be_nice(niceness)
+        nbdpull_be_nicer(niceness)
     }
 
-    /// A third of the processor that a thread like any other gets beside it.
+    /// Added to what the process was started with: a tenth of what a thread like any other gets beside
+    /// it.
     private static let niceness: Int32 = 10
 
     /// Long enough to answer a request or two.

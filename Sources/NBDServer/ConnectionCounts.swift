@@ -3,8 +3,8 @@ import Synchronization
 
 /// How many connections there are, of the whole server, of one job and of one peer.
 ///
-/// One ring accepts and so only ever adds; any ring takes away. Touched when a connection comes,
-/// leaves its handshake, or goes.
+/// A job's connections are added by one ring, those of the server by two; any ring takes away. Touched
+/// when a connection comes, leaves its handshake, or goes.
 final class ConnectionCounts: Sendable {
     /// What the next connection of a listener may do.
     enum Room {
@@ -25,7 +25,7 @@ final class ConnectionCounts: Sendable {
     /// Connections of all listeners together.
     var current: Int { total.load(ordering: .relaxed) }
 
-    /// Accepting ring only.
+    /// Accepting rings only; the other one may take what is free.
     func room(for scope: ExportScope) -> Room {
         if scope.jobID != nil, scope.connections.load(ordering: .relaxed) >= limits.maxPerJob {
             return scope.handshakes.load(ordering: .relaxed) > 0 ? .afterEviction : .none
@@ -34,8 +34,13 @@ final class ConnectionCounts: Sendable {
         return handshakes.load(ordering: .relaxed) > 0 ? .afterEviction : .none
     }
 
-    /// Accepting ring only: counts a new connection in; false when its peer has enough of them.
+    /// Accepting rings only: counts a new connection in; false when its peer has enough of them, or the
+    /// other ring was faster.
     func admit(_ scope: ExportScope, _ peer: PeerAddress?) -> Bool {
+        if total.add(1, ordering: .relaxed).newValue > limits.maxConnections {
+            total.subtract(1, ordering: .relaxed)
+            return false
+        }
         if let peer {
             let fits = peers.withLock { peers in
                 let count = peers[peer, default: 0]
@@ -43,9 +48,11 @@ final class ConnectionCounts: Sendable {
                 peers[peer] = count + 1
                 return true
             }
-            if !fits { return false }
+            if !fits {
+                total.subtract(1, ordering: .relaxed)
+                return false
+            }
         }
-        total.add(1, ordering: .relaxed)
         handshakes.add(1, ordering: .relaxed)
         scope.connections.add(1, ordering: .relaxed)
         scope.handshakes.add(1, ordering: .relaxed)

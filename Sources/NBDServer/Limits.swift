@@ -34,14 +34,16 @@ package enum Limits {
     package static let referenceReadBytes: UInt64 = 64 << 10
     /// Pipes of 1 MiB that carry pages by reference; when all are in use, bytes are copied.
     package static let pipesPerRing = 64
+    /// Descriptors of a ring itself: the io_uring, its mailbox, two clocks.
+    package static let descriptorsPerRing = 4
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
     /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
-    /// Clusters that a backup client lets go of before others get a turn: 256 MiB of disk.
-    package static let releasedClustersPerTurn = 16_384
+    /// Clusters that a backup client lets go of before others get a turn: 64 MiB of disk.
+    package static let releasedClustersPerTurn = 4_096
     /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take; 2 MiB
     /// with 64-bit lengths.
     package static let extentsPerReply = 131_072
@@ -51,7 +53,7 @@ package enum Limits {
     package static let runsPerTurn = 512
     /// Most of a ledger that is walked for one run, in bytes of the disk: a range of 64 bits must not
     /// hold the ring.
-    package static let ledgerBytesPerRun: UInt64 = 128 << 20
+    package static let ledgerBytesPerRun: UInt64 = 32 << 20
     /// Extents of a dirty bitmap gathered before others get a turn.
     package static let dirtyExtentsPerTurn = 16_384
     /// One step of a discard or zeroing request; between two steps a job may begin, in bytes.

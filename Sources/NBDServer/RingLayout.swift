@@ -21,6 +21,12 @@ struct RingLayout: Sendable, Hashable {
         backups = servesJobs ? rings : 0
     }
 
+    /// Pipes that a ring may make: the two kinds share what a ring without jobs has alone.
+    var pipesPerRing: Int { backups > 0 ? Limits.pipesPerRing / 2 : Limits.pipesPerRing }
+
+    /// Descriptors that all rings may have open, those of connections and disks apart.
+    var descriptorsMax: Int { count * (Limits.descriptorsPerRing + 2 * pipesPerRing) }
+
     /// All rings.
     var count: Int { guests + backups }
 

@@ -38,7 +38,7 @@ extension PointInTimeSuite {
             try rig.finish()
         }
 
-        @Test("a quiet disk has nothing dirty, and a write makes one cluster dirty")
+        @Test("a quiet disk has nothing dirty, and a write makes one block dirty")
         func precision() throws {
             let rig = try StressRig(mebibytes: 8)
             let (full, _) = try rig.begin(tag: "c0", checkpoint: "c0")

@@ -21,7 +21,7 @@ package enum Images {
         return content
     }
 
-    /// A file in which every second 64 KiB cluster is a hole and the others hold random bytes.
+    /// A file in which every second piece of 64 KiB is a hole and the others hold random bytes.
     @discardableResult
     package static func mixed(_ path: String, bytes: Int, seed: UInt64) throws -> [UInt8] {
         var generator = SeededGenerator(seed: seed)

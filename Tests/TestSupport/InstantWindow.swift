@@ -1,11 +1,13 @@
 /// The time between asking for a backup job and its answer, in which its instant lies.
 ///
 /// What finished before the window opened is in the point in time; what started after it closed
-/// is not. Commands that were in flight meanwhile may be in or out, but wholly per 64 KiB
+/// is not. Commands that were in flight meanwhile may be in or out, but wholly per 16 KiB
 /// piece, and so that one cut through the writer's clock explains all disks.
 package final class InstantWindow {
     /// The aligned pieces of which a command in flight at the instant is wholly in or wholly out.
-    private static let pieceBytes = 1 << 16
+    ///
+    /// The server's clusters: a long zeroing may be between two of them when a job begins.
+    private static let pieceBytes = 1 << 14
 
     private let base: [[UInt8]]
     private let openedAt: Int
@@ -73,7 +75,7 @@ package final class InstantWindow {
         }
     }
 
-    /// Cuts the touched ranges into pieces that the same commands touch, none across two of 64 KiB.
+    /// Cuts the touched ranges into pieces that the same commands touch, none across two of 16 KiB.
     private func segments(_ touched: [StressOperation]) -> [Range<Int>] {
         var bounds: Set<Int> = []
         for operation in touched {

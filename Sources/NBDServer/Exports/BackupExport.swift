@@ -77,7 +77,8 @@ final class BackupExport: Sendable {
 
     /// Keeps the first reason; returns whether this was it.
     func noteBroken(_ text: String) -> Bool {
-        reason.withLock { reason in
+        loans.noteBroken()
+        return reason.withLock { reason in
             if reason != nil { return false }
             reason = text
             return true

@@ -49,6 +49,7 @@ final class ExportLoans: Sendable {
     let disk: SourceLoans
     private let lenders = Atomic<Int>(0)
     private let unwatched = Atomic<Bool>(false)
+    private let broken = Atomic<Bool>(false)
 
     init(_ disk: SourceLoans) { self.disk = disk }
 
@@ -59,6 +60,12 @@ final class ExportLoans: Sendable {
 
     /// Whether pages were left with a peer of which nobody hears any more.
     var hasUnwatched: Bool { unwatched.load(ordering: .sequentiallyConsistent) }
+
+    /// Whether the job is broken: nobody waits for its clients any more.
+    var isForBrokenJob: Bool { broken.load(ordering: .sequentiallyConsistent) }
+
+    /// The job is broken; before any writer goes on for that reason.
+    func noteBroken() { broken.store(true, ordering: .sequentiallyConsistent) }
 
     /// First step of a loan, after a look at `hasWriters` that spares writers a false alarm.
     func announce() {

@@ -1,3 +1,4 @@
+import Disk
 import IORing
 import Scratch
 import Synchronization
@@ -46,7 +47,8 @@ extension RingLoop {
         guard disks[disk].alignment == 1, bytes <= Limits.inlineCopyBytes else { return false }
         let got = FileCalls.read(
             disks[disk].descriptor, into: arena, at: disks[disk].copyBuffer(task), count: bytes,
-            filePosition: ClusterGeometry.start(of: clusters.lowerBound), mayWait: false)
+            filePosition: ClusterGeometry.start(of: clusters.lowerBound),
+            mayWait: disks[disk].export.source.readsNeverWait)
         guard got == bytes else { return false }
         disks[disk].copyProgress[task] = bytes
         sourceRead(disk, task, errno: nil)

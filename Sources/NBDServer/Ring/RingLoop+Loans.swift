@@ -51,10 +51,11 @@ extension RingLoop {
         var isWaitedFor = false
         for slot in 0..<connections.capacity
         where connections.contains(slot) && connections[slot].loan == .recalled {
-            if isSettled(slot) {
-                endLoan(slot)
-            } else if isForBrokenJob(slot) {
+            if connections[slot].hasLent, isForBrokenJob(slot) {
+                // First: what was taken since the break may have been the guest's already.
                 forfeit(slot)
+            } else if isSettled(slot) {
+                endLoan(slot)
             } else if connections[slot].loans?.disk.hasWriters ?? false {
                 isWaitedFor = true
             } else if connections[slot].phase != .closing {
@@ -77,12 +78,13 @@ extension RingLoop {
     }
 
     private func isForBrokenJob(_ slot: Int) -> Bool {
-        guard case .backup(let export) = connections[slot].target else { return false }
-        return export.brokenReason != nil
+        connections[slot].loans?.isForBrokenJob ?? false
     }
 
-    /// Nobody waits for the peer any more. What it has not read may turn into the guest's, in replies
-    /// that say nothing is wrong: so it must not get to the end of them.
+    /// Nobody waits for the peer any more.
+    ///
+    /// What it had not read may be the guest's by now, in replies that
+    /// say nothing is wrong: all that can be done is to hang up.
     private mutating func forfeit(_ slot: Int) {
         endLoan(slot)
         close(slot)
@@ -106,7 +108,7 @@ extension RingLoop {
     /// that a guest may want to write.
     mutating func lingers(_ slot: Int) -> Bool {
         guard connections[slot].loan != .none else { return false }
-        if stopLatch == nil, !isSettled(slot), !isForBrokenJob(slot) {
+        if stopLatch == nil, !isForBrokenJob(slot), !isSettled(slot) {
             if now < connections[slot].deadline { return true }
             connections[slot].loans?.loseSight()
         }

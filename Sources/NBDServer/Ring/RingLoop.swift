@@ -18,7 +18,7 @@ struct RingLoop: ~Copyable {
     var ring: Ring
     var arena: BufferArena
     var gather = GatherList()
-    var pipes = PipePool(limit: Limits.pipesPerRing)
+    var pipes: PipePool
     let clock: PeriodicTimer
     /// Runs while pages on loan are waited for.
     let settleClock: DelayTimer
@@ -47,8 +47,10 @@ struct RingLoop: ~Copyable {
     /// When a stopping ring no longer waits for a disk that does not answer.
     var stopDeadline = UInt64.max
 
-    /// Connections that get a turn after the completions at hand.
+    /// Connections that get a turn after the completions at hand, guests first.
+    var readyGuests: [Int] = []
     var ready: [Int] = []
+    var guestTurn: [Int] = []
     var turn: [Int] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [Int] = []
@@ -71,6 +73,7 @@ struct RingLoop: ~Copyable {
             capacityBytes: Limits.arenaBytes(connections: shared.configuration.maxConnections))
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
         let settleClock = try DelayTimer()
+        pipes = PipePool(limit: shared.layout.pipesPerRing)
         self.ring = ring
         self.arena = arena
         self.clock = clock
@@ -89,7 +92,7 @@ struct RingLoop: ~Copyable {
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
         ring.preparePoll(settleClock.raw, writable: false, tag: OperationTag(.settleClock).raw)
         while !isFinished {
-            if ready.isEmpty {
+            if ready.isEmpty, readyGuests.isEmpty {
                 awaitCompletions()
             } else {
                 ring.submit(waiting: false)
@@ -163,17 +166,34 @@ struct RingLoop: ~Copyable {
     mutating func markReady(_ slot: Int) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        ready.append(slot)
+        if connections[slot].disk >= 0 { readyGuests.append(slot) } else { ready.append(slot) }
     }
 
     /// Gives a turn to everyone who is ready.
+    ///
+    /// On a ring with disks, guests are looked after between the turns of peers that negotiate and of
+    /// clients of read-only disks: none waits for more than one of those.
     private mutating func giveTurns() {
+        serveGuests()
         swap(&ready, &turn)
         for slot in turn where connections.contains(slot) && connections[slot].isInReadyList {
             connections[slot].isInReadyList = false
             serve(slot)
+            guard disks.count > 0 else { continue }
+            ring.submit(waiting: false)
+            takeCompletions()
+            serveGuests()
         }
         turn.removeAll(keepingCapacity: true)
+    }
+
+    private mutating func serveGuests() {
+        swap(&readyGuests, &guestTurn)
+        for slot in guestTurn where connections.contains(slot) && connections[slot].isInReadyList {
+            connections[slot].isInReadyList = false
+            serve(slot)
+        }
+        guestTurn.removeAll(keepingCapacity: true)
     }
 
     /// Room was given back: whoever waits for it gets another turn.
