@@ -107,6 +107,16 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test("handshakes that stall on the live socket make way for a job's clients")
+        func evictedForJob() throws {
+            let fixture = try LiveFixture(options: ["--max-connections", "20"])
+            _ = try fixture.begin()
+            let stalled = try HostilePeer.start(["stalled", fixture.liveSocket, "60", "8"])
+            #expect(try fixture.served(jobSocket(fixture), "vda", 10) == 10)
+            _ = try stalled.result()
+            try fixture.server.stop()
+        }
+
         @Test("P6: a job's clients and a peer's connections are counted for themselves")
         func connectionShares() throws {
             let fixture = try LiveFixture(options: [
