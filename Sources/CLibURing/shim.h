@@ -72,9 +72,10 @@ static inline int nbdpull_ioctl_memory(int fd, unsigned long request, void *memo
 static inline int nbdpull_accept(int fd) {
     return accept4(fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
-/* The same for the other side's address. */
-static inline int nbdpull_getpeername(int fd, struct sockaddr_storage *address, socklen_t *length) {
-    return getpeername(fd, (struct sockaddr *)address, length);
+/* The address of a socket's own or of its other side. */
+static inline int nbdpull_socket_address(int fd, int of_peer, struct sockaddr_storage *address, socklen_t *length) {
+    return of_peer ? getpeername(fd, (struct sockaddr *)address, length)
+                   : getsockname(fd, (struct sockaddr *)address, length);
 }
 /* struct ucred is a GNU one. */
 static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {

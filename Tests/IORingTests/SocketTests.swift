@@ -102,6 +102,28 @@ struct SocketTests {
         #expect(isNobody)
     }
 
+    @Test(
+        "a TCP peer is on this machine if it has the address that it connected to",
+        arguments: [("127.0.0.1", true), ("127.0.0.2", false)])
+    func sameMachine(source: String, isHere: Bool) throws {
+        let listener = try Listener.tcp(host: "127.0.0.1", port: 0)
+        let client = Process()
+        client.executableURL = URL(filePath: "/usr/bin/python3")
+        let script = """
+            import socket, sys
+            s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10, (sys.argv[2], 0))
+            s.recv(1)
+            """
+        client.arguments = ["-c", script, String(listener.port), source]
+        try client.run()
+        let connection = try accept(listener)
+        SocketCalls.tune(connection.raw, isUnix: false)
+        #expect(SocketCalls.isOnThisMachine(connection.raw) == isHere)
+        SocketCalls.shutdown(connection.raw)
+        client.waitUntilExit()
+        #expect(client.terminationStatus == 0)
+    }
+
     @Test("a gather list stops when the socket is full and goes on where it stopped")
     func partialSends() throws {
         let directory = try TemporaryDirectory()
