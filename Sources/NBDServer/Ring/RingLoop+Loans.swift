@@ -83,8 +83,8 @@ extension RingLoop {
 
     /// Nobody waits for the peer any more.
     ///
-    /// What it had not read may be the guest's by now, in replies that
-    /// say nothing is wrong: all that can be done is to hang up.
+    /// What it had not read may be the guest's by now, in replies that say nothing is wrong: all that can
+    /// be done is to hang up.
     private mutating func forfeit(_ slot: Int) {
         endLoan(slot)
         close(slot)
