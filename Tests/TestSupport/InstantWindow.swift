@@ -1,13 +1,18 @@
 /// The time between asking for a backup job and its answer, in which its instant lies.
 ///
 /// What finished before the window opened is in the point in time; what started after it closed
-/// is not. Commands that were in flight meanwhile may be in or out, but wholly per 16 KiB
-/// piece, and so that one cut through the writer's clock explains all disks.
+/// is not. Commands that were in flight meanwhile may be in or out, but writes wholly
+/// per 64 KiB and others wholly per cluster, and so that one cut through the writer's clock explains all disks.
 package final class InstantWindow {
-    /// The aligned pieces of which a command in flight at the instant is wholly in or wholly out.
-    ///
-    /// The server's clusters: a long zeroing may be between two of them when a job begins.
-    private static let pieceBytes = 1 << 14
+    /// The server's clusters: a long zeroing or trim may be between two of them when a job begins.
+    private static let clusterBytes = 1 << 14
+    /// The aligned pieces of which a write in flight at the instant is wholly in or wholly out.
+    private static let pieceBytes = 1 << 16
+
+    /// The same for any command.
+    private static func pieceBytes(of operation: StressOperation) -> Int {
+        operation.kind == .write ? pieceBytes : clusterBytes
+    }
 
     private let base: [[UInt8]]
     private let openedAt: Int
@@ -48,7 +53,7 @@ package final class InstantWindow {
             guard matches.count == 1 else { continue }
             for (index, operation) in covering.enumerated() {
                 let isIn = index < first
-                let piece = segment.lowerBound / Self.pieceBytes
+                let piece = segment.lowerBound / Self.pieceBytes(of: operation)
                 let known = pieceVerdicts[piece, default: [:]].updateValue(
                     isIn, forKey: ObjectIdentifier(operation))
                 if let known, known != isIn {
@@ -75,16 +80,16 @@ package final class InstantWindow {
         }
     }
 
-    /// Cuts the touched ranges into pieces that the same commands touch, none across two of 16 KiB.
+    /// Cuts the touched ranges into pieces that the same commands touch, none across clusters.
     private func segments(_ touched: [StressOperation]) -> [Range<Int>] {
         var bounds: Set<Int> = []
         for operation in touched {
             bounds.formUnion([operation.offset, operation.end])
-            let firstPiece = operation.offset / Self.pieceBytes + 1
+            let firstCluster = operation.offset / Self.clusterBytes + 1
             bounds.formUnion(
                 stride(
-                    from: firstPiece * Self.pieceBytes, to: operation.end,
-                    by: Self.pieceBytes))
+                    from: firstCluster * Self.clusterBytes, to: operation.end,
+                    by: Self.clusterBytes))
         }
         let sorted = bounds.sorted()
         return zip(sorted, sorted.dropFirst()).map { $0..<$1 }
