@@ -111,14 +111,6 @@ package enum FileCalls {
         return result == 0 && flags & UInt64(nbdpull_EXT4_EXTENTS_FL) != 0 ? .extents : .none
     }
 
-    /// Free bytes of the file system that holds the file, for an ordinary user.
-    package static func freeBytes(_ descriptor: Int32) -> UInt64? {
-        var facts = statvfs()
-        // SAFETY: the kernel fills the local; it keeps no pointer.
-        guard unsafe fstatvfs(descriptor, &facts) == 0 else { return nil }
-        return UInt64(facts.f_bavail) * UInt64(facts.f_frsize)
-    }
-
     /// Makes a regular file the given size.
     package static func setSize(_ descriptor: Int32, bytes: UInt64) throws(SystemFault) {
         _ = try SystemFault.check("ftruncate") { ftruncate(descriptor, off_t(bytes)) }

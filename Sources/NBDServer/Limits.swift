@@ -88,12 +88,10 @@ package enum Limits {
     /// Requests of all connections of a ring.
     package static let requestsPerRing = 8_192
     /// Disks whose home is one ring.
-    package static let disksPerRing = 256
-    /// Writes to scratch in flight on a ring.
-    package static let scratchWritesPerRing = 512
+    package static let disksPerRing = 4_096
     /// Operations of a ring in flight at once: pieces, copies of all disks, scratch writes, and a few
     /// for each connection.
-    package static let operationsPerRing = 16_384
+    package static let operationsPerRing = 32_768
     /// Memory that one connection can make the server hold at most, in bytes.
     ///
     /// Input (68 KiB), buffers of requests (4 MiB), replies that were not charged to those (at most
@@ -103,11 +101,13 @@ package enum Limits {
     package static let connectionBytesMax = 13 << 20
     /// Address space for buffers of one ring, in bytes; memory is used only as far as buffers are.
     ///
-    /// Half of it holds every connection at its bound, so that none can take another's; the other
-    /// half is for copies.
-    package static func arenaBytes(connections: Int) -> Int {
-        2 * max(2 << 30, connections * connectionBytesMax)
+    /// Every connection at its bound, so that none can take another's; the memory for copies, and a
+    /// copy of each disk besides; as much again for what lies between the runs.
+    package static func arenaBytes(connections: Int, copies: Int) -> Int {
+        2 * (max(2 << 30, connections * connectionBytesMax) + copies + disksPerRing * copyBytesMax)
     }
+    /// Bytes that one copy moves at most.
+    private static let copyBytesMax = CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes
     /// One buffer for a small reply between data, in bytes.
     package static let smallReplyBufferBytes = 4 << 10
     /// Longest reply that goes into a small buffer, in bytes.
@@ -136,6 +136,11 @@ package enum Limits {
     package static let jobsPerDisk = CopyBeforeWrite.jobsMax
     /// Clock ticks between two looks for regions that can leave the write-intent log: 10 s.
     package static let intentClearingTicks = 100
+    /// How often the scratch of running jobs is looked after, in milliseconds.
+    package static let scratchWatchMilliseconds: Int32 = 100
+    /// How long a guest's write to a full file system waits at most until jobs have given room back,
+    /// in nanoseconds.
+    package static let reclaimNanoseconds: UInt64 = 2_000_000_000
     /// Share of a scratch's room at which control is told, in percent.
     package static let scratchWatermarkPercent: UInt64 = 75
 }

@@ -21,6 +21,11 @@ package struct ServerConfiguration: Sendable {
     /// Backup clients on unix sockets may be sent pages of a disk that a guest may write, while no
     /// guest is attached.
     package var lendsPages: Bool
+    /// Memory in which old content is on its way to scratch, for all disks together, in bytes; a disk
+    /// with a job may have one copy in flight besides.
+    package var copyMemoryBytes: Int
+    /// Room that scratch leaves on a file system which holds a machine's disk as well.
+    package var scratchReserve: ScratchReserve
     /// Who may open unix sockets beside this server's own user.
     package var socketAccess: SocketAccess
 
@@ -31,7 +36,10 @@ package struct ServerConfiguration: Sendable {
         rings: Int? = nil, servesJobs: Bool = true, maxConnections: Int = 100,
         maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
-        idleSeconds: Int = 0, lendsPages: Bool = false, socketAccess: SocketAccess = SocketAccess(),
+        idleSeconds: Int = 0, lendsPages: Bool = false,
+        copyMemoryBytes: Int = Self.defaultCopyMemoryBytes,
+        scratchReserve: ScratchReserve = .share(percent: Self.defaultReservePercent),
+        socketAccess: SocketAccess = SocketAccess(),
         security: SecurityConfiguration = SecurityConfiguration()
     ) {
         self.security = security
@@ -43,6 +51,8 @@ package struct ServerConfiguration: Sendable {
         self.stallSeconds = stallSeconds
         self.idleSeconds = idleSeconds
         self.lendsPages = lendsPages
+        self.copyMemoryBytes = copyMemoryBytes
+        self.scratchReserve = scratchReserve
         self.socketAccess = socketAccess
     }
 
@@ -51,6 +61,13 @@ package struct ServerConfiguration: Sendable {
     /// A backup client may wait for a slow target of its own for so long, in seconds.
     package static let defaultStallSeconds = 600
 
+    /// Copies of 16 disks at full depth, or of thousands at less.
+    package static let defaultCopyMemoryBytes = 256 << 20
+    /// A copy moves 1 MiB at most.
+    package static let copyMemoryBytesRange = 1 << 20...1 << 40
+    /// Share of a file system that scratch leaves to machines' disks, in percent.
+    package static let defaultReservePercent: UInt64 = 5
+
     /// A server for fewer connections is for one peer.
     private static let sharedFrom = 16
     /// One job must not keep guests and other jobs out, nor one peer the others of its job.
@@ -58,6 +75,24 @@ package struct ServerConfiguration: Sendable {
     var maxPerPeer: Int { maxConnectionsPerPeer ?? share(maxConnections / 2) }
     private func share(_ part: Int) -> Int {
         maxConnections < Self.sharedFrom ? maxConnections : part
+    }
+}
+
+/// Room that scratch leaves to the machines' disks of a file system.
+package enum ScratchReserve: Sendable, Hashable {
+    case bytes(UInt64)
+    /// A share of the whole file system, but at most 4 GiB.
+    case share(percent: UInt64)
+
+    private static let shareBytesMax: UInt64 = 4 << 30
+
+    /// Bytes that are kept free of a file system of this size.
+    package func bytes(of totalBytes: UInt64) -> UInt64 {
+        switch self {
+        case .bytes(let bytes): bytes
+        case .share(let percent):
+            min(totalBytes / 100 * min(percent, 100), Self.shareBytesMax)
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 import IORing
+import Scratch
 import Synchronization
 
 /// What all rings and the control thread share.
@@ -10,6 +11,8 @@ final class ServerShared: Sendable {
     let configuration: ServerConfiguration
     let security: SecurityStore
     let counts: ConnectionCounts
+    let copyMemory: CopyMemory
+    let watch = ScratchWatch()
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)
@@ -26,6 +29,7 @@ final class ServerShared: Sendable {
         mailboxes = boxes
         self.configuration = configuration
         counts = ConnectionCounts(configuration)
+        copyMemory = CopyMemory(limitBytes: configuration.copyMemoryBytes)
     }
 
     /// The ring for the next connection or disk: they are spread evenly.
@@ -51,6 +55,31 @@ final class ServerShared: Sendable {
     func emit(_ event: ServerEvent) {
         let handler = handler.withLock { $0 }
         handler?(event)
+    }
+
+    /// Keeps why a job's disk broke; the first reason is an event.
+    func noteBroken(_ export: BackupExport, _ cause: BreakCause) {
+        let text = export.text(for: cause)
+        if export.noteBroken(text) { emit(.jobBroken(id: export.jobID, reason: text)) }
+    }
+
+    /// Breaks a job's disk from any thread: from now on nothing that is read of it is handed out.
+    ///
+    /// Its home ring stops copying for it soon after.
+    func breakNow(_ export: BackupExport, _ cause: BreakCause) {
+        noteBroken(export, cause)
+        export.ledger.view.close()
+        mailboxes[export.homeRing].post(.breakJob(export, cause))
+    }
+
+    /// Says once that scratch of a job's disk is running out.
+    func noteWatermark(_ export: BackupExport) {
+        guard !export.watermarkSent.exchange(true, ordering: .relaxed) else { return }
+        emit(
+            .scratchWatermark(
+                id: export.jobID, target: export.target,
+                usedBytes: export.scratchUsedBytes.load(ordering: .relaxed),
+                limitBytes: export.roomBytes))
     }
 
     /// A connection is gone: whoever waits for its place is told.

@@ -18,6 +18,14 @@ package enum BreakCause: Sendable, Hashable {
     case holdLimit(milliseconds: UInt64)
     /// Preserved content could not be read back (positive errno).
     case scratchRead(errno: Int32)
+    /// Preserved content had been written, and the kernel could not bring it to the device later
+    /// (positive errno).
+    case scratchLost(errno: Int32)
+    /// The machine's own writes could not be brought to the source later (positive errno), so what is
+    /// read there may be something else.
+    case sourceLost(errno: Int32)
+    /// Scratch lies on the file system of a machine's disk, which needs the room.
+    case spaceForGuest
     /// A guest came, and a backup client did not take pages of the source that it was sent by
     /// reference.
     case pagesNotTaken
@@ -30,9 +38,16 @@ package enum CopyAction: Sendable, Hashable {
     /// Write clusters from the task's buffer to neighbouring slots; answer with
     /// `scratchWriteFinished`.
     case writeScratch(ScratchWrite)
+    /// The copy is over: nothing will be read into the task's buffer or written from it on behalf of
+    /// the gate.
+    ///
+    /// The task's number is free for the next copy.
+    case copyDone(task: Int)
     /// The guest write may be submitted now.
     case release(token: Int)
     /// The job is broken: its ledger is closed already.
+    ///
+    /// Its writes to scratch that are in flight may be given up and answered at once.
     case jobBroken(job: Int, cause: BreakCause)
     /// Nothing of the job is in flight any more; its slot may be used again.
     case jobDetached(job: Int)

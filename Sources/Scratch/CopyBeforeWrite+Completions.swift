@@ -49,6 +49,9 @@ extension CopyBeforeWrite {
     }
 
     /// Breaks every job that has kept a guest write waiting for longer than it allows.
+    ///
+    /// A write waits behind a copy for all jobs that need one of its clusters, those included that
+    /// began after the copy did: each of them breaks when its own limit is over.
     package mutating func expire(now: UInt64) {
         guard activeTasks > 0 else { return }
         for task in tasks.indices where tasks[task].isActive {
@@ -60,9 +63,12 @@ extension CopyBeforeWrite {
                 if isWaitedFor, age > limit { gate.breakForHolding(job, now: now) }
             }
         }
-        forEachJob(overdueForStarved(now: now)) { gate, job in
-            gate.breakForHolding(job, now: now)
+        // Breaking a job moves writes from list to list, so all are looked through first.
+        var overdue = overdue(for: starved, now: now)
+        for task in tasks where task.isActive {
+            overdue |= self.overdue(for: task.waiters, now: now)
         }
+        forEachJob(overdue) { gate, job in gate.breakForHolding(job, now: now) }
     }
 
     private mutating func breakForHolding(_ job: Int, now: UInt64) {
@@ -70,10 +76,10 @@ extension CopyBeforeWrite {
         breakJob(job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
     }
 
-    /// Jobs that keep a write without a task waiting for longer than they allow.
-    private func overdueForStarved(now: UInt64) -> UInt16 {
+    /// Whole jobs that need what a write of the list waits to overwrite, for longer than they allow.
+    private func overdue(for list: WaitList, now: UInt64) -> UInt16 {
         var overdue: UInt16 = 0
-        var token = Int(starved.head)
+        var token = Int(list.head)
         while token >= 0 {
             let age = now - min(now, waiters[token].heldSince)
             let late = (0..<Self.jobsMax).reduce(into: UInt16(0)) { mask, job in
@@ -169,6 +175,7 @@ extension CopyBeforeWrite {
         tasks[task].isActive = false
         tasks[task].waiters = WaitList()
         activeTasks -= 1
+        actions.append(.copyDone(task: task))
         forEachJob(named) { gate, job in
             gate.jobs[job].taskCount -= 1
             gate.finishDetaching(job)

@@ -87,7 +87,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     var jobs = [Job](repeating: Job(), count: jobsMax)
     var tasks = [Task](repeating: Task(), count: tasksMax)
     var activeTasks = 0
-    var waiters: [Waiter]
+    /// By token; as long as the highest token that was ever held needs.
+    var waiters: [Waiter] = []
+    private let tokenLimit: Int
     /// Writes that found no free task.
     var starved = WaitList()
     var activeJobs: UInt16 = 0
@@ -96,7 +98,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// `tokenLimit`: guest writes are named by tokens below it.
     package init(tokenLimit: Int) {
-        waiters = [Waiter](repeating: Waiter(), count: tokenLimit)
+        self.tokenLimit = tokenLimit
         actions.reserveCapacity(256)
     }
 
@@ -119,8 +121,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// The clusters that a copy in flight moves.
     package func clusters(of task: Int) -> Range<Int> { tasks[task].clusters }
 
-    /// Whether an action waits to be performed.
-    package var hasActions: Bool { nextActionIndex < actions.count }
+    /// Whether a whole job still wants what a copy in flight reads or saves.
+    package func isWanted(task: Int) -> Bool { tasks[task].jobs & activeJobs != 0 }
 
     /// Takes the next action, in order, or nil.
     package mutating func nextAction() -> CopyAction? {
@@ -186,8 +188,18 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Asks whether a guest write, zero or discard of these clusters may be submitted.
     package mutating func admit(token: Int, clusters: Range<Int>, now: UInt64) -> Admission {
         guard activeJobs != 0 else { return .go }
+        makeRoom(for: token)
         waiters[token] = Waiter(clusters: clusters, heldSince: now)
         return place(token, now: now) ? .go : .held
+    }
+
+    /// A thousand disks with jobs must not each pay for all tokens that there could be.
+    private mutating func makeRoom(for token: Int) {
+        precondition(token < tokenLimit, "a token beyond the limit")
+        guard token >= waiters.count else { return }
+        let count = min(tokenLimit, max(64, token + 1, 2 * waiters.count))
+        waiters.append(
+            contentsOf: repeatElement(Waiter(), count: count - waiters.count))
     }
 
     /// Records that clusters are holes in the source, without reading them.

@@ -25,7 +25,14 @@ package final class ScratchStorage: Sendable {
     package let readsNeverWait: Bool
     /// Bytes that can be filled as far as is known now, for the watermark.
     package let roomBytes: UInt64
-    private let isOurs: Bool
+    /// Whether the file is made and deleted by us.
+    package let isOurs: Bool
+    /// The file system that gives the room; nil for a device.
+    package let fileSystem: UInt64?
+    /// Told of write errors, one for each reader.
+    private let witnesses: [WriteErrorWitness]
+    /// The same for whoever is no reader.
+    private let witness: WriteErrorWitness
     /// A slot is written once, and nobody else ever writes the file: pages of it may be shared.
     ///
     /// A file or device that was there before may serve another job while a peer still reads what
@@ -38,23 +45,65 @@ package final class ScratchStorage: Sendable {
 
     private init(
         path: String, descriptor: consuming OwnedDescriptor, isOurs: Bool, slotLimit: UInt32,
-        roomBytes: UInt64
-    ) {
+        roomBytes: UInt64, fileSystem: UInt64?, readers: Int
+    ) throws(SystemFault) {
         self.path = path
         self.slotLimit = slotLimit
         self.isOurs = isOurs
         self.roomBytes = roomBytes
+        self.fileSystem = fileSystem
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
+        // An error of whoever had the file before is none of ours.
+        _ = FileCalls.writeError(descriptor.raw)
+        var witnesses: [WriteErrorWitness] = []
+        // What lies in memory is never written back.
+        for _ in 0..<(readsNeverWait ? 0 : readers) {
+            witnesses.append(try WriteErrorWitness(of: descriptor.raw))
+        }
+        self.witnesses = witnesses
+        witness = try WriteErrorWitness(of: descriptor.raw)
         self.descriptor = descriptor
     }
 
+    /// The descriptor by which a reader is told of write errors, or -1 where there can be none.
+    ///
+    /// Bytes that were read are those that were written only if the reader is told of none *after*
+    /// the read: a page that could not be written back leaves the cache, and then something else is
+    /// read in its place without an error.
+    package func witness(of reader: Int) -> Int32 {
+        witnesses.isEmpty ? -1 : witnesses[reader].raw
+    }
+
+    /// The errno of the first write error of this scratch, or nil; for threads that may take a lock.
+    package func writeError() -> Int32? { witness.firstError() }
+
+    /// Gives the room back of a file that this object created, while it is still open.
+    ///
+    /// Only when nobody may read it any more; may wait for the file system.
+    package func empty() {
+        guard isOurs else { return }
+        do throws(SystemFault) {
+            try FileCalls.setSize(descriptor.raw, bytes: 0)
+        } catch {
+            // The room is given back when the file is deleted and closed.
+            return
+        }
+    }
+
     /// Creates a new file, mode 0600, that `remove` deletes again.
+    ///
+    /// `readers`: so many threads read it, each with its own witness.
     package static func create(
-        path: String, geometry: ClusterGeometry
+        path: String, geometry: ClusterGeometry, readers: Int = 1
     ) throws(ScratchFault) -> ScratchStorage {
         do throws(SystemFault) {
             let descriptor = try FileCalls.open(path, [.write, .createNew])
-            return file(path, descriptor, isOurs: true, geometry)
+            do throws(SystemFault) {
+                return try file(path, descriptor, isOurs: true, geometry, readers)
+            } catch {
+                try? FileCalls.remove(path)
+                throw error
+            }
         } catch {
             throw error.errno == Errno.exists ? .exists : .cannotCreate(error)
         }
@@ -64,15 +113,19 @@ package final class ScratchStorage: Sendable {
     ///
     /// Its content is meaningless afterwards.
     package static func reuse(
-        path: String, geometry: ClusterGeometry
+        path: String, geometry: ClusterGeometry, readers: Int = 1
     ) throws(ScratchFault) -> ScratchStorage {
         let descriptor = try openExisting(path, .regular)
-        return file(path, descriptor, isOurs: false, geometry)
+        do throws(SystemFault) {
+            return try file(path, descriptor, isOurs: false, geometry, readers)
+        } catch {
+            throw .unusable(.system(error))
+        }
     }
 
     /// Uses a block device, which may be smaller than the disk.
     package static func device(
-        path: String, geometry: ClusterGeometry
+        path: String, geometry: ClusterGeometry, readers: Int = 1
     ) throws(ScratchFault) -> ScratchStorage {
         let descriptor = try openExisting(path, .blockDevice)
         let size: UInt64
@@ -83,9 +136,14 @@ package final class ScratchStorage: Sendable {
         }
         let slots = slots(min(size >> ClusterGeometry.shift, UInt64(geometry.clusterCount)))
         guard slots > 0 else { throw .tooSmall(sizeBytes: size) }
-        return ScratchStorage(
-            path: path, descriptor: descriptor, isOurs: false, slotLimit: slots,
-            roomBytes: UInt64(slots) << ClusterGeometry.shift)
+        do throws(SystemFault) {
+            return try ScratchStorage(
+                path: path, descriptor: descriptor, isOurs: false, slotLimit: slots,
+                roomBytes: UInt64(slots) << ClusterGeometry.shift, fileSystem: nil,
+                readers: readers)
+        } catch {
+            throw .unusable(.system(error))
+        }
     }
 
     /// Deletes the file if this object created it; the descriptor stays open until the last reader
@@ -103,13 +161,15 @@ package final class ScratchStorage: Sendable {
 
     private static func file(
         _ path: String, _ descriptor: consuming OwnedDescriptor, isOurs: Bool,
-        _ geometry: ClusterGeometry
-    ) -> ScratchStorage {
+        _ geometry: ClusterGeometry, _ readers: Int
+    ) throws(SystemFault) -> ScratchStorage {
         let whole = UInt64(geometry.clusterCount) << ClusterGeometry.shift
-        let room = min(FileCalls.freeBytes(descriptor.raw) ?? whole, whole)
-        return ScratchStorage(
+        let room = min(FileCalls.space(descriptor.raw)?.freeBytes ?? whole, whole)
+        let fileSystem = FileCalls.fileSystem(descriptor.raw)
+        return try ScratchStorage(
             path: path, descriptor: descriptor, isOurs: isOurs,
-            slotLimit: slots(UInt64(geometry.clusterCount)), roomBytes: room)
+            slotLimit: slots(UInt64(geometry.clusterCount)), roomBytes: room,
+            fileSystem: fileSystem, readers: readers)
     }
 
     /// As many slots as a ledger can name: 64 TiB of them.

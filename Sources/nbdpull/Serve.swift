@@ -38,6 +38,13 @@ struct Serve: AsyncParsableCommand {
     var idleTimeout: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
+    @Option(help: "Memory for old content on its way to scratch. (default: 256M)")
+    var copyMemory: String?
+    @Option(help: "Where scratch goes that a request does not place. (default: beside the disk)")
+    var scratchDir: String?
+    @Option(
+        help: "Size or share that scratch leaves free where disks lie, too. (5%, at most 4G)")
+    var scratchReserve: String?
     @Flag(
         help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies."
     )
@@ -85,6 +92,9 @@ struct Serve: AsyncParsableCommand {
         set("socket-group", connections.socketGroup)
         set("copy-timeout", copyTimeout)
         set("granularity", granularity)
+        set("copy-memory", copyMemory)
+        set("scratch-dir", scratchDir)
+        set("scratch-reserve", scratchReserve)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
         if lendPages { values["lend-pages"] = .bool(true) }
@@ -121,7 +131,8 @@ struct ServeRun {
                 allowPlaintext: settings.allowPlaintext,
                 offersTLS: settings.security.offersTLS,
                 holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
-                granularityBytes: settings.granularityBytes))
+                granularityBytes: settings.granularityBytes,
+                scratchDirectory: settings.scratchDirectory))
         await manager.activate()
         for warning in await manager.restore(start) where !quiet {
             Console.error("warning: \(warning)")

@@ -15,6 +15,8 @@ struct ServeSettings {
     var server: ServerConfiguration
     var allowPlaintext: Bool
     var copyTimeoutSeconds: Int
+    /// Absolute path; nil puts scratch beside the disk.
+    var scratchDirectory: String?
     var granularityBytes: UInt32
 
     var security: SecurityConfiguration { server.security }
@@ -66,6 +68,7 @@ struct ServeSettings {
         server = try Self.server(source)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
+        scratchDirectory = try source.string("scratch-dir").map(ServeArguments.absolutePath)
         granularityBytes = try TrackingGranularity.checked(
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
@@ -81,6 +84,10 @@ struct ServeSettings {
                 ?? ServerConfiguration.defaultStallSeconds,
             idleSeconds: try source.int("idle-timeout", in: 0...86400) ?? 0,
             lendsPages: try source.bool("lend-pages") ?? false,
+            copyMemoryBytes: try source.text("copy-memory").map(SizeText.copyMemory)
+                ?? ServerConfiguration.defaultCopyMemoryBytes,
+            scratchReserve: try source.text("scratch-reserve").map(SizeText.scratchReserve)
+                ?? .share(percent: ServerConfiguration.defaultReservePercent),
             socketAccess: SocketAccess(
                 mode: try source.string("socket-mode").map(SocketPermissions.mode),
                 group: try source.string("socket-group").map(SocketPermissions.group)),
@@ -111,6 +118,14 @@ struct ServeSettings {
 
         func string(_ key: String) throws(ControlError) -> String? {
             try look(key, "a text") { try reader.fetchStringValue(key) }
+        }
+
+        /// A text that a file may also write as a number.
+        func text(_ key: String) throws(ControlError) -> String? {
+            if let number = try? reader.requiredInt(forKey: ConfigKey(key)) {
+                return String(number)
+            }
+            return try string(key)
         }
 
         func strings(_ key: String) throws(ControlError) -> [String] {

@@ -24,10 +24,52 @@ struct CopyBeforeWriteTests {
         try Ledger(geometry: ClusterGeometry(sizeBytes: 256 << ClusterGeometry.shift))
     }
 
+    /// What the gate asks for, without its notes that a copy is over.
     private func actions(_ gate: inout CopyBeforeWrite) -> [CopyAction] {
+        allActions(&gate).filter { action in
+            if case .copyDone = action { false } else { true }
+        }
+    }
+
+    private func allActions(_ gate: inout CopyBeforeWrite) -> [CopyAction] {
         var all: [CopyAction] = []
         while let action = gate.nextAction() { all.append(action) }
         return all
+    }
+
+    @Test("a copy is over when its last write to scratch is, and before the guest goes on")
+    func copyIsOver() throws {
+        let ledger = try ledger()
+        var gate = CopyBeforeWrite(tokenLimit: 1)
+        _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: .max)
+        #expect(admit(0, 0..<1, now: 0, &gate) == .held)
+        gate.readFinished(task: 0, errno: nil, zeroClusters: 0, now: 0)
+        let write = ScratchWrite(task: 0, job: 0, position: 0, count: 1, slot: 0)
+        #expect(
+            allActions(&gate) == [.readSource(task: 0, clusters: 0..<1), .writeScratch(write)])
+        gate.scratchWriteFinished(write, errno: nil, now: 0)
+        #expect(allActions(&gate) == [.copyDone(task: 0), .release(token: 0)])
+    }
+
+    @Test("P2: a write behind a copy that hangs breaks a job that began after the copy did")
+    func laterJob() throws {
+        let first = try ledger()
+        let second = try ledger()
+        var gate = CopyBeforeWrite(tokenLimit: 2)
+        _ = gate.attach(first.view, slotLimit: 100, holdLimitNanoseconds: 100)
+        #expect(admit(0, 0..<1, now: 0, &gate) == .held)
+        gate.expire(now: 101)
+        _ = actions(&gate)
+        let later = gate.attach(second.view, slotLimit: 100, holdLimitNanoseconds: 100)
+        #expect(admit(1, 0..<1, now: 200, &gate) == .held)
+        gate.expire(now: 299)
+        #expect(actions(&gate).isEmpty)
+        gate.expire(now: 301)
+        #expect(
+            actions(&gate) == [
+                .jobBroken(job: try #require(later), cause: .holdLimit(milliseconds: 0)),
+                .release(token: 1),
+            ])
     }
 
     /// Ends one copy with zeros, so that its task is free for the write that waits for one.

@@ -109,6 +109,22 @@ struct InterleavingTests {
         try walk(scenario)
     }
 
+    @Test("P2: a job that begins behind a copy which hangs breaks at its own limit")
+    func holdLimitBehindEarlierCopy() throws {
+        var scenario = failing([])
+        scenario.content = [1]
+        scenario.writers = 1
+        scenario.writesPerWriter = 2
+        scenario.writeRanges = [0..<1]
+        scenario.readers = 0
+        scenario.ticks = 3
+        scenario.jobs = [
+            JobPlan(holdLimitNanoseconds: 5),
+            JobPlan(beginsAtStart: false, holdLimitNanoseconds: 5),
+        ]
+        try walk(scenario)
+    }
+
     @Test("P5: a job ends at any moment, a later one takes its slot")
     func jobsEnd() throws {
         var scenario = failing(.jobsEnd)

@@ -49,6 +49,7 @@ struct WriteModel: Hashable {
     var left: Int
     var clusters = 0..<0
     var value: UInt16 = 0
+    var heldSince: UInt64 = 0
 }
 
 /// A backup read.

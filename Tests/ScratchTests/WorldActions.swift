@@ -14,8 +14,23 @@ extension Stage {
                     throw Violation(text: "job \(job) broke twice, or with its ledger open")
                 }
                 world.jobs[job].phase = .broken
+                giveUp(job, in: &world)
+            case .copyDone(let task):
+                guard !world.saves.contains(where: { $0.write.task == task }) else {
+                    throw Violation(text: "copy \(task) is over while it is being saved")
+                }
             case .jobDetached(let slot): try finishJob(slot, in: &world)
             }
+        }
+    }
+
+    /// The job is broken or ends: what is on its way to its scratch is answered at once, whether it
+    /// ever arrives or not.
+    func giveUp(_ job: Int, in world: inout World) {
+        let given = world.saves.filter { $0.job == job }
+        world.saves.removeAll { $0.job == job }
+        for save in given {
+            world.gate.scratchWriteFinished(save.write, errno: 125, now: world.now)
         }
     }
 

@@ -122,6 +122,7 @@ extension Stage {
             world.writes[token].clusters = clusters
             world.writes[token].value = value
             world.writes[token].phase = .held
+            world.writes[token].heldSince = world.now
             let answer = world.gate.admit(token: token, clusters: clusters, now: world.now)
             try drain(&world)
             if answer == .go { try letGo(token, in: &world) }
@@ -185,6 +186,16 @@ extension Stage {
         }
     }
 
+    /// Whatever hangs: a write that was held for longer than every job allows goes on.
+    private func checkNobodyWaitsTooLong(in world: World) throws(Violation) {
+        let limits = scenario.jobs.map(\.holdLimitNanoseconds)
+        guard let longest = limits.max() else { return }
+        for (token, write) in world.writes.enumerated()
+        where write.phase == .held && world.now - write.heldSince > longest {
+            throw Violation(text: "write \(token) waits although every job's limit is over")
+        }
+    }
+
     private func applyJob(_ event: Event, to world: inout World) throws(Violation) {
         switch event {
         case .begin(let job):
@@ -202,6 +213,7 @@ extension Stage {
         case .end(let job):
             world.jobs[job].phase = .ending
             world.gate.detach(job: world.jobs[job].slot, now: world.now)
+            giveUp(job, in: &world)
         case .scratchReadFails(let job):
             world.failuresLeft -= 1
             world.gate.breakJob(
@@ -216,6 +228,8 @@ extension Stage {
             world.ticksLeft -= 1
             world.now += 10
             world.gate.expire(now: world.now)
+            try drain(&world)
+            try checkNobodyWaitsTooLong(in: world)
         case .noteHole(let cluster): world.gate.noteHole(cluster..<(cluster + 1))
         default: break
         }

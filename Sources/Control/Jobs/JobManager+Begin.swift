@@ -123,7 +123,8 @@ extension JobManager {
         }
         let plan = try BackupPlan.make(
             request, domain: domain.definition, jobID: id, reuseExternal: reuseExternal,
-            scratchSuffix: checkpoint?.name ?? nextScratchSuffix(), firstIndex: nextDiskIndex,
+            scratchSuffix: checkpoint?.name ?? nextScratchSuffix(),
+            scratchDirectory: settings.scratchDirectory, firstIndex: nextDiskIndex,
             bases: bases)
         let security = try plan.security(offersTLS: settings.offersTLS)
         try PlaintextPolicy.check(

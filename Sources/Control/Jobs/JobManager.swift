@@ -18,12 +18,18 @@ package struct JobManagerSettings: Sendable {
     package var holdLimitMilliseconds: UInt64
     /// Bytes per bit of a dirty bitmap, for domains that do not say.
     package var granularityBytes: UInt32
+    /// Where scratch files go for which a request names no place; nil: beside the disk.
+    ///
+    /// Absolute path.
+    package var scratchDirectory: String?
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
         offersTLS: Bool = false, holdLimitMilliseconds: UInt64 = 30_000,
-        granularityBytes: UInt32 = TrackingGranularity.bytesDefault
+        granularityBytes: UInt32 = TrackingGranularity.bytesDefault,
+        scratchDirectory: String? = nil
     ) {
+        self.scratchDirectory = scratchDirectory
         self.granularityBytes = granularityBytes
         self.runDirectory = runDirectory
         self.liveEndpoint = liveEndpoint

@@ -53,17 +53,20 @@ package struct BackupPlan: Sendable, Hashable {
     /// - Parameters:
     ///   - reuseExternal: scratch files exist already and are kept.
     ///   - scratchSuffix: end of generated scratch names: the checkpoint's name, else Unix seconds.
+    ///   - scratchDirectory: where generated scratch files lie; nil: beside the disk.
     ///   - firstIndex: index of the first disk that takes part; the others follow by ones.
     ///   - bases: what incremental backups may start from.
     /// - Throws: a refusal with libvirt's number; nothing has changed then.
     package static func make(
         _ request: BackupRequest, domain: DomainDefinition, jobID: String, reuseExternal: Bool,
-        scratchSuffix: String, firstIndex: Int, bases: IncrementalBases = .none
+        scratchSuffix: String, scratchDirectory: String? = nil, firstIndex: Int,
+        bases: IncrementalBases = .none
     ) throws(ControlError) -> BackupPlan {
         let requested = try align(request.disks, domain: domain)
         var planner = BackupPlanner(
             request: request, domain: domain, reuseExternal: reuseExternal,
-            scratchSuffix: scratchSuffix, bases: bases, nextIndex: firstIndex)
+            scratchSuffix: scratchSuffix, scratchDirectory: scratchDirectory, bases: bases,
+            nextIndex: firstIndex)
         var disks: [Disk] = []
         for (disk, source) in requested {
             disks.append(try planner.plan(disk, source: source))

@@ -6,6 +6,7 @@ struct BackupPlanner {
     let domain: DomainDefinition
     let reuseExternal: Bool
     let scratchSuffix: String
+    let scratchDirectory: String?
     let bases: IncrementalBases
     var nextIndex: Int
     private var exportNames: Set<String> = []
@@ -13,12 +14,13 @@ struct BackupPlanner {
 
     init(
         request: BackupRequest, domain: DomainDefinition, reuseExternal: Bool,
-        scratchSuffix: String, bases: IncrementalBases, nextIndex: Int
+        scratchSuffix: String, scratchDirectory: String?, bases: IncrementalBases, nextIndex: Int
     ) {
         self.request = request
         self.domain = domain
         self.reuseExternal = reuseExternal
         self.scratchSuffix = scratchSuffix
+        self.scratchDirectory = scratchDirectory
         self.bases = bases
         self.nextIndex = nextIndex
     }
@@ -68,6 +70,9 @@ struct BackupPlanner {
         let path: String
         if let given = disk.scratchPath {
             path = given
+        } else if let scratchDirectory {
+            // The domain's name may be longer than a file's.
+            path = "\(scratchDirectory)/\(domain.uuid)-\(disk.target).\(scratchSuffix)"
         } else {
             guard source.kind == .file, let sourcePath = source.path else {
                 throw .scratchNameUnknown(disk.target)

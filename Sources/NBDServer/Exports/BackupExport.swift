@@ -17,6 +17,12 @@ final class BackupExport: Sendable {
     let homeRing: Int
     let source: RawSource
     let scratch: ScratchStorage
+    let writer: ScratchWriter
+    /// Free bytes of scratch's file system that are left to machines' disks there; 0 where it holds
+    /// none.
+    let reservedBytes: UInt64
+    /// Bytes that scratch can take as far as is known at the begin.
+    let roomBytes: UInt64
     let ledger: Ledger
     let description: ExportDescription
     /// A client's TRIM says that it does not need the range any more.
@@ -35,12 +41,13 @@ final class BackupExport: Sendable {
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
     let watermarkSent = Atomic<Bool>(false)
+    private let sourceWitness: WriteErrorWitness
     private let reason = Mutex<String?>(nil)
 
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
-        scratch: ScratchStorage, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
-        mayRelease: Bool
+        scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
+        granularityShift: UInt64, holdLimitMilliseconds: UInt64, mayRelease: Bool
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -56,11 +63,15 @@ final class BackupExport: Sendable {
         homeRing = live.homeRing
         source = live.source
         loans = ExportLoans(live.loans)
+        sourceWitness = try WriteErrorWitness(of: live.source.raw)
         self.scratch = scratch
+        self.reservedBytes = reservedBytes
+        roomBytes = scratch.roomBytes - min(reservedBytes, scratch.roomBytes)
+        writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
         geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
         ledger = try Ledger(geometry: geometry)
         self.mayRelease = mayRelease
-        holdLimitNanoseconds = holdLimitMilliseconds * 1_000_000
+        holdLimitNanoseconds = holdLimitMilliseconds.saturatingMultiply(1_000_000)
         // A client sends no TRIM to an export that calls itself read-only.
         let kind: TransmissionFlags = mayRelease ? .sendTrim : .readOnly
         description = ExportDescription(
@@ -98,10 +109,26 @@ final class BackupExport: Sendable {
             "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
         case .scratchRead(let errno):
             "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+        case .scratchLost(let errno):
+            "scratch of disk '\(target)' lost what was written to it:"
+                + " \(SystemFault.text(for: errno))"
+        case .sourceLost(let errno):
+            "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
+        case .spaceForGuest:
+            "scratch of disk '\(target)' gave way: its file system also holds a machine's disk, and"
+                + " no space is left for both"
         case .pagesNotTaken:
             "a backup client did not take data of disk '\(target)' that its machine is about to"
                 + " overwrite"
         }
+    }
+
+    /// Why what was read so far cannot be relied on, as far as the kernel has found out; asked before
+    /// any verdict, and now and then.
+    var loss: BreakCause? {
+        if let errno = scratch.writeError() { return .scratchLost(errno: errno) }
+        if let errno = sourceWitness.firstError() { return .sourceLost(errno: errno) }
+        return nil
     }
 
     var report: JobDiskReport {

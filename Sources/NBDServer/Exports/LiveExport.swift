@@ -1,4 +1,5 @@
 import Disk
+import IORing
 import NBDProtocol
 import Synchronization
 
@@ -10,6 +11,8 @@ final class LiveExport: Sendable {
     let description: ExportDescription
     /// Guest discards reach the source.
     let discards: Bool
+    /// The file system that the source takes its room from; nil for a device.
+    let fileSystem: UInt64?
     /// The ring that owns the disk's writes, and with them all connections that may write.
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
@@ -21,6 +24,7 @@ final class LiveExport: Sendable {
         loans = SourceLoans(disk: disk, homeRing: homeRing)
         self.source = source
         self.homeRing = homeRing
+        fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil
         discards = configuration.discardMode == .unmap && !source.isReadOnly
         var flags: TransmissionFlags = [.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]
         if source.isReadOnly {

@@ -22,7 +22,7 @@ extension NBDServer {
     /// A momentary look at a job.
     package func jobReport(id: String) async throws(ServerFault) -> JobReport {
         guard let job = state.withLock({ $0.jobs[id] }) else { throw .unknownJob(id: id) }
-        return job.report
+        return job.report(shared)
     }
 
     /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the
@@ -162,9 +162,16 @@ extension NBDServer {
             let geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
             let scratch: ScratchStorage
             do throws(ScratchFault) {
-                scratch = try Self.openScratch(disk.scratch, geometry)
+                scratch = try Self.openScratch(disk.scratch, geometry, readers: readers)
             } catch {
                 return Self.fault(disk, error)
+            }
+            let reserved: UInt64
+            switch reserve(scratch) {
+            case .failure(let fault):
+                scratch.remove()
+                return fault
+            case .success(let bytes): reserved = bytes
             }
             do throws(SystemFault) {
                 var shift: UInt64 = 0
@@ -173,6 +180,7 @@ extension NBDServer {
                 }
                 let export = try BackupExport(
                     disk, jobID: configuration.id, live: live, scratch: scratch,
+                    home: shared.mailboxes[live.homeRing], reservedBytes: reserved,
                     granularityShift: shift,
                     holdLimitMilliseconds: configuration.holdLimitMilliseconds,
                     mayRelease: configuration.clientRelease)
@@ -190,13 +198,40 @@ extension NBDServer {
     }
 
     private static func openScratch(
-        _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry
+        _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry, readers: Int
     ) throws(ScratchFault) -> ScratchStorage {
         switch (scratch.kind, scratch.reuseExternal) {
-        case (.block, _): try .device(path: scratch.path, geometry: geometry)
-        case (.file, true): try .reuse(path: scratch.path, geometry: geometry)
-        case (.file, false): try .create(path: scratch.path, geometry: geometry)
+        case (.block, _):
+            try .device(path: scratch.path, geometry: geometry, readers: readers)
+        case (.file, true):
+            try .reuse(path: scratch.path, geometry: geometry, readers: readers)
+        case (.file, false):
+            try .create(path: scratch.path, geometry: geometry, readers: readers)
         }
+    }
+
+    /// Threads that read scratch.
+    private var readers: Int { shared.layout.rings(for: .backups).count }
+
+    /// Room that scratch leaves on its file system: some where a machine's disk lies there, too.
+    private func reserve(_ scratch: ScratchStorage) -> Result<UInt64, ServerFault> {
+        guard let fileSystem = scratch.fileSystem, let space = FileCalls.space(scratch.raw),
+            let other = state.withLock({ state in
+                state.disks.values.first {
+                    $0.fileSystem == fileSystem && !$0.source.isReadOnly
+                }
+            })
+        else { return .success(0) }
+        let kept = shared.configuration.scratchReserve.bytes(of: space.totalBytes)
+        guard space.freeBytes > kept else {
+            return .failure(
+                .scratchUnusable(
+                    path: scratch.path,
+                    detail: "its file system also holds disk '\(other.description.name)': of its"
+                        + " \(space.freeBytes) free bytes \(kept) are kept for machines"
+                        + " (--scratch-reserve); put scratch elsewhere (<scratch>, --scratch-dir)"))
+        }
+        return .success(kept)
     }
 
     private static func fault(_ disk: JobDiskConfiguration, _ fault: ScratchFault) -> ServerFault {
@@ -222,6 +257,7 @@ extension NBDServer {
             id: id, exports: exports, scope: scope, listener: opened.listener,
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
+        shared.watch.add(exports, shared)
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
         return .success(
@@ -238,10 +274,11 @@ extension NBDServer {
         }
         close(job.listener)
         job.scope.removeAll()
-        let report = job.report
+        let report = job.report(shared)
         // Readers are told before the disks stop preserving: nothing read after that is handed out.
         detachAll(job.exports)
         for export in job.exports { closeConnections(of: export.id, gracefully: false) }
+        shared.watch.remove(job.exports)
         removeScratch(of: job.exports)
         state.withLock { _ = $0.jobs.removeValue(forKey: jobID) }
         return .success(report)

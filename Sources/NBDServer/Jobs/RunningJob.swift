@@ -9,8 +9,12 @@ struct RunningJob: Sendable {
     let listener: RingListener
     let holdNanoseconds: UInt64
 
-    var report: JobReport {
-        JobReport(
+    /// A momentary look; asks storage whether it still has what was written to it.
+    func report(_ shared: ServerShared) -> JobReport {
+        for export in exports {
+            if let loss = export.loss { shared.breakNow(export, loss) }
+        }
+        return JobReport(
             disks: exports.map(\.report),
             clientCount: exports.reduce(0) { $0 + $1.clientCount.load(ordering: .relaxed) },
             holdNanoseconds: holdNanoseconds,

@@ -17,6 +17,9 @@ struct ReadPath {
     var ledger: LedgerView?
     var scratchDescriptor: Int32 = -1
     var scratchNeverWaits = false
+    /// Asked after each read of scratch whether what was written there is still there; -1 where
+    /// nothing can be lost.
+    var scratchWitness: Int32 = -1
     /// Clients may let go of clusters, so scratch can change behind a reader.
     var mayRelease = false
     /// Pages of the source may be handed to this peer without a copy.

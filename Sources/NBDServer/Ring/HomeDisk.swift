@@ -16,10 +16,14 @@ struct HomeDisk: ~Copyable {
     var detachLatches: [Latch?]
     /// The gate's actions are being performed.
     var isPerforming = false
-    /// Arena offset of the copies' buffers, or -1 while no job has been attached.
-    var copyBuffers = -1
-    /// By task: bytes of its clusters that have been read.
-    var copyProgress = [Int](repeating: 0, count: CopyBeforeWrite.tasksMax)
+    /// By the gate's task number.
+    var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.tasksMax)
+    /// Tasks that wait for memory, oldest first.
+    var waitingCopies: [Int] = []
+    /// The disk is in the ring's list of those that wait for memory.
+    var isHungry = false
+    /// The buffer that the disk gets in any case is in use.
+    var hasOwnBuffer = false
     /// Nil when changes are not tracked.
     var tracking: HomeTracking?
 
@@ -46,11 +50,6 @@ struct HomeDisk: ~Copyable {
     var canPunchHoles: Bool
     var canZeroRanges = true
 
-    /// Copies' buffers: one a task, in pages.
-    static let copyPagesPerTask =
-        CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes / BufferArena.pageBytes
-    static let copyPages = copyPagesPerTask * CopyBeforeWrite.tasksMax
-
     init(_ export: LiveExport) {
         self.export = export
         descriptor = export.source.raw
@@ -62,10 +61,5 @@ struct HomeDisk: ~Copyable {
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         heldPieces.reserveCapacity(Limits.requestsPerConnection)
         running.reserveCapacity(Limits.requestsPerConnection)
-    }
-
-    /// Arena offset of a copy's buffer.
-    func copyBuffer(_ task: Int) -> Int {
-        copyBuffers + task * Self.copyPagesPerTask * BufferArena.pageBytes
     }
 }

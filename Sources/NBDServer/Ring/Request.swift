@@ -19,6 +19,8 @@ struct Request {
     /// For zeroing and discarding: a begin waits for this request, so its parts need not wait for the
     /// begin.
     var isAdmitted = false
+    /// For zeroing and discarding: it counts among those that have an operation in flight.
+    var hasZeroingPlace = false
     /// For zeroing: the middle goes by writing zeros because the source cannot do better.
     var writesZeros = false
 
@@ -76,6 +78,8 @@ enum PieceStage {
     case running
     /// A backup read from scratch.
     case readingScratch
+    /// Waits until jobs have given room back.
+    case heldForSpace
 }
 
 /// One operation of a request: at most `Limits.pieceBytes` of data, or a range to zero.
@@ -101,6 +105,10 @@ struct Piece {
     /// Zeroing that must not give space back, and how it was submitted.
     var keepsSpace = false
     var usesZeroRange = false
+    /// Some of a backup read came from scratch.
+    var readsScratch = false
+    /// Nothing but holes is made holes again.
+    var changesNothing = false
 
     init(request: Int, kind: PieceKind, offset: UInt64, count: UInt64) {
         self.request = request

@@ -72,6 +72,8 @@ extension RingLoop {
                 ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,
                 scratchNeverWaits: export.scratch.readsNeverWait,
+                scratchWitness: export.scratch.witness(
+                    of: index - shared.layout.rings(for: .backups).lowerBound),
                 mayRelease: export.mayRelease)
             connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)

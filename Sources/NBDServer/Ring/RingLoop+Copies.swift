@@ -3,12 +3,21 @@ import IORing
 import Scratch
 import Synchronization
 
-/// A write of old content to scratch that the kernel is carrying out.
+/// A copy of old content on its way from the source to scratch.
+struct CopyInFlight {
+    /// Bytes of its clusters that have been read.
+    var progress = 0
+    /// Its buffer, or -1 while it waits for one.
+    var buffer = -1
+}
+
+/// A write of old content to scratch that its writer is to carry out.
 struct PendingScratchWrite {
     let disk: Int
     let write: ScratchWrite
-    /// Bytes written so far.
-    var progress = 0
+    let buffer: Int
+    /// Tells this write from others that had its number.
+    let serial: UInt64
 }
 
 /// Carries out what copy-before-write asks for.
@@ -21,13 +30,14 @@ extension RingLoop {
         defer { disks[disk].isPerforming = false }
         while let action = disks[disk].gate.nextAction() {
             switch action {
-            case .readSource(let task, let clusters):
-                disks[disk].copyProgress[task] = 0
-                if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
-            case .writeScratch(let write):
-                start(PendingScratchWrite(disk: disk, write: write))
+            case .readSource(let task, _): startCopy(disk, task)
+            case .writeScratch(let write): start(write, disk)
+            case .copyDone(let task): endCopy(disk, task)
             case .release(let token): submitChange(token)
-            case .jobBroken(let job, let cause): reportBroken(disk, job, cause)
+            case .jobBroken(let job, let cause):
+                reportBroken(disk, job, cause)
+                giveUpWrites(disk, job)
+                emptyScratch(disk, job)
             case .jobDetached(let job): jobDetached(disk, job)
             }
         }
@@ -35,31 +45,47 @@ extension RingLoop {
 
     private mutating func reportBroken(_ disk: Int, _ job: Int, _ cause: BreakCause) {
         guard let export = disks[disk].jobs[job] else { return }
-        let text = export.text(for: cause)
-        if export.noteBroken(text) { shared.emit(.jobBroken(id: export.jobID, reason: text)) }
+        shared.noteBroken(export, cause)
+    }
+
+    /// Nobody reads a broken job: what it has kept makes room at once.
+    private func emptyScratch(_ disk: Int, _ job: Int) {
+        guard let export = disks[disk].jobs[job], export.scratch.isOurs else { return }
+        export.writer.empty {}
     }
 
     // MARK: Reading old content
+
+    /// Reads into the copy's buffer.
+    mutating func readOldContent(_ disk: Int, _ task: Int) {
+        let clusters = disks[disk].gate.clusters(of: task)
+        disks[disk].copies[task].progress = 0
+        if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
+    }
+
+    private func copyBuffer(_ disk: Int, _ task: Int) -> Int {
+        copyBuffers[disks[disk].copies[task].buffer].offset
+    }
 
     /// Takes a little old content out of the page cache, if all of it is there.
     private mutating func readFromCache(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> Bool {
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         guard disks[disk].alignment == 1, bytes <= Limits.inlineCopyBytes else { return false }
         let got = FileCalls.read(
-            disks[disk].descriptor, into: arena, at: disks[disk].copyBuffer(task), count: bytes,
+            disks[disk].descriptor, into: arena, at: copyBuffer(disk, task), count: bytes,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound),
             mayWait: disks[disk].export.source.readsNeverWait)
         guard got == bytes else { return false }
-        disks[disk].copyProgress[task] = bytes
+        disks[disk].copies[task].progress = bytes
         sourceRead(disk, task, errno: nil)
         return true
     }
 
     private mutating func readForCopy(_ disk: Int, _ task: Int, _ clusters: Range<Int>) {
-        let progress = disks[disk].copyProgress[task]
+        let progress = disks[disk].copies[task].progress
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         ring.prepareRead(
-            disks[disk].descriptor, into: arena, at: disks[disk].copyBuffer(task) + progress,
+            disks[disk].descriptor, into: arena, at: copyBuffer(disk, task) + progress,
             count: bytes - progress,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound) + UInt64(progress),
             tag: OperationTag(.copyRead, slot: disk, detail: task).raw)
@@ -74,9 +100,9 @@ extension RingLoop {
         if result <= 0 {
             errno = result == 0 ? Errno.io : -result
         } else {
-            disks[disk].copyProgress[task] += Int(result)
+            disks[disk].copies[task].progress += Int(result)
             let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
-            if disks[disk].copyProgress[task] < bytes {
+            if disks[disk].copies[task].progress < bytes {
                 return readForCopy(disk, task, clusters)
             }
         }
@@ -94,8 +120,8 @@ extension RingLoop {
     /// Which of the task's clusters are all zeros; a cluster cut short by the disk's end is filled
     /// up with zeros.
     private mutating func zeroClusters(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> UInt64 {
-        let buffer = disks[disk].copyBuffer(task)
-        let bytes = disks[disk].copyProgress[task]
+        let buffer = copyBuffer(disk, task)
+        let bytes = disks[disk].copies[task].progress
         let whole = clusters.count * ClusterGeometry.clusterBytes
         if bytes < whole { arena.zero(buffer + bytes, count: whole - bytes) }
         var mask: UInt64 = 0
@@ -110,49 +136,56 @@ extension RingLoop {
 
     // MARK: Writing scratch
 
-    /// Submits a write, or keeps it until one of another disk or job has finished: nothing else that
-    /// the gate asks for waits behind it.
-    private mutating func start(_ write: PendingScratchWrite) {
-        if scratchWrites.isFull {
-            deferredScratchWrites.append(write)
-        } else {
-            submitScratchWrite(scratchWrites.insert(write))
-        }
-    }
-
-    private mutating func submitScratchWrite(_ number: Int) {
-        let pending = scratchWrites[number]
-        let write = pending.write
-        guard let export = disks[pending.disk].jobs[write.job] else {
+    private mutating func start(_ write: ScratchWrite, _ disk: Int) {
+        guard let export = disks[disk].jobs[write.job] else {
             preconditionFailure("a job's writes end before it is detached")
         }
-        let start =
-            disks[pending.disk].copyBuffer(write.task)
-            + write.position * ClusterGeometry.clusterBytes
-        ring.prepareWrite(
-            export.scratch.raw, from: arena, at: start + pending.progress,
-            count: write.count * ClusterGeometry.clusterBytes - pending.progress,
-            filePosition: (UInt64(write.slot) << ClusterGeometry.shift)
-                + UInt64(pending.progress),
-            durable: false, tag: OperationTag(.scratchWrite, slot: number).raw)
+        let buffer = disks[disk].copies[write.task].buffer
+        lastScratchSerial += 1
+        let ticket = ScratchTicket(
+            number: scratchWrites.insert(
+                PendingScratchWrite(
+                    disk: disk, write: write, buffer: buffer, serial: lastScratchSerial)),
+            serial: lastScratchSerial)
+        let bytes = arena.lend(
+            copyBuffers[buffer].offset + write.position * ClusterGeometry.clusterBytes,
+            count: write.count * ClusterGeometry.clusterBytes)
+        let errno = export.writer.write(
+            ticket, bytes, position: UInt64(write.slot) << ClusterGeometry.shift)
+        if let errno { scratchWritten(ticket, .failed(errno)) }
     }
 
-    mutating func scratchWriteCompleted(_ number: Int, result: Int32) {
-        if result == -Errno.interrupted || result == -Errno.again {
-            return submitScratchWrite(number)
+    /// A writer is through with a write that has not been given up.
+    mutating func scratchWritten(_ ticket: ScratchTicket, _ outcome: ScratchOutcome) {
+        guard scratchWrites.element(ticket.number)?.serial == ticket.serial else { return }
+        let done = scratchWrites.remove(ticket.number)
+        switch outcome {
+        case .written:
+            disks[done.disk].gate.scratchWriteFinished(done.write, errno: nil, now: now)
+        case .failed(let errno):
+            disks[done.disk].gate.scratchWriteFinished(done.write, errno: errno, now: now)
+        case .keptForGuests:
+            disks[done.disk].gate.breakJob(done.write.job, cause: .spaceForGuest, now: now)
+            disks[done.disk].gate.scratchWriteFinished(
+                done.write, errno: Errno.canceled, now: now)
         }
-        if result > 0 {
-            scratchWrites[number].progress += Int(result)
-            let bytes = scratchWrites[number].write.count * ClusterGeometry.clusterBytes
-            if scratchWrites[number].progress < bytes { return submitScratchWrite(number) }
-        }
-        let done = scratchWrites.remove(number)
-        let errno: Int32? = result > 0 ? nil : result == 0 ? Errno.noSpace : -result
-        disks[done.disk].gate.scratchWriteFinished(done.write, errno: errno, now: now)
         afterCopy(done.disk)
-        if !deferredScratchWrites.isEmpty, !scratchWrites.isFull {
-            start(deferredScratchWrites.removeFirst())
+    }
+
+    /// Nobody needs what the job's writes preserve any more, and its scratch may never answer: they
+    /// are over now.
+    mutating func giveUpWrites(_ disk: Int, _ job: Int) {
+        guard let export = disks[disk].jobs[job] else { return }
+        export.writer.revoke { ticket in
+            let buffer = scratchWrites[ticket.number].buffer
+            keepForWriter(buffer)
+            return buffer
         }
+        for number in scratchWrites.numbers(where: { $0.disk == disk && $0.write.job == job }) {
+            let write = scratchWrites.remove(number).write
+            disks[disk].gate.scratchWriteFinished(write, errno: Errno.canceled, now: now)
+        }
+        cancelUnwantedCopies(disk)
     }
 
     mutating func afterCopy(_ disk: Int) {
@@ -167,12 +200,8 @@ extension RingLoop {
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
         let used = UInt64(disks[disk].gate.slotsUsed(job: job)) << ClusterGeometry.shift
         export.scratchUsedBytes.store(used, ordering: .relaxed)
-        let room = export.scratch.roomBytes
-        guard used > room / 100 * Limits.scratchWatermarkPercent,
-            !export.watermarkSent.exchange(true, ordering: .relaxed)
-        else { return }
-        shared.emit(
-            .scratchWatermark(
-                id: export.jobID, target: export.target, usedBytes: used, limitBytes: room))
+        if used > export.roomBytes / 100 * Limits.scratchWatermarkPercent {
+            shared.noteWatermark(export)
+        }
     }
 }

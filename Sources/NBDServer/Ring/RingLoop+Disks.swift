@@ -26,10 +26,6 @@ extension RingLoop {
     mutating func attach(_ export: BackupExport, _ result: Outcome, _ latch: Latch) {
         defer { latch.arrive() }
         guard let slot = diskSlots[export.disk] else { return }
-        guard takeCopyBuffers(slot) else {
-            result.lackedBuffers.store(true, ordering: .releasing)
-            return
-        }
         // A number is given again only when everything about its last job has been reported.
         perform(slot)
         precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
@@ -39,17 +35,6 @@ extension RingLoop {
         guard let job else { return }
         disks[slot].jobs[job] = export
         result.succeeded.store(true, ordering: .releasing)
-    }
-
-    private mutating func takeCopyBuffers(_ slot: Int) -> Bool {
-        if disks[slot].copyBuffers >= 0 { return true }
-        // Half of the arena is left to connections.
-        let taken = (arena.usedPages + HomeDisk.copyPages) * BufferArena.pageBytes
-        guard taken <= arena.capacityBytes / 2,
-            let buffers = arena.allocate(pages: HomeDisk.copyPages)
-        else { return false }
-        disks[slot].copyBuffers = buffers
-        return true
     }
 
     /// Lets the changes go that waited for a job to begin.
@@ -89,6 +74,7 @@ extension RingLoop {
         guard let (slot, job) = find(export) else { return latch.arrive() }
         disks[slot].detachLatches[job] = latch
         disks[slot].gate.detach(job: job, now: now)
+        giveUpWrites(slot, job)
         perform(slot)
     }
 
@@ -106,25 +92,16 @@ extension RingLoop {
     }
 
     mutating func jobDetached(_ slot: Int, _ job: Int) {
+        disks[slot].jobs[job]?.writer.close()
         disks[slot].jobs[job] = nil
         disks[slot].detachLatches[job]?.arrive()
         disks[slot].detachLatches[job] = nil
-        guard disks[slot].jobs.allSatisfy({ $0 == nil }) else { return }
-        freeCopyBuffers(slot)
-    }
-
-    private mutating func freeCopyBuffers(_ slot: Int) {
-        guard disks[slot].copyBuffers >= 0 else { return }
-        precondition(disks[slot].gate.copiesInFlight == 0, "a copy outlives its job")
-        arena.free(disks[slot].copyBuffers, pages: HomeDisk.copyPages)
-        disks[slot].copyBuffers = -1
     }
 
     /// Forgets a disk that nothing uses any more.
     mutating func removeDisk(_ disk: DiskID, _ outcome: Outcome, _ latch: Latch) {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk], isIdle(slot) else { return }
-        freeCopyBuffers(slot)
         if let tracking = disks[slot].tracking {
             arena.free(tracking.logBuffer, pages: tracking.logPages)
         }

@@ -32,6 +32,7 @@ extension RingLoop {
     ) -> Bool {
         let path = connections[slot].path
         var done = 0
+        var readsScratch = false
         while done < count {
             let position = offset + UInt64(done)
             let step = step(path, position, offset + UInt64(count))
@@ -44,18 +45,20 @@ extension RingLoop {
                 guard got == step.count, stillUnchanged(path, position, got) == got else {
                     return false
                 }
-            case .slot(let slot):
+            case .slot(let first):
                 let got = FileCalls.read(
                     path.scratchDescriptor, into: arena, at: target + done, count: step.count,
-                    filePosition: LedgerView.scratchPosition(of: position, firstSlot: slot),
+                    filePosition: LedgerView.scratchPosition(of: position, firstSlot: first),
                     mayWait: path.scratchNeverWaits)
                 guard got == step.count, stillKept(path, position, got) == got else {
                     return false
                 }
+                readsScratch = true
             case .released: return false
             }
             done += step.count
         }
+        if readsScratch { askScratch(slot) }
         return !(path.ledger?.isClosed ?? false)
     }
 
@@ -81,6 +84,20 @@ extension RingLoop {
         guard let released = ledger.firstReleased(in: clusters) else { return count }
         let start = ClusterGeometry.start(of: released)
         return start > offset ? Int(start - offset) : 0
+    }
+
+    /// After a read of scratch, before anything of it is handed out: breaks the job when something
+    /// that was written there has been lost.
+    ///
+    /// A page whose write-back failed leaves the cache like any other, and what the device has in its
+    /// place reads without an error. The ledger is closed when this returns, and whoever read looks
+    /// at that.
+    func askScratch(_ slot: Int) {
+        let witness = connections[slot].path.scratchWitness
+        guard witness >= 0, let errno = FileCalls.writeError(witness),
+            case .backup(let export) = connections[slot].target
+        else { return }
+        shared.breakNow(export, .scratchLost(errno: errno))
     }
 
     /// Bytes of a backup export are about to be read.
@@ -221,6 +238,7 @@ extension RingLoop {
         let got = FileCalls.read(
             path.scratchDescriptor, into: arena, at: target, count: step.count,
             filePosition: position, mayWait: path.scratchNeverWaits)
+        pieces[piece].readsScratch = true
         if got > 0 {
             pieces[piece].progress += stillKept(path, step.offset, got)
             return true
@@ -293,6 +311,7 @@ extension RingLoop {
     private mutating func readIsComplete(_ piece: Int) {
         let request = pieces[piece].request
         let slot = requests[request].connection
+        if pieces[piece].readsScratch { askScratch(slot) }
         if connections[slot].path.ledger?.isClosed ?? false {
             fail(request, .ioError, closedText(slot), at: pieces[piece].offset)
         }
@@ -306,7 +325,7 @@ extension RingLoop {
 
     private mutating func scratchReadFailed(_ slot: Int, _ errno: Int32) {
         guard case .backup(let export) = connections[slot].target else { return }
-        shared.mailboxes[export.homeRing].post(.breakJob(export, .scratchRead(errno: errno)))
+        shared.breakNow(export, .scratchRead(errno: errno))
     }
 
     // MARK: Replying

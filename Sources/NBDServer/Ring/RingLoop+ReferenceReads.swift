@@ -51,6 +51,7 @@ extension RingLoop {
         else { return false }
         let filled = pipes.fill(
             pipe, from: pages.descriptor, filePosition: pages.position, count: Int(count))
+        if !pages.isSource { askScratch(slot) }
         guard filled == Int(count), !(connections[slot].path.ledger?.isClosed ?? false),
             !pages.isSource
                 || stillUnchanged(connections[slot].path, offset, filled) == filled,

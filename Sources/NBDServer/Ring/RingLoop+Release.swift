@@ -2,6 +2,15 @@ import IORing
 import NBDProtocol
 import Scratch
 
+/// Clusters that nothing is kept for any more, as soon as the home ring comes to it.
+struct ReleaseStep {
+    let export: BackupExport
+    let clusters: Range<Int>
+    /// Who waits for it.
+    let ring: Int
+    let request: Int
+}
+
 /// Clusters that backup clients let go of: TRIM on an export that was begun so.
 ///
 /// The ledger has one writer, so the connection's ring asks the disk's home ring, a bounded step at a
@@ -35,15 +44,14 @@ extension RingLoop {
             .releaseClusters(export, step, ring: index, request: request))
     }
 
-    /// On the home ring: nothing is kept for these clusters any more.
-    mutating func releaseClusters(
-        _ export: BackupExport, _ clusters: Range<Int>, ring: Int, request: Int
-    ) {
-        if let (slot, job) = find(export) {
-            disks[slot].gate.releaseClusters(job: job, clusters, now: now)
+    /// On the home ring, one step a turn: guests come between, however many clients let go.
+    mutating func takeReleaseStep() {
+        guard let step = releaseSteps.popFirst() else { return }
+        if let (slot, job) = find(step.export) {
+            disks[slot].gate.releaseClusters(job: job, step.clusters, now: now)
             afterCopy(slot)
         }
-        shared.mailboxes[ring].post(.clustersReleased(request: request))
+        shared.mailboxes[step.ring].post(.clustersReleased(request: step.request))
     }
 
     mutating func clustersReleased(_ request: Int) {

@@ -20,10 +20,10 @@ extension RingLoop {
         return false
     }
 
-    /// Sets the bits of a change that is about to be submitted.
-    mutating func record(_ piece: Int) {
-        disks[pieces[piece].disk].tracking?.recording.mark(
-            offset: pieces[piece].offset, length: pieces[piece].count)
+    /// Sets the bits of bytes that are about to change.
+    mutating func record(_ disk: Int, _ bytes: Range<UInt64>) {
+        disks[disk].tracking?.recording.mark(
+            offset: bytes.lowerBound, length: bytes.upperBound - bytes.lowerBound)
     }
 
     /// The change is complete or has failed.

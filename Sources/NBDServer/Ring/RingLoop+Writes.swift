@@ -137,15 +137,18 @@ extension RingLoop {
             return
         }
         if disks[disk].alignment > 1 { disks[disk].running.append(piece) }
-        if isMarked(piece) { submitMarked(piece) }
+        if pieces[piece].changesNothing || isMarked(piece) { submitMarked(piece) }
     }
 
     /// The change is durably announced: its blocks are marked, and it goes to the source.
     mutating func submitMarked(_ piece: Int) {
-        record(piece)
         switch pieces[piece].kind {
-        case .write: startWrite(piece)
-        case .zero, .discard: submitAllocation(piece)
+        case .write:
+            record(pieces[piece].disk, pieces[piece].offset..<pieces[piece].end)
+            startWrite(piece)
+        case .zero, .discard:
+            if !pieces[piece].changesNothing { recordAllocation(piece) }
+            submitAllocation(piece)
         case .read, .sync, .prefetch: preconditionFailure("only changes are submitted here")
         }
     }
@@ -255,10 +258,34 @@ extension RingLoop {
         default: break
         }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
+        if findsNoRoom(piece, result: result) { return }
         if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
         pieces[piece].progress += Int(result)
         if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
         endChange(piece, errno: nil)
+    }
+
+    // MARK: Room for the guest
+
+    /// Whether a change found its file system full and waits until jobs have given room back.
+    mutating func findsNoRoom(_ piece: Int, result: Int32) -> Bool {
+        guard result == -Errno.noSpace || result == -Errno.quota,
+            let fileSystem = disks[pieces[piece].disk].export.fileSystem
+        else { return false }
+        pieces[piece].stage = .heldForSpace
+        let mailbox = mailbox
+        return shared.watch.reclaim(fileSystem, shared) {
+            mailbox.post(.spaceReclaimed(piece: piece))
+        }
+    }
+
+    /// A change that found no room goes to the source once more.
+    mutating func resubmit(_ piece: Int) {
+        switch pieces[piece].kind {
+        case .write: submitWrite(piece)
+        case .zero, .discard: submitAllocation(piece)
+        case .read, .sync, .prefetch: preconditionFailure("only changes need room")
+        }
     }
 
     /// A change is complete or has failed.
@@ -270,7 +297,7 @@ extension RingLoop {
         if let errno {
             fail(request, wireError(errno), "the disk could not be written", at: value.offset)
         }
-        unmark(value)
+        if !value.changesNothing { unmark(value) }
         changeLeft(value.disk, piece)
         requests[request].piecesInFlight -= 1
         if requests[request].valid.command != .write { return continueZeroing(request) }

@@ -28,8 +28,11 @@ extension RingLoop {
         let disk = connections[requests[request].connection].disk
         requests[request].isAdmitted = true
         disks[disk].changesInFlight += 1
-        disks[disk].zeroingCount += 1
-        zeroingCount += 1
+        if !requests[request].hasZeroingPlace {
+            requests[request].hasZeroingPlace = true
+            disks[disk].zeroingCount += 1
+            zeroingCount += 1
+        }
         continueZeroing(request)
     }
 
@@ -45,19 +48,28 @@ extension RingLoop {
         let disk = connections[requests[request].connection].disk
         guard disks[disk].isHeld, requests[request].isAdmitted else { return false }
         leave(request)
+        leavePlace(request)
         disks[disk].heldRequests.append(request)
         return true
     }
 
+    /// The request changes nothing more for now: a job may begin.
     private mutating func leave(_ request: Int) {
         guard requests[request].isAdmitted else { return }
         requests[request].isAdmitted = false
         let disk = connections[requests[request].connection].disk
         disks[disk].changesInFlight -= 1
+        reportIfQuiet(disk)
+    }
+
+    /// The request has no operation in flight any more, its sync included: another may begin.
+    private mutating func leavePlace(_ request: Int) {
+        guard requests[request].hasZeroingPlace else { return }
+        requests[request].hasZeroingPlace = false
+        let disk = connections[requests[request].connection].disk
         disks[disk].zeroingCount -= 1
         let wasFull = zeroingCount == Limits.zeroingPerRing
         zeroingCount -= 1
-        reportIfQuiet(disk)
         if !disks[disk].heldRequests.isEmpty || wasFull { zeroingHasRoom = true }
     }
 
@@ -83,20 +95,21 @@ extension RingLoop {
                 if startStep(request) { return }
             case .head:
                 requests[request].zeroStage = .middle
-                if writeZeros(request, headRange(request)) { return }
+                if writeEdge(request, headRange(request)) { return }
             case .middle:
                 if hasMoreSteps(request), stepAside(request) { return }
                 if startStep(request) { return }
                 requests[request].zeroStage = isDiscard ? .sync : .tail
             case .tail:
                 requests[request].zeroStage = .sync
-                if writeZeros(request, tailRange(request)) { return }
+                if writeEdge(request, tailRange(request)) { return }
             case .sync:
                 requests[request].zeroStage = .done
                 leave(request)
                 if requests[request].valid.flags.contains(.fua) { return submitSync(request) }
             case .done:
                 leave(request)
+                leavePlace(request)
                 return finish(request)
             }
         }
@@ -153,13 +166,14 @@ extension RingLoop {
             requests[request].issued += end - position
             return writeZeros(request, position..<end)
         }
-        let end = stepEnd(disk, position, middle.upperBound)
+        let (end, isHole) = step(disk, position, middle.upperBound)
         requests[request].issued += end - position
         requests[request].piecesInFlight += 1
         var piece = Piece(
             request: request, kind: requests[request].valid.command == .trim ? .discard : .zero,
             offset: position, count: end - position)
         piece.disk = disk
+        piece.changesNothing = isHole
         piece.keepsSpace = requests[request].valid.flags.contains(.noHole)
         piece.ioOffset = position
         piece.ioCount = Int(end - position)
@@ -172,21 +186,29 @@ extension RingLoop {
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }
 
-    /// How far one step may reach.
+    /// How far one step may reach, and whether all of it is a hole already.
     ///
-    /// Under a job, holes are noted as such and cost no copy.
-    private mutating func stepEnd(_ disk: Int, _ start: UInt64, _ end: UInt64) -> UInt64 {
+    /// A hole that becomes a hole again changes nothing: it is no change for checkpoints, and under a
+    /// job its clusters are noted as zeros and cost no copy. Whatever a guest writes there meanwhile
+    /// is a change of its own, before the same instants as this request, which is admitted.
+    private mutating func step(
+        _ disk: Int, _ start: UInt64, _ end: UInt64
+    ) -> (end: UInt64, isHole: Bool) {
         let first = ClusterGeometry.cluster(of: start)
         let lookEnd = min(ClusterGeometry.start(of: first) + Limits.zeroingStepBytes, end)
-        guard disks[disk].gate.hasActiveJobs else { return lookEnd }
+        let hasJobs = disks[disk].gate.hasActiveJobs
+        guard hasJobs || disks[disk].tracking != nil else { return (lookEnd, false) }
         let lookLimit = min(
             ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),
             disks[disk].sizeBytes)
         let known = disks[disk].export.source.allocation(
-            at: ClusterGeometry.start(of: first), end: lookLimit)
+            at: hasJobs ? ClusterGeometry.start(of: first) : start, end: lookLimit)
+        guard hasJobs else {
+            return known.isData ? (lookEnd, false) : (min(known.end, lookEnd), true)
+        }
         if known.isData {
-            return min(
-                ClusterGeometry.start(of: first) + Limits.zeroingStepBytesUnderJob, lookEnd)
+            let limit = ClusterGeometry.start(of: first) + Limits.zeroingStepBytesUnderJob
+            return (min(limit, lookEnd), false)
         }
         // Only clusters that lie wholly in the hole; the disk's end closes the last one.
         let endCluster =
@@ -194,10 +216,28 @@ extension RingLoop {
             ? ClusterGeometry.cluster(of: known.end - 1) + 1
             : ClusterGeometry.cluster(of: known.end)
         if endCluster <= first {
-            return min(ClusterGeometry.start(of: first + 1), lookEnd)
+            return (min(ClusterGeometry.start(of: first + 1), lookEnd), false)
         }
         disks[disk].gate.noteHole(first..<endCluster)
-        return min(ClusterGeometry.start(of: endCluster), lookEnd)
+        return (min(ClusterGeometry.start(of: endCluster), lookEnd), true)
+    }
+
+    /// Records what a zeroing or discarding step is about to change: where there are holes already,
+    /// nothing.
+    ///
+    /// A bounded number of places is looked up; what lies behind them counts as changed.
+    mutating func recordAllocation(_ piece: Int) {
+        let disk = pieces[piece].disk
+        guard disks[disk].tracking != nil else { return }
+        let end = pieces[piece].end
+        var position = pieces[piece].offset
+        for _ in 0..<Limits.lookupsPerTurn {
+            guard position < end else { return }
+            let known = disks[disk].export.source.allocation(at: position, end: end)
+            if known.isData { record(disk, position..<known.end) }
+            position = known.end
+        }
+        if position < end { record(disk, position..<end) }
     }
 
     mutating func submitAllocation(_ piece: Int) {
@@ -219,6 +259,7 @@ extension RingLoop {
         if result == -Errno.interrupted || result == -Errno.again {
             return submitAllocation(piece)
         }
+        if findsNoRoom(piece, result: result) { return }
         guard result == -Errno.notSupported else {
             return endChange(piece, errno: result < 0 ? -result : nil)
         }
@@ -241,6 +282,18 @@ extension RingLoop {
     }
 
     // MARK: Pieces of pages
+
+    /// Writes zeros over a piece of a page, unless it lies in a hole that may stay one.
+    private mutating func writeEdge(_ request: Int, _ range: Range<UInt64>) -> Bool {
+        guard !range.isEmpty else { return false }
+        let disk = connections[requests[request].connection].disk
+        if !requests[request].valid.flags.contains(.noHole) {
+            let known = disks[disk].export.source.allocation(
+                at: range.lowerBound, end: range.upperBound)
+            if !known.isData, known.end == range.upperBound { return false }
+        }
+        return writeZeros(request, range)
+    }
 
     /// Writes zeros over a range as an ordinary write; false when the range is empty.
     private mutating func writeZeros(_ request: Int, _ range: Range<UInt64>) -> Bool {

@@ -30,20 +30,25 @@ struct RingLoop: ~Copyable {
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
     var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
     var diskSlots: [DiskID: Int] = [:]
-    var scratchWrites = SlotTable<PendingScratchWrite>(capacity: Limits.scratchWritesPerRing)
+    var scratchWrites = GrowingTable<PendingScratchWrite>()
+    var lastScratchSerial: UInt64 = 0
+    var copyBuffers = GrowingTable<CopyBuffer>()
+    /// Disks with copies that wait for memory, and whether there may be some by now.
+    var hungryDisks: [Int] = []
+    var copiesMayStart = false
     var listeners: [RingListener] = []
     /// Listeners that cannot accept, for want of descriptors or places; they try again at the next
     /// tick or when a connection goes.
     var pausedListeners: [RingListener] = []
     var closers: [Closer] = []
+    /// At most one for each request of a job's clients.
+    var releaseSteps: ArraySlice<ReleaseStep> = []
     var tickCount = 0
     var briefWait = BriefWait()
 
     /// Zeroing requests at work on all disks, and whether some have finished this turn.
     var zeroingCount = 0
     var zeroingHasRoom = false
-    /// Writes to scratch that wait for room in the table.
-    var deferredScratchWrites: [PendingScratchWrite] = []
     /// When a stopping ring no longer waits for a disk that does not answer.
     var stopDeadline = UInt64.max
 
@@ -70,7 +75,9 @@ struct RingLoop: ~Copyable {
         let ring = try Ring(
             entries: 512, completionEntries: UInt32(Limits.operationsPerRing))
         let arena = try BufferArena(
-            capacityBytes: Limits.arenaBytes(connections: shared.configuration.maxConnections))
+            capacityBytes: Limits.arenaBytes(
+                connections: shared.configuration.maxConnections,
+                copies: shared.copyMemory.limitBytes))
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
         let settleClock = try DelayTimer()
         pipes = PipePool(limit: shared.layout.pipesPerRing)
@@ -92,13 +99,14 @@ struct RingLoop: ~Copyable {
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
         ring.preparePoll(settleClock.raw, writable: false, tag: OperationTag(.settleClock).raw)
         while !isFinished {
-            if ready.isEmpty, readyGuests.isEmpty {
+            if ready.isEmpty, readyGuests.isEmpty, releaseSteps.isEmpty {
                 awaitCompletions()
             } else {
                 ring.submit(waiting: false)
             }
             takeCompletions()
             giveTurns()
+            takeReleaseStep()
         }
         stopLatch?.arrive()
     }
@@ -132,6 +140,7 @@ struct RingLoop: ~Copyable {
             for index in completions.indices { dispatch(completions[index]) }
         } while completions.count == completions.capacity
         startWaitingZeroing()
+        startWaitingCopies()
     }
 
     private mutating func dispatch(_ completion: Completion) {
@@ -155,7 +164,6 @@ struct RingLoop: ~Copyable {
             markReady(tag.slot)
         case .piece: pieceCompleted(tag.slot, result: completion.result)
         case .copyRead: copyReadCompleted(tag.slot, tag.detail, result: completion.result)
-        case .scratchWrite: scratchWriteCompleted(tag.slot, result: completion.result)
         case .intentLog: intentLogWritten(tag.slot, tag.detail, result: completion.result)
         case .intentSync: intentBitsSynced(tag.slot, result: completion.result)
         case .ignored: break
@@ -211,6 +219,7 @@ struct RingLoop: ~Copyable {
             chooseStrategy(slot)
         }
         resumeAccepting()
+        if !hungryDisks.isEmpty { copiesMayStart = true }
         for slot in 0..<disks.capacity where disks.contains(slot) {
             tickTracking(slot)
             guard disks[slot].gate.hasActiveJobs else { continue }
@@ -242,8 +251,13 @@ struct RingLoop: ~Copyable {
         case .loansSettled(let disk): loansSettled(disk)
         case .abandonLoans(let disk): abandonLoans(disk)
         case .releaseClusters(let export, let clusters, let ring, let request):
-            releaseClusters(export, clusters, ring: ring, request: request)
+            releaseSteps.append(
+                ReleaseStep(export: export, clusters: clusters, ring: ring, request: request))
         case .clustersReleased(let request): clustersReleased(request)
+        case .scratchWritten(let ticket, let outcome): scratchWritten(ticket, outcome)
+        case .copyBufferLetGo(let buffer): letGo(ofCopyBuffer: buffer)
+        case .copyMemoryFreed: copiesMayStart = true
+        case .spaceReclaimed(let piece): resubmit(piece)
         case .closeConnections(let export, let gracefully, let latch):
             closeConnections(of: export, gracefully: gracefully, latch)
         case .swapRecording(let disk, let next, let latch): swapRecording(disk, next, latch)

@@ -36,6 +36,14 @@ enum RingMessage: Sendable {
     /// A client has let go of clusters; its ring is told when they are released.
     case releaseClusters(BackupExport, Range<Int>, ring: Int, request: Int)
     case clustersReleased(request: Int)
+    /// A job's writer is through with a write.
+    case scratchWritten(ScratchTicket, ScratchOutcome)
+    /// A write that was given up is over at last: its buffer is free.
+    case copyBufferLetGo(Int)
+    /// Another ring has given back memory that this one may wait for.
+    case copyMemoryFreed
+    /// Jobs have given room back: the guest's change is tried again.
+    case spaceReclaimed(piece: Int)
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
@@ -53,8 +61,6 @@ enum RingMessage: Sendable {
 /// Whether a ring could do what it was asked.
 final class Outcome: Sendable {
     let succeeded = Atomic<Bool>(false)
-    /// It could not because the ring has no memory for more copies.
-    let lackedBuffers = Atomic<Bool>(false)
 }
 
 /// What a disk's home ring needs to track its changes.

@@ -73,13 +73,6 @@ extension NBDServer {
             return .success(hold)
         }
         undo(instant)
-        if outcomes.contains(where: { $0.lackedBuffers.load(ordering: .acquiring) }) {
-            return .failure(
-                .limitReached(
-                    what: "disks of one ring with a job at once",
-                    limit: Limits.arenaBytes(connections: shared.configuration.maxConnections) / 2
-                        / (HomeDisk.copyPages * BufferArena.pageBytes)))
-        }
         return .failure(
             .limitReached(what: "jobs at once on a disk", limit: Limits.jobsPerDisk))
     }

@@ -1,0 +1,129 @@
+import IORing
+import Scratch
+import Synchronization
+
+/// Looks after the scratch of all running jobs from outside the data path.
+///
+/// A write error that the kernel reports late breaks the job although nobody reads. Where scratch
+/// shares a file system with a machine's disk the job gives way before the machine runs out of room,
+/// and when it has run out all the same, its write waits until the jobs there have given theirs back.
+final class ScratchWatch: Sendable {
+    private let state = Mutex(State())
+    private let wakeups = WakeCount()
+
+    private struct State {
+        var exports: [ExportID: BackupExport] = [:]
+        /// Exports that have nothing left to give back.
+        var given: Set<ExportID> = []
+        var waiting: [Reclaim] = []
+        var hasThread = false
+    }
+
+    /// A guest's change that waits for room.
+    private final class Reclaim: Sendable {
+        let deadline: UInt64
+        private let missing: Atomic<Int>
+        private let isAnswered = Atomic<Bool>(false)
+        private let answer: @Sendable () -> Void
+
+        init(_ count: Int, answer: @escaping @Sendable () -> Void) {
+            missing = Atomic(count)
+            self.answer = answer
+            deadline = MonotonicClock.now() + Limits.reclaimNanoseconds
+        }
+
+        func oneIsDone() {
+            if missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { finish() }
+        }
+
+        func finish() {
+            if !isAnswered.exchange(true, ordering: .acquiringAndReleasing) { answer() }
+        }
+
+        var isOver: Bool { isAnswered.load(ordering: .acquiring) }
+    }
+
+    /// Begins to watch; `shared` is told of what is found.
+    func add(_ exports: [BackupExport], _ shared: ServerShared) {
+        let needsThread = state.withLock { state in
+            for export in exports { state.exports[export.id] = export }
+            defer { state.hasThread = true }
+            return !state.hasThread
+        }
+        guard needsThread else { return }
+        do throws(SystemFault) {
+            _ = try WorkerThread(name: "nbdpull-watch") { self.run(shared) }
+        } catch {
+            // Readers look for themselves; the next job's begin tries again.
+            state.withLock { $0.hasThread = false }
+        }
+    }
+
+    func remove(_ exports: [BackupExport]) {
+        state.withLock { state in
+            for export in exports {
+                state.exports[export.id] = nil
+                state.given.remove(export.id)
+            }
+        }
+        wakeups.signal()
+    }
+
+    /// A guest has found its file system full: breaks the jobs that have scratch there, and calls
+    /// `answer` when their room is given back, or after a while.
+    ///
+    /// False when there is nothing to give back: the file system is full of other things.
+    func reclaim(
+        _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
+    ) -> Bool {
+        let found = state.withLock { state in
+            state.exports.values.filter {
+                $0.scratch.fileSystem == fileSystem && !state.given.contains($0.id)
+            }
+        }
+        guard !found.isEmpty else { return false }
+        let reclaim = Reclaim(found.count, answer: answer)
+        state.withLock { $0.waiting.append(reclaim) }
+        for export in found {
+            shared.breakNow(export, .spaceForGuest)
+            export.writer.empty {
+                self.state.withLock { _ = $0.given.insert(export.id) }
+                reclaim.oneIsDone()
+            }
+        }
+        return true
+    }
+
+    // MARK: On the watch's thread
+
+    private func run(_ shared: ServerShared) {
+        while true {
+            _ = wakeups.wait(milliseconds: Limits.scratchWatchMilliseconds)
+            let (exports, waiting, isOver) = state.withLock { state in
+                state.waiting.removeAll { $0.isOver }
+                let isOver = state.exports.isEmpty && state.waiting.isEmpty
+                if isOver { state.hasThread = false }
+                return (Array(state.exports.values), state.waiting, isOver)
+            }
+            if isOver { return }
+            let now = MonotonicClock.now()
+            for reclaim in waiting where now > reclaim.deadline { reclaim.finish() }
+            for export in exports where !export.ledger.view.isClosed { look(at: export, shared) }
+        }
+    }
+
+    private func look(at export: BackupExport, _ shared: ServerShared) {
+        if let loss = export.loss { return shared.breakNow(export, loss) }
+        guard export.reservedBytes > 0 else { return }
+        // On the writer's thread: the file system may hang.
+        export.writer.look { space in
+            if space.freeBytes < export.reservedBytes {
+                shared.breakNow(export, .spaceForGuest)
+            } else if space.freeBytes - export.reservedBytes
+                < export.roomBytes / 100 * (100 - Limits.scratchWatermarkPercent)
+            {
+                shared.noteWatermark(export)
+            }
+        }
+    }
+}

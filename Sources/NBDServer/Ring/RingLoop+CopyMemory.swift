@@ -1,0 +1,124 @@
+import IORing
+import Scratch
+
+/// A run of the arena that holds old content.
+struct CopyBuffer {
+    let offset: Int
+    let pages: Int
+    /// The disk whose own buffer it is, or -1: then it counts in the server's budget, if it counts.
+    var owner: Int
+    var isCharged: Bool
+    /// Its copy, and a write that was given up while the kernel carried it out.
+    var users = 1
+
+    var bytes: Int { pages * BufferArena.pageBytes }
+}
+
+/// Buffers of copies: from the server's budget, and one for each disk that it always gets.
+extension RingLoop {
+    /// Gives a copy its buffer and reads; without memory it waits its turn.
+    mutating func startCopy(_ disk: Int, _ task: Int) {
+        if disks[disk].waitingCopies.isEmpty, takeBuffer(disk, task) {
+            return readOldContent(disk, task)
+        }
+        disks[disk].waitingCopies.append(task)
+        if disks[disk].isHungry { return }
+        disks[disk].isHungry = true
+        hungryDisks.append(disk)
+    }
+
+    private mutating func takeBuffer(_ disk: Int, _ task: Int) -> Bool {
+        let count = disks[disk].gate.clusters(of: task).count
+        let pages = count * ClusterGeometry.clusterBytes / BufferArena.pageBytes
+        let isOwn = !disks[disk].hasOwnBuffer
+        let bytes = pages * BufferArena.pageBytes
+        guard isOwn || shared.copyMemory.take(bytes) else { return false }
+        guard let offset = arena.allocate(pages: pages) else {
+            if !isOwn { giveBack(bytes) }
+            return false
+        }
+        if isOwn { disks[disk].hasOwnBuffer = true }
+        disks[disk].copies[task].buffer = copyBuffers.insert(
+            CopyBuffer(
+                offset: offset, pages: pages, owner: isOwn ? disk : -1, isCharged: !isOwn))
+        return true
+    }
+
+    mutating func endCopy(_ disk: Int, _ task: Int) {
+        let buffer = disks[disk].copies[task].buffer
+        disks[disk].copies[task].buffer = -1
+        // A copy that was given up while it waited never had one.
+        if buffer >= 0 { letGo(ofCopyBuffer: buffer) }
+    }
+
+    /// One of the buffer's users is through with it.
+    mutating func letGo(ofCopyBuffer number: Int) {
+        copyBuffers[number].users -= 1
+        guard copyBuffers[number].users == 0 else { return }
+        discharge(number)
+        let buffer = copyBuffers.remove(number)
+        arena.free(buffer.offset, pages: buffer.pages)
+        copiesMayStart = true
+    }
+
+    /// A write that hangs keeps the buffer, for ever perhaps: nobody else is to go without for that.
+    mutating func keepForWriter(_ number: Int) {
+        copyBuffers[number].users += 1
+        discharge(number)
+        copiesMayStart = true
+    }
+
+    private mutating func discharge(_ number: Int) {
+        let buffer = copyBuffers[number]
+        if buffer.owner >= 0 { disks[buffer.owner].hasOwnBuffer = false }
+        if buffer.isCharged { giveBack(buffer.bytes) }
+        copyBuffers[number].owner = -1
+        copyBuffers[number].isCharged = false
+    }
+
+    private func giveBack(_ bytes: Int) {
+        guard shared.copyMemory.give(bytes) else { return }
+        for ring in shared.layout.rings(for: .guests) where ring != index {
+            shared.mailboxes[ring].post(.copyMemoryFreed)
+        }
+    }
+
+    /// Starts copies that wait, a disk after the other, as far as memory goes.
+    mutating func startWaitingCopies() {
+        guard copiesMayStart else { return }
+        copiesMayStart = false
+        var left = hungryDisks.count
+        while left > 0, let disk = hungryDisks.first {
+            hungryDisks.removeFirst()
+            guard disks.contains(disk), let task = disks[disk].waitingCopies.first else {
+                if disks.contains(disk) { disks[disk].isHungry = false }
+                left -= 1
+                continue
+            }
+            hungryDisks.append(disk)
+            guard takeBuffer(disk, task) else {
+                left -= 1
+                continue
+            }
+            left = hungryDisks.count
+            disks[disk].waitingCopies.removeFirst()
+            readOldContent(disk, task)
+            perform(disk)
+        }
+    }
+
+    /// Ends the copies that wait for memory and that no whole job wants any more.
+    mutating func cancelUnwantedCopies(_ disk: Int) {
+        let waiting = disks[disk].waitingCopies
+        guard !waiting.isEmpty else { return }
+        disks[disk].waitingCopies.removeAll(keepingCapacity: true)
+        for task in waiting {
+            if disks[disk].gate.isWanted(task: task) {
+                disks[disk].waitingCopies.append(task)
+            } else {
+                disks[disk].gate.readFinished(
+                    task: task, errno: Errno.canceled, zeroClusters: 0, now: now)
+            }
+        }
+    }
+}
