@@ -43,6 +43,7 @@ static const int nbdpull_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
 static const int nbdpull_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;
 static const int nbdpull_FALLOC_FL_ZERO_RANGE = 0x10;
 static const unsigned nbdpull_SYNC_FILE_RANGE_WAIT_BEFORE = SYNC_FILE_RANGE_WAIT_BEFORE;
+static const unsigned char nbdpull_IOSQE_ASYNC = 1U << IOSQE_ASYNC_BIT;
 static const int nbdpull_F_SETPIPE_SZ = F_SETPIPE_SZ;
 static const int nbdpull_MSG_MORE = MSG_MORE;
 static const int nbdpull_SO_SNDBUFFORCE = SO_SNDBUFFORCE;

@@ -61,8 +61,7 @@ package struct Ring: ~Copyable {
             if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
             let result = unsafe io_uring_submit(ring)
             precondition(
-                result >= 0 || result == -EBUSY || result == -EAGAIN || result == -EINTR,
-                "io_uring_submit failed with \(-result)")
+                result >= 0 || Self.isPassing(result), "io_uring_submit failed with \(-result)")
         }
     }
 
@@ -74,9 +73,42 @@ package struct Ring: ~Copyable {
             waiting
             ? unsafe io_uring_submit_and_wait(ring, 1) : unsafe io_uring_submit_and_get_events(ring)
         precondition(
-            result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN
-                || result == -ETIME,
-            "io_uring_enter failed with \(-result)")
+            result >= 0 || Self.isPassing(result), "io_uring_enter failed with \(-result)")
+    }
+
+    /// Whether a call failed for want of something that comes back: it is made again.
+    private static func isPassing(_ result: Int32) -> Bool {
+        switch -result {
+        case EINTR, EBUSY, EAGAIN, ETIME, ENOMEM: true
+        default: false
+        }
+    }
+
+    /// Kernel workers that operations on files of this ring's thread may use, as the kernel chose; nil
+    /// where it does not tell.
+    package mutating func fileWorkers() -> UInt32? { exchangeFileWorkers(0) }
+
+    /// Lets so many kernel workers carry out operations on files.
+    ///
+    /// One that hangs keeps its worker; a caller that replaces those keeps the others going.
+    package mutating func setFileWorkers(_ count: UInt32, tag: UInt64) {
+        guard exchangeFileWorkers(count) != nil else { return }
+        // Workers are made when something is handed to them: what waits is taken up then.
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_nop(entry)
+        unsafe entry.pointee.flags |= nbdpull_IOSQE_ASYNC
+        unsafe entry.pointee.user_data = tag
+    }
+
+    private mutating func exchangeFileWorkers(_ count: UInt32) -> UInt32? {
+        var counts: (UInt32, UInt32) = (count, 0)
+        // SAFETY: two numbers are read and written in a tuple of two.
+        let result = unsafe withUnsafeMutableBytes(of: &counts) { bytes in
+            unsafe io_uring_register_iowq_max_workers(
+                ring, bytes.baseAddress?.assumingMemoryBound(to: UInt32.self))
+        }
+        return result == 0 ? counts.0 : nil
     }
 
     /// Finished operations that wait to be taken out.

@@ -136,6 +136,9 @@ package enum Limits {
     package static let jobsPerDisk = CopyBeforeWrite.jobsMax
     /// Clock ticks between two looks for regions that can leave the write-intent log: 10 s.
     package static let intentClearingTicks = 100
+    /// An operation on a file that takes longer has lost its kernel worker, as far as others are
+    /// concerned, in nanoseconds.
+    package static let hungNanoseconds: UInt64 = 500_000_000
     /// How often the scratch of running jobs is looked after, in milliseconds.
     package static let scratchWatchMilliseconds: Int32 = 100
     /// How long a guest's write to a full file system waits at most until jobs have given room back,

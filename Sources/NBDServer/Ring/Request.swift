@@ -105,6 +105,8 @@ struct Piece {
     /// Zeroing that must not give space back, and how it was submitted.
     var keepsSpace = false
     var usesZeroRange = false
+    /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
+    var handedOverAt: UInt64 = 0
     /// Some of a backup read came from scratch.
     var readsScratch = false
     /// Nothing but holes is made holes again.

@@ -9,6 +9,8 @@ struct CopyInFlight {
     var progress = 0
     /// Its buffer, or -1 while it waits for one.
     var buffer = -1
+    /// When its read was handed to the kernel, in nanoseconds; 0 while it is not there.
+    var handedOverAt: UInt64 = 0
 }
 
 /// A write of old content to scratch that its writer is to carry out.
@@ -83,6 +85,7 @@ extension RingLoop {
 
     private mutating func readForCopy(_ disk: Int, _ task: Int, _ clusters: Range<Int>) {
         let progress = disks[disk].copies[task].progress
+        disks[disk].copies[task].handedOverAt = now
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         ring.prepareRead(
             disks[disk].descriptor, into: arena, at: copyBuffer(disk, task) + progress,
@@ -93,6 +96,7 @@ extension RingLoop {
 
     mutating func copyReadCompleted(_ disk: Int, _ task: Int, result: Int32) {
         let clusters = disks[disk].gate.clusters(of: task)
+        disks[disk].copies[task].handedOverAt = 0
         if result == -Errno.interrupted || result == -Errno.again {
             return readForCopy(disk, task, clusters)
         }

@@ -71,7 +71,9 @@ extension RingLoop {
     // MARK: Ending
 
     mutating func detach(_ export: BackupExport, _ latch: Latch) {
-        guard let (slot, job) = find(export) else { return latch.arrive() }
+        guard let (slot, job) = find(export), disks[slot].detachLatches[job] == nil else {
+            return latch.arrive()
+        }
         disks[slot].detachLatches[job] = latch
         disks[slot].gate.detach(job: job, now: now)
         giveUpWrites(slot, job)

@@ -244,6 +244,7 @@ extension RingLoop {
             return true
         }
         pieces[piece].stage = .readingScratch
+        pieces[piece].handedOverAt = now
         ring.prepareRead(
             path.scratchDescriptor, into: arena, at: target, count: step.count,
             filePosition: position, tag: OperationTag(.piece, slot: piece).raw)
@@ -268,6 +269,7 @@ extension RingLoop {
         let end = step.offset + UInt64(step.count)
         let wideEnd = (end + alignment - 1) / alignment * alignment
         pieces[piece].stage = .running
+        pieces[piece].handedOverAt = now
         ring.prepareRead(
             path.sourceDescriptor, into: arena,
             at: pieces[piece].data + Int(start - pieces[piece].ioOffset),

@@ -190,6 +190,7 @@ extension RingLoop {
             stage == .readingHead
             ? value.ioOffset : value.ioOffset + UInt64(value.ioCount - alignment)
         pieces[piece].stage = stage
+        pieces[piece].handedOverAt = now
         // The page in front of the data, which only replies to reads use.
         ring.prepareRead(
             disks[disk].descriptor, into: arena, at: value.buffer, count: alignment,
@@ -221,6 +222,7 @@ extension RingLoop {
         let value = pieces[piece]
         pieces[piece].stage = .running
         if mayWriteInline(value), writeInline(piece) { return }
+        pieces[piece].handedOverAt = now
         ring.prepareWrite(
             disks[value.disk].descriptor, from: arena, at: value.data + value.progress,
             count: value.ioCount - value.progress,
@@ -327,6 +329,7 @@ extension RingLoop {
         let slot = requests[request].connection
         var piece = Piece(request: request, kind: .sync, offset: 0, count: 0)
         piece.disk = connections[slot].disk
+        piece.handedOverAt = now
         requests[request].piecesInFlight += 1
         let number = pieces.insert(piece)
         ring.prepareSync(

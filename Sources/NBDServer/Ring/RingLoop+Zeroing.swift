@@ -248,6 +248,7 @@ extension RingLoop {
             usesZeroRange ? disks[value.disk].canZeroRanges : disks[value.disk].canPunchHoles
         guard isPossible else { return allocationImpossible(piece) }
         pieces[piece].usesZeroRange = usesZeroRange
+        pieces[piece].handedOverAt = now
         pieces[piece].stage = .running
         ring.prepareAllocate(
             disks[value.disk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,

@@ -44,6 +44,9 @@ struct RingLoop: ~Copyable {
     /// At most one for each request of a job's clients.
     var releaseSteps: ArraySlice<ReleaseStep> = []
     var tickCount = 0
+    /// Kernel workers for files as the kernel chose, and as set now.
+    var ownWorkers: UInt32 = 0
+    var workers: UInt32 = 0
     var briefWait = BriefWait()
 
     /// Zeroing requests at work on all disks, and whether some have finished this turn.
@@ -219,6 +222,7 @@ struct RingLoop: ~Copyable {
             chooseStrategy(slot)
         }
         resumeAccepting()
+        replaceHungWorkers()
         if !hungryDisks.isEmpty { copiesMayStart = true }
         for slot in 0..<disks.capacity where disks.contains(slot) {
             tickTracking(slot)
