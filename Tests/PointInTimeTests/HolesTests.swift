@@ -80,11 +80,14 @@ extension PointInTimeSuite {
             let server = try ServerUnderTest(
                 [DomainDescription("vm1", [DiskDescription("vda", path)])],
                 options: ["--rings", "1"])
-            let first = try NBDClient(server.liveURI("vm1", "vda"))
             var tickets: [(NBDClient, NBDTicket)] = []
-            for place in 0..<15 {
-                // Most a request can say in 32 bits, in a disk where it takes a while.
-                tickets.append((first, try first.startTrim(place << 40, (4 << 30) - 65536)))
+            // Hundreds of the largest that 32 bits can say: the small ones wait behind them.
+            let large = try (0..<12).map { _ in try NBDClient(server.liveURI("vm1", "vda")) }
+            for (number, client) in large.enumerated() {
+                for place in 0..<100 {
+                    let offset = (number * 100 + place) << 33
+                    tickets.append((client, try client.startTrim(offset, (4 << 30) - 65536)))
+                }
             }
             let clients = try (0..<40).map { _ in try NBDClient(server.liveURI("vm1", "vda")) }
             for client in clients {
@@ -95,7 +98,7 @@ extension PointInTimeSuite {
             }
             let deadline = Date().addingTimeInterval(60)
             while !tickets.isEmpty, Date() < deadline {
-                NBDClient.waitForActivity([first] + clients, milliseconds: 20)
+                NBDClient.waitForActivity(large + clients, milliseconds: 20)
                 try tickets.removeAll { client, ticket in
                     switch client.outcome(of: ticket) {
                     case nil: return false
