@@ -125,6 +125,16 @@ struct InterleavingTests {
         try walk(scenario)
     }
 
+    @Test("P5: scratch loses what it took at any moment: reads give the point in time or an error")
+    func scratchIsLost() throws {
+        var scenario = failing(.scratchIsLost)
+        scenario.content = [1, 2]
+        scenario.writeRanges = [0..<1, 0..<2]
+        scenario.readRanges = [0..<1, 0..<2]
+        scenario.readsPerReader = Self.isFull ? 2 : 1
+        try walk(scenario)
+    }
+
     @Test("P5: a job ends at any moment, a later one takes its slot")
     func jobsEnd() throws {
         var scenario = failing(.jobsEnd)
@@ -231,6 +241,19 @@ struct InterleavingCanaryTests {
         scenario.releases = 1
         scenario.releaseRanges = [0..<1, 1..<2]
         scenario.readerRule = .trustsScratch
+        #expect(throws: Violation.self) { try Walk.all(scenario) }
+    }
+
+    @Test(
+        "a reader that does not ask whether scratch was lost, or asks too early, is caught",
+        arguments: [ReaderRule.trustsDevice, .asksDeviceTooEarly])
+    func trustsDevice(rule: ReaderRule) {
+        var scenario = Scenario()
+        scenario.content = [1]
+        scenario.writeRanges = [0..<1]
+        scenario.readRanges = [0..<1]
+        scenario.trouble = .scratchIsLost
+        scenario.readerRule = rule
         #expect(throws: Violation.self) { try Walk.all(scenario) }
     }
 

@@ -11,6 +11,10 @@ enum ReaderRule: Hashable {
     case ignoresClosing
     /// Wrong: takes what it reads from scratch for good.
     case trustsScratch
+    /// Wrong: does not ask, after a read of scratch, whether a write-back has failed.
+    case trustsDevice
+    /// Wrong: asks before the read.
+    case asksDeviceTooEarly
 }
 
 /// How a job of a scenario begins and what it is allowed.
@@ -29,6 +33,8 @@ struct Trouble: OptionSet, Hashable {
     static let scratchReadFails = Trouble(rawValue: 4)
     static let jobsEnd = Trouble(rawValue: 8)
     static let holesAreNoted = Trouble(rawValue: 16)
+    /// What was written to scratch cannot be brought to its device later.
+    static let scratchIsLost = Trouble(rawValue: 32)
 }
 
 /// The sizes, budgets and switched-on events of one walk.
@@ -81,6 +87,10 @@ enum Event: Hashable {
     case begin(job: Int)
     case end(job: Int)
     case scratchReadFails(job: Int)
+    /// A write-back of the job's scratch fails: the kernel knows, and nobody else yet.
+    case writeBackFails(job: Int)
+    /// What was not brought to the device leaves the page cache: other content is read from now on.
+    case scratchIsEvicted(job: Int)
     case clientReleases(job: Int, clusters: Range<Int>)
     case timePasses
     case noteHole(cluster: Int)

@@ -16,6 +16,10 @@ struct JobModel: Hashable {
     var copied = Set<Int>()
     /// Clusters that its client has let go of.
     var released = Set<Int>()
+    /// A write-back of its scratch has failed.
+    var hasLost = false
+    /// What was lost then is gone from the page cache, too.
+    var isEvicted = false
 
     var isKnownToGate: Bool { phase == .whole || phase == .broken || phase == .ending }
 }
@@ -57,10 +61,12 @@ struct ReaderModel: Hashable {
     enum Phase: Hashable {
         case idle
         case ready
-        case planned(ReadStep)
-        case taken(ReadStep, [UInt16])
-        /// Clusters that were found untouched, and the byte at which to go on.
-        case judged([UInt16], next: UInt64)
+        /// With whether a write-back had failed before the read.
+        case planned(ReadStep, hadLost: Bool)
+        case taken(ReadStep, [UInt16], hadLost: Bool)
+        /// Clusters that were found untouched, and the byte at which to go on; whether they come from
+        /// scratch that has lost something.
+        case judged([UInt16], next: UInt64, isLost: Bool)
     }
 
     var phase = Phase.idle

@@ -62,6 +62,12 @@ extension Stage {
                 }
             case .ending, .gone: break
             }
+            if scenario.trouble.contains(.scratchIsLost), model.isKnownToGate {
+                if !model.hasLost, world.failuresLeft > 0, !model.scratch.isEmpty {
+                    events.append(.writeBackFails(job: job))
+                }
+                if model.hasLost, !model.isEvicted { events.append(.scratchIsEvicted(job: job)) }
+            }
             if model.isKnownToGate { addReleases(job, world, to: &events) }
         }
         if world.ticksLeft > 0 { events.append(.timePasses) }
@@ -103,7 +109,8 @@ extension Stage {
         case .submit, .reach: try applyGuest(event, to: &world)
         case .take, .readDone, .readFails, .land, .saveDone, .saveFails:
             try applyCopy(event, to: &world)
-        case .begin, .end, .scratchReadFails, .timePasses, .noteHole, .clientReleases:
+        case .begin, .end, .scratchReadFails, .timePasses, .noteHole, .clientReleases,
+            .writeBackFails, .scratchIsEvicted:
             try applyJob(event, to: &world)
         case .readerBegins(let reader, let job, let clusters):
             begin(reader, job, clusters, in: &world)
@@ -218,6 +225,12 @@ extension Stage {
             world.failuresLeft -= 1
             world.gate.breakJob(
                 world.jobs[job].slot, cause: .scratchRead(errno: 5), now: world.now)
+        case .writeBackFails(let job):
+            world.failuresLeft -= 1
+            world.jobs[job].hasLost = true
+        case .scratchIsEvicted(let job):
+            world.jobs[job].isEvicted = true
+            world.jobs[job].scratch = world.jobs[job].scratch.map { _ in World.garbage }
         case .clientReleases(let job, let clusters):
             world.releasesLeft -= 1
             if world.jobs[job].phase == .whole { world.jobs[job].released.formUnion(clusters) }

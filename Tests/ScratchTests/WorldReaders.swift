@@ -26,19 +26,36 @@ extension Stage {
         case .idle: return
         case .ready:
             world.readers[reader].phase = .planned(
-                view.step(from: model.position, to: end(of: model)))
-        case .planned(let step) where step.place == .released:
+                view.step(from: model.position, to: end(of: model)),
+                hadLost: world.jobs[model.job].hasLost)
+        case .planned(let step, _) where step.place == .released:
             let first = clusters(of: step).lowerBound
             guard world.jobs[model.job].released.contains(first) else {
                 throw Violation(text: "cluster \(first) is denied though nobody let go of it")
             }
             // The read ends with an error.
             world.readers[reader] = ReaderModel(left: model.left)
-        case .planned(let step):
-            world.readers[reader].phase = .taken(step, values(of: step, for: model, in: world))
-        case .taken(let step, let values):
-            world.readers[reader].phase = judge(step, values, view)
-        case .judged(let values, let next):
+        case .planned(let step, let hadLost):
+            world.readers[reader].phase = .taken(
+                step, values(of: step, for: model, in: world),
+                hadLost: hadLost)
+        case .taken(let step, let values, let hadLost):
+            var isLost = world.jobs[model.job].hasLost
+            switch scenario.readerRule {
+            case .trustsDevice: isLost = false
+            case .asksDeviceTooEarly: isLost = hadLost
+            default: break
+            }
+            if case .slot = step.place {} else { isLost = false }
+            world.readers[reader].phase = judge(step, values, view, isLost: isLost)
+        case .judged(let values, let next, let isLost):
+            if isLost, !view.isClosed {
+                // The reader closes the ledger at once; the home ring hears of it later.
+                view.close()
+                world.gate.breakJob(
+                    world.jobs[model.job].slot, cause: .scratchLost(errno: 28), now: world.now)
+                try drain(&world)
+            }
             if view.isClosed, scenario.readerRule != .ignoresClosing {
                 guard world.jobs[model.job].phase != .whole else {
                     throw Violation(text: "the ledger of whole job \(model.job) is closed")
@@ -67,7 +84,7 @@ extension Stage {
     }
 
     private func judge(
-        _ step: ReadStep, _ values: [UInt16], _ view: LedgerView
+        _ step: ReadStep, _ values: [UInt16], _ view: LedgerView, isLost: Bool
     ) -> ReaderModel.Phase {
         let clusters = clusters(of: step)
         let end = step.offset + UInt64(step.count)
@@ -79,9 +96,12 @@ extension Stage {
             found = view.firstReleased(in: clusters)
         default: found = nil
         }
-        guard let changed = found else { return .judged(values, next: end) }
+        guard let changed = found else {
+            return .judged(values, next: end, isLost: isLost)
+        }
         let good = Array(values.prefix(changed - clusters.lowerBound))
-        return .judged(good, next: max(step.offset, ClusterGeometry.start(of: changed)))
+        return .judged(
+            good, next: max(step.offset, ClusterGeometry.start(of: changed)), isLost: isLost)
     }
 
     private func finish(_ reader: Int, in world: inout World) throws(Violation) {
