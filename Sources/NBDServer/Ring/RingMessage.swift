@@ -55,6 +55,13 @@ final class Outcome: Sendable {
     let succeeded = Atomic<Bool>(false)
     /// It could not because the ring has no memory for more copies.
     let lackedBuffers = Atomic<Bool>(false)
+    private let isTaken = Atomic<Bool>(false)
+
+    /// Takes the right to act, which only one has; true for the first.
+    ///
+    /// For what must not happen once nobody waits for it any more: the ring takes it before it acts,
+    /// who has waited in vain takes it away.
+    func take() -> Bool { !isTaken.exchange(true, ordering: .acquiringAndReleasing) }
 }
 
 /// What a disk's home ring needs to track its changes.
@@ -78,15 +85,18 @@ final class RingListener: Sendable {
     let security: ListenerSecurity
     let isUnix: Bool
     let port: UInt16
+    /// Where the socket's file lies.
+    let place: StoragePlace
     private let listener: Mutex<Listener?>
     /// Valid while the listener is open.
     let raw: Int32
 
     init(
-        number: UInt64, scope: ExportScope, security: ListenerSecurity,
+        number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
         listener: consuming Listener
     ) {
         self.number = number
+        self.place = place
         self.security = security
         self.scope = scope
         isUnix = listener.isUnix
