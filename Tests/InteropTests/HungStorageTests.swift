@@ -112,9 +112,14 @@ extension InteropSuite {
             let fixture = try Fixture(options: ["--copy-timeout", "1"])
             let (server, frozen) = (fixture.server, fixture.frozen)
             let job = try server.begin("doomed", fixture.hungScratch("a"))
-            let guest = try NBDClient(server.liveURI("doomed", "vda"))
+            let doomed = try NBDClient(server.liveURI("doomed", "vda"))
+            let guest = try NBDClient(server.liveURI("good", "vda"))
             try frozen.freeze()
-            try guest.write([UInt8](repeating: 7, count: 4096), at: 0)
+            _ = try doomed.startWrite([UInt8](repeating: 7, count: 4096), at: 0)
+            #expect(
+                try eventually {
+                    try server.cli(["backup-list"]).output().contains("broken")
+                })
             let end = try server.startCLI(["backup-end", "doomed", "--job", job.id])
             #expect(
                 try eventually {
@@ -127,6 +132,7 @@ extension InteropSuite {
             try quickly("a write") { try guest.write([UInt8](repeating: 8, count: 4096), at: 0) }
             try frozen.thaw()
             _ = try end.result(timeout: 60)
+            withExtendedLifetime(doomed) {}
             #expect(eventually { Files.listing(frozen.path) == ["lost+found"] })
             try server.stop()
         }
@@ -137,7 +143,7 @@ extension InteropSuite {
             let (server, frozen) = (fixture.server, fixture.frozen)
             let guest = try NBDClient(server.liveURI("good", "vda"))
             try guest.write([UInt8](repeating: 7, count: 4096), at: 0)
-            try server.cli(["checkpoint-create-as", "good", "c1"]).output()
+            try server.cli(["checkpoint-create-as", "good", "--name", "c1"]).output()
             _ = try server.begin("good", disks: ["vda"], tag: "other")
             try frozen.freeze()
             let hung = [

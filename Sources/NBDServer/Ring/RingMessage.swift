@@ -71,7 +71,7 @@ struct TrackingSeed: Sendable {
     let directory: String
 }
 
-/// Carries a bitmap from a ring to the control thread, and from there to its readers.
+/// Carries a bitmap from a ring to a call, and from there to its readers.
 final class BitmapBox: Sendable {
     private let slot = Mutex<DirtyBitmap?>(nil)
     func put(_ bitmap: DirtyBitmap) { slot.withLock { $0 = bitmap } }
