@@ -35,6 +35,8 @@ package final class RawSource: Sendable {
     package let readsNeverWait: Bool
     /// What holes can be asked by.
     let holes: FileCalls.HoleKnowledge
+    /// Is told when the kernel could not bring writes to the source after they had returned.
+    package let witness: WriteErrorWitness
     private let descriptor: OwnedDescriptor
 
     /// The descriptor's number, valid while this object lives.
@@ -67,6 +69,11 @@ package final class RawSource: Sendable {
         guard alignment <= Self.alignmentMax else { throw .alignmentTooLarge(alignment) }
         guard facts.sizeBytes % UInt64(alignment) == 0 else {
             throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
+        }
+        do throws(SystemFault) {
+            witness = try WriteErrorWitness(of: descriptor.raw)
+        } catch {
+            throw .system(error)
         }
         self.path = path
         type = facts.type

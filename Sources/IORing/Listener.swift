@@ -46,9 +46,11 @@ package struct Listener: ~Copyable, Sendable {
         }
         try removeStale(path, address)
         let socket = try makeSocket(AF_UNIX)
-        // The file must never be open wider than asked for, not even between bind and chmod.
-        let mask = umask(0o777 & ~mode_t(group == nil ? mode : mode & 0o700))
-        defer { umask(mask) }
+        // The file must never be open wider than asked for, not even between bind and chmod: it takes
+        // the socket's own mode. A change of the umask would reach every other thread's files.
+        _ = try SystemFault.check("fchmod") {
+            fchmod(socket.raw, mode_t(group == nil ? mode : mode & 0o700))
+        }
         try bind(socket.raw, &address)
         do throws(SystemFault) {
             if let group {

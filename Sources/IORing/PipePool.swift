@@ -14,16 +14,27 @@ package struct PipePool: ~Copyable {
         var writing: Int32
     }
 
+    /// How many times a pipe is not asked for after the kernel has refused one: neither descriptors
+    /// nor a user's budget for pipes come back within a few requests.
+    package static let takesAfterRefusal = 256
+
     private let limit: Int
     private var pipes: [Ends] = []
     private var spare: [Int] = []
-    /// The kernel has refused a pipe of the size wanted: no more are asked for.
-    private var isExhausted = false
+    /// Numbers of pipes that were closed and could not be made again.
+    private var missing: [Int] = []
+    /// The kernel has refused a pipe lately: so many times none is asked for.
+    private var refusals = 0
+    private let make: () -> (reading: Int32, writing: Int32)?
 
     /// An empty pool that makes at most `limit` pipes.
-    package init(limit: Int) {
+    package init(limit: Int) { self.init(limit: limit, make: Self.makePipe) }
+
+    /// A pool whose pipes are made by `make`, which says nil when there is none.
+    package init(limit: Int, make: @escaping () -> (reading: Int32, writing: Int32)?) {
         precondition(limit >= 0)
         self.limit = limit
+        self.make = make
     }
 
     deinit {
@@ -36,7 +47,16 @@ package struct PipePool: ~Copyable {
     /// An empty pipe's number, or nil when there is none to be had.
     package mutating func take() -> Int? {
         if let pipe = spare.popLast() { return pipe }
-        guard pipes.count < limit, let ends = makePipe() else { return nil }
+        guard !missing.isEmpty || pipes.count < limit else { return nil }
+        guard refusals == 0 else {
+            refusals -= 1
+            return nil
+        }
+        guard let ends = ask() else { return nil }
+        if let pipe = missing.popLast() {
+            pipes[pipe] = ends
+            return pipe
+        }
         pipes.append(ends)
         return pipes.count - 1
     }
@@ -49,25 +69,33 @@ package struct PipePool: ~Copyable {
         _ = close(pipes[pipe].reading)
         _ = close(pipes[pipe].writing)
         pipes[pipe] = Ends(reading: -1, writing: -1)
-        if let ends = makePipe() {
+        if let ends = ask() {
             pipes[pipe] = ends
             spare.append(pipe)
+        } else {
+            missing.append(pipe)
         }
     }
 
-    private mutating func makePipe() -> Ends? {
-        guard !isExhausted else { return nil }
+    private mutating func ask() -> Ends? {
+        guard let ends = make() else {
+            refusals = Self.takesAfterRefusal
+            return nil
+        }
+        return Ends(reading: ends.reading, writing: ends.writing)
+    }
+
+    private static func makePipe() -> (reading: Int32, writing: Int32)? {
         var reading: Int32 = -1
         var writing: Int32 = -1
         // SAFETY: the call fills the two locals; it keeps no pointer.
         guard unsafe nbdpull_pipe(&reading, &writing) == 0 else { return nil }
-        guard fcntl(writing, nbdpull_F_SETPIPE_SZ, Int32(Self.pipeBytes)) >= Self.pipeBytes else {
-            isExhausted = true
+        guard fcntl(writing, nbdpull_F_SETPIPE_SZ, Int32(pipeBytes)) >= pipeBytes else {
             _ = close(reading)
             _ = close(writing)
             return nil
         }
-        return Ends(reading: reading, writing: writing)
+        return (reading, writing)
     }
 
     /// Puts pages of a file into an empty pipe; returns the bytes in it, fewer when the file ends,

@@ -1,22 +1,29 @@
 import CLibURing
 import Glibc
 
-/// A thread of its own for a ring or for the control queue.
+/// A thread of its own for a ring or for calls that may take long.
+///
+/// It is detached: when its body has returned, everything it had is given back, whether or not
+/// anybody waits for it.
 package final class WorkerThread: Sendable {
-    private let handle: pthread_t
+    /// Reached when the body has returned.
+    package let ended: Latch
 
     private final class Start: Sendable {
         let name: String
+        let ended: Latch
         let body: @Sendable () -> Void
-        init(name: String, body: @escaping @Sendable () -> Void) {
+        init(name: String, ended: Latch, body: @escaping @Sendable () -> Void) {
             self.name = name
+            self.ended = ended
             self.body = body
         }
     }
 
     /// Starts the thread; `name` (at most 15 bytes) shows in `top -H` and debuggers.
     package init(name: String, body: @escaping @Sendable () -> Void) throws(SystemFault) {
-        let start = Start(name: name, body: body)
+        ended = Latch(count: 1)
+        let start = Start(name: name, ended: ended, body: body)
         var thread = pthread_t()
         // SAFETY: the retained object is released exactly once, by the thread that takes it.
         let opaque = unsafe Unmanaged.passRetained(start).toOpaque()
@@ -28,13 +35,14 @@ package final class WorkerThread: Sendable {
                 // SAFETY: the string is passed for the time of the call.
                 unsafe nbdpull_name_thread(start.name)
                 start.body()
+                start.ended.arrive()
                 return nil
             }, opaque)
         guard result == 0 else {
             unsafe Unmanaged<Start>.fromOpaque(opaque).release()
             throw SystemFault(call: "pthread_create", errno: result)
         }
-        handle = thread
+        pthread_detach(thread)
     }
 
     /// Asks the scheduler to run the calling thread soon after it wakes, a little at a time.
@@ -56,10 +64,9 @@ package final class WorkerThread: Sendable {
     /// Long enough to answer a request or two.
     private static let sliceNanoseconds: UInt64 = 100_000
 
-    /// Waits for the thread's end; call once.
-    package func join() {
-        pthread_join(handle, nil)
-    }
+    /// Waits until the body has returned; false when the time is over first.
+    @discardableResult
+    package func wait(milliseconds: Int32) -> Bool { ended.wait(milliseconds: milliseconds) }
 }
 
 /// Facts about the machine.

@@ -32,10 +32,10 @@ extension FileCalls {
     private static let pastEveryEnd: off_t = 1 << 60
 }
 
-/// Is told of write errors of one open file, and remembers the first.
+/// Is told of write errors of one open file, and remembers that there were some.
 package final class WriteErrorWitness: Sendable {
     private let descriptor: OwnedDescriptor
-    private let errno = Mutex<Int32?>(nil)
+    private let found = Mutex<(count: Int, errno: Int32)>((0, 0))
 
     /// The descriptor's number, for a single thread that asks by `FileCalls.writeError` and acts on
     /// the answer; valid while this object lives.
@@ -46,11 +46,13 @@ package final class WriteErrorWitness: Sendable {
         self.descriptor = try FileCalls.reopen(descriptor)
     }
 
-    /// The errno of the first error since `init`, or nil; never waits for the file.
-    package func firstError() -> Int32? {
-        errno.withLock { errno in
-            if errno == nil { errno = FileCalls.writeError(descriptor.raw) }
-            return errno
+    /// How often errors were found since `init`, and the last one's errno; never waits for the file.
+    package func errors() -> (count: Int, errno: Int32) {
+        found.withLock { found in
+            if let errno = FileCalls.writeError(descriptor.raw) {
+                found = (found.count + 1, errno)
+            }
+            return found
         }
     }
 }

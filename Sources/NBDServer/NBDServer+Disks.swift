@@ -3,63 +3,92 @@ import IORing
 import NBDProtocol
 import Synchronization
 
-/// Disks and listeners of live exports.
+/// Disks come and go.
 extension NBDServer {
     /// Opens and locks the source and publishes its live export.
     package func attachDisk(
         _ configuration: DiskConfiguration
     ) async throws(ServerFault) -> DiskID {
-        try await onControlThread { self.attach(configuration) }.get()
+        try await attach(configuration).get()
     }
 
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes
     /// the source.
     package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
-        _ = try await onControlThread { self.detach(disk) }.get()
+        _ = try await detach(disk, .ordinary).get()
     }
 
     /// A momentary look at an attached disk.
     package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
-        try await onControlThread { self.status(disk) }.get()
+        guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
+        let tracking = trackingStatus(disk)
+        return DiskStatus(
+            sizeBytes: export.source.sizeBytes,
+            clientCount: export.clientCount.load(ordering: .relaxed),
+            dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking)
     }
 
-    /// Adds a listener for the live exports; returns the endpoint with its real port.
-    package func listenLive(
-        _ endpoint: ListenEndpoint, security: ListenerSecurity
-    ) async throws(ServerFault) -> ListenEndpoint {
-        try await onControlThread { self.addLiveListener(endpoint, security) }.get()
-    }
+    // MARK: Attaching
 
-    /// Serves live exports on a socket that listens already, which becomes the server's own.
-    ///
-    /// Returns where it is bound.
-    package func adoptLive(
-        descriptor: Int32, security: ListenerSecurity
-    ) async throws(ServerFault) -> ListenEndpoint {
-        try await onControlThread { self.adopt(descriptor, security) }.get()
-    }
-
-    // MARK: On the control thread
-
-    private func attach(_ configuration: DiskConfiguration) -> Result<DiskID, ServerFault> {
-        guard !state.withLock({ $0.isStopping }) else { return .failure(.shuttingDown) }
-        if live.target(named: configuration.exportName) != nil {
-            return .failure(.exportNameTaken(name: configuration.exportName))
+    private func attach(_ configuration: DiskConfiguration) async -> Result<DiskID, ServerFault> {
+        let home: Int
+        switch reserve(configuration.exportName) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let ring): home = ring
         }
-        let source: RawSource
-        do throws(SourceFault) {
-            source = try RawSource(
-                path: configuration.path,
-                expected: configuration.kind == .file ? .regular : .blockDevice,
-                readOnly: configuration.readOnly, direct: configuration.cacheMode == .none)
-        } catch {
-            return .failure(Self.fault(configuration.path, error))
+        defer { state.withLock { _ = $0.attaching.removeValue(forKey: configuration.exportName) } }
+        let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
+        let opened = await storage.run(
+            at: .of(configuration.path), what: "'\(configuration.path)'",
+            .begin(milliseconds: limit)
+        ) { Self.openSource(configuration) }
+        switch opened {
+        case .failure(let fault): return .failure(fault)
+        case .success(let source):
+            return await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) { self.publish(configuration, source, home) }
         }
+    }
+
+    /// Takes the name and a place on a ring for a disk that is being attached.
+    private func reserve(_ name: String) -> Result<Int, ServerFault> {
         let home = shared.pickRing(for: .guests)
-        let homeCount = state.withLock { $0.disks.values.count { $0.homeRing == home } }
-        guard homeCount < Limits.disksPerRing else {
-            return .failure(.limitReached(what: "disks of a ring", limit: Limits.disksPerRing))
+        return state.withLock { state in
+            guard !state.isStopping else { return .failure(.shuttingDown) }
+            guard state.attaching[name] == nil, live.target(named: name) == nil else {
+                return .failure(.exportNameTaken(name: name))
+            }
+            let count =
+                state.disks.values.count { $0.homeRing == home }
+                + state.attaching.values.count { $0 == home }
+            guard count < Limits.disksPerRing else {
+                return .failure(
+                    .limitReached(what: "disks of a ring", limit: Limits.disksPerRing))
+            }
+            state.attaching[name] = home
+            return .success(home)
         }
+    }
+
+    private static func openSource(
+        _ configuration: DiskConfiguration
+    ) -> Result<RawSource, ServerFault> {
+        do throws(SourceFault) {
+            return .success(
+                try RawSource(
+                    path: configuration.path,
+                    expected: configuration.kind == .file ? .regular : .blockDevice,
+                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none))
+        } catch {
+            return .failure(fault(configuration.path, error))
+        }
+    }
+
+    /// On a thread: takes up the disk's tracking, gives it to its ring, makes it known.
+    private func publish(
+        _ configuration: DiskConfiguration, _ source: RawSource, _ home: Int
+    ) -> Result<DiskID, ServerFault> {
         let disk = state.withLock { state in
             state.lastDisk += 1
             return DiskID(number: state.lastDisk)
@@ -68,7 +97,11 @@ extension NBDServer {
         let tracking = openTracking(configuration, source)
         let added = Latch(count: 1)
         shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
-        _ = added.wait(milliseconds: -1)
+        guard added.wait(milliseconds: Limits.ringMilliseconds) else {
+            // Messages are looked at in their order: it goes as soon as it has come.
+            shared.mailboxes[home].post(.removeDisk(disk, Outcome(), Latch(count: 1)))
+            return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
+        }
         state.withLock { state in
             state.disks[disk] = export
             state.tracking[disk] = tracking?.0
@@ -77,170 +110,144 @@ extension NBDServer {
         return .success(disk)
     }
 
-    func detach(_ disk: DiskID) -> Result<Bool, ServerFault> {
-        guard let export = state.withLock({ $0.disks[disk] }) else {
-            return .failure(.unknownDisk)
+    // MARK: Detaching
+
+    /// How long the parts of a detach may take, in milliseconds.
+    struct DetachTerms {
+        var graceful: Int32
+        var forced: Int32
+        var sync: Int32
+
+        static let ordinary = DetachTerms(
+            graceful: Limits.drainMilliseconds, forced: Limits.drainMilliseconds,
+            sync: Limits.syncMilliseconds)
+        /// They end before `Limits.stopDisksMilliseconds`.
+        static let stopping = DetachTerms(
+            graceful: Limits.stopDrainMilliseconds, forced: 3_000, sync: 18_000)
+    }
+
+    /// What is known of a disk that leaves; not the disk itself, whose last reference goes on a
+    /// thread.
+    private struct Leaving {
+        let export: ExportID
+        let name: String
+        let path: String
+        let home: Int
+    }
+
+    func detach(_ disk: DiskID, _ terms: DetachTerms) async -> Result<Bool, ServerFault> {
+        guard await queues.take([disk], milliseconds: Limits.queueMilliseconds) else {
+            return .failure(.disksTaken(milliseconds: UInt64(Limits.queueMilliseconds)))
         }
-        live.remove(name: export.description.name)
-        if !closeConnections(of: export.id, gracefully: true) {
-            _ = closeConnections(of: export.id, gracefully: false)
+        defer { queues.giveBack([disk]) }
+        let leaving: Leaving
+        switch startLeaving(disk) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let found): leaving = found
         }
+        defer { state.withLock { _ = $0.detaching.remove(disk) } }
+        if await !closeConnections(of: [leaving.export], gracefully: true, terms.graceful) {
+            _ = await closeConnections(of: [leaving.export], gracefully: false, terms.forced)
+        }
+        if let fault = await removeFromRing(disk, leaving) {
+            if let export = state.withLock({ $0.disks[disk] }) { _ = live.add(.live(export)) }
+            return .failure(fault)
+        }
+        let parting = state.withLock { Parting($0.disks.removeValue(forKey: disk)) }
+        return await close(parting, disk, leaving, terms.sync)
+    }
+
+    /// Withdraws the export; refused while a job begins on the disk.
+    private func startLeaving(_ disk: DiskID) -> Result<Leaving, ServerFault> {
+        state.withLock { state in
+            guard let export = state.disks[disk] else { return .failure(.unknownDisk) }
+            let name = export.description.name
+            guard !state.beginning.values.contains(where: { $0.contains(disk) }) else {
+                return .failure(.diskBusy(name: name))
+            }
+            state.detaching.insert(disk)
+            live.remove(name: name)
+            return .success(
+                Leaving(
+                    export: export.id, name: name, path: export.source.path,
+                    home: export.homeRing))
+        }
+    }
+
+    private func removeFromRing(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
         let removed = Latch(count: 1)
         let outcome = Outcome()
-        shared.mailboxes[export.homeRing].post(.removeDisk(disk, outcome, removed))
-        _ = removed.wait(milliseconds: -1)
-        guard outcome.succeeded.load(ordering: .acquiring) else {
-            _ = live.add(.live(export))
-            return .failure(.diskBusy(name: export.description.name))
+        shared.mailboxes[leaving.home].post(.removeDisk(disk, outcome, removed))
+        if await !removed.isReached(within: Limits.ringMilliseconds) {
+            if outcome.take() {
+                return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+            }
+            // The ring is at it in this moment.
+            _ = await removed.isReached(within: Limits.ringMilliseconds)
         }
-        state.withLock { _ = $0.disks.removeValue(forKey: disk) }
-        guard !export.source.isReadOnly else { return .success(true) }
+        return outcome.succeeded.load(ordering: .acquiring) ? nil : .diskBusy(name: leaving.name)
+    }
+
+    /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
+    /// without hanging others.
+    ///
+    /// When the sync fails or is not over in time there is no mark, and the next start treats the
+    /// stop as unclean.
+    private func close(
+        _ parting: Parting<LiveExport?>, _ disk: DiskID, _ leaving: Leaving, _ limit: Int32
+    ) async -> Result<Bool, ServerFault> {
+        let place = StoragePlace.of(leaving.path)
+        let synced = await storage.run(
+            at: place, what: "the sync of '\(leaving.path)'", .end(milliseconds: limit),
+            late: { _ in _ = parting.take() }
+        ) { Self.sync(parting) }
+        if case .success(true) = synced {
+            _ = await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) { () -> Result<Bool, ServerFault> in
+                if let source = parting.look({ $0?.source }) ?? nil {
+                    self.closeTracking(disk, source)
+                }
+                return .success(true)
+            }
+        }
+        state.withLock { _ = $0.tracking.removeValue(forKey: disk) }
+        if case .failure(.timedOut) = synced { return synced.map { _ in true } }
+        // To close a file may write what is left of it.
+        _ = await storage.run(at: place, what: "'\(leaving.path)'", .end(milliseconds: limit)) {
+            _ = parting.take()
+            return Result<Bool, ServerFault>.success(true)
+        }
+        return synced.map { _ in true }
+    }
+
+    /// Whether there was something to sync.
+    private static func sync(_ parting: Parting<LiveExport?>) -> Result<Bool, ServerFault> {
+        guard let source = parting.look({ $0?.source }) ?? nil, !source.isReadOnly else {
+            return .success(false)
+        }
         do throws(SystemFault) {
-            try export.source.sync()
+            try source.sync()
+            return .success(true)
         } catch {
             return .failure(
                 .sourceUnusable(
-                    path: export.source.path, detail: "\(error.call): \(error.errorText)"))
-        }
-        closeTracking(disk, export.source)
-        return .success(true)
-    }
-
-    private func status(_ disk: DiskID) -> Result<DiskStatus, ServerFault> {
-        guard let export = state.withLock({ $0.disks[disk] }) else {
-            return .failure(.unknownDisk)
-        }
-        let tracking = trackingStatus(disk)
-        return .success(
-            DiskStatus(
-                sizeBytes: export.source.sizeBytes,
-                clientCount: export.clientCount.load(ordering: .relaxed),
-                dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking))
-    }
-
-    private func addLiveListener(
-        _ endpoint: ListenEndpoint, _ security: ListenerSecurity
-    ) -> Result<ListenEndpoint, ServerFault> {
-        switch open(endpoint, scope: live, security: security) {
-        case .failure(let fault): return .failure(fault)
-        case .success(let opened): return .success(serveLive(opened))
+                    path: source.path, detail: "\(error.call): \(error.errorText)"))
         }
     }
 
-    private func serveLive(_ opened: OpenedListener) -> ListenEndpoint {
-        state.withLock { $0.liveListeners.append(opened.listener) }
-        shared.acceptor(for: .guests).post(.addListener(opened.listener))
-        return opened.endpoint
-    }
-
-    private func adopt(
-        _ descriptor: Int32, _ security: ListenerSecurity
-    ) -> Result<ListenEndpoint, ServerFault> {
-        guard security == .plaintext || shared.security.offersTLS else {
-            return .failure(.tlsNotConfigured)
-        }
-        do throws(SystemFault) {
-            let listener = try Listener.adopting(descriptor)
-            let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
-            return .success(serveLive(wrap(listener, live, security, endpoint)))
-        } catch {
-            return .failure(
-                .cannotListen(
-                    endpoint: "descriptor \(descriptor)", errorText: error.errorText))
-        }
-    }
-
-    /// Disconnects everyone who uses an export and waits, as long as limits allow, until they are
+    /// Disconnects everyone who uses one of the exports; false when the time is over before they are
     /// gone.
-    @discardableResult
-    func closeConnections(of export: ExportID, gracefully: Bool) -> Bool {
-        let closed = Latch(count: shared.mailboxes.count)
-        for mailbox in shared.mailboxes {
-            mailbox.post(.closeConnections(export, gracefully: gracefully, closed))
-        }
-        return closed.wait(milliseconds: Limits.drainMilliseconds)
-    }
-
-    // MARK: Listeners
-
-    struct OpenedListener {
-        let listener: RingListener
-        let endpoint: ListenEndpoint
-    }
-
-    /// Binds a listener; it accepts only once a ring has it.
-    func open(
-        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity
-    ) -> Result<OpenedListener, ServerFault> {
-        guard security == .plaintext || shared.security.offersTLS else {
-            return .failure(.tlsNotConfigured)
-        }
-        return bind(endpoint) { listener, bound in wrap(listener, scope, security, bound) }
-    }
-
-    private func bind(
-        _ endpoint: ListenEndpoint,
-        _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
-    ) -> Result<OpenedListener, ServerFault> {
-        do throws(SystemFault) {
-            switch endpoint {
-            case .unix(let path, let mode):
-                let access = shared.configuration.socketAccess
-                let listener = try Listener.unix(
-                    path: path, mode: access.mode ?? mode, group: access.group)
-                return .success(wrap(listener, endpoint))
-            case .tcp(let host, let port?):
-                let listener = try Listener.tcp(host: host, port: port)
-                let bound = ListenEndpoint.tcp(host: host, port: listener.port)
-                return .success(wrap(listener, bound))
-            case .tcp(let host, nil):
-                return try openAutomatic(host, wrap)
-            }
-        } catch {
-            return .failure(
-                .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
-        }
-    }
-
-    private func openAutomatic(
-        _ host: String, _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
-    ) throws(SystemFault) -> Result<OpenedListener, ServerFault> {
-        for port in Limits.automaticPorts {
-            do throws(SystemFault) {
-                let listener = try Listener.tcp(host: host, port: port)
-                return .success(wrap(listener, .tcp(host: host, port: port)))
-            } catch {
-                guard error.errno == Errno.addressInUse else { throw error }
+    func closeConnections(
+        of exports: [ExportID], gracefully: Bool, _ milliseconds: Int32
+    ) async -> Bool {
+        let closed = Latch(count: shared.mailboxes.count * exports.count)
+        for export in exports {
+            for mailbox in shared.mailboxes {
+                mailbox.post(.closeConnections(export, gracefully: gracefully, closed))
             }
         }
-        let ports = Limits.automaticPorts
-        return .failure(
-            .cannotListen(
-                endpoint: "\(host):\(ports.lowerBound)-\(ports.upperBound)",
-                errorText: "Failed to find an available port: Address already in use"))
-    }
-
-    private func wrap(
-        _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
-        _ endpoint: ListenEndpoint
-    ) -> OpenedListener {
-        let number = state.withLock { state in
-            state.lastListener += 1
-            return state.lastListener
-        }
-        return OpenedListener(
-            listener: RingListener(
-                number: number, scope: scope, security: security, listener: listener),
-            endpoint: endpoint)
-    }
-
-    /// Stops accepting and removes a unix socket's file.
-    func close(_ listener: RingListener) {
-        let removed = Latch(count: 1)
-        shared.acceptor(for: listener.scope.duty)
-            .post(.removeListener(number: listener.number, removed))
-        _ = removed.wait(milliseconds: -1)
-        listener.close()
+        return await closed.isReached(within: milliseconds)
     }
 
     // MARK: Faults
@@ -271,34 +278,6 @@ extension NBDServer {
         case .blockDevice: "a block device"
         case .directory: "a directory"
         case .other: "neither a file nor a block device"
-        }
-    }
-}
-
-extension ListenEndpoint {
-    /// Where a passed socket listens, before it is adopted.
-    package static func bound(to descriptor: Int32) throws(ServerFault) -> ListenEndpoint {
-        do throws(SystemFault) {
-            return try ListenEndpoint(boundTo: descriptor, port: 0)
-        } catch {
-            throw .cannotListen(
-                endpoint: "descriptor \(descriptor)", errorText: error.errorText)
-        }
-    }
-
-    init(boundTo descriptor: Int32, port: UInt16) throws(SystemFault) {
-        if let path = try Listener.unixPath(of: descriptor) {
-            self = .unix(path: path, mode: 0)
-        } else {
-            self = .tcp(host: try Listener.tcpHost(of: descriptor), port: port)
-        }
-    }
-
-    /// The endpoint in an error text.
-    var text: String {
-        switch self {
-        case .unix(let path, _): path
-        case .tcp(let host, let port): port.map { "\(host):\($0)" } ?? host
         }
     }
 }

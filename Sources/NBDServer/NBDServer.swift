@@ -4,21 +4,18 @@ import Synchronization
 
 /// The server: rings, disks with their live exports, jobs with their backup exports.
 ///
-/// Every call goes to one control thread and runs there whole, one after the other; the data path
-/// never sees it but by messages to the rings. A call may wait for requests in flight, bounded by
-/// named limits.
+/// A call is a task of its own. What it knows of others lies in `state` and is changed in short steps
+/// under its lock; names, jobs and disks are reserved there before the first wait. Whatever may hang
+/// runs on a thread of its own (`storage`), and a call that changes what a disk records or preserves
+/// owns the disk meanwhile (`queues`). So a call waits for its own storage and for calls on its own
+/// disks, never for others. The data path never sees a call but by messages to the rings.
 package final class NBDServer: Sendable {
     let shared: ServerShared
     let live = ExportScope(jobID: nil)
     let state = Mutex(ServerState())
-    private let threads: [WorkerThread]
-    private let calls: Mailbox<ControlCall>
-    private let controlThread: WorkerThread
-
-    /// Work for the control thread; nil ends it.
-    struct ControlCall: Sendable {
-        let body: (@Sendable () -> Void)?
-    }
+    let storage = StorageCalls()
+    let queues = DiskQueues()
+    let threads: [WorkerThread]
 
     /// Starts the rings.
     package init(configuration: ServerConfiguration) throws(ServerFault) {
@@ -39,17 +36,6 @@ package final class NBDServer: Sendable {
         do throws(SystemFault) {
             shared = try ServerShared(layout, configuration, security: security)
             threads = try Self.startRings(shared)
-            let calls = try Mailbox<ControlCall>()
-            self.calls = calls
-            controlThread = try WorkerThread(name: "nbdpull-control") {
-                while true {
-                    calls.wait()
-                    for call in calls.takeAll() {
-                        guard let body = call.body else { return }
-                        body()
-                    }
-                }
-            }
         } catch {
             throw .systemUnsupported(
                 detail: "\(error.call): \(error.errorText); nbdpull needs io_uring of Linux 6.1 or"
@@ -93,22 +79,36 @@ package final class NBDServer: Sendable {
         }
     }
 
-    /// Runs a call on the control thread and waits for its result.
-    func onControlThread<Value: Sendable>(
-        _ body: @escaping @Sendable () -> Result<Value, ServerFault>
+    /// Runs the body of a call that owns these disks meanwhile: no other call on one of them runs.
+    ///
+    /// The body waits for rings and for the state directory only, never for a path of a caller's.
+    func onDisks<Value: Sendable>(
+        _ disks: Set<DiskID>, _ body: @escaping @Sendable () -> Result<Value, ServerFault>
     ) async -> Result<Value, ServerFault> {
-        await withCheckedContinuation { continuation in
-            calls.post(ControlCall { continuation.resume(returning: body()) })
+        guard await queues.take(disks, milliseconds: Limits.queueMilliseconds) else {
+            return .failure(.disksTaken(milliseconds: UInt64(Limits.queueMilliseconds)))
         }
+        defer { queues.giveBack(disks) }
+        return await storage.run(
+            at: .disks, what: "the server", .end(milliseconds: nil), body)
     }
 
-    /// Runs work on the control thread when the calls before it are done; nobody waits for it.
-    func later(_ body: @escaping @Sendable () -> Void) { calls.post(ControlCall(body: body)) }
+    /// Runs work that owns a disk when the calls before it are done; nobody waits for it.
+    func later(on disk: DiskID, _ body: @escaping @Sendable () -> Void) {
+        Task {
+            _ = await onDisks([disk]) { () -> Result<Bool, ServerFault> in
+                body()
+                return .success(true)
+            }
+        }
+    }
 
     /// Receives the server's events; set once, before the first disk is attached.
     package func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
         shared.setEventHandler { event in
-            if case .trackingLost(let disk) = event { self.later { self.trackingIsLost(disk) } }
+            if case .trackingLost(let disk) = event {
+                self.later(on: disk) { self.trackingIsLost(disk) }
+            }
             handler(event)
         }
     }
@@ -117,47 +117,31 @@ package final class NBDServer: Sendable {
     ///
     /// On a fault nothing has changed.
     package func reloadSecurity() async throws(ServerFault) {
-        _ = try await onControlThread { () -> Result<Bool, ServerFault> in
-            Result { () throws(ServerFault) in
-                try self.shared.security.reload()
-                return true
-            }
-        }.get()
-    }
-
-    /// Stops accepting, finishes requests in flight, flushes and closes every source.
-    ///
-    /// The server is of no use after.
-    package func shutdown() async {
-        _ = await onControlThread { () -> Result<Bool, ServerFault> in
-            self.stopEverything()
-            return .success(true)
-        }
-        calls.post(ControlCall(body: nil))
-        controlThread.join()
-        for thread in threads { thread.join() }
-    }
-
-    private func stopEverything() {
-        let (jobs, disks, listeners) = state.withLock { state in
-            state.isStopping = true
-            return (Array(state.jobs.keys), Array(state.disks.keys), state.liveListeners)
-        }
-        for listener in listeners { close(listener) }
-        for job in jobs { _ = end(jobID: job) }
-        for disk in disks { _ = detach(disk) }
-        let stopped = Latch(count: shared.mailboxes.count)
-        for mailbox in shared.mailboxes { mailbox.post(.stop(stopped)) }
-        _ = stopped.wait(milliseconds: Limits.drainMilliseconds)
+        let security = shared.security
+        let number = security.nextReload()
+        let loaded = await storage.run(
+            at: .security, what: StoragePlace.security.text,
+            .begin(milliseconds: shared.configuration.storageMilliseconds)
+        ) { Result { () throws(ServerFault) in try security.load() } }
+        security.install(try loaded.get(), number)
     }
 }
 
-/// What the control thread knows; nobody else changes it.
+/// What calls know of the server; looked at and changed under its lock, in steps that wait for
+/// nothing.
 struct ServerState {
     var disks: [DiskID: LiveExport] = [:]
     var tracking: [DiskID: NBDServer.DiskTracking] = [:]
     var jobs: [String: RunningJob] = [:]
     var liveListeners: [RingListener] = []
+    /// Exports of disks that are being attached, with the rings where they will live.
+    var attaching: [String: Int] = [:]
+    /// Jobs that are being begun, with their disks, which stay until then.
+    var beginning: [String: Set<DiskID>] = [:]
+    /// Jobs that are being ended.
+    var ending: Set<String> = []
+    /// Disks that are being detached: no job begins on them.
+    var detaching: Set<DiskID> = []
     var lastDisk: UInt64 = 0
     var lastListener: UInt64 = 0
     var isStopping = false

@@ -18,6 +18,8 @@ package struct ServerConfiguration: Sendable {
     package var stallSeconds: Int
     /// A backup client that asks nothing for so long is disconnected, in seconds; 0 for never.
     package var idleSeconds: Int
+    /// A call waits so long for a path or a host name that does not answer, in seconds.
+    package var storageSeconds = Self.defaultStorageSeconds
     /// Backup clients on unix sockets may be sent pages of a disk that a guest may write, while no
     /// guest is attached.
     package var lendsPages: Bool
@@ -60,6 +62,9 @@ package struct ServerConfiguration: Sendable {
     package static let defaultRingsMax = 4
     /// A backup client may wait for a slow target of its own for so long, in seconds.
     package static let defaultStallSeconds = 600
+    /// A storage that fails over to another path takes less, in seconds.
+    package static let defaultStorageSeconds = 30
+    var storageMilliseconds: Int32 { Int32(clamping: storageSeconds * 1000) }
 
     /// Copies of 16 disks at full depth, or of thousands at less.
     package static let defaultCopyMemoryBytes = 256 << 20

@@ -2,7 +2,7 @@ import IORing
 import Scratch
 import Synchronization
 
-/// What all rings and the control thread share.
+/// What all rings and all calls share.
 ///
 /// Nothing here is touched per request.
 final class ServerShared: Sendable {

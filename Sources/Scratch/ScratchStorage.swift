@@ -74,8 +74,11 @@ package final class ScratchStorage: Sendable {
         witnesses.isEmpty ? -1 : witnesses[reader].raw
     }
 
-    /// The errno of the first write error of this scratch, or nil; for threads that may take a lock.
-    package func writeError() -> Int32? { witness.firstError() }
+    /// The errno of a write error of this scratch, or nil; for threads that may take a lock.
+    package func writeError() -> Int32? {
+        let found = witness.errors()
+        return found.count > 0 ? found.errno : nil
+    }
 
     /// Gives the room back of a file that this object created, while it is still open.
     ///

@@ -36,6 +36,8 @@ struct Serve: AsyncParsableCommand {
     var stallTimeout: Int?
     @Option(help: "Seconds until a backup client that asks nothing goes; 0: never. (0)")
     var idleTimeout: Int?
+    @Option(help: "Seconds a call waits for a path or host that does not answer. (default: 30)")
+    var storageTimeout: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
     @Option(help: "Memory for old content on its way to scratch. (default: 256M)")
@@ -91,6 +93,7 @@ struct Serve: AsyncParsableCommand {
         set("socket-mode", connections.socketMode)
         set("socket-group", connections.socketGroup)
         set("copy-timeout", copyTimeout)
+        set("storage-timeout", storageTimeout)
         set("granularity", granularity)
         set("copy-memory", copyMemory)
         set("scratch-dir", scratchDir)
@@ -124,19 +127,20 @@ struct ServeRun {
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
         let engine = try EngineFactory.make(settings.server)
-        let manager = JobManager(
-            engine: engine, state: state,
-            settings: JobManagerSettings(
-                runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
-                allowPlaintext: settings.allowPlaintext,
-                offersTLS: settings.security.offersTLS,
-                holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
-                granularityBytes: settings.granularityBytes,
-                scratchDirectory: settings.scratchDirectory))
+        var managing = JobManagerSettings(
+            runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
+            allowPlaintext: settings.allowPlaintext,
+            offersTLS: settings.security.offersTLS,
+            holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
+            granularityBytes: settings.granularityBytes,
+            scratchDirectory: settings.scratchDirectory)
+        managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
+        let manager = JobManager(engine: engine, state: state, settings: managing)
         await manager.activate()
         for warning in await manager.restore(start) where !quiet {
             Console.error("warning: \(warning)")
         }
+        defer { state.release() }
         do throws(ControlError) {
             try await listen(engine, liveTCP, passed)
         } catch {

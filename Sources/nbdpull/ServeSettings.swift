@@ -75,7 +75,7 @@ struct ServeSettings {
     }
 
     private static func server(_ source: Source) throws(ControlError) -> ServerConfiguration {
-        try ServerConfiguration(
+        var server = try ServerConfiguration(
             rings: try source.int("rings", in: 1...64),
             maxConnections: try source.int("max-connections", in: 1...65536) ?? 100,
             maxConnectionsPerJob: try source.int("max-connections-per-job", in: 1...65536),
@@ -96,6 +96,10 @@ struct ServeSettings {
                 verifyPeer: try source.string("tls-verify-peer"),
                 authz: try source.string("tls-authz"))
         ).checked()
+        server.storageSeconds =
+            try source.int("storage-timeout", in: 1...3600)
+            ?? ServerConfiguration.defaultStorageSeconds
+        return server
     }
 
     private static func fileProvider(_ path: String) async throws -> any ConfigProvider {

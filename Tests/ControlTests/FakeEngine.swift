@@ -14,6 +14,8 @@ final class FakeEngine: BackupEngine {
         var unusablePaths: Set<String> = []
         var beginFault: ServerFault?
         var endFault: ServerFault?
+        /// How long an end takes.
+        var endMilliseconds = 0
         /// By tracking directory, as a real engine keeps them: oldest first.
         var chains: [String: [String]] = [:]
         var createFault: ServerFault?
@@ -189,6 +191,8 @@ final class FakeEngine: BackupEngine {
     }
 
     func endJob(id: String) async throws(ServerFault) -> JobReport {
+        let wait = state.withLock { $0.endMilliseconds }
+        if wait > 0 { try? await Task.sleep(for: .milliseconds(wait)) }
         if let fault = state.withLock({ $0.endFault }) { throw fault }
         let report = state.withLock { state in
             let report = Self.report(state, id)

@@ -166,7 +166,7 @@ struct ThreadTests {
                 count += 1
             }
         }
-        for thread in threads { thread.join() }
+        for thread in threads { thread.wait(milliseconds: -1) }
         #expect(isOrdered && next == Array(repeating: each, count: senders))
         #expect(mailbox.takeAll().isEmpty)
     }
@@ -178,7 +178,7 @@ struct ThreadTests {
         ring.preparePoll(mailbox.raw, writable: false, tag: 1)
         let thread = try WorkerThread(name: "sender") { mailbox.post("hello") }
         let results = ring.results(1)
-        thread.join()
+        thread.wait(milliseconds: -1)
         #expect((results[1] ?? 0) > 0)
         #expect(mailbox.takeAll() == ["hello"])
     }
@@ -191,7 +191,7 @@ struct ThreadTests {
         #expect(!latch.wait(milliseconds: 10))
         let thread = try WorkerThread(name: "reporter") { latch.arrive() }
         #expect(latch.wait(milliseconds: 5000))
-        thread.join()
+        thread.wait(milliseconds: -1)
         #expect(latch.wait(milliseconds: 0))
         #expect(Latch(count: 0).wait(milliseconds: 0))
     }

@@ -36,6 +36,14 @@ package protocol BackupEngine: Sendable {
     func reloadSecurity() async throws(ServerFault)
     /// Receives the server's events; set once, before the first disk is attached.
     func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void)
+    /// Begins nothing from now on, and answers those who wait for a storage to begin something; what has begun can
+    /// still be ended.
+    func refuseNewCalls() async
     /// Stops accepting, finishes requests in flight, flushes and closes every source.
     func shutdown() async
+}
+
+extension BackupEngine {
+    /// An engine that never waits for a storage has nobody to answer.
+    package func refuseNewCalls() async {}
 }

@@ -44,9 +44,11 @@ extension JobManager {
         await retryFailedDisks(of: name)
         let bases = try await incrementalBases(of: name, fallsBackToFull: request.fallsBackToFull)
         let id = UUID().uuidString.lowercased()
-        let job = try reserve(
+        var job = try reserve(
             id, domain: name, parsed, bases, reuseExternal: request.reuseExternal)
         do throws(ControlError) {
+            job.record.scratch = try await scratchToMake(by: job.plan)
+            jobs[id]?.record = job.record
             try state?.save(job.record)
             if let checkpoint = job.checkpoint { try await prepare(checkpoint, domain: name) }
             jobs[id]?.clientRelease = request.clientRelease
@@ -57,8 +59,9 @@ extension JobManager {
             drop(id)
             throw error
         }
+        let identities = await scratchIdentities(of: job.record)
         do throws(ControlError) {
-            try finishBegin(id)
+            try finishBegin(id, identities)
             if let checkpoint = job.checkpoint { try commit(checkpoint, domain: name) }
         } catch {
             _ = try? await engine.endJob(id: id)
@@ -164,16 +167,10 @@ extension JobManager {
 
     // Written before anything is made, so that a crash at any point can be cleaned up after.
     private func record(of plan: BackupPlan, domain: String) -> StoredJob {
-        let scratch = plan.disks.compactMap { disk -> StoredJob.Scratch? in
-            guard disk.participates, let scratch = disk.scratch, scratch.kind == .file,
-                !scratch.reuseExternal, SystemCalls.identity(of: scratch.path) == nil
-            else { return nil }
-            return StoredJob.Scratch(path: scratch.path)
-        }
         var socketPath: String?
         if case .unix(let path, _) = plan.endpoint { socketPath = path }
         return StoredJob(
-            id: plan.jobID, domain: domain, begun: Date(), scratch: scratch,
+            id: plan.jobID, domain: domain, begun: Date(), scratch: [],
             socketPath: socketPath)
     }
 
@@ -214,13 +211,14 @@ extension JobManager {
         throw .jobNotFound(id)
     }
 
-    private func finishBegin(_ id: String) throws(ControlError) {
+    private func finishBegin(
+        _ id: String, _ identities: [String: SystemCalls.FileIdentity]
+    ) throws(ControlError) {
         guard var job = jobs[id], let started = job.started else { throw .jobNotFound(id) }
         if isStopping { throw .serverStopping }
         job.record.tempTotalBytes = started.diskSizes.values.reduce(0, +)
         for index in job.record.scratch.indices {
-            job.record.scratch[index].identity =
-                SystemCalls.identity(of: job.record.scratch[index].path)?.identity
+            job.record.scratch[index].identity = identities[job.record.scratch[index].path]
         }
         try state?.save(job.record)
         let security = try job.plan.security(offersTLS: settings.offersTLS)

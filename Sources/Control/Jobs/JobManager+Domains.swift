@@ -139,25 +139,17 @@ extension JobManager {
         return domain
     }
 
-    /// Attaches each disk that is not served and should be; failures are kept as reasons.
-    func retryFailedDisks(of name: String) async {
-        guard let domain = domains[name], !isStopping else { return }
-        for disk in domain.definition.disks {
-            guard case .failed = domains[name]?.attachments[disk.target] else { continue }
-            await attach(disk, of: domain.definition)
-        }
-    }
-
-    private func attach(_ disk: DomainDisk, of definition: DomainDefinition) async {
+    func attach(_ disk: DomainDisk, of definition: DomainDefinition) async {
         let name = definition.name
         guard let domain = domains[name] else { return }
         let export = definition.liveExportName(target: disk.target)
         guard disk.path != nil, attachingExports.insert(export).inserted else { return }
         defer { attachingExports.remove(export) }
-        let configuration: DiskConfiguration
+        var configuration: DiskConfiguration
         do throws(ControlError) {
             guard let found = try self.configuration(of: disk, in: domain) else { return }
             configuration = found
+            configuration.waitsForStorage = true
         } catch {
             note(failure: error.message, of: disk, in: name)
             return
@@ -173,24 +165,25 @@ extension JobManager {
             domains[name]?.attachments[disk.target] = .attached(id)
             events.append(ControlEvent(.diskAttached, domain: name, disk: disk.target))
         } catch {
+            guard !isStopping else { return }
             note(failure: controlError(from: error).message, of: disk, in: name)
         }
     }
 
     // Only a reason that is new is an event.
-    private func note(failure reason: String, of disk: DomainDisk, in name: String) {
+    func note(failure reason: String, of disk: DomainDisk, in name: String) {
         guard domains[name]?.attachments[disk.target] != .failed(reason: reason) else { return }
         domains[name]?.attachments[disk.target] = .failed(reason: reason)
         events.append(ControlEvent(.diskFailed, domain: name, disk: disk.target, message: reason))
     }
 
-    /// Serves a domain at the start: a disk that cannot be opened costs only itself.
+    /// Takes up a domain at the start; its disks are opened by `openAll`.
     ///
-    /// Returns a line for each such disk.
+    /// Returns a line for each thing that is wrong with it.
     func adopt(
         _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil,
         discarding jobIDs: Set<String> = []
-    ) async -> [String] {
+    ) -> [String] {
         // Checkpoints and tracking are kept by uuid: two domains must never share one.
         if let other = domains.values.first(where: { $0.definition.uuid == definition.uuid }) {
             return [
@@ -207,13 +200,7 @@ extension JobManager {
                 disk.path == nil ? .noMedia : .failed(reason: "not opened yet")
         }
         domains[definition.name] = domain
-        await retryFailedDisks(of: definition.name)
         return warnings
-            + definition.disks.compactMap { disk in
-                guard case .failed(let reason) = domains[definition.name]?.attachments[disk.target]
-                else { return nil }
-                return "disk '\(disk.target)' of domain '\(definition.name)': \(reason)"
-            }
     }
 
     private func detach(_ domain: ManagedDomain) async {

@@ -24,7 +24,10 @@ extension JobManager {
         jobs[id]?.state = ending
         keepVerdict(id, discards: cause == .failure)
         do {
-            jobs[id]?.lastReport = try await engine.endJob(id: id)
+            // Not straight into the dictionary: its place would be kept over the wait, while others
+            // change it.
+            let report = try await engine.endJob(id: id)
+            jobs[id]?.lastReport = report
         } catch ServerFault.unknownJob, ServerFault.shuttingDown {
             // The engine has nothing of it left; the figures are those of the last look.
         } catch {

@@ -26,9 +26,9 @@ extension JobManager {
             let kept = state.domains()
             warnings += kept.damaged.map { "state file '\($0.path)' is left out: \($0.detail)" }
             for record in kept.records where !names.contains(record.name) {
-                warnings += await restore(record, discarding)
+                warnings += restore(record, discarding)
             }
-            warnings += restoreJobs(state)
+            warnings += await restoreJobs(state)
         }
         for start in given {
             do throws(ControlError) {
@@ -39,21 +39,21 @@ extension JobManager {
             } catch {
                 warnings.append(error.message)
             }
-            warnings += await adopt(
+            warnings += adopt(
                 start.definition, isStored: start.isStored, discarding: discarding)
         }
-        return warnings
+        return warnings + (await openAll())
     }
 
     private func restore(
         _ record: StoredDomain, _ discarding: Set<String>
-    ) async -> [String] {
+    ) -> [String] {
         do throws(ControlError) {
             let definition = try DomainDefinition.parse(record.xml)
             guard definition.name == record.name else {
                 return ["domain '\(record.name)' is left out: its file holds another domain"]
             }
-            return await adopt(
+            return adopt(
                 definition, isStored: true, granularityBytes: record.granularityBytes,
                 discarding: discarding)
         } catch {
@@ -61,11 +61,11 @@ extension JobManager {
         }
     }
 
-    private func restoreJobs(_ state: StateDirectory) -> [String] {
+    private func restoreJobs(_ state: StateDirectory) async -> [String] {
         let kept = state.jobs()
         var warnings = kept.damaged.map { "state file '\($0.path)' is left out: \($0.detail)" }
+        warnings += await clean(kept.records, state)
         for record in kept.records.sorted(by: { $0.begun < $1.begun }) {
-            warnings += clean(record, state)
             var info = JobInfo(jobType: record.cancelledReason == nil ? "Failed" : "Cancelled")
             info.operation = "Backup"
             info.id = record.id
@@ -83,37 +83,6 @@ extension JobManager {
                 ControlEvent(
                     .jobEnd, domain: record.domain, id: record.id,
                     message: "\(info.jobType): \(info.errorMessage ?? "")"))
-        }
-        return warnings
-    }
-
-    // Only what this very job made is removed, and the record forgets it, so that a later file of
-    // the same name is safe.
-    private func clean(_ record: StoredJob, _ state: StateDirectory) -> [String] {
-        var warnings: [String] = []
-        var record = record
-        for scratch in record.scratch {
-            guard let found = SystemCalls.identity(of: scratch.path),
-                found.kind == .regular,
-                scratch.identity == nil || scratch.identity == found.identity
-            else { continue }
-            do {
-                try SystemCalls.unlink(scratch.path)
-            } catch {
-                warnings.append("scratch '\(scratch.path)' is left behind: \(error.text)")
-            }
-        }
-        if let path = record.socketPath, let found = SystemCalls.identity(of: path),
-            found.kind == .socket, !SystemCalls.isListening(unixPath: path)
-        {
-            _ = try? SystemCalls.unlink(path)
-        }
-        record.scratch = []
-        record.socketPath = nil
-        do throws(ControlError) {
-            try state.save(record)
-        } catch {
-            warnings.append(error.message)
         }
         return warnings
     }

@@ -16,6 +16,10 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Milliseconds.
     package var holdLimitMilliseconds: UInt64
+    /// A call waits so long for a path that does not answer.
+    ///
+    /// Milliseconds.
+    package var storageMilliseconds: Int32 = 30_000
     /// Bytes per bit of a dirty bitmap, for domains that do not say.
     package var granularityBytes: UInt32
     /// Where scratch files go for which a request names no place; nil: beside the disk.
@@ -59,8 +63,11 @@ package actor JobManager {
     var domains: [String: ManagedDomain] = [:]
     /// Names being defined or undefined now.
     var reservedNames: Set<String> = []
-    /// Live exports being attached again now.
+    /// Live exports being attached again now, and who is at it.
     var attachingExports: Set<String> = []
+    var openings: [String: Task<Void, Never>] = [:]
+    /// For looks at paths that users named: none of them is made on the actor.
+    let storage = StorageCalls()
     /// Domains whose checkpoints are being changed, and who waits to change them.
     var checkpointQueues: [String: [CheckedContinuation<Void, Never>]] = [:]
     var jobs: [String: Job] = [:]
@@ -101,11 +108,15 @@ package actor JobManager {
     /// Nothing is begun afterwards.
     package func shutdown() async {
         isStopping = true
+        storage.stop()
+        await engine.refuseNewCalls()
         // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the
-        // engine's own limits.
+        // engine's own limits. All jobs end at once: one whose storage hangs holds up no other.
         while !jobs.isEmpty {
-            for job in Array(jobs.values) where job.state.acceptsEnd {
-                _ = try? await end(job: job.id, cause: .shutdown)
+            await withTaskGroup(of: Void.self) { group in
+                for job in Array(jobs.values) where job.state.acceptsEnd {
+                    group.addTask { _ = try? await self.end(job: job.id, cause: .shutdown) }
+                }
             }
             guard jobs.values.contains(where: { $0.state.isChanging }) else { break }
             try? await Task.sleep(for: .milliseconds(10))

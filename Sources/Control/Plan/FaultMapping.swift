@@ -59,6 +59,23 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "shutting-down", status: 500,
             detail: "the server is shutting down")
+    case .timedOut(let what, let milliseconds):
+        ControlError(
+            .operationTimeout, code: "storage-timed-out", status: 504,
+            detail: "\(what) has not answered within \(milliseconds / 1000) s: the call is given"
+                + " up, and what it makes later is removed")
+    case .storageStuck(let what, let calls):
+        ControlError(
+            .operationTimeout, code: "storage-stuck", status: 503,
+            detail: "\(calls) calls wait for \(what) already: see to it that it answers")
+    case .disksTaken(let milliseconds):
+        ControlError(
+            .operationTimeout, code: "disks-taken", status: 503,
+            detail: "another call on the same disks has not ended within \(milliseconds / 1000) s")
+    case .ringStuck(let milliseconds):
+        ControlError(
+            .operationTimeout, code: "ring-stuck", status: 500,
+            detail: "a thread of the server has not answered within \(milliseconds / 1000) s")
     case .securityUnusable(let detail):
         ControlError(
             .systemError, code: "security-unusable", status: 422, detail: detail)

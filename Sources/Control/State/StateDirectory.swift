@@ -57,6 +57,11 @@ package final class StateDirectory: Sendable {
         }
     }
 
+    /// Lets another server have the directory; nothing is kept here any more.
+    ///
+    /// A process with a thread that hangs in the kernel keeps its descriptors after its end.
+    package func release() { SystemCalls.unlock(lock) }
+
     /// Keeps a domain, replacing the one of the same name.
     package func save(_ domain: StoredDomain) throws(ControlError) {
         try save(kind: "domain", domain, to: file(domainsPath, domain.name))

@@ -72,6 +72,11 @@ package enum SystemCalls {
         }
     }
 
+    /// Gives the lock back before the descriptor is closed.
+    package static func unlock(_ descriptor: borrowing Descriptor) {
+        _ = flock(descriptor.raw, LOCK_UN)
+    }
+
     /// Writes all bytes and makes them durable.
     package static func writeDurably(
         _ bytes: [UInt8], to descriptor: borrowing Descriptor

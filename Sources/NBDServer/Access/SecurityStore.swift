@@ -7,13 +7,16 @@ import TLS
 /// Looked at when a connection comes and when its TLS begins, never per request. A reload puts new
 /// ones in their place; connections keep what they have.
 final class SecurityStore: Sendable {
-    private struct Current {
-        var credentials: TLSCredentials?
-        var rules: AccessRules?
+    /// What was read from the files.
+    struct Current: Sendable {
+        fileprivate var credentials: TLSCredentials?
+        fileprivate var rules: AccessRules?
+        fileprivate var reload: UInt64 = 0
     }
 
     private let files: SecurityConfiguration
     private let current: Mutex<Current>
+    private let lastReload = Atomic<UInt64>(0)
 
     init(_ files: SecurityConfiguration) throws(ServerFault) {
         self.files = files
@@ -25,10 +28,19 @@ final class SecurityStore: Sendable {
 
     var credentials: TLSCredentials? { current.withLock { $0.credentials } }
 
-    /// Reads every file again; on a fault what was in force stays.
-    func reload() throws(ServerFault) {
-        let loaded = try Self.load(files)
-        current.withLock { $0 = loaded }
+    /// Numbers a reload: a later one has the higher number.
+    func nextReload() -> UInt64 { lastReload.add(1, ordering: .relaxed).newValue }
+
+    /// Reads every file; nothing is in force by that.
+    func load() throws(ServerFault) -> Current { try Self.load(files) }
+
+    /// Puts in force what a reload has read, unless a later one has been faster.
+    func install(_ loaded: Current, _ number: UInt64) {
+        current.withLock { current in
+            guard number > current.reload else { return }
+            current = loaded
+            current.reload = number
+        }
     }
 
     /// What a peer may use; `tls` is present once TLS stands, `local` on unix sockets.

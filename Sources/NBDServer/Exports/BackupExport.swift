@@ -41,7 +41,8 @@ final class BackupExport: Sendable {
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
     let watermarkSent = Atomic<Bool>(false)
-    private let sourceWitness: WriteErrorWitness
+    /// Write errors of the source that were known at the begin.
+    private let earlierSourceErrors: Int
     private let reason = Mutex<String?>(nil)
 
     init(
@@ -63,7 +64,7 @@ final class BackupExport: Sendable {
         homeRing = live.homeRing
         source = live.source
         loans = ExportLoans(live.loans)
-        sourceWitness = try WriteErrorWitness(of: live.source.raw)
+        earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
         self.reservedBytes = reservedBytes
         roomBytes = scratch.roomBytes - min(reservedBytes, scratch.roomBytes)
@@ -127,8 +128,8 @@ final class BackupExport: Sendable {
     /// any verdict, and now and then.
     var loss: BreakCause? {
         if let errno = scratch.writeError() { return .scratchLost(errno: errno) }
-        if let errno = sourceWitness.firstError() { return .sourceLost(errno: errno) }
-        return nil
+        let found = source.witness.errors()
+        return found.count > earlierSourceErrors ? .sourceLost(errno: found.errno) : nil
     }
 
     var report: JobDiskReport {

@@ -34,6 +34,9 @@ package struct DiskConfiguration: Sendable, Hashable {
     package var discardMode: DiscardMode
     /// Where changes are tracked; nil for no tracking (no checkpoints).
     package var tracking: TrackingConfiguration?
+    /// The call waits for a storage that does not answer as long as it takes, instead of failing
+    /// after a limit.
+    package var waitsForStorage = false
 
     package init(
         exportName: String, path: String, kind: SourceKind, readOnly: Bool,

@@ -35,6 +35,16 @@ package enum ServerFault: Error, Sendable, Hashable {
     /// A named limit was reached.
     case limitReached(what: String, limit: Int)
     case shuttingDown
+    /// What the caller named, a path or a host name, did not answer in time.
+    ///
+    /// What the call makes later is taken back.
+    case timedOut(what: String, milliseconds: UInt64)
+    /// So many calls wait already for what does not answer.
+    case storageStuck(what: String, calls: Int)
+    /// Another call is at work on the disks and does not end.
+    case disksTaken(milliseconds: UInt64)
+    /// A ring, a thread of the server, does not answer.
+    case ringStuck(milliseconds: UInt64)
     /// Credentials or access rules cannot be loaded; `detail` names the file.
     case securityUnusable(detail: String)
     /// A listener was to offer TLS, for which there are no credentials.

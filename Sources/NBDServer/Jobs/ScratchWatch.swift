@@ -59,11 +59,11 @@ final class ScratchWatch: Sendable {
         }
     }
 
-    func remove(_ exports: [BackupExport]) {
+    func remove(_ exports: [ExportID]) {
         state.withLock { state in
             for export in exports {
-                state.exports[export.id] = nil
-                state.given.remove(export.id)
+                state.exports[export] = nil
+                state.given.remove(export)
             }
         }
         wakeups.signal()

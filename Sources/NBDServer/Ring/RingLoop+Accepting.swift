@@ -11,8 +11,10 @@ extension RingLoop {
     }
 
     mutating func acceptAll(from number: UInt64, result: Int32) {
-        guard result >= 0, let listener = listeners.first(where: { $0.number == number }) else {
-            return
+        guard let listener = listeners.first(where: { $0.number == number }) else { return }
+        guard result >= 0 else {
+            // Whatever kept the kernel from watching the socket, the next tick asks again.
+            return pausedListeners.append(listener)
         }
         do throws(SystemFault) {
             // Somebody waits, as the poll has said: only then is anybody sent away.

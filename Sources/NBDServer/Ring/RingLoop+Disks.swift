@@ -103,7 +103,7 @@ extension RingLoop {
     /// Forgets a disk that nothing uses any more.
     mutating func removeDisk(_ disk: DiskID, _ outcome: Outcome, _ latch: Latch) {
         defer { latch.arrive() }
-        guard let slot = diskSlots[disk], isIdle(slot) else { return }
+        guard let slot = diskSlots[disk], isIdle(slot), outcome.take() else { return }
         if let tracking = disks[slot].tracking {
             arena.free(tracking.logBuffer, pages: tracking.logPages)
         }

@@ -200,6 +200,9 @@ extension RingLoop {
     private mutating func edgeRead(_ piece: Int, result: Int32) {
         let disk = pieces[piece].disk
         let alignment = disks[disk].alignment
+        if result == -Errno.interrupted || result == -Errno.again {
+            return readEdge(piece, pieces[piece].stage)
+        }
         guard Int(result) == alignment else {
             return endChange(piece, errno: result < 0 ? -result : Errno.io)
         }

@@ -61,6 +61,13 @@ enum RingMessage: Sendable {
 /// Whether a ring could do what it was asked.
 final class Outcome: Sendable {
     let succeeded = Atomic<Bool>(false)
+    private let isTaken = Atomic<Bool>(false)
+
+    /// Takes the right to act, which only one has; true for the first.
+    ///
+    /// For what must not happen once nobody waits for it any more: the ring takes it before it acts,
+    /// who has waited in vain takes it away.
+    func take() -> Bool { !isTaken.exchange(true, ordering: .acquiringAndReleasing) }
 }
 
 /// What a disk's home ring needs to track its changes.
@@ -70,7 +77,7 @@ struct TrackingSeed: Sendable {
     let directory: String
 }
 
-/// Carries a bitmap from a ring to the control thread, and from there to its readers.
+/// Carries a bitmap from a ring to a call, and from there to its readers.
 final class BitmapBox: Sendable {
     private let slot = Mutex<DirtyBitmap?>(nil)
     func put(_ bitmap: DirtyBitmap) { slot.withLock { $0 = bitmap } }
@@ -84,15 +91,18 @@ final class RingListener: Sendable {
     let security: ListenerSecurity
     let isUnix: Bool
     let port: UInt16
+    /// Where the socket's file lies.
+    let place: StoragePlace
     private let listener: Mutex<Listener?>
     /// Valid while the listener is open.
     let raw: Int32
 
     init(
-        number: UInt64, scope: ExportScope, security: ListenerSecurity,
+        number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
         listener: consuming Listener
     ) {
         self.number = number
+        self.place = place
         self.security = security
         self.scope = scope
         isUnix = listener.isUnix

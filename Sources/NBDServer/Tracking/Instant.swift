@@ -66,9 +66,14 @@ extension NBDServer {
             shared.mailboxes[snapshot.homeRing].post(
                 .snapshotRecording(snapshot.disk, snapshot.box, done))
         }
-        _ = done.wait(milliseconds: -1)
+        let isDone = done.wait(milliseconds: Limits.ringMilliseconds)
         release(disks)
         let hold = MonotonicClock.now() - start
+        guard isDone else {
+            // Rings look at messages in their order: what comes late is undone at once.
+            undo(instant)
+            return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
+        }
         if outcomes.allSatisfy({ $0.succeeded.load(ordering: .acquiring) }) {
             return .success(hold)
         }
@@ -90,7 +95,8 @@ extension NBDServer {
     private func undo(_ swap: RecordingSwap) {
         let undone = Latch(count: 1)
         shared.mailboxes[swap.homeRing].post(.unswapRecording(swap.disk, swap.old, undone))
-        _ = undone.wait(milliseconds: -1)
+        // A layer that a ring may still record in stays: the next start adds it to what is recorded.
+        guard undone.wait(milliseconds: Limits.ringMilliseconds) else { return }
         if case .success(let (_, store)) = store(swap.disk) { store.abandon(swap.next) }
     }
 }

@@ -10,33 +10,33 @@ extension NBDServer {
     package func createCheckpoint(
         _ configuration: CheckpointConfiguration
     ) async throws(ServerFault) {
-        _ = try await onControlThread { self.create(configuration) }.get()
+        _ = try await onDisks(Set(configuration.disks)) { self.create(configuration) }.get()
         compressLater(configuration.disks)
     }
 
     /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before.
     package func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault) {
-        _ = try await onControlThread { self.delete(name, disk) }.get()
+        _ = try await onDisks([disk]) { self.delete(name, disk) }.get()
     }
 
     /// Everything written since a checkpoint, up to now; at most `extentLimit` extents are listed.
     package func dirtyReport(
         since checkpoint: String, disk: DiskID, extentLimit: Int
     ) async throws(ServerFault) -> DirtyReport {
-        try await onControlThread { self.report(checkpoint, disk, extentLimit) }.get()
+        try await onDisks([disk]) { self.report(checkpoint, disk, extentLimit) }.get()
     }
 
-    // MARK: On the control thread
+    // MARK: By a call that owns the disks
 
     private func create(_ configuration: CheckpointConfiguration) -> Result<Bool, ServerFault> {
         var instant = Instant()
         if let fault = prepare(configuration, &instant) {
-            abandon(instant.swaps)
+            abandon(instant.swaps, fault)
             return .failure(fault)
         }
         switch fix(instant) {
         case .failure(let fault):
-            abandon(instant.swaps)
+            abandon(instant.swaps, fault)
             return .failure(fault)
         case .success: break
         }
@@ -73,7 +73,10 @@ extension NBDServer {
         return nil
     }
 
-    func abandon(_ swaps: [RecordingSwap]) {
+    /// Gives up layers that no ring records in.
+    func abandon(_ swaps: [RecordingSwap], _ fault: ServerFault) {
+        // One that does not answer may record in them yet: the next start adds what they hold.
+        if case .ringStuck = fault { return }
         for swap in swaps {
             if case .success(let (_, store)) = store(swap.disk) { store.abandon(swap.next) }
         }
@@ -136,7 +139,9 @@ extension NBDServer {
             if let bits = try store.bitsToAdd(deleting: name) {
                 let added = Latch(count: 1)
                 shared.mailboxes[export.homeRing].post(.addBits(disk, bits, added))
-                _ = added.wait(milliseconds: -1)
+                guard added.wait(milliseconds: Limits.ringMilliseconds) else {
+                    return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
+                }
             }
             try store.delete(checkpoint: name)
             keep(store, disk)
@@ -158,7 +163,9 @@ extension NBDServer {
         let box = BitmapBox()
         let done = Latch(count: 1)
         shared.mailboxes[export.homeRing].post(.snapshotRecording(disk, box, done))
-        _ = done.wait(milliseconds: -1)
+        guard done.wait(milliseconds: Limits.ringMilliseconds) else {
+            return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
+        }
         do throws(TrackingFault) {
             guard let bits = box.bitmap else { throw .unknownCheckpoint(checkpoint) }
             let union = try store.union(since: checkpoint, recording: bits)
@@ -194,8 +201,8 @@ extension NBDServer {
 
     /// Compresses sealed layers when the call that sealed them has returned.
     func compressLater(_ disks: [DiskID]) {
-        later {
-            for disk in disks {
+        for disk in disks {
+            later(on: disk) {
                 if case .success(let (_, store)) = self.store(disk) { store.compressSealed() }
             }
         }

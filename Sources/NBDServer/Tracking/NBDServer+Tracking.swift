@@ -6,7 +6,7 @@ import Synchronization
 
 /// A disk's change tracking comes and goes with the disk.
 extension NBDServer {
-    /// Tracking of an attached disk, as the control thread knows it.
+    /// Tracking of an attached disk, as calls know it.
     enum DiskTracking: Sendable {
         case store(TrackingStore)
         /// There is none: it could not be opened, or was lost.

@@ -1,0 +1,64 @@
+import NBDServer
+
+/// Disks that are not served and should be are opened again, at the start and on demand, and nobody
+/// waits long for a path that does not answer: its disk is served as soon as it does.
+extension JobManager {
+    /// A call waits so long for disks that are being opened, in milliseconds; then it goes on without.
+    static let retryMilliseconds: Int32 = 2_000
+    /// The start waits so long for all disks together, in milliseconds.
+    static let startMilliseconds: Int32 = 10_000
+
+    /// Attaches each disk that is not served and should be; failures are kept as reasons.
+    func retryFailedDisks(of name: String) async {
+        guard let domain = domains[name], !isStopping else { return }
+        await open([domain], Self.retryMilliseconds)
+    }
+
+    /// Opens the disks of all domains at once; returns a line for each that is not served after that.
+    func openAll() async -> [String] {
+        await open(Array(domains.values), Self.startMilliseconds)
+        var warnings: [String] = []
+        for domain in domains.values.sorted(by: { $0.definition.name < $1.definition.name }) {
+            for disk in domain.definition.disks {
+                guard case .failed(let reason) = domain.attachments[disk.target] else { continue }
+                warnings.append(
+                    "disk '\(disk.target)' of domain '\(domain.definition.name)': \(reason)")
+            }
+        }
+        return warnings
+    }
+
+    private func open(_ domains: [ManagedDomain], _ milliseconds: Int32) async {
+        var tasks: [Task<Void, Never>] = []
+        for domain in domains {
+            for disk in domain.definition.disks {
+                guard case .failed = domain.attachments[disk.target] else { continue }
+                tasks.append(opening(disk, of: domain.definition))
+            }
+        }
+        guard await !Patience.wait(for: tasks, milliseconds: milliseconds) else { return }
+        for domain in domains {
+            for disk in domain.definition.disks where isOpening(disk, of: domain.definition) {
+                note(
+                    failure: "'\(disk.path ?? "")' does not answer; the disk is served as soon as"
+                        + " it does", of: disk, in: domain.definition.name)
+            }
+        }
+    }
+
+    private func isOpening(_ disk: DomainDisk, of definition: DomainDefinition) -> Bool {
+        openings[definition.liveExportName(target: disk.target)] != nil
+    }
+
+    // One attempt at a time, which lasts as long as the storage takes: whoever asks again joins it.
+    private func opening(_ disk: DomainDisk, of definition: DomainDefinition) -> Task<Void, Never> {
+        let export = definition.liveExportName(target: disk.target)
+        if let running = openings[export] { return running }
+        let task = Task {
+            await attach(disk, of: definition)
+            openings[export] = nil
+        }
+        openings[export] = task
+        return task
+    }
+}
