@@ -136,6 +136,13 @@ package enum Limits {
     package static let jobsPerDisk = CopyBeforeWrite.jobsMax
     /// Clock ticks between two looks for regions that can leave the write-intent log: 10 s.
     package static let intentClearingTicks = 100
+    /// How long writes wait, when the write-intent log is given up, until it is said durably that it is, in nanoseconds: storage that only
+    /// fails takes less, storage that hangs may never say so.
+    package static let lossNanoseconds: UInt64 = 2_000_000_000
+    /// How often it is tried again to say so where it could not be said, in milliseconds.
+    package static let doubtRetryMilliseconds: Int32 = 10_000
+    /// How long the end of a disk waits for its tracking to be closed, in milliseconds.
+    package static let trackingCloseMilliseconds: Int32 = 30_000
     /// Share of a scratch's room at which control is told, in percent.
     package static let scratchWatermarkPercent: UInt64 = 75
 }

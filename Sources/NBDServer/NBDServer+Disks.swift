@@ -65,7 +65,12 @@ extension NBDServer {
             return DiskID(number: state.lastDisk)
         }
         let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
-        let tracking = openTracking(configuration, source)
+        let tracking: (DiskTracking, TrackingSeed?)?
+        do throws(ServerFault) {
+            tracking = try openTracking(configuration, source, disk)
+        } catch {
+            return .failure(error)
+        }
         let added = Latch(count: 1)
         shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
         _ = added.wait(milliseconds: -1)
@@ -98,6 +103,7 @@ extension NBDServer {
         do throws(SystemFault) {
             try export.source.sync()
         } catch {
+            dropTracking(disk)
             return .failure(
                 .sourceUnusable(
                     path: export.source.path, detail: "\(error.call): \(error.errorText)"))

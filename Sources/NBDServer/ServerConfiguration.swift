@@ -26,15 +26,24 @@ package struct ServerConfiguration: Sendable {
 
     /// TLS credentials and access rules.
     package var security: SecurityConfiguration
+    /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
+    /// had; nil: nowhere.
+    package var witnessDirectory: String?
+    /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in
+    /// seconds.
+    package var trackingTimeoutSeconds: Int
 
     package init(
         rings: Int? = nil, servesJobs: Bool = true, maxConnections: Int = 100,
         maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
         idleSeconds: Int = 0, lendsPages: Bool = false, socketAccess: SocketAccess = SocketAccess(),
-        security: SecurityConfiguration = SecurityConfiguration()
+        security: SecurityConfiguration = SecurityConfiguration(), witnessDirectory: String? = nil,
+        trackingTimeoutSeconds: Int = Self.defaultTrackingTimeoutSeconds
     ) {
         self.security = security
+        self.witnessDirectory = witnessDirectory
+        self.trackingTimeoutSeconds = trackingTimeoutSeconds
         self.rings = rings
         self.servesJobs = servesJobs
         self.maxConnections = maxConnections
@@ -50,6 +59,9 @@ package struct ServerConfiguration: Sendable {
     package static let defaultRingsMax = 4
     /// A backup client may wait for a slow target of its own for so long, in seconds.
     package static let defaultStallSeconds = 600
+
+    /// Storage that takes longer for one small write is as good as gone, in seconds.
+    package static let defaultTrackingTimeoutSeconds = 30
 
     /// A server for fewer connections is for one peer.
     private static let sharedFrom = 16

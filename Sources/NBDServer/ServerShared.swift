@@ -10,6 +10,8 @@ final class ServerShared: Sendable {
     let configuration: ServerConfiguration
     let security: SecurityStore
     let counts: ConnectionCounts
+    /// For saying what must be said when descriptors have run out.
+    let spare = SpareDescriptor()
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)

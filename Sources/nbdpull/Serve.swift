@@ -38,6 +38,8 @@ struct Serve: AsyncParsableCommand {
     var idleTimeout: Int?
     @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
     var copyTimeout: Int?
+    @Option(help: "Seconds a guest write may wait for change tracking until it is given up. (30)")
+    var trackingTimeout: Int?
     @Flag(
         help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies."
     )
@@ -84,6 +86,7 @@ struct Serve: AsyncParsableCommand {
         set("socket-mode", connections.socketMode)
         set("socket-group", connections.socketGroup)
         set("copy-timeout", copyTimeout)
+        set("tracking-timeout", trackingTimeout)
         set("granularity", granularity)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }

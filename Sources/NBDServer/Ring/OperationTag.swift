@@ -9,8 +9,6 @@ enum OperationKind: UInt8 {
     case piece
     case copyRead
     case scratchWrite
-    case intentLog
-    case intentSync
     /// Nobody waits for the result (a prefetch, a cancel).
     case ignored
 }
