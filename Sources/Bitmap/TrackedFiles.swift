@@ -34,6 +34,8 @@ package protocol TrackedDirectory: AnyObject, Sendable {
     func remove(_ name: String) throws(SystemFault)
     /// Makes the names durable.
     func sync() throws(SystemFault)
+    /// Removes the directory itself when nothing is in it.
+    func removeIfEmpty() throws(SystemFault)
 }
 
 extension TrackedDirectory {
@@ -155,6 +157,7 @@ package final class DiskDirectory: TrackedDirectory {
     }
     package func remove(_ name: String) throws(SystemFault) { try FileCalls.remove(file(name)) }
     package func sync() throws(SystemFault) { try StateFiles.syncDirectory(path) }
+    package func removeIfEmpty() throws(SystemFault) { try FileCalls.removeDirectory(path) }
 }
 
 /// An extended attribute of a source that is open.

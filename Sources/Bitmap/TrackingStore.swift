@@ -85,7 +85,7 @@ package struct TrackingStore: Sendable {
     static func serial(in name: String) -> UInt64? {
         guard name.hasPrefix("layer-"), let dot = name.lastIndex(of: "."),
             let serial = UInt64(name[name.index(name.startIndex, offsetBy: 6)..<dot]),
-            serial <= LayerChain.serialMax
+            serial <= LayerChain.serialMax / 2
         else { return nil }
         return serial
     }
@@ -328,5 +328,6 @@ package struct TrackingStore: Sendable {
         record = changed
         layer.dropLive()
         try? places.memory?.remove(TrackingPlaces.sessionName)
+        try? places.memory?.removeIfEmpty()
     }
 }

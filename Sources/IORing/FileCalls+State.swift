@@ -21,6 +21,14 @@ extension FileCalls {
         }
     }
 
+    /// Removes an empty directory.
+    package static func removeDirectory(_ path: String) throws(SystemFault) {
+        _ = try SystemFault.check("rmdir") {
+            // SAFETY: the string is passed for the time of the call.
+            unsafe rmdir(path)
+        }
+    }
+
     /// Makes room for a file of this size, where the file system can; it reads as zeros.
     package static func reserve(_ descriptor: Int32, bytes: UInt64) throws(SystemFault) {
         do throws(SystemFault) {

@@ -143,6 +143,8 @@ package enum Limits {
     package static let doubtRetryMilliseconds: Int32 = 10_000
     /// How long the end of a disk waits for its tracking to be closed, in milliseconds.
     package static let trackingCloseMilliseconds: Int32 = 30_000
+    /// The same while another disk's has not been closed in time, in milliseconds.
+    package static let trackingStuckMilliseconds: Int32 = 500
     /// Share of a scratch's room at which control is told, in percent.
     package static let scratchWatermarkPercent: UInt64 = 75
 }

@@ -258,6 +258,8 @@ final class SimulatedDirectory: TrackedDirectory {
         try change("fsync") { () throws(SystemFault) in durableEntries = entries }
     }
 
+    func removeIfEmpty() throws(SystemFault) {}
+
     // MARK: What happens to it
 
     /// Unmounted and mounted again; `keeps` says whether what was dirty reached the device.

@@ -155,10 +155,16 @@ struct StorageWalkTests {
     func canary(defect: StorageWorld.Defect) {
         struct Caught: Error {}
         #expect(throws: Caught.self, "\(defect) was not noticed") {
-            for history in Self.histories {
-                try forEach(history, each: 1) { fault, call, ending in
-                    let world = live(history, fault, at: call, ending: ending, defect: defect)
-                    if !world.missed().isEmpty { throw Caught() }
+            let faults: [StorageFault] = defect == .hidesErrors ? [.losesLater] : [.failsFromHere]
+            for history in Self.histories.reversed() {
+                for ending in [StorageWorld.Ending.killAndLose, .kill, .power] {
+                    for call in 0..<callCount(history, ending) {
+                        for fault in faults {
+                            let world = live(
+                                history, fault, at: call, ending: ending, defect: defect)
+                            if !world.missed().isEmpty { throw Caught() }
+                        }
+                    }
                 }
             }
         }

@@ -80,6 +80,8 @@ final class StorageWorld {
             marked = []
             generation = IntentLogFile.firstGeneration
             isServed = true
+            // Some of it reaches the device, and what comes later does not.
+            if defect == .believesEveryMemory { memory.remount(keeps: true) }
         } catch {
             store = nil
             isServed = defect == .servesSilently || declare()

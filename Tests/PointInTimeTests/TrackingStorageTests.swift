@@ -7,7 +7,7 @@ extension PointInTimeSuite {
     /// and no change is missed afterwards.
     @Suite struct TrackingStorageTests {
         private static let blockBytes = 65_536
-        private static let diskBytes = 1 << 30
+        private static let diskBytes = 8 << 30
 
         /// A server whose state directory is on a file system of its own, with one disk and
         /// checkpoint `c1`.
@@ -140,11 +140,12 @@ extension PointInTimeSuite {
             let rig = try Rig(state: system.path + "/state", asDevice: false)
             try rig.write(1)
             try system.use()
-            for block in [3, 5000, 9000] { try rig.write(block) }
+            // Each in a page of bits of its own, for which there is no room.
+            for block in [3, 40_000, 70_000, 100_000] { try rig.write(block) }
             rig.server.kill()
             try system.mountAnew()
             try rig.server.start()
-            try rig.expectNotMissed([1, 3, 5000, 9000])
+            try rig.expectNotMissed([1, 3, 40_000, 70_000, 100_000])
             try rig.server.stop()
         }
 

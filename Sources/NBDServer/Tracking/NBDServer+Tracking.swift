@@ -174,7 +174,10 @@ extension NBDServer {
     /// Closes on a thread of its own, as a file system that hangs must not take the control thread
     /// with it; until it is done nobody opens the directory again.
     private func close(_ directory: String, _ body: @escaping @Sendable () -> Void) {
-        state.withLock { _ = $0.trackingCare.closing.insert(directory) }
+        let isStuck = state.withLock { state in
+            defer { state.trackingCare.closing.insert(directory) }
+            return !state.trackingCare.closing.isEmpty
+        }
         let closed = Latch(count: 1)
         let work: @Sendable () -> Void = {
             body()
@@ -182,7 +185,10 @@ extension NBDServer {
             closed.arrive()
         }
         guard DetachedThread.run(name: "nbdpull-close", work) else { return work() }
-        _ = closed.wait(milliseconds: Limits.trackingCloseMilliseconds)
+        // Where one hangs, the others are not waited for as long: a stop has an end.
+        _ = closed.wait(
+            milliseconds: isStuck
+                ? Limits.trackingStuckMilliseconds : Limits.trackingCloseMilliseconds)
     }
 
     // MARK: Loss and problems
@@ -230,7 +236,7 @@ extension NBDServer {
                 dirtyBytes: min(
                     UInt64(store.recording.dirtyCount) << store.granularityShift,
                     store.record.source.sizeBytes),
-                recoveredBytes: store.recoveredBytes, problem: store.problem ?? problem)
+                recoveredBytes: store.recoveredBytes, problem: problem ?? store.problem)
         }
     }
 
