@@ -62,8 +62,12 @@ extension IntentLogFault: CustomStringConvertible {
 package enum IntentLogCodec {
     /// Slots begin and end on multiples of this: no sector or page holds parts of both.
     package static let slotAlignmentBytes = 4096
-    /// Most regions: 512 TiB at 128 MiB; 512 KiB of words.
+    /// Most regions that are read: 512 TiB at 128 MiB; 512 KiB of words.
+    ///
+    /// Logs are made with fewer, see `IntentLogFile.regionCountMax`.
     package static let regionCountMax = 1 << 22
+    /// Bytes that all regions together have at most: what a disk can have, and no number overflows.
+    private static let bytesMax: UInt64 = 1 << 62
 
     private static let magic: [UInt8] = Array("nbdwilog".utf8)
     private static let version: UInt32 = 1
@@ -140,7 +144,9 @@ package enum IntentLogCodec {
         let regions = span.littleEndian(UInt64.self, at: 24)
         let regionBytes = span.littleEndian(UInt64.self, at: 32)
         guard generation & 1 == parity, regionBytes > 0,
-            regions > 0, regions <= UInt64(regionCountMax),
+            regions > 0, regions <= UInt64(regionCountMax), regionBytes <= bytesMax,
+            (regions - 1).multipliedReportingOverflow(by: regionBytes).overflow == false,
+            (regions - 1) * regionBytes <= bytesMax,
             slotBytes(regionCount: Int(regions)) == bytes.count
         else { return nil }
         let words = (0..<wordCount(Int(regions))).map {

@@ -42,6 +42,9 @@ package struct LayerChain: Sendable, Hashable {
         package internal(set) var checkpoint: String?
     }
 
+    /// Serials that are used lie below; a chain gets there after more checkpoints than anyone makes.
+    static let serialMax = UInt64.max / 4
+
     /// Oldest first; the last one records.
     package private(set) var layers: [Layer]
     /// Serial of the next layer.
@@ -125,7 +128,7 @@ package struct LayerChain: Sendable, Hashable {
         guard last.serial < nextSerial else {
             return "layer \(last.serial) is not below the next serial \(nextSerial)"
         }
-        guard nextSerial <= UInt64.max / 2 else { return "the next serial is \(nextSerial)" }
+        guard nextSerial <= serialMax + 1 else { return "the next serial is \(nextSerial)" }
         for (older, newer) in zip(layers, layers.dropFirst()) where older.serial >= newer.serial {
             return "layer \(newer.serial) follows layer \(older.serial)"
         }

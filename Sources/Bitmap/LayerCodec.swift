@@ -90,8 +90,8 @@ package enum LayerCodec {
     package static let headerBytes = 72
     /// The version that is written, and the only one read.
     package static let version: UInt32 = 2
-    /// Most blocks of a layer: 16 TiB at 4 KiB or 256 TiB at 64 KiB; 512 MiB of words.
-    package static let blockCountMax: UInt64 = 1 << 32
+    /// Most blocks of a layer: 128 TiB at 4 KiB or 2 PiB at 64 KiB; 4 GiB of words.
+    package static let blockCountMax: UInt64 = 1 << 35
 
     private static let magic: [UInt8] = Array("nbdlayer".utf8)
 

@@ -1,7 +1,12 @@
 package import IORing
 import Synchronization
 
-/// The layer that records now: a dirty bitmap in a mapped file, so a killed process loses nothing.
+/// The layer that records now: a dirty bitmap in memory, and two files that follow it.
+///
+/// The *layer's file* lies in the tracking directory and is brought up to date by `save`, on threads
+/// that may wait. The *live file* lies in memory (tmpfs), gets every bit before the change is
+/// submitted, and survives a killed process. Only the first has to be right: what it lacks, the
+/// write-intent log names. A live file that cannot be written is dropped.
 ///
 /// One thread marks, the disk's home ring. Others may read its bits only after a message from it.
 package final class RecordingLayer: Sendable {
@@ -9,137 +14,191 @@ package final class RecordingLayer: Sendable {
     package let blockCount: Int
     /// log2 of the bytes that one bit stands for.
     package let granularityShift: UInt64
-    private let words: MappedWords
+    private let words: LazyWords
     /// Dirty blocks, kept for people; nothing is decided by it.
-    private let dirty: Atomic<Int>
+    private let dirty = Atomic<Int>(0)
+    private let files: any TrackedDirectory
+    private let saved: Mutex<Saved>
+    private let live: LiveBits?
 
-    private init(serial: UInt64, blockCount: Int, granularityShift: UInt64, words: MappedWords) {
+    private struct Saved {
+        var file: any TrackedFile
+        /// A call on the file has failed.
+        ///
+        /// What it holds is unknown, and nothing that it says later is believed: only a new file is.
+        var isSpoiled = false
+    }
+
+    private init(
+        serial: UInt64, blockCount: Int, granularityShift: UInt64, words: LazyWords,
+        files: any TrackedDirectory, file: any TrackedFile, live: LiveBits?
+    ) {
         self.serial = serial
         self.blockCount = blockCount
         self.granularityShift = granularityShift
         self.words = words
-        var count = 0
-        for page in words.usedPages {
-            for word in words.copyPage(page) { count += word.nonzeroBitCount }
-        }
-        dirty = Atomic(count)
+        self.files = files
+        self.live = live
+        saved = Mutex(Saved(file: file))
     }
-
-    /// The file's descriptor; syncing it makes the bits durable.
-    package var raw: Int32 { words.raw }
 
     /// Blocks that are dirty.
     package var dirtyCount: Int { dirty.load(ordering: .relaxed) }
 
-    /// What a layer's file begins with: its form, its serial and the blocks it was made for.
-    private static func header(_ serial: UInt64, _ blockCount: Int) -> [UInt8] {
-        Array("nbdpull-bits 1 \(serial) \(blockCount)\n".utf8)
-    }
+    /// The name of a layer's file.
+    static func fileName(_ serial: UInt64) -> String { "layer-\(serial).bits" }
 
-    /// The blocks that a layer's file was made for; nil when it is no file of this layer.
-    private static func madeFor(_ header: [UInt8], serial: UInt64) -> Int? {
-        let line = header.prefix { $0 != UInt8(ascii: "\n") }
-        let fields = String(decoding: line, as: UTF8.self).split(separator: " ")
-        guard fields.count == 4, fields[0] == "nbdpull-bits", fields[1] == "1",
-            UInt64(fields[2]) == serial
-        else { return nil }
-        return Int(fields[3])
-    }
+    private static func temporaryName(_ serial: UInt64) -> String { fileName(serial) + ".new" }
 
-    /// The whole file of a layer in which every block is dirty.
-    static func allDirtyFile(serial: UInt64, blockCount: Int) -> [UInt8] {
-        var bitmap = DirtyBitmap(blockCount: blockCount)
-        bitmap.mark(0..<blockCount)
-        var bytes = header(serial, blockCount)
-        bytes.append(
-            contentsOf: repeatElement(0, count: MappedWords.headerBytes - bytes.count))
-        for index in 0..<DirtyBitmap.wordCount(blockCount: blockCount) {
-            let word = bitmap.word(index)
-            // The mapped words are in the machine's own order.
-            for byte in 0..<8 {
-                bytes.append(UInt8(truncatingIfNeeded: word.littleEndian >> UInt64(8 * byte)))
+    /// Makes a layer's file with these bits, durable; one of that name is replaced in one step.
+    ///
+    /// It is a new file every time: whatever an older one could not keep, this one does. The name is
+    /// durable as well.
+    static func create(
+        in files: any TrackedDirectory, serial: UInt64, granularityShift: UInt64,
+        bits: DirtyBitmap, live: LiveBits?
+    ) throws(SystemFault) -> RecordingLayer {
+        let words = try LazyWords(count: DirtyBitmap.wordCount(blockCount: bits.blockCount))
+        for page in bits.dirtyPages {
+            let source = bits.page(page)
+            let first = page * LazyWords.pageWords
+            for place in source.indices where source[place] != 0 && first + place < words.count {
+                words[first + place] = source[place]
             }
         }
-        return bytes
+        let file = try write(words, blockCount: bits.blockCount, serial: serial, in: files)
+        for page in 0..<words.pageCount { _ = words.takeChange(page) }
+        let layer = RecordingLayer(
+            serial: serial, blockCount: bits.blockCount, granularityShift: granularityShift,
+            words: words, files: files, file: file, live: live)
+        layer.dirty.store(bits.dirtyCount, ordering: .relaxed)
+        live?.begin(words, serial: serial, blockCount: bits.blockCount)
+        return layer
     }
 
-    /// Makes a new, clean layer; the file must not exist.
-    package static func create(
-        path: String, serial: UInt64, blockCount: Int, granularityShift: UInt64
-    ) throws(SystemFault) -> RecordingLayer {
-        let words = try MappedWords(
-            creating: path, header: header(serial, blockCount), count: (blockCount + 63) / 64)
-        return RecordingLayer(
-            serial: serial, blockCount: blockCount, granularityShift: granularityShift,
-            words: words)
+    private static func write(
+        _ words: LazyWords, blockCount: Int, serial: UInt64, in files: any TrackedDirectory
+    ) throws(SystemFault) -> any TrackedFile {
+        let name = temporaryName(serial)
+        let file = try files.create(
+            name, reserving: UInt64(LayerFile.headerBytes) + UInt64(words.count) * 8)
+        do throws(SystemFault) {
+            try file.write(LayerFile.header(serial, blockCount), at: 0)
+            for page in words.usedPages { try write(words, page, to: file) }
+            try file.sync()
+            try files.rename(name, to: fileName(serial))
+        } catch {
+            try? files.remove(name)
+            throw error
+        }
+        try files.sync()
+        return file
     }
 
-    /// Opens a layer's file, which is made longer when the disk has grown.
-    ///
-    /// Throws when it is another file than the layer's, or holds fewer than the `recordedCount`
-    /// blocks that it must hold, or fewer than it was made for: nothing is taken for clean there.
-    package static func open(
-        path: String, serial: UInt64, blockCount: Int, granularityShift: UInt64,
-        recordedCount: Int = 0
-    ) throws(SystemFault) -> RecordingLayer {
-        let bytes = try FileCalls.open(path, [])
-        let size = try FileCalls.facts(bytes.raw).sizeBytes
-        let headerBytes = UInt64(MappedWords.headerBytes)
-        guard size >= headerBytes else { throw SystemFault(call: "read", errno: Errno.invalid) }
-        let header = try FileCalls.readAll(bytes.raw, count: MappedWords.headerBytes)
-        guard let madeFor = madeFor(header, serial: serial), madeFor <= blockCount,
-            (size - headerBytes) / 8 >= UInt64((max(madeFor, recordedCount) + 63) / 64)
-        else { throw SystemFault(call: "read", errno: Errno.invalid) }
-        let words = try MappedWords(opening: path, countAtLeast: (blockCount + 63) / 64)
-        return RecordingLayer(
-            serial: serial, blockCount: blockCount, granularityShift: granularityShift,
-            words: words)
+    private static func write(
+        _ words: LazyWords, _ page: Int, to file: any TrackedFile
+    ) throws(SystemFault) {
+        let first = page * LazyWords.pageWords
+        try file.write(
+            words, first: first, count: min(LazyWords.pageWords, words.count - first),
+            at: UInt64(LayerFile.headerBytes + page * LazyWords.pageBytes))
     }
+
+    // MARK: Recording
 
     /// Home ring only: marks the blocks that a byte range touches; the range is not empty.
-    package func mark(offset: UInt64, length: UInt64) {
+    ///
+    /// False when the live file is wrong and could not be dropped: the bits must not be believed after
+    /// a kill.
+    package func mark(offset: UInt64, length: UInt64) -> Bool {
         var block = Int(offset >> granularityShift)
         let end = Int((offset + length - 1) >> granularityShift) + 1
         precondition(end <= blockCount, "a change beyond the disk's end")
+        let first = block >> 6
+        var isChanged = false
         while block < end {
             let bit = block & 63
             let step = min(64 - bit, end - block)
             let run = step == 64 ? UInt64.max : (UInt64(1) << UInt64(step)) - 1
-            add(run << UInt64(bit), at: block >> 6)
+            if add(run << UInt64(bit), at: block >> 6) { isChanged = true }
             block += step
         }
+        guard isChanged, let live else { return true }
+        return live.store(words, first: first, count: (end - 1) >> 6 + 1 - first)
     }
 
-    /// Home ring only: marks every block that is dirty in another bitmap.
-    package func formUnion(_ other: DirtyBitmap) {
+    /// Home ring only: marks every block that is dirty in another bitmap; as `mark`.
+    package func formUnion(_ other: DirtyBitmap) -> Bool {
+        var isRight = true
         for page in other.dirtyPages {
             let first = page * DirtyBitmap.pageWords
-            let words = other.page(page)
-            for place in words.indices where words[place] != 0 && first + place < self.words.count {
-                add(words[place], at: first + place)
+            let source = other.page(page)
+            let count = min(source.count, words.count - first)
+            guard count > 0 else { break }
+            var isChanged = false
+            for place in 0..<count where source[place] != 0 {
+                if add(source[place], at: first + place) { isChanged = true }
             }
+            guard isChanged, let live else { continue }
+            isRight = live.store(words, first: first, count: count) && isRight
         }
+        return isRight
     }
 
-    private func add(_ mask: UInt64, at index: Int) {
+    private func add(_ mask: UInt64, at index: Int) -> Bool {
         let present = words[index]
         let fresh = mask & ~present
-        guard fresh != 0 else { return }
+        guard fresh != 0 else { return false }
         words[index] = present | fresh
         dirty.add(fresh.nonzeroBitCount, ordering: .relaxed)
+        return true
     }
 
     /// The bits as they are, copied.
     package func snapshot() -> DirtyBitmap {
         var bitmap = DirtyBitmap(blockCount: blockCount)
-        // The file is longer than needed when a disk that had grown is small again.
-        let pages = DirtyBitmap.pageCount(blockCount: blockCount)
-        for page in words.usedPages where page < pages {
-            bitmap.fill(page: page, with: words.copyPage(page))
-        }
+        for page in words.usedPages { bitmap.fill(page: page, with: words.copyPage(page)) }
         return bitmap
     }
 
-    /// Makes the bits durable.
-    package func sync() throws(SystemFault) { try FileCalls.sync(raw) }
+    // MARK: Saving
+
+    /// Makes the bits durable that were set before the call; may wait as long as the storage does.
+    ///
+    /// After a failure the file is given up, and the next call begins a new one with all bits.
+    package func save() throws(SystemFault) {
+        let result = saved.withLock { saved in
+            Result { () throws(SystemFault) in
+                if saved.isSpoiled { return try saveAnew(&saved) }
+                saved.isSpoiled = true
+                for page in 0..<words.pageCount where words.takeChange(page) {
+                    try Self.write(words, page, to: saved.file)
+                }
+                try saved.file.sync()
+                saved.isSpoiled = false
+            }
+        }
+        try result.get()
+    }
+
+    /// Makes all bits durable in a new file, whatever became of the old one.
+    package func saveWhole() throws(SystemFault) {
+        let result = saved.withLock { saved in
+            Result { () throws(SystemFault) in try saveAnew(&saved) }
+        }
+        try result.get()
+    }
+
+    private func saveAnew(_ saved: inout Saved) throws(SystemFault) {
+        saved.isSpoiled = true
+        for page in 0..<words.pageCount { _ = words.takeChange(page) }
+        saved.file = try Self.write(words, blockCount: blockCount, serial: serial, in: files)
+        saved.isSpoiled = false
+    }
+
+    /// Removes the live file: the layer records no more.
+    package func dropLive() { _ = live?.drop() }
+
+    /// Whether a kill of the process would lose nothing.
+    package var isLive: Bool { live?.isThere ?? false }
 }

@@ -1,5 +1,3 @@
-import IORing
-
 /// What tells a disk's source from another one.
 package struct SourceIdentity: Sendable, Hashable {
     package var path: String
@@ -28,18 +26,28 @@ package struct TrackingRecord: Sendable, Hashable {
     package var granularityBytes: UInt32
     /// The boot during which the record was written.
     package var bootID: String
+    /// The session that wrote it; empty in records of the first form, which had none.
+    package var session: String
+    /// What was noted on the source when the session began; empty: nothing.
+    package var mark: String
     /// The server has stopped in good order: the bits are exact, the source unchanged since.
     package var isClean: Bool
     package var chain: LayerChain
 
-    private static let title = "nbdpull-tracking 1"
-    /// A larger file is not ours, in bytes.
-    package static let bytesMax = 4 << 20
+    private static let title = "nbdpull-tracking 2"
+    /// Of records without session and mark.
+    private static let oldTitle = "nbdpull-tracking 1"
+    /// A larger file is not ours, and no larger one is written, in bytes: 100,000 checkpoints.
+    package static let bytesMax = 8 << 20
+    /// Sizes that can be: those of disks that are served.
+    static let sizeBytesMax: UInt64 = 1 << 62
 
     package init(
         source: SourceIdentity, granularityBytes: UInt32, bootID: String, isClean: Bool,
-        chain: LayerChain
+        chain: LayerChain, session: String = "", mark: String = ""
     ) {
+        self.session = session
+        self.mark = mark
         self.source = source
         self.granularityBytes = granularityBytes
         self.bootID = bootID
@@ -53,6 +61,7 @@ package struct TrackingRecord: Sendable, Hashable {
             "size \(source.sizeBytes)", "inode \(source.inode)",
             "changed \(source.changedNanoseconds)", "granularity \(granularityBytes)",
             "boot \(bootID)", "clean \(isClean ? 1 : 0)", "next \(chain.nextSerial)",
+            "session \(session)", "mark \(Self.escaped(mark))",
         ]
         for layer in chain.layers {
             lines.append("layer \(layer.serial) \(layer.checkpoint ?? "")")
@@ -61,35 +70,46 @@ package struct TrackingRecord: Sendable, Hashable {
         return body + Array("crc \(Zlib.crc32(body.span))\n".utf8)
     }
 
-    /// Reads a record; nil when it is torn, altered or of another form.
+    /// Reads a record of this form or the first; nil when it is torn, altered or of another form, or
+    /// has numbers that no disk has.
     package static func decode(_ bytes: [UInt8]) -> TrackingRecord? {
-        let text = String(decoding: bytes, as: UTF8.self)
-        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
-        guard text.hasSuffix("\n"), lines.count > 3, lines.removeLast().isEmpty,
-            lines.first == title, let sum = value("crc", lines.removeLast())
-        else { return nil }
-        let body = Array((lines.joined(separator: "\n") + "\n").utf8)
-        guard let sum = UInt32(sum), sum == Zlib.crc32(body.span), lines.count >= 10 else {
-            return nil
-        }
-        guard let path = value("path", lines[1]),
-            let size = value("size", lines[2]).flatMap({ UInt64($0) }),
+        guard let lines = checkedLines(bytes), let title = lines.first else { return nil }
+        let isOld = title == oldTitle
+        let head = isOld ? 9 : 11
+        guard isOld || title == Self.title, lines.count > head,
+            let path = value("path", lines[1]),
+            let size = value("size", lines[2]).flatMap({ UInt64($0) }), size <= sizeBytesMax,
             let inode = value("inode", lines[3]).flatMap({ UInt64($0) }),
             let changed = value("changed", lines[4]).flatMap({ UInt64($0) }),
             let granularity = value("granularity", lines[5]).flatMap({ UInt32($0) }),
+            granularity.nonzeroBitCount == 1,
             let boot = value("boot", lines[6]), let clean = value("clean", lines[7]),
             let next = value("next", lines[8]).flatMap({ UInt64($0) }),
-            let layers = layers(lines[9...]),
+            let session = isOld ? "" : value("session", lines[9]),
+            let mark = isOld ? "" : value("mark", lines[10]),
+            let layers = layers(lines[head...]),
             let chain = LayerChain(layers: layers, nextSerial: next)
         else { return nil }
         return TrackingRecord(
             source: SourceIdentity(
                 path: unescaped(path), sizeBytes: size, inode: inode, changedNanoseconds: changed),
-            granularityBytes: granularity, bootID: boot, isClean: clean == "1", chain: chain)
+            granularityBytes: granularity, bootID: boot, isClean: clean == "1", chain: chain,
+            session: session, mark: unescaped(mark))
+    }
+
+    /// The lines before the checksum; nil when it does not fit them.
+    private static func checkedLines(_ bytes: [UInt8]) -> [String]? {
+        let text = String(decoding: bytes, as: UTF8.self)
+        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+        guard text.hasSuffix("\n"), lines.count > 3, lines.removeLast().isEmpty,
+            let sum = value("crc", lines.removeLast()).flatMap({ UInt32($0) })
+        else { return nil }
+        let body = Array((lines.joined(separator: "\n") + "\n").utf8)
+        return sum == Zlib.crc32(body.span) ? lines : nil
     }
 
     /// A path may hold line ends; a line of the record may not.
-    private static func escaped(_ path: String) -> String {
+    static func escaped(_ path: String) -> String {
         var text = String.UnicodeScalarView()
         for scalar in path.unicodeScalars {
             switch scalar {
@@ -102,7 +122,7 @@ package struct TrackingRecord: Sendable, Hashable {
         return String(text)
     }
 
-    private static func unescaped(_ text: String) -> String {
+    static func unescaped(_ text: String) -> String {
         var path = String.UnicodeScalarView()
         var isEscaped = false
         for scalar in text.unicodeScalars {
@@ -118,7 +138,7 @@ package struct TrackingRecord: Sendable, Hashable {
         return String(path)
     }
 
-    private static func value(_ key: String, _ line: String) -> String? {
+    static func value(_ key: String, _ line: String) -> String? {
         line.hasPrefix(key + " ") ? String(line.dropFirst(key.count + 1)) : nil
     }
 

@@ -2,195 +2,282 @@ import IORing
 
 /// A disk's tracking is taken up again, after a clean stop, a kill or a loss of power.
 extension TrackingStore {
-    /// What is known before the recording layer is open.
+    /// What is known before the bits are read.
     private struct Found {
         var chain: LayerChain
         var granularityBytes: UInt32
         /// Size at which the bits were recorded.
         var recordedBytes: UInt64
-        /// The bits are known to be exact.
-        var isExact: Bool
-        /// Every block counts as dirty.
-        var isAllDirty = false
-        /// The machine was restarted in between: regions that the log names count as dirty.
-        var needsLog = false
+        /// The session that recorded them.
+        var session = ""
+        var trust = TrackingTrust.file
+        var problem: String?
+        /// Nothing was recorded before: there are no bits to be read.
+        var isFresh = false
+    }
+
+    /// The bits that the recording layer begins with.
+    private struct Bits {
+        var bitmap: DirtyBitmap
+        /// Blocks that were dirty already.
+        var before: Int
         var problem: String?
     }
 
     /// Opens a disk's tracking, or begins it.
     ///
-    /// On return the record says that the disk is in use; `intentBytes` of zeros (or more) are to
-    /// be written to the log before the first change. `bootID` names the time since the machine was
-    /// started: a change of it is a loss of power; an empty one counts as a change.
+    /// On return the record says that the disk is in use, the log marks nothing, and the session is
+    /// announced. On an error nothing of this may have happened: then the disk is only to be served
+    /// when a `TrackingDoubt` has said so.
     package static func open(
-        directory: String, source: SourceIdentity, granularityBytes: UInt32,
-        bootID: String = StateFiles.bootID()
+        _ places: TrackingPlaces, source: SourceIdentity, granularityBytes: UInt32
     ) throws(TrackingFault) -> TrackingStore {
-        try naming(directory) { () throws(SystemFault) in
-            try StateFiles.makeDirectory(directory)
+        let files = places.files
+        let names = try naming(files.path) { () throws(SystemFault) in
+            try files.make()
+            return try files.names()
         }
-        let names = StateFiles.names(in: directory)
-        let found = try find(directory, names, source, granularityBytes, bootID)
+        let mark = places.findMark()
+        let found = try find(places, names, source, granularityBytes, mark)
         let shift = UInt64(found.granularityBytes.trailingZeroBitCount)
-        let blocks = blockCount(source.sizeBytes, shift)
-        var problem = found.problem
-        var isAllDirty = found.isAllDirty
-        let recording = try openRecording(
-            directory, found, blocks, shift
-        ) { text in
-            problem = problem ?? text
-            isAllDirty = true
+        var bits = read(places, names, found, blockCount(source.sizeBytes, shift))
+        if source.sizeBytes > found.recordedBytes, !found.isFresh {
+            let edge = Int(found.recordedBytes >> shift)
+            bits.bitmap.mark(edge..<bits.bitmap.blockCount)
         }
-        // A layer that was made anew is all dirty already.
-        let before = isAllDirty && !found.isAllDirty ? 0 : recording.dirtyCount
-        addUnknownLayers(directory, names, found, to: recording)
-        if found.needsLog {
-            isAllDirty = !addRegions(directory, source, to: recording) || isAllDirty
+        let session = TrackingSession(
+            id: TrackingSession.freshID(), bootID: places.bootID, state: .tracked,
+            directory: files.path)
+        let serial = found.chain.recordingSerial
+        prepareMemory(places)
+        let live = liveBits(serial, session: session.id, places)
+        let whole = bits.bitmap
+        // The bits take in what the old log marks, so they come before the new log; the record comes
+        // last: until then all that it names is there, and more.
+        let recording = try naming(path(RecordingLayer.fileName(serial), places)) {
+            () throws(SystemFault) in
+            try RecordingLayer.create(
+                in: files, serial: serial, granularityShift: shift, bits: whole, live: live)
         }
-        if source.sizeBytes > found.recordedBytes {
-            let edge = found.recordedBytes
-            recording.mark(offset: edge, length: source.sizeBytes - edge)
+        let log = try naming(path(TrackingPlaces.intentName, places)) { () throws(SystemFault) in
+            try IntentLogFile(in: files, diskBytes: source.sizeBytes)
         }
-        if isAllDirty { recording.mark(offset: 0, length: source.sizeBytes) }
-        let path = bitsPath(directory, recording.serial)
-        try naming(path) { () throws(SystemFault) in try recording.sync() }
-        let added = UInt64(recording.dirtyCount - before) << shift
         let record = TrackingRecord(
-            source: source, granularityBytes: found.granularityBytes,
-            bootID: bootID, isClean: false, chain: found.chain)
-        try write(record, in: directory)
-        removeUnknown(directory, names, found.chain)
+            source: source, granularityBytes: found.granularityBytes, bootID: places.bootID,
+            isClean: false, chain: found.chain, session: session.id, mark: mark.text)
+        try write(record, places)
+        removeUnknown(places, names, found.chain)
+        _ = places.announce(session)
+        let added = UInt64(whole.dirtyCount - bits.before) << shift
         return TrackingStore(
-            directory: directory, record: record, recording: recording,
-            recoveredBytes: min(added, source.sizeBytes), problem: problem)
+            places: places, record: record, recording: recording, log: log,
+            recoveredBytes: min(added, source.sizeBytes), problem: found.problem ?? bits.problem)
     }
 
+    // MARK: What there is
+
     private static func find(
-        _ directory: String, _ names: [String], _ source: SourceIdentity,
-        _ granularityBytes: UInt32, _ bootID: String
+        _ places: TrackingPlaces, _ names: [String], _ source: SourceIdentity,
+        _ granularityBytes: UInt32, _ mark: Finding<String>
     ) throws(TrackingFault) -> Found {
-        let path = directory + "/" + recordName
+        let name = TrackingPlaces.recordName
+        let path = path(name, places)
         let bytes = try naming(path) { () throws(SystemFault) in
-            try StateFiles.read(path, limit: TrackingRecord.bytesMax)
+            try places.files.read(name, limit: TrackingRecord.bytesMax)
         }
         // Serials go on, so that no file of a chain that was given up is taken for a new one.
         let first = (names.compactMap(serial(in:)).max() ?? 0) + 1
-        func fresh(_ problem: String?) -> Found {
-            Found(
+        func fresh(_ problem: String?) throws(TrackingFault) -> Found {
+            try checkBlocks(source.sizeBytes, granularityBytes)
+            return Found(
                 chain: LayerChain(firstSerial: first), granularityBytes: granularityBytes,
-                recordedBytes: source.sizeBytes, isExact: true, problem: problem)
+                recordedBytes: source.sizeBytes, problem: problem, isFresh: true)
         }
         guard let bytes else {
             let leftover = names.contains { serial(in: $0) != nil }
-            return fresh(leftover ? "'\(path)' is missing: older checkpoints are lost" : nil)
+            return try fresh(leftover ? "'\(path)' is missing: older checkpoints are lost" : nil)
         }
         guard let record = TrackingRecord.decode(bytes) else {
-            return fresh("'\(path)' is damaged: older checkpoints are lost")
+            return try fresh("'\(path)' is damaged: older checkpoints are lost")
         }
-        if record.source.path != source.path || record.source.inode != source.inode {
-            return fresh(
-                "the disk is another file now ('\(source.path)', before '\(record.source.path)'):"
-                    + " older checkpoints are lost")
-        }
-        if record.source.sizeBytes > source.sizeBytes {
-            return fresh(
-                "the disk has shrunk from \(record.source.sizeBytes) to \(source.sizeBytes) bytes:"
-                    + " older checkpoints are lost")
-        }
-        var found = Found(
-            chain: record.chain, granularityBytes: record.granularityBytes,
-            recordedBytes: record.source.sizeBytes, isExact: true)
+        if let problem = difference(record.source, source) { return try fresh(problem) }
         if record.chain.checkpoints.isEmpty, record.granularityBytes != granularityBytes {
             // Nothing can ask for what was recorded so far.
-            return fresh(nil)
+            return try fresh(nil)
         }
-        if record.isClean {
-            found.isAllDirty =
-                record.source.changedNanoseconds != source.changedNanoseconds
-        } else {
-            found.needsLog = record.bootID != bootID || record.bootID.isEmpty
+        if blocksAreTooMany(source.sizeBytes, record.granularityBytes) {
+            return try fresh(
+                "the disk has grown to \(source.sizeBytes) bytes, too many for bits of"
+                    + " \(record.granularityBytes) bytes: older checkpoints are lost")
         }
-        return found
+        let evidence = TrackingEvidence(
+            record: record, session: places.findSession(), sessionIsInMemory: places.isInMemory,
+            mark: mark, changedNanoseconds: source.changedNanoseconds, bootID: places.bootID)
+        return Found(
+            chain: record.chain, granularityBytes: record.granularityBytes,
+            recordedBytes: record.source.sizeBytes, session: record.session,
+            trust: evidence.trust)
     }
 
-    private static func openRecording(
-        _ directory: String, _ found: Found, _ blocks: Int, _ shift: UInt64,
-        lost: (String) -> Void
-    ) throws(TrackingFault) -> RecordingLayer {
+    /// Why a disk is not the one that was recorded, or nil.
+    private static func difference(
+        _ recorded: SourceIdentity, _ source: SourceIdentity
+    ) -> String? {
+        if recorded.path != source.path || recorded.inode != source.inode {
+            return "the disk is another file now ('\(source.path)', before '\(recorded.path)'):"
+                + " older checkpoints are lost"
+        }
+        if recorded.sizeBytes > source.sizeBytes {
+            return "the disk has shrunk from \(recorded.sizeBytes) to \(source.sizeBytes) bytes:"
+                + " older checkpoints are lost"
+        }
+        return nil
+    }
+
+    private static func blocksAreTooMany(_ sizeBytes: UInt64, _ granularityBytes: UInt32) -> Bool {
+        let shift = UInt64(granularityBytes.trailingZeroBitCount)
+        return UInt64(blockCount(sizeBytes, shift)) > LayerCodec.blockCountMax
+    }
+
+    private static func checkBlocks(
+        _ sizeBytes: UInt64, _ granularityBytes: UInt32
+    ) throws(TrackingFault) {
+        guard blocksAreTooMany(sizeBytes, granularityBytes) else { return }
+        var needed = UInt64(granularityBytes)
+        while (sizeBytes - 1) / needed >= LayerCodec.blockCountMax { needed *= 2 }
+        throw .tooManyBlocks(
+            sizeBytes: sizeBytes, granularityBytes: granularityBytes, neededBytes: needed)
+    }
+
+    // MARK: Bits
+
+    private static func read(
+        _ places: TrackingPlaces, _ names: [String], _ found: Found, _ blocks: Int
+    ) -> Bits {
+        var bits = Bits(bitmap: DirtyBitmap(blockCount: blocks), before: 0)
+        if found.isFresh { return bits }
+        func everything(_ problem: String?) -> Bits {
+            bits.bitmap.mark(0..<blocks)
+            bits.problem = problem
+            return bits
+        }
+        let shift = UInt64(found.granularityBytes.trailingZeroBitCount)
         let serial = found.chain.recordingSerial
-        let path = bitsPath(directory, serial)
-        if FileCalls.exists(path) {
+        if case .memory = found.trust, let live = liveUnion(places, names, found, blocks) {
+            bits.bitmap = live
+            bits.before = live.dirtyCount
+            return bits
+        }
+        let path = path(RecordingLayer.fileName(serial), places)
+        do throws(SystemFault) {
+            guard let file = try places.files.openIfThere(RecordingLayer.fileName(serial)) else {
+                if found.chain.checkpoints.isEmpty { return bits }
+                return everything("'\(path)' is missing: every block counts as dirty")
+            }
+            bits.bitmap = try LayerFile.read(
+                file, serial: serial, blockCount: blocks,
+                recordedCount: blockCount(found.recordedBytes, shift))
+            bits.before = bits.bitmap.dirtyCount
+        } catch {
+            return everything(
+                "'\(path)' cannot be read (\(error.errorText)): every block counts as dirty")
+        }
+        switch found.trust {
+        case .nothing(let reason):
+            return everything(reason.map { "every block counts as dirty: \($0)" })
+        case .file: return bits
+        case .log, .memory: break
+        }
+        let isWhole =
+            addUnknownLayers(places, names, found, to: &bits.bitmap)
+            && addRegions(places, shift, to: &bits.bitmap)
+        return isWhole ? bits : everything(nil)
+    }
+
+    /// The live bits of the layer that recorded, and of one that a checkpoint was being made with;
+    /// nil when they are not all there.
+    private static func liveUnion(
+        _ places: TrackingPlaces, _ names: [String], _ found: Found, _ blocks: Int
+    ) -> DirtyBitmap? {
+        guard let memory = places.memory else { return nil }
+        var serials: Set<UInt64> = [found.chain.recordingSerial]
+        for name in names where name.hasSuffix(".bits") {
+            if let serial = serial(in: name), serial >= found.chain.nextSerial {
+                serials.insert(serial)
+            }
+        }
+        var union = DirtyBitmap(blockCount: blocks)
+        for serial in serials {
             do throws(SystemFault) {
-                return try RecordingLayer.open(
-                    path: path, serial: serial, blockCount: blocks, granularityShift: shift,
-                    recordedCount: blockCount(found.recordedBytes, shift))
+                guard let file = try memory.openIfThere(LiveBits.fileName(serial)),
+                    let bits = try LayerFile.readLive(
+                        file, session: found.session, serial: serial, blockCount: blocks)
+                else { return nil }
+                union.formUnion(bits)
             } catch {
-                lost("'\(path)' cannot be read (\(error.errorText)): every block counts as dirty")
+                return nil
             }
-        } else if !found.chain.checkpoints.isEmpty {
-            lost("'\(path)' is missing: every block counts as dirty")
         }
-        return try naming(path) { () throws(SystemFault) in
-            if !found.chain.checkpoints.isEmpty {
-                // Never clean, not even for a moment: the process may die before the next step.
-                let bytes = RecordingLayer.allDirtyFile(serial: serial, blockCount: blocks)
-                try StateFiles.replace(path, with: bytes)
-                return try RecordingLayer.open(
-                    path: path, serial: serial, blockCount: blocks, granularityShift: shift)
-            }
-            try FileCalls.remove(path)
-            let layer = try RecordingLayer.create(
-                path: path, serial: serial, blockCount: blocks, granularityShift: shift)
-            try StateFiles.syncDirectory(of: path)
-            return layer
-        }
+        return union
     }
 
     /// A layer that no record names was being made when the process died; it may have recorded.
+    ///
+    /// False when one cannot be read.
     private static func addUnknownLayers(
-        _ directory: String, _ names: [String], _ found: Found, to recording: RecordingLayer
-    ) {
-        guard !found.isAllDirty, found.problem == nil else { return }
-        let known = Set(found.chain.layers.map(\.serial))
-        for name in names where name.hasSuffix(".bits") {
-            guard let serial = serial(in: name), !known.contains(serial),
-                serial >= found.chain.nextSerial
-            else { continue }
-            do throws(SystemFault) {
-                let layer = try RecordingLayer.open(
-                    path: directory + "/" + name, serial: serial,
-                    blockCount: recording.blockCount,
-                    granularityShift: recording.granularityShift)
-                recording.formUnion(layer.snapshot())
-            } catch {
-                recording.mark(
-                    offset: 0,
-                    length: UInt64(recording.blockCount) << recording.granularityShift)
-            }
-        }
-    }
-
-    /// Marks the regions that the log names; false when it cannot be read.
-    private static func addRegions(
-        _ directory: String, _ source: SourceIdentity, to recording: RecordingLayer
+        _ places: TrackingPlaces, _ names: [String], _ found: Found, to bitmap: inout DirtyBitmap
     ) -> Bool {
-        guard let ranges = IntentLogFile.markedRanges(directory + "/" + intentName) else {
-            return false
-        }
-        for range in ranges where range.lowerBound < source.sizeBytes {
-            let end = min(range.upperBound, source.sizeBytes)
-            recording.mark(offset: range.lowerBound, length: end - range.lowerBound)
+        for name in names where name.hasSuffix(".bits") {
+            guard let serial = serial(in: name), serial >= found.chain.nextSerial else { continue }
+            do throws(SystemFault) {
+                let file = try places.files.open(name, writable: false)
+                bitmap.formUnion(
+                    try LayerFile.read(file, serial: serial, blockCount: bitmap.blockCount))
+            } catch {
+                return false
+            }
         }
         return true
     }
 
+    /// Marks the regions that the log names; false when it cannot be read.
+    private static func addRegions(
+        _ places: TrackingPlaces, _ shift: UInt64, to bitmap: inout DirtyBitmap
+    ) -> Bool {
+        guard let ranges = IntentLogFile.markedRanges(in: places.files) else { return false }
+        for range in ranges {
+            let first = Int(clamping: range.lowerBound >> shift)
+            let end = min(Int(clamping: ((range.upperBound - 1) >> shift) + 1), bitmap.blockCount)
+            if first < end { bitmap.mark(first..<end) }
+        }
+        return true
+    }
+
+    // MARK: Leftovers
+
     private static func removeUnknown(
-        _ directory: String, _ names: [String], _ chain: LayerChain
+        _ places: TrackingPlaces, _ names: [String], _ chain: LayerChain
     ) {
         let known = Set(chain.layers.map(\.serial))
         for name in names {
             guard let serial = serial(in: name), !known.contains(serial) else { continue }
-            try? FileCalls.remove(directory + "/" + name)
+            try? places.files.remove(name)
         }
+    }
+
+    /// Live files of older sessions go: what they said has been read.
+    private static func prepareMemory(_ places: TrackingPlaces) {
+        guard let memory = places.memory else { return }
+        try? memory.make()
+        for name in (try? memory.names()) ?? [] where name.hasSuffix(".live") {
+            try? memory.remove(name)
+        }
+    }
+}
+
+extension Finding<String> {
+    /// What was found, or nothing.
+    fileprivate var text: String {
+        if case .found(let text) = self { text } else { "" }
     }
 }

@@ -10,26 +10,39 @@ package enum TrackingFault: Error, Sendable, Hashable {
     case checkpointExists(String)
     /// A sealed layer cannot be read: checkpoints that need it cannot be used.
     case damagedLayer(path: String, detail: String)
+    /// The disk has more blocks than a bitmap can have; `neededBytes` is the smallest granularity that
+    /// would do.
+    case tooManyBlocks(sizeBytes: UInt64, granularityBytes: UInt32, neededBytes: UInt64)
+    /// The record has no room for another checkpoint.
+    case recordFull(limitBytes: Int)
 }
 
-/// The tracking files of one disk, in a directory of their own.
+/// The tracking of one disk: its files and what they mean.
 ///
-/// `record` says which layers there are. `layer-N.bits` is a mapped bitmap: the layer that records,
-/// or one sealed lately. `layer-N.z` is a sealed layer, compressed. `intent` is the write-intent
-/// log. Used by the control thread; the home ring has the recording layer and the log's descriptor.
+/// `record` says which layers there are. `layer-N.bits` holds the bits of the layer that records, or
+/// of one sealed lately. `layer-N.z` is a sealed layer, compressed. `intent` is the write-intent log.
+/// In memory lie `session` and, for each layer that records, `layer-N.live`. Used by the control
+/// thread; the home ring has the recording layer and the log.
 ///
-/// What survives: a killed process loses nothing, because the bits lie in a mapped file. After a
-/// loss of power every region that the log names counts as dirty. A layer file that no record knows
-/// (the process died between two steps) is added to what is recorded. Every doubt makes more blocks
-/// dirty, never fewer.
+/// What survives: a killed process loses nothing, because every bit lies in the live file before its
+/// change is made. After a loss of power, or where the live file is not to be had, every region that
+/// the log names counts as dirty. A layer file that no record knows (the process died between two
+/// steps) is added to what is recorded. Every doubt makes more blocks dirty, never fewer.
+///
+/// Whatever must last is written to a new file, synced, and put in place with its name: an error that
+/// was reported once, and a later success that means nothing, cannot be mistaken for it.
 package struct TrackingStore: Sendable {
-    package let directory: String
+    package let places: TrackingPlaces
     package private(set) var record: TrackingRecord
     package private(set) var recording: RecordingLayer
+    package let log: IntentLogFile
     /// Bytes that became dirty to be safe, when the store was opened.
     package let recoveredBytes: UInt64
-    /// Why older checkpoints were given up when the store was opened.
+    /// Why older checkpoints were given up, or everything counts as dirty, when the store was opened.
     package let problem: String?
+
+    /// The largest granularity there is, in bytes.
+    package static let granularityBytesMax: UInt64 = 2 << 20
 
     /// log2 of the bytes that one bit stands for.
     package var granularityShift: UInt64 {
@@ -41,40 +54,40 @@ package struct TrackingStore: Sendable {
         Self.blockCount(record.source.sizeBytes, granularityShift)
     }
 
+    /// No overflow: sizes have at most 62 bits.
     static func blockCount(_ sizeBytes: UInt64, _ shift: UInt64) -> Int {
         Int((sizeBytes + (UInt64(1) << shift) - 1) >> shift)
     }
 
     init(
-        directory: String, record: TrackingRecord, recording: RecordingLayer,
-        recoveredBytes: UInt64, problem: String?
+        places: TrackingPlaces, record: TrackingRecord, recording: RecordingLayer,
+        log: IntentLogFile, recoveredBytes: UInt64, problem: String?
     ) {
-        self.directory = directory
+        self.places = places
         self.record = record
         self.recording = recording
+        self.log = log
         self.recoveredBytes = recoveredBytes
         self.problem = problem
     }
 
     // MARK: Files
 
-    package static let recordName = "record"
-    package static let intentName = "intent"
+    private var files: any TrackedDirectory { places.files }
 
-    package var intentPath: String { directory + "/" + Self.intentName }
-
-    static func bitsPath(_ directory: String, _ serial: UInt64) -> String {
-        "\(directory)/layer-\(serial).bits"
+    static func path(_ name: String, _ places: TrackingPlaces) -> String {
+        places.files.path + "/" + name
     }
 
-    static func sealedPath(_ directory: String, _ serial: UInt64) -> String {
-        "\(directory)/layer-\(serial).z"
-    }
+    static func sealedName(_ serial: UInt64) -> String { "layer-\(serial).z" }
 
     /// The serial in a layer file's name, or nil for other names.
     static func serial(in name: String) -> UInt64? {
-        guard name.hasPrefix("layer-"), let dot = name.lastIndex(of: ".") else { return nil }
-        return UInt64(name[name.index(name.startIndex, offsetBy: 6)..<dot])
+        guard name.hasPrefix("layer-"), let dot = name.lastIndex(of: "."),
+            let serial = UInt64(name[name.index(name.startIndex, offsetBy: 6)..<dot]),
+            serial <= LayerChain.serialMax / 2
+        else { return nil }
+        return serial
     }
 
     /// Runs a file call and names the file when it fails.
@@ -88,35 +101,47 @@ package struct TrackingStore: Sendable {
         }
     }
 
-    static func write(_ record: TrackingRecord, in directory: String) throws(TrackingFault) {
-        let path = directory + "/" + recordName
-        try naming(path) { () throws(SystemFault) in
-            try StateFiles.replace(path, with: record.encode())
+    static func write(
+        _ record: TrackingRecord, _ places: TrackingPlaces
+    ) throws(TrackingFault) {
+        let bytes = record.encode()
+        guard bytes.count <= TrackingRecord.bytesMax else {
+            throw .recordFull(limitBytes: TrackingRecord.bytesMax)
         }
+        try naming(path(TrackingPlaces.recordName, places)) { () throws(SystemFault) in
+            try places.files.replace(TrackingPlaces.recordName, with: bytes)
+        }
+    }
+
+    /// A live file for a layer, when there is memory for it.
+    static func liveBits(
+        _ serial: UInt64, session: String, _ places: TrackingPlaces
+    ) -> LiveBits? {
+        guard places.isInMemory, let memory = places.memory else { return nil }
+        return try? LiveBits(in: memory, serial: serial, session: session)
     }
 
     // MARK: Checkpoints
 
-    /// Makes the file of the layer that will record after the next checkpoint.
+    /// Makes the layer that will record after the next checkpoint.
     ///
-    /// It is durable before any change is recorded in it; until `seal` no record names it.
+    /// Its file is durable before any change is recorded in it; until `seal` no record names it.
     package func prepareNext() throws(TrackingFault) -> RecordingLayer {
         let serial = record.chain.nextSerial
-        let path = Self.bitsPath(directory, serial)
-        let blocks = blockCount
+        let bits = DirtyBitmap(blockCount: blockCount)
+        let live = Self.liveBits(serial, session: record.session, places)
         let shift = granularityShift
-        return try Self.naming(path) { () throws(SystemFault) in
-            try FileCalls.remove(path)
-            let layer = try RecordingLayer.create(
-                path: path, serial: serial, blockCount: blocks, granularityShift: shift)
-            try StateFiles.syncDirectory(of: path)
-            return layer
+        return try Self.naming(Self.path(RecordingLayer.fileName(serial), places)) {
+            () throws(SystemFault) in
+            try RecordingLayer.create(
+                in: files, serial: serial, granularityShift: shift, bits: bits, live: live)
         }
     }
 
     /// Gives up a layer that `prepareNext` made and that has recorded nothing of its own.
     package func abandon(_ next: RecordingLayer) {
-        try? FileCalls.remove(Self.bitsPath(directory, next.serial))
+        try? files.remove(RecordingLayer.fileName(next.serial))
+        next.dropLive()
     }
 
     /// The home ring records in `next` since the instant of the checkpoint: makes that durable.
@@ -131,12 +156,24 @@ package struct TrackingStore: Sendable {
         }
         precondition(step.recording == next.serial, "layers are used in order")
         let old = recording
-        let oldPath = Self.bitsPath(directory, old.serial)
-        try Self.naming(oldPath) { () throws(SystemFault) in try old.sync() }
-        try Self.write(changed, in: directory)
+        try saveSurely(old)
+        try Self.write(changed, places)
         record = changed
         recording = next
-        if !step.keepsSealed { try? FileCalls.remove(oldPath) }
+        if !step.keepsSealed { try? files.remove(RecordingLayer.fileName(old.serial)) }
+        old.dropLive()
+    }
+
+    /// Makes a layer's bits durable, in a new file when the present one fails.
+    private func saveSurely(_ layer: RecordingLayer) throws(TrackingFault) {
+        try Self.naming(Self.path(RecordingLayer.fileName(layer.serial), places)) {
+            () throws(SystemFault) in
+            do throws(SystemFault) {
+                try layer.save()
+            } catch {
+                try layer.saveWhole()
+            }
+        }
     }
 
     /// What the sealed layers since a checkpoint say; with the recording layer's bits it is
@@ -163,10 +200,11 @@ package struct TrackingStore: Sendable {
     ///
     /// What a disk has grown by is dirty in the layer that recorded then.
     func sealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
-        let path = Self.sealedPath(directory, serial)
+        let name = Self.sealedName(serial)
+        let path = Self.path(name, places)
         let limit = LayerCodec.headerBytes + blockCount / 4 + (1 << 20)
         let bytes = try Self.naming(path) { () throws(SystemFault) in
-            try StateFiles.read(path, limit: limit)
+            try files.read(name, limit: limit)
         }
         guard let bytes else { return try rawSealed(serial) }
         let (bitmap, identity) = try Self.decode(bytes, path)
@@ -187,47 +225,44 @@ package struct TrackingStore: Sendable {
     }
 
     private func rawSealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
-        let path = Self.bitsPath(directory, serial)
-        let blocks = blockCount
-        let shift = granularityShift
-        do throws(TrackingFault) {
-            return try Self.naming(path) { () throws(SystemFault) in
-                try RecordingLayer.open(
-                    path: path, serial: serial, blockCount: blocks, granularityShift: shift
-                ).snapshot()
-            }
+        let name = RecordingLayer.fileName(serial)
+        do throws(SystemFault) {
+            let file = try files.open(name, writable: false)
+            return try LayerFile.read(file, serial: serial, blockCount: blockCount)
         } catch {
-            throw .damagedLayer(path: path, detail: "it cannot be read")
+            throw .damagedLayer(path: Self.path(name, places), detail: "it cannot be read")
         }
     }
 
-    /// Replaces sealed layers' mapped files by compressed ones; takes time, so not under a begin.
+    /// Replaces sealed layers' files by compressed ones; takes time, so not under a begin.
     package func compressSealed() {
+        let names = Set((try? files.names()) ?? [])
         for layer in record.chain.layers.dropLast() {
-            let raw = Self.bitsPath(directory, layer.serial)
-            guard FileCalls.exists(raw) else { continue }
-            // Where both are there, the compressed one may have got a deleted checkpoint's bits.
-            if FileCalls.exists(Self.sealedPath(directory, layer.serial)) {
-                try? FileCalls.remove(raw)
-                continue
-            }
+            let raw = RecordingLayer.fileName(layer.serial)
+            guard names.contains(raw) else { continue }
             do throws(TrackingFault) {
-                try store(try rawSealed(layer.serial), as: layer.serial)
-                try? FileCalls.remove(raw)
+                if names.contains(Self.sealedName(layer.serial)) {
+                    // The compressed one may have got a deleted checkpoint's bits. Only where it can
+                    // be read does the other go.
+                    _ = try sealed(layer.serial)
+                } else {
+                    try store(try rawSealed(layer.serial), as: layer.serial)
+                }
+                try? files.remove(raw)
             } catch {
-                // The mapped file stays and serves as well.
+                // The file stays and serves as well.
                 continue
             }
         }
     }
 
     private func store(_ bitmap: DirtyBitmap, as serial: UInt64) throws(TrackingFault) {
-        let path = Self.sealedPath(directory, serial)
         let identity = LayerIdentity(
             diskBytes: record.source.sizeBytes, granularityBytes: record.granularityBytes,
             serial: serial)
-        try Self.naming(path) { () throws(SystemFault) in
-            try StateFiles.replace(path, with: LayerCodec.encode(bitmap, identity: identity))
+        let name = Self.sealedName(serial)
+        try Self.naming(Self.path(name, places)) { () throws(SystemFault) in
+            try files.replace(name, with: LayerCodec.encode(bitmap, identity: identity))
         }
     }
 
@@ -259,46 +294,40 @@ package struct TrackingStore: Sendable {
             var merged = try sealed(parent)
             merged.formUnion(try sealed(serial))
             try store(merged, as: parent)
-            try? FileCalls.remove(Self.bitsPath(directory, parent))
+            try? files.remove(RecordingLayer.fileName(parent))
             gone = serial
         case .mergeIntoRecording(_, let sealed):
-            let layer = recording
-            try Self.naming(Self.bitsPath(directory, layer.serial)) { () throws(SystemFault) in
-                try layer.sync()
-            }
+            try saveSurely(recording)
             gone = sealed
         case .keepRecording: break
         }
-        try Self.write(changed, in: directory)
+        try Self.write(changed, places)
         record = changed
         guard let gone else { return }
-        try? FileCalls.remove(Self.bitsPath(directory, gone))
-        try? FileCalls.remove(Self.sealedPath(directory, gone))
+        try? files.remove(RecordingLayer.fileName(gone))
+        try? files.remove(Self.sealedName(gone))
     }
 
     /// Writes the record as it is in this value, when a later one has to be taken back.
-    package func rewrite() throws(TrackingFault) { try Self.write(record, in: directory) }
+    package func rewrite() throws(TrackingFault) { try Self.write(record, places) }
 
     // MARK: Ending
 
     /// The disk is no longer written: from now on the bits are exact and the source as it is.
+    ///
+    /// All bits are written to a new file first: what failed before does not matter then.
     package mutating func close(source: SourceIdentity) throws(TrackingFault) {
         let layer = recording
-        try Self.naming(Self.bitsPath(directory, layer.serial)) { () throws(SystemFault) in
-            try layer.sync()
+        try Self.naming(Self.path(RecordingLayer.fileName(layer.serial), places)) {
+            () throws(SystemFault) in try layer.saveWhole()
         }
         var changed = record
         changed.source = source
         changed.isClean = true
-        try Self.write(changed, in: directory)
+        try Self.write(changed, places)
         record = changed
-    }
-
-    /// Makes every checkpoint of a disk unusable, because changes can no longer be recorded safely.
-    ///
-    /// Durable when this returns, so it comes before the first change that is not recorded.
-    package static func giveUp(directory: String) {
-        try? FileCalls.remove(directory + "/" + recordName)
-        try? StateFiles.syncDirectory(directory)
+        layer.dropLive()
+        try? places.memory?.remove(TrackingPlaces.sessionName)
+        try? places.memory?.removeIfEmpty()
     }
 }

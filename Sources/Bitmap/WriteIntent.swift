@@ -18,10 +18,11 @@ package enum IntentAction: Sendable, Hashable {
     case syncBits
     /// The held write may be submitted now.
     case release(token: Int)
-    /// The log cannot be written: from now on no write waits and nothing is promised.
+    /// The log cannot be written: from now on nothing is promised.
     ///
-    /// Comes once, before any write to an unmarked region may go: a driver that declares the chain
-    /// broken durably before it goes on to the next action misses no change.
+    /// Comes once. No write to an unmarked region goes before the driver has answered with
+    /// `lossDeclared`: one that first says durably that the chain is broken misses no change. From
+    /// then on no write waits.
     case trackingLost
 }
 
@@ -76,6 +77,7 @@ package struct WriteIntent: Sendable, Hashable {
     /// Links of the lists; `notHeld` for tokens in none.
     private var links: [Int32]
     private var isLossReported = false
+    private var isLossDeclared = false
 
     private enum ClearingState: Hashable { case idle, wanted, syncing }
 
@@ -135,10 +137,10 @@ extension WriteIntent {
             if durable[index] & bit == 0 { isDurable = false }
             if writing[index] & bit == 0 { isBeingWritten = false }
         }
-        if isDurable || isLossReported { return .go }
+        if isDurable || isLossDeclared { return .go }
         precondition(links[token] == Self.notHeld, "the token is held already")
         if isLost {
-            // Not before the driver was told that the chain is broken.
+            // Not before it is said that the chain is broken.
             release(appending(token, to: TokenList()))
         } else if isBeingWritten {
             current = appending(token, to: current)
@@ -189,7 +191,7 @@ extension WriteIntent {
             isLossReported = true
             return .trackingLost
         }
-        if !released.isEmpty {
+        if !released.isEmpty, !isLost || isLossDeclared {
             let token = Int(released.head)
             released.head = links[token]
             if released.isEmpty { released = TokenList() }
@@ -216,6 +218,25 @@ extension WriteIntent {
         return nil
     }
 
+    /// Writes wait for the log that is being written.
+    package var isAwaited: Bool { isWriting && !isLost && !(current.isEmpty && next.isEmpty) }
+
+    /// The log write has taken too long, or cannot be begun: the tracking is lost, and the writes that
+    /// wait go once that is declared.
+    ///
+    /// Its `logWritten` may still come.
+    package mutating func giveUp() {
+        guard !isLost else { return }
+        isLost = true
+        release(current)
+        release(next)
+        current = TokenList()
+        next = TokenList()
+    }
+
+    /// It is said, as durably as can be, that the chain is broken: the writes that wait may go.
+    package mutating func lossDeclared() { isLossDeclared = isLossReported }
+
     /// The log is durable as `words` were when the write was taken, or may be not.
     ///
     /// A failure with writes waiting for it loses the tracking; a failure that only would have
@@ -223,6 +244,7 @@ extension WriteIntent {
     package mutating func logWritten(succeeded: Bool) {
         precondition(isWriting, "no log write is in flight")
         isWriting = false
+        if isLost { return }
         let waiting = current
         current = TokenList()
         if succeeded {

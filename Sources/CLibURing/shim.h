@@ -27,6 +27,7 @@
 #include <unistd.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -121,6 +122,12 @@ static inline unsigned nbdpull_direct_alignment(int fd) {
     if (!(facts.stx_mask & STATX_DIOALIGN)) return 0;
     return facts.stx_dio_offset_align > facts.stx_dio_mem_align ? facts.stx_dio_offset_align
                                                                 : facts.stx_dio_mem_align;
+}
+static inline long nbdpull_get_mark(int fd, const char *name, void *value, size_t bytes) {
+    return fgetxattr(fd, name, value, bytes);
+}
+static inline int nbdpull_set_mark(int fd, const char *name, const void *value, size_t bytes) {
+    return fsetxattr(fd, name, value, bytes, 0);
 }
 static inline int nbdpull_fcntl_lock(int fd, int command, struct flock *lock) {
     return fcntl(fd, command, lock);

@@ -36,6 +36,13 @@ package struct SharedWords: @unchecked Sendable, BitwiseCopyable {
         // SAFETY: see atomic().
         unsafe atomic(index).pointee.store(value, ordering: .releasing)
     }
+
+    /// Stores a value and returns the one before; what was done before that one was stored is visible
+    /// after.
+    package func exchange(_ value: UInt32, at index: Int) -> UInt32 {
+        // SAFETY: see atomic().
+        unsafe atomic(index).pointee.exchange(value, ordering: .acquiringAndReleasing)
+    }
 }
 
 /// Owns the memory behind `SharedWords`.

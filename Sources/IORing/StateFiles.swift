@@ -70,6 +70,21 @@ package enum StateFiles {
         }
     }
 
+    /// Whether a directory lies wholly in memory (tmpfs): it outlives the process, not the machine.
+    package static func isMemory(_ path: String) -> Bool {
+        var facts = statfs()
+        // SAFETY: the kernel fills the local; the string is passed for the time of the call.
+        return unsafe statfs(path, &facts) == 0 && Int(facts.f_type) == nbdpull_TMPFS_MAGIC
+    }
+
+    /// Whether a path is a directory of this user's that nobody else may look into.
+    package static func isPrivate(_ path: String) -> Bool {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; the string is passed for the time of the call.
+        return unsafe lstat(path, &facts) == 0 && facts.st_mode & S_IFMT == S_IFDIR
+            && facts.st_uid == geteuid() && facts.st_mode & 0o077 == 0
+    }
+
     /// The names in a directory, unsorted; empty when it does not exist.
     package static func names(in directory: String) -> [String] {
         // SAFETY: the stream is closed before returning; every name is copied while it is valid.
@@ -84,6 +99,28 @@ package enum StateFiles {
             }
             if name != ".", name != ".." { names.append(name) }
         }
+        return names
+    }
+
+    /// The names in a directory, unsorted; an error when it cannot be read to its end.
+    package static func namesOrFault(in directory: String) throws(SystemFault) -> [String] {
+        // SAFETY: the stream is closed before returning; every name is copied while it is valid.
+        guard let stream = unsafe opendir(directory) else {
+            throw SystemFault(call: "opendir", errno: errno)
+        }
+        defer { unsafe _ = closedir(stream) }
+        var names: [String] = []
+        while true {
+            errno = 0
+            guard let entry = unsafe readdir(stream) else { break }
+            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+                unsafe pointer.withMemoryRebound(to: CChar.self, capacity: 256) {
+                    unsafe String(cString: $0)
+                }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        if errno != 0 { throw SystemFault(call: "readdir", errno: errno) }
         return names
     }
 

@@ -76,6 +76,9 @@ package enum SystemFacts {
         max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
     }
 
+    /// The user whose rights the process has.
+    package static var effectiveUser: UInt32 { geteuid() }
+
     /// Raises the limit of open descriptors as far as it goes without privileges; returns it.
     package static func raiseDescriptorLimit() -> Int {
         var limit = rlimit()

@@ -144,6 +144,15 @@ package enum Limits {
     /// How long a guest's write to a full file system waits at most until jobs have given room back,
     /// in nanoseconds.
     package static let reclaimNanoseconds: UInt64 = 2_000_000_000
+    /// How long writes wait, when the write-intent log is given up, until it is said durably that it is, in nanoseconds: storage that only
+    /// fails takes less, storage that hangs may never say so.
+    package static let lossNanoseconds: UInt64 = 2_000_000_000
+    /// How often it is tried again to say so where it could not be said, in milliseconds.
+    package static let doubtRetryMilliseconds: Int32 = 10_000
+    /// How long the end of a disk waits for its tracking to be closed, in milliseconds.
+    package static let trackingCloseMilliseconds: Int32 = 30_000
+    /// The same while another disk's has not been closed in time, in milliseconds.
+    package static let trackingStuckMilliseconds: Int32 = 500
     /// Share of a scratch's room at which control is told, in percent.
     package static let scratchWatermarkPercent: UInt64 = 75
 }

@@ -94,7 +94,12 @@ extension NBDServer {
             return DiskID(number: state.lastDisk)
         }
         let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
-        let tracking = openTracking(configuration, source)
+        let tracking: (DiskTracking, TrackingSeed?)?
+        do throws(ServerFault) {
+            tracking = try openTracking(configuration, source, disk)
+        } catch {
+            return .failure(error)
+        }
         let added = Latch(count: 1)
         shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
         guard added.wait(milliseconds: Limits.ringMilliseconds) else {
@@ -211,7 +216,8 @@ extension NBDServer {
                 return .success(true)
             }
         }
-        state.withLock { _ = $0.tracking.removeValue(forKey: disk) }
+        // Whatever has not been closed in order is left as after a kill.
+        dropTracking(disk)
         if case .failure(.timedOut) = synced { return synced.map { _ in true } }
         // To close a file may write what is left of it.
         _ = await storage.run(at: place, what: "'\(leaving.path)'", .end(milliseconds: limit)) {

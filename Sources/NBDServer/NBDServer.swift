@@ -106,9 +106,7 @@ package final class NBDServer: Sendable {
     /// Receives the server's events; set once, before the first disk is attached.
     package func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
         shared.setEventHandler { event in
-            if case .trackingLost(let disk) = event {
-                self.later(on: disk) { self.trackingIsLost(disk) }
-            }
+            self.noteTracking(event)
             handler(event)
         }
     }
@@ -132,6 +130,7 @@ package final class NBDServer: Sendable {
 struct ServerState {
     var disks: [DiskID: LiveExport] = [:]
     var tracking: [DiskID: NBDServer.DiskTracking] = [:]
+    var trackingCare = TrackingCare()
     var jobs: [String: RunningJob] = [:]
     var liveListeners: [RingListener] = []
     /// Exports of disks that are being attached, with the rings where they will live.

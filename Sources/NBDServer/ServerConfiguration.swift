@@ -33,6 +33,12 @@ package struct ServerConfiguration: Sendable {
 
     /// TLS credentials and access rules.
     package var security: SecurityConfiguration
+    /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
+    /// had; nil: nowhere.
+    package var witnessDirectory: String?
+    /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in
+    /// seconds.
+    package var trackingTimeoutSeconds: Int
 
     package init(
         rings: Int? = nil, servesJobs: Bool = true, maxConnections: Int = 100,
@@ -42,9 +48,12 @@ package struct ServerConfiguration: Sendable {
         copyMemoryBytes: Int = Self.defaultCopyMemoryBytes,
         scratchReserve: ScratchReserve = .share(percent: Self.defaultReservePercent),
         socketAccess: SocketAccess = SocketAccess(),
-        security: SecurityConfiguration = SecurityConfiguration()
+        security: SecurityConfiguration = SecurityConfiguration(), witnessDirectory: String? = nil,
+        trackingTimeoutSeconds: Int = Self.defaultTrackingTimeoutSeconds
     ) {
         self.security = security
+        self.witnessDirectory = witnessDirectory
+        self.trackingTimeoutSeconds = trackingTimeoutSeconds
         self.rings = rings
         self.servesJobs = servesJobs
         self.maxConnections = maxConnections
@@ -72,6 +81,9 @@ package struct ServerConfiguration: Sendable {
     package static let copyMemoryBytesRange = 1 << 20...1 << 40
     /// Share of a file system that scratch leaves to machines' disks, in percent.
     package static let defaultReservePercent: UInt64 = 5
+
+    /// Storage that takes longer for one small write is as good as gone, in seconds.
+    package static let defaultTrackingTimeoutSeconds = 30
 
     /// A server for fewer connections is for one peer.
     private static let sharedFrom = 16

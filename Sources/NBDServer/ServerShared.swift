@@ -13,6 +13,8 @@ final class ServerShared: Sendable {
     let counts: ConnectionCounts
     let copyMemory: CopyMemory
     let watch = ScratchWatch()
+    /// For saying what must be said when descriptors have run out.
+    let spare = SpareDescriptor()
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)

@@ -47,6 +47,8 @@ struct Serve: AsyncParsableCommand {
     @Option(
         help: "Size or share that scratch leaves free where disks lie, too. (5%, at most 4G)")
     var scratchReserve: String?
+    @Option(help: "Seconds a guest write may wait for change tracking until it is given up. (30)")
+    var trackingTimeout: Int?
     @Flag(
         help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies."
     )
@@ -94,6 +96,7 @@ struct Serve: AsyncParsableCommand {
         set("socket-group", connections.socketGroup)
         set("copy-timeout", copyTimeout)
         set("storage-timeout", storageTimeout)
+        set("tracking-timeout", trackingTimeout)
         set("granularity", granularity)
         set("copy-memory", copyMemory)
         set("scratch-dir", scratchDir)

@@ -66,6 +66,10 @@ struct ServeSettings {
         disks = try source.strings("disk")
         name = try source.string("name") ?? "default"
         server = try Self.server(source)
+        server.trackingTimeoutSeconds =
+            try source.int("tracking-timeout", in: 1...86400)
+            ?? ServerConfiguration.defaultTrackingTimeoutSeconds
+        server.witnessDirectory = runDirectory + "/tracking"
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
         scratchDirectory = try source.string("scratch-dir").map(ServeArguments.absolutePath)

@@ -6,7 +6,7 @@ import Bitmap
 /// every write has a token of its own.
 struct IntentWorld: Hashable {
     /// Ways to do it wrong, to prove that they are noticed.
-    enum Defect: Hashable { case releasesEarly, skipsSync, setsBitsLate }
+    enum Defect: Hashable { case releasesEarly, skipsSync, setsBitsLate, declaresLate }
     enum Phase: Hashable { case idle, held, submitted }
     enum Event: Hashable {
         case start(writer: Int)
@@ -15,6 +15,10 @@ struct IntentWorld: Hashable {
         case logWritten(succeeded: Bool)
         case bitsSynced(succeeded: Bool)
         case startClearing
+        /// The log write takes too long.
+        case overdue
+        /// It is said durably that tracking is lost.
+        case declared
     }
 
     struct Writer: Hashable {
@@ -43,6 +47,7 @@ struct IntentWorld: Hashable {
     var isSyncBelievable = true
     /// Blocks whose write was submitted: any of it may have reached the disk.
     var submitted: UInt64 = 0
+    var isLossAsked = false
     var isLossDeclared = false
     var problem: String?
 
@@ -88,6 +93,8 @@ struct IntentWorld: Hashable {
             events.append(.bitsSynced(succeeded: true))
             if faultsLeft > 0 { events.append(.bitsSynced(succeeded: false)) }
         }
+        if isLogInFlight, faultsLeft > 0, intent.isAwaited { events.append(.overdue) }
+        if isLossAsked, !isLossDeclared { events.append(.declared) }
         if clearingsLeft > 0 { events.append(.startClearing) }
         return events
     }
@@ -123,6 +130,12 @@ struct IntentWorld: Hashable {
         case .startClearing:
             clearingsLeft -= 1
             intent.startClearing()
+        case .overdue:
+            faultsLeft -= 1
+            intent.giveUp()
+        case .declared:
+            isLossDeclared = true
+            if defect != .declaresLate { intent.lossDeclared() }
         }
     }
 
@@ -142,8 +155,9 @@ struct IntentWorld: Hashable {
             if writers[token].phase != .held { problem = "a release of a write that is not held" }
             submit(token)
         case .trackingLost:
-            if isLossDeclared { problem = "the loss is declared twice" }
-            isLossDeclared = true
+            if isLossAsked { problem = "the loss is declared twice" }
+            isLossAsked = true
+            if defect == .declaresLate { intent.lossDeclared() }
         }
     }
 

@@ -14,7 +14,9 @@ struct LayerLifetimeTests {
         let source = SourceIdentity(
             path: "/disk", sizeBytes: 1 << 30, inode: 1, changedNanoseconds: 0)
         var store = try TrackingStore.open(
-            directory: folder, source: source, granularityBytes: 65_536)
+            TrackingPlaces(
+                files: DiskDirectory(folder), memory: nil, isInMemory: false, mark: nil),
+            source: source, granularityBytes: 65_536)
         for round in 0..<3 {
             weak let sealed = store.recording
             #expect(sealed != nil)

@@ -55,7 +55,8 @@ import Testing
         try world.write(name, bits + [UInt8](repeating: 0, count: longer.count - bits.count))
         world.source.sizeBytes = size
         try world.open()
-        #expect(try world.wrongAnswers().isEmpty)
+        // The longer disk's session was the last, and its record is gone: nothing is missed.
+        #expect(try world.wrongAnswers(allowing: world.everyBlock()).isEmpty)
     }
 
     @Test("another file, a smaller one or one of another path gives the chain up, with a reason")
@@ -121,7 +122,7 @@ import Testing
         world.kill()
         func open(_ bytes: UInt32) throws -> UInt32 {
             try TrackingStore.open(
-                directory: world.directory, source: world.source, granularityBytes: bytes
+                world.places, source: world.source, granularityBytes: bytes
             ).record.granularityBytes
         }
         #expect(try open(1 << 17) == 1 << 17)

@@ -27,7 +27,7 @@ import Testing
                 try world.open()
             case 9: try interruptSeal(world, &generator)
             case 10: try interruptDelete(world, &generator)
-            default: try losePower(world, &generator)
+            default: try losePower(world)
             }
             let wrong = try world.wrongAnswers()
             #expect(wrong.isEmpty, "seed \(seed), step \(step), event \(event): \(wrong)")
@@ -43,9 +43,9 @@ import Testing
         try world.delete(world.oracle[generator.below(world.oracle.count)].name)
     }
 
-    private func losePower(_ world: TrackingWorld, _ generator: inout SplitMix64) throws {
+    private func losePower(_ world: TrackingWorld) throws {
         let extra = world.markedBlocks()
-        try world.losePower(&generator)
+        try world.losePower()
         try world.open()
         let wrong = try world.wrongAnswers(allowing: extra)
         #expect(wrong.isEmpty, "after the loss of power: \(wrong)")
@@ -62,7 +62,7 @@ import Testing
             let files = try world.files()
             try sealing.seal(checkpoint: world.freshName(), next: next)
             world.kill()
-            for (name, bytes) in files where name == "record" || !exists(world, name) {
+            for (name, bytes) in files where name == "record" || !world.exists(name) {
                 try world.write(name, bytes)
             }
         } else {
@@ -84,7 +84,7 @@ import Testing
         let keepsRecord = generator.below(2) == 0
         world.kill()
         for (name, bytes) in files where name != recording {
-            if (name == "record" && !keepsRecord) || !exists(world, name) {
+            if (name == "record" && !keepsRecord) || !world.exists(name) {
                 try world.write(name, bytes)
             }
         }
@@ -100,7 +100,4 @@ import Testing
         try world.accept()
     }
 
-    private func exists(_ world: TrackingWorld, _ name: String) -> Bool {
-        FileCalls.exists(world.directory + "/" + name)
-    }
 }

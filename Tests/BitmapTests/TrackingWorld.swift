@@ -19,11 +19,10 @@ final class TrackingWorld {
     /// Oldest first: everything written since the checkpoint.
     var oracle: [(name: String, blocks: DirtyBitmap)] = []
     var names = 0
-    private var log: IntentLogFile?
     private var logGeneration = IntentLogFile.firstGeneration
     private(set) var marked: Set<Int> = []
-    /// Content of each mapped file when it was last synced.
-    private var durable: [String: [UInt8]] = [:]
+    /// Stands for memory that outlives the process.
+    private var memory: String { directory + "-memory" }
 
     init(sizeBytes: UInt64 = 6 << 27) throws {
         directory = NSTemporaryDirectory() + "nbdpull-tracking-" + UUID().uuidString
@@ -32,7 +31,16 @@ final class TrackingWorld {
         try open()
     }
 
-    deinit { try? FileManager.default.removeItem(atPath: directory) }
+    deinit {
+        try? FileManager.default.removeItem(atPath: directory)
+        try? FileManager.default.removeItem(atPath: memory)
+    }
+
+    var places: TrackingPlaces {
+        TrackingPlaces(
+            files: DiskDirectory(directory), memory: DiskDirectory(memory), isInMemory: true,
+            mark: nil, bootID: bootID)
+    }
 
     var blockCount: Int { Int((source.sizeBytes + 65_535) >> 16) }
 
@@ -44,21 +52,14 @@ final class TrackingWorld {
     }
 
     func open() throws {
-        let opened = try TrackingStore.open(
-            directory: directory, source: source, granularityBytes: Self.granularityBytes,
-            bootID: bootID)
-        store = opened
-        noteSynced()
-        log = try IntentLogFile(creating: opened.intentPath, diskBytes: source.sizeBytes)
+        store = try TrackingStore.open(
+            places, source: source, granularityBytes: Self.granularityBytes)
         logGeneration = IntentLogFile.firstGeneration
         marked = []
     }
 
-    /// The process dies: what is mapped stays.
-    func kill() {
-        store = nil
-        log = nil
-    }
+    /// The process dies: what lies in memory stays.
+    func kill() { store = nil }
 
     func stopCleanly() throws {
         var closing = try current()
@@ -67,26 +68,11 @@ final class TrackingWorld {
         kill()
     }
 
-    /// Power goes: of what was marked since the last sync any part may be lost, by whole words.
-    func losePower(_ generator: inout SplitMix64) throws {
+    /// Power goes, and memory with it.
+    func losePower() throws {
         kill()
         bootID += "+"
-        for name in StateFiles.names(in: directory) where name.hasSuffix(".bits") {
-            guard let old = durable[name] else { continue }
-            var bytes = try read(name)
-            for start in stride(from: 0, to: min(bytes.count, old.count), by: 8)
-            where generator.below(3) != 0 {
-                bytes.replaceSubrange(start..<start + 8, with: old[start..<start + 8])
-            }
-            try write(name, bytes)
-        }
-    }
-
-    /// Takes what the recording layer's file holds now for durable.
-    func noteSynced() {
-        guard let serial = store?.recording.serial else { return }
-        let name = "layer-\(serial).bits"
-        durable[name] = try? read(name)
+        try FileManager.default.removeItem(atPath: memory)
     }
 
     // MARK: Changes
@@ -96,12 +82,14 @@ final class TrackingWorld {
         let store = try current()
         let offset = UInt64(blocks.lowerBound) << 16
         let length = min(UInt64(blocks.upperBound) << 16, source.sizeBytes) - offset
-        let regions = IntentLogFile.regions(touching: offset, length: length)
+        let regions = store.log.regions(touching: offset, length: length)
         if !marked.isSuperset(of: regions) {
             marked.formUnion(regions)
             try writeLog()
         }
-        (layer ?? store.recording).mark(offset: offset, length: length)
+        guard (layer ?? store.recording).mark(offset: offset, length: length) else {
+            throw Failure.message("the live bits cannot be written")
+        }
         for index in oracle.indices { oracle[index].blocks.mark(blocks) }
     }
 
@@ -114,18 +102,16 @@ final class TrackingWorld {
     }
 
     private func writeLog() throws {
-        guard let log else { return }
+        let log = try current().log
         var words = [UInt64](repeating: 0, count: (log.shape.regionCount + 63) / 64)
         for region in marked { words[region >> 6] |= 1 << UInt64(region & 63) }
         logGeneration += 1
-        let slot = log.encode(words, generation: logGeneration)
-        try FileCalls.write(log.raw, slot.bytes, at: slot.position)
+        try log.write(words, generation: logGeneration)
     }
 
     /// The bits become durable, and the log forgets its marks.
     func clearLog() throws {
-        try current().recording.sync()
-        noteSynced()
+        try current().recording.save()
         marked = []
         // Both slots count until they are written again.
         try writeLog()
@@ -145,9 +131,7 @@ final class TrackingWorld {
         var sealing = try current()
         let next = try sealing.prepareNext()
         try sealing.seal(checkpoint: name, next: next)
-        noteSynced()
         store = sealing
-        noteSynced()
         oracle.append((name, DirtyBitmap(blockCount: blockCount)))
         return name
     }
@@ -155,10 +139,11 @@ final class TrackingWorld {
     func delete(_ name: String) throws {
         var deleting = try current()
         let bits = try deleting.bitsToAdd(deleting: name)
-        if let bits { deleting.recording.formUnion(bits) }
+        if let bits, !deleting.recording.formUnion(bits) {
+            throw Failure.message("the live bits cannot be written")
+        }
         try deleting.delete(checkpoint: name)
         store = deleting
-        if bits != nil { noteSynced() }
         oracle.removeAll { $0.name == name }
     }
 
@@ -215,20 +200,33 @@ final class TrackingWorld {
 
     // MARK: Files
 
+    /// Files in memory have names that begin so.
+    private static let memoryPrefix = "memory/"
+
+    private func path(_ name: String) -> String {
+        name.hasPrefix(Self.memoryPrefix)
+            ? memory + "/" + name.dropFirst(Self.memoryPrefix.count) : directory + "/" + name
+    }
+
     func read(_ name: String) throws -> [UInt8] {
-        [UInt8](try Data(contentsOf: URL(fileURLWithPath: directory + "/" + name)))
+        [UInt8](try Data(contentsOf: URL(fileURLWithPath: path(name))))
     }
 
     /// Writes a file in place, so that no other name comes into being.
     func write(_ name: String, _ bytes: [UInt8]) throws {
-        try Data(bytes).write(to: URL(fileURLWithPath: directory + "/" + name))
+        try Data(bytes).write(to: URL(fileURLWithPath: path(name)))
     }
 
-    func remove(_ name: String) throws { try FileCalls.remove(directory + "/" + name) }
+    func exists(_ name: String) -> Bool { FileCalls.exists(path(name)) }
+
+    func remove(_ name: String) throws { try FileCalls.remove(path(name)) }
 
     func files() throws -> [String: [UInt8]] {
         var files: [String: [UInt8]] = [:]
-        for name in StateFiles.names(in: directory) { files[name] = try read(name) }
+        let names =
+            StateFiles.names(in: directory)
+            + StateFiles.names(in: memory).map { Self.memoryPrefix + $0 }
+        for name in names { files[name] = try read(name) }
         return files
     }
 }

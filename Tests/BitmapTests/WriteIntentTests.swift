@@ -58,10 +58,12 @@ struct WriteIntentTests {
 
     @Test(
         "drivers that do it wrong are caught",
-        arguments: [IntentWorld.Defect.releasesEarly, .skipsSync, .setsBitsLate])
+        arguments: [IntentWorld.Defect.releasesEarly, .skipsSync, .setsBitsLate, .declaresLate])
     func canary(defect: IntentWorld.Defect) {
         let wrong = Self.scripts.compactMap {
-            walk(world($0, clearings: 3, faults: 0, defect: defect)).wrong
+            walk(
+                world($0, clearings: 2, faults: defect == .declaresLate ? 1 : 0, defect: defect)
+            ).wrong
         }
         #expect(!wrong.isEmpty)
     }
@@ -112,7 +114,8 @@ struct WriteIntentCostTests {
             switch action {
             case .writeLog: intent.logWritten(succeeded: true)
             case .syncBits: intent.bitsSynced(succeeded: true)
-            case .release, .trackingLost: break
+            case .trackingLost: intent.lossDeclared()
+            case .release: break
             }
         }
         return actions
@@ -215,6 +218,27 @@ struct WriteIntentCostTests {
         #expect(intent.admit(token: 0, regions: 2..<4) == .go)
         intent.startClearing()
         #expect(run(&intent).isEmpty)
+    }
+
+    @Test("a log write that never ends loses the tracking, not the writes; its late end is nothing")
+    func logHangs() {
+        var intent = WriteIntent(regionCount: 4, tokenLimit: 4)
+        _ = intent.admit(token: 0, regions: 0..<1)
+        #expect(!intent.isAwaited)
+        #expect(intent.nextAction() == .writeLog(generation: 1))
+        #expect(intent.isAwaited)
+        _ = intent.admit(token: 1, regions: 1..<2)
+        intent.giveUp()
+        #expect(intent.nextAction() == .trackingLost)
+        // Nothing goes before it is said.
+        #expect(intent.nextAction() == nil)
+        #expect(intent.admit(token: 2, regions: 0..<1) == .held)
+        intent.lossDeclared()
+        #expect(
+            run(&intent) == [.release(token: 0), .release(token: 1), .release(token: 2)])
+        intent.logWritten(succeeded: true)
+        #expect(run(&intent).isEmpty)
+        #expect(intent.admit(token: 3, regions: 3..<4) == .go)
     }
 
     @Test("a sync that fails keeps every mark for good")

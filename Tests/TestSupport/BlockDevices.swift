@@ -61,6 +61,20 @@ package final class TinyFileSystem {
         isFrozen = false
     }
 
+    /// An error as a broken disk would cause it: from now on the file system is read-only.
+    package func breakReadOnly() throws {
+        try Command.run("mount", ["-o", "remount,errors=remount-ro", path]).output()
+        let name = device.path.split(separator: "/").last ?? ""
+        try Files.write("1", to: "/sys/fs/ext4/\(name)/trigger_fs_error")
+    }
+
+    /// Unmounts it, has it checked and mounts it again.
+    package func repair() throws {
+        try Command.run("umount", [path]).output()
+        _ = try Command.run("e2fsck", ["-f", "-y", device.path])
+        try Command.run("mount", [device.path, path]).output()
+    }
+
     deinit {
         try? thaw()
         // A server that was just killed may hold the file system busy for a moment.
@@ -69,5 +83,52 @@ package final class TinyFileSystem {
             Thread.sleep(forTimeInterval: 0.1)
         }
         _ = try? Command.run("umount", ["-l", path])
+    }
+}
+
+/// An ext4 file system over an image for which there is less room than it believes: what it writes is
+/// taken, and lost.
+package final class LyingFileSystem {
+    package let path: String
+    private let directory: TemporaryDirectory
+    private let room: String
+    private var device: LoopDevice?
+    private var image: String { room + "/image" }
+
+    /// `roomMebibytes` is what is left for its content; a little is used from the start.
+    package init(mebibytes: Int, roomMebibytes: Int) throws {
+        directory = try TemporaryDirectory()
+        room = try directory.directory("room")
+        path = try directory.directory("mount")
+        try Command.run(
+            "mount", ["-t", "tmpfs", "-o", "size=\(roomMebibytes)m", "tmpfs", room]
+        ).output()
+        try Images.sparse(image, bytes: mebibytes << 20)
+        device = try LoopDevice(over: image)
+        try Command.run("mkfs.ext4", ["-q", "-F", "-m", "0", device?.path ?? ""]).output()
+        try Command.run("mount", [device?.path ?? "", path]).output()
+    }
+
+    /// Takes all the room that is left.
+    package func use() throws {
+        try Command.run("sync", ["-f", path]).output()
+        _ = try Command.run("dd", ["if=/dev/zero", "of=" + room + "/filler", "bs=4k"])
+    }
+
+    /// Unmounts it, makes room and mounts it again: what was lost stays lost.
+    package func mountAnew() throws {
+        _ = try Command.run("umount", [path])
+        Files.remove(room + "/filler")
+        _ = try Command.run("e2fsck", ["-f", "-y", device?.path ?? ""])
+        try Command.run("mount", [device?.path ?? "", path]).output()
+    }
+
+    deinit {
+        for _ in 0..<50 {
+            if let result = try? Command.run("umount", [path]), result.succeeded { break }
+            Thread.sleep(forTimeInterval: 0.1)
+        }
+        device = nil
+        _ = try? Command.run("umount", [room])
     }
 }

@@ -133,14 +133,14 @@ extension JobManager {
 }
 
 extension JobManager {
-    /// A disk's changes can no longer be recorded: said once, and shown with the disk from now on.
-    func noteTrackingLost(_ disk: DiskID) {
+    /// Something is wrong with the tracking of a disk's changes.
+    func noteTracking(_ disk: DiskID, _ message: String) {
         for domain in domains.values {
             for (target, attachment) in domain.attachments where attachment == .attached(disk) {
                 events.append(
                     ControlEvent(
                         .trackingProblem, domain: domain.definition.name, disk: target,
-                        message: "changes can no longer be recorded: its checkpoints are given up"))
+                        message: message))
             }
         }
     }

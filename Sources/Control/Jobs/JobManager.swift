@@ -135,8 +135,12 @@ package actor JobManager {
                 ControlEvent(
                     .watermark, domain: jobs[id]?.domain, id: id, disk: target, usedBytes: used,
                     limitBytes: limit))
-        case .trackingLost(let disk):
-            noteTrackingLost(disk)
+        case .trackingLost(let disk, let detail):
+            noteTracking(
+                disk,
+                "changes can no longer be recorded (\(detail)): its checkpoints are given up")
+        case .trackingProblem(let disk, let detail):
+            noteTracking(disk, detail)
         case .clientRefused(let id, let reason):
             events.append(
                 ControlEvent(

@@ -60,7 +60,9 @@ package enum ServerEvent: Sendable {
     /// Scratch of a disk has crossed a share of its room, in percent.
     case scratchWatermark(id: String, target: String, usedBytes: UInt64, limitBytes: UInt64)
     /// Changes of a disk can no longer be recorded safely; its checkpoints are given up.
-    case trackingLost(disk: DiskID)
+    case trackingLost(disk: DiskID, detail: String)
+    /// Something is wrong with the tracking of a disk's changes that goes on all the same.
+    case trackingProblem(disk: DiskID, detail: String)
     /// A connection's TLS did not come about.
     case clientRefused(jobID: String?, reason: String)
     case clientConnected(export: String, jobID: String?)

@@ -6,13 +6,26 @@ struct HomeTracking {
     var recording: RecordingLayer
     var intent: WriteIntent
     let log: IntentLogFile
-    let directory: String
-    /// Arena offset of the buffer that the log is written from.
-    let logBuffer: Int
-    let logPages: Int
+    /// Says where it can that changes are not recorded, if it comes to that.
+    let doubt: TrackingDoubt
+    /// When the log write in flight is given up, in nanoseconds of the clock.
+    var logDeadline = UInt64.max
+    /// When writes go although it is not yet said everywhere that tracking is lost.
+    var lossDeadline = UInt64.max
+    /// Why tracking is lost, as far as it is known.
+    var lossReason = "the write-intent log cannot be written"
+    /// The first failure to make bits durable was reported.
+    var isSaveFaultReported = false
+    /// log2 of the log's regions.
+    let regionShift: UInt64
     /// Between a checkpoint's instant and its record no mark leaves the log: the layer that was
     /// sealed may not be durable yet.
     var isClearingHeld = false
     /// Clock ticks since idle regions were last looked for.
     var ticks = 0
+
+    /// The regions that a byte range touches; the range is not empty.
+    func regions(touching offset: UInt64, length: UInt64) -> Range<Int> {
+        Int(offset >> regionShift)..<(Int((offset + length - 1) >> regionShift) + 1)
+    }
 }

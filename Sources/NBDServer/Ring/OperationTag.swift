@@ -8,8 +8,6 @@ enum OperationKind: UInt8 {
     case writable
     case piece
     case copyRead
-    case intentLog
-    case intentSync
     /// Nobody waits for the result (a prefetch, a cancel).
     case ignored
 }

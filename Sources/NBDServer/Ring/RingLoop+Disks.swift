@@ -55,17 +55,12 @@ extension RingLoop {
         let slot = disks.insert(HomeDisk(export))
         diskSlots[export.disk] = slot
         guard let seed else { return }
-        let pages = seed.log.slotBytes / BufferArena.pageBytes
-        guard let buffer = arena.allocate(pages: pages) else {
-            // A disk whose changes cannot be recorded must say so.
-            return shared.emit(.trackingLost(disk: export.disk))
-        }
         disks[slot].tracking = HomeTracking(
             recording: seed.recording,
             intent: WriteIntent(
                 regionCount: seed.log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration),
-            log: seed.log, directory: seed.directory, logBuffer: buffer, logPages: pages)
+            log: seed.log, doubt: seed.doubt, regionShift: seed.log.regionShift)
     }
 
     // MARK: Ending
@@ -104,9 +99,6 @@ extension RingLoop {
     mutating func removeDisk(_ disk: DiskID, _ outcome: Outcome, _ latch: Latch) {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk], isIdle(slot), outcome.take() else { return }
-        if let tracking = disks[slot].tracking {
-            arena.free(tracking.logBuffer, pages: tracking.logPages)
-        }
         disks.remove(slot)
         diskSlots[disk] = nil
         outcome.succeeded.store(true, ordering: .releasing)
@@ -115,7 +107,6 @@ extension RingLoop {
     private func isIdle(_ slot: Int) -> Bool {
         for number in 0..<connections.capacity
         where connections.contains(number) && connections[number].disk == slot { return false }
-        if disks[slot].tracking?.intent.isBusy ?? false { return false }
         return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
             && disks[slot].heldRequests.isEmpty
             && disks[slot].jobs.allSatisfy { $0 == nil }

@@ -9,9 +9,10 @@ extension RingLoop {
     /// Whether the change may be submitted now; otherwise it waits for the write-intent log.
     mutating func isMarked(_ piece: Int) -> Bool {
         let disk = pieces[piece].disk
-        guard disks[disk].tracking != nil else { return true }
-        let regions = IntentLogFile.regions(
-            touching: pieces[piece].offset, length: pieces[piece].count)
+        guard
+            let regions = disks[disk].tracking?.regions(
+                touching: pieces[piece].offset, length: pieces[piece].count)
+        else { return true }
         guard disks[disk].tracking?.intent.admit(token: piece, regions: regions) == .held else {
             return true
         }
@@ -22,16 +23,21 @@ extension RingLoop {
 
     /// Sets the bits of bytes that are about to change.
     mutating func record(_ disk: Int, _ bytes: Range<UInt64>) {
-        disks[disk].tracking?.recording.mark(
+        let isRight = disks[disk].tracking?.recording.mark(
             offset: bytes.lowerBound, length: bytes.upperBound - bytes.lowerBound)
+        if isRight == false { loseTracking(disk, Self.wrongLiveBits) }
     }
 
     /// The change is complete or has failed.
     mutating func unmark(_ piece: Piece) {
-        guard disks[piece.disk].tracking != nil else { return }
-        disks[piece.disk].tracking?.intent.finished(
-            regions: IntentLogFile.regions(touching: piece.offset, length: piece.count))
+        guard
+            let regions = disks[piece.disk].tracking?.regions(
+                touching: piece.offset, length: piece.count)
+        else { return }
+        disks[piece.disk].tracking?.intent.finished(regions: regions)
     }
+
+    private static let wrongLiveBits = "its bits in memory can neither be written nor removed"
 
     // MARK: The write-intent log
 
@@ -39,52 +45,118 @@ extension RingLoop {
         while let action = disks[disk].tracking?.intent.nextAction() {
             switch action {
             case .writeLog(let generation): writeLog(disk, generation)
-            case .syncBits:
-                guard let recording = disks[disk].tracking?.recording else { return }
-                ring.prepareSync(recording.raw, tag: OperationTag(.intentSync, slot: disk).raw)
+            case .syncBits: saveBits(disk)
             case .release(let token): submitMarked(token)
-            case .trackingLost:
-                // On this thread, before the writes that wait for the log are let go unrecorded.
-                if let directory = disks[disk].tracking?.directory {
-                    TrackingStore.giveUp(directory: directory)
-                }
-                shared.emit(.trackingLost(disk: disks[disk].export.disk))
+            case .trackingLost: declareLoss(disk)
             }
         }
     }
 
+    // Files of the state directory are written on threads of their own: a call that never returns
+    // takes nothing from the ring, neither its thread nor one of the kernel's workers for it.
+
     private mutating func writeLog(_ disk: Int, _ generation: UInt64) {
         guard let tracking = disks[disk].tracking else { return }
-        let slot = tracking.log.encode(tracking.intent.words, generation: generation)
-        var span = arena.mutableBytes(tracking.logBuffer, count: slot.bytes.count)
-        for index in slot.bytes.indices {
-            span.storeBytes(of: slot.bytes[index], toByteOffset: index, as: UInt8.self)
+        disks[disk].tracking?.logDeadline =
+            now + UInt64(shared.configuration.trackingTimeoutSeconds) * 1_000_000_000
+        let (log, words) = (tracking.log, tracking.intent.words)
+        let (id, mailbox) = (disks[disk].export.disk, mailbox)
+        let isStarted = DetachedThread.run(name: "nbdpull-intent") {
+            let failure = fault { () throws(SystemFault) in
+                try log.write(words, generation: generation)
+            }
+            mailbox.post(.intentLogWritten(id, failure))
         }
-        ring.prepareWrite(
-            tracking.log.raw, from: arena, at: tracking.logBuffer, count: slot.bytes.count,
-            filePosition: slot.position, durable: true,
-            tag: OperationTag(.intentLog, slot: disk, detail: slot.bytes.count >> 9).raw)
+        if !isStarted { mailbox.post(.intentLogWritten(id, Self.noThread)) }
     }
 
-    mutating func intentLogWritten(_ disk: Int, _ expectedSectors: Int, result: Int32) {
-        let succeeded = result >= 0 && Int(result) >> 9 == expectedSectors
-        disks[disk].tracking?.intent.logWritten(succeeded: succeeded)
+    mutating func intentLogWritten(_ id: DiskID, _ fault: SystemFault?) {
+        guard let disk = diskSlots[id], disks[disk].tracking != nil else { return }
+        if let fault {
+            disks[disk].tracking?.lossReason =
+                "write of the write-intent log: \(fault.call): \(fault.errorText)"
+        }
+        disks[disk].tracking?.logDeadline = .max
+        disks[disk].tracking?.intent.logWritten(succeeded: fault == nil)
         performIntent(disk)
     }
 
-    mutating func intentBitsSynced(_ disk: Int, result: Int32) {
-        disks[disk].tracking?.intent.bitsSynced(succeeded: result >= 0)
+    private mutating func saveBits(_ disk: Int) {
+        guard let recording = disks[disk].tracking?.recording else { return }
+        let (id, mailbox) = (disks[disk].export.disk, mailbox)
+        let isStarted = DetachedThread.run(name: "nbdpull-bits") {
+            let failure = fault { () throws(SystemFault) in try recording.save() }
+            mailbox.post(.bitsSaved(id, failure))
+        }
+        if !isStarted { mailbox.post(.bitsSaved(id, Self.noThread)) }
+    }
+
+    private static var noThread: SystemFault {
+        SystemFault(call: "pthread_create", errno: Errno.again)
+    }
+
+    mutating func bitsSaved(_ id: DiskID, _ fault: SystemFault?) {
+        guard let disk = diskSlots[id], disks[disk].tracking != nil else { return }
+        if let fault, disks[disk].tracking?.isSaveFaultReported == false {
+            disks[disk].tracking?.isSaveFaultReported = true
+            shared.emit(
+                .trackingProblem(
+                    disk: id,
+                    detail: "its bits cannot be made durable (\(fault.call): \(fault.errorText)):"
+                        + " after an unclean stop whole regions count as changed"))
+        }
+        disks[disk].tracking?.intent.bitsSynced(succeeded: fault == nil)
         performIntent(disk)
     }
 
     mutating func tickTracking(_ disk: Int) {
-        guard disks[disk].tracking != nil else { return }
+        guard let tracking = disks[disk].tracking else { return }
+        if now > tracking.logDeadline, tracking.intent.isAwaited {
+            loseTracking(
+                disk,
+                "a write of the write-intent log has not ended after"
+                    + " \(shared.configuration.trackingTimeoutSeconds) s")
+        }
+        if now > tracking.lossDeadline { lossDeclared(disks[disk].export.disk) }
         disks[disk].tracking?.ticks += 1
-        guard (disks[disk].tracking?.ticks ?? 0) >= Limits.intentClearingTicks,
-            !(disks[disk].tracking?.isClearingHeld ?? true)
-        else { return }
+        guard tracking.ticks + 1 >= Limits.intentClearingTicks, !tracking.isClearingHeld else {
+            return
+        }
         disks[disk].tracking?.ticks = 0
         disks[disk].tracking?.intent.startClearing()
+        performIntent(disk)
+    }
+
+    // MARK: Loss
+
+    /// Changes can no longer be recorded safely.
+    private mutating func loseTracking(_ disk: Int, _ reason: String) {
+        disks[disk].tracking?.lossReason = reason
+        disks[disk].tracking?.intent.giveUp()
+        performIntent(disk)
+    }
+
+    /// Says that tracking is lost: at once in memory, and everywhere else on a thread that may wait.
+    ///
+    /// The changes that wait for the log go when it is said, or when that takes too long.
+    private mutating func declareLoss(_ disk: Int) {
+        guard let tracking = disks[disk].tracking else { return }
+        let (doubt, id, mailbox, shared) = (
+            tracking.doubt, disks[disk].export.disk, mailbox, shared
+        )
+        _ = doubt.sayInMemory()
+        shared.emit(.trackingLost(disk: id, detail: tracking.lossReason))
+        disks[disk].tracking?.lossDeadline = now + Limits.lossNanoseconds
+        let isStarted = DetachedThread.run(name: "nbdpull-doubt") {
+            shared.declare(doubt, of: id) { mailbox.post(.lossDeclared(id)) }
+        }
+        if !isStarted { mailbox.post(.lossDeclared(id)) }
+    }
+
+    mutating func lossDeclared(_ id: DiskID) {
+        guard let disk = diskSlots[id], disks[disk].tracking != nil else { return }
+        disks[disk].tracking?.lossDeadline = .max
+        disks[disk].tracking?.intent.lossDeclared()
         performIntent(disk)
     }
 
@@ -102,8 +174,9 @@ extension RingLoop {
     mutating func unswapRecording(_ disk: DiskID, _ old: RecordingLayer, _ latch: Latch) {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk], let tracking = disks[slot].tracking else { return }
-        old.formUnion(tracking.recording.snapshot())
+        let isRight = old.formUnion(tracking.recording.snapshot())
         setRecording(slot, old, isClearingHeld: false)
+        if !isRight { loseTracking(slot, Self.wrongLiveBits) }
     }
 
     /// Written as take and put back: Swift 6.3 never releases what an assignment through an optional
@@ -132,6 +205,18 @@ extension RingLoop {
     mutating func addBits(_ disk: DiskID, _ bits: DirtyBitmap, _ latch: Latch) {
         defer { latch.arrive() }
         guard let slot = diskSlots[disk] else { return }
-        disks[slot].tracking?.recording.formUnion(bits)
+        if disks[slot].tracking?.recording.formUnion(bits) == false {
+            loseTracking(slot, Self.wrongLiveBits)
+        }
+    }
+}
+
+/// What a call has failed with, or nil.
+private func fault(_ body: () throws(SystemFault) -> Void) -> SystemFault? {
+    do throws(SystemFault) {
+        try body()
+        return nil
+    } catch {
+        return error
     }
 }

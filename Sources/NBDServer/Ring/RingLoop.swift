@@ -167,8 +167,6 @@ struct RingLoop: ~Copyable {
             markReady(tag.slot)
         case .piece: pieceCompleted(tag.slot, result: completion.result)
         case .copyRead: copyReadCompleted(tag.slot, tag.detail, result: completion.result)
-        case .intentLog: intentLogWritten(tag.slot, tag.detail, result: completion.result)
-        case .intentSync: intentBitsSynced(tag.slot, result: completion.result)
         case .ignored: break
         }
     }
@@ -270,6 +268,9 @@ struct RingLoop: ~Copyable {
         case .snapshotRecording(let disk, let box, let latch):
             snapshotRecording(disk, box, latch)
         case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
+        case .intentLogWritten(let disk, let fault): intentLogWritten(disk, fault)
+        case .bitsSaved(let disk, let fault): bitsSaved(disk, fault)
+        case .lossDeclared(let disk): lossDeclared(disk)
         case .stop(let latch):
             stopLatch = latch
             stopDeadline = now + Limits.farewellNanoseconds

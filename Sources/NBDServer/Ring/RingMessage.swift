@@ -55,6 +55,12 @@ enum RingMessage: Sendable {
     case sealedDurably(DiskID)
     case snapshotRecording(DiskID, BitmapBox, Latch)
     case addBits(DiskID, DirtyBitmap, Latch)
+    /// A write of the write-intent log has ended.
+    case intentLogWritten(DiskID, SystemFault?)
+    /// The recording layer's bits are durable, or are not.
+    case bitsSaved(DiskID, SystemFault?)
+    /// It is said that the disk's changes are no longer recorded: its writes may go.
+    case lossDeclared(DiskID)
     case stop(Latch)
 }
 
@@ -74,7 +80,7 @@ final class Outcome: Sendable {
 struct TrackingSeed: Sendable {
     let recording: RecordingLayer
     let log: IntentLogFile
-    let directory: String
+    let doubt: TrackingDoubt
 }
 
 /// Carries a bitmap from a ring to a call, and from there to its readers.

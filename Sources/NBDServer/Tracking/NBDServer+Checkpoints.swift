@@ -117,7 +117,8 @@ extension NBDServer {
                 try before.rewrite()
                 keep(before, swap.disk)
             } catch {
-                trackingIsLost(swap.disk)
+                trackingIsLost(
+                    swap.disk, "a checkpoint could not be taken back: \(Self.text(error))")
             }
         }
         return fault

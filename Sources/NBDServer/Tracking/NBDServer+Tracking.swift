@@ -4,6 +4,16 @@ import Disk
 import IORing
 import Synchronization
 
+/// What the control thread knows of disks' tracking beside their stores.
+struct TrackingCare: Sendable {
+    /// What says that a disk's changes are not recorded, by disk.
+    var doubts: [DiskID: TrackingDoubt] = [:]
+    /// What is wrong with tracking that goes on.
+    var problems: [DiskID: String] = [:]
+    /// Tracking directories that are still being closed, on threads of their own.
+    var closing: Set<String> = []
+}
+
 /// A disk's change tracking comes and goes with the disk.
 extension NBDServer {
     /// Tracking of an attached disk, as calls know it.
@@ -16,34 +26,96 @@ extension NBDServer {
     /// Opens the tracking of a disk that is being attached; nil when none is wanted.
     ///
     /// A disk is served even when its changes cannot be tracked: the guest comes first, and every
-    /// use of a checkpoint says why it is not there.
+    /// use of a checkpoint says why it is not there. But not before that is said where the next start
+    /// sees it; where it cannot be said, the disk is refused, and so is one that is too large for its
+    /// granularity.
     func openTracking(
-        _ configuration: DiskConfiguration, _ source: RawSource
-    ) -> (DiskTracking, TrackingSeed?)? {
+        _ configuration: DiskConfiguration, _ source: RawSource, _ disk: DiskID
+    ) throws(ServerFault) -> (DiskTracking, TrackingSeed?)? {
         guard let tracking = configuration.tracking, !source.isReadOnly else { return nil }
+        let places = Self.places(
+            tracking.directory, source, shared.configuration.witnessDirectory)
+        let doubt = TrackingDoubt(places, spare: shared.spare)
+        state.withLock { $0.trackingCare.doubts[disk] = doubt }
+        let isClosing = state.withLock { $0.trackingCare.closing.contains(tracking.directory) }
         do throws(TrackingFault) {
+            guard !isClosing else {
+                throw .system(
+                    path: tracking.directory, SystemFault(call: "close", errno: Errno.again))
+            }
             let store = try TrackingStore.open(
-                directory: tracking.directory, source: Self.identity(source),
+                places, source: try Self.identity(source),
                 granularityBytes: tracking.granularityBytes)
-            let log = try Self.makeLog(store, source)
+            doubt.prepare()
             return (
                 .store(store),
-                TrackingSeed(
-                    recording: store.recording, log: log, directory: store.directory)
+                TrackingSeed(recording: store.recording, log: store.log, doubt: doubt)
             )
         } catch {
-            return (.unavailable(Self.text(error)), nil)
+            if case .tooManyBlocks = error {
+                dropTracking(disk)
+                throw .sourceUnusable(path: source.path, detail: Self.text(error))
+            }
+            return (.unavailable(try serveUntracked(error, source, doubt, disk)), nil)
         }
     }
 
-    private static func makeLog(
-        _ store: TrackingStore, _ source: RawSource
-    ) throws(TrackingFault) -> IntentLogFile {
-        do throws(SystemFault) {
-            return try IntentLogFile(creating: store.intentPath, diskBytes: source.sizeBytes)
-        } catch {
-            throw .system(path: store.intentPath, error)
+    /// Says that a disk is served untracked; returns what is to be known of it.
+    private func serveUntracked(
+        _ fault: TrackingFault, _ source: RawSource, _ doubt: TrackingDoubt,
+        _ disk: DiskID
+    ) throws(ServerFault) -> String {
+        let reason = Self.text(fault)
+        let outcome = doubt.declare()
+        guard outcome.isSaid else {
+            dropTracking(disk)
+            throw .sourceUnusable(
+                path: source.path,
+                detail: "its changes cannot be tracked (\(reason)), and that they are not cannot be"
+                    + " noted anywhere (\(outcome.failures.joined(separator: ", ")))")
         }
+        guard !outcome.isDurable else { return "changes are not recorded: \(reason)" }
+        keepDeclaring(doubt)
+        return "changes are not recorded: \(reason); \(Self.text(outcome))"
+    }
+
+    private func keepDeclaring(_ doubt: TrackingDoubt) {
+        _ = DetachedThread.run(name: "nbdpull-doubt") {
+            doubt.keepDeclaring(everyMilliseconds: Limits.doubtRetryMilliseconds)
+        }
+    }
+
+    // MARK: Places
+
+    private static func places(
+        _ directory: String, _ source: RawSource, _ witness: String?
+    ) -> TrackingPlaces {
+        let memory = memory(for: directory, witness)
+        return TrackingPlaces(
+            files: DiskDirectory(directory), memory: memory.map { DiskDirectory($0.path) },
+            isInMemory: memory?.isInMemory ?? false,
+            mark: AttributeMark(
+                source.raw, isFile: source.type == .regular, owner: source))
+    }
+
+    /// A directory for one disk's session: in memory that outlives the process, or else where the
+    /// server was told.
+    private static func memory(
+        for directory: String, _ witness: String?
+    ) -> (path: String, isInMemory: Bool)? {
+        // FNV-1a: a name for the path; the session says whose it is.
+        let hash = directory.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
+            ($0 ^ UInt64($1)) &* 0x100_0000_01B3
+        }
+        let name = "tracking-" + String(hash, radix: 16)
+        let shared = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
+        if StateFiles.isMemory("/dev/shm") {
+            try? StateFiles.makeDirectory(shared)
+            if StateFiles.isPrivate(shared) { return ("\(shared)/\(name)", true) }
+        }
+        guard let witness else { return nil }
+        try? StateFiles.makeDirectory(witness)
+        return ("\(witness)/\(name)", StateFiles.isMemory(witness))
     }
 
     private static func identity(_ source: RawSource) throws(TrackingFault) -> SourceIdentity {
@@ -61,45 +133,110 @@ extension NBDServer {
         }
     }
 
+    // MARK: Ending
+
     /// The disk has been withdrawn and synced: its bits are exact.
     func closeTracking(_ disk: DiskID, _ source: RawSource) {
-        guard case .store(var store) = state.withLock({ $0.tracking.removeValue(forKey: disk) })
-        else { return }
-        do throws(TrackingFault) {
-            store.compressSealed()
-            try store.close(source: try Self.identity(source))
-        } catch {
-            // The record still says "in use": the next start treats the stop as unclean.
-            return
+        let (tracking, doubt) = state.withLock { state in
+            state.trackingCare.problems[disk] = nil
+            return (
+                state.tracking.removeValue(forKey: disk),
+                state.trackingCare.doubts.removeValue(forKey: disk)
+            )
+        }
+        guard let tracking, let doubt else { return }
+        close(doubt.directory) {
+            switch tracking {
+            case .unavailable:
+                if !(doubt.lastOutcome?.isDurable ?? false) { _ = doubt.declare() }
+            case .store(var store):
+                do throws(TrackingFault) {
+                    store.compressSealed()
+                    try store.close(source: try Self.identity(source))
+                } catch {
+                    // The record still says "in use": the next start treats the stop as unclean.
+                    break
+                }
+            }
+            doubt.retire()
         }
     }
 
-    /// Changes could not be recorded: no incremental backup may rely on them any more.
-    func trackingIsLost(_ disk: DiskID) {
-        let old = state.withLock { state in
-            let old = state.tracking[disk]
-            state.tracking[disk] = .unavailable(
-                "changes could not be recorded durably: its checkpoints are given up")
-            return old
+    /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.
+    func dropTracking(_ disk: DiskID) {
+        state.withLock { state in
+            state.tracking[disk] = nil
+            state.trackingCare.problems[disk] = nil
+            state.trackingCare.doubts.removeValue(forKey: disk)?.retire()
         }
-        if case .store(let store) = old { TrackingStore.giveUp(directory: store.directory) }
     }
+
+    /// Closes on a thread of its own, as a file system that hangs must not take the control thread
+    /// with it; until it is done nobody opens the directory again.
+    private func close(_ directory: String, _ body: @escaping @Sendable () -> Void) {
+        let isStuck = state.withLock { state in
+            defer { state.trackingCare.closing.insert(directory) }
+            return !state.trackingCare.closing.isEmpty
+        }
+        let closed = Latch(count: 1)
+        let work: @Sendable () -> Void = {
+            body()
+            self.state.withLock { _ = $0.trackingCare.closing.remove(directory) }
+            closed.arrive()
+        }
+        guard DetachedThread.run(name: "nbdpull-close", work) else { return work() }
+        // Where one hangs, the others are not waited for as long: a stop has an end.
+        _ = closed.wait(
+            milliseconds: isStuck
+                ? Limits.trackingStuckMilliseconds : Limits.trackingCloseMilliseconds)
+    }
+
+    // MARK: Loss and problems
+
+    /// Keeps what rings tell of tracking; on any thread.
+    func noteTracking(_ event: ServerEvent) {
+        switch event {
+        case .trackingLost(let disk, let detail):
+            state.withLock { state in
+                guard state.tracking[disk] != nil else { return }
+                state.tracking[disk] = .unavailable(
+                    "changes could not be recorded durably (\(detail)): its checkpoints are given up"
+                )
+            }
+        case .trackingProblem(let disk, let detail):
+            state.withLock { $0.trackingCare.problems[disk] = detail }
+        default: break
+        }
+    }
+
+    /// A checkpoint can neither be made nor taken back: no incremental backup may rely on any.
+    func trackingIsLost(_ disk: DiskID, _ detail: String) {
+        shared.emit(.trackingLost(disk: disk, detail: detail))
+        guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
+        let shared = shared
+        _ = DetachedThread.run(name: "nbdpull-doubt") { shared.declare(doubt, of: disk) {} }
+    }
+
+    // MARK: Looking
 
     func trackingStatus(_ disk: DiskID) -> TrackingStatus? {
-        switch state.withLock({ $0.tracking[disk] }) {
-        case nil: nil
+        let (tracking, problem) = state.withLock {
+            ($0.tracking[disk], $0.trackingCare.problems[disk])
+        }
+        switch tracking {
+        case nil: return nil
         case .unavailable(let text):
-            TrackingStatus(
+            return TrackingStatus(
                 granularityBytes: 0, checkpoints: [], dirtyBytes: 0, recoveredBytes: 0,
-                problem: text)
+                problem: problem.map { "\(text); \($0)" } ?? text)
         case .store(let store):
-            TrackingStatus(
+            return TrackingStatus(
                 granularityBytes: store.record.granularityBytes,
                 checkpoints: store.record.chain.checkpoints,
                 dirtyBytes: min(
                     UInt64(store.recording.dirtyCount) << store.granularityShift,
                     store.record.source.sizeBytes),
-                recoveredBytes: store.recoveredBytes, problem: store.problem)
+                recoveredBytes: store.recoveredBytes, problem: problem ?? store.problem)
         }
     }
 
@@ -124,6 +261,35 @@ extension NBDServer {
         case .unknownCheckpoint(let name): "there is no checkpoint '\(name)'"
         case .checkpointExists(let name): "checkpoint '\(name)' exists already"
         case .damagedLayer(let path, let detail): "'\(path)' is damaged: \(detail)"
+        case .tooManyBlocks(let size, let granularity, let needed):
+            "its \(size) bytes are more than \(LayerCodec.blockCountMax) blocks of \(granularity)"
+                + " bytes, the most that are tracked: "
+                + (needed <= TrackingStore.granularityBytesMax
+                    ? "use a granularity of \(needed) bytes or more" : "no granularity is enough")
+        case .recordFull(let limit):
+            "its record would be longer than \(limit) bytes: delete checkpoints"
         }
+    }
+
+    /// What became of the attempt to say that a disk is not tracked, where that is not durable.
+    static func text(_ outcome: DoubtOutcome) -> String {
+        outcome.isSaid
+            ? "that could only be noted until the machine is restarted"
+                + " (\(outcome.failures.joined(separator: ", ")))"
+            : "that could not be noted anywhere (\(outcome.failures.joined(separator: ", ")));"
+                + " take full backups after the next start"
+    }
+}
+
+extension ServerShared {
+    /// Says that a disk's changes are no longer recorded, and keeps trying; for a thread of its own.
+    ///
+    /// `said` is called after the first attempt, whatever came of it.
+    func declare(_ doubt: TrackingDoubt, of disk: DiskID, said: () -> Void) {
+        let outcome = doubt.declare()
+        said()
+        guard !outcome.isDurable else { return }
+        emit(.trackingProblem(disk: disk, detail: NBDServer.text(outcome)))
+        doubt.keepDeclaring(everyMilliseconds: Limits.doubtRetryMilliseconds)
     }
 }
