@@ -155,6 +155,7 @@ extension RingLoop {
     /// with it.
     mutating func close(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
+        bidFarewell(slot)
         connections[slot].phase = .closing
         connections[slot].deadline = now + Limits.farewellNanoseconds
         SocketCalls.shutdown(connections[slot].descriptor.raw)
