@@ -333,20 +333,12 @@ extension RingLoop {
     }
 
     private mutating func emit(_ piece: Piece, _ slot: Int, isLast: Bool) {
-        let request = piece.request
-        let replies = connections[slot].replies
-        let echo = requests[request].valid.echo
-        var header = 0
         let dataStart = piece.guestData
-        // Each chunk has a header, a simple reply only its first piece.
-        if replies.mode.usesChunks || !requests[request].headerSent {
-            header = replies.dataHeaderBytes
-            var span = arena.mutableBytes(dataStart - header, count: header)
-            _ = replies.data(
-                echo, place: piece.offset, dataBytes: UInt32(piece.count), done: isLast,
-                into: &span, at: 0)
-            requests[request].headerSent = true
-        }
+        let header =
+            needsDataHeader(piece.request) ? connections[slot].replies.dataHeaderBytes : 0
+        _ = writeDataHeader(
+            piece.request, offset: piece.offset, count: piece.count, isLast: isLast,
+            at: dataStart - header)
         connections[slot].output.append(
             OutputSegment(
                 start: dataStart - header, end: dataStart + Int(piece.count),
@@ -363,7 +355,8 @@ extension RingLoop {
         discard(request)
     }
 
-    /// A simple reply has begun and cannot be finished: the protocol leaves nothing but to hang up.
+    /// A reply that may not be cut has begun and cannot be finished: its length is announced, so
+    /// nothing is left but to hang up.
     private mutating func failExclusive(_ slot: Int, _ request: Int) {
         if requests[request].headerSent {
             close(slot)
