@@ -62,12 +62,12 @@ extension RingLoop {
         case .live(let export):
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
-                sourceNeverWaits: export.source.readsNeverWait)
+                sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
-                sourceNeverWaits: export.source.readsNeverWait,
+                sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes,
                 dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
                 ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,

@@ -57,10 +57,12 @@ extension RingLoop {
 
     private mutating func readForCopy(_ disk: Int, _ task: Int, _ clusters: Range<Int>) {
         let progress = disks[disk].copyProgress[task]
+        let alignment = disks[disk].alignment
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
+        // With O_DIRECT whole blocks are asked for; the read ends where the file does.
         ring.prepareRead(
             disks[disk].descriptor, into: arena, at: disks[disk].copyBuffer(task) + progress,
-            count: bytes - progress,
+            count: (bytes - progress + alignment - 1) / alignment * alignment,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound) + UInt64(progress),
             tag: OperationTag(.copyRead, slot: disk, detail: task).raw)
     }
@@ -74,8 +76,9 @@ extension RingLoop {
         if result <= 0 {
             errno = result == 0 ? Errno.io : -result
         } else {
-            disks[disk].copyProgress[task] += Int(result)
             let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
+            disks[disk].copyProgress[task] = min(
+                disks[disk].copyProgress[task] + Int(result), bytes)
             if disks[disk].copyProgress[task] < bytes {
                 return readForCopy(disk, task, clusters)
             }

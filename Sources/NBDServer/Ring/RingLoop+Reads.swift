@@ -162,7 +162,10 @@ extension RingLoop {
         _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
         isCharged: Bool = true
     ) -> Int? {
-        let alignment = UInt64(connections[slot].path.alignment)
+        let disk = connections[slot].disk
+        let alignment = UInt64(
+            kind == .write
+                ? disks[disk].alignment(forWritingAt: offset) : connections[slot].path.alignment)
         let start = offset / alignment * alignment
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
@@ -181,7 +184,7 @@ extension RingLoop {
         piece.buffer = buffer
         piece.pages = pages
         piece.data = buffer + BufferArena.pageBytes
-        piece.disk = connections[slot].disk
+        piece.disk = disk
         requests[request].piecesInFlight += 1
         return pieces.insert(piece)
     }
@@ -276,10 +279,13 @@ extension RingLoop {
             pieces[piece].progress += stillKept(path, position, Int(result))
         } else {
             // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
-            // A short read goes on at a block, so that no block that was checked is read again.
+            // A short read goes on at a block, so that no block that was checked is read again; at the
+            // source's end there is none, as a file may end within a block.
             let lead = Int(position % UInt64(path.alignment))
             let left = Int(pieces[piece].end - position)
-            let blocks = Int(result) / path.alignment * path.alignment
+            let isAtEnd = position - UInt64(lead) + UInt64(result) >= path.sizeBytes
+            let blocks =
+                isAtEnd ? Int(result) : Int(result) / path.alignment * path.alignment
             let got = min(blocks - lead, left)
             if got <= 0 {
                 fail(request, .ioError, "the source ended before the disk", at: position)

@@ -21,6 +21,10 @@ extension NBDServer {
         _ configuration: DiskConfiguration, _ source: RawSource
     ) -> (DiskTracking, TrackingSeed?)? {
         guard let tracking = configuration.tracking, !source.isReadOnly else { return nil }
+        guard source.sizeBytes > 0 else {
+            let detail = "the disk is empty: there is nothing to track until it grows"
+            return (.unavailable(detail), nil)
+        }
         do throws(TrackingFault) {
             let store = try TrackingStore.open(
                 directory: tracking.directory, source: Self.identity(source),
