@@ -82,7 +82,8 @@ package final class ScratchStorage: Sendable {
             throw .unusable(.system(error))
         }
         let slots = slots(min(size >> ClusterGeometry.shift, UInt64(geometry.clusterCount)))
-        guard slots > 0 else { throw .tooSmall(sizeBytes: size) }
+        // A disk of no bytes needs none.
+        guard slots > 0 || geometry.clusterCount == 0 else { throw .tooSmall(sizeBytes: size) }
         return ScratchStorage(
             path: path, descriptor: descriptor, isOurs: false, slotLimit: slots,
             roomBytes: UInt64(slots) << ClusterGeometry.shift)
