@@ -8,9 +8,12 @@ package enum SourceFault: Error, Sendable, Hashable {
     case wrongType(expected: FileType, found: FileType)
     /// Another process uses the source in a way that excludes us.
     case inUse(detail: String)
-    /// `cache='none'` needs a size that is a multiple of the device's alignment.
+    /// A block device whose size is no multiple of the blocks that `cache='none'` needs.
     case sizeNotAligned(sizeBytes: UInt64, alignment: Int)
+    /// A block device of no bytes, such as a drive without a medium; an empty file is a disk.
     case empty
+    /// More bytes than `RawSource.sizeBytesMax`.
+    case tooLarge(sizeBytes: UInt64)
     /// `cache='none'` is served for devices with blocks of up to 4 KiB.
     case alignmentTooLarge(Int)
 }
@@ -27,6 +30,16 @@ package final class RawSource: Sendable {
     package let isReadOnly: Bool
     /// Whether the page cache is bypassed.
     package let isDirect: Bool
+    /// Where the part of a file begins that O_DIRECT cannot write without growing it: the last page,
+    /// when the size is no multiple of the alignment.
+    ///
+    /// It is written with `tailRaw`, through the page cache, and nothing of its page with `raw`, so
+    /// that no page of the cache ever holds older bytes of what was written directly. A multiple of
+    /// the alignment, or the size where there is no such part.
+    package let tailStart: UInt64
+    /// The descriptor by which bytes from `tailStart` on are written, valid while this object lives.
+    package let tailRaw: Int32
+    private let tailDescriptor: OwnedDescriptor?
     /// Offsets, lengths and memory of every read and write are multiples of this.
     ///
     /// 1 through the page cache.
@@ -62,18 +75,32 @@ package final class RawSource: Sendable {
         guard facts.type == expected else {
             throw .wrongType(expected: expected, found: facts.type)
         }
-        guard facts.sizeBytes > 0, facts.sizeBytes <= Self.sizeBytesMax else { throw .empty }
+        if facts.sizeBytes == 0, facts.type == .blockDevice { throw .empty }
+        guard facts.sizeBytes <= Self.sizeBytesMax else {
+            throw .tooLarge(sizeBytes: facts.sizeBytes)
+        }
         try SourceLock.acquire(descriptor.raw, forWriting: !readOnly)
         let alignment =
             direct ? FileCalls.directAlignment(descriptor.raw, type: facts.type) : 1
         guard alignment <= Self.alignmentMax else { throw .alignmentTooLarge(alignment) }
-        guard facts.sizeBytes % UInt64(alignment) == 0 else {
+        let isAligned = facts.sizeBytes.isMultiple(of: UInt64(alignment))
+        guard isAligned || facts.type == .regular else {
             throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
         }
         do throws(SystemFault) {
             witness = try WriteErrorWitness(of: descriptor.raw)
         } catch {
             throw .system(error)
+        }
+        let page = UInt64(max(FileCalls.pageBytes, alignment))
+        tailStart = isAligned ? facts.sizeBytes : facts.sizeBytes / page * page
+        if isAligned || readOnly {
+            tailRaw = descriptor.raw
+            tailDescriptor = nil
+        } else {
+            let tail = try Self.reopen(descriptor.raw, [.write])
+            tailRaw = tail.raw
+            tailDescriptor = consume tail
         }
         self.path = path
         type = facts.type
@@ -92,6 +119,17 @@ package final class RawSource: Sendable {
     ) throws(SourceFault) -> OwnedDescriptor {
         do throws(SystemFault) {
             return try FileCalls.open(path, options)
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    /// Opens the very file once more, whatever has its name by now.
+    private static func reopen(
+        _ descriptor: Int32, _ options: FileCalls.OpenOptions
+    ) throws(SourceFault) -> OwnedDescriptor {
+        do throws(SystemFault) {
+            return try FileCalls.reopen(descriptor, options)
         } catch {
             throw .system(error)
         }

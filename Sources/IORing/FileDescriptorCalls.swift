@@ -37,6 +37,18 @@ package enum FileCalls {
         return OwnedDescriptor(adopting: number)
     }
 
+    /// Opens the file behind a descriptor anew, with other options.
+    ///
+    /// Needs `/proc`.
+    package static func reopen(
+        _ descriptor: Int32, _ options: OpenOptions
+    ) throws(SystemFault) -> OwnedDescriptor {
+        try open("/proc/self/fd/\(descriptor)", options)
+    }
+
+    /// Bytes of a page of the page cache.
+    package static var pageBytes: Int { Int(sysconf(Int32(_SC_PAGESIZE))) }
+
     /// The kind of file and, for a regular file, its size in bytes.
     package static func facts(
         _ descriptor: Int32

@@ -79,6 +79,14 @@ package enum SystemFacts {
     /// The user whose rights the process has.
     package static var effectiveUser: UInt32 { geteuid() }
 
+    /// From now on a peer that has gone is an error of the call that writes to it, and no signal that
+    /// ends the process.
+    ///
+    /// Pages are spliced to sockets, and `splice` has no flag that keeps the signal away.
+    package static func ignoreBrokenPipes() {
+        _ = signal(SIGPIPE, SIG_IGN)
+    }
+
     /// Raises the limit of open descriptors as far as it goes without privileges; returns it.
     package static func raiseDescriptorLimit() -> Int {
         var limit = rlimit()

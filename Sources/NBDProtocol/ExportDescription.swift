@@ -42,16 +42,17 @@ package struct ExportDescription: Sendable, Equatable {
         self.contexts = contexts
     }
 
-    /// The flags a client is told, given how replies are sent and whether contexts are selected.
+    /// The flags a client is told, given how replies are sent.
     ///
     /// Bits that would promise what this server never does are taken out: FAST_ZERO without
-    /// WRITE_ZEROES, RESIZE, and BLOCK_STATUS payloads where there is nothing to choose from.
-    func negotiatedFlags(replyMode: ReplyMode, hasContexts: Bool) -> TransmissionFlags {
+    /// WRITE_ZEROES, and RESIZE. BLOCK_STATUS payloads are announced before any context is set, as a
+    /// client may ask with INFO first and choose its contexts by the answer.
+    func negotiatedFlags(replyMode: ReplyMode) -> TransmissionFlags {
         var result = flags.union(.hasFlags)
         result.subtract([.sendDF, .sendResize, .blockStatusPayload])
         if !result.contains(.sendWriteZeroes) { result.remove(.sendFastZero) }
         if replyMode.usesChunks { result.insert(.sendDF) }
-        if replyMode == .extended, hasContexts { result.insert(.blockStatusPayload) }
+        if replyMode == .extended { result.insert(.blockStatusPayload) }
         return result
     }
 }

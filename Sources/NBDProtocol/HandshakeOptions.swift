@@ -189,8 +189,7 @@ extension Handshake {
             contexts = selection.contexts
         }
         var export = export
-        export.flags = export.negotiatedFlags(
-            replyMode: replyMode, hasContexts: !contexts.isEmpty)
+        export.flags = export.negotiatedFlags(replyMode: replyMode)
         return Negotiated(export: export, replyMode: replyMode, contexts: contexts)
     }
 }

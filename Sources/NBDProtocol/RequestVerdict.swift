@@ -59,8 +59,6 @@ package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
     case writeTooLong
     /// A payload over `ProtocolLimits.strayPayloadBytesMax` where none belongs.
     case strayPayloadTooLong
-    /// An extended WRITE that does not say that its length is a payload's.
-    case payloadFlagMissing
     /// A WRITE or WRITE_ZEROES that does not lie within the export.
     case writeBeyondEnd
     /// Any other range that does not lie within the export.
@@ -80,8 +78,8 @@ package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
         case .readOnly: .notPermitted
         case .writeBeyondEnd: .noSpace
         case .unknownCommand, .commandNotOffered, .flagNotSupported, .readTooLong, .writeTooLong,
-            .strayPayloadTooLong, .payloadFlagMissing, .rangeBeyondEnd, .noContextSelected,
-            .emptyStatusRange, .malformedContextList, .wrongContextID:
+            .strayPayloadTooLong, .rangeBeyondEnd, .noContextSelected, .emptyStatusRange,
+            .malformedContextList, .wrongContextID:
             .invalidArgument
         }
     }
@@ -96,7 +94,6 @@ package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
         case .readTooLong: "reads are limited to 64 MiB"
         case .writeTooLong: "writes are limited to 64 MiB"
         case .strayPayloadTooLong: "payloads are limited to 64 MiB"
-        case .payloadFlagMissing: "a write must set the flag that announces its payload"
         case .writeBeyondEnd: "the range reaches past the end of the export"
         case .rangeBeyondEnd: "the range reaches past the end of the export"
         case .noContextSelected: "no meta context was selected"
@@ -142,8 +139,7 @@ package enum RequestVerdict: Equatable, Sendable, BitwiseCopyable {
     case acceptStatus(ValidRequest, of: ContextSet)
     /// Reply with the error, skip the payload, and go on.
     case refuse(Refusal)
-    /// Reply with the error, then close: the unread payload is too long to skip, or it cannot be told
-    /// whether there is one.
+    /// Reply with the error, then close: the unread payload is too long to skip.
     case disconnect(Refusal)
     /// The client is done: finish what is in flight and close, without a reply.
     case finish

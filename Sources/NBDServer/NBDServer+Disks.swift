@@ -269,12 +269,15 @@ extension NBDServer {
         case .inUse(let detail): detail
         case .alignmentTooLarge(let alignment):
             "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
-        case .empty: "its size is zero or larger than \(RawSource.sizeBytesMax) bytes"
+        case .empty: "the device has no bytes: it may be without a medium"
+        case .tooLarge(let size):
+            "its size of \(size) bytes is larger than \(RawSource.sizeBytesMax) bytes, the most that is"
+                + " served"
         case .wrongType(let expected, let found):
             "it is \(name(found)), expected \(name(expected))"
         case .sizeNotAligned(let size, let alignment):
-            "its size of \(size) bytes is not a multiple of \(alignment), which cache='none' needs:"
-                + " grow it to the next multiple or use another cache mode"
+            "the device's size of \(size) bytes is not a multiple of \(alignment), which cache='none'"
+                + " needs: use another cache mode"
         }
     }
 

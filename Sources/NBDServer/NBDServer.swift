@@ -19,6 +19,7 @@ package final class NBDServer: Sendable {
 
     /// Starts the rings.
     package init(configuration: ServerConfiguration) throws(ServerFault) {
+        SystemFacts.ignoreBrokenPipes()
         let rings = configuration.rings ?? Self.defaultRings
         guard (1...64).contains(rings) else {
             throw .limitReached(what: "rings (asked for \(rings), at least 1)", limit: 64)

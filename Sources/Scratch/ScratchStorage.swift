@@ -138,7 +138,8 @@ package final class ScratchStorage: Sendable {
             throw .unusable(.system(error))
         }
         let slots = slots(min(size >> ClusterGeometry.shift, UInt64(geometry.clusterCount)))
-        guard slots > 0 else { throw .tooSmall(sizeBytes: size) }
+        // A disk of no bytes needs none.
+        guard slots > 0 || geometry.clusterCount == 0 else { throw .tooSmall(sizeBytes: size) }
         do throws(SystemFault) {
             return try ScratchStorage(
                 path: path, descriptor: descriptor, isOurs: false, slotLimit: slots,

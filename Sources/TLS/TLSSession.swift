@@ -41,7 +41,10 @@ package final class TLSSession: @unchecked Sendable {
     /// Kept alive: the library does not count its users.
     private let credentials: TLSCredentials
     private let wire: UnsafeMutablePointer<Wire>
+    /// Nothing more is sent: the session has failed, or the goodbye has been said.
     private var isOver = false
+    /// The peer has said goodbye: nothing more will come from it, but it may still be told things.
+    private var peerHasClosed = false
 
     /// Most plaintext of one record, in bytes (RFC 8446, 5.1).
     package static let recordBytes = 16_384
@@ -176,7 +179,7 @@ package final class TLSSession: @unchecked Sendable {
     /// Opens records: takes bytes of `cipher` until `plain` is full or no whole record is left.
     package func decrypt(_ cipher: Span<UInt8>, into plain: inout MutableRawSpan) -> TLSTransfer {
         var result = TLSTransfer()
-        guard !isOver else {
+        guard !isOver, !peerHasClosed else {
             result.end = .closed
             return result
         }
@@ -192,7 +195,7 @@ package final class TLSSession: @unchecked Sendable {
                 if code > 0 {
                     result.produced += code
                 } else if code == 0 {
-                    isOver = true
+                    peerHasClosed = true
                     result.end = .closed
                 } else if gnutls_error_is_fatal(Int32(code)) != 0
                     || code == Int(GNUTLS_E_REHANDSHAKE)
@@ -237,7 +240,7 @@ package final class TLSSession: @unchecked Sendable {
         return result
     }
 
-    /// Puts the goodbye (close_notify) into the outbox, once.
+    /// Puts the goodbye (close_notify) into the outbox, once; also when the peer has said its own.
     package func sayGoodbye() {
         guard !isOver else { return }
         isOver = true

@@ -14,6 +14,10 @@ struct Export: AsyncParsableCommand {
     @Option(help: "ADDR:PORT to listen on instead; port 0 takes the first free one.")
     var tcp: String?
     @Option(help: "Export name. (default: the empty name)") var name = ""
+    @Option(
+        name: [.customShort("D"), .long],
+        help: "A text for people, which clients are shown; at most 4096 bytes.")
+    var description: String?
     @Flag(help: "Serve it read-only; many clients may share it.") var readOnly = false
     @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
     @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
@@ -33,6 +37,13 @@ struct Export: AsyncParsableCommand {
         guard CacheMode(rawValue: cache) != nil else {
             throw ValidationError("--cache '\(cache)' is neither none nor buffered")
         }
+        if let description {
+            guard description.utf8.count <= DiskConfiguration.descriptionBytesMax else {
+                throw ValidationError(
+                    "--description has \(description.utf8.count) bytes, at most"
+                        + " \(DiskConfiguration.descriptionBytesMax) are possible")
+            }
+        }
         guard rings.map({ (1...64).contains($0) }) ?? true else {
             throw ValidationError("--rings must be between 1 and 64")
         }
@@ -51,7 +62,7 @@ struct Export: AsyncParsableCommand {
         let disk = DiskConfiguration(
             exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
-            discardMode: .unmap)
+            discardMode: .unmap, description: description)
         let bound: ListenEndpoint
         do throws(ControlError) {
             bound = try await start(engine, disk, endpoint, security, passed)
@@ -123,7 +134,7 @@ struct Export: AsyncParsableCommand {
         } else if printUri {
             Console.out(uri + "\n")
         }
-        Console.error("nbdpull: ready, \(uri)")
+        if !output.quiet { Console.error("nbdpull: ready, \(uri)") }
         ServiceNotice.send("READY=1", ProcessInfo.processInfo.environment)
     }
 

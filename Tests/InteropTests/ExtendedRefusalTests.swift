@@ -113,7 +113,7 @@ extension InteropSuite {
             func header(_ request: WireRequest) -> [UInt8] { request.bytes(.extended) }
             let flag = WireFlag.payloadLength
             let answered: [WireRequest] = [
-                WireRequest(WireCommand.write, length: 512, payload: [1]),
+                WireRequest(WireCommand.write, length: 128 << 20 | 1),
                 WireRequest(WireCommand.write, length: .max),
                 WireRequest(WireCommand.write, flags: flag, length: 128 << 20 | 1),
                 WireRequest(WireCommand.write, flags: flag, length: .max),

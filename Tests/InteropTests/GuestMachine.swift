@@ -4,12 +4,16 @@ import Testing
 
 /// A small Linux in qemu whose disk is an export.
 enum GuestMachine {
-    /// Boots it; `tls` is the value of qemu's `-object` where the URI begins with `nbds`.
-    static func boot(_ uri: String, tls: String? = nil) throws -> Command {
+    /// Boots it; `tls` is the value of qemu's `-object` where the URI begins with `nbds`, `qemu` the
+    /// program that is to run it.
+    static func boot(
+        _ uri: String, tls: String? = nil, qemu: String = "qemu-system-x86_64"
+    ) throws -> Command {
         try Tool.require("qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4")
         let here = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         let script = here.deletingLastPathComponent().appendingPathComponent("guest/boot-guest")
-        return try Command("env", ["GUEST_TLS=\(tls ?? "")", "bash", script.path, uri])
+        return try Command(
+            "env", ["GUEST_TLS=\(tls ?? "")", "GUEST_QEMU=\(qemu)", "bash", script.path, uri])
     }
 
     /// Waits until the guest has made, used and checked its file system.

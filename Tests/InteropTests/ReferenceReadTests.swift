@@ -56,6 +56,48 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test(
+            "an unfragmented read of any length is one chunk, by reference, by copy and by O_DIRECT",
+            arguments: [WireMode.structured, .extended], ["vda", "vdb", "vdc"])
+        func unfragmented(mode: WireMode, target: String) throws {
+            let fixture = try LiveFixture(bytes: 40 << 20)
+            let content = try fixture.content(target)
+            let client = try WireConnection(
+                socket: fixture.server.liveSocket, export: "vm1/" + target, mode: mode)
+            for (offset, count) in [
+                (0, 1 << 20), (5, (1 << 20) + 1), (0, 4 << 20), (777, 32 << 20),
+                (fixture.sizeBytes - (3 << 20) - 1, (3 << 20) + 1), (0, 40 << 20),
+            ] {
+                // The client throws when the reply comes in pieces.
+                let found = try client.read(UInt64(offset), count, flags: WireFlag.df)
+                #expect(found == Array(content[offset..<(offset + count)]), "\(count) at \(offset)")
+            }
+            try fixture.server.stop()
+        }
+
+        @Test(
+            "P5: an unfragmented read that fails midway is hung up on, one that fails early is not")
+        func unfragmentedFailure() throws {
+            let fixture = try LiveFixture()
+            try Command.run("truncate", ["-s", "6M", fixture.path("vda")]).output()
+            func ask(_ offset: UInt64) throws -> (WireConnection, WireRequest) {
+                let client = try WireConnection(
+                    socket: fixture.server.liveSocket, export: "vm1/vda", mode: .structured)
+                return (
+                    client,
+                    WireRequest(
+                        WireCommand.read, flags: WireFlag.df, offset: offset, length: 5 << 20)
+                )
+            }
+            let (midway, longRead) = try ask(3 << 20)
+            #expect(throws: TestFailure.self) { try midway.ask(longRead) }
+            let (early, hopeless) = try ask(8 << 20)
+            #expect(try early.ask(hopeless).error == 5)
+            #expect(try early.read(0, 4096).count == 4096)
+            try fixture.server.requireHealthy()
+            try fixture.server.stop()
+        }
+
         @Test("a peer that vanishes with pages on their way costs only itself")
         func vanishing() throws {
             let fixture = try LiveFixture(bytes: 64 << 20)

@@ -31,6 +31,69 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test("every orderly end says close_notify, also to a client that has said it before")
+        func closeNotify() throws {
+            let fixture = try TLSFixture()
+            let script = """
+                import socket, ssl, struct, sys, threading, time
+                def take(s, n):
+                    data = b''
+                    while len(data) < n:
+                        piece = s.recv(n - len(data))
+                        assert piece, 'hung up'
+                        data += piece
+                    return data
+                def option(code, data=b''):
+                    return struct.pack('>QII', 0x49484156454F5054, code, len(data)) + data
+                def connect(version):
+                    s = socket.create_connection(('127.0.0.1', \(fixture.live.port)))
+                    s.settimeout(20)
+                    take(s, 18)
+                    s.sendall(struct.pack('>I', 3) + option(5))
+                    take(s, 20)
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                    context.maximum_version = version
+                    # Some builds of Python forgive a missing goodbye.
+                    context.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
+                    context.load_verify_locations('\(fixture.bob)/ca-cert.pem')
+                    context.load_cert_chain(
+                        '\(fixture.bob)/client-cert.pem', '\(fixture.bob)/client-key.pem')
+                    return context.wrap_socket(
+                        s, server_hostname='localhost', suppress_ragged_eofs=False)
+                def go(version):
+                    s = connect(version)
+                    name = b'vm1/vda'
+                    s.sendall(option(7, struct.pack('>I', len(name)) + name + bytes(2)))
+                    while True:
+                        _, _, kind, length = struct.unpack('>QIII', take(s, 20))
+                        take(s, length)
+                        if kind == 1: break
+                    return s
+                disconnect = struct.pack('>IHHQQI', 0x25609513, 0, 2, 0, 0, 0)
+                for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+                    # DISC alone, ABORT, and a stream that makes no sense: recv throws without the alert.
+                    s = go(version); s.sendall(disconnect); assert s.recv(1) == b''
+                    s = connect(version); s.sendall(option(2)); take(s, 20); assert s.recv(1) == b''
+                    s = go(version); s.sendall(bytes(28)); assert s.recv(1) == b''
+                    # DISC and the client's own goodbye in one segment.
+                    s = go(version)
+                    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+                    s.sendall(disconnect)
+                    thread = threading.Thread(target=lambda: (time.sleep(0.05),
+                        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)))
+                    thread.start(); s.unwrap(); thread.join()
+                    # The goodbye alone.
+                    go(version).unwrap()
+                last = go(ssl.TLSVersion.TLSv1_3)
+                print('READY', flush=True)
+                assert last.recv(1) == b''
+                """
+            let client = try Command("/usr/bin/python3", ["-c", script])
+            try client.wait(for: "last connection") { $0.stdout.contains("READY") }
+            try fixture.server.stop()
+            try client.result().output()
+        }
+
         @Test("a guest writes, discards and checks its disk over TLS", arguments: Proof.allCases)
         func guest(proof: Proof) throws {
             let fixture = try TLSFixture()

@@ -28,7 +28,7 @@ struct FixedDirectory: ExportDirectory {
     static let vdaFlags: UInt16 = 0x0507
     /// The same with SEND_DF.
     static let vdaStructuredFlags: UInt16 = 0x0587
-    /// The same with BLOCK_STATUS_PAYLOAD, which goes with selected contexts.
+    /// The same with BLOCK_STATUS_PAYLOAD, which goes with extended headers.
     static let vdaExtendedFlags: UInt16 = 0x1587
     /// HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, SEND_FAST_ZERO.
     static let vdbFlags: UInt16 = 0x086d

@@ -45,8 +45,7 @@ struct GarbageTests {
                 flags: UInt16(random.below(3) == 0 ? random.below(65536) : 0),
                 type: UInt16(random.below(9)), cookie: random.next(), offset: number(&random),
                 length: number(&random))
-            let isExtended = mode == .extended
-            let hasPayload = isExtended ? raw.flags & 32 != 0 : raw.type == 1
+            let hasPayload = raw.type == 1 || (mode == .extended && raw.flags & 32 != 0)
             let seen = rules.payloadBytesToSee(raw)
             let payload = (0..<seen).map { _ in UInt8(truncatingIfNeeded: random.next()) }
             switch rules.check(raw, payload: payload.span) {

@@ -31,10 +31,7 @@ struct Canned: CustomTestStringConvertible, Sendable {
         transmission(0, flags: FixedDirectory.vdaStructuredFlags, .structured, contexts)
     }
     static func extended(_ contexts: [SelectedContext]) -> Ending {
-        transmission(0, flags: extendedFlags(contexts), .extended, contexts)
-    }
-    static func extendedFlags(_ contexts: [SelectedContext]) -> UInt16 {
-        contexts.isEmpty ? FixedDirectory.vdaStructuredFlags : FixedDirectory.vdaExtendedFlags
+        transmission(0, flags: FixedDirectory.vdaExtendedFlags, .extended, contexts)
     }
     static func goInfo(structured: Bool) -> ByteBuilder {
         goInfo(structured ? FixedDirectory.vdaStructuredFlags : FixedDirectory.vdaFlags)
@@ -180,13 +177,23 @@ extension Canned {
         Canned(
             "EXTENDED_HEADERS, GO",
             client: Client.usualFlags.then(Client.extendedHeaders).then(Client.go("vda")),
-            server: Server.acknowledge(11).then(goInfo(structured: true)), ending: extended([])),
+            server: Server.acknowledge(11).then(goInfo(FixedDirectory.vdaExtendedFlags)),
+            ending: extended([])),
+        Canned(
+            "INFO says before any context is set that block status may name contexts",
+            client: Client.usualFlags.then(Client.extendedHeaders).then(Client.info("vda"))
+                .then(Client.setContexts("vda", [bitmap])).then(Client.go("vda")),
+            server: Server.acknowledge(11)
+                .then(Server.info(6, size: 1_048_576, flags: FixedDirectory.vdaExtendedFlags))
+                .then(Server.acknowledge(6)).then(Server.context(10, 1, bitmap))
+                .then(Server.acknowledge(10)).then(goInfo(FixedDirectory.vdaExtendedFlags)),
+            ending: extended([dirty])),
         Canned(
             "EXTENDED_HEADERS takes precedence over STRUCTURED_REPLY",
             client: Client.usualFlags.then(Client.structuredReply).then(Client.extendedHeaders)
                 .then(Client.go("vda")),
             server: Server.acknowledge(8).then(Server.acknowledge(11))
-                .then(goInfo(structured: true)),
+                .then(goInfo(FixedDirectory.vdaExtendedFlags)),
             ending: extended([])),
         Canned(
             "EXTENDED_HEADERS, SET_META_CONTEXT, GO: block status may name contexts",
@@ -210,11 +217,11 @@ extension Canned {
                 .then(Server.acknowledge(6)).then(goInfo(FixedDirectory.vdaExtendedFlags)),
             ending: extended([dirty])),
         Canned(
-            "contexts of another export do not count, and nothing can be named",
+            "contexts of another export do not count",
             client: Client.usualFlags.then(Client.extendedHeaders)
                 .then(Client.setContexts("vdb", ["base:allocation"])).then(Client.go("vda")),
             server: Server.acknowledge(11).then(Server.context(10, 0, "base:allocation"))
-                .then(Server.acknowledge(10)).then(goInfo(structured: true)),
+                .then(Server.acknowledge(10)).then(goInfo(FixedDirectory.vdaExtendedFlags)),
             ending: extended([])),
         Canned(
             "a refused STRUCTURED_REPLY leaves extended headers on",
@@ -225,7 +232,7 @@ extension Canned {
                     Server.reply(
                         8, 0x8000_000a,
                         bytes.text("extended headers are on and include structured replies"))
-                ).then(goInfo(structured: true)),
+                ).then(goInfo(FixedDirectory.vdaExtendedFlags)),
             ending: extended([])),
     ]
 }

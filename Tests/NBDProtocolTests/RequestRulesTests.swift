@@ -123,10 +123,16 @@ struct RuleRow: CustomTestStringConvertible, Sendable {
         RuleRow(.vast, .read, 0, 1 << 33, .refused(.invalidArgument)),
         RuleRow(.vast, .read, 0, .max, .refused(.invalidArgument)),
         RuleRow(.vast, .write, flags: 32, 0, 0, .accepted),
-        RuleRow(.vast, .write, flags: 0, 0, 0, .refused(.invalidArgument)),
-        RuleRow(.vast, .write, flags: 0, 0, 1, .disconnected),
+        // As qemu 8.2 to 10.0 sends it: without the flag that announces the payload.
+        RuleRow(.vast, .write, flags: 0, 0, 0, .accepted),
+        RuleRow(.vast, .write, flags: 0, 0, 1, .accepted),
+        RuleRow(.vast, .write, flags: 1, 0, 512, .accepted),
+        RuleRow(.vast, .write, flags: 0, 0, 64 * mebibyte, .accepted),
+        RuleRow(.vast, .write, flags: 0, vastSize, 1, .refused(.noSpace)),
+        RuleRow(.vast, .write, flags: 2, 0, 512, .refused(.invalidArgument)),
+        RuleRow(.vast, .write, flags: 0, 0, 64 * mebibyte + 1, .refused(.invalidArgument)),
+        RuleRow(.vast, .write, flags: 0, 0, 128 * mebibyte + 1, .disconnected),
         RuleRow(.vast, .write, flags: 0, .max, .max, .disconnected),
-        RuleRow(.vast, .write, flags: 1, 0, 512, .disconnected),
         RuleRow(.vast, .write, flags: 32, 0, 64 * mebibyte, .accepted),
         RuleRow(.vast, .write, flags: 32, 0, 64 * mebibyte + 1, .refused(.invalidArgument)),
         RuleRow(.vast, .write, flags: 32, 0, 128 * mebibyte, .refused(.invalidArgument)),
@@ -188,7 +194,7 @@ struct RuleRow: CustomTestStringConvertible, Sendable {
     }
     /// Bytes behind the header.
     var payloadBytes: UInt64 {
-        let hasPayload = mode == .extended ? flags & 32 != 0 : command == 1
+        let hasPayload = command == 1 || (mode == .extended && flags & 32 != 0)
         return hasPayload ? length : 0
     }
 }

@@ -327,6 +327,13 @@ struct SessionTests {
         let (plain, end) = pair.serverReceives()
         #expect(plain == payload(5))
         #expect(end == .closed)
+        // A peer that has said goodbye is still told what is on its way, and hears one in return.
+        #expect(pair.serverSends(payload(7)) == payload(7))
+        pair.server.sayGoodbye()
+        let answer = pair.server.takeOutbox()
+        #expect(!answer.isEmpty)
+        pair.toClient += answer
+        #expect(pair.client.receive(&pair.toClient).isEmpty && pair.toClient.isEmpty)
         var other = try Pair(keys, alice)
         other.shake()
         _ = other.server.takeOutbox()

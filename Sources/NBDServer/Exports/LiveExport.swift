@@ -36,7 +36,7 @@ final class LiveExport: Sendable {
             if discards { flags.insert(.sendTrim) }
         }
         description = ExportDescription(
-            name: configuration.exportName, description: nil, sizeBytes: source.sizeBytes,
-            flags: flags, contexts: [MetaContext.allocation])
+            name: configuration.exportName, description: configuration.description,
+            sizeBytes: source.sizeBytes, flags: flags, contexts: [MetaContext.allocation])
     }
 }

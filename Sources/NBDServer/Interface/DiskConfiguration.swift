@@ -1,3 +1,5 @@
+import NBDProtocol
+
 /// How a disk's source is stored.
 package enum SourceKind: String, Sendable, Hashable, Codable {
     /// A regular file that holds the disk's bytes from offset zero.
@@ -32,16 +34,23 @@ package struct DiskConfiguration: Sendable, Hashable {
     package var readOnly: Bool
     package var cacheMode: CacheMode
     package var discardMode: DiscardMode
+    /// A text for people that clients are shown, or nil.
+    package var description: String?
     /// Where changes are tracked; nil for no tracking (no checkpoints).
     package var tracking: TrackingConfiguration?
     /// The call waits for a storage that does not answer as long as it takes, instead of failing
     /// after a limit.
     package var waitsForStorage = false
 
+    /// Longest description that the protocol carries, in bytes.
+    package static let descriptionBytesMax = ProtocolLimits.stringBytesMax
+
     package init(
         exportName: String, path: String, kind: SourceKind, readOnly: Bool,
-        cacheMode: CacheMode, discardMode: DiscardMode, tracking: TrackingConfiguration? = nil
+        cacheMode: CacheMode, discardMode: DiscardMode, description: String? = nil,
+        tracking: TrackingConfiguration? = nil
     ) {
+        self.description = description
         self.tracking = tracking
         self.exportName = exportName
         self.path = path

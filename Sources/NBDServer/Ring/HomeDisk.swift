@@ -9,6 +9,8 @@ struct HomeDisk: ~Copyable {
     let sizeBytes: UInt64
     /// 1 through the page cache, else what O_DIRECT needs.
     let alignment: Int
+    /// Where writes go through the page cache although the rest bypasses it.
+    let tailStart: UInt64
     var gate: CopyBeforeWrite
     /// By the gate's job number.
     var jobs: [BackupExport?]
@@ -55,11 +57,26 @@ struct HomeDisk: ~Copyable {
         descriptor = export.source.raw
         sizeBytes = export.source.sizeBytes
         alignment = export.source.alignment
+        tailStart = export.source.tailStart
         canPunchHoles = export.discards
         gate = CopyBeforeWrite(tokenLimit: Limits.piecesPerRing)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         heldPieces.reserveCapacity(Limits.requestsPerConnection)
         running.reserveCapacity(Limits.requestsPerConnection)
+    }
+
+    /// The descriptor by which a range is written; it begins on one side of the tail's start and ends
+    /// there.
+    func descriptor(forWritingAt offset: UInt64) -> Int32 {
+        offset < tailStart ? descriptor : export.source.tailRaw
+    }
+
+    /// What writes at `offset` are aligned to, in bytes.
+    func alignment(forWritingAt offset: UInt64) -> Int { offset < tailStart ? alignment : 1 }
+
+    /// Where a write that begins at `offset` and is to reach `end` has to be cut.
+    func writeEnd(from offset: UInt64, to end: UInt64) -> UInt64 {
+        offset < tailStart ? min(end, tailStart) : end
     }
 }

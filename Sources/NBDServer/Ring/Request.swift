@@ -11,7 +11,8 @@ struct Request {
     var error: WireError?
     var errorText = ""
     var errorOffset: UInt64 = 0
-    /// A simple reply too long for one buffer: it has the connection to itself while it is sent.
+    /// A reply that may not be cut (simple, DF) and is too long for one buffer: it has the connection
+    /// to itself while it is sent piece by piece behind one header.
     var isExclusive = false
     var headerSent = false
     /// For zeroing and discarding: which part is next.

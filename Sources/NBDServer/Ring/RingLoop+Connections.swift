@@ -62,12 +62,12 @@ extension RingLoop {
         case .live(let export):
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
-                sourceNeverWaits: export.source.readsNeverWait)
+                sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].path = ReadPath(
                 sourceDescriptor: export.source.raw, alignment: export.source.alignment,
-                sourceNeverWaits: export.source.readsNeverWait,
+                sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes,
                 dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
                 ledger: export.ledger.view,
                 scratchDescriptor: export.scratch.raw,
@@ -157,6 +157,7 @@ extension RingLoop {
     /// with it.
     mutating func close(_ slot: Int) {
         guard connections[slot].phase != .closing else { return }
+        bidFarewell(slot)
         connections[slot].phase = .closing
         connections[slot].deadline = now + Limits.farewellNanoseconds
         SocketCalls.shutdown(connections[slot].descriptor.raw)

@@ -85,11 +85,13 @@ extension RingLoop {
 
     private mutating func readForCopy(_ disk: Int, _ task: Int, _ clusters: Range<Int>) {
         let progress = disks[disk].copies[task].progress
+        let alignment = disks[disk].alignment
         disks[disk].copies[task].handedOverAt = now
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
+        // With O_DIRECT whole blocks are asked for; the read ends where the file does.
         ring.prepareRead(
             disks[disk].descriptor, into: arena, at: copyBuffer(disk, task) + progress,
-            count: bytes - progress,
+            count: (bytes - progress + alignment - 1) / alignment * alignment,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound) + UInt64(progress),
             tag: OperationTag(.copyRead, slot: disk, detail: task).raw)
     }
@@ -104,8 +106,9 @@ extension RingLoop {
         if result <= 0 {
             errno = result == 0 ? Errno.io : -result
         } else {
-            disks[disk].copies[task].progress += Int(result)
             let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
+            disks[disk].copies[task].progress = min(
+                disks[disk].copies[task].progress + Int(result), bytes)
             if disks[disk].copies[task].progress < bytes {
                 return readForCopy(disk, task, clusters)
             }

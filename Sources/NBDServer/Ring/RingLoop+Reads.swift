@@ -179,7 +179,10 @@ extension RingLoop {
         _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
         isCharged: Bool = true
     ) -> Int? {
-        let alignment = UInt64(connections[slot].path.alignment)
+        let disk = connections[slot].disk
+        let alignment = UInt64(
+            kind == .write
+                ? disks[disk].alignment(forWritingAt: offset) : connections[slot].path.alignment)
         let start = offset / alignment * alignment
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
@@ -198,7 +201,7 @@ extension RingLoop {
         piece.buffer = buffer
         piece.pages = pages
         piece.data = buffer + BufferArena.pageBytes
-        piece.disk = connections[slot].disk
+        piece.disk = disk
         requests[request].piecesInFlight += 1
         return pieces.insert(piece)
     }
@@ -296,10 +299,13 @@ extension RingLoop {
             pieces[piece].progress += stillKept(path, position, Int(result))
         } else {
             // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
-            // A short read goes on at a block, so that no block that was checked is read again.
+            // A short read goes on at a block, so that no block that was checked is read again; at the
+            // source's end there is none, as a file may end within a block.
             let lead = Int(position % UInt64(path.alignment))
             let left = Int(pieces[piece].end - position)
-            let blocks = Int(result) / path.alignment * path.alignment
+            let isAtEnd = position - UInt64(lead) + UInt64(result) >= path.sizeBytes
+            let blocks =
+                isAtEnd ? Int(result) : Int(result) / path.alignment * path.alignment
             let got = min(blocks - lead, left)
             if got <= 0 {
                 fail(request, .ioError, "the source ended before the disk", at: position)
@@ -354,20 +360,12 @@ extension RingLoop {
     }
 
     private mutating func emit(_ piece: Piece, _ slot: Int, isLast: Bool) {
-        let request = piece.request
-        let replies = connections[slot].replies
-        let echo = requests[request].valid.echo
-        var header = 0
         let dataStart = piece.guestData
-        // Each chunk has a header, a simple reply only its first piece.
-        if replies.mode.usesChunks || !requests[request].headerSent {
-            header = replies.dataHeaderBytes
-            var span = arena.mutableBytes(dataStart - header, count: header)
-            _ = replies.data(
-                echo, place: piece.offset, dataBytes: UInt32(piece.count), done: isLast,
-                into: &span, at: 0)
-            requests[request].headerSent = true
-        }
+        let header =
+            needsDataHeader(piece.request) ? connections[slot].replies.dataHeaderBytes : 0
+        _ = writeDataHeader(
+            piece.request, offset: piece.offset, count: piece.count, isLast: isLast,
+            at: dataStart - header)
         connections[slot].output.append(
             OutputSegment(
                 start: dataStart - header, end: dataStart + Int(piece.count),
@@ -384,7 +382,8 @@ extension RingLoop {
         discard(request)
     }
 
-    /// A simple reply has begun and cannot be finished: the protocol leaves nothing but to hang up.
+    /// A reply that may not be cut has begun and cannot be finished: its length is announced, so
+    /// nothing is left but to hang up.
     private mutating func failExclusive(_ slot: Int, _ request: Int) {
         if requests[request].headerSent {
             close(slot)

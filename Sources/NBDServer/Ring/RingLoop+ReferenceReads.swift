@@ -100,15 +100,27 @@ extension RingLoop {
     }
 
     /// Writes what stands in front of a piece's data; returns its size.
-    private mutating func writeDataHeader(
+    mutating func writeDataHeader(
         _ request: Int, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
     ) -> Int {
-        let replies = connections[requests[request].connection].replies
-        if !replies.mode.usesChunks, requests[request].headerSent { return 0 }
+        guard needsDataHeader(request) else { return 0 }
         requests[request].headerSent = true
-        let echo = requests[request].valid.echo
+        let valid = requests[request].valid
+        let replies = connections[requests[request].connection].replies
+        // Of a reply that may not be cut the header tells all that will follow, so that nothing but
+        // hanging up is left when a later piece fails.
+        let isWhole = requests[request].isExclusive
         var span = arena.mutableBytes(place, count: replies.dataHeaderBytes)
         return replies.data(
-            echo, place: offset, dataBytes: UInt32(count), done: isLast, into: &span, at: 0)
+            valid.echo, place: isWhole ? valid.offset : offset,
+            dataBytes: UInt32(isWhole ? valid.length : count), done: isWhole || isLast, into: &span,
+            at: 0)
+    }
+
+    /// Whether a header stands in front of the request's next piece: of every chunk, else only of the
+    /// first.
+    func needsDataHeader(_ request: Int) -> Bool {
+        let usesChunks = connections[requests[request].connection].replies.mode.usesChunks
+        return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)
     }
 }

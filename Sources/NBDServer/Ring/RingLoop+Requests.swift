@@ -179,10 +179,6 @@ extension RingLoop {
         switch request.command {
         case .read:
             if request.length == 0 { return replySuccess(slot, request.echo, isRead: true) }
-            if request.flags.contains(.df), request.length > UInt64(Limits.contiguousReadBytes) {
-                return replyError(
-                    slot, request.echo, .overflow, "unfragmented reads are limited to 1 MiB")
-            }
             if readInline(slot, request) { return }
             connections[slot].current = open(slot, request)
         case .write, .trim, .writeZeroes:

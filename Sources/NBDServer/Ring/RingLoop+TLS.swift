@@ -101,6 +101,24 @@ extension RingLoop {
         flush(slot)
     }
 
+    /// The connection ends now, whatever was still to be said: the peer is told so as far as its
+    /// socket takes it at once, for no end waits for a peer.
+    mutating func bidFarewell(_ slot: Int) {
+        guard connections[slot].isSecured, connections[slot].phase != .securing,
+            !connections[slot].waitsForWritable, let channel = connections[slot].tls,
+            channel.outputStart == channel.outputEnd
+        else { return }
+        channel.session.sayGoodbye()
+        let farewell = channel.session.takeOutbox(atMost: Limits.inputBytes)
+        guard !farewell.isEmpty else { return }
+        // Nothing more is opened or parsed; what is being received lies in the sealed buffer.
+        let place = connections[slot].isReceiving ? connections[slot].input : channel.input
+        store(farewell, at: place)
+        gather.removeAll()
+        gather.append(arena, at: place, count: farewell.count)
+        _ = gather.send(connections[slot].descriptor.raw)
+    }
+
     // MARK: Receiving
 
     /// Gets more plaintext for the parser: from what is there, else from the socket.
@@ -185,6 +203,8 @@ extension RingLoop {
         if result.end != nil, result.produced == 0 {
             connections[slot].tls?.inputStart = channel.inputEnd
             flush(slot)
+            // A peer that goes without a word of NBD is answered in kind.
+            if connections[slot].output.isEmpty { bidFarewell(slot) }
             SocketCalls.shutdown(connections[slot].descriptor.raw)
         }
         return result.produced

@@ -15,7 +15,9 @@ extension RingLoop {
             // can.
             let boundary =
                 (offset / UInt64(Limits.pieceBytes) + 1) * UInt64(Limits.pieceBytes)
-            let count = min(boundary, valid.offset + valid.length) - offset
+            let end = disks[connections[slot].disk].writeEnd(
+                from: offset, to: min(boundary, valid.offset + valid.length))
+            let count = end - offset
             guard let piece = makePiece(slot, request, .write, offset, count) else {
                 return .blocked
             }
@@ -227,7 +229,8 @@ extension RingLoop {
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
         ring.prepareWrite(
-            disks[value.disk].descriptor, from: arena, at: value.data + value.progress,
+            disks[value.disk].descriptor(forWritingAt: value.offset), from: arena,
+            at: value.data + value.progress,
             count: value.ioCount - value.progress,
             filePosition: value.ioOffset + UInt64(value.progress),
             durable: requests[value.request].valid.flags.contains(.fua),

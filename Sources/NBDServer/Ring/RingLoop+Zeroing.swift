@@ -131,15 +131,17 @@ extension RingLoop {
     private func headRange(_ request: Int) -> Range<UInt64> {
         let valid = requests[request].valid
         let middle = middleRange(request)
-        return middle.isEmpty
-            ? valid.offset..<(valid.offset + valid.length) : valid.offset..<middle.lowerBound
+        guard middle.isEmpty else { return valid.offset..<middle.lowerBound }
+        let disk = connections[requests[request].connection].disk
+        let end = valid.offset + valid.length
+        return valid.offset..<disks[disk].writeEnd(from: valid.offset, to: end)
     }
 
     private func tailRange(_ request: Int) -> Range<UInt64> {
         let valid = requests[request].valid
         let middle = middleRange(request)
         let end = valid.offset + valid.length
-        return middle.isEmpty ? end..<end : middle.upperBound..<end
+        return middle.isEmpty ? headRange(request).upperBound..<end : middle.upperBound..<end
     }
 
     // MARK: Whole pages
@@ -160,9 +162,10 @@ extension RingLoop {
             requests[request].writesZeros = true
         }
         if requests[request].writesZeros {
-            let end = min(
+            let stepEnd =
                 ClusterGeometry.start(of: ClusterGeometry.cluster(of: position))
-                    + UInt64(Limits.pieceBytes), middle.upperBound)
+                + UInt64(Limits.pieceBytes)
+            let end = disks[disk].writeEnd(from: position, to: min(stepEnd, middle.upperBound))
             requests[request].issued += end - position
             return writeZeros(request, position..<end)
         }

@@ -33,6 +33,10 @@ extension NBDServer {
         _ configuration: DiskConfiguration, _ source: RawSource, _ disk: DiskID
     ) throws(ServerFault) -> (DiskTracking, TrackingSeed?)? {
         guard let tracking = configuration.tracking, !source.isReadOnly else { return nil }
+        guard source.sizeBytes > 0 else {
+            let detail = "the disk is empty: there is nothing to track until it grows"
+            return (.unavailable(detail), nil)
+        }
         let places = Self.places(
             tracking.directory, source, shared.configuration.witnessDirectory)
         let doubt = TrackingDoubt(places, spare: shared.spare)
