@@ -56,13 +56,15 @@ struct Serve: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
+    @Option(help: "Least severe log lines: debug, info, warning, error. (default: info)")
+    var logLevel: String?
 
     func run() async throws {
         let environment = ProcessInfo.processInfo.environment
         let settings = try await ServeSettings.resolve(
             given: given, file: config ?? environment["NBDPULL_CONFIG"], environment: environment)
         SystemCalls.makeNewFilesPrivate()
-        try await ServeRun(settings: settings, quiet: quiet, environment: environment).run()
+        try await ServeRun(settings: settings, environment: environment).run()
     }
 
     // Only what was given: the rest is left to the environment, the file and the defaults.
@@ -97,6 +99,8 @@ struct Serve: AsyncParsableCommand {
         set("scratch-reserve", scratchReserve)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
+        set("log-level", logLevel)
+        if quiet { values["quiet"] = .bool(true) }
         if lendPages { values["lend-pages"] = .bool(true) }
         if allowPlaintext { values["allow-plaintext"] = .bool(true) }
         return values
@@ -106,7 +110,6 @@ struct Serve: AsyncParsableCommand {
 /// One run of the server, from the lock to the last flush.
 struct ServeRun {
     let settings: ServeSettings
-    let quiet: Bool
     let environment: [String: String]
 
     private var controlSocket: String { settings.runDirectory + "/control.sock" }
@@ -117,13 +120,15 @@ struct ServeRun {
     func run() async throws {
         // Everything that can be refused is looked at before anything is opened.
         let start = try startDomains()
-        let liveTCP = try liveTCPEndpoint()
+        let liveTCP = try await liveTCPEndpoint()
         let passed = try SocketActivation.descriptors(
             environment, processID: ProcessInfo.processInfo.processIdentifier)
         let state = try StateDirectory(path: settings.stateDirectory)
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
         let engine = try EngineFactory.make(settings.server)
+        let log = EventLogger(level: settings.logLevel)
+        defer { log.flush() }
         let manager = JobManager(
             engine: engine, state: state,
             settings: JobManagerSettings(
@@ -132,11 +137,14 @@ struct ServeRun {
                 offersTLS: settings.security.offersTLS,
                 holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
                 granularityBytes: settings.granularityBytes,
-                scratchDirectory: settings.scratchDirectory))
+                scratchDirectory: settings.scratchDirectory),
+            events: EventLog { log.write($0) })
         await manager.activate()
-        for warning in await manager.restore(start) where !quiet {
+        for warning in await manager.restore(start) where !settings.quiet {
             Console.error("warning: \(warning)")
         }
+        // Said even to who asked for quiet: the server is not what it seems.
+        for problem in await manager.problems { Console.error("error: \(problem)") }
         do throws(ControlError) {
             try await listen(engine, liveTCP, passed)
         } catch {
@@ -167,7 +175,7 @@ struct ServeRun {
 
     private func serve(_ manager: JobManager, _ engine: any BackupEngine) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
-        logger.logLevel = quiet ? .error : .warning
+        logger.logLevel = settings.quiet ? .error : .warning
         let socket = controlSocket
         let environment = environment
         let front = ControlServer(
@@ -175,7 +183,9 @@ struct ServeRun {
             logger: logger
         ) {
             Console.error("nbdpull: ready, control socket \(socket)")
-            ServiceNotice.send("READY=1", environment)
+            let problems = await manager.problems
+            let status = problems.isEmpty ? "" : "\nSTATUS=degraded: \(problems[0])"
+            ServiceNotice.send("READY=1" + status, environment)
         }
         // The last service is stopped first: jobs end while the socket still answers.
         let group = ServiceGroup(
@@ -213,11 +223,15 @@ struct ServeRun {
         return start
     }
 
-    private func liveTCPEndpoint() throws(ControlError) -> ListenEndpoint? {
+    private func liveTCPEndpoint() async throws(ControlError) -> ListenEndpoint? {
         guard let text = settings.liveTCP else { return nil }
         let endpoint = try ServeArguments.tcpEndpoint(text, option: "--live-tcp")
-        try PlaintextPolicy.check(
-            endpoint, security: liveTCPSecurity, allowPlaintext: settings.allowPlaintext)
+        do throws(ControlError) {
+            try PlaintextPolicy.check(
+                endpoint, security: liveTCPSecurity, allowPlaintext: settings.allowPlaintext)
+        } catch {
+            throw await HostNames.explained(error, endpoint)
+        }
         return endpoint
     }
 
