@@ -157,6 +157,7 @@ struct ServeSettings {
 
         /// A text that a file may also write as a number.
         func text(_ key: String) throws(ControlError) -> String? {
+            names.note(known: key)
             if let number = try? reader.requiredInt(forKey: ConfigKey(key)) {
                 return String(number)
             }

@@ -8,7 +8,7 @@ import Testing
         "an element, attribute or value that a schema refuses is named, with what is allowed",
         arguments: [
             (pullXML("<disks/>"), "line 3: <disks> must list at least one <disk name='TARGET'/>"),
-            (pullXML("<disk name='vda'/>"), "<disk> is not allowed in <domainbackup>: did you mean"),
+            (pullXML("<disk name='vda'/>"), "line 3: <disk> is not allowed in <domainbackup>: did"),
             (
                 pullXML("<disks><disk name='vda'><target file='/t'/></disk></disks>"),
                 "line 3: <target> is not allowed in a <disk> of pull mode, use <scratch>"
@@ -95,7 +95,8 @@ import Testing
             ("", "<domain> needs <name>"),
             ("<name>v</name><name>w</name>", "<name> may stand once in <domain>"),
             (
-                "<name>v</name><devices><disk><target dev='vda'/><source/><source/></disk></devices>",
+                "<name>v</name><devices><disk><target dev='vda'/><source/><source/></disk>"
+                    + "</devices>",
                 "<source> may stand once in <disk>"
             ),
         ])

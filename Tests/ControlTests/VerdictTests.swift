@@ -261,6 +261,21 @@ import Testing
         #expect(try await names(again) == ["c1"])
     }
 
+    @Test("P3: a job that breaks between the last look and its end did not end well")
+    func brokenAtTheEnd() async throws {
+        for cause in [EndCause.success, .abort] {
+            let fixture = try ControlFixture()
+            let manager = try await fixture.managerWithCheckpoints("c1")
+            let job = try await begin(manager, checkpoint: "f")
+            // No event says so: only the report of the end does.
+            fixture.engine.change { $0.broken[job.id] = "scratch is full" }
+            let info = try await manager.end(domain: "vm1", job: nil, cause: cause)
+            #expect(info.success == false && info.outcome == "failed")
+            #expect(info.errorMessage?.contains("scratch is full") == true)
+            #expect(fixture.chains["vda"] == ["c1"])
+        }
+    }
+
     @Test("a job that the engine has given up did not end well")
     func lostJob() async throws {
         let fixture = try ControlFixture()
