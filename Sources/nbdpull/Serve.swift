@@ -13,7 +13,8 @@ struct Serve: AsyncParsableCommand {
         discussion: """
             Every option can also be set by an environment variable (--run-dir is \
             NBDPULL_RUN_DIR) or in the file that --config names; the command line wins over the \
-            environment, the environment over the file.
+            environment, the environment over the file. A name that means nothing is refused in \
+            both.
             """)
     @Option(help: "YAML or JSON file with settings, by the names of these options.")
     var config: String?

@@ -88,6 +88,49 @@ extension InteropSuite {
             try server.stop()
         }
 
+        @Test("P3: ending a job that broke exits 1, and its checkpoint goes however it is ended")
+        func broken() throws {
+            let small = try TinyFileSystem(mebibytes: 8)
+            let fixture = try LiveFixture(bytes: 64 << 20)
+            let server = fixture.server
+            let guest = try NBDClient(fixture.uri("vda"))
+            for (verb, status) in [("backup-end", Int32(1)), ("domjobabort", 0)] {
+                var backup = server.standardBackup(disks: ["vda"], tag: verb)
+                backup.disks[0].scratch = small.path + "/scratch"
+                _ = try server.begin("vm1", backup, checkpoint: "bad")
+                for mebibyte in 0..<64 {
+                    try guest.write(
+                        randomBytes(1 << 20, seed: UInt64(mebibyte)), at: mebibyte << 20)
+                }
+                var list = ""
+                for _ in 0..<100 where !list.contains("space") {
+                    list = try server.cli(["backup-list", "vm1"]).output()
+                    Thread.sleep(forTimeInterval: 0.1)
+                }
+                #expect(list.contains("space"), "\(list)")
+                let ended = try server.cli([verb, "vm1"])
+                #expect(ended.status == status, "\(ended)")
+                #expect(ended.stderr.contains("space"), "\(ended)")
+                #expect(try server.cli(["backup-list", "vm1", "-q"]).output().isEmpty)
+                #expect(try checkpoints(server).isEmpty)
+            }
+            try server.stop()
+        }
+
+        @Test("P3: a job whose time is over takes its checkpoint back")
+        func expired() throws {
+            let fixture = try LiveFixture()
+            let file = fixture.directory.file("c.xml")
+            try Files.write(checkpointXML("late"), to: file)
+            _ = try fixture.server.cli(
+                ["backup-begin", "vm1", "--checkpointxml", file, "--ttl", "1"]
+            ).output()
+            #expect(try checkpoints(fixture.server) == ["late"])
+            Thread.sleep(forTimeInterval: 2.5)
+            #expect(try checkpoints(fixture.server).isEmpty)
+            try fixture.server.stop()
+        }
+
         @Test(
             "a key, value or variable that means nothing is refused, with its nearest neighbour",
             arguments: [
