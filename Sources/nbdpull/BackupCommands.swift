@@ -7,9 +7,11 @@ struct BackupBegin: AsyncParsableCommand {
         commandName: "backup-begin",
         abstract: "Begin a backup job; prints its id and the URI of every backup export.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Argument(help: "Backup XML; - is standard input. (default: all disks, on a unix socket)")
     var backupxml: String?
+    @Option(name: .customLong("backupxml"), help: "The same as <backupxml>.")
+    var backupxmlOption: String?
     @Option(help: "Create a checkpoint together with the backup.") var checkpointxml: String?
     @Flag(help: "Use scratch files that exist already, and keep them.") var reuseExternal = false
     @Option(help: "End the job as failed after so many seconds.") var ttl: UInt64?
@@ -17,10 +19,15 @@ struct BackupBegin: AsyncParsableCommand {
     var fallbackFull = false
     @Flag(help: "A client's TRIM says what it needs no more: kept no longer, later reads fail.")
     var clientRelease = false
+    // A job here does not end with the machine.
+    @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false
+
+    func validate() throws { _ = try target.and(backupxml, backupxmlOption) }
 
     func run() async throws {
+        let (domain, file) = try target.and(backupxml, backupxmlOption)
         let body = BeginBody(
-            backupXML: try backupxml.map(InputFile.text),
+            backupXML: try file.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
             reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
             clientRelease: clientRelease)
@@ -34,10 +41,13 @@ struct BackupDumpXML: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "backup-dumpxml", abstract: "Print a job's XML, every default filled in.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Option(help: "The job's id; needed when several run.") var job: String?
 
+    func validate() throws { _ = try target.name() }
+
     func run() async throws {
+        let domain = try target.name()
         let data = try await options.send(
             ControlClient.Call("GET", "v1", "domains", domain, "job", "xml").forJob(job))
         try options.output.show(data, as: BackupXMLBody.self) { $0.xml.endingInNewline + "\n" }
@@ -46,13 +56,27 @@ struct BackupDumpXML: AsyncParsableCommand {
 
 struct BackupList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "backup-list", abstract: "List the running backup jobs.")
+        commandName: "backup-list", abstract: "List the running backup jobs, or the ended ones.")
     @OptionGroup var options: ClientOptions
     @Argument(help: "Only this domain's.") var domain: String?
+    @Option(name: .customLong("domain"), help: "The same as <domain>.") var domainOption: String?
+    @Flag(help: "The last jobs that have ended instead; reading them changes nothing.")
+    var completed = false
+
+    func validate() throws { _ = try Words.fill([domain], [domainOption]) }
 
     func run() async throws {
         var call = ControlClient.Call("GET", "v1", "jobs")
-        if let domain { call = ControlClient.Call("GET", "v1", "domains", domain, "jobs") }
+        if let domain = domain ?? domainOption {
+            call = ControlClient.Call("GET", "v1", "domains", domain, "jobs")
+        }
+        if completed {
+            call.query.append(("completed", "true"))
+            let data = try await options.send(call)
+            return try options.output.show(data, as: EndedJobsBody.self) {
+                ConsoleText.endedJobs($0.jobs, quiet: options.output.quiet)
+            }
+        }
         let data = try await options.send(call)
         try options.output.show(data, as: JobsBody.self) {
             ConsoleText.jobs($0.jobs, quiet: options.output.quiet)
@@ -62,22 +86,41 @@ struct BackupList: AsyncParsableCommand {
 
 struct BackupEnd: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "backup-end", abstract: "End a backup job with a verdict.")
+        commandName: "backup-end", abstract: "End a backup job with a verdict.",
+        discussion: """
+            A checkpoint made with the job stays only if the backup is good: a job that broke ends \
+            as failed whatever is said here, its checkpoint is taken back, and the status is 1.
+            """)
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Option(help: "The job's id; needed when several run.") var job: String?
     @Flag(help: "The backup is worthless: take back the checkpoint made with it.") var failed =
         false
 
+    func validate() throws { _ = try target.name() }
+
     func run() async throws {
+        let domain = try target.name()
         let call = try ControlClient.Call(
             "POST", ["v1", "domains", domain, "job", "end"], json: EndBody(failed: failed))
         let data = try await options.send(call.forJob(job))
+        var ended = JobInfo.none
         try options.output.show(data, as: JobInfo.self) { info in
+            ended = info
             guard !options.output.quiet else { return "" }
             let reason = info.errorMessage.map { ": \($0)" } ?? ""
             return "Backup \(info.id ?? "") ended: \(info.jobType)\(reason)\n\n"
         }
+        guard !failed, ended.success != true else { return }
+        throw Self.notGood(ended)
+    }
+
+    private static func notGood(_ info: JobInfo) -> ControlError {
+        var detail = "backup '\(info.id ?? "")' is not good: \(info.errorMessage ?? info.jobType)"
+        if let checkpoint = info.checkpoint {
+            detail += "; checkpoint '\(checkpoint)' is taken back"
+        }
+        return ControlError(.operationFailed, code: "backup-failed", status: 409, detail: detail)
     }
 }
 
@@ -85,58 +128,50 @@ struct DomJobInfo: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "domjobinfo", abstract: "Show a backup job's figures.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Option(help: "The job's id; needed when several run.") var job: String?
-    @Flag(help: "The last finished job instead; it can be read once.") var completed = false
-    @Flag(help: "With --completed: it can be read again.") var keepCompleted = false
+    @Flag(help: "The last ended job instead; shown once, backup-list --completed keeps it.")
+    var completed = false
+    @Flag(help: "With --completed: it can be shown again.") var keepCompleted = false
+    @Flag(help: "The figures with libvirt's names and numbers.") var rawstats = false
+    // Ended jobs are shown whatever became of them.
+    @Flag(help: .hidden) var anystats = false
+
+    func validate() throws { _ = try target.name() }
 
     func run() async throws {
+        let domain = try target.name()
         var call = ControlClient.Call("GET", "v1", "domains", domain, "job").forJob(job)
         if completed || keepCompleted { call.query.append(("completed", "true")) }
         if keepCompleted { call.query.append(("keepCompleted", "true")) }
         let data = try await options.send(call)
-        try options.output.show(data, as: JobInfo.self, ConsoleText.jobInfo)
+        try options.output.show(
+            data, as: JobInfo.self, rawstats ? ConsoleText.rawJobInfo : ConsoleText.jobInfo)
     }
 }
 
 struct DomJobAbort: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "domjobabort", abstract: "Abort a backup job.")
+        commandName: "domjobabort", abstract: "Abort a backup job.",
+        discussion: """
+            As with libvirt, a checkpoint made with the job stays, unless the job was broken: then \
+            it is taken back.
+            """)
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Option(help: "The job's id; needed when several run.") var job: String?
 
+    func validate() throws { _ = try target.name() }
+
     func run() async throws {
+        let domain = try target.name()
         let data = try await options.send(
             ControlClient.Call("POST", "v1", "domains", domain, "job", "abort").forJob(job))
-        try options.output.show(data, as: JobInfo.self) { _ in options.output.quiet ? "" : "\n" }
-    }
-}
-
-struct Event: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        abstract: "Print what happened lately, one line per event.")
-    @OptionGroup var options: ClientOptions
-    @Flag(help: "Go on with what happens from now on.") var follow = false
-
-    func run() async throws {
-        guard follow else {
-            let data = try await options.send(ControlClient.Call("GET", "v1", "events"))
-            try options.output.show(data, as: EventsBody.self) {
-                $0.events.map { $0.line + "\n" }.joined()
+        try options.output.show(data, as: JobInfo.self) { info in
+            if info.success != true, let message = info.errorMessage {
+                Console.error("warning: the job had failed before: \(message)")
             }
-            return
-        }
-        var call = ControlClient.Call("GET", "v1", "events")
-        call.query.append(("follow", "true"))
-        try await options.client().lines(call) { line in
-            if options.output.json {
-                Console.out(line + "\n")
-            } else if let event = try? ControlJSON.decode(
-                ControlEvent.self, from: Data(line.utf8))
-            {
-                Console.out(event.line + "\n")
-            }
+            return options.output.quiet ? "" : "\n"
         }
     }
 }

@@ -6,15 +6,27 @@ struct CheckpointCreate: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "checkpoint-create", abstract: "Create a checkpoint from XML.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Argument(help: "Checkpoint XML; - is standard input. (default: all disks)") var file: String?
+    @Option(name: .customLong("xmlfile"), help: "The same as <file>.") var xmlfile: String?
     @Flag(help: "Take up what is known of a checkpoint that was made before.") var redefine = false
+    @Flag(help: "With --redefine: refuse it unless every disk still holds its bitmap.")
+    var redefineValidate = false
+
+    func validate() throws {
+        guard redefine || !redefineValidate else {
+            throw ValidationError("--redefine-validate needs --redefine")
+        }
+        _ = try target.and(file, xmlfile)
+    }
 
     func run() async throws {
+        let (domain, file) = try target.and(file, xmlfile)
         let xml = try file.map(InputFile.text) ?? "<domaincheckpoint/>"
         var call = try ControlClient.Call(
             "POST", ["v1", "domains", domain, "checkpoints"], json: XMLBody(xml: xml))
         if redefine { call.query.append(("redefine", "true")) }
+        if redefineValidate { call.query.append(("redefineValidate", "true")) }
         let data = try await options.send(call)
         try options.output.show(data, as: CheckpointView.self) { checkpoint in
             guard !options.output.quiet else { return "" }
@@ -28,7 +40,12 @@ struct CheckpointCreateAs: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "checkpoint-create-as", abstract: "Create a checkpoint from options.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
+    @Argument(
+        help: ArgumentHelp(
+            "The checkpoint's name, a description, and disks as for --diskspec.",
+            valueName: "name> <description> <diskspec"))
+    var words: [String] = []
     @Option(help: "The checkpoint's name. (default: the time in seconds)") var name: String?
     @Option(help: "A description.") var description: String?
     @Option(
@@ -37,9 +54,22 @@ struct CheckpointCreateAs: AsyncParsableCommand {
     var diskspec: [String] = []
     @Flag(name: .customLong("print-xml"), help: "Print the XML instead.") var printXML = false
 
+    func validate() throws { _ = try arguments() }
+
+    private func arguments() throws(ValidationError) -> (
+        domain: String, name: String?, description: String?, disks: [String]
+    ) {
+        var rest = ([target.domain].compactMap { $0 } + words)[...]
+        let domain = try Words.need(target.domainOption ?? rest.popFirst(), "domain")
+        let name = name ?? rest.popFirst()
+        let description = description ?? rest.popFirst()
+        return (domain, name, description, diskspec + rest)
+    }
+
     func run() async throws {
+        let (domain, name, description, disks) = try arguments()
         let xml = try CheckpointDiskSpec.document(
-            name: name, description: description, diskspecs: diskspec)
+            name: name, description: description, diskspecs: disks)
         guard !printXML else {
             Console.out(
                 options.output.json
@@ -61,10 +91,10 @@ struct CheckpointInfo: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "checkpoint-info", abstract: "Show a checkpoint.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The checkpoint's name.") var checkpoint: String
+    @OptionGroup var target: CheckpointArguments
 
     func run() async throws {
+        let (domain, checkpoint) = try target.names()
         let data = try await options.send(
             ControlClient.Call("GET", "v1", "domains", domain, "checkpoints", checkpoint))
         try options.output.show(data, as: CheckpointView.self) {
@@ -78,20 +108,20 @@ struct CheckpointDumpXML: AsyncParsableCommand {
         commandName: "checkpoint-dumpxml", abstract: "Print a checkpoint's XML.",
         discussion: "With --size, --json also lists the changed extents of every disk.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The checkpoint's name.") var checkpoint: String
+    @OptionGroup var target: CheckpointArguments
     @Flag(help: "With the bytes changed since.") var size = false
     @Flag(help: "Without the domain's XML.") var noDomain = false
+    // There are no secrets in it.
+    @Flag(name: .customLong("security-info"), help: .hidden) var securityInfo = false
 
     func run() async throws {
+        let (domain, checkpoint) = try target.names()
         var call = ControlClient.Call(
             "GET", "v1", "domains", domain, "checkpoints", checkpoint, "xml")
         if size { call.query.append(("size", "true")) }
         if noDomain { call.query.append(("noDomain", "true")) }
         let data = try await options.send(call)
-        try options.output.show(data, as: CheckpointXMLBody.self) {
-            $0.xml.endingInNewline + "\n"
-        }
+        try options.output.show(data, as: CheckpointXMLBody.self) { $0.xml.endingInNewline + "\n" }
     }
 }
 
@@ -99,10 +129,10 @@ struct CheckpointParent: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "checkpoint-parent", abstract: "Print the name of a checkpoint's parent.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The checkpoint's name.") var checkpoint: String
+    @OptionGroup var target: CheckpointArguments
 
     func run() async throws {
+        let (domain, checkpoint) = try target.names()
         let data = try await options.send(
             ControlClient.Call(
                 "GET", "v1", "domains", domain, "checkpoints", checkpoint, "parent"))
@@ -114,8 +144,7 @@ struct CheckpointDelete: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "checkpoint-delete", abstract: "Delete a checkpoint.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The checkpoint's name.") var checkpoint: String
+    @OptionGroup var target: CheckpointArguments
     @Flag(help: "Its descendants too.") var children = false
     @Flag(help: "Its descendants, not itself.") var childrenOnly = false
     @Flag(
@@ -131,6 +160,7 @@ struct CheckpointDelete: AsyncParsableCommand {
     }
 
     func run() async throws {
+        let (domain, checkpoint) = try target.names()
         var call = ControlClient.Call("DELETE", "v1", "domains", domain, "checkpoints", checkpoint)
         if children { call.query.append(("children", "true")) }
         if childrenOnly { call.query.append(("childrenOnly", "true")) }

@@ -6,7 +6,7 @@ struct CheckpointList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "checkpoint-list", abstract: "List a domain's checkpoints.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Flag(help: "A column with the parent.") var parent = false
     @Flag(help: "Only those without a parent.") var roots = false
     @Flag(help: "Only those without children.") var leaves = false
@@ -18,6 +18,7 @@ struct CheckpointList: AsyncParsableCommand {
     @Flag(help: "Parents before their children instead of by name.") var topological = false
 
     func validate() throws {
+        _ = try target.name()
         let exclusive = [
             ("--tree", tree, "--name", name), ("--tree", tree, "--parent", parent),
             ("--tree", tree, "--roots", roots), ("--parent", parent, "--roots", roots),
@@ -35,7 +36,7 @@ struct CheckpointList: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let data = try await options.send(call)
+        let data = try await options.send(call(try target.name()))
         try options.output.show(data, as: CheckpointsBody.self) { body in
             if tree { return ConsoleText.checkpointTree(body.checkpoints, root: from) }
             if name { return ConsoleText.checkpointNames(body.checkpoints) }
@@ -44,7 +45,7 @@ struct CheckpointList: AsyncParsableCommand {
         }
     }
 
-    private var call: ControlClient.Call {
+    private func call(_ domain: String) -> ControlClient.Call {
         var call = ControlClient.Call("GET", "v1", "domains", domain, "checkpoints")
         func set(_ name: String, _ isSet: Bool) {
             if isSet { call.query.append((name, "true")) }

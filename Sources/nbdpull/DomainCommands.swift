@@ -6,11 +6,21 @@ struct Define: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Define a domain from its XML and serve its disks.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "Domain XML; - is standard input.") var file: String
+    @Argument(help: "Domain XML; - is standard input.") var file: String?
+    @Option(name: .customLong("file"), help: "The same as <file>.") var fileOption: String?
     @Option(help: "Bytes per bit of its dirty bitmaps: a power of two, 4096 to 2097152.")
     var granularity: UInt64?
+    // It always is.
+    @Flag(name: .customLong("validate"), help: .hidden) var validates = false
+
+    func validate() throws { _ = try path() }
+
+    private func path() throws(ValidationError) -> String {
+        try Words.need(try Words.fill([file], [fileOption])[0], "file")
+    }
 
     func run() async throws {
+        let file = try path()
         let body = DefineBody(xml: try InputFile.text(file), granularityBytes: granularity)
         let call = try ControlClient.Call("POST", ["v1", "domains"], json: body)
         let data = try await options.send(call)
@@ -24,39 +34,45 @@ struct Undefine: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Forget a domain; refused while it has backup jobs or checkpoints.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Flag(help: "Remove its checkpoints too.") var checkpoints = false
+    @Flag(help: "The same as --checkpoints.") var checkpointsMetadata = false
+    @OptionGroup var ignored: IgnoredUndefineOptions
+
+    func validate() throws { _ = try target.name() }
 
     func run() async throws {
+        let domain = try target.name()
         var call = ControlClient.Call("DELETE", "v1", "domains", domain)
-        if checkpoints { call.query.append(("checkpoints", "true")) }
+        if checkpoints || checkpointsMetadata { call.query.append(("checkpoints", "true")) }
         _ = try await options.send(call)
         if options.output.json { Console.out("{}\n") }
         options.output.inform("Domain '\(domain)' has been undefined\n")
     }
 }
 
-struct List: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "List the domains.")
-    @OptionGroup var options: ClientOptions
-
-    func run() async throws {
-        let data = try await options.send(ControlClient.Call("GET", "v1", "domains"))
-        try options.output.show(data, as: DomainsBody.self) {
-            ConsoleText.domains($0.domains, quiet: options.output.quiet)
-        }
-    }
+/// Options of virsh about what no domain has here.
+struct IgnoredUndefineOptions: ParsableArguments {
+    @Flag(help: .hidden) var managedSave = false
+    @Flag(help: .hidden) var snapshotsMetadata = false
+    @Flag(help: .hidden) var nvram = false
+    @Flag(help: .hidden) var keepNvram = false
+    @Flag(help: .hidden) var tpm = false
+    @Flag(help: .hidden) var keepTpm = false
 }
 
 struct DumpXML: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dumpxml", abstract: "Print a domain's XML.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
+    @OptionGroup var ignored: IgnoredXMLOptions
+
+    func validate() throws { _ = try target.name() }
 
     func run() async throws {
         let data = try await options.send(
-            ControlClient.Call("GET", "v1", "domains", domain, "xml"))
+            ControlClient.Call("GET", "v1", "domains", try target.name(), "xml"))
         try options.output.show(data, as: XMLBody.self) { $0.xml.endingInNewline + "\n" }
     }
 }
@@ -65,12 +81,16 @@ struct DomBlkList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "domblklist", abstract: "List a domain's disks.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
+    @OptionGroup var target: DomainArgument
     @Flag(help: "Size, live NBD URI, client, dirty bytes and checkpoints too.") var details = false
+    // What is defined is what is served.
+    @Flag(help: .hidden) var inactive = false
+
+    func validate() throws { _ = try target.name() }
 
     func run() async throws {
         let data = try await options.send(
-            ControlClient.Call("GET", "v1", "domains", domain, "disks"))
+            ControlClient.Call("GET", "v1", "domains", try target.name(), "disks"))
         try options.output.show(data, as: DisksBody.self) {
             ConsoleText.disks($0.disks, details: details, quiet: options.output.quiet)
         }

@@ -55,7 +55,11 @@ struct Export: AsyncParsableCommand {
         let environment = ProcessInfo.processInfo.environment
         let passed = try passedSocket(environment)
         let endpoint = try endpoint()
-        try PlaintextPolicy.check(endpoint, security: security, allowPlaintext: allowPlaintext)
+        do throws(ControlError) {
+            try PlaintextPolicy.check(endpoint, security: security, allowPlaintext: allowPlaintext)
+        } catch {
+            throw await HostNames.explained(error, endpoint)
+        }
         SystemCalls.makeNewFilesPrivate()
         let engine = try EngineFactory.make(try configuration(files))
         let path = ServeArguments.absolutePath(file)
@@ -70,7 +74,7 @@ struct Export: AsyncParsableCommand {
             await engine.shutdown()
             throw error
         }
-        let uri = ExportURI.text(endpoint: bound, name: name, security: security)
+        let uri = ExportURI.text(endpoint: bound.reachable, name: name, security: security)
         // Without anything to reload, a hang-up ends the export as it ends other programs.
         let hasFiles = files.offersTLS || files.rules != nil
         let reload: [ServiceGroupConfiguration.ServiceConfiguration] =

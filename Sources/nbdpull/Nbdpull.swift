@@ -42,10 +42,23 @@ struct Nbdpull: AsyncParsableCommand {
                 try command.run()
             }
         } catch let error as ControlError {
-            Console.error("error: \(error.message)")
+            report(error)
             Foundation.exit(1)
         } catch {
             leave(with: error)
+        }
+    }
+
+    // Looked for by itself, as the arguments may be what is wrong.
+    private static var wantsJSON: Bool {
+        CommandLine.arguments.prefix { $0 != "--" }.contains("--json")
+    }
+
+    private static func report(_ error: ControlError) {
+        if wantsJSON, let data = try? ControlJSON.encode(ErrorBody(error)) {
+            Console.error(String(decoding: data, as: UTF8.self))
+        } else {
+            Console.error("error: \(error.message)")
         }
     }
 
@@ -55,6 +68,10 @@ struct Nbdpull: AsyncParsableCommand {
         var text = fullMessage(for: error)
         if code == .success {
             if !text.isEmpty { Console.out(text + "\n") }
+        } else if wantsJSON {
+            report(
+                ControlError(
+                    .invalidArgument, code: "usage", status: 400, detail: message(for: error)))
         } else {
             if text.hasPrefix("Error: ") { text = "error: " + text.dropFirst("Error: ".count) }
             if !text.isEmpty { Console.error(text) }

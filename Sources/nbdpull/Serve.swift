@@ -13,7 +13,8 @@ struct Serve: AsyncParsableCommand {
         discussion: """
             Every option can also be set by an environment variable (--run-dir is \
             NBDPULL_RUN_DIR) or in the file that --config names; the command line wins over the \
-            environment, the environment over the file.
+            environment, the environment over the file. A name that means nothing is refused in \
+            both.
             """)
     @Option(help: "YAML or JSON file with settings, by the names of these options.")
     var config: String?
@@ -60,13 +61,15 @@ struct Serve: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
+    @Option(help: "Least severe log lines: debug, info, warning, error. (default: info)")
+    var logLevel: String?
 
     func run() async throws {
         let environment = ProcessInfo.processInfo.environment
         let settings = try await ServeSettings.resolve(
             given: given, file: config ?? environment["NBDPULL_CONFIG"], environment: environment)
         SystemCalls.makeNewFilesPrivate()
-        try await ServeRun(settings: settings, quiet: quiet, environment: environment).run()
+        try await ServeRun(settings: settings, environment: environment).run()
     }
 
     // Only what was given: the rest is left to the environment, the file and the defaults.
@@ -103,6 +106,8 @@ struct Serve: AsyncParsableCommand {
         set("scratch-reserve", scratchReserve)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
+        set("log-level", logLevel)
+        if quiet { values["quiet"] = .bool(true) }
         if lendPages { values["lend-pages"] = .bool(true) }
         if allowPlaintext { values["allow-plaintext"] = .bool(true) }
         return values
@@ -112,7 +117,6 @@ struct Serve: AsyncParsableCommand {
 /// One run of the server, from the lock to the last flush.
 struct ServeRun {
     let settings: ServeSettings
-    let quiet: Bool
     let environment: [String: String]
 
     private var controlSocket: String { settings.runDirectory + "/control.sock" }
@@ -123,13 +127,15 @@ struct ServeRun {
     func run() async throws {
         // Everything that can be refused is looked at before anything is opened.
         let start = try startDomains()
-        let liveTCP = try liveTCPEndpoint()
+        let liveTCP = try await liveTCPEndpoint()
         let passed = try SocketActivation.descriptors(
             environment, processID: ProcessInfo.processInfo.processIdentifier)
         let state = try StateDirectory(path: settings.stateDirectory)
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
         let engine = try EngineFactory.make(settings.server)
+        let log = EventLogger(level: settings.logLevel)
+        defer { log.flush() }
         var managing = JobManagerSettings(
             runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
             allowPlaintext: settings.allowPlaintext,
@@ -138,12 +144,16 @@ struct ServeRun {
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
-        let manager = JobManager(engine: engine, state: state, settings: managing)
+        let manager = JobManager(
+            engine: engine, state: state, settings: managing,
+            events: EventLog { log.write($0) })
         await manager.activate()
-        for warning in await manager.restore(start) where !quiet {
+        for warning in await manager.restore(start) where !settings.quiet {
             Console.error("warning: \(warning)")
         }
         defer { state.release() }
+        // Said even to who asked for quiet: the server is not what it seems.
+        for problem in await manager.problems { Console.error("error: \(problem)") }
         do throws(ControlError) {
             try await listen(engine, liveTCP, passed)
         } catch {
@@ -174,7 +184,7 @@ struct ServeRun {
 
     private func serve(_ manager: JobManager, _ engine: any BackupEngine) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
-        logger.logLevel = quiet ? .error : .warning
+        logger.logLevel = settings.quiet ? .error : .warning
         let socket = controlSocket
         let environment = environment
         let front = ControlServer(
@@ -182,7 +192,9 @@ struct ServeRun {
             logger: logger
         ) {
             Console.error("nbdpull: ready, control socket \(socket)")
-            ServiceNotice.send("READY=1", environment)
+            let problems = await manager.problems
+            let status = problems.isEmpty ? "" : "\nSTATUS=degraded: \(problems[0])"
+            ServiceNotice.send("READY=1" + status, environment)
         }
         // The last service is stopped first: jobs end while the socket still answers.
         let group = ServiceGroup(
@@ -220,11 +232,15 @@ struct ServeRun {
         return start
     }
 
-    private func liveTCPEndpoint() throws(ControlError) -> ListenEndpoint? {
+    private func liveTCPEndpoint() async throws(ControlError) -> ListenEndpoint? {
         guard let text = settings.liveTCP else { return nil }
         let endpoint = try ServeArguments.tcpEndpoint(text, option: "--live-tcp")
-        try PlaintextPolicy.check(
-            endpoint, security: liveTCPSecurity, allowPlaintext: settings.allowPlaintext)
+        do throws(ControlError) {
+            try PlaintextPolicy.check(
+                endpoint, security: liveTCPSecurity, allowPlaintext: settings.allowPlaintext)
+        } catch {
+            throw await HostNames.explained(error, endpoint)
+        }
         return endpoint
     }
 

@@ -1,6 +1,7 @@
 import Configuration
 import Control
 import Foundation
+import Logging
 import NBDServer
 
 /// What `serve` was told, from all sources: command line, then environment, then file, then
@@ -18,6 +19,8 @@ struct ServeSettings {
     /// Absolute path; nil puts scratch beside the disk.
     var scratchDirectory: String?
     var granularityBytes: UInt32
+    var quiet: Bool
+    var logLevel: Logger.Level
 
     var security: SecurityConfiguration { server.security }
 
@@ -26,7 +29,8 @@ struct ServeSettings {
     /// `given` holds the command line's values, by option name.
     ///
     /// An environment variable is `NBDPULL_` + the option's name in capitals with underscores;
-    /// lists are separated by `;` there. The file uses the option names as keys.
+    /// lists are separated by `;` there. The file uses the option names as keys. A name that means
+    /// nothing is refused in both: a misspelt one would silently be without effect.
     static func resolve(
         given: [String: ConfigContent], file: String?, environment: [String: String]
     ) async throws -> ServeSettings {
@@ -41,8 +45,12 @@ struct ServeSettings {
                 environmentVariables: environment, arraySeparator: ";"
             ).prefixKeys(with: "nbdpull"),
         ]
-        if let file { providers.append(try await fileProvider(file)) }
-        return try ServeSettings(Source(reader: ConfigReader(providers: providers)), environment)
+        let names = SettingNames()
+        if let file { providers.append(try await fileProvider(file, names)) }
+        let source = Source(reader: ConfigReader(providers: providers), names: names)
+        let settings = try ServeSettings(source, environment)
+        try names.refuseUnknown(file: file, environment)
+        return settings
     }
 
     private init(_ source: Source, _ environment: [String: String]) throws(ControlError) {
@@ -76,6 +84,18 @@ struct ServeSettings {
         granularityBytes = try TrackingGranularity.checked(
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
+        quiet = try source.bool("quiet") ?? false
+        logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
+    }
+
+    private static func logLevel(_ text: String?) throws(ControlError) -> Logger.Level? {
+        guard let text else { return nil }
+        guard let level = Logger.Level(rawValue: text) else {
+            let known = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
+            throw .invalidArgument(
+                what: "log-level '\(text)'", detail: "it must be one of \(known)")
+        }
+        return level
     }
 
     private static func server(_ source: Source) throws(ControlError) -> ServerConfiguration {
@@ -106,14 +126,24 @@ struct ServeSettings {
         return server
     }
 
-    private static func fileProvider(_ path: String) async throws -> any ConfigProvider {
+    private static func fileProvider(
+        _ path: String, _ names: SettingNames
+    ) async throws -> any ConfigProvider {
         let place = ConfigReader(
             provider: InMemoryProvider(values: ["filePath": ConfigValue(stringLiteral: path)]))
         do {
+            names.note(text: try InputFile.text(path), isJSON: path.hasSuffix(".json"))
+            // Asked about every key of the file, which there is no other way to learn.
             if path.hasSuffix(".json") {
-                return try await FileProvider<JSONSnapshot>(config: place)
+                let options = JSONSnapshot.ParsingOptions(
+                    secretsSpecifier: .dynamic { key, _ in names.note(key: key) })
+                return try await FileProvider<JSONSnapshot>(parsingOptions: options, config: place)
             }
-            return try await FileProvider<YAMLSnapshot>(config: place)
+            let options = YAMLSnapshot.ParsingOptions(
+                secretsSpecifier: .dynamic { key, _ in names.note(key: key) })
+            return try await FileProvider<YAMLSnapshot>(parsingOptions: options, config: place)
+        } catch let error as ControlError {
+            throw error
         } catch {
             throw ControlError.invalidArgument(
                 what: "--config '\(path)'", detail: "it cannot be read: \(error)")
@@ -123,13 +153,19 @@ struct ServeSettings {
     /// Typed looks into the sources; a value of the wrong kind is an error, never a default.
     private struct Source {
         let reader: ConfigReader
+        let names: SettingNames
 
         func string(_ key: String) throws(ControlError) -> String? {
-            try look(key, "a text") { try reader.fetchStringValue(key) }
+            let text = try look(key, "a text") { try reader.fetchStringValue(key) }
+            guard text != "" else {
+                throw .invalidArgument(what: "setting '\(key)'", detail: "it is empty")
+            }
+            return text
         }
 
         /// A text that a file may also write as a number.
         func text(_ key: String) throws(ControlError) -> String? {
+            names.note(known: key)
             if let number = try? reader.requiredInt(forKey: ConfigKey(key)) {
                 return String(number)
             }
@@ -137,6 +173,7 @@ struct ServeSettings {
         }
 
         func strings(_ key: String) throws(ControlError) -> [String] {
+            names.note(known: key)
             if let list = try? reader.requiredStringArray(forKey: ConfigKey(key)) { return list }
             return try string(key).map { [$0] } ?? []
         }
@@ -156,6 +193,7 @@ struct ServeSettings {
         private func look<Value>(
             _ key: String, _ kind: String, _ body: () throws -> Value
         ) throws(ControlError) -> Value? {
+            names.note(known: key)
             do {
                 return try body()
             } catch {

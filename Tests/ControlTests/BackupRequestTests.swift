@@ -54,7 +54,7 @@ import Testing
         (pullXML("<incremental/><incremental/>"), "incremental"),
         (pullXML("<surprise/>"), "<surprise>"),
         (pullXML("<privateData/>"), "<privateData>"),
-        (pullXML("<disks/>"), "at least one <disk>"),
+        (pullXML("<disks/>"), "at least one <disk"),
         (served("<server transport='unix' socket='b.sock'/>"), "'b.sock' must be absolute"),
         (served("<server transport='unix'/>"), "socket="),
         (served("<server/>"), "name='HOST'"),

@@ -52,6 +52,10 @@ final class FakeEngine: BackupEngine {
                 return .failure(
                     .sourceUnusable(path: configuration.path, detail: "open: No such file"))
             }
+            let holders = state.attached.values.filter { $0.path == configuration.path }
+            guard holders.allSatisfy({ $0.readOnly && configuration.readOnly }) else {
+                return .failure(.sourceLocked(path: configuration.path, detail: "held"))
+            }
             let names = state.attached.values.map(\.exportName)
             guard !names.contains(configuration.exportName) else {
                 return .failure(.exportNameTaken(name: configuration.exportName))

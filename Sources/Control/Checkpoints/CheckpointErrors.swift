@@ -14,6 +14,23 @@ extension ControlError {
             detail: "missing or broken bitmap '\(name)' for disk '\(target)'")
     }
 
+    /// The job that the checkpoint was made with has not ended well, so it is no base.
+    package static func checkpointUnready(
+        _ name: String, disk target: String, reason: String
+    ) -> ControlError {
+        ControlError(
+            .checkpointInconsistent, code: "checkpoint-unusable", status: 409,
+            detail: "no backup of disk '\(target)' can start from checkpoint '\(name)': \(reason)")
+    }
+
+    /// A failed backup's checkpoint is to be made known again.
+    package static func checkpointBeingTakenBack(_ name: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "checkpoint-taken-back", status: 409,
+            detail: "checkpoint '\(name)' was made with a backup that did not end well, and is "
+                + "still being taken back")
+    }
+
     /// A root was asked for its parent.
     package static func checkpointWithoutParent(_ name: String) -> ControlError {
         ControlError(

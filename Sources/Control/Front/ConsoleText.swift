@@ -129,3 +129,37 @@ package enum ConsoleText {
         text + String(repeating: " ", count: max(width - text.count, 0))
     }
 }
+
+extension ConsoleText {
+    /// `backup-list --completed`: the jobs that have ended, oldest first.
+    package static func endedJobs(_ jobs: [JobInfo], quiet: Bool) -> String {
+        let rows = jobs.map { job in
+            let checkpoint = job.checkpoint.map {
+                $0 + (job.checkpointKept == true ? "" : " (gone)")
+            }
+            return [
+                job.id ?? "-", job.domain ?? "-", job.outcome ?? "-",
+                job.begun.map(ISO8601.text) ?? "-", job.ended.map(ISO8601.text) ?? "-",
+                checkpoint ?? "-", job.errorMessage ?? "-",
+            ]
+        }
+        return table(
+            ["Id", "Domain", "Outcome", "Begun", "Ended", "Checkpoint", "Message"], rows,
+            quiet: quiet)
+    }
+
+    /// `virsh domjobinfo --rawstats`: libvirt's numbers and names.
+    package static func rawJobInfo(_ info: JobInfo) -> String {
+        let types = ["None": 0, "Unbounded": 2, "Completed": 3, "Failed": 4, "Cancelled": 5]
+        var text = "Job type: \(types[info.jobType] ?? 0)\n\n"
+        guard info.operation != nil else { return text }
+        var values = [("operation", "9")]
+        values.append(("time_elapsed", String(info.timeElapsed ?? 0)))
+        if let used = info.tempUsed { values.append(("disk_temp_used", String(used))) }
+        if let total = info.tempTotal { values.append(("disk_temp_total", String(total))) }
+        if let success = info.success { values.append(("success", success ? "yes" : "no")) }
+        if let message = info.errorMessage { values.append(("errmsg", message)) }
+        text += values.map { "\($0): \($1)\n" }.joined()
+        return text + "\n"
+    }
+}

@@ -47,9 +47,17 @@ package struct ErrorBody: Sendable, Hashable, Codable {
     }
 }
 
+/// A request's body: its keys are known, so that a misspelt one is told from one left out.
+package protocol JSONBody: Codable {
+    /// Every key there is.
+    static var keys: [String] { get }
+}
+
 /// `{"domains":[...]}`.
 package struct DomainsBody: Sendable, Hashable, Codable {
     package var domains: [DomainView]
+    /// What keeps the list from being whole: state files that are left out.
+    package var problems: [String]?
 }
 
 /// `{"domain":NAME,"disks":[...]}`.
@@ -63,13 +71,27 @@ package struct JobsBody: Sendable, Hashable, Codable {
     package var jobs: [JobView]
 }
 
+/// `{"jobs":[...]}`, of jobs that have ended.
+package struct EndedJobsBody: Sendable, Hashable, Codable {
+    /// In the order of their ends.
+    package var jobs: [JobInfo]
+}
+
+/// `{"ready":true,"problems":[]}`.
+package struct ReadyBody: Sendable, Hashable, Codable {
+    package var ready: Bool
+    /// Why it is not ready.
+    package var problems: [String]
+}
+
 /// `{"events":[...]}`.
 package struct EventsBody: Sendable, Hashable, Codable {
     package var events: [ControlEvent]
 }
 
 /// XML as text inside JSON.
-package struct XMLBody: Sendable, Hashable, Codable {
+package struct XMLBody: Sendable, Hashable, JSONBody {
+    package static let keys = ["xml"]
     package var xml: String
     package init(xml: String) { self.xml = xml }
 }
@@ -82,7 +104,8 @@ package struct BackupXMLBody: Sendable, Hashable, Codable {
 }
 
 /// The body of a define call in JSON.
-package struct DefineBody: Sendable, Hashable, Codable {
+package struct DefineBody: Sendable, Hashable, JSONBody {
+    package static let keys = ["xml", "granularityBytes"]
     package var xml: String
     /// Bytes that one bit of a dirty bitmap stands for.
     package var granularityBytes: UInt64?
@@ -93,7 +116,11 @@ package struct DefineBody: Sendable, Hashable, Codable {
 }
 
 /// The body of a begin call in JSON; every part may be left out.
-package struct BeginBody: Sendable, Hashable, Codable {
+package struct BeginBody: Sendable, Hashable, JSONBody {
+    package static let keys = [
+        "backupXML", "checkpointXML", "reuseExternal", "ttlSeconds", "fallbackFull",
+        "clientRelease",
+    ]
     package var backupXML: String?
     package var checkpointXML: String?
     package var reuseExternal: Bool?
@@ -116,7 +143,8 @@ package struct BeginBody: Sendable, Hashable, Codable {
 }
 
 /// The body of an end call.
-package struct EndBody: Sendable, Hashable, Codable {
+package struct EndBody: Sendable, Hashable, JSONBody {
+    package static let keys = ["failed"]
     /// True: the backup is worthless.
     package var failed: Bool?
     package init(failed: Bool?) { self.failed = failed }
@@ -127,4 +155,6 @@ package struct ServerBody: Sendable, Hashable, Codable {
     package var name: String
     package var version: String
     package var pid: Int
+    /// Whether it holds all that its state directory should give it; `GET /readyz` says why not.
+    package var ready: Bool
 }

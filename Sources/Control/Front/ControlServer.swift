@@ -73,26 +73,44 @@ package struct ControlServer: Service {
 
     private func makeRouter() -> Router<BasicRequestContext> {
         let router = Router()
-        router.addMiddleware { ErrorMiddleware() }
-        for route in routes.all {
+        let all = routes.all
+        let manager = routes.manager
+        router.addMiddleware { ErrorMiddleware(routes: all) }
+        for route in all {
             guard let method = HTTPRequest.Method(route.method) else { continue }
             router.on(RouterPath(route.path), method: method) { request, context in
-                try await route.handler(try await Self.call(request, context))
+                try await route.answer(try await Self.call(request, context, manager))
+            }
+            guard method == .get else { continue }
+            router.on(RouterPath(route.path), method: .head) { request, context in
+                var call = try await Self.call(request, context, manager)
+                // Nobody waits for what would follow.
+                if route.query.contains("follow") { call.query["follow"] = nil }
+                return try await route.answer(call).createHeadResponse()
             }
         }
         return router
     }
 
     private static func call(
-        _ request: Request, _ context: BasicRequestContext
+        _ request: Request, _ context: BasicRequestContext, _ manager: JobManager
     ) async throws -> RouteCall {
         let body = try await collect(request.body)
         var parameters: [String: String] = [:]
         for (key, value) in context.parameters {
             parameters[String(key)] = value.removingPercentEncoding ?? String(value)
         }
+        // Every route takes a domain's uuid for its name.
+        if let text = parameters["domain"] {
+            parameters["domain"] = await manager.name(ofDomain: text)
+        }
         var query: [String: String] = [:]
-        for (key, value) in request.uri.queryParameters { query[String(key)] = String(value) }
+        for (key, value) in request.uri.queryParameters {
+            guard query.updateValue(String(value), forKey: String(key)) == nil else {
+                throw ControlError.invalidArgument(
+                    what: "query parameter '\(key)'", detail: "it stands there twice")
+            }
+        }
         return RouteCall(
             parameters: parameters, query: query,
             contentType: request.headers[.contentType] ?? "",
@@ -120,6 +138,8 @@ extension ControlServer {
 
 /// Turns whatever a handler or the router throws into the one error form.
 private struct ErrorMiddleware: RouterMiddleware {
+    let routes: [Route]
+
     func handle(
         _ request: Request, context: BasicRequestContext,
         next: (Request, BasicRequestContext) async throws -> Response
@@ -129,12 +149,22 @@ private struct ErrorMiddleware: RouterMiddleware {
         } catch let error as ControlError {
             return try .failure(error)
         } catch let error as any HTTPResponseError {
+            let allowed = allowedMethods(request.uri.path)
+            if error.status == .notFound, !allowed.isEmpty {
+                return try .failure(Self.error(.methodNotAllowed, request), allow: allowed)
+            }
             return try .failure(Self.error(error.status, request))
         } catch is NIOTooManyBytesError {
             return try .failure(Self.error(.contentTooLarge, request))
         } catch {
             return try .failure(.internalError("\(error)"))
         }
+    }
+
+    // In the order of the table, with HEAD beside GET.
+    private func allowedMethods(_ path: String) -> [String] {
+        routes.filter { $0.matches(path: path) }
+            .flatMap { $0.method == "GET" ? ["GET", "HEAD"] : [$0.method] }
     }
 
     private static func error(_ status: HTTPResponse.Status, _ request: Request) -> ControlError {

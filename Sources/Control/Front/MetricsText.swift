@@ -18,10 +18,12 @@ package struct MetricsSnapshot: Sendable {
 
     package var domains = 0
     package var failedDisks = 0
+    /// State files that are left out.
+    package var stateProblems = 0
     package var disks: [Disk] = []
     package var jobs: [Job] = []
     package var begunJobs: UInt64 = 0
-    /// By `Completed`, `Failed`, `Cancelled`.
+    /// By `completed`, `aborted`, `failed`, `cancelled`.
     package var endedJobs: [String: UInt64] = [:]
     package var events: UInt64 = 0
 
@@ -37,6 +39,9 @@ package enum MetricsText {
         page.gauge(
             "nbdpull_disks_failed", "Disks that cannot be opened now.",
             [([], Double(snapshot.failedDisks))])
+        page.gauge(
+            "nbdpull_state_problems", "State files that cannot be read and are left out.",
+            [([], Double(snapshot.stateProblems))])
         let disks = snapshot.disks.map { ([("domain", $0.domain), ("disk", $0.disk)], $0) }
         page.gauge(
             "nbdpull_disk_size_bytes", "Size of the disk.",
@@ -66,9 +71,9 @@ package enum MetricsText {
             "nbdpull_jobs_begun_total", "Backup jobs begun.", [([], Double(snapshot.begunJobs))])
         page.counter(
             "nbdpull_jobs_ended_total", "Backup jobs ended, by outcome.",
-            ["Completed", "Failed", "Cancelled"].map { outcome in
+            ["completed", "aborted", "failed", "cancelled"].map { outcome in
                 (
-                    [("outcome", outcome.lowercased())],
+                    [("outcome", outcome)],
                     Double(snapshot.endedJobs[outcome] ?? 0)
                 )
             })
@@ -160,7 +165,8 @@ extension JobManager {
         snapshot.domains = domains.count
         snapshot.failedDisks = domains.values.reduce(0) { $0 + $1.failedCount }
         snapshot.begunJobs = begunJobs
-        snapshot.endedJobs = endedJobs
+        snapshot.endedJobs = endedCounts
+        snapshot.stateProblems = problems.count
         snapshot.events = events.totalCount
         return snapshot
     }

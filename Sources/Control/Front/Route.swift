@@ -9,15 +9,37 @@ package struct Route: Sendable {
     package let method: String
     /// With parameters in braces: `/v1/domains/{domain}`.
     package let path: String
-    let handler: @Sendable (RouteCall) async throws -> Response
+    /// The keys that its query may have.
+    package let query: [String]
+    private let handler: @Sendable (RouteCall) async throws -> Response
 
     init(
-        _ method: HTTPRequest.Method, _ path: String,
+        _ method: HTTPRequest.Method, _ path: String, query: [String] = [],
         _ handler: @escaping @Sendable (RouteCall) async throws -> Response
     ) {
         self.method = method.rawValue
         self.path = path
+        self.query = query
         self.handler = handler
+    }
+
+    /// Answers a call; one with a key in its query that means nothing here is refused.
+    func answer(_ call: RouteCall) async throws -> Response {
+        for key in call.query.keys.sorted() where !query.contains(key) {
+            throw ControlError.invalidArgument(
+                what: "query parameter '\(key)'",
+                detail: "\(method) \(path) has none of that name: "
+                    + Spelling.advice(key, known: query))
+        }
+        return try await handler(call)
+    }
+
+    /// Whether a request's path, still percent-encoded, is one of this route's.
+    func matches(path other: String) -> Bool {
+        let own = path.split(separator: "/", omittingEmptySubsequences: true)
+        let given = other.split(separator: "/", omittingEmptySubsequences: true)
+        return own.count == given.count
+            && zip(own, given).allSatisfy { $0.hasPrefix("{") || $0 == $1 }
     }
 }
 
@@ -27,7 +49,7 @@ struct RouteCall: Sendable {
     static let bodyBytesMax = 4 << 20
 
     let parameters: [String: String]
-    let query: [String: String]
+    var query: [String: String]
     let contentType: String
     let accept: String
     let body: Data
@@ -83,17 +105,32 @@ struct RouteCall: Sendable {
         return text
     }
 
-    /// The body as JSON of one shape; an empty body is `{}`.
-    func json<Value: Codable>(_ type: Value.Type) throws -> Value {
+    /// The body as JSON of a shape whose keys are known; any other key is refused.
+    func json<Value: JSONBody>(_ type: Value.Type) throws -> Value {
         let data = body.isEmpty ? Data("{}".utf8) : body
-        let value: Value
+        let given = (try? JSONSerialization.jsonObject(with: data)) as? [String: Any] ?? [:]
+        for key in given.keys.sorted() where !type.keys.contains(key) {
+            throw ControlError.invalidArgument(
+                what: "request body",
+                detail: "'\(key)' is not a key of it: " + Spelling.advice(key, known: type.keys))
+        }
+        return try decoded(type, data)
+    }
+
+    private func decoded<Value: Decodable>(_ type: Value.Type, _ data: Data) throws -> Value {
         do {
-            value = try ControlJSON.decode(type, from: data)
+            return try ControlJSON.decode(type, from: data)
         } catch {
             throw ControlError.invalidArgument(
                 what: "request body",
                 detail: "it is not the JSON expected here: \(Self.reason(error))")
         }
+    }
+
+    /// The body as JSON of one shape; an empty body is `{}`.
+    func json<Value: Codable>(_ type: Value.Type) throws -> Value {
+        let data = body.isEmpty ? Data("{}".utf8) : body
+        let value = try decoded(type, data)
         try Self.refuseUnknownKeys(data, value)
         return value
     }
@@ -148,8 +185,11 @@ extension Response {
             body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
     }
 
-    /// An error, in the form every route reports one.
-    static func failure(_ error: ControlError) throws -> Response {
-        try json(ErrorBody(error), status: HTTPResponse.Status(code: error.httpStatus))
+    /// An error, in the form every route reports one; `allow` names the methods that would do.
+    static func failure(_ error: ControlError, allow: [String] = []) throws -> Response {
+        var response = try json(
+            ErrorBody(error), status: HTTPResponse.Status(code: error.httpStatus))
+        if !allow.isEmpty { response.headers[.allow] = allow.joined(separator: ", ") }
+        return response
     }
 }

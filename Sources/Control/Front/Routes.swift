@@ -23,12 +23,20 @@ package struct Routes: Sendable {
     private var server: [Route] {
         [
             Route(.get, "/v1/server") { _ in
-                try .json(
+                let problems = await manager.problems
+                return try .json(
                     ServerBody(
                         name: "nbdpull", version: version,
-                        pid: Int(ProcessInfo.processInfo.processIdentifier)))
+                        pid: Int(ProcessInfo.processInfo.processIdentifier),
+                        ready: problems.isEmpty))
             },
-            Route(.get, "/v1/events") { call in try events(call) },
+            Route(.get, "/readyz") { _ in
+                let problems = await manager.problems
+                return try .json(
+                    ReadyBody(ready: problems.isEmpty, problems: problems),
+                    status: problems.isEmpty ? .ok : .serviceUnavailable)
+            },
+            Route(.get, "/v1/events", query: ["follow", "new"]) { call in try events(call) },
             Route(.get, "/metrics") { _ in
                 let text = MetricsText.render(await manager.snapshot())
                 return Response(
@@ -42,9 +50,19 @@ package struct Routes: Sendable {
     private var domains: [Route] {
         [
             Route(.get, "/v1/domains") { _ in
-                try .json(DomainsBody(domains: await manager.listDomains()))
+                let problems = await manager.problems
+                return try .json(
+                    DomainsBody(
+                        domains: await manager.listDomains(),
+                        problems: problems.isEmpty ? nil : problems))
             },
-            Route(.post, "/v1/domains") { call in
+            Route(.get, "/v1/domains/{domain}") { call in
+                let name = try call.domain
+                guard let view = await manager.listDomains().first(where: { $0.domain == name })
+                else { throw ControlError.domainNotFound(name) }
+                return try .json(view)
+            },
+            Route(.post, "/v1/domains", query: ["granularityBytes"]) { call in
                 let body =
                     call.isXML ? DefineBody(xml: try call.text()) : try call.json(DefineBody.self)
                 let granularity = try body.granularityBytes ?? call.number("granularityBytes")
@@ -52,7 +70,7 @@ package struct Routes: Sendable {
                     try await manager.define(xml: body.xml, granularityBytes: granularity),
                     status: .created)
             },
-            Route(.delete, "/v1/domains/{domain}") { call in
+            Route(.delete, "/v1/domains/{domain}", query: ["checkpoints"]) { call in
                 try await manager.undefine(
                     call.domain, removingCheckpoints: try call.flag("checkpoints"))
                 return Response(status: .noContent)
@@ -70,18 +88,23 @@ package struct Routes: Sendable {
 
     private var jobs: [Route] {
         [
-            Route(.get, "/v1/jobs") { _ in
-                try .json(JobsBody(jobs: try await manager.listJobs(domain: nil)))
+            Route(.get, "/v1/jobs", query: ["completed"]) { call in
+                try await list(call, domain: nil)
             },
-            Route(.get, "/v1/domains/{domain}/jobs") { call in
-                try .json(JobsBody(jobs: try await manager.listJobs(domain: call.domain)))
+            Route(.get, "/v1/domains/{domain}/jobs", query: ["completed"]) { call in
+                try await list(call, domain: call.domain)
             },
-            Route(.post, "/v1/domains/{domain}/jobs") { call in
+            Route(
+                .post, "/v1/domains/{domain}/jobs",
+                query: ["reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease"]
+            ) { call in
                 let request = try Self.beginRequest(call)
                 return try .json(
                     try await manager.begin(domain: call.domain, request), status: .created)
             },
-            Route(.get, "/v1/domains/{domain}/job") { call in
+            Route(
+                .get, "/v1/domains/{domain}/job", query: ["job", "completed", "keepCompleted"]
+            ) { call in
                 let info =
                     if try call.flag("completed") {
                         try await manager.completedJobInfo(
@@ -91,49 +114,65 @@ package struct Routes: Sendable {
                     }
                 return try .json(info)
             },
-            Route(.get, "/v1/domains/{domain}/job/xml") { call in
+            Route(.get, "/v1/domains/{domain}/job/xml", query: ["job"]) { call in
                 let body = try await manager.backupXML(domain: call.domain, job: call.job)
                 return try .xml(body.xml, json: body, for: call)
             },
-            Route(.post, "/v1/domains/{domain}/job/end") { call in
+            Route(.post, "/v1/domains/{domain}/job/end", query: ["job"]) { call in
                 let failed = try call.json(EndBody.self).failed ?? false
                 return try .json(
                     try await manager.end(
                         domain: call.domain, job: call.job, cause: failed ? .failure : .success))
             },
-            Route(.post, "/v1/domains/{domain}/job/abort") { call in
+            Route(.post, "/v1/domains/{domain}/job/abort", query: ["job"]) { call in
                 try .json(
                     try await manager.end(domain: call.domain, job: call.job, cause: .abort))
             },
         ]
     }
 
+    private func list(_ call: RouteCall, domain: String?) async throws -> Response {
+        guard try call.flag("completed") else {
+            return try .json(JobsBody(jobs: try await manager.listJobs(domain: domain)))
+        }
+        return try .json(EndedJobsBody(jobs: try await manager.endedJobs(domain: domain)))
+    }
+
     private var checkpoints: [Route] {
         let base = "/v1/domains/{domain}/checkpoints"
         let one = base + "/{checkpoint}"
         return [
-            Route(.get, base) { call in
+            Route(
+                .get, base,
+                query: ["roots", "leaves", "noLeaves", "from", "descendants", "topological"]
+            ) { call in
                 let list = try await manager.listCheckpoints(
                     of: call.domain, try Self.filter(call))
                 return try .json(CheckpointsBody(domain: call.domain, checkpoints: list))
             },
-            Route(.post, base) { call in
+            Route(.post, base, query: ["redefine", "redefineValidate"]) { call in
                 let xml = call.isXML ? try call.text() : try call.json(XMLBody.self).xml
+                let redefines = try call.flag("redefine")
+                let validates = try call.flag("redefineValidate")
+                guard redefines || !validates else {
+                    throw ControlError.invalidArgument(
+                        what: "redefineValidate", detail: "it needs 'redefine'")
+                }
                 return try .json(
                     try await manager.createCheckpoint(
-                        domain: call.domain, xml: xml, redefine: call.flag("redefine")),
+                        domain: call.domain, xml: xml, redefine: redefines, validates: validates),
                     status: .created)
             },
             Route(.get, one) { call in
                 try .json(try await manager.checkpoint(call.checkpoint, of: call.domain))
             },
-            Route(.delete, one) { call in
+            Route(.delete, one, query: ["children", "childrenOnly", "metadata"]) { call in
                 try await manager.deleteCheckpoint(
                     call.checkpoint, of: call.domain, scope: try Self.scope(call),
                     metadataOnly: call.flag("metadata"))
                 return Response(status: .noContent)
             },
-            Route(.get, one + "/xml") { call in
+            Route(.get, one + "/xml", query: ["noDomain", "size"]) { call in
                 let body = try await manager.checkpointXML(
                     call.checkpoint, of: call.domain, withDomain: try !call.flag("noDomain"),
                     withSizes: call.flag("size"))

@@ -19,6 +19,18 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case trackingProblem = "tracking-problem"
         case checkpointCreated = "checkpoint-created"
         case checkpointDeleted = "checkpoint-deleted"
+        case stateProblem = "state-problem"
+    }
+
+    /// How much somebody who reads the log has to care.
+    package enum Severity: Sendable, Hashable {
+        /// Only when looking for something.
+        case debug
+        case info
+        /// Nothing is lost yet, or only convenience.
+        case warning
+        /// A backup, a disk or a checkpoint is lost.
+        case error
     }
 
     /// Counts up by one per event; a gap means that a slow reader missed some.
@@ -53,9 +65,22 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         self.message = message
     }
 
-    /// One line: time, kind, then `key=value` for what is known; the message comes last.
-    package var line: String {
-        var parts = [ISO8601.text(time), event.rawValue]
+    /// The severity; a job's end is as severe as its outcome.
+    package var severity: Severity {
+        switch event {
+        case .jobBroken, .diskFailed, .trackingProblem, .stateProblem: .error
+        case .watermark, .trackingRecovered, .clientRefused: .warning
+        case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
+        case .clientConnect, .clientDisconnect: .debug
+        case .jobBegin, .domainDefined, .domainUndefined, .diskAttached, .checkpointCreated,
+            .checkpointDeleted:
+            .info
+        }
+    }
+
+    /// One line: kind, then `key=value` for what is known; the message comes last.
+    package var text: String {
+        var parts = [event.rawValue]
         if let domain { parts.append("domain=\(domain)") }
         if let id { parts.append("job=\(id)") }
         if let disk { parts.append("disk=\(disk)") }
@@ -65,6 +90,11 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         if let message { parts.append(": \(message)") }
         // Names come from users: an event stays one line whatever they hold.
         return parts.joined(separator: " ").map { $0.isNewline ? " " : String($0) }.joined()
+    }
+
+    /// One line: time, kind, then `key=value` for what is known; the message comes last.
+    package var line: String {
+        ISO8601.text(time) + " " + text
     }
 }
 

@@ -23,9 +23,17 @@ package final class EventLog: Sendable {
     }
 
     private let capacity: Int
+    private let sink: @Sendable (ControlEvent) -> Void
     private let state = Mutex(State())
 
-    package init(capacity: Int = EventLog.capacityDefault) { self.capacity = max(capacity, 1) }
+    /// - Parameter sink: handed every event in its order; it must not wait for anything.
+    package init(
+        capacity: Int = EventLog.capacityDefault,
+        sink: @escaping @Sendable (ControlEvent) -> Void = { _ in }
+    ) {
+        self.capacity = max(capacity, 1)
+        self.sink = sink
+    }
 
     /// Adds an event; gives it its sequence number and time.
     package func append(_ event: ControlEvent) {
@@ -39,6 +47,7 @@ package final class EventLog: Sendable {
                 state.recent.removeFirst(state.recent.count - capacity)
             }
             for follower in state.followers.values { follower.yield(event) }
+            sink(event)
         }
     }
 

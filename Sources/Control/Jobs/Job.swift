@@ -64,22 +64,17 @@ struct Job: Sendable {
         info.tempTotal =
             disks.map { $0.reduce(0) { $0 + $1.size } } ?? started?.diskSizes.values.reduce(0, +)
             ?? 0
+        info.checkpoint = checkpoint?.name
         if case .ended(let outcome) = state {
             info.jobType = outcome.jobType
+            info.outcome = outcome.label
             info.errorMessage = outcome.message
-            info.success = outcome.jobType == "Completed"
+            info.success = outcome.isGood
             info.clients = nil
             info.tls = nil
         }
         return info
     }
-}
-
-/// The last finished job of a domain.
-struct FinishedJob: Sendable {
-    var info: JobInfo
-    /// Whether the state directory keeps a record of it.
-    var isStored: Bool
 }
 
 extension JobDiskView {

@@ -44,8 +44,13 @@ extension JobManager {
         await retryFailedDisks(of: name)
         let bases = try await incrementalBases(of: name, fallsBackToFull: request.fallsBackToFull)
         let id = UUID().uuidString.lowercased()
-        var job = try reserve(
-            id, domain: name, parsed, bases, reuseExternal: request.reuseExternal)
+        var job: Job
+        do throws(ControlError) {
+            job = try reserve(
+                id, domain: name, parsed, bases, reuseExternal: request.reuseExternal)
+        } catch {
+            throw await HostNames.explained(error, parsed.backup?.endpoint)
+        }
         do throws(ControlError) {
             job.record.scratch = try await scratchToMake(by: job.plan)
             jobs[id]?.record = job.record
@@ -57,19 +62,36 @@ extension JobManager {
         } catch {
             forgetPending(job)
             drop(id)
-            throw error
+            throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
         let identities = await scratchIdentities(of: job.record)
         do throws(ControlError) {
             try finishBegin(id, identities)
             if let checkpoint = job.checkpoint { try commit(checkpoint, domain: name) }
         } catch {
-            _ = try? await engine.endJob(id: id)
-            if let checkpoint = job.checkpoint { await takeBack(checkpoint, domain: name) }
-            drop(id)
+            await undo(job)
             throw error
         }
         return try announce(id, timeToLiveSeconds: request.timeToLiveSeconds)
+    }
+
+    // Ends a job that the engine has begun and nobody was told of. One that will not end stays
+    // listed as broken, so that it can be ended later: dropped, it would hold its disks for ever.
+    private func undo(_ job: Job) async {
+        var isEnded = true
+        do throws(ServerFault) {
+            _ = try await engine.endJob(id: job.id)
+        } catch ServerFault.unknownJob, ServerFault.shuttingDown {
+        } catch {
+            isEnded = false
+            if let running = try? jobs[job.id]?.state.after(.started) {
+                jobs[job.id]?.state = running
+            }
+            let reason = controlError(from: error).message
+            markBroken(job.id, "its begin failed, and it could not be taken back: \(reason)")
+        }
+        if let checkpoint = job.checkpoint { await takeBack(checkpoint, domain: job.domain) }
+        if isEnded { drop(job.id) }
     }
 
     // A file of that name that is not the pending one keeps bitmaps that nobody knows.
@@ -77,7 +99,11 @@ extension JobManager {
         guard let checkpoint = job.checkpoint, let domain = domains[job.domain],
             !domain.keptLayers.contains(checkpoint.name)
         else { return }
-        try? state?.removeCheckpoint(checkpoint.name, of: domain.definition.uuid)
+        do throws(ControlError) {
+            try state?.removeCheckpoint(checkpoint.name, of: domain.definition.uuid)
+        } catch {
+            noteStateProblem(error.message, domain: job.domain, id: job.id)
+        }
     }
 
     // What a request says, read.
@@ -138,9 +164,10 @@ extension JobManager {
             }
         }
         nextDiskIndex += plan.disks.count
+        var record = record(of: plan, domain: name)
+        record.checkpoint = checkpoint?.name
         let job = Job(
-            id: id, domain: name, plan: plan, checkpoint: checkpoint,
-            record: record(of: plan, domain: name))
+            id: id, domain: name, plan: plan, checkpoint: checkpoint, record: record)
         jobs[id] = job
         return job
     }
@@ -222,12 +249,13 @@ extension JobManager {
         }
         try state?.save(job.record)
         let security = try job.plan.security(offersTLS: settings.offersTLS)
+        let endpoint = started.endpoint.reachable
         job.exports = job.plan.disks.filter(\.participates).map { disk in
             let name = disk.exportName ?? disk.target
             return ExportView(
                 disk: disk.target, name: name,
                 uri: ExportURI.text(
-                    endpoint: started.endpoint, name: name, security: security),
+                    endpoint: endpoint, name: name, security: security),
                 bitmap: disk.offeredBitmap, fallbackReason: disk.fallbackReason)
         }
         if let next = try? job.state.after(.started) { job.state = next }
@@ -242,8 +270,10 @@ extension JobManager {
             jobs[id]?.expiresAt = job.begunAt.addingTimeInterval(Double(seconds))
             jobs[id]?.expiryTask = Task { [weak self] in
                 try? await Task.sleep(for: .seconds(seconds))
-                guard !Task.isCancelled else { return }
-                _ = try? await self?.end(job: id, cause: .expired(seconds: seconds))
+                // An end that is refused now is asked for again, until the job is gone.
+                while !Task.isCancelled, await self?.expire(id, after: seconds) == false {
+                    try? await Task.sleep(for: .seconds(Self.expiryRetrySeconds))
+                }
             }
         }
         begunJobs += 1
@@ -254,10 +284,22 @@ extension JobManager {
         return BegunJob(id: id, exports: job.exports, checkpoint: job.checkpoint?.name)
     }
 
+    /// Seconds until the end of a job whose time is over is tried again.
+    private static let expiryRetrySeconds = 5
+
+    // Whether there is nothing left to do.
+    private func expire(_ id: String, after seconds: UInt64) async -> Bool {
+        guard jobs[id]?.state.acceptsEnd == true else { return jobs[id] == nil }
+        return (try? await end(job: id, cause: .expired(seconds: seconds))) != nil
+    }
+
     private func drop(_ id: String) {
-        guard jobs.removeValue(forKey: id) != nil else { return }
-        // A record that stays reports a cut-off job at the next start; the scratch it names is
-        // gone.
-        try? state?.removeJob(id)
+        guard let job = jobs.removeValue(forKey: id) else { return }
+        do throws(ControlError) {
+            try state?.removeJob(id)
+        } catch {
+            // The record that stays makes the next start report a job that was cut off.
+            noteStateProblem(error.message, domain: job.domain, id: id)
+        }
     }
 }

@@ -84,7 +84,8 @@ extension JobManager {
                     CheckpointDiskView(
                         disk: disk.target, checkpoint: disk.bitmap == nil ? "no" : "bitmap",
                         bitmap: disk.bitmap,
-                        usable: bases.usable[disk.target]?.contains(checkpoint.name) ?? false)
+                        usable: bases.unready[checkpoint.name] == nil
+                            && bases.usable[disk.target]?.contains(checkpoint.name) ?? false)
                 })
         }
     }

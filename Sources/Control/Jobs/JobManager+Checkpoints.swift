@@ -11,7 +11,7 @@ extension JobManager {
     /// is undone at the next start; a refusal leaves nothing behind.
     @discardableResult
     package func createCheckpoint(
-        domain name: String, xml: String, redefine: Bool = false
+        domain name: String, xml: String, redefine: Bool = false, validates: Bool = false
     ) async throws(ControlError) -> CheckpointView {
         let request = try CheckpointRequest.parse(xml)
         _ = try domain(name)
@@ -19,7 +19,7 @@ extension JobManager {
         defer { unlockCheckpoints(of: name) }
         guard !isStopping else { throw .serverStopping }
         if redefine {
-            return try await redefineCheckpoint(request, domain: name)
+            return try await redefineCheckpoint(request, domain: name, validates: validates)
         }
         await retryFailedDisks(of: name)
         let domain = try domain(name)
@@ -30,7 +30,12 @@ extension JobManager {
         do {
             if !configuration.disks.isEmpty { try await engine.createCheckpoint(configuration) }
         } catch {
-            try? state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
+            do throws(ControlError) {
+                try state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
+            } catch {
+                // The next start finds it pending and takes it back.
+                noteStateProblem(error.message, domain: name)
+            }
             throw controlError(from: error)
         }
         do throws(ControlError) {
@@ -43,17 +48,40 @@ extension JobManager {
     }
 
     private func redefineCheckpoint(
-        _ request: CheckpointRequest, domain name: String
+        _ request: CheckpointRequest, domain name: String, validates: Bool
     ) async throws(ControlError) -> CheckpointView {
         let domain = try domain(name)
-        let metadata = try CheckpointPlan.redefine(
+        var metadata = try CheckpointPlan.redefine(
             request, domain: domain.definition, tree: domain.checkpoints)
+        if await isBeingTakenBack(metadata.name, of: name) {
+            throw .checkpointBeingTakenBack(metadata.name)
+        }
+        // Forgotten is not forgiven: the job that it was made with still decides what it is worth.
+        let kept = state?.checkpoints(of: domain.definition.uuid).records ?? []
+        metadata.jobID =
+            metadata.jobID ?? kept.first { $0.name == metadata.name }?.jobID
+        if validates { try await validate(metadata, of: domain) }
         var tree = domain.checkpoints
         try tree.redefine(metadata)
         try state?.save(metadata, of: domain.definition.uuid)
         domains[name]?.checkpoints = tree
         domains[name]?.keptLayers.remove(metadata.name)
         return try await checkpoint(metadata.name, of: name)
+    }
+
+    // Every disk that is there and takes part must hold the bitmap.
+    private func validate(
+        _ metadata: CheckpointMetadata, of domain: ManagedDomain
+    ) async throws(ControlError) {
+        for disk in metadata.disks where disk.bitmap != nil {
+            guard domain.definition.disks.contains(where: { $0.target == disk.target }) else {
+                continue
+            }
+            guard case .attached(let id) = domain.attachments[disk.target],
+                let tracking = try? await engine.diskStatus(id).tracking,
+                tracking.checkpoints.contains(metadata.name)
+            else { throw .checkpointUnusable(metadata.name, disk: disk.target) }
+        }
     }
 
     /// Seconds since 1970.
@@ -80,7 +108,14 @@ extension JobManager {
     /// checkpoint is kept as pending.
     func prepare(_ planned: CheckpointMetadata, domain name: String) async throws(ControlError) {
         let domain = try domain(name)
-        if domain.keptLayers.contains(planned.name) || domain.keepsEveryLayer {
+        try state?.refuseNewerCheckpoint(planned.name, of: domain.definition.uuid)
+        let isLeft = await isBeingTakenBack(planned.name, of: name)
+        if isLeft || domain.keptLayers.contains(planned.name) || domain.keepsEveryLayer {
+            // A disk that is not served now would bring the old bitmap back under the new name.
+            for disk in domain.definition.disks where disk.isTrackable {
+                guard case .failed(let reason) = domain.attachments[disk.target] else { continue }
+                throw .diskUnavailable(domain: name, target: disk.target, reason: reason)
+            }
             try await deleteLayers(planned.name, of: domain)
         }
         try state?.save(planned, of: domain.definition.uuid)
@@ -105,11 +140,20 @@ extension JobManager {
     /// Removes every trace of a checkpoint that could not be committed.
     func takeBack(_ planned: CheckpointMetadata, domain name: String) async {
         guard let domain = domains[name] else { return }
-        try? await deleteLayers(planned.name, of: domain)
-        try? state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
+        do throws(ControlError) {
+            try await deleteLayers(planned.name, of: domain)
+            try state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
+        } catch {
+            // Nobody knows it, and the next start takes up what stays here.
+            unsettled[planned.jobID ?? planned.name] = Unsettled(
+                domain: name, checkpoint: planned.name)
+            noteStateProblem(
+                "checkpoint '\(planned.name)' could not be taken back yet: \(error.message)",
+                domain: name, id: planned.jobID)
+        }
     }
 
-    private func deleteLayers(_ name: String, of domain: ManagedDomain) async throws(ControlError) {
+    func deleteLayers(_ name: String, of domain: ManagedDomain) async throws(ControlError) {
         for (_, id) in trackedDisks(of: domain).sorted(by: { $0.key < $1.key }) {
             do {
                 try await engine.deleteCheckpoint(name, disk: id)
@@ -156,10 +200,7 @@ extension JobManager {
             do throws(ControlError) {
                 try await deleteLayers(checkpoint, of: domain)
             } catch {
-                try? state?.save(gone, of: uuid)
-                for child in domain.checkpoints.children(of: checkpoint) {
-                    if let before = domain.checkpoints[child] { try? state?.save(before, of: uuid) }
-                }
+                restore(gone, of: domain)
                 throw error
             }
         }
@@ -168,13 +209,16 @@ extension JobManager {
             ControlEvent(.checkpointDeleted, domain: name, message: "checkpoint \(checkpoint)"))
     }
 
-    /// Takes back the checkpoint made with a job; nothing when it is gone, or another by now.
-    func discardCheckpoint(ofJob id: String, domain name: String) async throws(ControlError) {
-        await lockCheckpoints(of: name)
-        defer { unlockCheckpoints(of: name) }
-        guard let tree = domains[name]?.checkpoints,
-            let found = tree.names.first(where: { tree[$0]?.jobID == id })
-        else { return }
-        try await removeOne(found, of: name, metadataOnly: false)
+    // What cannot be written back is forgotten at the next start, and its bitmaps go then.
+    private func restore(_ gone: CheckpointMetadata, of domain: ManagedDomain) {
+        let uuid = domain.definition.uuid
+        do throws(ControlError) {
+            try state?.save(gone, of: uuid)
+            for child in domain.checkpoints.children(of: gone.name) {
+                if let before = domain.checkpoints[child] { try state?.save(before, of: uuid) }
+            }
+        } catch {
+            noteStateProblem(error.message, domain: domain.definition.name)
+        }
     }
 }

@@ -64,7 +64,7 @@ extension JobManager {
                 domain.attachments[disk.target] = .attached(id)
                 await reconcile(id, disk, of: domain)
             } catch {
-                throw controlError(from: error)
+                throw refusal(error, of: disk, in: domain.definition.name)
             }
         }
     }
@@ -166,7 +166,7 @@ extension JobManager {
             events.append(ControlEvent(.diskAttached, domain: name, disk: disk.target))
         } catch {
             guard !isStopping else { return }
-            note(failure: controlError(from: error).message, of: disk, in: name)
+            note(failure: refusal(error, of: disk, in: name).message, of: disk, in: name)
         }
     }
 

@@ -22,75 +22,92 @@ extension JobManager {
             throw .jobNotReady(id: id, state: job.state.name)
         }
         jobs[id]?.state = ending
-        keepVerdict(id, discards: cause == .failure)
         do {
             // Not straight into the dictionary: its place would be kept over the wait, while others
             // change it.
             let report = try await engine.endJob(id: id)
             jobs[id]?.lastReport = report
         } catch ServerFault.unknownJob, ServerFault.shuttingDown {
-            // The engine has nothing of it left; the figures are those of the last look.
+            // Nothing of it is left, and nobody has asked it whether it was whole to the end.
+            markBroken(id, "the server had given the job up before it was ended")
         } catch {
             if let back = try? jobs[id]?.state.after(.endRefused) { jobs[id]?.state = back }
-            keepVerdict(id, discards: false)
             throw controlError(from: error)
         }
-        var problem: String?
-        if cause == .failure, let checkpoint = job.checkpoint {
-            do throws(ControlError) {
-                try await discardCheckpoint(ofJob: id, domain: job.domain)
-            } catch {
-                problem =
-                    "checkpoint '\(checkpoint.name)' could not be removed: \(error.message)"
-            }
-        }
-        return finish(id, cause: cause, problem: problem)
+        return await finish(id, cause: cause)
     }
 
-    // Kept before the job ends, so that a crash in between does not keep the checkpoint of a
-    // backup that its client called worthless.
-    private func keepVerdict(_ id: String, discards: Bool) {
-        guard var job = jobs[id], job.checkpoint != nil,
-            (job.record.discardsCheckpoint ?? false) != discards
-        else { return }
-        job.record.discardsCheckpoint = discards
-        try? state?.save(job.record)
-        jobs[id] = job
-    }
-
-    private func finish(_ id: String, cause: EndCause, problem: String?) -> JobInfo {
-        guard var job = jobs.removeValue(forKey: id) else { return .none }
-        job.expiryTask?.cancel()
+    // The job stays listed as ending, and its checkpoint no base, until all of this is done.
+    private func finish(_ id: String, cause: EndCause) async -> JobInfo {
+        guard var job = jobs[id] else { return .none }
+        // The task of a job that has expired is the one that runs this.
+        if case .expired = cause {} else { job.expiryTask?.cancel() }
         let reason = job.lastReport?.brokenReason
-        job.state =
-            (try? job.state.after(.engineEnded(brokenReason: reason)))
-            ?? .ended(cause.outcome(brokenReason: reason))
+        let after = try? job.state.after(.engineEnded(brokenReason: reason))
+        var outcome = cause.outcome(brokenReason: reason)
+        if case .ended(let ended) = after { outcome = ended }
+        job.state = .ended(outcome)
+        if outcome.isGood, let problem = keepVerdict(job) {
+            outcome = .failed(reason: "the verdict cannot be kept: \(problem)")
+            job.state = .ended(outcome)
+        }
         var info = job.info()
-        if let problem {
-            info.errorMessage = [info.errorMessage, problem].compactMap { $0 }
-                .joined(separator: "; ")
-        }
-        endedJobs[info.jobType, default: 0] += 1
-        forgetFinished(job.domain)
-        var isStored = false
-        if cause == .shutdown {
-            // Kept, so that the next server can tell what became of the job.
-            job.record.scratch = []
-            job.record.socketPath = nil
-            job.record.cancelledReason = info.errorMessage
-            job.record.elapsedMilliseconds = info.timeElapsed
-            try? state?.save(job.record)
-            isStored = true
-        } else {
-            try? state?.removeJob(id)
-        }
-        finished[job.domain] = FinishedJob(info: info, isStored: isStored)
+        info.ended = Date()
+        info.checkpointKept = job.checkpoint == nil ? nil : outcome.isGood
+        if !outcome.isGood { await takeBack(job, &info) }
+        jobs.removeValue(forKey: id)
+        keepInHistory(info)
+        endedCounts[outcome.label, default: 0] += 1
         events.append(
             ControlEvent(
                 .jobEnd, domain: job.domain, id: id,
                 message: [info.jobType, info.errorMessage].compactMap { $0 }
                     .joined(separator: ": ")))
         return info
+    }
+
+    // Without its record the job has ended well: this is the moment when its checkpoint becomes a
+    // base. A verdict that would not outlive the server is none, unless nothing hangs on it.
+    private func keepVerdict(_ job: Job) -> String? {
+        do throws(ControlError) {
+            try state?.removeJob(job.id)
+            return nil
+        } catch {
+            guard job.checkpoint == nil else { return error.message }
+            noteStateProblem(error.message, domain: job.domain, id: job.id)
+            return nil
+        }
+    }
+
+    // The record goes last, or stays for the next start to finish the work.
+    private func takeBack(_ job: Job, _ info: inout JobInfo) async {
+        var problem: String?
+        if let checkpoint = job.checkpoint {
+            problem = await takeBackCheckpoint(
+                ofJob: job.id, domain: job.domain, checkpoint: checkpoint.name)
+            if let problem {
+                let text =
+                    "checkpoint '\(checkpoint.name)' is no longer usable but could not be "
+                    + "removed yet: \(problem)"
+                info.errorMessage = [info.errorMessage, text].compactMap { $0 }
+                    .joined(separator: "; ")
+                noteStateProblem(text, domain: job.domain, id: job.id)
+            }
+        }
+        do throws(ControlError) {
+            if problem == nil {
+                try state?.removeJob(job.id)
+                unsettled[job.id] = nil
+            } else {
+                var record = job.record
+                record.scratch = []
+                record.socketPath = nil
+                record.ended = info
+                try state?.save(record)
+            }
+        } catch {
+            noteStateProblem(error.message, domain: job.domain, id: job.id)
+        }
     }
 
     /// What `domjobinfo` shows of the running job; `JobInfo.none` when there is none.
@@ -101,22 +118,6 @@ extension JobManager {
         let job = try pick(domain, id, none: .noJob)
         await refresh(job.id)
         return jobs[job.id]?.info() ?? .none
-    }
-
-    /// The last finished job of the domain; read once, unless `keep`.
-    ///
-    /// `JobInfo.none` when there is none.
-    package func completedJobInfo(
-        domain name: String, job id: String?, keep: Bool
-    ) throws(ControlError) -> JobInfo {
-        let last = finished[name]
-        if last == nil { _ = try domain(name) }
-        if let id {
-            guard last?.info.id == id else { throw .jobNotFound(id) }
-        }
-        guard let last else { return .none }
-        if !keep { forgetFinished(name) }
-        return last.info
     }
 
     /// Libvirt's output form of a job, and its exports.
@@ -142,12 +143,6 @@ extension JobManager {
         guard let report = try? await engine.jobReport(id: id), jobs[id] != nil else { return }
         jobs[id]?.lastReport = report
         if let reason = report.brokenReason { markBroken(id, reason) }
-    }
-
-    /// Forgets the domain's last finished job, its record too.
-    func forgetFinished(_ domain: String) {
-        guard let last = finished.removeValue(forKey: domain) else { return }
-        if last.isStored, let id = last.info.id { try? state?.removeJob(id) }
     }
 
     private func running(_ domain: String) throws(ControlError) -> [Job] {

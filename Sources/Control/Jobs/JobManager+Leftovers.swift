@@ -67,23 +67,21 @@ extension JobManager {
     /// Removes scratch and sockets of jobs that were cut off, all at once; a storage that does not
     /// answer now is left to the thread that waits for it, and to the next start.
     ///
-    /// Returns a line for each file that stays.
-    func clean(_ records: [StoredJob], _ state: StateDirectory) async -> [String] {
-        var warnings: [String] = []
-        await withTaskGroup(of: (StoredJob, [String]).self) { group in
-            for record in records {
-                group.addTask { [storage] in await Self.clean(record, storage) }
-            }
-            for await (record, problems) in group {
-                warnings += problems
-                do throws(ControlError) {
-                    try state.save(record)
-                } catch {
-                    warnings.append(error.message)
+    /// Returns the records, in their order, with what stays, and a line for each file that does.
+    func clean(
+        _ records: [StoredJob]
+    ) async -> [(record: StoredJob, warnings: [String])] {
+        await withTaskGroup(of: (Int, StoredJob, [String]).self) { group in
+            for (index, record) in records.enumerated() {
+                group.addTask { [storage] in
+                    let (left, problems) = await Self.clean(record, storage)
+                    return (index, left, problems)
                 }
             }
+            var cleaned = records.map { (record: $0, warnings: [String]()) }
+            for await (index, record, problems) in group { cleaned[index] = (record, problems) }
+            return cleaned
         }
-        return warnings
     }
 
     // Only what this very job made is removed, and the record forgets it, so that a later file of
@@ -102,6 +100,7 @@ extension JobManager {
             switch removal {
             case .success(nil): break
             case .success(let problem?):
+                kept.append(scratch)
                 warnings.append("scratch '\(scratch.path)' is left behind: \(problem)")
             case .failure:
                 if scratch.identity != nil { kept.append(scratch) }

@@ -14,21 +14,24 @@ package struct StartDomain: Sendable {
 extension JobManager {
     /// Takes up what the state directory holds and the domains given at the start.
     ///
-    /// Reports the jobs that the last server left behind and removes their scratch and sockets.
-    /// Nothing here fails the start: what went wrong is returned, one line each. A domain given at
-    /// the start stands in place of a kept one of the same name.
+    /// Reports the jobs that the last server left behind, once, takes back the checkpoints made with
+    /// them, and removes their scratch and sockets. Nothing here fails the start: what went wrong is
+    /// returned, one line each. A domain given at the start stands in place of a kept one of the
+    /// same name.
     package func restore(_ given: [StartDomain] = []) async -> [String] {
         var warnings: [String] = []
         let names = Set(given.map(\.definition.name))
-        let discarding = Set(
-            state?.jobs().records.filter { $0.discardsCheckpoint == true }.map(\.id) ?? [])
+        // Before any domain: what these jobs made must not be taken up with it.
+        let found = state.map(loadJobs)
+        let cutOff = found?.records ?? []
+        warnings += found?.warnings ?? []
+        let discarding = Set(cutOff.map(\.id))
         if let state {
             let kept = state.domains()
-            warnings += kept.damaged.map { "state file '\($0.path)' is left out: \($0.detail)" }
+            warnings += kept.damaged.map { note($0) }
             for record in kept.records where !names.contains(record.name) {
                 warnings += restore(record, discarding)
             }
-            warnings += await restoreJobs(state)
         }
         for start in given {
             do throws(ControlError) {
@@ -42,7 +45,12 @@ extension JobManager {
             warnings += adopt(
                 start.definition, isStored: start.isStored, discarding: discarding)
         }
-        return warnings + (await openAll())
+        warnings += await openAll()
+        if let state {
+            for cleaned in await clean(cutOff) { warnings += await report(cleaned, state) }
+            for file in found?.damaged ?? [] { warnings += await setAside(file, state) }
+        }
+        return warnings
     }
 
     private func restore(
@@ -61,29 +69,94 @@ extension JobManager {
         }
     }
 
-    private func restoreJobs(_ state: StateDirectory) async -> [String] {
+    // The records of jobs that did not end well, and the history of those that have ended.
+    private func loadJobs(
+        _ state: StateDirectory
+    ) -> (records: [StoredJob], damaged: [StateDirectory.DamagedFile], warnings: [String]) {
+        var warnings = loadHistory(state)
         let kept = state.jobs()
-        var warnings = kept.damaged.map { "state file '\($0.path)' is left out: \($0.detail)" }
-        warnings += await clean(kept.records, state)
-        for record in kept.records.sorted(by: { $0.begun < $1.begun }) {
-            var info = JobInfo(jobType: record.cancelledReason == nil ? "Failed" : "Cancelled")
-            info.operation = "Backup"
-            info.id = record.id
-            info.domain = record.domain
-            info.state = "ended"
-            info.begun = record.begun
-            info.timeElapsed = record.elapsedMilliseconds
-            info.tempTotal = record.tempTotalBytes
-            info.success = false
-            info.errorMessage =
-                record.cancelledReason ?? "the server stopped while the job ran"
-            forgetFinished(record.domain)
-            finished[record.domain] = FinishedJob(info: info, isStored: true)
+        for record in kept.records {
+            unsettled[record.id] = Unsettled(domain: record.domain, checkpoint: record.checkpoint)
+        }
+        for file in kept.damaged {
+            warnings.append(note(file))
+            // Its name is the job's id; that there is a record at all says how the job ended.
+            unsettled[file.name] = Unsettled(domain: "", isForeign: file.isNewer)
+        }
+        return (kept.records.sorted { $0.begun < $1.begun }, kept.damaged, warnings)
+    }
+
+    // A damaged record has done its duty once the checkpoint of its job is gone. While a domain is
+    // left out nobody knows whether it was one of that domain's.
+    private func setAside(
+        _ file: StateDirectory.DamagedFile, _ state: StateDirectory
+    ) async -> [String] {
+        guard !file.isNewer, file.path.hasSuffix(".state"), state.domains().damaged.isEmpty else {
+            return []
+        }
+        if unsettled[file.name]?.checkpoint != nil {
+            await settle(file.name)
+            // Settled, the record itself is gone.
+            return []
+        }
+        do throws(ControlError) {
+            try state.setAside(file)
+            unsettled[file.name] = nil
+            return []
+        } catch {
+            return [error.message]
+        }
+    }
+
+    // A job is reported when it is met for the first time, and its record goes when nothing of it
+    // is left.
+    private func report(
+        _ cleaned: (record: StoredJob, warnings: [String]), _ state: StateDirectory
+    ) async -> [String] {
+        var (record, warnings) = cleaned
+        let known = history[record.domain]?.jobs.first { $0.id == record.id }
+        if record.ended == nil, known == nil || known?.success == true {
+            let info = JobInfo(cutOff: record)
+            record.ended = info
+            keepInHistory(info)
+            endedCounts[info.outcome ?? "failed", default: 0] += 1
             events.append(
                 ControlEvent(
                     .jobEnd, domain: record.domain, id: record.id,
                     message: "\(info.jobType): \(info.errorMessage ?? "")"))
+        } else {
+            record.ended = record.ended ?? known
+        }
+        do throws(ControlError) {
+            if record.scratch.isEmpty, domains[record.domain] != nil {
+                await settle(record.id)
+                if unsettled[record.id] == nil { return warnings }
+            }
+            try state.save(record)
+        } catch {
+            warnings.append(error.message)
         }
         return warnings
+    }
+
+}
+
+extension JobInfo {
+    /// What there is to say of a job that its server did not live to end.
+    init(cutOff record: StoredJob) {
+        self.init(jobType: record.cancelledReason == nil ? "Failed" : "Cancelled")
+        operation = "Backup"
+        id = record.id
+        domain = record.domain
+        state = "ended"
+        begun = record.begun
+        ended = Date()
+        timeElapsed = record.elapsedMilliseconds
+        tempTotal = record.tempTotalBytes
+        success = false
+        outcome = record.cancelledReason == nil ? "failed" : "cancelled"
+        errorMessage = record.cancelledReason ?? "the server stopped while the job ran"
+        checkpoint = record.checkpoint
+        checkpointKept = record.checkpoint == nil ? nil : false
     }
 }

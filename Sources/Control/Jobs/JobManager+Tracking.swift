@@ -18,10 +18,45 @@ extension JobManager {
         return domain.definition.configuration(of: disk, tracking: tracking)
     }
 
+    /// Why the engine could not open a disk; where this very server holds its source, who has it.
+    func refusal(
+        _ fault: ServerFault, of disk: DomainDisk, in name: String
+    ) -> ControlError {
+        guard case .sourceLocked(let path, _) = fault, let holder = holder(of: path, disk, name)
+        else { return controlError(from: fault) }
+        return ControlError(
+            .operationInvalid, code: "source-locked", status: 409,
+            detail: "source '\(path)' is in use by this server: it is \(holder)")
+    }
+
+    // By name only: looking at the paths of others might wait for their storage.
+    private func holder(of path: String, _ disk: DomainDisk, _ name: String) -> String? {
+        let plain = BackupPlanner.lexicallyNormal(path)
+        for domain in domains.values {
+            for other in domain.definition.disks {
+                guard let path = other.path, BackupPlanner.lexicallyNormal(path) == plain,
+                    domain.definition.name != name || other.target != disk.target,
+                    case .attached = domain.attachments[other.target]
+                else { continue }
+                return "disk '\(other.target)' of domain '\(domain.definition.name)'"
+            }
+        }
+        for job in jobs.values {
+            for other in job.plan.disks where other.participates {
+                guard let path = other.scratch?.path, BackupPlanner.lexicallyNormal(path) == plain
+                else { continue }
+                return "scratch of disk '\(other.target)' of backup job '\(job.id)' of domain "
+                    + "'\(job.domain)'"
+            }
+        }
+        return nil
+    }
+
     /// Takes up the checkpoints that the state directory keeps of a domain.
     ///
-    /// One whose making was cut off, and one made with a job of `jobIDs`, is forgotten; the disks
-    /// drop their part of it when they are attached. Returns a line for each damaged file.
+    /// One whose making was cut off, and one made with a job that did not end well (of `jobIDs`, or
+    /// unsettled), is forgotten; the disks drop their part of it when they are attached. Returns a
+    /// line for each damaged file.
     func loadCheckpoints(
         into domain: inout ManagedDomain, discarding jobIDs: Set<String> = []
     ) -> [String] {
@@ -34,21 +69,45 @@ extension JobManager {
         domain.keptLayers = kept.damagedNames.union(
             kept.records.filter { $0.phase == .forgotten }.map(\.name))
         domain.keepsEveryLayer = !kept.isListed
-        var warnings = kept.damaged.map {
-            "checkpoint file '\($0.path)' is left out: \($0.detail)"
-        }
-        let discarded = committed.filter { $0.jobID.map(jobIDs.contains) ?? false }.map(\.name)
+        var warnings = kept.damaged.map { note($0) }
+        let bad = jobIDs.union(unsettled.filter { !$0.value.isForeign }.keys)
+        let discarded = kept.records.filter { record in
+            record.phase != .pending && record.jobID.map(bad.contains) ?? false
+        }.map(\.name)
+        noteDiscarded(kept.records, bad, of: domain.definition.name)
+        domain.keptLayers.subtract(discarded)
+        // The file of a failed job's checkpoint is damaged: its bitmaps are stray all the same.
+        let ofBadJobs = unsettled.values.filter { $0.domain == domain.definition.name }
+        domain.keptLayers.subtract(
+            kept.damagedNames.intersection(ofBadJobs.compactMap(\.checkpoint)))
         let cutOff = kept.records.filter { $0.phase == .pending }.map(\.name)
         do throws(ControlError) {
-            for name in discarded { repaired += domain.checkpoints.remove(name).map(\.name) }
+            for name in discarded where domain.checkpoints[name] != nil {
+                repaired += domain.checkpoints.remove(name).map(\.name)
+            }
             for name in Set(repaired) {
                 if let changed = domain.checkpoints[name] { try state.save(changed, of: uuid) }
             }
             for name in discarded + cutOff { try state.removeCheckpoint(name, of: uuid) }
         } catch {
             warnings.append(error.message)
+            noteStateProblem(error.message, domain: domain.definition.name)
         }
         return warnings
+    }
+
+    // Remembered before anything is tried: whatever fails, they are no bases.
+    private func noteDiscarded(
+        _ records: [CheckpointMetadata], _ bad: Set<String>, of name: String
+    ) {
+        for record in records where record.phase != .pending {
+            guard let id = record.jobID, bad.contains(id) else { continue }
+            unsettled[id] = Unsettled(domain: name, checkpoint: record.name)
+            events.append(
+                ControlEvent(
+                    .checkpointDeleted, domain: name, id: id,
+                    message: "checkpoint \(record.name): taken back, its backup did not end well"))
+        }
     }
 
     /// Brings a disk that has just been attached in step with what is known of its domain.
@@ -91,7 +150,8 @@ extension JobManager {
     ) async throws(ControlError) -> IncrementalBases {
         let domain = try domain(name)
         var bases = IncrementalBases(
-            known: Set(domain.checkpoints.names), fallsBackToFull: fallsBackToFull)
+            known: Set(domain.checkpoints.names), unready: unreadyCheckpoints(of: domain),
+            fallsBackToFull: fallsBackToFull)
         for disk in domain.definition.disks {
             guard case .attached(let id) = domain.attachments[disk.target] else { continue }
             guard let tracking = try? await engine.diskStatus(id).tracking else {

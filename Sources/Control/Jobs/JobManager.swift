@@ -71,14 +71,18 @@ package actor JobManager {
     /// Domains whose checkpoints are being changed, and who waits to change them.
     var checkpointQueues: [String: [CheckedContinuation<Void, Never>]] = [:]
     var jobs: [String: Job] = [:]
-    /// By domain.
-    var finished: [String: FinishedJob] = [:]
+    /// Ended jobs, by domain.
+    var history: [String: History] = [:]
+    /// Jobs that did not end well and have left something behind, by id.
+    var unsettled: [String: Unsettled] = [:]
+    /// Files of the state directory that could not be read when they were looked at.
+    var unreadable: [StateDirectory.DamagedFile] = []
     var isStopping = false
     var nextDiskIndex = 1
     var lastScratchSuffix: Int64 = 0
     /// For the counters of `/metrics`: jobs begun, and ended by outcome.
     var begunJobs: UInt64 = 0
-    var endedJobs: [String: UInt64] = [:]
+    var endedCounts: [String: UInt64] = [:]
     private var pump: Task<Void, Never>?
 
     package init(

@@ -164,6 +164,23 @@ package enum JobOutcome: Sendable, Hashable {
         }
     }
 
+    /// Whether the backup is good, and the checkpoint made with it a base.
+    ///
+    /// An abort is how libvirt's tools end good backups, so it counts as one.
+    package var isGood: Bool {
+        if case .completed = self { true } else { false }
+    }
+
+    /// One word for figures and programs: `completed`, `aborted`, `failed`, `cancelled`.
+    package var label: String {
+        switch self {
+        case .completed(note: nil): "completed"
+        case .completed: "aborted"
+        case .failed: "failed"
+        case .cancelled: "cancelled"
+        }
+    }
+
     /// Libvirt's error message of a finished job, or nil.
     package var message: String? {
         switch self {

@@ -88,6 +88,14 @@ package struct JobInfo: Sendable, Hashable, Codable {
     package var holdNanoseconds: UInt64?
     /// Only of finished jobs.
     package var success: Bool?
+    /// Of finished jobs: `completed`, `aborted`, `failed`, `cancelled`.
+    package var outcome: String?
+    /// When it ended.
+    package var ended: Date?
+    /// Name of the checkpoint made in the job's instant.
+    package var checkpoint: String?
+    /// Of finished jobs with a checkpoint: false when it was taken back.
+    package var checkpointKept: Bool?
     package var errorMessage: String?
     package var disks: [JobDiskView]?
 

@@ -39,6 +39,11 @@ extension StateDirectory {
         try save(kind: "checkpoint", checkpoint, to: checkpointFile(checkpoint.name, uuid))
     }
 
+    /// Throws when a later version knows a checkpoint of this name: its bitmaps are not ours to drop.
+    package func refuseNewerCheckpoint(_ name: String, of uuid: String) throws(ControlError) {
+        try refuseNewer(checkpointFile(name, uuid))
+    }
+
     /// Forgets a checkpoint.
     package func removeCheckpoint(_ name: String, of uuid: String) throws(ControlError) {
         let directory = checkpointsPath(uuid)
@@ -56,14 +61,16 @@ extension StateDirectory {
         kept.damaged = contents.damaged
         for file in contents.damaged {
             if file.path == directory { kept.isListed = false }
-            let name = (file.path as NSString).lastPathComponent
-            kept.damagedNames.insert(String(name.dropLast(Self.ending.utf8.count)))
+            kept.damagedNames.insert(file.name)
         }
         return kept
     }
 
     /// Forgets every checkpoint of the domain with this uuid.
     package func removeCheckpoints(of uuid: String) throws(ControlError) {
+        for file in checkpoints(of: uuid).damaged where file.isNewer {
+            try refuseNewer(file.path)
+        }
         try removeTree(checkpointsPath(uuid))
     }
 

@@ -2,16 +2,34 @@ import Foundation
 import Glibc
 
 /// The directory that outlives the server: its lock, one file per domain, one per running job, one
-/// per checkpoint, and the change tracking of every disk.
+/// per checkpoint, one per domain for the jobs that have ended, and the change tracking of every
+/// disk.
 ///
 /// Every write goes to a temporary file, is made durable, and replaces the old file in one step:
-/// after a crash each file is whole, old or new. A damaged file costs only itself. Calls block for
-/// the time of a few fsyncs.
+/// after a crash each file is whole, old or new. A damaged file costs only itself, and one that a
+/// later version wrote is never replaced or removed. Calls block for the time of a few fsyncs.
 package final class StateDirectory: Sendable {
     /// A file that cannot be read as what it should be.
     package struct DamagedFile: Sendable, Hashable {
         package let path: String
         package let detail: String
+        /// A later version wrote it.
+        package var isNewer = false
+
+        /// What the name of the file stands for, as it was encoded.
+        package var name: String {
+            let name = (path as NSString).lastPathComponent
+            let stem = name.hasSuffix(".state") ? String(name.dropLast(".state".count)) : name
+            return stem.removingPercentEncoding ?? stem
+        }
+
+        /// One line for people: what is wrong, and what to do.
+        package var text: String {
+            guard isNewer else { return "state file '\(path)' is left out: \(detail)" }
+            return "state file '\(path)' was written by a newer version: \(detail). It is neither "
+                + "read nor changed: start the newer version again, or move the file away to go "
+                + "on without what it holds"
+        }
     }
 
     /// What a directory of records holds.
@@ -21,11 +39,12 @@ package final class StateDirectory: Sendable {
     }
 
     package let path: String
-    private static let parts = ["domains", "jobs", "checkpoints", "disks"]
+    private static let parts = ["domains", "jobs", "history", "checkpoints", "disks"]
     private let lock: SystemCalls.Descriptor
 
     private var domainsPath: String { path + "/domains" }
     private var jobsPath: String { path + "/jobs" }
+    private var historyPath: String { path + "/history" }
 
     /// Creates the directory when it is missing and takes its lock.
     ///
@@ -92,6 +111,40 @@ package final class StateDirectory: Sendable {
         load(kind: "job", StoredJob.self, from: jobsPath)
     }
 
+    /// Puts a job's record that cannot be read out of the way, so that it is met only once.
+    package func setAside(_ file: DamagedFile) throws(ControlError) {
+        do {
+            try SystemCalls.rename(file.path, to: file.path + ".damaged")
+            try SystemCalls.syncDirectory((file.path as NSString).deletingLastPathComponent)
+        } catch {
+            throw Self.cannotWrite(file.path, error.text)
+        }
+    }
+
+    /// Whether a file that could not be read still cannot be.
+    package func isUnreadable(_ file: DamagedFile) -> Bool {
+        guard file.path.hasSuffix(".state") else {
+            return (try? FileManager.default.contentsOfDirectory(atPath: file.path)) == nil
+        }
+        guard SystemCalls.identity(of: file.path) != nil else { return false }
+        return !((try? StateRecord.isWhole(Self.read(file.path))) ?? false)
+    }
+
+    /// Keeps what is known of a domain's ended jobs.
+    package func save(_ history: StoredHistory) throws(ControlError) {
+        try save(kind: "history", history, to: file(historyPath, history.domain))
+    }
+
+    /// Forgets a domain's ended jobs.
+    package func removeHistory(of domain: String) throws(ControlError) {
+        try remove(file(historyPath, domain), in: historyPath)
+    }
+
+    /// The ended jobs of every domain.
+    package func histories() -> Contents<StoredHistory> {
+        load(kind: "history", StoredHistory.self, from: historyPath)
+    }
+
     // Percent-encoding makes any name a file name; a leading dot would hide it from the loader.
     private func file(_ directory: String, _ name: String) -> String {
         let encoded = ExportURI.encoded(name).map { character in
@@ -108,6 +161,7 @@ package final class StateDirectory: Sendable {
         kind: String, _ value: some Encodable, to target: String
     ) throws(ControlError) {
         let temporary = target + ".new"
+        try refuseNewer(target)
         do {
             let bytes = try StateRecord.encode(kind: kind, value)
             try SystemCalls.unlink(temporary)
@@ -123,7 +177,19 @@ package final class StateDirectory: Sendable {
         }
     }
 
+    /// Throws when a later version wrote the file: what it knows must not be lost.
+    func refuseNewer(_ target: String) throws(ControlError) {
+        guard let handle = FileHandle(forReadingAtPath: target) else { return }
+        defer { try? handle.close() }
+        guard let head = try? handle.read(upToCount: 128),
+            StateRecord.isNewer(header: head.prefix { $0 != UInt8(ascii: "\n") })
+        else { return }
+        throw Self.cannotWrite(
+            target, "a newer version wrote it: start that again, or move the file away")
+    }
+
     func remove(_ target: String, in directory: String) throws(ControlError) {
+        try refuseNewer(target)
         do {
             if try SystemCalls.unlink(target) { try SystemCalls.syncDirectory(directory) }
         } catch {
@@ -150,7 +216,8 @@ package final class StateDirectory: Sendable {
                 contents.records.append(
                     try StateRecord.decode(kind: kind, type, from: bytes))
             } catch {
-                contents.damaged.append(DamagedFile(path: path, detail: error.detail))
+                contents.damaged.append(
+                    DamagedFile(path: path, detail: error.detail, isNewer: error.isNewer))
             }
         }
         return contents

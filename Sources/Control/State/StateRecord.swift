@@ -13,6 +13,8 @@ package enum StateRecord {
     /// Why a file's bytes are not a record.
     package struct Damage: Error, Hashable {
         package let detail: String
+        /// A later version of this program wrote it: whole, but not for us to read or to replace.
+        package var isNewer = false
     }
 
     /// The file of a value.
@@ -42,7 +44,9 @@ package enum StateRecord {
             throw Damage(detail: "its header is not that of a \(kind) record")
         }
         guard fields[1] == String(formatVersion) else {
-            throw Damage(detail: "its format version \(fields[1]) is not known")
+            throw Damage(
+                detail: "its format version \(fields[1]) is not known",
+                isNewer: isNewer(header: bytes[..<newline]))
         }
         let body = Array(bytes[(newline + 1)...])
         guard fields[4] == String(body.count) else {
@@ -58,6 +62,25 @@ package enum StateRecord {
         } catch {
             throw Damage(detail: "its content cannot be read: \(error)")
         }
+    }
+
+    /// Whether a file is a whole record of this version, of whatever kind.
+    static func isWhole(_ bytes: [UInt8]) -> Bool {
+        guard let newline = bytes.prefix(128).firstIndex(of: UInt8(ascii: "\n")) else {
+            return false
+        }
+        let fields = String(decoding: bytes[..<newline], as: UTF8.self).split(separator: " ")
+        let body = Array(bytes[(newline + 1)...])
+        return fields.count == 5 && fields[1] == String(formatVersion)
+            && fields[3] == hex(crc32(body)) && fields[4] == String(body.count)
+    }
+
+    /// Whether a header line is that of a record of a later version.
+    package static func isNewer(header: some Sequence<UInt8>) -> Bool {
+        let fields = String(decoding: Array(header), as: UTF8.self).split(separator: " ")
+        guard fields.count >= 2, fields[0] == "nbdpull-state", let version = UInt64(fields[1])
+        else { return false }
+        return version > formatVersion
     }
 
     /// CRC-32 as IEEE 802.3 defines it (reflected polynomial 0xEDB88320).
@@ -113,11 +136,15 @@ package struct StoredJob: Sendable, Hashable, Codable {
     package var socketPath: String?
     /// Sum of the disks' sizes, bytes.
     package var tempTotalBytes: UInt64
-    /// Set when the server ended the job itself while stopping.
+    /// Set by earlier versions when the server ended the job itself while stopping.
     package var cancelledReason: String?
     package var elapsedMilliseconds: UInt64?
-    /// Set before a job that failed takes back the checkpoint made with it.
-    package var discardsCheckpoint: Bool?
+    /// Name of the checkpoint made with it.
+    ///
+    /// A record says that the job has not ended well: whoever finds it takes the checkpoint back.
+    package var checkpoint: String?
+    /// How it ended, once it has; then the record is kept only for what is still to be cleaned up.
+    package var ended: JobInfo?
 
     package init(
         id: String, domain: String, begun: Date, scratch: [Scratch], socketPath: String?,
@@ -131,6 +158,21 @@ package struct StoredJob: Sendable, Hashable, Codable {
         self.tempTotalBytes = tempTotalBytes
         self.cancelledReason = nil
         self.elapsedMilliseconds = nil
-        self.discardsCheckpoint = nil
+        self.checkpoint = nil
+        self.ended = nil
+    }
+}
+
+/// The jobs of one domain that have ended, as the state directory keeps them.
+package struct StoredHistory: Sendable, Hashable, Codable {
+    package var domain: String
+    /// Oldest first.
+    package var jobs: [JobInfo]
+    /// Whether `domjobinfo --completed` has not shown the last one yet.
+    package var isLastUnread: Bool
+    package init(domain: String, jobs: [JobInfo], isLastUnread: Bool) {
+        self.domain = domain
+        self.jobs = jobs
+        self.isLastUnread = isLastUnread
     }
 }

@@ -214,3 +214,61 @@ package enum SystemCalls {
         }
     }
 }
+
+// MARK: Hosts
+
+extension SystemCalls {
+    /// Why a host's name stands for no address, nil when it does; asks name servers, so it may take
+    /// long.
+    package static func resolutionProblem(of host: String) -> String? {
+        var hints = unsafe addrinfo()
+        unsafe hints.ai_family = AF_UNSPEC
+        unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        unsafe hints.ai_flags = AI_PASSIVE
+        var list: UnsafeMutablePointer<addrinfo>?
+        // SAFETY: hints and string live through the call; a list that was made is freed once; the
+        // text of an error is constant.
+        let result = unsafe getaddrinfo(host, nil, &hints, &list)
+        guard result != 0 else {
+            unsafe freeaddrinfo(list)
+            return nil
+        }
+        return unsafe String(cString: gai_strerror(result))
+    }
+
+    /// The addresses by which other machines reach this one, in the order of its interfaces; none of
+    /// a loopback and none that holds on one link only.
+    package static func ownAddresses() -> [(address: String, isIPv6: Bool)] {
+        var list: UnsafeMutablePointer<ifaddrs>?
+        // SAFETY: the list is freed below, and every link followed is nil or an entry of it; an
+        // address is as long as its family says, and the buffer is as long as is said.
+        guard unsafe getifaddrs(&list) == 0 else { return [] }
+        defer { unsafe freeifaddrs(list) }
+        var found: [(address: String, isIPv6: Bool)] = []
+        var next = unsafe list
+        while let entry = unsafe next {
+            unsafe next = entry.pointee.ifa_next
+            let flags = unsafe entry.pointee.ifa_flags
+            guard flags & UInt32(IFF_UP) != 0,
+                flags & UInt32(IFF_LOOPBACK) == 0,
+                let address = unsafe entry.pointee.ifa_addr
+            else { continue }
+            let family = unsafe Int32(address.pointee.sa_family)
+            guard family == AF_INET || family == AF_INET6 else { continue }
+            let length =
+                family == AF_INET
+                ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size
+            var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+            guard
+                unsafe getnameinfo(
+                    address, socklen_t(length), &text, socklen_t(text.count), nil, 0,
+                    NI_NUMERICHOST) == 0
+            else { continue }
+            let host = String(
+                decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            guard !host.contains("%"), !host.hasPrefix("fe80:") else { continue }
+            found.append((host, family == AF_INET6))
+        }
+        return found
+    }
+}

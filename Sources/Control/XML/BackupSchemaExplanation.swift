@@ -20,12 +20,9 @@ enum BackupSchemaExplanation {
         if !["push", "pull"].contains(mode) {
             reasons.append("unknown backup mode '\(mode)', use 'pull' or 'push'")
         }
-        for child in root.children where !["incremental", "server", "disks"].contains(child.name) {
-            reasons.append("line \(child.line): <\(child.name)> is not allowed here")
-        }
-        if root.all("incremental").count > 1 {
-            reasons.append("<incremental> may stand once")
-        }
+        let parts = ["incremental", "disks"] + (mode == "push" ? [] : ["server"])
+        reasons += FormCheck.children(of: root, allowed: parts, repeatable: ["server"])
+        reasons += FormCheck.text(in: root)
         let servers = root.all("server")
         if mode == "push", !servers.isEmpty {
             reasons.append("use of <server> requires pull mode backup")
@@ -35,17 +32,36 @@ enum BackupSchemaExplanation {
         }
         reasons += servers.flatMap(serverReasons)
         let lists = root.all("disks")
-        if lists.count > 1 || lists.contains(where: { $0.all("disk").isEmpty }) {
-            reasons.append("<disks> may stand once and must list at least one <disk>")
+        for list in lists {
+            reasons += FormCheck.children(of: list, allowed: [], repeatable: ["disk"])
+            if list.all("disk").isEmpty {
+                reasons.append(
+                    "\(FormCheck.place(list)) must list at least one <disk name='TARGET'/>; leave it "
+                        + "out to mean every disk")
+            }
         }
         reasons += lists.flatMap { $0.all("disk") }.flatMap { diskReasons($0, mode: mode) }
         return Array(reasons.prefix(XMLDocument.reportsMax))
     }
 
+    private static let serverAttributes = [
+        "unix": ["tls", "transport", "socket"], "tcp": ["tls", "transport", "name", "port"],
+        "rdma": ["tls", "transport", "name", "port"], "fd": ["tls", "transport", "fdgroup"],
+    ]
+
     private static func serverReasons(_ server: XMLElement) -> [String] {
-        let place = "line \(server.line): <server>"
+        let place = FormCheck.place(server)
         let transport = server.attribute("transport") ?? "tcp"
-        var reasons: [String] = []
+        var reasons = FormCheck.value(of: "tls", in: server, allowed: ["yes", "no"])
+        reasons += FormCheck.children(of: server, allowed: [])
+        if let allowed = serverAttributes[transport] {
+            for attribute in server.attributes
+            where attribute.isForeign || !allowed.contains(attribute.name) {
+                reasons.append(
+                    "\(place) with transport='\(transport)': attribute '\(attribute.name)' is not "
+                        + "allowed: \(Spelling.advice(attribute.name, known: allowed))")
+            }
+        }
         switch transport {
         case "unix":
             if let path = server.attribute("socket") {
@@ -56,10 +72,10 @@ enum BackupSchemaExplanation {
                 reasons.append("\(place) with transport='unix' needs socket='/path'")
             }
         case "tcp", "rdma":
-            if server.attribute("name") == nil {
-                reasons.append("\(place) with transport='\(transport)' needs name='HOST'")
-            }
-            if let port = server.attribute("port"), UInt64(port) == nil {
+            reasons += hostReasons(server, transport)
+            if let port = server.attribute("port"),
+                port.isEmpty || !port.utf8.allSatisfy(FormCheck.isDigit)
+            {
                 reasons.append("\(place) has a port '\(port)' that is not a number")
             }
         case "fd":
@@ -67,9 +83,34 @@ enum BackupSchemaExplanation {
                 reasons.append("\(place) with transport='fd' needs fdgroup='NAME'")
             }
         default:
-            reasons.append("\(place) has an unknown transport '\(transport)'")
+            reasons.append(
+                "\(place) has an unknown transport '\(transport)': "
+                    + Spelling.advice(transport, known: ["unix", "tcp"]))
         }
         return reasons
+    }
+
+    private static func hostReasons(_ server: XMLElement, _ transport: String) -> [String] {
+        let place = FormCheck.place(server)
+        guard let host = server.attribute("name") else {
+            return ["\(place) with transport='\(transport)' needs name='HOST'"]
+        }
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            let bare = host.dropFirst().dropLast()
+            return ["\(place): name='\(host)': write the address without brackets, name='\(bare)'"]
+        }
+        let isHost =
+            !host.isEmpty
+            && host.utf8.allSatisfy { byte in
+                FormCheck.isDigit(byte) || ".:_-".utf8.contains(byte)
+                    || (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
+                    || (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains(byte)
+            }
+        guard !isHost else { return [] }
+        return [
+            "\(place): name='\(host)' is no host: it may hold letters of ASCII, digits, '.', ':', "
+                + "'-' and '_'"
+        ]
     }
 
     private static func diskReasons(_ disk: XMLElement, mode: String) -> [String] {
@@ -88,27 +129,52 @@ enum BackupSchemaExplanation {
         if let type, !["file", "block"].contains(type) {
             reasons.append("\(place): unsupported disk backup type '\(type)'")
         }
+        reasons += FormCheck.value(of: "backup", in: disk, allowed: ["yes", "no"])
+        reasons += FormCheck.value(of: "backupmode", in: disk, allowed: ["full", "incremental"])
+        if disk.attribute("backup") == "no" {
+            let rest = disk.children.map { "<\($0.name)>" } + (type == nil ? [] : ["type="])
+            if !rest.isEmpty {
+                reasons.append(
+                    "\(place): backup='no' excludes \(rest.joined(separator: " and "))")
+            }
+            return reasons
+        }
         if disk.attribute("backupmode") == "full", disk.attribute("incremental") != nil {
             reasons.append("\(place): backupmode='full' excludes incremental=")
         }
-        let storeName = mode == "pull" ? "scratch" : "target"
-        if mode == "pull" {
-            if disk.attribute("backup") == "yes", type == nil {
-                reasons.append("\(place): backup='yes' needs type='file' or type='block'")
-            }
-            if let format = disk.child("driver")?.attribute("type"), format != "qcow2" {
-                reasons.append("pull mode backup for disk '\(name)' requires qcow2 driver")
-            }
+        if mode == "pull", disk.attribute("backup") == "yes", type == nil {
+            reasons.append("\(place): backup='yes' needs type='file' or type='block'")
         }
-        let pathName = type == "block" ? "dev" : "file"
-        if let store = disk.child(storeName) {
-            let path = store.attribute(pathName)
-            if path?.hasPrefix("/") != true {
-                reasons.append(
-                    "\(place): <\(storeName)> needs an absolute path in \(pathName)=")
+        return reasons + storeReasons(disk, place, name: name, isPull: mode == "pull")
+    }
+
+    private static func storeReasons(
+        _ disk: XMLElement, _ place: String, name: String, isPull: Bool
+    ) -> [String] {
+        let (store, other) = isPull ? ("scratch", "target") : ("target", "scratch")
+        var reasons = FormCheck.children(
+            of: disk, allowed: ["driver", store], repeatable: [other])
+        if let other = disk.child(other) {
+            reasons.append(
+                "\(FormCheck.place(other)) is not allowed in a <disk> of \(isPull ? "pull" : "push") "
+                    + "mode, use <\(store)>")
+        }
+        if isPull, let format = disk.child("driver")?.attribute("type"), format != "qcow2" {
+            reasons.append("pull mode backup for disk '\(name)' requires qcow2 driver")
+        }
+        let isBlock = disk.attribute("type") == "block"
+        let pathName = isBlock ? "dev" : "file"
+        guard let found = disk.child(store) else {
+            if isPull, isBlock || disk.child("driver") != nil {
+                reasons.append("\(place): <\(store) \(pathName)='/path'/> is missing")
             }
-        } else if type == "block" || disk.child("driver") != nil {
-            reasons.append("\(place): <\(storeName) \(pathName)='/path'/> is missing")
+            return reasons
+        }
+        reasons += FormCheck.attributes(of: found, allowed: [pathName])
+        reasons += FormCheck.children(
+            of: found, allowed: ["encryption"], repeatable: ["seclabel"])
+        if found.attribute(pathName)?.hasPrefix("/") != true {
+            reasons.append("\(place): <\(store)> needs an absolute path in \(pathName)=")
         }
         return reasons
     }

@@ -2,7 +2,8 @@ extension XMLSchema {
     /// `<domaincheckpoint>` as clients send it to create a checkpoint or to describe a known one.
     package static let checkpoint = XMLSchema(
         name: "domaincheckpoint.rng", documentLabel: "domain_checkpoint",
-        source: relaxNGGrammar(checkpointDocument), maximumBytes: 3 << 17)
+        source: relaxNGGrammar(checkpointDocument), maximumBytes: 3 << 17,
+        explain: { CheckpointSchemaExplanation.reasons(for: $0) })
 }
 
 private let checkpointDocument = """

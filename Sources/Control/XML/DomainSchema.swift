@@ -2,7 +2,8 @@ extension XMLSchema {
     /// The parts of `<domain>` that matter here; everything else may stand anywhere and is kept.
     package static let domain = XMLSchema(
         name: "domain.rng", documentLabel: "domain_definition",
-        source: relaxNGGrammar(domainDocument + domainDisk), maximumBytes: 1 << 18)
+        source: relaxNGGrammar(domainDocument + domainDisk), maximumBytes: 1 << 18,
+        explain: { DomainSchemaExplanation.reasons(for: $0) })
 }
 
 private let domainDocument = """

@@ -1,0 +1,82 @@
+import Control
+import Foundation
+import Synchronization
+
+/// Which settings there are, and which the sources name.
+///
+/// Those there are, are those that were asked for: a new setting needs no second list.
+final class SettingNames: Sendable {
+    private struct Names {
+        var known: Set<String> = []
+        var inFile: Set<String> = []
+        /// Keys of the file's outermost level, whatever their values are.
+        var outermost: Set<String> = []
+    }
+
+    private let names = Mutex(Names())
+
+    /// Variables that are no settings of the server: the clients', and those of builds and tests.
+    private static let otherVariables: Set<String> = [
+        "NBDPULL_CONFIG", "NBDPULL_SOCKET", "NBDPULL_BINARY", "NBDPULL_JOBS", "NBDPULL_SEED",
+        "NBDPULL_STRESS_SECONDS", "NBDPULL_WALK", "NBDPULL_FUZZ", "NBDPULL_FUZZ_DIRECTORY",
+        "NBDPULL_FUZZ_TARGET",
+    ]
+
+    /// Notes a setting that there is.
+    func note(known key: String) { names.withLock { _ = $0.known.insert(key) } }
+
+    /// Notes a key of the file; the answer says that its value is no secret.
+    func note(key: String) -> Bool {
+        names.withLock { _ = $0.inFile.insert(key) }
+        return false
+    }
+
+    /// Notes the outermost keys of the file's text: those with an empty value are not told of
+    /// otherwise.
+    func note(text: String, isJSON: Bool) {
+        var keys: [String] = []
+        if isJSON {
+            let value = try? JSONSerialization.jsonObject(with: Data(text.utf8))
+            keys = (value as? [String: Any]).map { Array($0.keys) } ?? []
+        } else {
+            for line in text.split(whereSeparator: \.isNewline) {
+                guard let first = line.first, first.isLetter || first == "_",
+                    let colon = line.firstIndex(of: ":")
+                else { continue }
+                let behind = line[line.index(after: colon)...].first
+                guard behind?.isWhitespace ?? true else { continue }
+                keys.append(line[..<colon].trimmingCharacters(in: .whitespaces))
+            }
+        }
+        names.withLock { $0.outermost.formUnion(keys) }
+    }
+
+    /// Throws when the file or the environment names what is no setting, or a key has no value.
+    func refuseUnknown(file: String?, _ environment: [String: String]) throws(ControlError) {
+        let names = names.withLock { $0 }
+        let known = names.known.sorted()
+        for key in names.inFile.union(names.outermost).sorted() where !names.known.contains(key) {
+            throw .invalidArgument(
+                what: "setting '\(key)' of '\(file ?? "")'",
+                detail: "there is none of that name: \(Spelling.advice(key, known: known))")
+        }
+        for key in names.outermost.sorted() where !names.inFile.contains(key) {
+            throw .invalidArgument(
+                what: "setting '\(key)' of '\(file ?? "")'",
+                detail: "it has no value that can be read")
+        }
+        let variables = known.map(Self.variable)
+        for name in environment.keys.sorted()
+        where name.hasPrefix("NBDPULL_") && !variables.contains(name)
+            && !Self.otherVariables.contains(name)
+        {
+            throw .invalidArgument(
+                what: "environment variable '\(name)'",
+                detail: "no setting is called so: \(Spelling.advice(name, known: variables))")
+        }
+    }
+
+    private static func variable(_ key: String) -> String {
+        "NBDPULL_" + key.uppercased().replacing("-", with: "_")
+    }
+}

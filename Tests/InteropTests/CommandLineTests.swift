@@ -1,0 +1,307 @@
+import Foundation
+import TestSupport
+import Testing
+
+extension InteropSuite {
+    /// What somebody sees who types commands, writes a configuration or speaks HTTP.
+    @Suite struct CommandLineTests {
+        private struct Failure: Decodable {
+            struct Detail: Decodable {
+                let code: String
+                let libvirtCode: Int
+                let message: String
+            }
+            let error: Detail
+        }
+
+        private struct Ended: Decodable {
+            struct Job: Decodable {
+                let outcome: String
+                let checkpointKept: Bool?
+            }
+            let jobs: [Job]
+        }
+
+        private func failure(_ result: CommandResult) throws -> Failure.Detail {
+            #expect(result.stdout.isEmpty)
+            return try JSONDecoder().decode(Failure.self, from: Data(result.stderr.utf8)).error
+        }
+
+        private func http(_ server: ServerUnderTest, _ arguments: [String]) throws -> String {
+            let path = arguments.last ?? ""
+            return try Command.run(
+                "curl",
+                ["-s", "-i", "--max-time", "20", "--unix-socket", server.controlSocket]
+                    + arguments.dropLast() + ["http://localhost" + path]
+            ).output()
+        }
+
+        private func checkpoints(_ server: ServerUnderTest) throws -> [String] {
+            try server.cli(["checkpoint-list", "vm1", "--name"]).output()
+                .split(whereSeparator: \.isWhitespace).map(String.init)
+        }
+
+        @Test("P3: a kill -9 and a failed verdict take the checkpoint back, an abort keeps it")
+        func verdicts() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            func begin(_ name: String) throws {
+                _ = try server.begin("vm1", disks: ["vda"], tag: name, checkpoint: name)
+            }
+            try begin("c1")
+            let early = try server.cli(["backup-begin", "vm1"], input: "")
+            #expect(early.succeeded, "\(early)")
+            let ids = try server.cli(["backup-list", "vm1", "-q"]).output()
+                .split(separator: "\n")
+                .compactMap { $0.split(separator: " ").first.map(String.init) }
+            #expect(ids.count == 2)
+            for id in ids {
+                #expect(try server.cli(["backup-end", "vm1", "--job", id]).status == 0)
+            }
+            try begin("c2")
+            #expect(try server.cli(["domjobabort", "vm1"]).status == 0)
+            try begin("c3")
+            #expect(try server.cli(["backup-end", "vm1", "--failed"]).status == 0)
+            #expect(try checkpoints(server) == ["c1", "c2"])
+            try begin("c4")
+            server.kill()
+            try server.start()
+            #expect(try checkpoints(server) == ["c1", "c2"])
+            let refused = try server.cli(
+                ["backup-begin", "vm1", "-", "--json"],
+                input: "<domainbackup mode='pull'><incremental>c4</incremental>"
+                    + "<server transport='unix' socket='\(server.runDirectory)/i.sock'/>"
+                    + "</domainbackup>")
+            #expect(refused.status == 1)
+            #expect(try failure(refused).libvirtCode == 103)
+            let past = try server.json(["backup-list", "vm1", "--completed"], as: Ended.self)
+            #expect(
+                past.jobs.map(\.outcome)
+                    == ["completed", "completed", "aborted", "failed", "failed"])
+            #expect(past.jobs.last?.checkpointKept == false)
+            let again = try server.json(["backup-list", "vm1", "--completed"], as: Ended.self)
+            #expect(again.jobs.count == past.jobs.count)
+            try begin("c5")
+            try server.stop()
+            try server.start()
+            #expect(try checkpoints(server) == ["c1", "c2"])
+            try server.stop()
+        }
+
+        @Test("P3: ending a job that broke exits 1, and its checkpoint goes however it is ended")
+        func broken() throws {
+            let small = try TinyFileSystem(mebibytes: 8)
+            let fixture = try LiveFixture(bytes: 64 << 20)
+            let server = fixture.server
+            let guest = try NBDClient(fixture.uri("vda"))
+            for (verb, status) in [("backup-end", Int32(1)), ("domjobabort", 0)] {
+                var backup = server.standardBackup(disks: ["vda"], tag: verb)
+                backup.disks[0].scratch = small.path + "/scratch"
+                _ = try server.begin("vm1", backup, checkpoint: "bad")
+                for mebibyte in 0..<64 {
+                    try guest.write(
+                        randomBytes(1 << 20, seed: UInt64(mebibyte)), at: mebibyte << 20)
+                }
+                var list = ""
+                for _ in 0..<100 where !list.contains("space") {
+                    list = try server.cli(["backup-list", "vm1"]).output()
+                    Thread.sleep(forTimeInterval: 0.1)
+                }
+                #expect(list.contains("space"), "\(list)")
+                let ended = try server.cli([verb, "vm1"])
+                #expect(ended.status == status, "\(ended)")
+                #expect(ended.stderr.contains("space"), "\(ended)")
+                #expect(try server.cli(["backup-list", "vm1", "-q"]).output().isEmpty)
+                #expect(try checkpoints(server).isEmpty)
+            }
+            try server.stop()
+        }
+
+        @Test("P3: a job whose time is over takes its checkpoint back")
+        func expired() throws {
+            let fixture = try LiveFixture()
+            let file = fixture.directory.file("c.xml")
+            try Files.write(checkpointXML("late"), to: file)
+            _ = try fixture.server.cli(
+                ["backup-begin", "vm1", "--checkpointxml", file, "--ttl", "1"]
+            ).output()
+            #expect(try checkpoints(fixture.server) == ["late"])
+            Thread.sleep(forTimeInterval: 2.5)
+            #expect(try checkpoints(fixture.server).isEmpty)
+            try fixture.server.stop()
+        }
+
+        @Test(
+            "a key, value or variable that means nothing is refused, with its nearest neighbour",
+            arguments: [
+                ("c.yaml", "tls-cert: /x\n", "", "did you mean 'tls-certs'?"),
+                ("c.json", "{\"tlscerts\": \"/x\"}", "", "did you mean 'tls-certs'?"),
+                ("c.yaml", "state-dri:\n", "", "did you mean 'state-dir'?"),
+                ("c.yaml", "tls:\n  certs: /x\n", "", "setting 'tls"),
+                ("c.yaml", "rings: many\n", "", "rings"),
+                ("c.json", "{\"allow-plaintext\": 7}", "", "allow-plaintext"),
+                ("c.yaml", "tls-certs:\n", "", "has no value"),
+                ("c.yaml", "log-level: loud\n", "", "it must be one of"),
+                ("c.yaml", "", "NBDPULL_TLS_CERT=/x", "did you mean 'NBDPULL_TLS_CERTS'?"),
+                ("c.yaml", "", "NBDPULL_RINGS=", "rings"),
+            ])
+        func configuration(name: String, text: String, variable: String, words: String) throws {
+            let directory = try TemporaryDirectory()
+            let file = directory.file(name)
+            try Files.write(text, to: file)
+            let parts = variable.split(separator: "=", omittingEmptySubsequences: false)
+            let result = try Command(
+                try ServerUnderTest.binary(),
+                [
+                    "serve", "--config", file, "--run-dir", directory.file("run"), "--state-dir",
+                    directory.file("state"),
+                ],
+                environment: parts.count == 2 ? [String(parts[0]): String(parts[1])] : [:]
+            ).result(timeout: 20)
+            #expect(result.status == 1, "\(result)")
+            #expect(result.stderr.contains(words), "\(result)")
+            #expect(!result.stderr.contains("ready"))
+        }
+
+        @Test("virsh's spellings work beside ours, and a uuid for a name")
+        func spellings() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            let directory = fixture.directory
+            let backup = directory.file("b.xml")
+            try Files.write(
+                "<domainbackup mode='pull'><server transport='unix' "
+                    + "socket='\(server.runDirectory)/b.sock'/></domainbackup>", to: backup)
+            let checkpoint = directory.file("c.xml")
+            try Files.write("<domaincheckpoint><name>x1</name></domaincheckpoint>", to: checkpoint)
+            let other = directory.file("d.xml")
+            try Files.write(
+                "<domain><name>vm2</name></domain>", to: other)
+            let uuid = try server.cli(["list", "--uuid"]).output()
+                .trimmingCharacters(in: .whitespacesAndNewlines)
+            for arguments in [
+                ["define", "--file", other], ["list", "--all"], ["list", "--all", "--name"],
+                ["list", "--inactive"], ["undefine", "--domain", "vm2"],
+                ["domblklist", "--domain", "vm1", "--details"], ["dumpxml", "--domain", uuid],
+                ["backup-begin", "--domain", "vm1", "--backupxml", backup],
+                ["domjobinfo", "--domain", "vm1"], ["domjobinfo", uuid, "--rawstats"],
+                ["backup-dumpxml", "--domain", "vm1"], ["domjobabort", "--domain", uuid],
+                ["backup-begin", "vm1", backup, "--checkpointxml", checkpoint],
+                ["backup-end", "--domain", "vm1"],
+                ["checkpoint-create-as", "vm1", "x2", "what it is for"],
+                ["checkpoint-delete", "vm1", "x1"],
+                ["checkpoint-create", "--domain", "vm1", "--xmlfile", checkpoint],
+                ["checkpoint-info", "--domain", "vm1", "--checkpointname", "x2"],
+                ["checkpoint-info", "--domain", uuid, "x2"],
+                ["checkpoint-dumpxml", "vm1", "--checkpointname", "x2"],
+                ["checkpoint-parent", uuid, "x2"], ["checkpoint-list", "--domain", uuid],
+                ["checkpoint-delete", "--domain", "vm1", "--checkpointname", "x2"],
+            ] {
+                let result = try server.cli(arguments)
+                #expect(result.succeeded, "\(arguments): \(result)")
+            }
+            #expect(
+                try server.cli(["list", "--all", "--name"]).output()
+                    .trimmingCharacters(in: .whitespacesAndNewlines) == "vm1")
+            #expect(!(try server.cli(["list", "--inactive"]).output().contains("vm1")))
+            try server.stop()
+        }
+
+        @Test("with --json an error is JSON on standard error, usage errors too")
+        func errors() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            let unknown = try server.cli(["dumpxml", "nobody", "--json"])
+            #expect(unknown.status == 1)
+            #expect(try failure(unknown).code == "domain-not-found")
+            #expect(try failure(unknown).libvirtCode == 42)
+            for arguments in [
+                ["dumpxml", "--json"], ["no-such-command", "--json"],
+                ["list", "--no-such-option", "--json"], ["domjobinfo", "a", "b", "--json"],
+            ] {
+                let result = try server.cli(arguments)
+                #expect(result.status == 64, "\(result)")
+                #expect(try failure(result).code == "usage")
+            }
+            let plain = try server.cli(["dumpxml", "nobody"])
+            #expect(plain.stderr.hasPrefix("error: Domain not found"))
+            try server.stop()
+        }
+
+        @Test("HTTP answers HEAD and 405 with Allow, and refuses what means nothing")
+        func http() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            let head = try http(server, ["--head", "/v1/domains"])
+            #expect(head.hasPrefix("HTTP/1.1 200"))
+            let wrong = try http(server, ["-X", "PUT", "/v1/domains/vm1"])
+            #expect(wrong.hasPrefix("HTTP/1.1 405"))
+            #expect(wrong.lowercased().contains("allow: get, head, delete"))
+            #expect(wrong.contains("\"code\""))
+            #expect(try http(server, ["-X", "PUT", "/v1/nowhere"]).hasPrefix("HTTP/1.1 404"))
+            #expect(try http(server, ["/v1/domains/vm1"]).contains("\"uuid\""))
+            #expect(try http(server, ["/v1/domains/no"]).hasPrefix("HTTP/1.1 404"))
+            let query = try http(server, ["/v1/jobs?complete=true"])
+            #expect(query.hasPrefix("HTTP/1.1 400"))
+            #expect(query.contains("did you mean 'completed'?"))
+            let twice = try http(server, ["/v1/jobs?completed=true&completed=false"])
+            #expect(twice.hasPrefix("HTTP/1.1 400"))
+            let body = try http(
+                server,
+                [
+                    "-X", "POST", "-H", "Content-Type: application/json", "-d",
+                    #"{"backupXml":"x"}"#, "/v1/domains/vm1/jobs",
+                ])
+            #expect(body.hasPrefix("HTTP/1.1 400"))
+            #expect(body.contains("did you mean 'backupXML'?"))
+            #expect(try http(server, ["/readyz"]).hasPrefix("HTTP/1.1 200"))
+            try server.stop()
+        }
+
+        @Test("a state file of a newer version is said aloud, shown, and left alone")
+        func newerState() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            let other = fixture.directory.file("d.xml")
+            try Files.write("<domain><name>vm2</name></domain>", to: other)
+            _ = try server.cli(["define", other]).output()
+            try server.stop()
+            let domains = server.stateDirectory + "/domains"
+            var found = ""
+            for name in Files.listing(domains) {
+                let path = domains + "/" + name
+                guard Files.read(path).contains("vm2") else { continue }
+                found = path
+            }
+            try #require(!found.isEmpty)
+            let newer = Files.read(found)
+                .replacingOccurrences(of: "nbdpull-state 1 ", with: "nbdpull-state 9 ")
+            try Files.write(newer, to: found)
+            try server.start()
+            #expect(server.stderr.contains("error: state file '\(found)' was written by a newer"))
+            #expect(server.stderr.contains("start the newer version again, or move the file away"))
+            #expect(try http(server, ["/readyz"]).hasPrefix("HTTP/1.1 503"))
+            #expect(try server.cli(["list"]).stderr.contains("newer version"))
+            let refused = try server.cli(["define", other])
+            #expect(refused.status == 1)
+            #expect(Files.read(found) == newer)
+            try server.stop()
+        }
+
+        @Test("the URI of a listener on every address is one that a client can use")
+        func reachableURI() throws {
+            let fixture = try LiveFixture(options: ["--allow-plaintext"])
+            for host in ["0.0.0.0", "::"] {
+                let result = try fixture.server.cli(
+                    ["backup-begin", "vm1", "-", "--json"],
+                    input: "<domainbackup mode='pull'>"
+                        + "<server name='\(host)' port='\(Ports.free())'/></domainbackup>")
+                let uri = try BegunJob(json: try result.output()).uri("vda")
+                #expect(!uri.contains("0.0.0.0") && !uri.contains("[::]"))
+                #expect(try NBDClient(uri).sizeBytes == fixture.sizeBytes)
+                #expect(try fixture.server.cli(["domjobabort", "vm1"]).succeeded)
+            }
+            try fixture.server.stop()
+        }
+    }
+}
