@@ -16,13 +16,18 @@ package final class IntentLogFile: Sendable {
     /// The descriptor's number, valid while this object lives.
     package var raw: Int32 { descriptor.raw }
 
-    /// Replaces the log by one that marks nothing; durable when this returns.
-    package init(creating path: String, diskBytes: UInt64) throws(SystemFault) {
+    /// Replaces the log by one that marks nothing, or every region; durable when this returns.
+    package init(
+        creating path: String, diskBytes: UInt64, isAllMarked: Bool = false
+    ) throws(SystemFault) {
         let regionBytes = UInt64(1) << Self.regionShift
         shape = IntentLogShape(
             regionCount: Int((diskBytes + regionBytes - 1) >> Self.regionShift),
             regionBytes: regionBytes)
-        try StateFiles.replace(path, with: IntentLogCodec.encodeEmpty(shape: shape))
+        let bytes =
+            isAllMarked
+            ? IntentLogCodec.encodeFull(shape: shape) : IntentLogCodec.encodeEmpty(shape: shape)
+        try StateFiles.replace(path, with: bytes)
         descriptor = try FileCalls.open(path, [.write])
     }
 

@@ -129,6 +129,15 @@ package final class RecordingLayer: Sendable {
         dirty.add(fresh.nonzeroBitCount, ordering: .relaxed)
     }
 
+    /// Home ring only, before anything is marked here: this is the same file, opened for a larger
+    /// disk while `narrow` went on recording. `aheadBlocks` were marked in it since, beyond what
+    /// `narrow` can reach.
+    package func takeOver(from narrow: RecordingLayer, aheadBlocks: Int) {
+        // A page that was first stored to through the other mapping is not known here.
+        words.noteUsed(narrow.words.usedPages)
+        dirty.store(narrow.dirtyCount + aheadBlocks, ordering: .relaxed)
+    }
+
     /// The bits as they are, copied.
     package func snapshot() -> DirtyBitmap {
         var bitmap = DirtyBitmap(blockCount: blockCount)

@@ -24,8 +24,8 @@ package enum TrackingFault: Error, Sendable, Hashable {
 /// dirty, never fewer.
 package struct TrackingStore: Sendable {
     package let directory: String
-    package private(set) var record: TrackingRecord
-    package private(set) var recording: RecordingLayer
+    package internal(set) var record: TrackingRecord
+    package internal(set) var recording: RecordingLayer
     /// Bytes that became dirty to be safe, when the store was opened.
     package let recoveredBytes: UInt64
     /// Why older checkpoints were given up when the store was opened.

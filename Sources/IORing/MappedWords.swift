@@ -117,6 +117,11 @@ package final class MappedWords: Sendable {
         (0..<Self.pageCount(count)).filter { used.view.load($0) != 0 }
     }
 
+    /// Another mapping of the same file has stored something in these pages.
+    package func noteUsed(_ pages: [Int]) {
+        for page in pages { used.view.store(1, at: page) }
+    }
+
     /// The words of one page, copied; zero words stand for those past the last.
     package func copyPage(_ page: Int) -> [UInt64] {
         let first = page * Self.pageWords

@@ -6,7 +6,7 @@ import Scratch
 struct HomeDisk: ~Copyable {
     let export: LiveExport
     let descriptor: Int32
-    let sizeBytes: UInt64
+    var sizeBytes: UInt64
     /// 1 through the page cache, else what O_DIRECT needs.
     let alignment: Int
     var gate: CopyBeforeWrite

@@ -252,6 +252,8 @@ struct RingLoop: ~Copyable {
         case .snapshotRecording(let disk, let box, let latch):
             snapshotRecording(disk, box, latch)
         case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
+        case .growDisk(let disk, let growth, let outcome, let latch):
+            grow(disk, growth, outcome, latch)
         case .stop(let latch):
             stopLatch = latch
             stopDeadline = now + Limits.farewellNanoseconds

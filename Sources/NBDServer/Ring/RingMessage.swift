@@ -47,6 +47,8 @@ enum RingMessage: Sendable {
     case sealedDurably(DiskID)
     case snapshotRecording(DiskID, BitmapBox, Latch)
     case addBits(DiskID, DirtyBitmap, Latch)
+    /// The disk is held: it is larger from now on.
+    case growDisk(DiskID, DiskGrowth, Outcome, Latch)
     case stop(Latch)
 }
 
@@ -62,6 +64,17 @@ struct TrackingSeed: Sendable {
     let recording: RecordingLayer
     let log: IntentLogFile
     let directory: String
+}
+
+/// How a disk grows.
+struct DiskGrowth: Sendable {
+    let sizeBytes: UInt64
+    /// The wider layer and the longer log, which marks every region; nil when changes are not
+    /// tracked.
+    let tracking: TrackingSeed?
+    /// Of the layer: see `TrackingStore.Growth`.
+    let aheadBlocks: Int
+    let aheadStart: UInt64
 }
 
 /// Carries a bitmap from a ring to the control thread, and from there to its readers.
