@@ -4,31 +4,45 @@ import Foundation
 
 struct Define: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Define a domain from its XML and serve its disks.")
+        abstract: "Define a domain from its XML and serve its disks, or change one.",
+        discussion: """
+            A domain of the same name and uuid is changed: only disks that are new, gone or served \
+            in another way are touched. A disk that cannot be served (qcow2, network, ...) is left \
+            out and listed with its reason.
+            """)
     @OptionGroup var options: ClientOptions
     @Argument(help: "Domain XML; - is standard input.") var file: String
     @Option(help: "Bytes per bit of its dirty bitmaps: a power of two, 4096 to 2097152.")
     var granularity: UInt64?
+    @Flag(help: "Disconnect machines from disks that are gone or served in another way.")
+    var force = false
 
     func run() async throws {
         let body = DefineBody(xml: try InputFile.text(file), granularityBytes: granularity)
-        let call = try ControlClient.Call("POST", ["v1", "domains"], json: body)
+        var call = try ControlClient.Call("POST", ["v1", "domains"], json: body)
+        if force { call.query.append(("force", "true")) }
         let data = try await options.send(call)
         try options.output.show(data, as: DomainView.self) { domain in
-            options.output.quiet ? "" : "Domain '\(domain.domain)' defined from \(file)\n\n"
+            for problem in domain.problems ?? [] where !options.output.quiet {
+                Console.error("warning: \(problem)")
+            }
+            return options.output.quiet
+                ? "" : "Domain '\(domain.domain)' defined from \(file)\n\n"
         }
     }
 }
 
 struct Undefine: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Forget a domain; refused while it has backup jobs or checkpoints.")
+        abstract: "Forget a domain; refused while it is in use, has backup jobs or checkpoints.")
     @OptionGroup var options: ClientOptions
     @Argument(help: "The domain's name.") var domain: String
     @Flag(help: "Remove its checkpoints too.") var checkpoints = false
+    @Flag(help: "Disconnect the machines that use its disks.") var force = false
 
     func run() async throws {
         var call = ControlClient.Call("DELETE", "v1", "domains", domain)
+        if force { call.query.append(("force", "true")) }
         if checkpoints { call.query.append(("checkpoints", "true")) }
         _ = try await options.send(call)
         if options.output.json { Console.out("{}\n") }

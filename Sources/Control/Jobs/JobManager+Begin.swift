@@ -216,7 +216,7 @@ extension JobManager {
     private func finishBegin(_ id: String) throws(ControlError) {
         guard var job = jobs[id], let started = job.started else { throw .jobNotFound(id) }
         if isStopping { throw .serverStopping }
-        job.record.tempTotalBytes = started.diskSizes.values.reduce(0, +)
+        job.record.tempTotalBytes = started.diskSizes.values.clampedSum
         for index in job.record.scratch.indices {
             job.record.scratch[index].identity =
                 SystemCalls.identity(of: job.record.scratch[index].path)?.identity

@@ -51,9 +51,9 @@ package actor JobManager {
     package nonisolated let events: EventLog
 
     var domains: [String: ManagedDomain] = [:]
-    /// Names being defined or undefined now.
-    var reservedNames: Set<String> = []
-    /// Live exports being attached again now.
+    /// Domains being defined, changed or undefined now, by name, with their uuids.
+    var reserved: [String: String] = [:]
+    /// Live exports being attached again, or closed for a change.
     var attachingExports: Set<String> = []
     /// Domains whose checkpoints are being changed, and who waits to change them.
     var checkpointQueues: [String: [CheckedContinuation<Void, Never>]] = [:]

@@ -25,8 +25,7 @@ extension ExportTarget {
     /// Whether a client that was told `agreed` can be served: the disk may have grown since, the
     /// client then goes on with the size it knows.
     func fits(_ agreed: ExportDescription) -> Bool {
-        let now = description
-        return agreed.sizeBytes <= now.sizeBytes && now.flags.isSuperset(of: agreed.flags)
+        agreed.sizeBytes <= description.sizeBytes
     }
 }
 
