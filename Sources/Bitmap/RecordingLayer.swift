@@ -129,9 +129,10 @@ package final class RecordingLayer: Sendable {
         dirty.add(fresh.nonzeroBitCount, ordering: .relaxed)
     }
 
-    /// Home ring only, before anything is marked here: this is the same file, opened for a larger
-    /// disk while `narrow` went on recording. `aheadBlocks` were marked in it since, beyond what
-    /// `narrow` can reach.
+    /// This layer is `narrow`'s file, opened for a larger disk while `narrow` went on recording.
+    ///
+    /// Home ring only, before it marks anything here. `aheadBlocks` were marked since the file was
+    /// opened, beyond what `narrow` can reach.
     package func takeOver(from narrow: RecordingLayer, aheadBlocks: Int) {
         // A page that was first stored to through the other mapping is not known here.
         words.noteUsed(narrow.words.usedPages)

@@ -109,8 +109,8 @@ extension NBDServer {
             return "it is read-only, and its file has \(found) bytes"
         }
         guard sizeBytes % UInt64(source.alignment) == 0 else {
-            return "\(sizeBytes) bytes are not a multiple of \(source.alignment), which cache='none'"
-                + " needs"
+            return "\(sizeBytes) bytes are not a multiple of \(source.alignment), which "
+                + "cache='none' needs"
         }
         let most =
             isTracked

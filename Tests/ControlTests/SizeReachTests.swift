@@ -43,8 +43,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "K", "-1", "1.5G", "1X", "1Kib b", "16E", "18446744073709551615", "99999999999999999999b",
-        " 1", "1 G", "٣",
+        "", "K", "-1", "1.5G", "1X", "1Kib b", "16E", "18446744073709551615",
+        "99999999999999999999b", " 1", "1 G", "٣",
     ])
     func sizesAreRefused(_ text: String) {
         let error = #expect(throws: ControlError.self) {

@@ -74,8 +74,8 @@ extension ControlError {
     static func diskNotFlushed(_ detail: String, done: String) -> ControlError {
         ControlError(
             .systemError, code: "disk-not-flushed", status: 500,
-            detail: "the domain has been \(done), but a disk was closed with writes that may not be "
-                + "durable: \(detail)")
+            detail: "the domain has been \(done), but a disk was closed with writes that may not "
+                + "be durable: \(detail)")
     }
 
     /// The same error with more to say.

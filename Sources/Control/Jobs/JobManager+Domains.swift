@@ -61,14 +61,17 @@ extension JobManager {
         var domain = domain
         let name = domain.definition.name
         var isServed = false
-        for (target, attachment) in domain.attachments {
-            guard case .attached(let id) = attachment else { continue }
+        for disk in domain.definition.disks {
+            let before = domain.attachments[disk.target]
+            domain.attachments[disk.target] =
+                disk.isServable ? .failed(reason: error.message) : before
+            guard case .attached(let id) = before else { continue }
             switch await close(id, force: true) {
-            case .closed: domain.attachments[target] = .failed(reason: error.message)
-            case .closedUnflushed(let text):
-                domain.attachments[target] = .failed(reason: error.message)
-                note(text, of: name, disk: target)
-            case .refused: isServed = true
+            case .closed: break
+            case .closedUnflushed(let text): note(text, of: name, disk: disk.target)
+            case .refused:
+                domain.attachments[disk.target] = before
+                isServed = true
             }
         }
         guard !isServed else {

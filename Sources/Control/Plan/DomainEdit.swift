@@ -85,8 +85,8 @@ extension DomainDefinition {
         guard disk.device == "cdrom" || disk.device == "floppy" else {
             throw .diskUnsupported(
                 target,
-                detail: "it is a \(disk.device) without removable media: define the domain anew, or "
-                    + "use update-device")
+                detail: "it is a \(disk.device) without removable media: define the domain anew, "
+                    + "or use update-device")
         }
         let old = try DiskElement(String(xml[try range(of: target)]))
         return try replacingDisk(try Self.description(of: old, path, kind, target: target))

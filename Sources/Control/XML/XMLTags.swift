@@ -47,8 +47,8 @@ struct XMLTags {
     /// The elements of a name directly within another one; nil stands for the document.
     func children(of parent: Int?, named name: String) -> [Int] {
         elements.indices.filter {
-            elements[$0].parent == parent && elements[$0].name.unicodeScalars
-                .elementsEqual(name.unicodeScalars)
+            elements[$0].parent == parent
+                && elements[$0].name.unicodeScalars.elementsEqual(name.unicodeScalars)
         }
     }
 
