@@ -112,6 +112,12 @@ package enum IntentLogCodec {
         return slots.flatMap { encodeSlot(words, shape: shape, generation: $0) }
     }
 
+    /// A log whose both slots mark every region: its newest generation is 1.
+    package static func encodeFull(shape: IntentLogShape) -> [UInt8] {
+        let words = WriteIntent.allMarked(shape.regionCount)
+        return [UInt64(0), 1].flatMap { encodeSlot(words, shape: shape, generation: $0) }
+    }
+
     /// What a log of two slots says: the union of the whole ones.
     package static func decode(_ bytes: [UInt8]) throws(IntentLogFault) -> IntentLog {
         let size = bytes.count / 2

@@ -26,18 +26,21 @@ package final class IntentLogFile: Sendable {
         return shift
     }
 
-    /// Replaces the log by one that marks nothing; durable when this returns.
+    /// Replaces the log by one that marks nothing, or every region; durable when this returns.
     ///
     /// `diskBytes` is from 1 to 2^62.
     package init(
-        in files: any TrackedDirectory, diskBytes: UInt64
+        in files: any TrackedDirectory, diskBytes: UInt64, isAllMarked: Bool = false
     ) throws(SystemFault) {
         let shift = Self.regionShift(diskBytes: diskBytes)
         regionShift = shift
         shape = IntentLogShape(
             regionCount: Int((diskBytes - 1) >> shift) + 1, regionBytes: 1 << shift)
         let name = TrackingPlaces.intentName
-        try files.replace(name, with: IntentLogCodec.encodeEmpty(shape: shape))
+        let bytes =
+            isAllMarked
+            ? IntentLogCodec.encodeFull(shape: shape) : IntentLogCodec.encodeEmpty(shape: shape)
+        try files.replace(name, with: bytes)
         file = try files.open(name, writable: true)
     }
 

@@ -154,6 +154,36 @@ package final class RecordingLayer: Sendable {
         return true
     }
 
+    /// The same layer for a disk that has grown from `oldBytes`; what is new is dirty.
+    ///
+    /// Home ring only, while no change is in flight; this object records no more. Its live file goes,
+    /// as it tells of the smaller disk: after a kill the log counts. The layer's file is written anew
+    /// by the next save. Throws, having changed nothing that matters, without memory, or when the
+    /// live file can neither be removed nor written over.
+    package func grown(
+        to newBlockCount: Int, from oldBytes: UInt64, diskBytes: UInt64
+    ) throws(SystemFault) -> RecordingLayer {
+        precondition(newBlockCount >= blockCount, "a disk only grows")
+        if let live, !live.drop() { throw SystemFault(call: "unlink", errno: Errno.io) }
+        let wide = try LazyWords(count: DirtyBitmap.wordCount(blockCount: newBlockCount))
+        for page in words.usedPages {
+            let source = words.copyPage(page)
+            let first = page * LazyWords.pageWords
+            for place in source.indices where source[place] != 0 && first + place < wide.count {
+                wide[first + place] = source[place]
+            }
+        }
+        let layer = RecordingLayer(
+            serial: serial, blockCount: newBlockCount, granularityShift: granularityShift,
+            words: wide, files: files, file: saved.withLock { $0.file }, live: nil)
+        layer.saved.withLock { $0.isSpoiled = true }
+        layer.dirty.store(dirtyCount, ordering: .relaxed)
+        if oldBytes < diskBytes {
+            _ = layer.mark(offset: oldBytes, length: diskBytes - oldBytes)
+        }
+        return layer
+    }
+
     /// The bits as they are, copied.
     package func snapshot() -> DirtyBitmap {
         var bitmap = DirtyBitmap(blockCount: blockCount)

@@ -139,7 +139,7 @@ extension TrackingStore {
         return UInt64(blockCount(sizeBytes, shift)) > LayerCodec.blockCountMax
     }
 
-    private static func checkBlocks(
+    static func checkBlocks(
         _ sizeBytes: UInt64, _ granularityBytes: UInt32
     ) throws(TrackingFault) {
         guard blocksAreTooMany(sizeBytes, granularityBytes) else { return }

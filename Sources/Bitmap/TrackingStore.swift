@@ -33,9 +33,9 @@ package enum TrackingFault: Error, Sendable, Hashable {
 /// was reported once, and a later success that means nothing, cannot be mistaken for it.
 package struct TrackingStore: Sendable {
     package let places: TrackingPlaces
-    package private(set) var record: TrackingRecord
-    package private(set) var recording: RecordingLayer
-    package let log: IntentLogFile
+    package internal(set) var record: TrackingRecord
+    package internal(set) var recording: RecordingLayer
+    package internal(set) var log: IntentLogFile
     /// Bytes that became dirty to be safe, when the store was opened.
     package let recoveredBytes: UInt64
     /// Why older checkpoints were given up, or everything counts as dirty, when the store was opened.

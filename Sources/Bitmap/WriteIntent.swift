@@ -93,19 +93,33 @@ package struct WriteIntent: Sendable, Hashable {
     /// Nothing is marked; the log may hold anything.
     ///
     /// `tokenLimit`: writes are named by tokens below it. `generation`: that of the newest slot of
-    /// the log as it was found, or 0 for a new one.
-    package init(regionCount: Int, tokenLimit: Int, generation: UInt64 = 0) {
+    /// the log as it was found, or 0 for a new one. `isAllMarked`: both slots of the log mark every
+    /// region, which leaves it when it was idle, as any other does.
+    package init(
+        regionCount: Int, tokenLimit: Int, generation: UInt64 = 0, isAllMarked: Bool = false
+    ) {
         precondition(regionCount > 0 && tokenLimit > 0 && tokenLimit <= Int(Int32.max))
         self.regionCount = regionCount
         self.generation = generation
         let empty = [UInt64](repeating: 0, count: (regionCount + 63) / 64)
-        words = empty
-        durable = empty
+        words = isAllMarked ? Self.allMarked(regionCount) : empty
+        durable = words
         writing = empty
         clearing = empty
         touched = empty
         writesInFlight = [Int32](repeating: 0, count: regionCount)
         links = [Int32](repeating: Self.notHeld, count: tokenLimit)
+    }
+
+    /// Marks are kept for good from now on, as after a sync that failed.
+    package mutating func stopClearing() { isClearingStopped = true }
+
+    /// One bit for each region.
+    static func allMarked(_ regionCount: Int) -> [UInt64] {
+        var words = [UInt64](repeating: .max, count: (regionCount + 63) / 64)
+        let rest = UInt64(regionCount & 63)
+        if rest != 0, let last = words.indices.last { words[last] = (1 << rest) - 1 }
+        return words
     }
 
     /// Regions that the log marks or is about to mark.

@@ -1,4 +1,5 @@
 package import IORing
+import Synchronization
 
 /// Why a source cannot be opened.
 package enum SourceFault: Error, Sendable, Hashable {
@@ -26,7 +27,10 @@ package final class RawSource: Sendable {
     package let path: String
     package let type: FileType
     /// Bytes of the disk.
-    package let sizeBytes: UInt64
+    ///
+    /// Grows when `grow(to:)` says so, and only then.
+    package var sizeBytes: UInt64 { size.load(ordering: .acquiring) }
+    private let size: Atomic<UInt64>
     package let isReadOnly: Bool
     /// Whether the page cache is bypassed.
     package let isDirect: Bool
@@ -104,7 +108,7 @@ package final class RawSource: Sendable {
         }
         self.path = path
         type = facts.type
-        sizeBytes = facts.sizeBytes
+        size = Atomic(facts.sizeBytes)
         isReadOnly = readOnly
         isDirect = direct
         self.alignment = alignment
@@ -144,6 +148,22 @@ package final class RawSource: Sendable {
         } catch {
             throw .system(error)
         }
+    }
+
+    /// The bytes that the file or device has by now, whatever is served of it.
+    package func measure() throws(SourceFault) -> UInt64 { try Self.facts(raw).sizeBytes }
+
+    /// Makes a regular file this long.
+    package func setLength(_ bytes: UInt64) throws(SystemFault) {
+        try FileCalls.setSize(raw, bytes: bytes)
+    }
+
+    /// From now on the disk has so many bytes; never fewer than before.
+    ///
+    /// Connections that are there go on with what they were told.
+    package func grow(to bytes: UInt64) {
+        precondition(bytes >= sizeBytes && bytes <= Self.sizeBytesMax, "a disk only grows")
+        size.store(bytes, ordering: .releasing)
     }
 
     /// Makes every completed write durable.

@@ -63,6 +63,10 @@ package enum Limits {
     /// Guest writes in flight must finish in this time for a job's instant to be fixed; then the
     /// begin is refused, in milliseconds.
     package static let holdMilliseconds: Int32 = 2_000
+    /// Attempts to tell a disk's home ring its new size, and the pause between two of them, in
+    /// milliseconds: the write-intent log may be at work.
+    package static let growthAttempts = 100
+    package static let growthPauseMilliseconds: Int32 = 20
     /// How long a connection that is being closed may take to accept its last replies, in
     /// nanoseconds; less than what the control thread waits.
     package static let farewellNanoseconds: UInt64 = 10_000_000_000

@@ -140,7 +140,9 @@ extension NBDServer {
         let home: Int
     }
 
-    func detach(_ disk: DiskID, _ terms: DetachTerms) async -> Result<Bool, ServerFault> {
+    func detach(
+        _ disk: DiskID, _ terms: DetachTerms, onlyUnused: Bool = false
+    ) async -> Result<Bool, ServerFault> {
         guard await queues.take([disk], milliseconds: Limits.queueMilliseconds) else {
             return .failure(.disksTaken(milliseconds: UInt64(Limits.queueMilliseconds)))
         }
@@ -151,6 +153,7 @@ extension NBDServer {
         case .success(let found): leaving = found
         }
         defer { state.withLock { _ = $0.detaching.remove(disk) } }
+        if onlyUnused, let fault = await checkUnused(disk, leaving) { return .failure(fault) }
         if await !closeConnections(of: [leaving.export], gracefully: true, terms.graceful) {
             _ = await closeConnections(of: [leaving.export], gracefully: false, terms.forced)
         }
@@ -160,6 +163,20 @@ extension NBDServer {
         }
         let parting = state.withLock { Parting($0.disks.removeValue(forKey: disk)) }
         return await close(parting, disk, leaving, terms.sync)
+    }
+
+    /// Whether somebody is connected to a disk whose export is withdrawn; then it is published again.
+    private func checkUnused(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
+        // A ring that had found the export has counted its client when it answers this.
+        let isSettled = await closeConnections(
+            of: [ExportID.next()], gracefully: true, Limits.ringMilliseconds)
+        guard let export = state.withLock({ $0.disks[disk] }) else { return .unknownDisk }
+        let clients = export.clientCount.load(ordering: .relaxed)
+        if isSettled, clients == 0 { return nil }
+        _ = live.add(.live(export))
+        return isSettled
+            ? .diskInUse(name: leaving.name, clients: clients)
+            : .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
     }
 
     /// Withdraws the export; refused while a job begins on the disk.

@@ -4,7 +4,12 @@ import Foundation
 
 struct Define: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Define a domain from its XML and serve its disks.")
+        abstract: "Define a domain from its XML and serve its disks, or change one.",
+        discussion: """
+            A domain of the same name and uuid is changed: only disks that are new, gone or served \
+            in another way are touched. A disk that cannot be served (qcow2, network, ...) is left \
+            out and listed with its reason.
+            """)
     @OptionGroup var options: ClientOptions
     @Argument(help: "Domain XML; - is standard input.") var file: String?
     @Option(name: .customLong("file"), help: "The same as <file>.") var fileOption: String?
@@ -18,21 +23,28 @@ struct Define: AsyncParsableCommand {
     private func path() throws(ValidationError) -> String {
         try Words.need(try Words.fill([file], [fileOption])[0], "file")
     }
+    @Flag(help: "Disconnect machines from disks that are gone or served in another way.")
+    var force = false
 
     func run() async throws {
         let file = try path()
         let body = DefineBody(xml: try InputFile.text(file), granularityBytes: granularity)
-        let call = try ControlClient.Call("POST", ["v1", "domains"], json: body)
+        var call = try ControlClient.Call("POST", ["v1", "domains"], json: body)
+        if force { call.query.append(("force", "true")) }
         let data = try await options.send(call)
         try options.output.show(data, as: DomainView.self) { domain in
-            options.output.quiet ? "" : "Domain '\(domain.domain)' defined from \(file)\n\n"
+            for problem in domain.problems ?? [] where !options.output.quiet {
+                Console.error("warning: \(problem)")
+            }
+            return options.output.quiet
+                ? "" : "Domain '\(domain.domain)' defined from \(file)\n\n"
         }
     }
 }
 
 struct Undefine: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Forget a domain; refused while it has backup jobs or checkpoints.")
+        abstract: "Forget a domain; refused while it is in use, has backup jobs or checkpoints.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
     @Flag(help: "Remove its checkpoints too.") var checkpoints = false
@@ -40,11 +52,13 @@ struct Undefine: AsyncParsableCommand {
     @OptionGroup var ignored: IgnoredUndefineOptions
 
     func validate() throws { _ = try target.name() }
+    @Flag(help: "Disconnect the machines that use its disks.") var force = false
 
     func run() async throws {
         let domain = try target.name()
         var call = ControlClient.Call("DELETE", "v1", "domains", domain)
         if checkpoints || checkpointsMetadata { call.query.append(("checkpoints", "true")) }
+        if force { call.query.append(("force", "true")) }
         _ = try await options.send(call)
         if options.output.json { Console.out("{}\n") }
         options.output.inform("Domain '\(domain)' has been undefined\n")

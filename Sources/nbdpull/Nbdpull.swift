@@ -19,6 +19,12 @@ struct Nbdpull: AsyncParsableCommand {
                     Define.self, Undefine.self, List.self, DumpXML.self, DomBlkList.self,
                 ]),
             CommandGroup(
+                name: "Disks",
+                subcommands: [
+                    AttachDisk.self, AttachDevice.self, DetachDisk.self, UpdateDevice.self,
+                    ChangeMedia.self, BlockResize.self,
+                ]),
+            CommandGroup(
                 name: "Backup",
                 subcommands: [
                     BackupBegin.self, BackupDumpXML.self, BackupList.self, BackupEnd.self,

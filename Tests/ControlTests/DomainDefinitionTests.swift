@@ -94,12 +94,13 @@ import Testing
     }
 
     @Test(arguments: [
-        (disk(driver: "<driver type='qcow2'/>"), 67, "disk 'vda': driver type 'qcow2'"),
-        (disk(attributes: "type='network'"), 67, "disk 'vda': type 'network'"),
-        (disk(attributes: "type='volume' device='cdrom'"), 67, "type 'volume'"),
-        (disk("<source file='/a'><encryption format='luks'/></source>"), 67, "encrypted"),
-        (disk("<source file='/a'/><encryption format='luks'/>"), 67, "encrypted"),
-        (disk("<source file='/a'><slices><slice/></slices></source>"), 67, "slices"),
+        (disk(driver: "<driver type='qcow3'/>"), 27, "unknown driver type 'qcow3'"),
+        (disk(attributes: "type='netwrok'"), 27, "unknown type 'netwrok'"),
+        (disk(driver: "<driver cache='writeboth'/>"), 67, "cache 'writeboth' is unknown"),
+        (disk("<source file='/a'/><transient/>"), 67, "<transient/> is not supported"),
+        (disk("<source file='/a'/><shareable/>"), 67, "<shareable/> is not supported"),
+        (disk("<source file='/a'/><mirror/>"), 67, "<mirror> is not supported"),
+        (disk("<source file='/a' startupPolicy='maybe'/>"), 67, "startupPolicy 'maybe'"),
         (disk("<source file='a'/>"), 27, "'a' of disk 'vda' must be an absolute path"),
         (disk("<source file=''/>"), 27, "missing source information for device 'vda'"),
         (disk(""), 27, "missing source information for device 'vda'"),
@@ -123,7 +124,63 @@ import Testing
     }
 
     @Test(arguments: [
-        "", ".", "..", "a/b", "a\nb", "a\u{7f}", "a\u{85}", String(repeating: "n", count: 256),
+        ("<driver type='qcow2'/>", "type='file'", "<source file='/a'/>", "driver type is 'qcow2'"),
+        ("", "type='network'", "<source protocol='rbd' name='p/i'/>", "type is 'network'"),
+        ("", "type='volume' device='cdrom'", "<source pool='p' volume='v'/>", "type is 'volume'"),
+        ("", "type='file'", "<source file='/a'><encryption format='luks'/></source>", "encrypted"),
+        ("", "type='file'", "<source file='/a'/><encryption format='luks'/>", "encrypted"),
+        ("", "type='file'", "<source file='/a'><slices><slice/></slices></source>", "slice"),
+        ("", "type='file'", "<source file='/a' fdgroup='g'/>", "descriptor"),
+        (
+            "", "type='file'",
+            "<source file='/a'/><backingStore type='file'><source file='/b'/></backingStore>",
+            "backing store"
+        ),
+    ])
+    func disksThatCannotBeServedAreKeptWithTheirReason(
+        driver: String, attributes: String, source: String, words: String
+    ) throws {
+        let domain = try DomainDefinition.parse(
+            Self.disk(source, driver: driver, attributes: attributes))
+        let disk = try #require(domain.disks.first)
+        #expect(disk.unserved?.reason.contains(words) == true, "\(disk)")
+        #expect(!disk.isServable)
+    }
+
+    @Test("what changes nothing about the bytes is kept")
+    func harmlessAttributes() throws {
+        let xml = Self.disk(
+            """
+            <source file='/a' index='3' startupPolicy='optional'/><backingStore/>
+            <iotune><total_iops_sec>1</total_iops_sec></iotune><serial>x</serial>
+            <blockio logical_block_size='4096'/><geometry cyls='1' heads='1' secs='1'/>
+            """,
+            driver: """
+                <driver name='qemu' type='raw' cache='unsafe' io='io_uring' detect_zeroes='on' \
+                copy_on_read='on' error_policy='stop' iothread='1' queues='4'/>
+                """, attributes: "type='file' snapshot='external' model='virtio'")
+        let domain = try DomainDefinition.parse(xml)
+        #expect(domain.disks.first?.isServable == true)
+        #expect(domain.disks.first?.isOptional == true)
+        #expect(domain.xml.contains("<iotune>"))
+    }
+
+    @Test("a read-only disk may be shared")
+    func sharedReadOnly() throws {
+        let xml = Self.disk("<source file='/a'/><shareable/><readonly/>")
+        #expect(try DomainDefinition.parse(xml).disks.first?.readOnly == true)
+    }
+
+    @Test("what was accepted once is served as it was, with a warning")
+    func keptDefinitions() throws {
+        let xml = Self.disk("<source file='/a'/><transient/>", driver: "<driver cache='x'/>")
+        let (domain, warnings) = try DomainDefinition.kept(xml)
+        #expect(domain.disks == [DomainDisk(target: "vda", path: "/a")])
+        #expect(warnings.count == 2)
+    }
+
+    @Test(arguments: [
+        "", " ", "a/b", "a\nb", "a\u{7f}", "a\u{85}", String(repeating: "n", count: 256),
         String(repeating: "é", count: 128),
     ])
     func namesThatCannotNameFilesAreRefused(name: String) {
@@ -134,7 +191,10 @@ import Testing
         #expect(error?.message.hasPrefix("XML error: domain name '") == true)
     }
 
-    @Test(arguments: ["a", "...", "vm 1", "é", "a&amp;b", String(repeating: "n", count: 255)])
+    @Test(arguments: [
+        "a", ".", "..", "...", "vm 1", "é", "a&amp;b", "%2F", "\u{1F600}",
+        String(repeating: "n", count: 255), String(repeating: "ж", count: 45),
+    ])
     func otherNamesAreAccepted(name: String) throws {
         _ = try DomainDefinition.parse(Self.domain("", name: name))
     }

@@ -1,4 +1,5 @@
 import Control
+import Foundation
 import NBDServer
 import Synchronization
 
@@ -12,6 +13,18 @@ final class FakeEngine: BackupEngine {
         var handler: (@Sendable (ServerEvent) -> Void)?
         var isShutDown = false
         var unusablePaths: Set<String> = []
+        /// Clients of live exports, by export name.
+        var clients: [String: Int] = [:]
+        /// Sizes of disks that have grown, by path.
+        var sizes: [String: UInt64] = [:]
+        /// A detach answers this once, for the export of this name: the disk stays, or is gone.
+        var detachFaults: [String: (fault: ServerFault, isGone: Bool)] = [:]
+        /// What an attach and a detach do before they answer, given the export's name.
+        var onAttach: (@Sendable (String) async -> Void)?
+        var onDetach: (@Sendable (String) async -> Void)?
+        var growFault: ServerFault?
+        /// Whether a chain goes with its directory.
+        var keepsChainsInDirectories = false
         var beginFault: ServerFault?
         var endFault: ServerFault?
         /// How long an end takes.
@@ -47,6 +60,9 @@ final class FakeEngine: BackupEngine {
     }
 
     func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID {
+        if let onAttach = state.withLock({ $0.onAttach }) {
+            await onAttach(configuration.exportName)
+        }
         let result: Result<DiskID, ServerFault> = state.withLock { state in
             guard !state.unusablePaths.contains(configuration.path) else {
                 return .failure(
@@ -63,21 +79,67 @@ final class FakeEngine: BackupEngine {
             let id = DiskID(number: state.nextDisk)
             state.nextDisk += 1
             state.attached[id] = configuration
+            if state.keepsChainsInDirectories,
+                let directory = configuration.tracking?.directory,
+                !FileManager.default.fileExists(atPath: directory)
+            {
+                // As a real engine: the chain lies in the directory.
+                try? FileManager.default.createDirectory(
+                    atPath: directory, withIntermediateDirectories: true)
+                state.chains[directory] = nil
+            }
             return .success(id)
         }
         return try result.get()
     }
 
     func detachDisk(_ disk: DiskID) async throws(ServerFault) {
-        guard state.withLock({ $0.attached.removeValue(forKey: disk) }) != nil else {
-            throw .unknownDisk
+        try await detach(disk, isForced: true)
+    }
+
+    func detachDiskIfUnused(_ disk: DiskID) async throws(ServerFault) {
+        try await detach(disk, isForced: false)
+    }
+
+    private func detach(_ disk: DiskID, isForced: Bool) async throws(ServerFault) {
+        let (name, onDetach) = state.withLock { ($0.attached[disk]?.exportName, $0.onDetach) }
+        if let name, let onDetach { await onDetach(name) }
+        let fault = state.withLock { state -> ServerFault? in
+            guard let name = state.attached[disk]?.exportName else { return .unknownDisk }
+            let clients = state.clients[name] ?? 0
+            guard isForced || clients == 0 else {
+                return .diskInUse(name: name, clients: clients)
+            }
+            if let planned = state.detachFaults.removeValue(forKey: name) {
+                if planned.isGone { state.attached.removeValue(forKey: disk) }
+                return planned.fault
+            }
+            state.clients[name] = nil
+            state.attached.removeValue(forKey: disk)
+            return nil
         }
+        if let fault { throw fault }
+    }
+
+    func growDisk(
+        _ disk: DiskID, sizeBytes: UInt64?
+    ) async throws(ServerFault) -> UInt64 {
+        let result = state.withLock { state -> Result<UInt64, ServerFault> in
+            if let fault = state.growFault { return .failure(fault) }
+            guard let path = state.attached[disk]?.path else { return .failure(.unknownDisk) }
+            let bytes = sizeBytes ?? 4 << 20
+            state.sizes[path] = bytes
+            return .success(bytes)
+        }
+        return try result.get()
     }
 
     func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
         let status: DiskStatus? = state.withLock { state in
             guard let configuration = state.attached[disk] else { return nil }
-            var status = DiskStatus(sizeBytes: 1 << 20, clientCount: 1, dirtyBytes: 65536)
+            var status = DiskStatus(
+                sizeBytes: state.sizes[configuration.path] ?? 1 << 20,
+                clientCount: state.clients[configuration.exportName] ?? 0, dirtyBytes: 65536)
             guard let tracking = configuration.tracking else { return status }
             let invalid = state.invalid[tracking.directory] ?? []
             status.tracking = TrackingStatus(

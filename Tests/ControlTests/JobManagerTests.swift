@@ -145,8 +145,10 @@ import Testing
         #expect(await manager.listDomains().isEmpty)
         fixture.engine.change { $0.unusablePaths = [] }
         try await manager.define(xml: fixture.domainXML())
+        let uuid = "<uuid>c7a5fdbd-edaf-9455-926a-d65c16db1809</uuid>"
         await expectError("domain-exists") {
-            try await manager.define(xml: fixture.domainXML())
+            try await manager.define(
+                xml: fixture.domainXML().replacing("<name>", with: uuid + "<name>"))
         }
         #expect(fixture.engine.attachedCount == 2)
     }

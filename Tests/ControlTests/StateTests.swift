@@ -107,14 +107,15 @@ import Testing
 
     @Test func aDiskThatCannotBeOpenedAtTheStartIsListedAndRetried() async throws {
         let fixture = try ControlFixture()
+        var torn = ""
         do {
             let manager = try await fixture.manager(stored: true)
             try await manager.define(xml: fixture.domainXML("vm1"))
-            try await manager.define(xml: fixture.domainXML("vm2"))
+            torn = try await manager.define(xml: fixture.domainXML("vm2")).uuid
             await manager.shutdown()
         }
         try Data("torn".utf8).write(
-            to: URL(fileURLWithPath: fixture.stateDirectory + "/domains/vm2.state"))
+            to: URL(fileURLWithPath: fixture.stateDirectory + "/domains/\(torn).state"))
         let engine = FakeEngine()
         let bad = fixture.root + "/vm1-b.raw"
         engine.change { $0.unusablePaths = [bad] }
@@ -122,7 +123,7 @@ import Testing
         let manager = try await fixture.manager(engine, stored: true)
         let warnings = await manager.restore()
         #expect(warnings.count == 2)
-        #expect(warnings.contains { $0.contains("domains/vm2.state") })
+        #expect(warnings.contains { $0.contains("domains/\(torn).state") })
         #expect(warnings.contains { $0.contains("disk 'vdb' of domain 'vm1'") })
         let disks = try await manager.disks(of: "vm1")
         #expect(disks[0].errorMessage == nil)

@@ -94,6 +94,9 @@ package enum CheckpointPlan {
                 continue
             }
             guard parts[source.target] == nil else { throw .diskListedTwice(source.target) }
+            if bitmap != nil, let unserved = source.unserved {
+                throw .diskNotServed(source.target, reason: unserved.reason)
+            }
             guard bitmap == nil || source.isTrackable else {
                 throw .diskEmptyOrReadOnly(source.target)
             }
@@ -107,6 +110,6 @@ package enum CheckpointPlan {
 }
 
 extension DomainDisk {
-    /// Whether the disk has media and can change.
-    var isTrackable: Bool { path != nil && !readOnly }
+    /// Whether the disk is served and can change.
+    var isTrackable: Bool { isServable && !readOnly }
 }

@@ -93,8 +93,11 @@ package struct CheckpointTree: Sendable, Hashable {
         return counts
     }
 
-    /// The number for the next checkpoint.
-    package var nextSequence: UInt64 { (nodes.values.map(\.sequence).max() ?? 0) + 1 }
+    /// The number for the next checkpoint; the highest there is, when a file names that one.
+    package var nextSequence: UInt64 {
+        let last = nodes.values.map(\.sequence).max() ?? 0
+        return last < .max ? last + 1 : last
+    }
 
     /// Checks that a new checkpoint of this name may be added.
     ///

@@ -28,8 +28,13 @@ package struct ControlClient: Sendable {
         }
 
         var target: String {
-            let encoded = path.map {
-                ExportURI.encoded($0).split(separator: "/", omittingEmptySubsequences: false)
+            let encoded = path.map { segment in
+                // `.` and `..` are names here, not steps.
+                if segment == "." || segment == ".." {
+                    return segment.replacing(".", with: "%2E")
+                }
+                return ExportURI.encoded(segment)
+                    .split(separator: "/", omittingEmptySubsequences: false)
                     .joined(separator: "%2F")
             }
             let query = query.map { "\(ExportURI.encoded($0))=\(ExportURI.encoded($1))" }

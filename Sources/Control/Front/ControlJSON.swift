@@ -115,6 +115,29 @@ package struct DefineBody: Sendable, Hashable, JSONBody {
     }
 }
 
+/// The body of a call that changes a drive's medium.
+package struct MediaBody: Sendable, Hashable, Codable {
+    /// Path of the new medium; nil empties the drive.
+    package var source: String?
+    /// True: the medium is a block device.
+    package var block: Bool?
+    package init(source: String?, block: Bool? = nil) {
+        self.source = source
+        self.block = block
+    }
+}
+
+/// The body of a call that makes a disk larger.
+package struct SizeBody: Sendable, Hashable, Codable {
+    package var sizeBytes: UInt64?
+    /// True: the size that the disk's source has by now.
+    package var capacity: Bool?
+    package init(sizeBytes: UInt64? = nil, capacity: Bool? = nil) {
+        self.sizeBytes = sizeBytes
+        self.capacity = capacity
+    }
+}
+
 /// The body of a begin call in JSON; every part may be left out.
 package struct BeginBody: Sendable, Hashable, JSONBody {
     package static let keys = [

@@ -65,6 +65,9 @@ struct RouteCall: Sendable {
     /// The domain of the path.
     var domain: String { get throws { try parameter("domain") } }
 
+    /// The disk of the path: its target or its source's path.
+    var disk: String { get throws { try parameter("disk") } }
+
     /// The checkpoint of the path.
     var checkpoint: String { get throws { try parameter("checkpoint") } }
 
@@ -104,6 +107,9 @@ struct RouteCall: Sendable {
         }
         return text
     }
+
+    /// XML, as the body or as text in it.
+    func xml() throws -> String { isXML ? try text() : try json(XMLBody.self).xml }
 
     /// The body as JSON of a shape whose keys are known; any other key is refused.
     func json<Value: JSONBody>(_ type: Value.Type) throws -> Value {

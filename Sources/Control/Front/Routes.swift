@@ -1,6 +1,7 @@
 import Foundation
 import HTTPTypes
 import Hummingbird
+import NBDServer
 import NIOCore
 
 /// Every route of the control socket, over one manager.
@@ -18,7 +19,7 @@ package struct Routes: Sendable {
     }
 
     /// The whole table, in the order of `docs/openapi.yaml`.
-    package var all: [Route] { server + domains + jobs + checkpoints }
+    package var all: [Route] { server + domains + disks + jobs + checkpoints }
 
     private var server: [Route] {
         [
@@ -67,21 +68,62 @@ package struct Routes: Sendable {
                     call.isXML ? DefineBody(xml: try call.text()) : try call.json(DefineBody.self)
                 let granularity = try body.granularityBytes ?? call.number("granularityBytes")
                 return try .json(
-                    try await manager.define(xml: body.xml, granularityBytes: granularity),
+                    try await manager.define(
+                        xml: body.xml, granularityBytes: granularity, force: call.flag("force")),
                     status: .created)
             },
             Route(.delete, "/v1/domains/{domain}", query: ["checkpoints"]) { call in
                 try await manager.undefine(
-                    call.domain, removingCheckpoints: try call.flag("checkpoints"))
+                    call.domain, removingCheckpoints: try call.flag("checkpoints"),
+                    force: call.flag("force"))
                 return Response(status: .noContent)
             },
             Route(.get, "/v1/domains/{domain}/xml") { call in
                 try .xml(try await manager.domainXML(call.domain), for: call)
             },
-            Route(.get, "/v1/domains/{domain}/disks") { call in
+        ]
+    }
+
+    private var disks: [Route] {
+        let base = "/v1/domains/{domain}/disks"
+        let one = base + "/{disk}"
+        return [
+            Route(.get, base) { call in
                 try .json(
                     DisksBody(
                         domain: call.domain, disks: try await manager.disks(of: call.domain)))
+            },
+            Route(.post, base) { call in
+                try .json(
+                    try await manager.attachDisk(xml: call.xml(), to: call.domain),
+                    status: .created)
+            },
+            Route(.put, base) { call in
+                try .json(
+                    try await manager.updateDisk(
+                        xml: call.xml(), of: call.domain, force: call.flag("force")))
+            },
+            Route(.delete, one) { call in
+                try await manager.detachDisk(
+                    call.disk, from: call.domain, force: call.flag("force"))
+                return Response(status: .noContent)
+            },
+            Route(.put, one + "/media") { call in
+                let body = try call.json(MediaBody.self)
+                return try .json(
+                    try await manager.changeMedia(
+                        of: call.disk, in: call.domain, to: body.source,
+                        kind: body.block == true ? .block : .file, force: call.flag("force")))
+            },
+            Route(.put, one + "/size") { call in
+                let body = try call.json(SizeBody.self)
+                guard (body.sizeBytes == nil) == (body.capacity == true) else {
+                    throw ControlError.invalidArgument(
+                        what: "request body", detail: "it needs either 'sizeBytes' or 'capacity'")
+                }
+                return try .json(
+                    try await manager.resizeDisk(
+                        call.disk, of: call.domain, sizeBytes: body.sizeBytes))
             },
         ]
     }

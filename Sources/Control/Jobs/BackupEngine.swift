@@ -8,6 +8,11 @@ package protocol BackupEngine: Sendable {
     func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
     func detachDisk(_ disk: DiskID) async throws(ServerFault)
+    /// The same, unless a client is connected to the live export: `diskInUse` then, and nothing has changed.
+    func detachDiskIfUnused(_ disk: DiskID) async throws(ServerFault)
+    /// Makes a disk larger while it is served, or takes the size that its source has by now; returns its size in bytes.
+    /// Clients see it when they connect anew; what is new counts as changed.
+    func growDisk(_ disk: DiskID, sizeBytes: UInt64?) async throws(ServerFault) -> UInt64
     func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus
     /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the backup exports.
     /// A fault leaves nothing behind: no file, no socket, no job.

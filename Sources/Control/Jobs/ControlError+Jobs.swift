@@ -20,6 +20,70 @@ extension ControlError {
             httpStatus: 409)
     }
 
+    /// Somebody else defines, changes or undefines the domain.
+    static func domainChanging(_ name: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "domain-changing", status: 409,
+            detail: "domain '\(name)' is being defined, changed or opened: try again when that is "
+                + "done")
+    }
+
+    /// Clients are connected to disks that would be closed.
+    static func disksInUse(
+        _ name: String, _ used: [(target: String, clients: Int)]
+    ) -> ControlError {
+        let list = used.map { "disk '\($0.target)' has \(clients($0.clients))" }
+        return inUse(
+            "domain '\(name)' is in use: " + list.joined(separator: ", "))
+    }
+
+    /// The same of one export, where the domain is not known.
+    static func diskInUse(_ export: String, clients count: Int) -> ControlError {
+        inUse("disk '\(export)' is in use: it has \(clients(count))")
+    }
+
+    private static func inUse(_ what: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "disk-in-use", status: 409,
+            detail: what + ": shut the machine down first, or give --force to disconnect it")
+    }
+
+    private static func clients(_ count: Int) -> String {
+        count == 1 ? "1 client" : "\(count) clients"
+    }
+
+    /// Whether clients are in the way.
+    var isInUse: Bool { code == "disk-in-use" }
+
+    /// A disk takes part in a job, which needs it as it is.
+    static func diskInJob(_ target: String, domain: String, job id: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "disk-in-job", status: 409,
+            detail: "disk '\(target)' of domain '\(domain)' takes part in backup job '\(id)': end "
+                + "that first")
+    }
+
+    /// The target is taken.
+    static func diskExists(_ target: String, domain: String) -> ControlError {
+        ControlError(
+            .operationFailed, code: "disk-exists", status: 409,
+            detail: "domain '\(domain)' has a disk '\(target)' already")
+    }
+
+    /// The change is made, but what was written last may be lost.
+    static func diskNotFlushed(_ detail: String, done: String) -> ControlError {
+        ControlError(
+            .systemError, code: "disk-not-flushed", status: 500,
+            detail: "the domain has been \(done), but a disk was closed with writes that may not "
+                + "be durable: \(detail)")
+    }
+
+    /// The same error with more to say.
+    func adding(_ text: String) -> ControlError {
+        ControlError(
+            code: code, libvirtCode: libvirtCode, message: message + text, httpStatus: httpStatus)
+    }
+
     /// A named limit is reached.
     static func limit(_ what: String, _ limit: Int) -> ControlError {
         ControlError(

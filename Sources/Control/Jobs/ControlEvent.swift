@@ -13,7 +13,10 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case clientRefused = "client-refused"
         case domainDefined = "domain-defined"
         case domainUndefined = "domain-undefined"
+        case domainChanged = "domain-changed"
         case diskAttached = "disk-attached"
+        case diskDetached = "disk-detached"
+        case diskResized = "disk-resized"
         case diskFailed = "disk-failed"
         case trackingRecovered = "tracking-recovered"
         case trackingProblem = "tracking-problem"
@@ -72,7 +75,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .watermark, .trackingRecovered, .clientRefused: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
-        case .jobBegin, .domainDefined, .domainUndefined, .diskAttached, .checkpointCreated,
+        case .jobBegin, .domainDefined, .domainUndefined, .domainChanged, .diskAttached,
+            .diskDetached, .diskResized, .checkpointCreated,
             .checkpointDeleted:
             .info
         }
@@ -101,7 +105,18 @@ package struct ControlEvent: Sendable, Hashable, Codable {
 /// The one spelling of times on every surface: ISO 8601 in UTC with milliseconds.
 package enum ISO8601 {
     /// The time as `2026-11-21T03:18:28.123Z`.
-    package static func text(_ date: Date) -> String { date.formatted(style) }
+    ///
+    /// A time outside the years 1 to 9999 is written as the nearest within, whatever a file says.
+    package static func text(_ date: Date) -> String {
+        let seconds = date.timeIntervalSince1970
+        guard seconds.isFinite else { return text(Date(timeIntervalSince1970: 0)) }
+        return Date(timeIntervalSince1970: min(max(seconds, firstSecond), lastSecond))
+            .formatted(style)
+    }
+
+    /// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
+    private static let firstSecond = -62_135_596_800.0
+    private static let lastSecond = 253_402_300_799.0
 
     /// The time a text made by `text(_:)` names, or nil.
     package static func date(_ text: String) -> Date? { try? style.parse(text) }

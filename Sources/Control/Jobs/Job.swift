@@ -60,9 +60,9 @@ struct Job: Sendable {
         info.tls = plan.tls == true
         let disks = lastReport?.disks.map(JobDiskView.init(report:))
         info.disks = disks
-        info.tempUsed = disks.map { $0.reduce(0) { $0 + $1.scratchUsed } } ?? 0
+        info.tempUsed = disks.map { $0.map(\.scratchUsed).clampedSum } ?? 0
         info.tempTotal =
-            disks.map { $0.reduce(0) { $0 + $1.size } } ?? started?.diskSizes.values.reduce(0, +)
+            disks.map { $0.map(\.size).clampedSum } ?? started?.diskSizes.values.clampedSum
             ?? 0
         info.checkpoint = checkpoint?.name
         if case .ended(let outcome) = state {

@@ -243,7 +243,7 @@ extension JobManager {
     ) throws(ControlError) {
         guard var job = jobs[id], let started = job.started else { throw .jobNotFound(id) }
         if isStopping { throw .serverStopping }
-        job.record.tempTotalBytes = started.diskSizes.values.reduce(0, +)
+        job.record.tempTotalBytes = started.diskSizes.values.clampedSum
         for index in job.record.scratch.indices {
             job.record.scratch[index].identity = identities[job.record.scratch[index].path]
         }

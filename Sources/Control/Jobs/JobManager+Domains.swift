@@ -1,20 +1,27 @@
 import NBDServer
 
 extension JobManager {
-    /// Defines a domain and serves its disks.
+    /// Defines a domain and serves its disks; a domain that is there already is changed to it.
     ///
-    /// `granularityBytes` is what one bit of its dirty bitmaps stands for. Throws when the name or
-    /// UUID is taken, the granularity is wrong, or a disk cannot be opened; then nothing is
-    /// attached or kept.
+    /// `granularityBytes` is what one bit of its dirty bitmaps stands for. A disk that cannot be
+    /// served at all is left out and shown with its reason. `force` lets a change disconnect
+    /// clients of disks that it closes.
+    ///
+    /// - Throws: when the name or UUID is taken, the granularity is wrong, or a disk cannot be
+    ///   opened; then nothing is attached or kept.
     @discardableResult
     package func define(
-        xml: String, granularityBytes: UInt64? = nil
+        xml: String, granularityBytes: UInt64? = nil, force: Bool = false
     ) async throws(ControlError) -> DomainView {
         let granularity: UInt32? =
             if let granularityBytes {
                 try TrackingGranularity.checked(granularityBytes)
             } else { nil }
-        let definition = try DomainDefinition.parse(xml)
+        let known = domains.mapValues(\.definition.uuid)
+        let definition = try DomainDefinition.parse(xml) { known[$0] }
+        guard domains[definition.name] == nil else {
+            return try await redefine(definition, granularityBytes: granularity, force: force)
+        }
         return try await define(definition, isStored: true, granularityBytes: granularity)
     }
 
@@ -23,93 +30,145 @@ extension JobManager {
     package func define(
         _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil
     ) async throws(ControlError) -> DomainView {
+        try checkIsNew(definition)
         let name = definition.name
-        try checkNameIsFree(definition)
-        reservedNames.insert(name)
-        defer { reservedNames.remove(name) }
+        try reserve(name, uuid: definition.uuid)
+        defer { reserved[name] = nil }
         let hadTracking = state?.hasTracking(of: definition.uuid) ?? true
         var domain = ManagedDomain(
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
-        _ = loadCheckpoints(into: &domain)
+        for warning in loadCheckpoints(into: &domain) { note(warning, of: name) }
         do throws(ControlError) {
-            try await attachAll(&domain)
-            if isStopping { throw .serverStopping }
-            if isStored {
-                try state?.save(
-                    StoredDomain(
-                        name: name, xml: definition.xml, granularityBytes: granularityBytes))
+            for disk in definition.disks {
+                domain.attachments[disk.target] = try await open(disk, of: domain)
             }
+            if isStopping { throw .serverStopping }
+            if isStored { try state?.save(record(of: domain, granularityBytes)) }
         } catch {
-            await detach(domain)
-            if !hadTracking { try? state?.removeTracking(of: definition.uuid) }
-            throw error
+            throw await takeBack(domain, hadTracking: hadTracking, after: error)
         }
         domains[name] = domain
         events.append(ControlEvent(.domainDefined, domain: name))
-        for disk in definition.disks where domain.attachments[disk.target] != .noMedia {
-            events.append(ControlEvent(.diskAttached, domain: name, disk: disk.target))
-        }
+        for disk in definition.disks { announce(disk, of: domain) }
         return view(of: domain)
     }
 
-    private func attachAll(_ domain: inout ManagedDomain) async throws(ControlError) {
+    /// What was opened for a refused definition is closed; returns what to tell.
+    private func takeBack(
+        _ domain: ManagedDomain, hadTracking: Bool, after error: ControlError
+    ) async -> ControlError {
+        var domain = domain
+        let name = domain.definition.name
+        var isServed = false
         for disk in domain.definition.disks {
-            guard let configuration = try configuration(of: disk, in: domain) else {
-                domain.attachments[disk.target] = .noMedia
-                continue
-            }
-            do {
-                let id = try await engine.attachDisk(configuration)
-                domain.attachments[disk.target] = .attached(id)
-                await reconcile(id, disk, of: domain)
-            } catch {
-                throw refusal(error, of: disk, in: domain.definition.name)
+            let before = domain.attachments[disk.target]
+            domain.attachments[disk.target] =
+                disk.isServable ? .failed(reason: error.message) : before
+            guard case .attached(let id) = before else { continue }
+            switch await close(id, force: true) {
+            case .closed: break
+            case .closedUnflushed(let text): note(text, of: name, disk: disk.target)
+            case .refused:
+                domain.attachments[disk.target] = before
+                isServed = true
             }
         }
+        guard !isServed else {
+            // An export that cannot be closed stays where it is seen and can be undefined.
+            domains[name] = domain
+            return error.adding(
+                "; a disk that was opened before cannot be closed, so the domain stays until it is "
+                    + "undefined")
+        }
+        if !hadTracking { removeTracking(of: domain.definition) }
+        return error
     }
 
-    private func checkNameIsFree(_ definition: DomainDefinition) throws(ControlError) {
+    private func checkIsNew(_ definition: DomainDefinition) throws(ControlError) {
         guard !isStopping else { throw .serverStopping }
-        guard domains.count < Self.domainsMax else {
+        guard domains.count + reserved.count < Self.domainsMax else {
             throw .limit("domains", Self.domainsMax)
         }
-        guard domains[definition.name] == nil, !reservedNames.contains(definition.name) else {
-            throw .domainExists(definition.name)
-        }
+        if domains[definition.name] != nil { throw .domainExists(definition.name) }
         for other in domains.values where other.definition.uuid == definition.uuid {
             throw .uuidTaken(definition.uuid, by: other.definition.name)
         }
     }
 
+    /// Keeps a name and a uuid for one caller, until `reserved[name]` is set to nil.
+    func reserve(_ name: String, uuid: String) throws(ControlError) {
+        guard reserved[name] == nil else { throw .domainChanging(name) }
+        if let other = reserved.first(where: { $0.value == uuid }) {
+            throw .uuidTaken(uuid, by: other.key)
+        }
+        reserved[name] = uuid
+    }
+
+    /// The domain as the state directory keeps it.
+    func record(of domain: ManagedDomain, _ granularityBytes: UInt32?) -> StoredDomain {
+        StoredDomain(
+            name: domain.definition.name, uuid: domain.definition.uuid,
+            xml: domain.definition.xml, granularityBytes: granularityBytes)
+    }
+
     /// Forgets a domain, closes its disks and ends the tracking of their changes.
     ///
-    /// - Parameter removingCheckpoints: its checkpoints go with it.
-    /// - Throws: 55 while it has jobs, and while it has checkpoints that are to stay.
+    /// - Parameters:
+    ///   - removingCheckpoints: its checkpoints go with it.
+    ///   - force: clients of its disks are disconnected.
+    /// - Throws: 55 while it has jobs, while it has checkpoints that are to stay, and while a client
+    ///   is connected; then nothing has changed.
     package func undefine(
-        _ name: String, removingCheckpoints: Bool = false
+        _ name: String, removingCheckpoints: Bool = false, force: Bool = false
     ) async throws(ControlError) {
-        _ = try domain(name)
+        try reserve(name, uuid: try domain(name).definition.uuid)
+        defer { reserved[name] = nil }
         await lockCheckpoints(of: name)
         defer { unlockCheckpoints(of: name) }
+        try checkCanGo(name, removingCheckpoints: removingCheckpoints)
+        let disks = try domain(name).definition.disks
+        if !force { try await checkUnused(disks, of: name) }
+        // A job or checkpoint may have come meanwhile; from here on there is none.
+        try checkCanGo(name, removingCheckpoints: removingCheckpoints)
+        let domain = try domain(name)
+        let closed = try await withdraw(disks, of: name, force: force)
+        do throws(ControlError) {
+            let uuid = domain.definition.uuid
+            // After a crash here the domain is still there, and what its disks hold is stray.
+            try state?.removeCheckpoints(of: uuid)
+            domains[name]?.checkpoints = CheckpointTree()
+            domains[name]?.keptLayers = []
+            if domain.isStored { try state?.removeDomain(name, uuid: uuid) }
+        } catch {
+            await reopen(closed, of: name)
+            throw error
+        }
+        domains.removeValue(forKey: name)
+        forgetExports(closed, of: domain.definition)
+        forgetFinished(name)
+        removeTracking(of: domain.definition)
+        events.append(ControlEvent(.domainUndefined, domain: name))
+        if let problem = closed.problem { throw .diskNotFlushed(problem, done: "undefined") }
+    }
+
+    private func checkCanGo(
+        _ name: String, removingCheckpoints: Bool
+    ) throws(ControlError) {
         let domain = try domain(name)
         guard !jobs.values.contains(where: { $0.domain == name }) else { throw .domainBusy(name) }
         guard removingCheckpoints || domain.checkpoints.isEmpty else {
             throw .domainHasCheckpoints(domain.checkpoints.count)
         }
-        let uuid = domain.definition.uuid
-        // After a crash here the domain is still there, and what its disks hold is stray.
-        try state?.removeCheckpoints(of: uuid)
-        domains[name]?.checkpoints = CheckpointTree()
-        domains[name]?.keptLayers = []
-        if domain.isStored { try state?.removeDomain(name) }
-        domains.removeValue(forKey: name)
-        reservedNames.insert(name)
-        defer { reservedNames.remove(name) }
-        forgetFinished(name)
-        await detach(domain)
-        try? state?.removeTracking(of: uuid)
-        events.append(ControlEvent(.domainUndefined, domain: name))
+    }
+
+    /// Leftovers are stray: a later domain of this uuid drops them.
+    private func removeTracking(of definition: DomainDefinition) {
+        do throws(ControlError) {
+            try state?.removeTracking(of: definition.uuid)
+        } catch {
+            note(error.message, of: definition.name)
+        }
     }
 
     /// Every domain, in the order of their names.
@@ -117,7 +176,7 @@ extension JobManager {
         domains.values.map(view(of:)).sorted { $0.domain < $1.domain }
     }
 
-    /// The XML a domain was defined with.
+    /// The XML a domain was defined with, as it was changed since.
     package func domainXML(_ name: String) throws(ControlError) -> String {
         try domain(name).definition.xml
     }
@@ -139,87 +198,25 @@ extension JobManager {
         return domain
     }
 
-    func attach(_ disk: DomainDisk, of definition: DomainDefinition) async {
-        let name = definition.name
-        guard let domain = domains[name] else { return }
-        let export = definition.liveExportName(target: disk.target)
-        guard disk.path != nil, attachingExports.insert(export).inserted else { return }
-        defer { attachingExports.remove(export) }
-        var configuration: DiskConfiguration
-        do throws(ControlError) {
-            guard let found = try self.configuration(of: disk, in: domain) else { return }
-            configuration = found
-            configuration.waitsForStorage = true
-        } catch {
-            note(failure: error.message, of: disk, in: name)
-            return
-        }
-        do {
-            let id = try await engine.attachDisk(configuration)
-            if let domain = domains[name] { await reconcile(id, disk, of: domain) }
-            // The domain may have gone, or come again, while the engine worked.
-            guard case .failed = domains[name]?.attachments[disk.target], !isStopping else {
-                try? await engine.detachDisk(id)
-                return
-            }
-            domains[name]?.attachments[disk.target] = .attached(id)
-            events.append(ControlEvent(.diskAttached, domain: name, disk: disk.target))
-        } catch {
-            guard !isStopping else { return }
-            note(failure: refusal(error, of: disk, in: name).message, of: disk, in: name)
-        }
+    /// Something about a domain that somebody should know and that stops nothing.
+    func note(_ text: String, of name: String, disk target: String? = nil) {
+        events.append(
+            ControlEvent(.trackingProblem, domain: name, disk: target, message: text))
     }
 
-    // Only a reason that is new is an event.
-    func note(failure reason: String, of disk: DomainDisk, in name: String) {
-        guard domains[name]?.attachments[disk.target] != .failed(reason: reason) else { return }
-        domains[name]?.attachments[disk.target] = .failed(reason: reason)
-        events.append(ControlEvent(.diskFailed, domain: name, disk: disk.target, message: reason))
-    }
-
-    /// Takes up a domain at the start; its disks are opened by `openAll`.
-    ///
-    /// Returns a line for each thing that is wrong with it.
-    func adopt(
-        _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil,
-        discarding jobIDs: Set<String> = []
-    ) -> [String] {
-        // Checkpoints and tracking are kept by uuid: two domains must never share one.
-        if let other = domains.values.first(where: { $0.definition.uuid == definition.uuid }) {
-            return [
-                "domain '\(definition.name)' is left out: "
-                    + ControlError.uuidTaken(definition.uuid, by: other.definition.name).message
-            ]
-        }
-        var domain = ManagedDomain(
-            definition: definition, isStored: isStored,
-            granularityBytes: granularityBytes ?? settings.granularityBytes)
-        let warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
-        for disk in definition.disks {
-            domain.attachments[disk.target] =
-                disk.path == nil ? .noMedia : .failed(reason: "not opened yet")
-        }
-        domains[definition.name] = domain
-        return warnings
-    }
-
-    private func detach(_ domain: ManagedDomain) async {
-        for disk in domain.attachedDisks {
-            // A disk the engine no longer knows is detached already.
-            try? await engine.detachDisk(disk)
-        }
-    }
-
-    private func view(of domain: ManagedDomain) -> DomainView {
-        DomainView(
+    func view(of domain: ManagedDomain) -> DomainView {
+        let problems = domain.problems
+        return DomainView(
             domain: domain.definition.name, uuid: domain.definition.uuid,
             disks: domain.definition.disks.count, failedDisks: domain.failedCount,
-            jobs: jobs.values.count { $0.domain == domain.definition.name })
+            jobs: jobs.values.count { $0.domain == domain.definition.name },
+            problems: problems.isEmpty ? nil : problems)
     }
 
-    private func view(of disk: DomainDisk, in domain: ManagedDomain) async -> DiskView {
+    func view(of disk: DomainDisk, in domain: ManagedDomain) async -> DiskView {
         var view = DiskView(
-            disk: disk.target, source: disk.path, type: disk.kind.rawValue, device: disk.device,
+            disk: disk.target, source: disk.unserved?.source ?? disk.path,
+            type: disk.unserved?.type ?? disk.kind.rawValue, device: disk.device,
             readOnly: disk.readOnly)
         switch domain.attachments[disk.target] {
         case .attached(let id):

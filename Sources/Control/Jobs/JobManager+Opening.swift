@@ -31,7 +31,7 @@ extension JobManager {
     private func open(_ domains: [ManagedDomain], _ milliseconds: Int32) async {
         var tasks: [Task<Void, Never>] = []
         for domain in domains {
-            for disk in domain.definition.disks {
+            for disk in domain.definition.disks where disk.isServable {
                 guard case .failed = domain.attachments[disk.target] else { continue }
                 tasks.append(opening(disk, of: domain.definition))
             }

@@ -34,14 +34,7 @@ extension JobManager {
             }
         }
         for start in given {
-            do throws(ControlError) {
-                if start.isStored {
-                    try state?.save(
-                        StoredDomain(name: start.definition.name, xml: start.definition.xml))
-                }
-            } catch {
-                warnings.append(error.message)
-            }
+            if start.isStored, let state { warnings += keep(start.definition, state) }
             warnings += adopt(
                 start.definition, isStored: start.isStored, discarding: discarding)
         }
@@ -53,20 +46,101 @@ extension JobManager {
         return warnings
     }
 
+    /// Keeps a domain given at the start, in place of others of its name.
+    private func keep(_ definition: DomainDefinition, _ state: StateDirectory) -> [String] {
+        do throws(ControlError) {
+            for other in state.domains().records
+            where other.name == definition.name && other.uuid != definition.uuid {
+                try state.removeDomain(other.name, uuid: other.uuid)
+            }
+            try state.save(
+                StoredDomain(
+                    name: definition.name, uuid: definition.uuid, xml: definition.xml))
+            return []
+        } catch {
+            return [error.message]
+        }
+    }
+
     private func restore(
         _ record: StoredDomain, _ discarding: Set<String>
     ) -> [String] {
         do throws(ControlError) {
-            let definition = try DomainDefinition.parse(record.xml)
-            guard definition.name == record.name else {
+            let (definition, remarks) = try DomainDefinition.kept(record.xml)
+            guard definition.name == record.name,
+                definition.uuid == record.uuid ?? definition.uuid
+            else {
                 return ["domain '\(record.name)' is left out: its file holds another domain"]
             }
-            return adopt(
-                definition, isStored: true, granularityBytes: record.granularityBytes,
-                discarding: discarding)
+            var warnings = remarks.map { "domain '\(record.name)': \($0)" }
+            warnings += renew(record, definition)
+            let (granularity, problem) = Self.granularity(of: record)
+            return warnings + problem
+                + adopt(
+                    definition, isStored: true, granularityBytes: granularity,
+                    discarding: discarding)
         } catch {
             return ["domain '\(record.name)' is left out: \(error.message)"]
         }
+    }
+
+    /// A record of an earlier version is kept in the present form from now on.
+    private func renew(_ record: StoredDomain, _ definition: DomainDefinition) -> [String] {
+        guard record.uuid == nil else { return [] }
+        var record = record
+        record.uuid = definition.uuid
+        do throws(ControlError) {
+            try state?.save(record)
+            return []
+        } catch {
+            return [error.message]
+        }
+    }
+
+    /// A file may say anything; the disks are served all the same.
+    private static func granularity(of record: StoredDomain) -> (UInt32?, [String]) {
+        guard let bytes = record.granularityBytes else { return (nil, []) }
+        do throws(ControlError) {
+            return (try TrackingGranularity.checked(UInt64(bytes)), [])
+        } catch {
+            return (nil, ["domain '\(record.name)': \(error.message)"])
+        }
+    }
+
+    /// Takes up a domain at the start; its disks are opened by `openAll`.
+    ///
+    /// Returns a line for each thing that is wrong with it.
+    func adopt(
+        _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil,
+        discarding jobIDs: Set<String> = []
+    ) -> [String] {
+        if let refusal = refusal(of: definition) {
+            return ["domain '\(definition.name)' is left out: \(refusal.message)"]
+        }
+        var domain = ManagedDomain(
+            definition: definition, isStored: isStored,
+            granularityBytes: granularityBytes ?? settings.granularityBytes)
+        var warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
+        warnings += dropStrayTracking(of: definition)
+        for disk in definition.disks {
+            domain.attachments[disk.target] =
+                if let unserved = disk.unserved {
+                    .failed(reason: unserved.reason)
+                } else if disk.path == nil {
+                    .noMedia
+                } else {
+                    .failed(reason: "not opened yet")
+                }
+        }
+        domains[definition.name] = domain
+        return warnings
+    }
+
+    /// Checkpoints and tracking are kept by uuid: two domains must never share one.
+    private func refusal(of definition: DomainDefinition) -> ControlError? {
+        if domains[definition.name] != nil { return .domainExists(definition.name) }
+        let other = domains.values.first { $0.definition.uuid == definition.uuid }
+        return other.map { .uuidTaken(definition.uuid, by: $0.definition.name) }
     }
 
     // The records of jobs that did not end well, and the history of those that have ended.

@@ -110,13 +110,40 @@ extension JobManager {
         }
     }
 
+    /// Drops what is left of the tracking of disks that the domain does not have, or cannot change,
+    /// any more: a later disk under such a name must begin anew.
+    ///
+    /// Returns a line for each failure.
+    func dropStrayTracking(of definition: DomainDefinition) -> [String] {
+        guard let state else { return [] }
+        let tracked = Set(definition.disks.filter(\.isTrackable).map(\.target))
+        do throws(ControlError) {
+            for target in try state.trackedTargets(of: definition.uuid)
+            where !tracked.contains(target) {
+                try state.removeTracking(of: definition.uuid, target: target)
+            }
+            return []
+        } catch {
+            return ["domain '\(definition.name)': \(error.message)"]
+        }
+    }
+
     /// Brings a disk that has just been attached in step with what is known of its domain.
     ///
     /// A checkpoint that the disk holds and nobody knows is deleted: it was cut off while it was
     /// made or deleted. One that is known and that the disk does not hold stays known.
     func reconcile(_ id: DiskID, _ disk: DomainDisk, of domain: ManagedDomain) async {
-        guard let tracking = try? await engine.diskStatus(id).tracking else { return }
         let name = domain.definition.name
+        let status: DiskStatus
+        do {
+            status = try await engine.diskStatus(id)
+        } catch {
+            note(
+                "its checkpoints cannot be looked at: \(controlError(from: error).message)",
+                of: name, disk: disk.target)
+            return
+        }
+        guard let tracking = status.tracking else { return }
         if tracking.recoveredBytes > 0 {
             events.append(
                 ControlEvent(
@@ -154,7 +181,14 @@ extension JobManager {
             fallsBackToFull: fallsBackToFull)
         for disk in domain.definition.disks {
             guard case .attached(let id) = domain.attachments[disk.target] else { continue }
-            guard let tracking = try? await engine.diskStatus(id).tracking else {
+            let status: DiskStatus
+            do {
+                status = try await engine.diskStatus(id)
+            } catch {
+                bases.problems[disk.target] = controlError(from: error).message
+                continue
+            }
+            guard let tracking = status.tracking else {
                 bases.problems[disk.target] = "its changes are not tracked"
                 continue
             }

@@ -61,9 +61,9 @@ package actor JobManager {
     package nonisolated let events: EventLog
 
     var domains: [String: ManagedDomain] = [:]
-    /// Names being defined or undefined now.
-    var reservedNames: Set<String> = []
-    /// Live exports being attached again now, and who is at it.
+    /// Domains being defined, changed or undefined now, by name, with their uuids.
+    var reserved: [String: String] = [:]
+    /// Live exports that are closed for a change: nobody opens them.
     var attachingExports: Set<String> = []
     var openings: [String: Task<Void, Never>] = [:]
     /// For looks at paths that users named: none of them is made on the actor.

@@ -156,4 +156,6 @@ package struct DomainView: Sendable, Hashable, Codable {
     package var failedDisks: Int
     /// Backup jobs that have not ended.
     package var jobs: Int
+    /// A line for each disk that cannot be served now; absent when there is none.
+    package var problems: [String]?
 }

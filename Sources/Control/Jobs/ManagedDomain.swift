@@ -15,7 +15,7 @@ struct ManagedDomain: Sendable {
     /// Whether the state directory keeps it.
     let isStored: Bool
     /// Bytes that one bit of a dirty bitmap stands for.
-    let granularityBytes: UInt32
+    var granularityBytes: UInt32
     var checkpoints = CheckpointTree()
     /// Checkpoints that are not known but whose bitmaps stay: deleted with `--metadata`, or with a
     /// damaged file.
@@ -25,9 +25,23 @@ struct ManagedDomain: Sendable {
     /// By target.
     var attachments: [String: Attachment] = [:]
 
-    var attachedDisks: [DiskID] {
-        attachments.values.compactMap {
-            if case .attached(let id) = $0 { id } else { nil }
+    /// The domain as it is defined, with nothing attached yet.
+    init(definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32) {
+        self.definition = definition
+        self.isStored = isStored
+        self.granularityBytes = granularityBytes
+    }
+
+    /// The disk with this target or source path.
+    func disk(_ name: String) -> DomainDisk? {
+        definition.disks.first { $0.target == name } ?? definition.disks.first { $0.path == name }
+    }
+
+    /// A line for each disk that is not served although it has media.
+    var problems: [String] {
+        definition.disks.compactMap { disk in
+            guard case .failed(let reason) = attachments[disk.target] else { return nil }
+            return "disk '\(disk.target)': \(reason)"
         }
     }
     var failedCount: Int {
@@ -36,11 +50,11 @@ struct ManagedDomain: Sendable {
 }
 
 extension DomainDefinition {
-    /// How the engine is to open one disk; nil for an empty drive.
+    /// How the engine is to open one disk; nil for an empty drive, and for one that cannot be served.
     func configuration(
         of disk: DomainDisk, tracking: TrackingConfiguration?
     ) -> DiskConfiguration? {
-        guard let path = disk.path else { return nil }
+        guard disk.isServable, let path = disk.path else { return nil }
         return DiskConfiguration(
             exportName: liveExportName(target: disk.target), path: path, kind: disk.kind,
             readOnly: disk.readOnly, cacheMode: disk.cacheMode, discardMode: disk.discardMode,

@@ -19,6 +19,13 @@ extension ControlError {
             detail: "disk '\(target)' has no media")
     }
 
+    /// A disk that is known and that cannot be served was asked for.
+    package static func diskNotServed(_ target: String, reason: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "disk-not-served", status: 422,
+            detail: "disk '\(target)' is not served: \(reason)")
+    }
+
     package static var domainWithoutDisks: ControlError {
         ControlError(
             .unsupportedConfiguration, code: "domain-without-disks", status: 422,

@@ -87,13 +87,16 @@ package struct BackupPlan: Sendable, Hashable {
         for disk in listed ?? [] {
             guard let source = sources[disk.target] else { throw .unknownDisk(disk.target) }
             guard seen.insert(disk.target).inserted else { throw .diskListedTwice(disk.target) }
+            if disk.participates, let unserved = source.unserved {
+                throw .diskNotServed(source.target, reason: unserved.reason)
+            }
             guard !disk.participates || source.path != nil else {
                 throw .diskWithoutMedia(disk.target)
             }
             aligned.append((disk, source))
         }
         for source in domain.disks where !seen.contains(source.target) {
-            let participates = listed == nil && source.path != nil && !source.readOnly
+            let participates = listed == nil && source.isServable && !source.readOnly
             aligned.append(
                 (BackupRequest.Disk(target: source.target, participates: participates), source))
         }

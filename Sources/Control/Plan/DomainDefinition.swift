@@ -13,11 +13,44 @@ package struct DomainDisk: Sendable, Hashable {
     package var discardMode: DiscardMode
     /// `disk`, `cdrom`, `floppy` or `lun`.
     package var device: String
+    /// Present on a disk that cannot be served; the rest of its domain is.
+    package var unserved: Unserved?
+    /// `startupPolicy='optional'`: a source that cannot be opened refuses no definition.
+    package var isOptional: Bool
+
+    /// A disk that is known and not served.
+    package struct Unserved: Sendable, Hashable {
+        /// The disk's type as written, for example `network`.
+        package var type: String
+        /// What stands for its source in lists.
+        package var source: String?
+        /// Why, as the end of "disk 'vda' is not served: ".
+        package var reason: String
+
+        package init(type: String, source: String?, reason: String) {
+            self.type = type
+            self.source = source
+            self.reason = reason
+        }
+    }
+
+    /// Whether there is something to serve, and it can be.
+    package var isServable: Bool { path != nil && unserved == nil }
+
+    /// Whether the engine would be told the same of both.
+    func isServed(like other: DomainDisk) -> Bool {
+        kind == other.kind && path == other.path && readOnly == other.readOnly
+            && cacheMode == other.cacheMode && discardMode == other.discardMode
+            && unserved == other.unserved
+    }
 
     package init(
         target: String, kind: SourceKind = .file, path: String?, readOnly: Bool = false,
-        cacheMode: CacheMode = .buffered, discardMode: DiscardMode = .unmap, device: String = "disk"
+        cacheMode: CacheMode = .buffered, discardMode: DiscardMode = .unmap,
+        device: String = "disk", unserved: Unserved? = nil, isOptional: Bool = false
     ) {
+        self.unserved = unserved
+        self.isOptional = isOptional
         self.target = target
         self.kind = kind
         self.path = path
@@ -30,9 +63,7 @@ package struct DomainDisk: Sendable, Hashable {
 
 /// What is known of a virtual machine: its name and its disks.
 package struct DomainDefinition: Sendable, Hashable {
-    /// Longest domain name in bytes.
-    ///
-    /// File systems allow no more in a file name.
+    /// Longest domain name in bytes: what a file name may have, so at least what libvirt takes.
     package static let nameBytesMax = 255
     /// Most disks of one domain.
     ///
@@ -58,7 +89,7 @@ package struct DomainDefinition: Sendable, Hashable {
         xml = Self.describe(name: name, uuid: uuid, disks: disks)
     }
 
-    private init(name: String, uuid: String, disks: [DomainDisk], xml: String) {
+    init(name: String, uuid: String, disks: [DomainDisk], xml: String) {
         self.name = name
         self.uuid = uuid
         self.disks = disks
@@ -67,31 +98,51 @@ package struct DomainDefinition: Sendable, Hashable {
 
     /// Reads a `<domain>` document.
     ///
-    /// Only the name, the uuid and the disks matter; the rest is kept. A missing uuid is made up:
-    /// at random, or from the name when `hasStableUUID` says that the text will be read again in
-    /// the next run.
+    /// Only the name, the uuid and the disks matter; the rest is kept. `docs/domain-xml.md` lists
+    /// what is served, what is not, and what is refused. A missing uuid is that of the domain which
+    /// `knownUUID` finds by the name; else it is made up: at random, or from the name when
+    /// `hasStableUUID` says that the text will be read again in the next run.
     ///
     /// - Throws: 35 or 92 for XML that is none or not of this form, 27 for values that are wrong,
-    ///   67 for disks that cannot be served.
+    ///   67 for what a disk asks for and would not get.
     package static func parse(
-        _ xml: String, hasStableUUID: Bool = false
+        _ xml: String, hasStableUUID: Bool = false,
+        knownUUID: (String) -> String? = { _ in nil }
     ) throws(ControlError) -> DomainDefinition {
+        try read(xml, isKept: false) { name in
+            knownUUID(name)
+                ?? (hasStableUUID ? UUIDText.derived(fromDomain: name) : UUIDText.random())
+        }.definition
+    }
+
+    /// Reads a document that was accepted before, perhaps by an earlier version: what would be
+    /// refused today is a warning, and the disk is served as it was.
+    package static func kept(
+        _ xml: String
+    ) throws(ControlError) -> (definition: DomainDefinition, warnings: [String]) {
+        try read(xml, isKept: true) { UUIDText.derived(fromDomain: $0) }
+    }
+
+    private static func read(
+        _ xml: String, isKept: Bool, missingUUID: (String) -> String
+    ) throws(ControlError) -> (definition: DomainDefinition, warnings: [String]) {
         let root = try XMLDocument.parse(xml, schema: .domain)
         let name = root.child("name")?.text ?? ""
         var disks: [DomainDisk] = []
+        var warnings: [String] = []
         for element in root.child("devices")?.all("disk") ?? [] {
-            disks.append(try DomainDiskReader(element).read())
+            var reader = DomainDiskReader(element, isKept: isKept)
+            disks.append(try reader.read())
+            warnings += reader.warnings
         }
         let given = root.child("uuid").map { $0.text }
-        let uuid =
-            given.map { UUIDText.normalized($0) }
-            ?? (hasStableUUID ? UUIDText.derived(fromDomain: name) : UUIDText.random())
+        let uuid = given.map { UUIDText.normalized($0) } ?? missingUUID(name)
         guard let uuid else { throw .xmlError("malformed uuid '\(given ?? "")'") }
         let definition = DomainDefinition(
             name: name, uuid: uuid, disks: disks,
             xml: given == nil ? insertingUUID(uuid, into: xml) : xml)
         try definition.validate()
-        return definition
+        return (definition, warnings)
     }
 
     /// Checks what holds for every definition, however it was made.
@@ -121,16 +172,16 @@ package struct DomainDefinition: Sendable, Hashable {
         }
     }
 
-    /// Checks a domain name, which also names files and exports.
+    /// Checks a domain name, which is also a part of export names and of event lines.
     ///
-    /// - Throws: 27 for an empty or too long name, `.`, `..`, and for names with `/` or a control
-    ///   character.
+    /// - Throws: 27 for an empty, blank or too long name, and for one with `/` (libvirt's rule as
+    ///   well) or a control character.
     package static func validateName(_ name: String) throws(ControlError) {
         let reason: String? =
             if name.isEmpty {
                 "is empty"
-            } else if name == "." || name == ".." {
-                "is reserved"
+            } else if name.unicodeScalars.allSatisfy(\.properties.isWhitespace) {
+                "is blank"
             } else if name.utf8.count > nameBytesMax {
                 "is longer than \(nameBytesMax) bytes"
             } else if name.unicodeScalars.contains("/") {

@@ -1,69 +1,138 @@
 import NBDServer
 
-/// Reads one `<disk>` of a domain and refuses what cannot be served.
+/// Reads one `<disk>` of a domain: what can be served, what cannot, and what is refused.
+///
+/// `docs/domain-xml.md` is this file for users.
 struct DomainDiskReader {
     private static let devices = ["disk", "cdrom", "floppy", "lun"]
+    /// libvirt's other kinds of sources.
+    private static let unservedTypes = [
+        "dir", "network", "nvme", "vhostuser", "vhostvdpa", "volume",
+    ]
+    /// Formats that libvirt knows beside `raw`.
+    private static let unservedFormats = [
+        "aio", "auto", "bochs", "cloop", "cow", "dmg", "fat", "iso", "luks", "parallels", "ploop",
+        "qcow", "qcow2", "qed", "vdi", "vhd", "vhdx", "vmdk", "vpc",
+    ]
+    private static let cacheModes: [String: CacheMode] = [
+        "default": .buffered, "none": .none, "directsync": .none, "writethrough": .buffered,
+        "writeback": .buffered, "unsafe": .buffered,
+    ]
+    private static let startupPolicies = ["mandatory", "requisite", "optional"]
 
     private let element: XMLElement
     private let target: String
+    /// What would be refused is a warning: the definition was accepted once.
+    private let isKept: Bool
+    private(set) var warnings: [String] = []
 
-    init(_ element: XMLElement) {
+    init(_ element: XMLElement, isKept: Bool = false) {
         self.element = element
+        self.isKept = isKept
         target = element.child("target")?.attribute("dev") ?? ""
     }
 
-    func read() throws(ControlError) -> DomainDisk {
+    private var source: XMLElement? { element.child("source") }
+    private var driver: XMLElement? { element.child("driver") }
+
+    mutating func read() throws(ControlError) -> DomainDisk {
         let device = element.attribute("device") ?? "disk"
         guard Self.devices.contains(device) else {
             throw .xmlError("disk '\(target)' has an unknown device '\(device)'")
         }
-        let kind = try sourceKind()
-        let source = element.child("source")?.attribute(kind == .file ? "file" : "dev")
-        let path = source?.isEmpty == true ? nil : source
-        if path == nil, device != "cdrom", device != "floppy" {
+        let type = element.attribute("type") ?? "file"
+        let kind = SourceKind(rawValue: type)
+        guard kind != nil || Self.unservedTypes.contains(type) else {
+            throw .xmlError("disk '\(target)' has an unknown type '\(type)'")
+        }
+        let path = kind.flatMap { sourcePath($0) }
+        if path == nil, kind != nil || source == nil, device != "cdrom", device != "floppy" {
             throw .xmlError("missing source information for device '\(target)'")
         }
-        if path != nil {
-            try checkFormat()
-        }
-        let driver = element.child("driver")
+        let reason = kind == nil && source == nil ? nil : try unservedReason(kind, type, path)
+        let readOnly = element.child("readonly") != nil || device == "cdrom"
+        try refuseUnkeptPromises(readOnly: readOnly)
         return DomainDisk(
-            target: target, kind: kind, path: path,
-            readOnly: element.child("readonly") != nil || device == "cdrom",
-            cacheMode: cacheMode(driver?.attribute("cache")),
-            discardMode: try discardMode(driver?.attribute("discard")), device: device)
+            target: target, kind: kind ?? .file, path: path, readOnly: readOnly,
+            cacheMode: try cacheMode(driver?.attribute("cache")),
+            discardMode: try discardMode(driver?.attribute("discard")), device: device,
+            unserved: reason.map {
+                DomainDisk.Unserved(type: type, source: path ?? sourceName, reason: $0)
+            }, isOptional: try isOptional())
     }
 
-    private func sourceKind() throws(ControlError) -> SourceKind {
-        let type = element.attribute("type") ?? "file"
-        guard let kind = SourceKind(rawValue: type) else {
-            throw .diskUnsupported(
-                target, detail: "type '\(type)' is not supported, use 'file' or 'block'")
-        }
-        return kind
+    private func sourcePath(_ kind: SourceKind) -> String? {
+        let path = source?.attribute(kind == .file ? "file" : "dev")
+        return path?.isEmpty == true ? nil : path
     }
 
-    /// Refuses sources whose bytes are not the disk's bytes from offset zero.
-    private func checkFormat() throws(ControlError) {
-        let format = element.child("driver")?.attribute("type") ?? "raw"
-        guard format == "raw" else {
-            throw .diskUnsupported(
-                target, detail: "driver type '\(format)' is not supported, only 'raw' is")
+    /// What stands for a source that is neither file nor device.
+    private var sourceName: String? {
+        if let pool = source?.attribute("pool"), let volume = source?.attribute("volume") {
+            return "\(pool)/\(volume)"
         }
-        let source = element.child("source")
-        guard element.child("encryption") == nil, source?.child("encryption") == nil else {
-            throw .diskUnsupported(target, detail: "encrypted sources are not supported")
+        return ["name", "dir", "dev", "path"].lazy.compactMap { source?.attribute($0) }.first
+    }
+
+    /// Why the bytes of the source are not the disk's bytes from offset zero, or not to be had here.
+    private func unservedReason(
+        _ kind: SourceKind?, _ type: String, _ path: String?
+    ) throws(ControlError) -> String? {
+        let format = driver?.attribute("type") ?? "raw"
+        guard format == "raw" || Self.unservedFormats.contains(format) else {
+            throw .xmlError("disk '\(target)' has an unknown driver type '\(format)', use 'raw'")
         }
-        guard source?.child("slices") == nil else {
-            throw .diskUnsupported(target, detail: "slices of a source are not supported")
+        guard kind != nil else {
+            return "its type is '\(type)', only 'file' and 'block' can be served"
         }
+        guard path != nil else { return nil }
+        if format != "raw" { return "its driver type is '\(format)', only 'raw' can be served" }
+        if element.child("encryption") != nil || source?.child("encryption") != nil {
+            return "its source is encrypted"
+        }
+        if source?.child("slices") != nil { return "it is a slice of its source" }
+        if source?.child("dataStore") != nil { return "its data lie in another store" }
+        if source?.attribute("fdgroup") != nil {
+            return "its source is a descriptor that was passed to the hypervisor"
+        }
+        if element.child("backingStore")?.children.isEmpty == false {
+            return "it has a backing store, which a raw source cannot have here"
+        }
+        return nil
+    }
+
+    /// Refuses what a disk asks for and would silently not get.
+    private mutating func refuseUnkeptPromises(readOnly: Bool) throws(ControlError) {
+        if element.child("transient") != nil {
+            try refuse(
+                "<transient/> is not supported: what the machine writes would stay on the disk")
+        }
+        if element.child("shareable") != nil, !readOnly {
+            try refuse(
+                "<shareable/> is not supported: writes that do not pass through this server would "
+                    + "be missing from its backups")
+        }
+        if element.child("mirror") != nil {
+            try refuse("<mirror> is not supported: end the block job first")
+        }
+    }
+
+    private mutating func refuse(_ detail: String) throws(ControlError) {
+        let error = ControlError.diskUnsupported(target, detail: detail)
+        guard isKept else { throw error }
+        warnings.append(error.message)
     }
 
     /// `none` and `directsync` bypass the page cache.
     ///
     /// `writethrough` counts as buffered: a client that wants each write durable sends FUA.
-    private func cacheMode(_ value: String?) -> CacheMode {
-        value == "none" || value == "directsync" ? .none : .buffered
+    private mutating func cacheMode(_ value: String?) throws(ControlError) -> CacheMode {
+        guard let value else { return .buffered }
+        if let mode = Self.cacheModes[value] { return mode }
+        try refuse(
+            "cache '\(value)' is unknown, use one of "
+                + Self.cacheModes.keys.sorted().map { "'\($0)'" }.joined(separator: ", "))
+        return .buffered
     }
 
     /// A missing attribute means `unmap`.
@@ -77,5 +146,13 @@ struct DomainDiskReader {
                 "disk '\(target)' has an unknown discard '\(value)', use 'unmap' or 'ignore'")
         }
         return mode
+    }
+
+    private mutating func isOptional() throws(ControlError) -> Bool {
+        guard let policy = source?.attribute("startupPolicy") else { return false }
+        if !Self.startupPolicies.contains(policy) {
+            try refuse("startupPolicy '\(policy)' is unknown")
+        }
+        return policy == "optional"
     }
 }

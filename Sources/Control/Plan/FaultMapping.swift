@@ -23,6 +23,12 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "disk-busy", status: 409,
             detail: "disk '\(name)' is still in use: requests or a job on it have not ended")
+    case .diskInUse(let name, let clients):
+        .diskInUse(name, clients: clients)
+    case .resizeRefused(let name, let detail):
+        ControlError(
+            .operationInvalid, code: "resize-refused", status: 409,
+            detail: "disk '\(name)' cannot be resized: \(detail)")
     case .checkpointUnusable(let checkpoint, let target, _):
         .checkpointUnusable(checkpoint, disk: target)
     case .checkpointExists(let checkpoint, let export):

@@ -95,6 +95,23 @@ extension StateDirectory {
         }
     }
 
+    /// Removes the change tracking of one disk.
+    package func removeTracking(of uuid: String, target: String) throws(ControlError) {
+        try removeTree(trackingDirectory(of: uuid, target: target))
+    }
+
+    /// The disks of the domain with this uuid whose changes were ever tracked here.
+    package func trackedTargets(of uuid: String) throws(ControlError) -> [String] {
+        guard hasTracking(of: uuid) else { return [] }
+        do {
+            return try FileManager.default.contentsOfDirectory(atPath: disksPath(uuid)).sorted()
+        } catch {
+            throw ControlError(
+                .systemError, code: "state-not-read", status: 500,
+                detail: "cannot read '\(disksPath(uuid))': \(error.localizedDescription)")
+        }
+    }
+
     /// Removes the change tracking of every disk of the domain with this uuid.
     package func removeTracking(of uuid: String) throws(ControlError) {
         try removeTree(disksPath(uuid))

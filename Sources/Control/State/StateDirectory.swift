@@ -42,7 +42,7 @@ package final class StateDirectory: Sendable {
     private static let parts = ["domains", "jobs", "history", "checkpoints", "disks"]
     private let lock: SystemCalls.Descriptor
 
-    private var domainsPath: String { path + "/domains" }
+    var domainsPath: String { path + "/domains" }
     private var jobsPath: String { path + "/jobs" }
     private var historyPath: String { path + "/history" }
 
@@ -80,21 +80,6 @@ package final class StateDirectory: Sendable {
     ///
     /// A process with a thread that hangs in the kernel keeps its descriptors after its end.
     package func release() { SystemCalls.unlock(lock) }
-
-    /// Keeps a domain, replacing the one of the same name.
-    package func save(_ domain: StoredDomain) throws(ControlError) {
-        try save(kind: "domain", domain, to: file(domainsPath, domain.name))
-    }
-
-    /// Forgets a domain.
-    package func removeDomain(_ name: String) throws(ControlError) {
-        try remove(file(domainsPath, name), in: domainsPath)
-    }
-
-    /// Every domain kept, in the order of their names.
-    package func domains() -> Contents<StoredDomain> {
-        load(kind: "domain", StoredDomain.self, from: domainsPath)
-    }
 
     /// Keeps a job's record, replacing the one of the same id.
     package func save(_ job: StoredJob) throws(ControlError) {
@@ -146,7 +131,7 @@ package final class StateDirectory: Sendable {
     }
 
     // Percent-encoding makes any name a file name; a leading dot would hide it from the loader.
-    private func file(_ directory: String, _ name: String) -> String {
+    func file(_ directory: String, _ name: String) -> String {
         let encoded = ExportURI.encoded(name).map { character in
             switch character {
             case "/": "%2F"
@@ -160,6 +145,18 @@ package final class StateDirectory: Sendable {
     func save(
         kind: String, _ value: some Encodable, to target: String
     ) throws(ControlError) {
+        try commit(try stage(kind: kind, value, for: target))
+    }
+
+    /// A file that is durable beside the one that it will replace.
+    package struct StagedFile: Sendable {
+        let temporary: String
+        let target: String
+    }
+
+    func stage(
+        kind: String, _ value: some Encodable, for target: String
+    ) throws(ControlError) -> StagedFile {
         let temporary = target + ".new"
         try refuseNewer(target)
         do {
@@ -167,8 +164,7 @@ package final class StateDirectory: Sendable {
             try SystemCalls.unlink(temporary)
             let descriptor = try SystemCalls.open(temporary, flags: O_WRONLY | O_CREAT | O_EXCL)
             try SystemCalls.writeDurably(bytes, to: descriptor)
-            try SystemCalls.rename(temporary, to: target)
-            try SystemCalls.syncDirectory((target as NSString).deletingLastPathComponent)
+            return StagedFile(temporary: temporary, target: target)
         } catch let failure as SystemCalls.Failure {
             _ = try? SystemCalls.unlink(temporary)
             throw Self.cannotWrite(target, failure.text)
@@ -188,6 +184,20 @@ package final class StateDirectory: Sendable {
             target, "a newer version wrote it: start that again, or move the file away")
     }
 
+    /// Puts a staged file in its place.
+    package func commit(_ staged: StagedFile) throws(ControlError) {
+        do throws(SystemCalls.Failure) {
+            try SystemCalls.rename(staged.temporary, to: staged.target)
+            try SystemCalls.syncDirectory((staged.target as NSString).deletingLastPathComponent)
+        } catch {
+            discard(staged)
+            throw Self.cannotWrite(staged.target, error.text)
+        }
+    }
+
+    /// Gives a staged file up; one that stays is replaced by the next.
+    package func discard(_ staged: StagedFile) { _ = try? SystemCalls.unlink(staged.temporary) }
+
     func remove(_ target: String, in directory: String) throws(ControlError) {
         try refuseNewer(target)
         do {
@@ -201,29 +211,40 @@ package final class StateDirectory: Sendable {
         kind: String, _ type: Value.Type, from directory: String
     ) -> Contents<Value> {
         var contents = Contents<Value>()
-        let names: [String]
-        do {
-            names = try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
-        } catch {
-            contents.damaged.append(
-                DamagedFile(path: directory, detail: error.localizedDescription))
-            return contents
-        }
-        for name in names where name.hasSuffix(".state") {
-            let path = "\(directory)/\(name)"
-            do {
-                let bytes = try Self.read(path)
-                contents.records.append(
-                    try StateRecord.decode(kind: kind, type, from: bytes))
-            } catch {
-                contents.damaged.append(
-                    DamagedFile(path: path, detail: error.detail, isNewer: error.isNewer))
-            }
+        load(kind: kind, type, from: directory, into: &contents.damaged) { _, value in
+            contents.records.append(value)
         }
         return contents
     }
 
+    /// Hands out every record of a directory with its file's path, in the order of these.
+    func load<Value: Decodable>(
+        kind: String, _ type: Value.Type, from directory: String,
+        into damaged: inout [DamagedFile], _ take: (String, Value) -> Void
+    ) {
+        let names: [String]
+        do {
+            names = try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
+        } catch {
+            damaged.append(DamagedFile(path: directory, detail: error.localizedDescription))
+            return
+        }
+        for name in names where name.hasSuffix(".state") {
+            let path = "\(directory)/\(name)"
+            do {
+                take(path, try StateRecord.decode(kind: kind, type, from: try Self.read(path)))
+            } catch {
+                damaged.append(
+                    DamagedFile(path: path, detail: error.detail, isNewer: error.isNewer))
+            }
+        }
+    }
+
     private static func read(_ path: String) throws(StateRecord.Damage) -> [UInt8] {
+        // Opening a pipe would wait for its writer.
+        guard SystemCalls.identity(of: path)?.kind == .regular else {
+            throw StateRecord.Damage(detail: "it is not a regular file")
+        }
         guard let handle = FileHandle(forReadingAtPath: path) else {
             throw StateRecord.Damage(detail: "it cannot be opened")
         }

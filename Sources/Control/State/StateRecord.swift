@@ -104,12 +104,17 @@ package enum StateRecord {
 /// A domain as the state directory keeps it.
 package struct StoredDomain: Sendable, Hashable, Codable {
     package var name: String
+    /// Names its file; nil in a record of an earlier version, whose file has the domain's name.
+    package var uuid: String?
     /// The domain's XML as it was defined.
     package var xml: String
     /// Bytes that one bit of a dirty bitmap stands for; nil takes the server's default.
     package var granularityBytes: UInt32?
-    package init(name: String, xml: String, granularityBytes: UInt32? = nil) {
+    package init(
+        name: String, uuid: String? = nil, xml: String, granularityBytes: UInt32? = nil
+    ) {
         self.name = name
+        self.uuid = uuid
         self.xml = xml
         self.granularityBytes = granularityBytes
     }

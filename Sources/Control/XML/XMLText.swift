@@ -68,7 +68,7 @@ enum XMLText {
     }
 
     // The text behind a comment, CDATA section or processing instruction; nil before a tag.
-    private static func skipNonElement(
+    static func skipNonElement(
         _ text: Substring.UnicodeScalarView
     ) -> Substring.UnicodeScalarView? {
         for (open, close) in [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")]
@@ -90,7 +90,7 @@ enum XMLText {
         return nil
     }
 
-    private static func endOfTag(
+    static func endOfTag(
         _ tag: Substring.UnicodeScalarView
     ) -> (end: String.Index, isEmpty: Bool)? {
         var quote: Unicode.Scalar?

@@ -21,6 +21,14 @@ enum ExportTarget: Sendable {
     }
 }
 
+extension ExportTarget {
+    /// Whether a client that was told `agreed` can be served: the disk may have grown since, the
+    /// client then goes on with the size it knows.
+    func fits(_ agreed: ExportDescription) -> Bool {
+        agreed.sizeBytes <= description.sizeBytes
+    }
+}
+
 /// Names one export for as long as the server runs.
 struct ExportID: Hashable, Sendable {
     let number: UInt64

@@ -8,7 +8,13 @@ final class LiveExport: Sendable {
     let id = ExportID.next()
     let disk: DiskID
     let source: RawSource
-    let description: ExportDescription
+    /// What a client is told that connects now: the size follows the source.
+    var description: ExportDescription {
+        var description = fixed
+        description.sizeBytes = source.sizeBytes
+        return description
+    }
+    private let fixed: ExportDescription
     /// Guest discards reach the source.
     let discards: Bool
     /// The file system that the source takes its room from; nil for a device.
@@ -35,7 +41,7 @@ final class LiveExport: Sendable {
             flags.formUnion([.sendWriteZeroes, .sendFastZero])
             if discards { flags.insert(.sendTrim) }
         }
-        description = ExportDescription(
+        fixed = ExportDescription(
             name: configuration.exportName, description: configuration.description,
             sizeBytes: source.sizeBytes, flags: flags, contexts: [MetaContext.allocation])
     }

@@ -11,6 +11,10 @@ package enum ServerFault: Error, Sendable, Hashable {
     case unknownDisk
     /// Requests or a job still use the disk.
     case diskBusy(name: String)
+    /// Clients are connected to the disk's live export.
+    case diskInUse(name: String, clients: Int)
+    /// The disk cannot be made this large; `detail` says why.
+    case resizeRefused(name: String, detail: String)
     /// The disk has no such checkpoint in its chain (libvirt error 109: missing or broken bitmap).
     case checkpointUnusable(checkpoint: String, target: String, detail: String)
     /// The disk has a checkpoint of that name already.

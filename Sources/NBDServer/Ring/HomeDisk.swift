@@ -6,11 +6,11 @@ import Scratch
 struct HomeDisk: ~Copyable {
     let export: LiveExport
     let descriptor: Int32
-    let sizeBytes: UInt64
+    var sizeBytes: UInt64
     /// 1 through the page cache, else what O_DIRECT needs.
     let alignment: Int
     /// Where writes go through the page cache although the rest bypasses it.
-    let tailStart: UInt64
+    var tailStart: UInt64
     var gate: CopyBeforeWrite
     /// By the gate's job number.
     var jobs: [BackupExport?]

@@ -36,7 +36,7 @@ extension RingLoop {
     /// The handshake is over: joins the connection with its export, on the ring where that belongs.
     mutating func enterTransmission(_ slot: Int, _ negotiated: Negotiated) {
         guard let target = connections[slot].scope.target(named: negotiated.export.name),
-            target.description.sizeBytes == negotiated.export.sizeBytes
+            target.fits(negotiated.export)
         else { return close(slot) }
         leaveHandshake(slot)
         if case .live(let export) = target, !export.source.isReadOnly, export.homeRing != index {

@@ -271,6 +271,8 @@ struct RingLoop: ~Copyable {
         case .intentLogWritten(let disk, let fault): intentLogWritten(disk, fault)
         case .bitsSaved(let disk, let fault): bitsSaved(disk, fault)
         case .lossDeclared(let disk): lossDeclared(disk)
+        case .growDisk(let disk, let growth, let outcome, let latch):
+            grow(disk, growth, outcome, latch)
         case .stop(let latch):
             stopLatch = latch
             stopDeadline = now + Limits.farewellNanoseconds

@@ -61,6 +61,8 @@ enum RingMessage: Sendable {
     case bitsSaved(DiskID, SystemFault?)
     /// It is said that the disk's changes are no longer recorded: its writes may go.
     case lossDeclared(DiskID)
+    /// The disk is held: it is larger from now on.
+    case growDisk(DiskID, DiskGrowth, Outcome, Latch)
     case stop(Latch)
 }
 
@@ -81,6 +83,23 @@ struct TrackingSeed: Sendable {
     let recording: RecordingLayer
     let log: IntentLogFile
     let doubt: TrackingDoubt
+}
+
+/// How a disk grows.
+struct DiskGrowth: Sendable {
+    let sizeBytes: UInt64
+    /// The longer log, which marks every region, and blocks of the larger disk; nil when changes are
+    /// not tracked.
+    let tracking: (log: IntentLogFile, blockCount: Int)?
+    /// What the ring records in from then on.
+    let recording = RecordingBox()
+}
+
+/// Carries a recording layer from a ring to a call.
+final class RecordingBox: Sendable {
+    private let slot = Mutex<RecordingLayer?>(nil)
+    func set(_ layer: RecordingLayer) { slot.withLock { $0 = layer } }
+    var value: RecordingLayer? { slot.withLock { $0 } }
 }
 
 /// Carries a bitmap from a ring to a call, and from there to its readers.

@@ -1,0 +1,216 @@
+import ArgumentParser
+import Control
+import Foundation
+import NBDServer
+
+/// virsh's words for which state of a machine a change is for: here there is one, and it is kept.
+struct PersistenceOptions: ParsableArguments {
+    @Flag(help: "Taken for virsh's sake: a change is always made now and kept.") var config = false
+    @Flag(help: "The same.") var live = false
+    @Flag(help: "The same.") var current = false
+    @Flag(help: "The same.") var persistent = false
+}
+
+struct AttachDisk: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "attach-disk", abstract: "Add a disk to a domain and serve it.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Argument(help: "The file or block device.") var source: String
+    @Argument(help: "The disk's target, such as vdb.") var target: String
+    @Option(help: "file or block. (default: what the source is)") var sourcetype: String?
+    @Option(help: "disk, cdrom, floppy or lun. (default: disk)") var type: String?
+    @Option(help: "readonly.") var mode: String?
+    @Option(help: "Cache mode: none, writeback, ...") var cache: String?
+    @Option(help: "unmap or ignore.") var discard: String?
+    @Option(help: "raw, the only format that is served.") var subdriver: String?
+    @Option(help: "Kept in the XML.") var driver: String?
+    @Option(help: "Kept in the XML.") var targetbus: String?
+    @Option(help: "Kept in the XML.") var serial: String?
+    @Flag(name: .customLong("print-xml"), help: "Print the XML instead.") var printXML = false
+    @OptionGroup var persistence: PersistenceOptions
+
+    func validate() throws {
+        guard mode == nil || mode == "readonly" else {
+            throw ValidationError("--mode must be readonly")
+        }
+        guard sourcetype == nil || sourcetype == "file" || sourcetype == "block" else {
+            throw ValidationError("--sourcetype must be file or block")
+        }
+    }
+
+    func run() async throws {
+        let xml = xml
+        guard !printXML else { return Console.out(xml) }
+        let data = try await options.send(
+            try ControlClient.Call(
+                "POST", ["v1", "domains", domain, "disks"], json: XMLBody(xml: xml)))
+        try options.output.show(data, as: DiskView.self) { disk in
+            DiskOutput.text(disk, "Disk attached successfully\n\n", options.output)
+        }
+    }
+
+    private var xml: String {
+        let path = ServeArguments.absolutePath(source)
+        let kind = sourcetype ?? ServeArguments.sourceKind(of: path).rawValue
+        var writer = XMLWriter()
+        writer.element("disk", [("type", kind), ("device", type ?? "disk")]) { disk in
+            disk.empty(
+                "driver",
+                [
+                    ("name", driver), ("type", subdriver ?? "raw"), ("cache", cache),
+                    ("discard", discard),
+                ])
+            disk.empty("source", [(kind == "block" ? "dev" : "file", path)])
+            disk.empty("target", [("dev", target), ("bus", targetbus)])
+            if mode == "readonly" { disk.empty("readonly") }
+            if let serial { disk.leaf("serial", text: serial) }
+        }
+        return writer.text
+    }
+}
+
+struct AttachDevice: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "attach-device", abstract: "Add a disk to a domain from its XML.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Argument(help: "XML of one <disk>; - is standard input.") var file: String
+    @OptionGroup var persistence: PersistenceOptions
+
+    func run() async throws {
+        let data = try await options.send(
+            try ControlClient.Call(
+                "POST", ["v1", "domains", domain, "disks"],
+                json: XMLBody(xml: try InputFile.text(file))))
+        try options.output.show(data, as: DiskView.self) { disk in
+            DiskOutput.text(disk, "Device attached successfully\n\n", options.output)
+        }
+    }
+}
+
+struct DetachDisk: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "detach-disk",
+        abstract: "Take a disk out of a domain; refused while a machine uses it.",
+        discussion: "Its part of the domain's checkpoints ends. Other disks keep theirs.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Argument(help: "The disk's target, or the path of its source.") var target: String
+    @Flag(help: "Disconnect the machines that use it.") var force = false
+    @OptionGroup var persistence: PersistenceOptions
+
+    func run() async throws {
+        var call = ControlClient.Call("DELETE", "v1", "domains", domain, "disks", target)
+        if force { call.query.append(("force", "true")) }
+        _ = try await options.send(call)
+        if options.output.json { Console.out("{}\n") }
+        options.output.inform("Disk detached successfully\n")
+    }
+}
+
+struct UpdateDevice: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "update-device",
+        abstract: "Replace a domain's disk by another description of the same target.",
+        discussion: """
+            Refused while a machine uses the disk and it would be served in another way (source, \
+            cache, discard, readonly).
+            """)
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Argument(help: "XML of one <disk>; - is standard input.") var file: String
+    @Flag(help: "Disconnect the machines that use it.") var force = false
+    @OptionGroup var persistence: PersistenceOptions
+
+    func run() async throws {
+        var call = try ControlClient.Call(
+            "PUT", ["v1", "domains", domain, "disks"],
+            json: XMLBody(xml: try InputFile.text(file)))
+        if force { call.query.append(("force", "true")) }
+        let data = try await options.send(call)
+        try options.output.show(data, as: DiskView.self) { disk in
+            DiskOutput.text(disk, "Device updated successfully\n\n", options.output)
+        }
+    }
+}
+
+struct ChangeMedia: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "change-media", abstract: "Put another medium into a CD or floppy drive.")
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Argument(help: "The drive's target, or the path of its medium.") var path: String
+    @Argument(help: "The new medium.") var source: String?
+    @Flag(help: "Empty the drive.") var eject = false
+    @Flag(help: "Fill the drive, which is what a medium means anyway.") var insert = false
+    @Flag(help: "The same.") var update = false
+    @Flag(help: "The medium is a block device. (default: what it is)") var block = false
+    @Flag(help: "Disconnect the machines that use it.") var force = false
+    @OptionGroup var persistence: PersistenceOptions
+
+    func validate() throws {
+        guard eject == (source == nil) else {
+            throw ValidationError("give the new medium, or --eject")
+        }
+    }
+
+    func run() async throws {
+        let medium = source.map(ServeArguments.absolutePath)
+        let isDevice = block || medium.map { ServeArguments.sourceKind(of: $0) } == .block
+        var call = try ControlClient.Call(
+            "PUT", ["v1", "domains", domain, "disks", path, "media"],
+            json: MediaBody(source: medium, block: isDevice))
+        if force { call.query.append(("force", "true")) }
+        let data = try await options.send(call)
+        let done = eject ? "ejected" : "updated"
+        try options.output.show(data, as: DiskView.self) { disk in
+            DiskOutput.text(disk, "Successfully \(done) media.\n\n", options.output)
+        }
+    }
+}
+
+struct BlockResize: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "blockresize", abstract: "Make a domain's disk larger while it is served.",
+        discussion: """
+            Machines that are connected go on with the size they know; who connects anew is told \
+            the new one. A file is extended; a device must have grown before.
+            """)
+    @OptionGroup var options: ClientOptions
+    @Argument(help: "The domain's name.") var domain: String
+    @Argument(help: "The disk's target, or the path of its source.") var path: String
+    @Argument(help: "The new size: in KiB, or with a unit such as b, M, GiB, T.")
+    var size: String?
+    @Flag(help: "A size without a unit is in bytes.") var bytes = false
+    @Flag(help: "Take the size that the source has by now.") var capacity = false
+
+    func validate() throws {
+        guard capacity == (size == nil) else {
+            throw ValidationError("give the new size, or --capacity")
+        }
+    }
+
+    func run() async throws {
+        var wanted: UInt64?
+        if let size { wanted = try ScaledSize.bytes(size, unit: bytes ? 1 : 1024) }
+        let data = try await options.send(
+            try ControlClient.Call(
+                "PUT", ["v1", "domains", domain, "disks", path, "size"],
+                json: SizeBody(sizeBytes: wanted, capacity: capacity ? true : nil)))
+        try options.output.show(data, as: DiskView.self) { disk in
+            DiskOutput.text(
+                disk, "Block device '\(path)' is resized\n\n", options.output)
+        }
+    }
+}
+
+/// What commands say about a disk that they have changed.
+enum DiskOutput {
+    static func text(_ disk: DiskView, _ done: String, _ output: OutputOptions) -> String {
+        if let reason = disk.errorMessage, !output.quiet {
+            Console.error("warning: disk '\(disk.disk)': \(reason)")
+        }
+        return output.quiet ? "" : done
+    }
+}
