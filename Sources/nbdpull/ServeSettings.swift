@@ -156,7 +156,7 @@ struct ServeSettings {
         let names: SettingNames
 
         func string(_ key: String) throws(ControlError) -> String? {
-            let text = try look(key, "a text") { try reader.fetchStringValue(key) }
+            let text = try look(key, "a text", [.text, .other]) { try reader.fetchStringValue(key) }
             guard text != "" else {
                 throw .invalidArgument(what: "setting '\(key)'", detail: "it is empty")
             }
@@ -179,11 +179,13 @@ struct ServeSettings {
         }
 
         func bool(_ key: String) throws(ControlError) -> Bool? {
-            try look(key, "true or false") { try reader.requiredBool(forKey: ConfigKey(key)) }
+            try look(key, "true or false", [.bool]) { try reader.requiredBool(forKey: ConfigKey(key)) }
         }
 
         func int(_ key: String, in range: ClosedRange<Int>) throws(ControlError) -> Int? {
-            let value = try look(key, "a number") { try reader.requiredInt(forKey: ConfigKey(key)) }
+            let value = try look(key, "a number", [.number]) {
+                try reader.requiredInt(forKey: ConfigKey(key))
+            }
             guard let value, !range.contains(value) else { return value }
             throw .invalidArgument(
                 what: "\(key) \(value)",
@@ -191,9 +193,13 @@ struct ServeSettings {
         }
 
         private func look<Value>(
-            _ key: String, _ kind: String, _ body: () throws -> Value
+            _ key: String, _ kind: String, _ kinds: Set<SettingNames.JSONKind>,
+            _ body: () throws -> Value
         ) throws(ControlError) -> Value? {
             names.note(known: key)
+            guard names.hasKind(kinds, key) else {
+                throw .invalidArgument(what: "setting '\(key)'", detail: "it must be \(kind)")
+            }
             do {
                 return try body()
             } catch {

@@ -11,6 +11,24 @@ final class SettingNames: Sendable {
         var inFile: Set<String> = []
         /// Keys of the file's outermost level, whatever their values are.
         var outermost: Set<String> = []
+        /// What a JSON file has there; the library takes numbers for truth values and the reverse.
+        var kinds: [String: JSONKind] = [:]
+    }
+
+    /// The kind of a value in JSON.
+    enum JSONKind: Decodable {
+        case bool, number, text, other
+
+        init(from decoder: any Decoder) throws {
+            let value = try decoder.singleValueContainer()
+            if (try? value.decode(Bool.self)) != nil {
+                self = .bool
+            } else if (try? value.decode(Double.self)) != nil {
+                self = .number
+            } else {
+                self = (try? value.decode(String.self)) == nil ? .other : .text
+            }
+        }
     }
 
     private let names = Mutex(Names())
@@ -38,6 +56,8 @@ final class SettingNames: Sendable {
         if isJSON {
             let value = try? JSONSerialization.jsonObject(with: Data(text.utf8))
             keys = (value as? [String: Any]).map { Array($0.keys) } ?? []
+            let kinds = try? JSONDecoder().decode([String: JSONKind].self, from: Data(text.utf8))
+            names.withLock { $0.kinds = kinds ?? [:] }
         } else {
             for line in text.split(whereSeparator: \.isNewline) {
                 guard let first = line.first, first.isLetter || first == "_",
@@ -49,6 +69,11 @@ final class SettingNames: Sendable {
             }
         }
         names.withLock { $0.outermost.formUnion(keys) }
+    }
+
+    /// Whether the file, if it is JSON and names the setting, has one of these kinds there.
+    func hasKind(_ kinds: Set<JSONKind>, _ key: String) -> Bool {
+        names.withLock { $0.kinds[key] }.map(kinds.contains) ?? true
     }
 
     /// Throws when the file or the environment names what is no setting, or a key has no value.

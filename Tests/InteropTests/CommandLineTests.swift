@@ -140,10 +140,13 @@ extension InteropSuite {
                 ("c.yaml", "tls:\n  certs: /x\n", "", "setting 'tls"),
                 ("c.yaml", "rings: many\n", "", "rings"),
                 ("c.json", "{\"allow-plaintext\": 7}", "", "allow-plaintext"),
-                ("c.yaml", "tls-certs:\n", "", "has no value"),
+                ("c.yaml", "tls-certs:\n", "", "it is empty"),
+                ("c.json", "{\"tls-certs\": null}", "", "has no value"),
+                ("c.json", "{\"rings\": true}", "", "it must be a number"),
+                ("c.json", "{\"run-dir\": 5}", "", "it must be a text"),
                 ("c.yaml", "log-level: loud\n", "", "it must be one of"),
-                ("c.yaml", "", "NBDPULL_TLS_CERT=/x", "did you mean 'NBDPULL_TLS_CERTS'?"),
-                ("c.yaml", "", "NBDPULL_RINGS=", "rings"),
+                ("c.yaml", "quiet: true\n", "NBDPULL_TLS_CERT=/x", "did you mean 'NBDPULL_TLS_CERTS'?"),
+                ("c.yaml", "quiet: true\n", "NBDPULL_RINGS=", "rings"),
             ])
         func configuration(name: String, text: String, variable: String, words: String) throws {
             let directory = try TemporaryDirectory()
@@ -194,7 +197,7 @@ extension InteropSuite {
                 ["checkpoint-info", "--domain", "vm1", "--checkpointname", "x2"],
                 ["checkpoint-info", "--domain", uuid, "x2"],
                 ["checkpoint-dumpxml", "vm1", "--checkpointname", "x2"],
-                ["checkpoint-parent", uuid, "x2"], ["checkpoint-list", "--domain", uuid],
+                ["checkpoint-parent", uuid, "x1"], ["checkpoint-list", "--domain", uuid],
                 ["checkpoint-delete", "--domain", "vm1", "--checkpointname", "x2"],
             ] {
                 let result = try server.cli(arguments)
