@@ -42,9 +42,11 @@ struct AttachDisk: AsyncParsableCommand {
     func run() async throws {
         let xml = xml
         guard !printXML else { return Console.out(xml) }
+        // As deep as it will stand in the domain's XML.
+        let placed = xml.replacing("\n", with: "\n    ")
         let data = try await options.send(
             try ControlClient.Call(
-                "POST", ["v1", "domains", domain, "disks"], json: XMLBody(xml: xml)))
+                "POST", ["v1", "domains", domain, "disks"], json: XMLBody(xml: placed)))
         try options.output.show(data, as: DiskView.self) { disk in
             DiskOutput.text(disk, "Disk attached successfully\n\n", options.output)
         }

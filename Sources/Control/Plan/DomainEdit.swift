@@ -41,7 +41,7 @@ extension DomainDefinition {
             let last = tags.children(of: devices, named: "disk").last
             text = insert(added.text, into: tags.elements[devices], behind: last, tags)
         } else {
-            let block = "  <devices>\n    \(added.text)\n  </devices>\n"
+            let block = "\n  <devices>\n    \(added.text)\n  </devices>\n"
             guard let end = endTag(of: tags.elements[root]) else { throw notEditable }
             text = self.xml[..<end] + block + self.xml[end...]
         }
