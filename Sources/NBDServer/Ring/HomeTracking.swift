@@ -23,9 +23,4 @@ struct HomeTracking {
     var isClearingHeld = false
     /// Clock ticks since idle regions were last looked for.
     var ticks = 0
-
-    /// The regions that a byte range touches; the range is not empty.
-    func regions(touching offset: UInt64, length: UInt64) -> Range<Int> {
-        Int(offset >> regionShift)..<(Int((offset + length - 1) >> regionShift) + 1)
-    }
 }

@@ -9,10 +9,9 @@ extension RingLoop {
     /// Whether the change may be submitted now; otherwise it waits for the write-intent log.
     mutating func isMarked(_ piece: Int) -> Bool {
         let disk = pieces[piece].disk
-        guard
-            let regions = disks[disk].tracking?.regions(
-                touching: pieces[piece].offset, length: pieces[piece].count)
-        else { return true }
+        guard let shift = disks[disk].tracking?.regionShift else { return true }
+        let regions = IntentLogFile.regions(
+            touching: pieces[piece].offset, length: pieces[piece].count, shift: shift)
         guard disks[disk].tracking?.intent.admit(token: piece, regions: regions) == .held else {
             return true
         }
@@ -30,11 +29,10 @@ extension RingLoop {
 
     /// The change is complete or has failed.
     mutating func unmark(_ piece: Piece) {
-        guard
-            let regions = disks[piece.disk].tracking?.regions(
-                touching: piece.offset, length: piece.count)
-        else { return }
-        disks[piece.disk].tracking?.intent.finished(regions: regions)
+        guard let shift = disks[piece.disk].tracking?.regionShift else { return }
+        disks[piece.disk].tracking?.intent.finished(
+            regions: IntentLogFile.regions(
+                touching: piece.offset, length: piece.count, shift: shift))
     }
 
     private static let wrongLiveBits = "its bits in memory can neither be written nor removed"
