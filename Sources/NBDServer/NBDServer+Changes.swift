@@ -178,7 +178,8 @@ extension NBDServer {
             shared.emit(
                 .trackingProblem(
                     disk: disk,
-                    detail: "its new size cannot be recorded (\(Self.text(error))): after an unclean"
+                    detail:
+                        "its new size cannot be recorded (\(Self.text(error))): after an unclean"
                         + " stop all of it counts as changed"))
         }
         return nil

@@ -179,7 +179,9 @@ struct ServeSettings {
         }
 
         func bool(_ key: String) throws(ControlError) -> Bool? {
-            try look(key, "true or false", [.bool]) { try reader.requiredBool(forKey: ConfigKey(key)) }
+            try look(key, "true or false", [.bool]) {
+                try reader.requiredBool(forKey: ConfigKey(key))
+            }
         }
 
         func int(_ key: String, in range: ClosedRange<Int>) throws(ControlError) -> Int? {

@@ -65,7 +65,7 @@ import Testing
     @Test("files of a newer version are said aloud, and neither read, replaced nor removed")
     func newerVersion() async throws {
         let fixture = try ControlFixture()
-        let domainFile = fixture.stateDirectory + "/domains/vm1.state"
+        var domainFile = ""
         var checkpointFile = ""
         var jobFile = ""
         do {
@@ -75,6 +75,7 @@ import Testing
                 domain: "vm1", BeginRequest(checkpointXML: checkpointXML("f")))
             jobFile = fixture.stateDirectory + "/jobs/\(job.id).state"
             let uuid = try #require(await manager.listDomains().first?.uuid)
+            domainFile = fixture.stateDirectory + "/domains/\(uuid).state"
             checkpointFile = fixture.stateDirectory + "/checkpoints/\(uuid)/c1.state"
             #expect(await manager.problems == [])
             _ = consume manager

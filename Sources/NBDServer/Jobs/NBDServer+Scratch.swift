@@ -92,7 +92,8 @@ extension NBDServer {
     ) async -> Result<OpenedScratch, ServerFault> {
         await storage.run(
             at: .of(disk.scratch.path), what: "'\(disk.scratch.path)'",
-            .begin(milliseconds: shared.configuration.storageMilliseconds), late: { $0.storage.remove() }
+            .begin(milliseconds: shared.configuration.storageMilliseconds),
+            late: { $0.storage.remove() }
         ) {
             let storage: ScratchStorage
             do throws(ScratchFault) {
