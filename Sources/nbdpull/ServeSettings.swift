@@ -166,7 +166,9 @@ struct ServeSettings {
         /// A text that a file may also write as a number.
         func text(_ key: String) throws(ControlError) -> String? {
             names.note(known: key)
-            if let number = try? reader.requiredInt(forKey: ConfigKey(key)) {
+            if names.hasKind([.number], key),
+                let number = try? reader.requiredInt(forKey: ConfigKey(key))
+            {
                 return String(number)
             }
             return try string(key)
@@ -179,7 +181,9 @@ struct ServeSettings {
         }
 
         func bool(_ key: String) throws(ControlError) -> Bool? {
-            try look(key, "true or false", [.bool]) { try reader.requiredBool(forKey: ConfigKey(key)) }
+            try look(key, "true or false", [.bool]) {
+                try reader.requiredBool(forKey: ConfigKey(key))
+            }
         }
 
         func int(_ key: String, in range: ClosedRange<Int>) throws(ControlError) -> Int? {
