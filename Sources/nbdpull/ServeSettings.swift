@@ -166,7 +166,9 @@ struct ServeSettings {
         /// A text that a file may also write as a number.
         func text(_ key: String) throws(ControlError) -> String? {
             names.note(known: key)
-            if let number = try? reader.requiredInt(forKey: ConfigKey(key)) {
+            if names.hasKind([.number], key),
+                let number = try? reader.requiredInt(forKey: ConfigKey(key))
+            {
                 return String(number)
             }
             return try string(key)

@@ -145,10 +145,7 @@ extension InteropSuite {
                 ("c.json", "{\"rings\": true}", "", "it must be a number"),
                 ("c.json", "{\"run-dir\": 5}", "", "it must be a text"),
                 ("c.yaml", "log-level: loud\n", "", "it must be one of"),
-                (
-                    "c.yaml", "quiet: true\n", "NBDPULL_TLS_CERT=/x",
-                    "did you mean 'NBDPULL_TLS_CERTS'?"
-                ),
+                ("c.yaml", "quiet: true\n", "NBDPULL_TLS_CERT=/x", "'NBDPULL_TLS_CERTS'?"),
                 ("c.yaml", "quiet: true\n", "NBDPULL_RINGS=", "rings"),
             ])
         func configuration(name: String, text: String, variable: String, words: String) throws {

@@ -139,8 +139,18 @@ package final class StateDirectory: Sendable {
             default: String(character)
             }
         }.joined()
-        return "\(directory)/\(encoded).state"
+        guard encoded.utf8.count > Self.encodedBytesMax else {
+            return "\(directory)/\(encoded).state"
+        }
+        // FNV-1a; what the file is about stands in it as well.
+        let hash = encoded.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
+            ($0 ^ UInt64($1)) &* 0x100_0000_01B3
+        }
+        return "\(directory)/\(encoded.prefix(150))~\(String(hash, radix: 16)).state"
     }
+
+    /// A longer name is cut, so that the file's own fits 255 bytes with every ending.
+    private static let encodedBytesMax = 230
 
     func save(
         kind: String, _ value: some Encodable, to target: String
