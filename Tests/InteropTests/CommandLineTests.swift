@@ -266,7 +266,8 @@ extension InteropSuite {
             let fixture = try LiveFixture()
             let server = fixture.server
             let other = fixture.directory.file("d.xml")
-            try Files.write("<domain><name>vm2</name></domain>", to: other)
+            let uuid = "11111111-2222-4333-8444-555555555555"
+            try Files.write("<domain><name>vm2</name><uuid>\(uuid)</uuid></domain>", to: other)
             _ = try server.cli(["define", other]).output()
             try server.stop()
             let domains = server.stateDirectory + "/domains"

@@ -184,7 +184,8 @@ extension InteropSuite {
             #expect(job.stderr.contains("tls='yes'"), "\(job)")
             backup.tls = "yes"
             let begun = try fixture.server.begin("vm1", backup)
-            #expect(try begun.uri("vda").hasPrefix("nbds://0.0.0.0:"))
+            let uri = try begun.uri("vda")
+            #expect(uri.hasPrefix("nbds://") && !uri.contains("0.0.0.0"), "\(uri)")
             try fixture.server.end("vm1", begun)
             try fixture.server.stop()
         }

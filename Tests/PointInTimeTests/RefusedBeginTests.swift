@@ -80,13 +80,12 @@ extension PointInTimeSuite {
                 backup.disks[1].scratchIsBlockDevice = true
             }
             let before = try Traces(rig)
-            var arguments = try rig.server.beginArguments("vm1", backup, checkpoint: checkpoint)
+            let arguments = try rig.server.beginArguments("vm1", backup, checkpoint: checkpoint)
             if reason == .notXML { try Files.write("<domainbackup", to: arguments[2]) }
             if reason == .wrongSchema {
                 try Files.write(
                     "<domainbackup mode='pull'><what/></domainbackup>", to: arguments[2])
             }
-            arguments.append("--json")
             let result = try rig.server.cli(arguments)
             #expect(result.status == 1, "\(result)")
             #expect(result.stderr.contains("error: "), "\(result)")

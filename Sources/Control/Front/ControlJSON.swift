@@ -116,7 +116,8 @@ package struct DefineBody: Sendable, Hashable, JSONBody {
 }
 
 /// The body of a call that changes a drive's medium.
-package struct MediaBody: Sendable, Hashable, Codable {
+package struct MediaBody: Sendable, Hashable, JSONBody {
+    package static let keys = ["source", "block"]
     /// Path of the new medium; nil empties the drive.
     package var source: String?
     /// True: the medium is a block device.
@@ -128,7 +129,8 @@ package struct MediaBody: Sendable, Hashable, Codable {
 }
 
 /// The body of a call that makes a disk larger.
-package struct SizeBody: Sendable, Hashable, Codable {
+package struct SizeBody: Sendable, Hashable, JSONBody {
+    package static let keys = ["sizeBytes", "capacity"]
     package var sizeBytes: UInt64?
     /// True: the size that the disk's source has by now.
     package var capacity: Bool?

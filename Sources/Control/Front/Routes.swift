@@ -63,7 +63,7 @@ package struct Routes: Sendable {
                 else { throw ControlError.domainNotFound(name) }
                 return try .json(view)
             },
-            Route(.post, "/v1/domains", query: ["granularityBytes"]) { call in
+            Route(.post, "/v1/domains", query: ["granularityBytes", "force"]) { call in
                 let body =
                     call.isXML ? DefineBody(xml: try call.text()) : try call.json(DefineBody.self)
                 let granularity = try body.granularityBytes ?? call.number("granularityBytes")
@@ -72,7 +72,7 @@ package struct Routes: Sendable {
                         xml: body.xml, granularityBytes: granularity, force: call.flag("force")),
                     status: .created)
             },
-            Route(.delete, "/v1/domains/{domain}", query: ["checkpoints"]) { call in
+            Route(.delete, "/v1/domains/{domain}", query: ["checkpoints", "force"]) { call in
                 try await manager.undefine(
                     call.domain, removingCheckpoints: try call.flag("checkpoints"),
                     force: call.flag("force"))
@@ -98,17 +98,17 @@ package struct Routes: Sendable {
                     try await manager.attachDisk(xml: call.xml(), to: call.domain),
                     status: .created)
             },
-            Route(.put, base) { call in
+            Route(.put, base, query: ["force"]) { call in
                 try .json(
                     try await manager.updateDisk(
                         xml: call.xml(), of: call.domain, force: call.flag("force")))
             },
-            Route(.delete, one) { call in
+            Route(.delete, one, query: ["force"]) { call in
                 try await manager.detachDisk(
                     call.disk, from: call.domain, force: call.flag("force"))
                 return Response(status: .noContent)
             },
-            Route(.put, one + "/media") { call in
+            Route(.put, one + "/media", query: ["force"]) { call in
                 let body = try call.json(MediaBody.self)
                 return try .json(
                     try await manager.changeMedia(
