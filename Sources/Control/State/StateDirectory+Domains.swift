@@ -21,7 +21,20 @@ extension StateDirectory {
         guard let path = path(of: domain) else {
             throw Self.cannotWrite(domainsPath, "a domain without a uuid has too long a name")
         }
+        try refuseNewerNaming(domain.name)
         return try stage(kind: "domain", domain, for: path)
+    }
+
+    /// Throws when a file of a newer version speaks of a domain of this name: it must not come into
+    /// being a second time, under another uuid.
+    private func refuseNewerNaming(_ name: String) throws(ControlError) {
+        guard let quoted = try? JSONEncoder().encode(name) else { return }
+        for file in domains().damaged where file.isNewer {
+            guard let bytes = FileManager.default.contents(atPath: file.path),
+                bytes.range(of: quoted) != nil
+            else { continue }
+            try refuseNewer(file.path)
+        }
     }
 
     /// Forgets a domain.
