@@ -41,6 +41,8 @@ package final class RawSource: Sendable {
     /// that no page of the cache ever holds older bytes of what was written directly. A multiple of
     /// the alignment, or the size where there is no such part.
     package let tailStart: UInt64
+    /// Its size is no multiple of the alignment.
+    package let hasTail: Bool
     /// The descriptor by which bytes from `tailStart` on are written, valid while this object lives.
     package let tailRaw: Int32
     private let tailDescriptor: OwnedDescriptor?
@@ -98,6 +100,7 @@ package final class RawSource: Sendable {
         }
         let page = UInt64(max(FileCalls.pageBytes, alignment))
         tailStart = isAligned ? facts.sizeBytes : facts.sizeBytes / page * page
+        hasTail = !isAligned
         if isAligned || readOnly {
             tailRaw = descriptor.raw
             tailDescriptor = nil

@@ -122,7 +122,7 @@ extension NBDServer {
             return "\(sizeBytes) bytes are not a multiple of \(source.alignment), which "
                 + "cache='none' needs"
         }
-        guard source.alignment == 1 || source.tailStart == source.sizeBytes else {
+        guard source.alignment == 1 || !source.hasTail else {
             return "its \(source.sizeBytes) bytes are no multiple of \(source.alignment): with "
                 + "cache='none' detach it and attach it again"
         }
@@ -198,9 +198,13 @@ extension NBDServer {
             if isQuiet {
                 let done = Latch(count: 1)
                 ring.post(.growDisk(disk, growth, outcome, done))
-                if !done.wait(milliseconds: Limits.ringMilliseconds), outcome.take() {
-                    ring.post(.release(disk))
-                    return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+                if !done.wait(milliseconds: Limits.ringMilliseconds) {
+                    if outcome.take() {
+                        ring.post(.release(disk))
+                        return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+                    }
+                    // The ring is at it in this moment.
+                    _ = done.wait(milliseconds: Limits.ringMilliseconds)
                 }
             }
             ring.post(.release(disk))

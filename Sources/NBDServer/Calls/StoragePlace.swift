@@ -1,4 +1,5 @@
 import IORing
+import Synchronization
 
 /// What a call that may hang depends on: calls on the same place share its fate and its threads.
 package enum StoragePlace: Hashable, Sendable {
@@ -50,8 +51,22 @@ package enum StoragePlace: Hashable, Sendable {
 
     private static let mountsBytesMax = 4 << 20
 
-    /// Where file systems are mounted; none when that cannot be told.
+    /// Where file systems were mounted not long ago: a call asks several times, and a mount that is
+    /// new only shares threads for so long with the one it lies on.
     private static func mountPoints() -> [String] {
+        let now = MonotonicClock.now()
+        let known = lastMounts.withLock { now < $0.goodUntil ? $0.points : nil }
+        if let known { return known }
+        let points = readMountPoints()
+        lastMounts.withLock { $0 = (points, now + mountsNanoseconds) }
+        return points
+    }
+
+    private static let lastMounts = Mutex<(points: [String], goodUntil: UInt64)>(([], 0))
+    private static let mountsNanoseconds: UInt64 = 500_000_000
+
+    /// Where file systems are mounted; none when that cannot be told.
+    private static func readMountPoints() -> [String] {
         do throws(SystemFault) {
             let file = try FileCalls.open("/proc/self/mountinfo", [])
             let bytes = try FileCalls.readAll(file.raw, count: mountsBytesMax)

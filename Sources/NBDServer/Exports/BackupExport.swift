@@ -69,7 +69,9 @@ final class BackupExport: Sendable {
         self.reservedBytes = reservedBytes
         roomBytes = scratch.roomBytes - min(reservedBytes, scratch.roomBytes)
         writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
-        geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
+        // Once: a disk may grow meanwhile.
+        let sizeBytes = live.source.sizeBytes
+        geometry = ClusterGeometry(sizeBytes: sizeBytes)
         ledger = try Ledger(geometry: geometry)
         self.mayRelease = mayRelease
         holdLimitNanoseconds = holdLimitMilliseconds.saturatingMultiply(1_000_000)
@@ -77,7 +79,7 @@ final class BackupExport: Sendable {
         let kind: TransmissionFlags = mayRelease ? .sendTrim : .readOnly
         description = ExportDescription(
             name: configuration.exportName, description: nil,
-            sizeBytes: live.source.sizeBytes,
+            sizeBytes: sizeBytes,
             flags: kind.union([.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]),
             takesWrites: false,
             contexts: [MetaContext.allocation]

@@ -152,6 +152,21 @@ extension NBDServer {
         _ bases: [DiskID: SealedBits], _ scope: ExportScope, _ opened: OpenedListener
     ) -> Result<JobStarted, ServerFault> {
         guard !state.withLock({ $0.isStopping }) else { return .failure(.shuttingDown) }
+        // A disk may have grown since its export was made; from here on it does not.
+        for export in exports where export.geometry.sizeBytes != export.source.sizeBytes {
+            return .failure(.diskBusy(name: export.target))
+        }
+        // Before the instant: from then on a machine may need the room.
+        shared.watch.add(exports, shared)
+        let begun = beginWatched(configuration, exports, bases, scope, opened)
+        if case .failure = begun { shared.watch.remove(exports.map(\.id)) }
+        return begun
+    }
+
+    private func beginWatched(
+        _ configuration: JobConfiguration, _ exports: [BackupExport],
+        _ bases: [DiskID: SealedBits], _ scope: ExportScope, _ opened: OpenedListener
+    ) -> Result<JobStarted, ServerFault> {
         var instant = Instant()
         instant.exports = exports
         if let fault = prepare(configuration, bases, &instant) {
@@ -241,7 +256,6 @@ extension NBDServer {
             id: id, exports: exports, scope: scope, listener: opened.listener,
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
-        shared.watch.add(exports, shared)
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
         return JobStarted(

@@ -45,17 +45,26 @@ final class ScratchWatch: Sendable {
 
     /// Begins to watch; `shared` is told of what is found.
     func add(_ exports: [BackupExport], _ shared: ServerShared) {
-        let needsThread = state.withLock { state in
+        state.withLock { state in
             for export in exports { state.exports[export.id] = export }
-            defer { state.hasThread = true }
-            return !state.hasThread
         }
-        guard needsThread else { return }
+        // Without a thread readers look for themselves; the next job's begin tries again.
+        _ = ensureThread(shared)
+    }
+
+    /// Whether there is a thread, started if need be.
+    private func ensureThread(_ shared: ServerShared) -> Bool {
+        let isThere = state.withLock { state in
+            defer { state.hasThread = true }
+            return state.hasThread
+        }
+        if isThere { return true }
         do throws(SystemFault) {
             _ = try WorkerThread(name: "nbdpull-watch") { self.run(shared) }
+            return true
         } catch {
-            // Readers look for themselves; the next job's begin tries again.
             state.withLock { $0.hasThread = false }
+            return false
         }
     }
 
@@ -76,15 +85,23 @@ final class ScratchWatch: Sendable {
     func reclaim(
         _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
     ) -> Bool {
-        let found = state.withLock { state in
-            state.exports.values.filter {
+        let found = state.withLock { state -> (exports: [BackupExport], reclaim: Reclaim)? in
+            let exports = state.exports.values.filter {
                 $0.scratch.fileSystem == fileSystem && !state.given.contains($0.id)
             }
+            guard !exports.isEmpty else { return nil }
+            let reclaim = Reclaim(exports.count, answer: answer)
+            // From here on the thread stays until it is answered.
+            state.waiting.append(reclaim)
+            return (exports, reclaim)
         }
-        guard !found.isEmpty else { return false }
-        let reclaim = Reclaim(found.count, answer: answer)
-        state.withLock { $0.waiting.append(reclaim) }
-        for export in found {
+        guard let (exports, reclaim) = found else { return false }
+        guard ensureThread(shared) else {
+            // Nobody would look at the deadline.
+            state.withLock { $0.waiting.removeAll { $0 === reclaim } }
+            return false
+        }
+        for export in exports {
             shared.breakNow(export, .spaceForGuest)
             export.writer.empty {
                 self.state.withLock { _ = $0.given.insert(export.id) }

@@ -57,9 +57,7 @@ final class ScratchWriter: Sendable {
     // MARK: On any thread
 
     /// Has bytes written; `.scratchWritten` with the ticket follows, unless it is revoked.
-    ///
-    /// Returns the errno when there can be no thread.
-    func write(_ ticket: ScratchTicket, _ bytes: LentBytes, position: UInt64) -> Int32? {
+    func write(_ ticket: ScratchTicket, _ bytes: LentBytes, position: UInt64) {
         put(.write(ticket, bytes, position: position))
     }
 
@@ -79,7 +77,7 @@ final class ScratchWriter: Sendable {
 
     /// Gives the room of a scratch file back that nobody may read any more, then calls `done`.
     func empty(done: @escaping @Sendable () -> Void) {
-        if put(.empty(done)) != nil { done() }
+        put(.empty(done))
     }
 
     /// Reports the room of scratch's file system; nothing while an earlier look has no answer.
@@ -88,7 +86,7 @@ final class ScratchWriter: Sendable {
             defer { state.isLooking = true }
             return !state.isLooking && !state.isClosed
         }
-        if isFirst { _ = put(.look(report)) }
+        if isFirst { put(.look(report)) }
     }
 
     /// Ends the thread when it is through with what it has.
@@ -97,7 +95,7 @@ final class ScratchWriter: Sendable {
         wakeups.signal()
     }
 
-    private func put(_ work: Work) -> Int32? {
+    private func put(_ work: Work) {
         let needsThread = state.withLock { state in
             state.queue.append(work)
             defer { state.hasThread = true }
@@ -107,17 +105,32 @@ final class ScratchWriter: Sendable {
             do throws(SystemFault) {
                 _ = try WorkerThread(name: "nbdpull-scratch") { self.run() }
             } catch {
-                state.withLock { state in
-                    state.hasThread = false
-                    state.isLooking = false
-                    state.queue.removeAll()
-                    state.next = 0
-                }
-                return error.errno
+                return refuse(error.errno)
             }
         }
         wakeups.signal()
-        return nil
+        // After the end a thread looks once more, and ends.
+        if needsThread, state.withLock({ $0.isClosed }) { wakeups.signal() }
+    }
+
+    /// There is no thread: what was put in since one was wanted is answered.
+    private func refuse(_ errno: Int32) {
+        let left = state.withLock { state in
+            defer {
+                state.hasThread = false
+                state.isLooking = false
+                state.queue.removeAll()
+                state.next = 0
+            }
+            return Array(state.queue[state.next...])
+        }
+        for work in left {
+            switch work {
+            case .write(let ticket, _, _): home.post(.scratchWritten(ticket, .failed(errno)))
+            case .empty(let done): done()
+            case .look: break
+            }
+        }
     }
 
     // MARK: On the writer's thread
@@ -135,8 +148,17 @@ final class ScratchWriter: Sendable {
                 if let space = FileCalls.space(scratch.raw) { report(space) }
                 state.withLock { $0.isLooking = false }
             case nil:
-                if state.withLock({ $0.isClosed }) { return }
+                if endsNow() { return }
             }
+        }
+    }
+
+    /// Whether the thread has nothing to do any more; whoever comes later starts another.
+    private func endsNow() -> Bool {
+        state.withLock { state in
+            guard state.isClosed, state.next >= state.queue.count else { return false }
+            state.hasThread = false
+            return true
         }
     }
 

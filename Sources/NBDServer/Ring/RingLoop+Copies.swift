@@ -157,9 +157,8 @@ extension RingLoop {
         let bytes = arena.lend(
             copyBuffers[buffer].offset + write.position * ClusterGeometry.clusterBytes,
             count: write.count * ClusterGeometry.clusterBytes)
-        let errno = export.writer.write(
+        export.writer.write(
             ticket, bytes, position: UInt64(write.slot) << ClusterGeometry.shift)
-        if let errno { scratchWritten(ticket, .failed(errno)) }
     }
 
     /// A writer is through with a write that has not been given up.
