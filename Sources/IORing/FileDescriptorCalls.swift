@@ -176,24 +176,7 @@ package enum FileCalls {
     package static func readAll(
         _ descriptor: Int32, count: Int
     ) throws(SystemFault) -> [UInt8] {
-        var failure: Int32 = 0
-        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
-            while filled < count {
-                // SAFETY: the range lies within the buffer.
-                let result = unsafe pread(
-                    descriptor, buffer.baseAddress.map { unsafe $0 + filled }, count - filled,
-                    off_t(filled))
-                if result == 0 { return }
-                if result < 0 {
-                    if errno == EINTR { continue }
-                    failure = errno
-                    return
-                }
-                filled += result
-            }
-        }
-        if failure != 0 { throw SystemFault(call: "pread", errno: failure) }
-        return bytes
+        try read(descriptor, at: 0, count: count)
     }
 
     /// What tells one file from another that later has its name, and one content from the next.

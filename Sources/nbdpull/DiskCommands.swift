@@ -4,7 +4,7 @@ import Foundation
 import NBDServer
 
 /// virsh's words for which state of a machine a change is for: here there is one, and it is kept.
-struct PersistenceOptions: ParsableArguments {
+struct ChangeTimeOptions: ParsableArguments {
     @Flag(help: "Taken for virsh's sake: a change is always made now and kept.") var config = false
     @Flag(help: "The same.") var live = false
     @Flag(help: "The same.") var current = false
@@ -28,7 +28,7 @@ struct AttachDisk: AsyncParsableCommand {
     @Option(help: "Kept in the XML.") var targetbus: String?
     @Option(help: "Kept in the XML.") var serial: String?
     @Flag(name: .customLong("print-xml"), help: "Print the XML instead.") var printXML = false
-    @OptionGroup var persistence: PersistenceOptions
+    @OptionGroup var changeTime: ChangeTimeOptions
 
     func validate() throws {
         guard mode == nil || mode == "readonly" else {
@@ -78,7 +78,7 @@ struct AttachDevice: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
     @Argument(help: "The domain's name.") var domain: String
     @Argument(help: "XML of one <disk>; - is standard input.") var file: String
-    @OptionGroup var persistence: PersistenceOptions
+    @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
         let data = try await options.send(
@@ -100,7 +100,7 @@ struct DetachDisk: AsyncParsableCommand {
     @Argument(help: "The domain's name.") var domain: String
     @Argument(help: "The disk's target, or the path of its source.") var target: String
     @Flag(help: "Disconnect the machines that use it.") var force = false
-    @OptionGroup var persistence: PersistenceOptions
+    @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
         var call = ControlClient.Call("DELETE", "v1", "domains", domain, "disks", target)
@@ -123,7 +123,7 @@ struct UpdateDevice: AsyncParsableCommand {
     @Argument(help: "The domain's name.") var domain: String
     @Argument(help: "XML of one <disk>; - is standard input.") var file: String
     @Flag(help: "Disconnect the machines that use it.") var force = false
-    @OptionGroup var persistence: PersistenceOptions
+    @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
         var call = try ControlClient.Call(
@@ -149,7 +149,7 @@ struct ChangeMedia: AsyncParsableCommand {
     @Flag(help: "The same.") var update = false
     @Flag(help: "The medium is a block device. (default: what it is)") var block = false
     @Flag(help: "Disconnect the machines that use it.") var force = false
-    @OptionGroup var persistence: PersistenceOptions
+    @OptionGroup var changeTime: ChangeTimeOptions
 
     func validate() throws {
         guard eject == (source == nil) else {
