@@ -29,6 +29,9 @@ package final class ScratchStorage: Sendable {
     package let isOurs: Bool
     /// The file system that gives the room; nil for a device.
     package let fileSystem: UInt64?
+    /// What tells a file made by us from another that later has its name; nil for what was there
+    /// before.
+    package let file: (device: UInt64, inode: UInt64)?
     /// Told of write errors, one for each reader.
     private let witnesses: [WriteErrorWitness]
     /// The same for whoever is no reader.
@@ -52,6 +55,8 @@ package final class ScratchStorage: Sendable {
         self.isOurs = isOurs
         self.roomBytes = roomBytes
         self.fileSystem = fileSystem
+        let inode = isOurs ? try FileCalls.identity(descriptor.raw).inode : nil
+        file = fileSystem.flatMap { device in inode.map { (device, $0) } }
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
         // An error of whoever had the file before is none of ours.
         _ = FileCalls.writeError(descriptor.raw)
