@@ -1,6 +1,7 @@
 import Foundation
 import Scratch
 import Testing
+import UnitSupport
 
 /// Random walks through large cases; a seed decides everything.
 ///

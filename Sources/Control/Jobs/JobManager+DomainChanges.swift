@@ -92,7 +92,7 @@ extension JobManager {
     }
 
     /// A domain that took the server's default goes on doing so.
-    private func keptGranularity(of domain: ManagedDomain) -> UInt32? {
+    func keptGranularity(of domain: ManagedDomain) -> UInt32? {
         domain.granularityBytes == settings.granularityBytes ? nil : domain.granularityBytes
     }
 

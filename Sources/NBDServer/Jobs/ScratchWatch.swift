@@ -10,6 +10,9 @@ import Synchronization
 final class ScratchWatch: Sendable {
     private let state = Mutex(State())
     private let wakeups = WakeCount()
+    private let start: ThreadStart
+
+    init(start: @escaping ThreadStart = WorkerThread.start) { self.start = start }
 
     private struct State {
         var exports: [ExportID: BackupExport] = [:]
@@ -61,7 +64,7 @@ final class ScratchWatch: Sendable {
         }
         if isThere { return true }
         do throws(SystemFault) {
-            _ = try WorkerThread(name: "nbdpull-watch") { self.run(shared) }
+            try start("nbdpull-watch") { self.run(shared) }
             return true
         } catch {
             state.withLock { $0.hasThread = false }
