@@ -27,7 +27,7 @@ extension JobManager {
     }
 
     /// Looks at all paths at once; in their order.
-    private func looks(
+    func looks(
         at paths: [String], _ milliseconds: Int32
     ) async -> [(String, Result<SystemCalls.FileIdentity?, ServerFault>)] {
         let storage = storage
