@@ -7,7 +7,7 @@ package final class FaultPlan {
     package enum Fault: Sendable {
         /// The process is gone before the change is made.
         case killed
-        /// So many calls fail, one after the other.
+        /// So many calls fail, one after the other; with EMFILE what is opened, else what is changed.
         case fails(errno: Int32, count: Int = 1)
     }
 

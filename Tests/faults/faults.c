@@ -4,8 +4,11 @@
  * FAULTS_UNDER names the directory. FAULTS_PLAN names a file; while it holds
  * "N ERRNO [COUNT]", changes are counted, and from the Nth on COUNT of them (1 if not given) fail with
  * ERRNO, or end the process when ERRNO is 0. How many were counted is kept in the file beside it,
- * PLAN.count; to write PLAN anew begins anew. */
+ * PLAN.count; to write PLAN anew begins anew.
+ *
+ * With EMFILE it is not changes that are counted and fail, but files and directories that are opened. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -56,8 +59,10 @@ static void note_count(void)
     syscall(SYS_close, number);
 }
 
-/* Counts one change; the errno that it fails with, or 0. */
-static int step(const char *path)
+enum kind { CHANGE = 1, OPENING = 2 };
+
+/* Counts one call; the errno that it fails with, or 0. */
+static int step_as(const char *path, int kinds)
 {
     char text[64];
     int result = 0, kept = errno;
@@ -70,9 +75,12 @@ static int step(const char *path)
             counted = 0;
         }
         sscanf(text, "%ld %ld %ld", &at, &number, &count);
-        counted++;
-        note_count();
-        if (counted >= at && counted < at + count) {
+        int counts = kinds & (number == EMFILE ? OPENING : CHANGE);
+        if (counts) {
+            counted++;
+            note_count();
+        }
+        if (counts && counted >= at && counted < at + count) {
             if (!number) {
                 kill(getpid(), SIGKILL);
                 pause();
@@ -85,15 +93,27 @@ static int step(const char *path)
     return result;
 }
 
-static int step_at(int directory, const char *path)
+static int step(const char *path) { return step_as(path, CHANGE); }
+
+static int step_at_as(int directory, const char *path, int kinds)
 {
     char whole[PATH_MAX], link[64];
-    if (path[0] == '/' || directory == AT_FDCWD) return step(path);
+    if (path[0] == '/' || directory == AT_FDCWD) return step_as(path, kinds);
     snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
     ssize_t length = readlink(link, whole, sizeof whole - 1);
     if (length < 0) return 0;
     snprintf(whole + length, sizeof whole - length, "/%s", path);
-    return step(whole);
+    return step_as(whole, kinds);
+}
+
+static int step_at(int directory, const char *path)
+{
+    return step_at_as(directory, path, CHANGE);
+}
+
+static int kinds_of(int flags)
+{
+    return flags & (O_CREAT | O_TRUNC) ? CHANGE | OPENING : OPENING;
 }
 
 static int step_of(int descriptor)
@@ -121,7 +141,7 @@ static mode_t mode_of(int flags, va_list rest)
         va_start(rest, flags);                                                                      \
         mode_t mode = mode_of(flags, rest);                                                         \
         va_end(rest);                                                                               \
-        if (flags & (O_CREAT | O_TRUNC)) FAIL_IF(step(path));                                       \
+        FAIL_IF(step_as(path, kinds_of(flags)));                                                    \
         return NEXT(name)(path, flags, mode);                                                       \
     }
 OPEN(open)
@@ -134,11 +154,19 @@ OPEN(open64)
         va_start(rest, flags);                                                                      \
         mode_t mode = mode_of(flags, rest);                                                         \
         va_end(rest);                                                                               \
-        if (flags & (O_CREAT | O_TRUNC)) FAIL_IF(step_at(directory, path));                         \
+        FAIL_IF(step_at_as(directory, path, kinds_of(flags)));                                      \
         return NEXT(name)(directory, path, flags, mode);                                            \
     }
 OPENAT(openat)
 OPENAT(openat64)
+
+DIR *opendir(const char *path)
+{
+    int failed = step_as(path, OPENING);
+    if (!failed) return NEXT(opendir)(path);
+    errno = failed;
+    return NULL;
+}
 
 int rename(const char *from, const char *to)
 {

@@ -178,6 +178,9 @@ extension JobManager {
     /// Leftovers are stray: a later domain of this uuid drops them.
     private func removeTracking(of definition: DomainDefinition) {
         do throws(ControlError) {
+            // Where descriptors are what a refused define lacked, this goes without.
+            state?.removeEmptyTracking(
+                of: definition.uuid, targets: definition.disks.map(\.target))
             try state?.removeTracking(of: definition.uuid)
         } catch {
             note(error.message, of: definition.name)
