@@ -195,8 +195,12 @@ package enum FileCalls {
         var facts = stat()
         // SAFETY: the kernel fills the local; it keeps no pointer.
         _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
+        // Anybody may set a time before 1970 or after 2554: it is only compared.
         let time = facts.st_mtim
-        return (UInt64(facts.st_ino), UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
+        let seconds = UInt64(truncatingIfNeeded: time.tv_sec) &* 1_000_000_000
+        return (
+            UInt64(facts.st_ino), seconds &+ UInt64(truncatingIfNeeded: time.tv_nsec)
+        )
     }
 
     /// The first offset at or after `position` that holds data (`data`) or a hole; nil when there

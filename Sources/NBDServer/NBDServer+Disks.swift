@@ -31,12 +31,12 @@ extension NBDServer {
     // MARK: Attaching
 
     private func attach(_ configuration: DiskConfiguration) async -> Result<DiskID, ServerFault> {
-        let home: Int
-        switch reserve(configuration.exportName) {
+        let place: Reservation
+        switch reserve(configuration) {
         case .failure(let fault): return .failure(fault)
-        case .success(let ring): home = ring
+        case .success(let taken): place = taken
         }
-        defer { state.withLock { _ = $0.attaching.removeValue(forKey: configuration.exportName) } }
+        defer { giveBack(place, configuration.exportName) }
         let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
         let opened = await storage.run(
             at: .of(configuration.path), what: "'\(configuration.path)'",
@@ -47,27 +47,59 @@ extension NBDServer {
         case .success(let source):
             return await storage.run(
                 at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
-            ) { self.publish(configuration, source, home) }
+            ) {
+                guard self.keep(place, configuration.exportName) else {
+                    return .failure(.exportNameTaken(name: configuration.exportName))
+                }
+                return self.publish(configuration, source, place.home)
+            }
+        }
+    }
+
+    /// A disk's name and its place on a ring while it is being attached.
+    struct Reservation: Sendable {
+        let home: Int
+        let number: UInt64
+        /// It waits for its storage as long as that takes, so a later call may have the name.
+        var yields: Bool
+    }
+
+    private func giveBack(_ place: Reservation, _ name: String) {
+        state.withLock { state in
+            if state.attaching[name]?.number == place.number { state.attaching[name] = nil }
+        }
+    }
+
+    /// From here on nobody else gets the name; false when somebody has it already.
+    private func keep(_ place: Reservation, _ name: String) -> Bool {
+        state.withLock { state in
+            guard state.attaching[name]?.number == place.number else { return false }
+            state.attaching[name]?.yields = false
+            return true
         }
     }
 
     /// Takes the name and a place on a ring for a disk that is being attached.
-    private func reserve(_ name: String) -> Result<Int, ServerFault> {
+    private func reserve(_ configuration: DiskConfiguration) -> Result<Reservation, ServerFault> {
+        let name = configuration.exportName
         let home = shared.pickRing(for: .guests)
         return state.withLock { state in
             guard !state.isStopping else { return .failure(.shuttingDown) }
-            guard state.attaching[name] == nil, live.target(named: name) == nil else {
+            guard state.attaching[name]?.yields ?? true, live.target(named: name) == nil else {
                 return .failure(.exportNameTaken(name: name))
             }
             let count =
                 state.disks.values.count { $0.homeRing == home }
-                + state.attaching.values.count { $0 == home }
+                + state.attaching.values.count { $0.home == home }
             guard count < Limits.disksPerRing else {
                 return .failure(
                     .limitReached(what: "disks of a ring", limit: Limits.disksPerRing))
             }
-            state.attaching[name] = home
-            return .success(home)
+            state.lastReservation += 1
+            let place = Reservation(
+                home: home, number: state.lastReservation, yields: configuration.waitsForStorage)
+            state.attaching[name] = place
+            return .success(place)
         }
     }
 
@@ -197,6 +229,8 @@ extension NBDServer {
             guard !state.beginning.values.contains(where: { $0.contains(disk) }) else {
                 return .failure(.diskBusy(name: name))
             }
+            let hasJob = state.jobs.values.contains { $0.exports.contains { $0.disk == disk } }
+            guard !hasJob else { return .failure(.diskBusy(name: name)) }
             state.detaching.insert(disk)
             live.remove(name: name)
             return .success(

@@ -135,7 +135,8 @@ struct ServerState {
     var jobs: [String: RunningJob] = [:]
     var liveListeners: [RingListener] = []
     /// Exports of disks that are being attached, with the rings where they will live.
-    var attaching: [String: Int] = [:]
+    var attaching: [String: NBDServer.Reservation] = [:]
+    var lastReservation: UInt64 = 0
     /// Jobs that are being begun, with their disks, which stay until then.
     var beginning: [String: Set<DiskID>] = [:]
     /// Jobs that are being ended.

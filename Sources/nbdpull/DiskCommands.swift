@@ -15,9 +15,7 @@ struct AttachDisk: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "attach-disk", abstract: "Add a disk to a domain and serve it.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The file or block device.") var source: String
-    @Argument(help: "The disk's target, such as vdb.") var target: String
+    @OptionGroup var disk: NewDiskArguments
     @Option(help: "file or block. (default: what the source is)") var sourcetype: String?
     @Option(help: "disk, cdrom, floppy or lun. (default: disk)") var type: String?
     @Option(help: "readonly.") var mode: String?
@@ -40,7 +38,8 @@ struct AttachDisk: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let xml = xml
+        let (domain, source, target) = try disk.values()
+        let xml = xml(source, target)
         guard !printXML else { return Console.out(xml) }
         // As deep as it will stand in the domain's XML.
         let placed = xml.replacing("\n", with: "\n    ")
@@ -50,7 +49,7 @@ struct AttachDisk: AsyncParsableCommand {
             done: "Disk attached successfully")
     }
 
-    private var xml: String {
+    private func xml(_ source: String, _ target: String) -> String {
         let path = ServeArguments.absolutePath(source)
         let kind = sourcetype ?? ServeArguments.sourceKind(of: path).rawValue
         var writer = XMLWriter()
@@ -74,11 +73,11 @@ struct AttachDevice: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "attach-device", abstract: "Add a disk to a domain from its XML.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "XML of one <disk>; - is standard input.") var file: String
+    @OptionGroup var device: DeviceArguments
     @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
+        let (domain, file) = try device.values()
         try await options.change(
             ControlClient.Call(
                 "POST", ["v1", "domains", domain, "disks"],
@@ -93,12 +92,12 @@ struct DetachDisk: AsyncParsableCommand {
         abstract: "Take a disk out of a domain; refused while a machine uses it.",
         discussion: "Its part of the domain's checkpoints ends. Other disks keep theirs.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The disk's target, or the path of its source.") var target: String
+    @OptionGroup var disk: DiskTargetArguments
     @Flag(help: "Disconnect the machines that use it.") var force = false
     @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
+        let (domain, target) = try disk.values()
         var call = ControlClient.Call("DELETE", "v1", "domains", domain, "disks", target)
         if force { call.query.append(("force", "true")) }
         _ = try await options.send(call)
@@ -116,12 +115,12 @@ struct UpdateDevice: AsyncParsableCommand {
             cache, discard, readonly).
             """)
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "XML of one <disk>; - is standard input.") var file: String
+    @OptionGroup var device: DeviceArguments
     @Flag(help: "Disconnect the machines that use it.") var force = false
     @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
+        let (domain, file) = try device.values()
         try await options.change(
             ControlClient.Call(
                 "PUT", ["v1", "domains", domain, "disks"],
@@ -134,9 +133,7 @@ struct ChangeMedia: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "change-media", abstract: "Put another medium into a CD or floppy drive.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The drive's target, or the path of its medium.") var path: String
-    @Argument(help: "The new medium.") var source: String?
+    @OptionGroup var media: MediaArguments
     @Flag(help: "Empty the drive.") var eject = false
     @Flag(help: "Fill the drive, which is what a medium means anyway.") var insert = false
     @Flag(help: "The same.") var update = false
@@ -145,12 +142,13 @@ struct ChangeMedia: AsyncParsableCommand {
     @OptionGroup var changeTime: ChangeTimeOptions
 
     func validate() throws {
-        guard eject == (source == nil) else {
+        guard eject == (try media.values().source == nil) else {
             throw ValidationError("give the new medium, or --eject")
         }
     }
 
     func run() async throws {
+        let (domain, path, source) = try media.values()
         let medium = source.map(ServeArguments.absolutePath)
         let isDevice = block || medium.map { ServeArguments.sourceKind(of: $0) } == .block
         try await options.change(
@@ -169,20 +167,18 @@ struct BlockResize: AsyncParsableCommand {
             the new one. A file is extended; a device must have grown before.
             """)
     @OptionGroup var options: ClientOptions
-    @Argument(help: "The domain's name.") var domain: String
-    @Argument(help: "The disk's target, or the path of its source.") var path: String
-    @Argument(help: "The new size: in KiB, or with a unit such as b, M, GiB, T.")
-    var size: String?
+    @OptionGroup var disk: DiskSizeArguments
     @Flag(help: "A size without a unit is in bytes.") var bytes = false
     @Flag(help: "Take the size that the source has by now.") var capacity = false
 
     func validate() throws {
-        guard capacity == (size == nil) else {
+        guard capacity == (try disk.values().size == nil) else {
             throw ValidationError("give the new size, or --capacity")
         }
     }
 
     func run() async throws {
+        let (domain, path, size) = try disk.values()
         var wanted: UInt64?
         if let size { wanted = try ScaledSize.bytes(size, unit: bytes ? 1 : 1024) }
         try await options.change(

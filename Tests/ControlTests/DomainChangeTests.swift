@@ -1,6 +1,7 @@
 import Control
 import Foundation
 import NBDServer
+import Synchronization
 import Testing
 
 /// Domains change while they are served.
@@ -265,6 +266,46 @@ import Testing
         try await manager.detachDisk("vdb", from: "vm1")
     }
 
+    @Test(
+        "P2: whoever looks at domains while a refused change is taken back sees them as they were")
+    func lookedAtMeanwhile() async throws {
+        let (fixture, manager) = try await Self.start()
+        let bad = "\(fixture.root)/bad.raw"
+        let looks = Notes()
+        fixture.engine.change {
+            $0.unusablePaths = [bad]
+            $0.onAttach = { _ in looks.add("\(await manager.listDomains().count)") }
+        }
+        let changed = Self.xml(
+            fixture, [Self.disk("vda", "\(fixture.root)/vda.raw"), Self.disk("vdb", bad)])
+        await expectError("source-unusable") { try await manager.define(xml: changed) }
+        // The new source, then the old one again.
+        #expect(looks.all == ["1", "1"])
+        #expect(Self.exports(fixture) == ["vm1/vda", "vm1/vdb"])
+    }
+
+    @Test("P3: a change that is refused for one disk has not begun another's chain anew")
+    func refusedBeforeChains() async throws {
+        let (fixture, manager) = try await Self.start()
+        let bad = "\(fixture.root)/bad.raw"
+        let opened = Notes()
+        fixture.engine.change {
+            $0.clients = [:]
+            $0.unusablePaths = [bad]
+            $0.onAttach = { opened.add($0) }
+        }
+        let changed = Self.xml(
+            fixture,
+            [Self.disk("vda", "\(fixture.root)/other.raw"), Self.disk("vdb", bad)])
+        #expect(
+            FileManager.default.createFile(
+                atPath: "\(fixture.root)/other.raw", contents: Data(count: 512)))
+        await expectError("source-unusable") { try await manager.define(xml: changed) }
+        #expect(opened.all.first == "vm1/vdb")
+        let disks = try await manager.disks(of: "vm1")
+        #expect(disks.map(\.checkpoints) == [["c1"], ["c1"]])
+    }
+
     @Test("an undefine that cannot close a disk keeps the domain where it is seen")
     func undefineThatFails() async throws {
         let (fixture, manager) = try await Self.start()
@@ -433,4 +474,11 @@ func eventuallyTrue(_ condition: () async -> Bool) async -> Bool {
         try? await Task.sleep(for: .milliseconds(10))
     }
     return false
+}
+
+/// What a test was told, in its order.
+private final class Notes: Sendable {
+    private let lines = Mutex<[String]>([])
+    func add(_ line: String) { lines.withLock { $0.append(line) } }
+    var all: [String] { lines.withLock { $0 } }
 }

@@ -180,6 +180,12 @@ extension InteropSuite {
             let other = directory.file("d.xml")
             try Files.write(
                 "<domain><name>vm2</name></domain>", to: other)
+            let extra = directory.file("extra.raw")
+            try Images.sparse(extra, bytes: 1 << 20)
+            let device = directory.file("device.xml")
+            try Files.write(
+                "<disk type='file' device='disk'><driver type='raw' cache='none'/>"
+                    + "<source file='\(extra)'/><target dev='vdx'/></disk>", to: device)
             let uuid = try server.cli(["list", "--uuid"]).output()
                 .trimmingCharacters(in: .whitespacesAndNewlines)
             for arguments in [
@@ -199,6 +205,20 @@ extension InteropSuite {
                 ["checkpoint-dumpxml", "vm1", "--checkpointname", "x2"],
                 ["checkpoint-parent", uuid, "x1"], ["checkpoint-list", "--domain", uuid],
                 ["checkpoint-delete", "--domain", "vm1", "--checkpointname", "x2"],
+                [
+                    "attach-disk", "--domain", "vm1", "--source", extra, "--target", "vdx",
+                    "--persistent",
+                ],
+                ["blockresize", "--domain", "vm1", "--path", "vdx", "--size", "4M"],
+                ["blockresize", "vm1", "--path", "vdx", "8M"],
+                ["update-device", "--domain", "vm1", "--file", device],
+                ["detach-disk", "--domain", uuid, "--target", "vdx"],
+                ["attach-device", "--domain", "vm1", "--file", device],
+                ["detach-disk", "vm1", "vdx"],
+                ["attach-disk", "vm1", extra, "sda", "--type", "cdrom", "--mode", "readonly"],
+                ["change-media", "--domain", "vm1", "--path", "sda", "--eject"],
+                ["change-media", "--domain", "vm1", "--path", "sda", "--source", extra],
+                ["detach-disk", "vm1", "--target", "sda"],
             ] {
                 let result = try server.cli(arguments)
                 #expect(result.succeeded, "\(arguments): \(result)")

@@ -42,6 +42,28 @@ extension InteropSuite {
             return Holdings(of: server)
         }
 
+        @Test("P6: a begin that is refused at its last step leaves no thread and no scratch behind")
+        func refused() throws {
+            let directory = try TemporaryDirectory()
+            let path = directory.file("disk")
+            try Images.sparse(path, bytes: 1 << 20)
+            let server = try ServerUnderTest([
+                DomainDescription("vm1", [DiskDescription("vda", path)])
+            ])
+            var jobs = 0
+            while try server.cli(["backup-begin", "vm1"]).succeeded, jobs < 64 { jobs += 1 }
+            let before = settled(server)
+            for _ in 0..<30 {
+                let result = try server.cli(["backup-begin", "vm1"])
+                #expect(result.stderr.contains("jobs at once on a disk"), "\(result)")
+            }
+            let after = settled(server)
+            let text = "before: \(before)\nafter: \(after)"
+            #expect(after.threads < before.threads + 12, "\(text)")
+            #expect(after.descriptors < before.descriptors + 12, "\(text)")
+            try server.stop()
+        }
+
         @Test(
             "P6: a thousand jobs leave no mapping, thread, descriptor or memory behind",
             arguments: [(1000, []), (200, ["checkpoint"])])

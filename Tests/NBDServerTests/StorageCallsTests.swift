@@ -45,6 +45,40 @@ private final class Notes: Sendable {
         }
     }
 
+    @Test("P6: a thread that waits for its next call keeps nothing of the last one")
+    func idleThreads() async {
+        let calls = StorageCalls()
+        weak var last: Notes?
+        do {
+            let notes = Notes()
+            last = notes
+            _ = await calls.run(at: .storage("/a"), what: "x", .begin(milliseconds: 5_000)) {
+                () -> Answer in
+                notes.add("run")
+                return .success("done")
+            }
+        }
+        for _ in 0..<500 where last != nil { try? await Task.sleep(for: .milliseconds(10)) }
+        #expect(last == nil)
+        // It takes the next one, whatever its place.
+        let next = await calls.run(at: .tracking, what: "x", .end(milliseconds: nil)) {
+            () -> Answer in .success("next")
+        }
+        #expect(next == .success("next") && calls.runningCount <= 1)
+    }
+
+    @Test("P6: alarms call back when their time is over, unless they are cancelled")
+    func alarms() async {
+        let notes = Notes()
+        let late = Alarms.shared.set(after: 60) { notes.add("late") }
+        _ = Alarms.shared.set(after: 40) { notes.add("second") }
+        _ = Alarms.shared.set(after: 0) { notes.add("first") }
+        Alarms.shared.cancel(late)
+        #expect(await notes.appear(2))
+        try? await Task.sleep(for: .milliseconds(100))
+        #expect(notes.all == ["first", "second"])
+    }
+
     @Test("P6: a call that hangs is given up at its limit, and what it makes later is taken back")
     func givenUp() async {
         let (calls, hang, notes) = (StorageCalls(), Hang(), Notes())

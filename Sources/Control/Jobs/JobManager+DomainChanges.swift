@@ -35,7 +35,8 @@ extension JobManager {
     ///
     /// Only disks that are gone, new, or served in another way are touched: machines stay connected
     /// to the others, whose checkpoints go on. The state file is replaced in one step when every
-    /// disk is open; before that a fault or a crash leaves the domain as it was.
+    /// disk is open; before that a fault or a crash leaves the domain as it was. Checkpoints of a disk
+    /// whose new source had been opened by then may be unusable.
     ///
     /// - Throws: 55 while a client is connected to a disk that is to be closed, unless forced, and
     ///   while a job uses it.
@@ -117,7 +118,8 @@ extension JobManager {
                 if difference.beginningAnew.contains(disk.target), disk.isTrackable {
                     try state?.removeTracking(of: new.definition.uuid, target: disk.target)
                 }
-                opened[disk.target] = try await open(disk, of: new)
+                let attachment = try await open(disk, of: new)
+                opened[disk.target] = attachment
             }
             if isStopping { throw .serverStopping }
             if let staged { try commit(staged, replacing: old) }

@@ -47,18 +47,23 @@ extension JobManager {
     }
 
     private func isOpening(_ disk: DomainDisk, of definition: DomainDefinition) -> Bool {
-        openings[definition.liveExportName(target: disk.target)] != nil
+        openings[openingKey(disk, of: definition)] != nil
+    }
+
+    // An attempt at another source of the same disk is another one.
+    private func openingKey(_ disk: DomainDisk, of definition: DomainDefinition) -> String {
+        "\(definition.uuid) \(disk.target) \(disk.path ?? "")"
     }
 
     // One attempt at a time, which lasts as long as the storage takes: whoever asks again joins it.
     private func opening(_ disk: DomainDisk, of definition: DomainDefinition) -> Task<Void, Never> {
-        let export = definition.liveExportName(target: disk.target)
-        if let running = openings[export] { return running }
+        let key = openingKey(disk, of: definition)
+        if let running = openings[key] { return running }
         let task = Task {
             await attach(disk, of: definition)
-            openings[export] = nil
+            openings[key] = nil
         }
-        openings[export] = task
+        openings[key] = task
         return task
     }
 }

@@ -176,7 +176,11 @@ extension NBDServer {
         // Before the instant: from then on a machine may need the room.
         shared.watch.add(exports, shared)
         let begun = beginWatched(configuration, exports, bases, scope, opened)
-        if case .failure = begun { shared.watch.remove(exports.map(\.id)) }
+        if case .failure = begun {
+            shared.watch.remove(exports.map(\.id))
+            // The watch may have looked at scratch of disks that never had the job.
+            for export in exports { export.writer.close() }
+        }
         return begun
     }
 
