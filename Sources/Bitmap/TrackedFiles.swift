@@ -64,17 +64,31 @@ extension TrackedDirectory {
     /// The content is a new file's, so no older error of the file can hide in its success. On an error
     /// either may be there.
     func replace(_ name: String, with bytes: [UInt8]) throws(SystemFault) {
+        _ = try replace(name, with: bytes, through: RecordGate())
+    }
+
+    /// The same, unless the gate is closed by the time the content is durable; then false.
+    func replace(
+        _ name: String, with bytes: [UInt8], through gate: RecordGate
+    ) throws(SystemFault) -> Bool {
         let temporary = name + ".new"
         let file = try create(temporary, reserving: 0)
         do throws(SystemFault) {
             try file.write(bytes, at: 0)
             try file.sync()
-            try rename(temporary, to: name)
+            let isIn = try gate.pass { () throws(SystemFault) in
+                try rename(temporary, to: name)
+            }
+            guard isIn else {
+                try? remove(temporary)
+                return false
+            }
         } catch {
             try? remove(temporary)
             throw error
         }
         try sync()
+        return true
     }
 }
 

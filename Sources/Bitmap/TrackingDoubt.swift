@@ -56,6 +56,10 @@ package final class TrackingDoubt: Sendable {
         retired.arrive()
     }
 
+    /// The session that has these places writes no record any more, nor removes what a later one says;
+    /// may wait as long as the storage does.
+    package func bar() { places.gate.close() }
+
     /// Opens what `sayInMemory` needs; after the session was announced.
     package func prepare() {
         guard places.isInMemory, let memory = places.memory else { return }
@@ -137,6 +141,7 @@ package final class TrackingDoubt: Sendable {
     private func removeRecord(_ outcome: inout DoubtOutcome) {
         let path = places.files.path + "/" + TrackingPlaces.recordName
         var isGone = false
+        bar()
         do throws(SystemFault) {
             try places.files.remove(TrackingPlaces.recordName)
             isGone = true

@@ -12,6 +12,8 @@ package struct TrackingPlaces: Sendable {
     package let mark: (any SourceMark)?
     /// Names the time since the machine was started; empty when that is not known.
     package let bootID: String
+    /// Whether the session to which these places belong may still write its record.
+    let gate = RecordGate()
 
     package init(
         files: any TrackedDirectory, memory: (any TrackedDirectory)?, isInMemory: Bool,

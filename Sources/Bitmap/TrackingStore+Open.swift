@@ -260,8 +260,9 @@ extension TrackingStore {
     ) {
         let known = Set(chain.layers.map(\.serial))
         for name in names {
-            guard let serial = serial(in: name), !known.contains(serial) else { continue }
-            try? places.files.remove(name)
+            let isUnknown = serial(in: name).map { !known.contains($0) } ?? false
+            // What was being written when the process died.
+            if isUnknown || name.hasSuffix(".new") { try? places.files.remove(name) }
         }
     }
 

@@ -15,6 +15,8 @@ package enum TrackingFault: Error, Sendable, Hashable {
     case tooManyBlocks(sizeBytes: UInt64, granularityBytes: UInt32, neededBytes: UInt64)
     /// The record has no room for another checkpoint.
     case recordFull(limitBytes: Int)
+    /// It was said meanwhile that changes are not recorded: nothing is written that says otherwise.
+    case lost
 }
 
 /// The tracking of one disk: its files and what they mean.
@@ -108,9 +110,12 @@ package struct TrackingStore: Sendable {
         guard bytes.count <= TrackingRecord.bytesMax else {
             throw .recordFull(limitBytes: TrackingRecord.bytesMax)
         }
-        try naming(path(TrackingPlaces.recordName, places)) { () throws(SystemFault) in
-            try places.files.replace(TrackingPlaces.recordName, with: bytes)
+        let isIn = try naming(path(TrackingPlaces.recordName, places)) {
+            () throws(SystemFault) in
+            try places.files.replace(
+                TrackingPlaces.recordName, with: bytes, through: places.gate)
         }
+        if !isIn { throw .lost }
     }
 
     /// A live file for a layer, when there is memory for it.
@@ -327,7 +332,11 @@ package struct TrackingStore: Sendable {
         try Self.write(changed, places)
         record = changed
         layer.dropLive()
-        try? places.memory?.remove(TrackingPlaces.sessionName)
-        try? places.memory?.removeIfEmpty()
+        guard let memory = places.memory else { return }
+        // By now it may be another's, that serves the disk untracked.
+        _ = try? places.gate.pass { () throws(SystemFault) in
+            try memory.remove(TrackingPlaces.sessionName)
+        }
+        try? memory.removeIfEmpty()
     }
 }

@@ -59,6 +59,9 @@ package final class RawSource: Sendable {
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
     private let descriptor: OwnedDescriptor
+    /// Held while the file's length or the disk's size changes: neither is cut short by a call that
+    /// was decided on before the other.
+    private let length = Mutex<Void>(())
 
     /// The descriptor's number, valid while this object lives.
     package var raw: Int32 { descriptor.raw }
@@ -156,17 +159,42 @@ package final class RawSource: Sendable {
     /// The bytes that the file or device has by now, whatever is served of it.
     package func measure() throws(SourceFault) -> UInt64 { try Self.facts(raw).sizeBytes }
 
-    /// Makes a regular file this long.
-    package func setLength(_ bytes: UInt64) throws(SystemFault) {
-        try FileCalls.setSize(raw, bytes: bytes)
+    /// What a call has added to a regular file.
+    package struct Extension: Sendable, Hashable {
+        /// The file's length before and since, in bytes.
+        package let from: UInt64
+        package let to: UInt64
+    }
+
+    /// Makes a regular file this long; nil, and nothing done, when it is longer already.
+    package func extend(to bytes: UInt64) throws(SystemFault) -> Extension? {
+        try length.withLock { _ throws(SystemFault) in
+            let present = try FileCalls.facts(raw).sizeBytes
+            guard bytes >= max(present, sizeBytes) else { return nil }
+            if bytes > present { try FileCalls.setSize(raw, bytes: bytes) }
+            return Extension(from: present, to: bytes)
+        }
+    }
+
+    /// Makes the file as long as it was before an extension, unless the disk has grown into it or the
+    /// file has another length by now.
+    package func takeBack(_ added: Extension) throws(SystemFault) {
+        try length.withLock { _ throws(SystemFault) in
+            guard added.from < added.to, sizeBytes <= added.from,
+                try FileCalls.facts(raw).sizeBytes == added.to
+            else { return }
+            try FileCalls.setSize(raw, bytes: added.from)
+        }
     }
 
     /// From now on the disk has so many bytes; never fewer than before.
     ///
     /// Connections that are there go on with what they were told.
     package func grow(to bytes: UInt64) {
-        precondition(bytes >= sizeBytes && bytes <= Self.sizeBytesMax, "a disk only grows")
-        size.store(bytes, ordering: .releasing)
+        length.withLock { _ in
+            precondition(bytes >= sizeBytes && bytes <= Self.sizeBytesMax, "a disk only grows")
+            size.store(bytes, ordering: .releasing)
+        }
     }
 
     /// Makes every completed write durable.

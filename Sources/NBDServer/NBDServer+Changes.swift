@@ -19,24 +19,24 @@ extension NBDServer {
     /// gets the size that its source has by now. Connections that are there go on with the size they
     /// were told, new ones are told the new size. What is new counts as changed.
     ///
-    /// On a fault nothing has changed, but for a file's length that could not be made durable, which
-    /// the fault says.
+    /// On a fault the disk has its old size, unless the fault says that it has grown. The file has its
+    /// old length; where the storage does not answer, it may become longer later and is shortened
+    /// again if it can be. Until then the disk cannot be resized.
     package func growDisk(
         _ disk: DiskID, sizeBytes: UInt64?
     ) async throws(ServerFault) -> UInt64 {
         guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
         let source = export.source
-        let place = StoragePlace.of(source.path)
-        let limit = shared.configuration.storageMilliseconds
-        let measured = try await storage.run(
-            at: place, what: "'\(source.path)'", .begin(milliseconds: limit)
-        ) { Self.measure(source) }.get()
+        let turn = try takeTurn(disk, export.description.name)
+        let measured = try await onSource(source, turn) { Self.measure(source) }.get()
         let plan = try plan(disk, export, sizeBytes, measured)
         guard let plan else { return source.sizeBytes }
+        var added: RawSource.Extension?
         if plan.isExtended {
-            _ = try await storage.run(
-                at: place, what: "'\(source.path)'", .begin(milliseconds: limit)
-            ) { Self.setLength(source, plan.sizeBytes) }.get()
+            added = try await onSource(
+                source, turn, late: { try? source.takeBack($0) },
+                { Self.extend(source, to: plan.sizeBytes, export.description.name) }
+            ).get()
         }
         let enlarged = await onDisks([disk]) { () -> Result<Bool, ServerFault> in
             if let fault = self.enlarge(disk, export, to: plan.sizeBytes) {
@@ -45,7 +45,8 @@ extension NBDServer {
             return .success(true)
         }
         if case .failure(let fault) = enlarged {
-            throw plan.isExtended ? await takeBack(source, to: measured, after: fault) : fault
+            guard let added else { throw fault }
+            throw await takeBack(added, source, turn, after: fault)
         }
         if plan.isExtended { try await makeDurable(source) }
         return plan.sizeBytes
@@ -67,15 +68,43 @@ extension NBDServer {
         }
     }
 
-    private static func setLength(
-        _ source: RawSource, _ sizeBytes: UInt64
-    ) -> Result<Bool, ServerFault> {
+    private static func extend(
+        _ source: RawSource, to sizeBytes: UInt64, _ name: String
+    ) -> Result<RawSource.Extension, ServerFault> {
         do throws(SystemFault) {
-            try source.setLength(sizeBytes)
-            return .success(true)
+            if let added = try source.extend(to: sizeBytes) { return .success(added) }
+            return .failure(
+                .resizeRefused(
+                    name: name,
+                    detail: "its source has grown meanwhile: take all of it (--capacity)"))
         } catch {
             return .failure(fault(source.path, .system(error)))
         }
+    }
+
+    /// Refused while a call on the source's length is at work, even if nobody waits for it any more.
+    private func takeTurn(_ disk: DiskID, _ name: String) throws(ServerFault) -> GrowthTurn {
+        let isFree = state.withLock { $0.growing.insert(disk).inserted }
+        guard isFree else {
+            throw .resizeRefused(
+                name: name,
+                detail: "another resize of it is at work, or waits for its storage to answer")
+        }
+        return GrowthTurn { self.state.withLock { _ = $0.growing.remove(disk) } }
+    }
+
+    /// Runs a call on the source; the turn is not over before it has ended.
+    private func onSource<Value: Sendable>(
+        _ source: RawSource, _ turn: GrowthTurn,
+        late: @escaping @Sendable (Value) -> Void = { _ in },
+        _ body: @escaping @Sendable () -> Result<Value, ServerFault>
+    ) async -> Result<Value, ServerFault> {
+        await storage.run(
+            at: .of(source.path), what: "'\(source.path)'",
+            .begin(milliseconds: shared.configuration.storageMilliseconds),
+            late: { value in
+                withExtendedLifetime(turn) { late(value) }
+            }, { withExtendedLifetime(turn) { body() } })
     }
 
     /// What there is to do; nil when the disk has the size already.
@@ -132,17 +161,27 @@ extension NBDServer {
 
     /// The disk stays as it was: so does its file, where nobody has seen what was added.
     private func takeBack(
-        _ source: RawSource, to sizeBytes: UInt64, after fault: ServerFault
+        _ added: RawSource.Extension, _ source: RawSource, _ turn: GrowthTurn,
+        after fault: ServerFault
     ) async -> ServerFault {
         let back = await storage.run(
             at: .of(source.path), what: "'\(source.path)'",
-            .begin(milliseconds: shared.configuration.storageMilliseconds)
-        ) { Self.setLength(source, sizeBytes) }
+            .end(milliseconds: shared.configuration.storageMilliseconds)
+        ) { () -> Result<Bool, ServerFault> in
+            withExtendedLifetime(turn) {
+                do throws(SystemFault) {
+                    try source.takeBack(added)
+                    return .success(true)
+                } catch {
+                    return .failure(Self.fault(source.path, .system(error)))
+                }
+            }
+        }
         guard case .failure = back else { return fault }
         return .sourceUnusable(
             path: source.path,
-            detail: "it was extended, the disk could not be resized, and it cannot be shortened"
-                + " to \(sizeBytes) bytes again")
+            detail: "it was extended to \(added.to) bytes, the disk could not be resized, and the"
+                + " file has not been shortened to \(added.from) bytes again")
     }
 
     // MARK: By a call that owns the disk
@@ -171,10 +210,12 @@ extension NBDServer {
         export.source.grow(to: sizeBytes)
         guard let tracked, let recording = growth.recording.value else { return nil }
         let store = tracked.store.grown(to: sizeBytes, recording: recording, log: tracked.log)
-        keep(store, disk)
+        guard keep(store, disk) else { return nil }
         do throws(TrackingFault) {
             try store.saveGrowth()
         } catch {
+            // Its loss has been told.
+            if error == .lost { return nil }
             shared.emit(
                 .trackingProblem(
                     disk: disk,
@@ -230,6 +271,13 @@ extension NBDServer {
             path: source.path,
             detail: "the disk has grown, but its new length may not be durable")
     }
+}
+
+/// A disk is being resized as long as anybody holds this: the call itself, and what hangs of it.
+private final class GrowthTurn: Sendable {
+    private let end: @Sendable () -> Void
+    init(end: @escaping @Sendable () -> Void) { self.end = end }
+    deinit { end() }
 }
 
 extension Outcome {

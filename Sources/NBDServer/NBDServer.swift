@@ -143,6 +143,8 @@ struct ServerState {
     var ending: Set<String> = []
     /// Disks that are being detached: no job begins on them.
     var detaching: Set<DiskID> = []
+    /// Disks whose source is being extended, or may still be by a call that hangs.
+    var growing: Set<DiskID> = []
     var lastDisk: UInt64 = 0
     var lastListener: UInt64 = 0
     var isStopping = false

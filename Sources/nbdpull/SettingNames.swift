@@ -93,12 +93,18 @@ final class SettingNames: Sendable {
         let variables = known.map(Self.variable)
         for name in environment.keys.sorted()
         where name.hasPrefix("NBDPULL_") && !variables.contains(name)
-            && !Self.otherVariables.contains(name)
+            && !Self.otherVariables.contains(name) && !Self.isOfService(name)
         {
             throw .invalidArgument(
                 what: "environment variable '\(name)'",
                 detail: "no setting is called so: \(Spelling.advice(name, known: variables))")
         }
+    }
+
+    /// What Kubernetes tells every container of a service that is named nbdpull.
+    private static func isOfService(_ name: String) -> Bool {
+        name == "NBDPULL_PORT" || name.hasPrefix("NBDPULL_PORT_")
+            || name.hasPrefix("NBDPULL_SERVICE_")
     }
 
     private static func variable(_ key: String) -> String {

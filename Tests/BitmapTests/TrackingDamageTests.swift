@@ -193,4 +193,15 @@ import Testing
         try world.open()
         #expect(try everythingIsDirty(world))
     }
+
+    @Test("what was being written when the process died goes with the next start")
+    func leftovers() throws {
+        let world = try twoCheckpoints()
+        world.kill()
+        let names = ["layer-1.bits.new", "layer-9.z.new", "record.new", "intent.new"]
+        for name in names { try world.write(name, [1, 2, 3]) }
+        try world.open()
+        #expect(names.filter(world.exists).isEmpty)
+        #expect(try world.wrongAnswers().isEmpty)
+    }
 }

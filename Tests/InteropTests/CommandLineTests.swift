@@ -166,6 +166,28 @@ extension InteropSuite {
             #expect(!result.stderr.contains("ready"))
         }
 
+        @Test("variables that Kubernetes sets for a service of that name are no settings")
+        func serviceVariables() throws {
+            let directory = try TemporaryDirectory()
+            let result = try Command(
+                try ServerUnderTest.binary(),
+                [
+                    "serve", "--run-dir", directory.file("run"), "--state-dir",
+                    directory.file("state"),
+                ],
+                environment: [
+                    "NBDPULL_SERVICE_HOST": "10.0.0.1", "NBDPULL_SERVICE_PORT": "10809",
+                    "NBDPULL_SERVICE_PORT_NBD": "10809", "NBDPULL_PORT": "tcp://10.0.0.1:10809",
+                    "NBDPULL_PORT_10809_TCP": "tcp://10.0.0.1:10809",
+                    "NBDPULL_PORT_10809_TCP_ADDR": "10.0.0.1",
+                    // Looked at last, and still refused.
+                    "NBDPULL_ZONE": "x",
+                ]
+            ).result(timeout: 20)
+            #expect(result.status == 1, "\(result)")
+            #expect(result.stderr.contains("NBDPULL_ZONE"), "\(result)")
+        }
+
         @Test("virsh's spellings work beside ours, and a uuid for a name")
         func spellings() throws {
             let fixture = try LiveFixture()

@@ -137,6 +137,42 @@ extension InteropSuite {
             try server.stop()
         }
 
+        @Test("P1: a resize that hangs is taken back when it ends; no second one runs until then")
+        func resize() throws {
+            let frozen = try TinyFileSystem(mebibytes: 32)
+            let disk = frozen.path + "/a.img"
+            try Images.sparse(disk, bytes: 4 << 20)
+            let server = try ServerUnderTest(
+                [DomainDescription("vm1", [DiskDescription("vda", disk)])],
+                options: ["--storage-timeout", "2"])
+            func size() throws -> Int {
+                let facts = try FileManager.default.attributesOfItem(atPath: disk)
+                return try #require(facts[.size] as? Int)
+            }
+            try frozen.freeze()
+            let first = try server.cli(["blockresize", "vm1", "vda", "8MiB"])
+            #expect(first.status == 1 && first.stderr.contains("2 s"), "\(first)")
+            let second = try quickly("a second resize") {
+                try server.cli(["blockresize", "vm1", "vda", "12MiB"])
+            }
+            #expect(second.status == 1 && second.stderr.contains("another resize"), "\(second)")
+            try frozen.thaw()
+            #expect(
+                try eventually {
+                    try server.cli(["blockresize", "vm1", "vda", "12MiB"]).status == 0
+                })
+            #expect(try size() == 12 << 20)
+            // Whatever was late has ended.
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            #expect(guest.sizeBytes == 12 << 20)
+            try frozen.freeze()
+            #expect(try server.cli(["blockresize", "vm1", "vda", "16MiB"]).status == 1)
+            try frozen.thaw()
+            Thread.sleep(forTimeInterval: 1)
+            #expect(try size() == 12 << 20)
+            try server.stop()
+        }
+
         @Test("P6: SIGTERM with calls that hang ends everything else in order, and soon")
         func stops() throws {
             let fixture = try Fixture(options: ["--storage-timeout", "60"])

@@ -45,6 +45,62 @@ import Testing
         await fixture.close()
     }
 
+    @Test("what a late resize takes back never cuts a disk, or another's bytes, short")
+    func takenBack() async throws {
+        let fixture = try await ServerFixture()
+        let export = try #require(fixture.server.state.withLock { $0.disks[fixture.disk] })
+        let (source, bytes) = (export.source, ServerFixture.diskBytes)
+        let added = try #require(try source.extend(to: 2 * bytes))
+        #expect(try source.measure() == 2 * bytes)
+        try source.takeBack(added)
+        #expect(try source.measure() == bytes)
+        // The file has another length by now.
+        let second = try #require(try source.extend(to: 2 * bytes))
+        _ = try #require(try source.extend(to: 4 * bytes))
+        try source.takeBack(second)
+        #expect(try source.measure() == 4 * bytes)
+        // One that was decided on before comes last.
+        #expect(try source.extend(to: 3 * bytes) == nil)
+        #expect(try source.measure() == 4 * bytes)
+        // The disk has grown into it.
+        let third = try #require(try source.extend(to: 5 * bytes))
+        source.grow(to: 5 * bytes)
+        try source.takeBack(third)
+        #expect(try source.measure() == 5 * bytes)
+        await fixture.close()
+    }
+
+    @Test("a disk is resized by one call at a time, and by the next one after it")
+    func oneAtATime() async throws {
+        let fixture = try await ServerFixture()
+        let (server, bytes) = (fixture.server, ServerFixture.diskBytes)
+        let gate = Gate()
+        // The storage's threads are taken, so the first resize waits for one.
+        let place = StoragePlace.of(fixture.path("disk"))
+        let blockers = (0..<StorageCalls.threadsPerPlace).map { _ in
+            Task {
+                _ = await server.storage.run(at: place, what: "test", .end(milliseconds: nil)) {
+                    gate.wait()
+                    return Result<Bool, ServerFault>.success(true)
+                }
+            }
+        }
+        while server.storage.runningCount < blockers.count { usleep(500) }
+        async let first = server.growDisk(fixture.disk, sizeBytes: 2 * bytes)
+        while server.state.withLock({ $0.growing.isEmpty }) { usleep(500) }
+        await #expect(throws: ServerFault.self) {
+            try await server.growDisk(fixture.disk, sizeBytes: 3 * bytes)
+        }
+        gate.open()
+        #expect(try await first == 2 * bytes)
+        for blocker in blockers { await blocker.value }
+        // The call's thread lets go of it in a moment.
+        let end = Date().addingTimeInterval(10)
+        while server.state.withLock({ !$0.growing.isEmpty }), Date() < end { usleep(500) }
+        #expect(try await server.growDisk(fixture.disk, sizeBytes: 3 * bytes) == 3 * bytes)
+        await fixture.close()
+    }
+
     @Test("a resize that the ring is at when the time is over is waited for")
     func ringIsAtIt() throws {
         let (outcome, done) = (Outcome(), Latch(count: 1))

@@ -71,7 +71,7 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationTimeout, code: "storage-timed-out", status: 504,
             detail: "\(what) has not answered within \(milliseconds / 1000) s: the call is given"
-                + " up, and what it makes later is removed")
+                + " up")
     case .storageStuck(let what, let calls):
         ControlError(
             .operationTimeout, code: "storage-stuck", status: 503,

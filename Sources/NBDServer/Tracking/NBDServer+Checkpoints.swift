@@ -101,7 +101,11 @@ extension NBDServer {
                     sealed,
                     .notTracked(export: export.description.name, detail: Self.text(error)))
             }
-            keep(store, swap.disk)
+            guard keep(store, swap.disk) else {
+                return unseal(
+                    sealed,
+                    .notTracked(export: export.description.name, detail: Self.text(.lost)))
+            }
             sealed.append((swap, before))
         }
         for swap in swaps { shared.mailboxes[swap.homeRing].post(.sealedDurably(swap.disk)) }
@@ -115,8 +119,10 @@ extension NBDServer {
             // The old layer goes on and gets the new one's bits, so the old record is right again.
             do throws(TrackingFault) {
                 try before.rewrite()
-                keep(before, swap.disk)
+                _ = keep(before, swap.disk)
             } catch {
+                // Its loss has been told.
+                if error == .lost { continue }
                 trackingIsLost(
                     swap.disk, "a checkpoint could not be taken back: \(Self.text(error))")
             }
@@ -124,8 +130,14 @@ extension NBDServer {
         return fault
     }
 
-    func keep(_ store: TrackingStore, _ disk: DiskID) {
-        state.withLock { $0.tracking[disk] = .store(store) }
+    /// Takes over what a disk's record says by now; false when its tracking was lost meanwhile, which
+    /// no later success mends.
+    func keep(_ store: TrackingStore, _ disk: DiskID) -> Bool {
+        state.withLock { state in
+            guard case .store = state.tracking[disk] else { return false }
+            state.tracking[disk] = .store(store)
+            return true
+        }
     }
 
     func delete(_ name: String, _ disk: DiskID) -> Result<Bool, ServerFault> {
@@ -145,7 +157,7 @@ extension NBDServer {
                 }
             }
             try store.delete(checkpoint: name)
-            keep(store, disk)
+            guard keep(store, disk) else { throw .lost }
             return .success(true)
         } catch {
             return .failure(

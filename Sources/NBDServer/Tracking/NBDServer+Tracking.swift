@@ -10,8 +10,14 @@ struct TrackingCare: Sendable {
     var doubts: [DiskID: TrackingDoubt] = [:]
     /// What is wrong with tracking that goes on.
     var problems: [DiskID: String] = [:]
-    /// Tracking directories that are still being closed, on threads of their own.
-    var closing: Set<String> = []
+    /// Tracking that is still being closed, on threads of their own.
+    var closing: [Closing] = []
+
+    struct Closing: Sendable {
+        let doubt: TrackingDoubt
+        /// The end of its disk has waited for it in vain.
+        var isOverdue = false
+    }
 }
 
 /// A disk's change tracking comes and goes with the disk.
@@ -28,22 +34,28 @@ extension NBDServer {
     /// A disk is served even when its changes cannot be tracked: the guest comes first, and every
     /// use of a checkpoint says why it is not there. But not before that is said where the next start
     /// sees it; where it cannot be said, the disk is refused, and so is one that is too large for its
-    /// granularity.
+    /// granularity. An empty disk is served untracked: what it had recorded is of other content.
     func openTracking(
         _ configuration: DiskConfiguration, _ source: RawSource, _ disk: DiskID
     ) throws(ServerFault) -> (DiskTracking, TrackingSeed?)? {
         guard let tracking = configuration.tracking, !source.isReadOnly else { return nil }
-        guard source.sizeBytes > 0 else {
-            let detail = "the disk is empty: there is nothing to track until it grows"
-            return (.unavailable(detail), nil)
-        }
         let places = Self.places(
             tracking.directory, source, shared.configuration.witnessDirectory)
         let doubt = TrackingDoubt(places, spare: shared.spare)
         state.withLock { $0.trackingCare.doubts[disk] = doubt }
-        let isClosing = state.withLock { $0.trackingCare.closing.contains(tracking.directory) }
+        let closing = state.withLock { state in
+            state.trackingCare.closing.map(\.doubt).filter { $0.directory == tracking.directory }
+        }
+        guard source.sizeBytes > 0 else {
+            for other in closing { other.bar() }
+            let detail =
+                "the disk was empty when it was attached (attach it again when it has grown)"
+            return (.unavailable(try serveUntracked(detail, source, doubt, disk)), nil)
+        }
         do throws(TrackingFault) {
-            guard !isClosing else {
+            guard closing.isEmpty else {
+                // What it still writes must not contradict what is said here.
+                for other in closing { other.bar() }
                 throw .system(
                     path: tracking.directory, SystemFault(call: "close", errno: Errno.again))
             }
@@ -60,16 +72,15 @@ extension NBDServer {
                 dropTracking(disk)
                 throw .sourceUnusable(path: source.path, detail: Self.text(error))
             }
-            return (.unavailable(try serveUntracked(error, source, doubt, disk)), nil)
+            let reason = Self.text(error)
+            return (.unavailable(try serveUntracked(reason, source, doubt, disk)), nil)
         }
     }
 
     /// Says that a disk is served untracked; returns what is to be known of it.
     private func serveUntracked(
-        _ fault: TrackingFault, _ source: RawSource, _ doubt: TrackingDoubt,
-        _ disk: DiskID
+        _ reason: String, _ source: RawSource, _ doubt: TrackingDoubt, _ disk: DiskID
     ) throws(ServerFault) -> String {
-        let reason = Self.text(fault)
         let outcome = doubt.declare()
         guard outcome.isSaid else {
             dropTracking(disk)
@@ -149,7 +160,7 @@ extension NBDServer {
             )
         }
         guard let tracking, let doubt else { return }
-        close(doubt.directory) {
+        close(doubt) {
             switch tracking {
             case .unavailable:
                 if !(doubt.lastOutcome?.isDurable ?? false) { _ = doubt.declare() }
@@ -177,22 +188,30 @@ extension NBDServer {
 
     /// Closes on a thread of its own, as a file system that hangs must not take the control thread
     /// with it; until it is done nobody opens the directory again.
-    private func close(_ directory: String, _ body: @escaping @Sendable () -> Void) {
+    func close(_ doubt: TrackingDoubt, _ body: @escaping @Sendable () -> Void) {
         let isStuck = state.withLock { state in
-            defer { state.trackingCare.closing.insert(directory) }
-            return !state.trackingCare.closing.isEmpty
+            defer { state.trackingCare.closing.append(.init(doubt: doubt)) }
+            return state.trackingCare.closing.contains(where: \.isOverdue)
         }
         let closed = Latch(count: 1)
         let work: @Sendable () -> Void = {
             body()
-            self.state.withLock { _ = $0.trackingCare.closing.remove(directory) }
+            self.state.withLock { $0.trackingCare.closing.removeAll { $0.doubt === doubt } }
             closed.arrive()
         }
         guard DetachedThread.run(name: "nbdpull-close", work) else { return work() }
         // Where one hangs, the others are not waited for as long: a stop has an end.
-        _ = closed.wait(
+        let isClosed = closed.wait(
             milliseconds: isStuck
                 ? Limits.trackingStuckMilliseconds : Limits.trackingCloseMilliseconds)
+        if !isClosed { noteOverdue(doubt) }
+    }
+
+    func noteOverdue(_ doubt: TrackingDoubt) {
+        state.withLock { state in
+            let index = state.trackingCare.closing.firstIndex { $0.doubt === doubt }
+            if let index { state.trackingCare.closing[index].isOverdue = true }
+        }
     }
 
     // MARK: Loss and problems
@@ -218,7 +237,11 @@ extension NBDServer {
         shared.emit(.trackingLost(disk: disk, detail: detail))
         guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
         let shared = shared
-        _ = DetachedThread.run(name: "nbdpull-doubt") { shared.declare(doubt, of: disk) {} }
+        let isStarted = DetachedThread.run(name: "nbdpull-doubt") {
+            shared.declare(doubt, of: disk) {}
+        }
+        // Late is better than never.
+        if !isStarted { _ = doubt.declare() }
     }
 
     // MARK: Looking
@@ -272,6 +295,7 @@ extension NBDServer {
                     ? "use a granularity of \(needed) bytes or more" : "no granularity is enough")
         case .recordFull(let limit):
             "its record would be longer than \(limit) bytes: delete checkpoints"
+        case .lost: "changes could not be recorded meanwhile: its checkpoints are given up"
         }
     }
 
