@@ -70,8 +70,9 @@ package final class ServerUnderTest {
 
     /// The server's threads.
     package var threads: [ServerThread] {
-        Files.listing("/proc/\(processID)/task").map {
-            ServerThread("/proc/\(processID)/task/\($0)")
+        let tasks = "/proc/\(processID)/task"
+        return ((try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? []).map {
+            ServerThread("\(tasks)/\($0)")
         }
     }
 
