@@ -89,7 +89,9 @@ extension JobManager {
         let uri = ExportURI.text(
             endpoint: settings.liveEndpoint,
             name: definition.liveExportName(target: disk.target))
-        guard let image = StandInImage(sizeBytes: status.sizeBytes, backing: uri) else { return nil }
+        guard let image = StandInImage(sizeBytes: status.sizeBytes, backing: uri) else {
+            return nil
+        }
         if standIns[path] == image, FileManager.default.fileExists(atPath: path) { return path }
         try write(image, to: path, in: standInDirectory(of: definition))
         standIns[path] = image

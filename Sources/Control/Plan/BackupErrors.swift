@@ -30,8 +30,8 @@ extension ControlError {
     package static func standInAsDisk(_ target: String, path: String) -> ControlError {
         ControlError(
             .unsupportedConfiguration, code: "stand-in-as-disk", status: 422,
-            detail: "source '\(path)' of disk '\(target)' only stands in for a disk that is served: "
-                + "name the disk's own source (nbdpull dumpxml, virsh dumpxml --inactive)")
+            detail: "source '\(path)' of disk '\(target)' only stands in for a disk that is "
+                + "served: name the disk's own source (nbdpull dumpxml, virsh dumpxml --inactive)")
     }
 
     package static func standInNotWritten(_ path: String, detail: String) -> ControlError {

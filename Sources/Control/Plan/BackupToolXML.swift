@@ -9,8 +9,8 @@ package struct BackupToolXML {
     package struct Options: Sendable, Hashable {
         /// Paths of stand-ins, by target.
         package var standIns: [String: String]
-        /// By target, the names of live exports, when only disks that the machine reaches through
-        /// those are ours: others are left as they are. Nil when the XML is the server's own.
+        /// Names of live exports, by target, when only disks that the machine reaches through those
+        /// are ours; nil when the XML is the server's own.
         package var liveExports: [String: String]?
         /// Passwords stay in.
         package var showsSecrets: Bool
@@ -62,6 +62,15 @@ package struct BackupToolXML {
         let text = editor.edited()
         try check(text, described, options.standIns)
         return text
+    }
+
+    /// The XML without the passwords in it.
+    ///
+    /// - Throws: as `text(of:_:)`.
+    package static func withoutSecrets(_ xml: String) throws(ControlError) -> String {
+        var editor = try BackupToolXML(xml, Options(standIns: [:]))
+        editor.hideSecrets()
+        return editor.edited()
     }
 
     private static func inOrder(_ root: XMLElement) -> [XMLElement] {

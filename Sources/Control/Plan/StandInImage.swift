@@ -44,8 +44,9 @@ package struct StandInImage: Sendable, Hashable {
     /// Bytes of the whole file; what `pieces` does not fill is zeros.
     package var fileBytes: UInt64 { (3 + tableClusters) * clusterBytes }
 
-    /// What stands in the file, and where: the header, and the counts of the clusters in use. The
-    /// table of the first level is all zeros: nothing is here, everything is in the backing file.
+    /// What stands in the file, and where: the header, and the counts of the clusters in use.
+    ///
+    /// The table of the first level is all zeros: nothing is here, everything is in the backing file.
     package var pieces: [(offset: UInt64, bytes: [UInt8])] {
         var table: [UInt8] = []
         Self.append(2 * clusterBytes, to: &table)

@@ -50,7 +50,8 @@ final class BackupExport: Sendable {
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
-        allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64, mayRelease: Bool
+        allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
+        mayRelease: Bool
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
