@@ -25,6 +25,7 @@ struct LibvirtDomain: Sendable {
 package final class LibvirtContext: Sendable {
     let manager: JobManager
     let host: HostFacts
+    let thresholds = ScratchThresholds()
     private let numbers = Mutex((byUUID: [String: Int32](), last: Int32(0)))
 
     package init(manager: JobManager) {
