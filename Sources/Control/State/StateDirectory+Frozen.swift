@@ -1,4 +1,4 @@
-import Foundation
+package import Foundation
 
 /// A guest whose file systems are frozen, or may be.
 package struct StoredFreeze: Sendable, Hashable, Codable {

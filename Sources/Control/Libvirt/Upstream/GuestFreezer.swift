@@ -1,4 +1,4 @@
-package import Foundation
+import Foundation
 import LibvirtProtocol
 
 /// Freezes and thaws guests through the libvirtd that runs their machines.
@@ -67,6 +67,17 @@ package actor GuestFreezer: GuestFreezing {
         return kept.damaged.map(\.text)
             + kept.records.map {
                 "the guest of domain '\($0.domain)' may have been left frozen: it is being thawed"
+            }
+    }
+
+    /// Guests that an earlier run may have left frozen, where there is no libvirtd to thaw them
+    /// through; a line for each.
+    package static func leftovers(_ state: StateDirectory) -> [String] {
+        let kept = state.freezes()
+        return kept.damaged.map(\.text)
+            + kept.records.map {
+                "the guest of domain '\($0.domain)' may have been left frozen: thaw it with virsh "
+                    + "domfsthaw, or give --libvirt-upstream again"
             }
     }
 

@@ -228,7 +228,7 @@ extension UpstreamConnection {
         ) { [weak self] _ in self?.lookAlive() }
         var fault = UpstreamFault.closed(path: path)
         do {
-            try await channel.executeThenClose { inbound in
+            try await channel.executeThenClose { inbound, _ in
                 for try await packet in inbound {
                     guard await receive(packet) else { return }
                 }

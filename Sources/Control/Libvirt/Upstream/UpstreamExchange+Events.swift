@@ -8,9 +8,9 @@ extension UpstreamExchange {
     /// Registers with libvirtd, then here, before any event that libvirtd sends for it is passed on.
     func registerCallback() async -> Packet? {
         var arguments = call.arguments
-        guard let event = try? arguments.int(), let domain = try? arguments.optionalDomain() else {
-            return await theirs(seconds: nil)
-        }
+        guard let event = try? arguments.int() else { return await theirs(seconds: nil) }
+        // Its form has been checked: what cannot be read is not there.
+        let uuid = (try? arguments.optionalDomain()).map { UUIDText.text($0.uuid) }
         guard session.hasRoomForRegistrations else {
             return failure(.tooManyRegistrations)
         }
@@ -21,8 +21,7 @@ extension UpstreamExchange {
                 var reader = XDRReader(answer.body)
                 if let number = try? reader.int() {
                     _ = exchange.session.register(
-                        event: event, uuid: domain.map { UUIDText.text($0.uuid) },
-                        isLegacy: false, number: number)
+                        event: event, uuid: uuid, isLegacy: false, number: number)
                 }
             }
             await exchange.session.deliver(answer)
