@@ -24,6 +24,8 @@ final class LibvirtSession: Sendable {
         var uri = "nbdpull:///system"
         var isReadOnly = false
         var isClosed = false
+        /// Jobs that were begun here, oldest first.
+        var begunJobs: [String] = []
     }
 
     private let state = Mutex(State())
@@ -76,6 +78,19 @@ final class LibvirtSession: Sendable {
             let before = state.registrations.count
             state.registrations.removeAll(where: fits)
             return state.registrations.count < before
+        }
+    }
+
+    /// Jobs that were begun on this connection; some may have ended.
+    var begunJobs: Set<String> { state.withLock { Set($0.begunJobs) } }
+
+    /// Remembers a job that was begun on this connection: calls that can name none mean it.
+    ///
+    /// Of very many the oldest are forgotten.
+    func noteBegun(job: String) {
+        state.withLock { state in
+            state.begunJobs.append(job)
+            state.begunJobs.removeFirst(max(state.begunJobs.count - JobManager.jobsMax, 0))
         }
     }
 
