@@ -13,7 +13,8 @@ package struct WireError: Error, Sendable, Hashable {
     package var number: Int32 = -1
 
     /// Makes an error about one argument of a function, which are named beside the text.
-    package init(code: Int32, domain: Int32, argument: String, of function: String, _ text: String) {
+    package init(code: Int32, domain: Int32, argument: String, of function: String, _ text: String)
+    {
         self.code = code
         self.domain = domain
         message = text

@@ -110,7 +110,8 @@ extension LibvirtCalls {
     }
 
     private static func scope(ofDeletion flags: UInt32) throws -> CheckpointTree.Scope {
-        switch (flags & CheckpointDelete.children != 0, flags & CheckpointDelete.childrenOnly != 0) {
+        switch (flags & CheckpointDelete.children != 0, flags & CheckpointDelete.childrenOnly != 0)
+        {
         case (false, false): return .one
         case (true, false): return .withDescendants
         case (false, true): return .descendantsOnly

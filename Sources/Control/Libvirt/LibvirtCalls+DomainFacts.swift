@@ -15,7 +15,9 @@ extension LibvirtCalls {
             let domain = try await call.domain()
             // Beside these 4: with the processor as it is, and 8: fit to migrate. It is that always.
             let flags = try call.flags(0xF)
-            if flags & LibvirtDomainXML.Flag.secure != 0 { try call.session.refuseSecrets("virDomainGetXMLDesc") }
+            if flags & LibvirtDomainXML.Flag.secure != 0 {
+                try call.session.refuseSecrets("virDomainGetXMLDesc")
+            }
             let xml = try await LibvirtDomainXML.text(domain, flags: flags, call.manager)
             return reply { $0.string(xml) }
         },
