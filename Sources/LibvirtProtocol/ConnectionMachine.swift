@@ -3,6 +3,11 @@ package struct IncomingCall: Sendable, Hashable {
     package let entry: ProcedureEntry
     package let packet: Packet
 
+    package init(entry: ProcedureEntry, packet: Packet) {
+        self.entry = entry
+        self.packet = packet
+    }
+
     /// Reads the arguments, of which nothing is missing and nothing is left over.
     package var arguments: XDRReader { XDRReader(packet.body) }
 }
@@ -80,10 +85,12 @@ package struct ConnectionMachine: Sendable {
     }
 
     /// The connection is opened.
-    package mutating func opened(isReadOnly: Bool) {
+    package mutating func opened(
+        isReadOnly: Bool, packetBytesMax: Int = LibvirtLimits.packetBytesMax
+    ) {
         guard phase == .greeting else { return }
         phase = .open(isReadOnly: isReadOnly)
-        framer.bytesMax = LibvirtLimits.packetBytesMax
+        framer.bytesMax = packetBytesMax
     }
 
     /// The client has closed the connection: the reply to that is the last it is sent.

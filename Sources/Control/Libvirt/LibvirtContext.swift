@@ -13,23 +13,28 @@ struct LibvirtDomain: Sendable {
     let jobCount: Int
     /// Its number while it runs, else -1.
     let id: Int32
+    /// What the client has named it by, when that is not ours to say.
+    var given: WireDomain?
 
     var name: String { definition.name }
 
     var wire: WireDomain {
-        WireDomain(name: name, uuid: UUIDText.bytes(definition.uuid), id: id)
+        given ?? WireDomain(name: name, uuid: UUIDText.bytes(definition.uuid), id: id)
     }
 }
 
 /// What all connections of the libvirt door share.
 package final class LibvirtContext: Sendable {
     let manager: JobManager
+    /// The libvirtd that runs the machines; nil: there is none.
+    let upstream: UpstreamSettings?
     let host: HostFacts
     let thresholds = ScratchThresholds()
     private let numbers = Mutex((byUUID: [String: Int32](), last: Int32(0)))
 
-    package init(manager: JobManager) {
+    package init(manager: JobManager, upstream: UpstreamSettings? = nil) {
         self.manager = manager
+        self.upstream = upstream
         host = HostFacts()
     }
 
