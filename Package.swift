@@ -40,6 +40,7 @@ let package = Package(
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
         .target(name: "TLS", dependencies: ["CGnuTLS", "IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
+        .target(name: "LibvirtProtocol", swiftSettings: strict),
         .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
@@ -50,7 +51,7 @@ let package = Package(
         .target(
             name: "Control",
             dependencies: [
-                "NBDServer", "CLibXML2",
+                "NBDServer", "LibvirtProtocol", "CLibXML2",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
@@ -88,6 +89,8 @@ let package = Package(
             name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient"],
             swiftSettings: strict),
         .testTarget(
+            name: "LibvirtProtocolTests", dependencies: ["LibvirtProtocol"], swiftSettings: strict),
+        .testTarget(
             name: "NBDServerTests", dependencies: ["NBDServer", "TLS"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
         .target(
@@ -98,7 +101,8 @@ let package = Package(
             name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
             swiftSettings: strict),
         .target(
-            name: "FuzzEntries", dependencies: ["NBDProtocol", "Bitmap", "Control", "NBDServer"],
+            name: "FuzzEntries",
+            dependencies: ["NBDProtocol", "LibvirtProtocol", "Bitmap", "Control", "NBDServer"],
             path: "Tests/FuzzEntries", swiftSettings: strict),
         .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),
         .testTarget(

@@ -60,6 +60,7 @@ struct Serve: AsyncParsableCommand {
         help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
+    @OptionGroup var libvirt: LibvirtOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
     @Option(help: "Least severe log lines: debug, info, warning, error. (default: info)")
     var logLevel: String?
@@ -106,6 +107,9 @@ struct Serve: AsyncParsableCommand {
         set("scratch-reserve", scratchReserve)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
+        set("libvirt-socket-mode", libvirt.libvirtSocketMode)
+        set("libvirt-socket-group", libvirt.libvirtSocketGroup)
+        if libvirt.noLibvirt { values["no-libvirt"] = .bool(true) }
         set("log-level", logLevel)
         if quiet { values["quiet"] = .bool(true) }
         if lendPages { values["lend-pages"] = .bool(true) }
@@ -120,6 +124,7 @@ struct ServeRun {
     let environment: [String: String]
 
     private var controlSocket: String { settings.runDirectory + "/control.sock" }
+    private var libvirtSocket: String { settings.runDirectory + "/libvirt-sock" }
     private var liveSocket: ListenEndpoint {
         .unix(path: settings.runDirectory + "/live.sock", mode: 0o600)
     }
@@ -133,6 +138,7 @@ struct ServeRun {
         let state = try StateDirectory(path: settings.stateDirectory)
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
+        if settings.libvirtAccess != nil { try ControlServer.clearStaleSocket(libvirtSocket) }
         let engine = try EngineFactory.make(settings.server)
         let log = EventLogger(level: settings.logLevel)
         defer { log.flush() }
@@ -196,18 +202,22 @@ struct ServeRun {
             let status = problems.isEmpty ? "" : "\nSTATUS=degraded: \(problems[0])"
             ServiceNotice.send("READY=1" + status, environment)
         }
-        // The last service is stopped first: jobs end while the socket still answers.
+        var services: [any Service] = [front]
+        if let access = settings.libvirtAccess {
+            services.append(
+                LibvirtServer(manager: manager, socketPath: libvirtSocket, access: access))
+        }
+        services.append(ReloadService(engine: engine))
+        services.append(
+            StopService {
+                ServiceNotice.send("STOPPING=1", environment)
+                await manager.shutdown()
+            })
+        // The last service is stopped first: jobs end while the sockets still answer.
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: [
-                    .init(service: front),
-                    .init(service: ReloadService(engine: engine)),
-                    .init(
-                        service: StopService {
-                            ServiceNotice.send("STOPPING=1", environment)
-                            await manager.shutdown()
-                        }),
-                ], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+                services: services.map { .init(service: $0) },
+                gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
         try await group.run()
     }
 
@@ -259,7 +269,9 @@ struct ServeRun {
                 detail: "cannot create the run directory '\(settings.runDirectory)': "
                     + error.localizedDescription)
         }
-        guard let group = settings.server.socketAccess.group else { return }
+        guard let group = settings.server.socketAccess.group ?? settings.libvirtAccess?.group else {
+            return
+        }
         do throws(SystemCalls.Failure) {
             try SystemCalls.letThrough(group: group, path: settings.runDirectory)
         } catch {

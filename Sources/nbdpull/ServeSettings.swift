@@ -19,6 +19,8 @@ struct ServeSettings {
     /// Absolute path; nil puts scratch beside the disk.
     var scratchDirectory: String?
     var granularityBytes: UInt32
+    /// Who may open the socket for libvirt's clients; nil: there is none.
+    var libvirtAccess: SocketAccess?
     var quiet: Bool
     var logLevel: Logger.Level
 
@@ -84,8 +86,16 @@ struct ServeSettings {
         granularityBytes = try TrackingGranularity.checked(
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
+        libvirtAccess = try Self.libvirtAccess(source)
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
+    }
+
+    private static func libvirtAccess(_ source: Source) throws(ControlError) -> SocketAccess? {
+        let access = SocketAccess(
+            mode: try source.string("libvirt-socket-mode").map(SocketPermissions.mode),
+            group: try source.string("libvirt-socket-group").map(SocketPermissions.group))
+        return try source.bool("no-libvirt") ?? false ? nil : access
     }
 
     private static func logLevel(_ text: String?) throws(ControlError) -> Logger.Level? {

@@ -64,6 +64,7 @@ extension JobManager {
         let old = try domain(name)
         var new = old
         new.definition = try edit(old.definition)
+        try refuseStandIns(in: new.definition)
         if let granularityBytes { new.granularityBytes = granularityBytes }
         let difference = DomainDifference(from: old.definition, to: new.definition)
         try checkNoJob(on: difference.leaving, of: name)
@@ -131,6 +132,7 @@ extension JobManager {
         for disk in difference.leaving { domains[name]?.attachments[disk.target] = nil }
         for (target, attachment) in opened { domains[name]?.attachments[target] = attachment }
         forgetExports(closed, of: old.definition)
+        removeStandIns(of: old.definition)
     }
 
     /// A rename that was made and may not be durable is taken back by the old record.

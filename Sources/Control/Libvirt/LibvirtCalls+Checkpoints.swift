@@ -1,0 +1,5 @@
+import LibvirtProtocol
+
+extension LibvirtCalls {
+    static let checkpoints: [Procedure: LibvirtHandler] = [:]
+}

@@ -1,0 +1,5 @@
+import LibvirtProtocol
+
+extension LibvirtCalls {
+    static let jobs: [Procedure: LibvirtHandler] = [:]
+}
