@@ -10,8 +10,7 @@ extension InteropSuite {
         private static let odd = [(10 << 20) + 17, (3 << 20) + 512 * 3 + 1]
 
         @Test(
-            "P1, P3: full, twice incremental, differential, a kill -9, incremental: each level"
-                + " restores to its instant, while the machine writes",
+            "P1, P3: each level of a chain restores to its instant: kill -9, machine that writes",
             arguments: LibvirtClient.allCases)
         func chain(client: LibvirtClient) throws {
             let rig = try BackupToolRig(.file, sizes: Self.odd, client: client)
