@@ -3,6 +3,11 @@ package struct IncomingCall: Sendable, Hashable {
     package let entry: ProcedureEntry
     package let packet: Packet
 
+    package init(entry: ProcedureEntry, packet: Packet) {
+        self.entry = entry
+        self.packet = packet
+    }
+
     /// Reads the arguments, of which nothing is missing and nothing is left over.
     package var arguments: XDRReader { XDRReader(packet.body) }
 }
@@ -25,7 +30,6 @@ package struct ConnectionMachine: Sendable {
     package enum HangUp: Sendable, Hashable {
         case framing(FramingError)
         case unexpectedType(UInt32)
-        case unexpectedStatus(UInt32)
         case silent
     }
 
@@ -81,10 +85,12 @@ package struct ConnectionMachine: Sendable {
     }
 
     /// The connection is opened.
-    package mutating func opened(isReadOnly: Bool) {
+    package mutating func opened(
+        isReadOnly: Bool, packetBytesMax: Int = LibvirtLimits.packetBytesMax
+    ) {
         guard phase == .greeting else { return }
         phase = .open(isReadOnly: isReadOnly)
-        framer.bytesMax = LibvirtLimits.packetBytesMax
+        framer.bytesMax = packetBytesMax
     }
 
     /// The client has closed the connection: the reply to that is the last it is sent.
@@ -114,40 +120,39 @@ package struct ConnectionMachine: Sendable {
         let header = packet.header
         if header.program == LibvirtProgram.keepalive { return keepalive(header) }
         switch PacketType(rawValue: header.type) {
-        case .call, .callWithDescriptors: break
+        case .call: break
         // What follows a stream that has ended is on its way already.
         case .stream, .streamHole: return .unserved(packet)
-        case .reply, .message, .replyWithDescriptors, nil:
+        // Descriptors come with bytes of their own behind the packet; clients are told not to send
+        // any.
+        case .callWithDescriptors, .reply, .message, .replyWithDescriptors, nil:
             phase = .closing
             return .hangUp(.unexpectedType(header.type))
         }
         guard header.status == PacketStatus.ok.rawValue else {
-            phase = .closing
-            return .hangUp(.unexpectedStatus(header.status))
+            return .send(.failure(header, .unexpectedStatus(header.status)))
         }
-        guard header.program == LibvirtProgram.remote, header.version == LibvirtProgram.version,
-            header.type == PacketType.call.rawValue,
-            let entry = ProcedureTable.entry(Procedure(rawValue: header.procedure))
-        else {
-            guard phase != .greeting || header.program != LibvirtProgram.remote else {
-                return .send(.failure(header, Self.notOpen))
-            }
-            return .unserved(packet)
+        guard header.program == LibvirtProgram.remote, header.version == LibvirtProgram.version
+        else { return .unserved(packet) }
+        if let entry = ProcedureTable.entry(Procedure(rawValue: header.procedure)) {
+            return action(for: entry, packet)
         }
-        return action(for: entry, packet)
+        return phase == .greeting ? .send(.failure(header, .notOpen)) : .unserved(packet)
     }
 
     private mutating func action(for entry: ProcedureEntry, _ packet: Packet) -> Action {
         switch (entry.access, phase) {
+        case (.anybody, .open) where entry.procedure == .open:
+            return .send(.failure(packet.header, .alreadyOpen))
         case (.anybody, _), (.readOnly, .open), (.readWrite, .open(isReadOnly: false)): break
-        case (_, .greeting), (_, .closing): return .send(.failure(packet.header, Self.notOpen))
+        case (_, .greeting), (_, .closing): return .send(.failure(packet.header, .notOpen))
         case (.readWrite, .open):
             return .send(.failure(packet.header, .readOnly(entry.procedure)))
         }
         do throws(XDRError) {
             try XDRShape.check(entry.arguments, packet.body)
         } catch {
-            return .send(.failure(packet.header, .malformed(error)))
+            return .send(.failure(packet.header, .malformed))
         }
         callCount += 1
         callBytes += packet.body.count
@@ -158,60 +163,11 @@ package struct ConnectionMachine: Sendable {
         header.procedure == KeepaliveProcedure.ping
             ? .send(.keepalive(KeepaliveProcedure.pong)) : nil
     }
-
-    private static let notOpen = WireError(
-        code: WireErrorCode.internalError, domain: WireErrorDomain.rpc, prefix: "internal error: ",
-        detail: "connection not open")
 }
 
 extension Packet {
     /// The answer to a call that has failed.
     package static func failure(_ header: PacketHeader, _ error: WireError) -> Packet {
         Packet(header.reply(.error), body: error.body)
-    }
-}
-
-extension WireError {
-    /// Arguments that are not what the procedure takes; nothing of them is repeated.
-    package static func malformed(_ error: XDRError) -> WireError {
-        WireError(
-            code: WireErrorCode.rpc, domain: WireErrorDomain.rpc,
-            prefix: "Cannot decode message payload: ", detail: error.description)
-    }
-
-    /// A read-only connection may not change anything.
-    package static func readOnly(_ procedure: Procedure) -> WireError {
-        WireError(
-            code: WireErrorCode.operationDenied, domain: WireErrorDomain.domain,
-            prefix: "operation forbidden: ",
-            detail: "read only access prevents \(procedure.function)")
-    }
-
-    /// A procedure that is not served.
-    package static func unsupported(_ procedure: Procedure) -> WireError {
-        WireError(
-            code: WireErrorCode.noSupport, domain: WireErrorDomain.qemu,
-            prefix: "this function is not supported by the connection driver: ",
-            detail: procedure.function)
-    }
-
-    /// A program that is not served.
-    package static func unknownProgram(_ header: PacketHeader) -> WireError {
-        WireError(
-            code: WireErrorCode.noSupport, domain: WireErrorDomain.rpc,
-            prefix: "this function is not supported by the connection driver: ",
-            detail: "program \(header.program) version \(header.version)")
-    }
-
-    /// What a call that nobody serves is answered with; nil for what is no call.
-    package static func unserved(_ packet: Packet) -> WireError? {
-        switch PacketType(rawValue: packet.header.type) {
-        case .call, .callWithDescriptors: break
-        default: return nil
-        }
-        guard packet.header.program == LibvirtProgram.remote,
-            packet.header.version == LibvirtProgram.version
-        else { return unknownProgram(packet.header) }
-        return unsupported(Procedure(rawValue: packet.header.procedure))
     }
 }

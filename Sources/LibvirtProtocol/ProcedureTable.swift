@@ -44,7 +44,7 @@ package enum ProcedureTable {
         ProcedureEntry(.supportsFeature, .anybody, [.int], returns: [.int]),
         ProcedureEntry(.open, .anybody, [.optionalString, .uint]),
         ProcedureEntry(.close, .anybody),
-        ProcedureEntry(.setIdentity, .readWrite, [.parameters, .uint]),
+        ProcedureEntry(.setIdentity, .readOnly, [.parameters, .uint]),
         ProcedureEntry(.registerCloseCallback),
         ProcedureEntry(.unregisterCloseCallback),
         ProcedureEntry(.getType, returns: [.string]),

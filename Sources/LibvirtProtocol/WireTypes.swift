@@ -70,6 +70,15 @@ extension XDRReader {
             id: try int())
     }
 
+    /// An array of domains.
+    package mutating func domains() throws(XDRError) -> [WireDomain] {
+        var list: [WireDomain] = []
+        for _ in 0..<(try count(limit: LibvirtLimits.domainsMax, elementBytes: 24)) {
+            list.append(try domain())
+        }
+        return list
+    }
+
     /// A domain that may be absent.
     package mutating func optionalDomain() throws(XDRError) -> WireDomain? {
         try bool() ? try domain() : nil

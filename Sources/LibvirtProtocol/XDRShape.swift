@@ -31,10 +31,12 @@ package enum XDRShape: Sendable, Hashable {
         }
     }
 
-    /// Throws unless the bytes are values of these shapes, one after the other, and nothing else.
-    package static func check(_ shapes: [XDRShape], _ bytes: [UInt8]) throws(XDRError) {
+    /// Throws unless the bytes begin with values of these shapes, one after the other; returns how
+    /// many bytes follow them, which libvirtd does not look at either.
+    @discardableResult
+    package static func check(_ shapes: [XDRShape], _ bytes: [UInt8]) throws(XDRError) -> Int {
         var reader = XDRReader(bytes)
         for shape in shapes { try shape.skip(&reader) }
-        try reader.finish()
+        return reader.left
     }
 }

@@ -7,4 +7,8 @@ struct LibvirtOptions: ParsableArguments {
     var libvirtSocketMode: String?
     @Option(help: "Group of the socket for libvirt's clients, by name or number.")
     var libvirtSocketGroup: String?
+    @Option(help: "Socket of the libvirtd that runs the machines; its answers and ours are merged.")
+    var libvirtUpstream: String?
+    @Option(help: "URI to open it with. (default: the client's, or what libvirtd chooses)")
+    var libvirtUpstreamUri: String?
 }

@@ -109,6 +109,8 @@ struct Serve: AsyncParsableCommand {
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
         set("libvirt-socket-mode", libvirt.libvirtSocketMode)
         set("libvirt-socket-group", libvirt.libvirtSocketGroup)
+        set("libvirt-upstream", libvirt.libvirtUpstream)
+        set("libvirt-upstream-uri", libvirt.libvirtUpstreamUri)
         if libvirt.noLibvirt { values["no-libvirt"] = .bool(true) }
         set("log-level", logLevel)
         if quiet { values["quiet"] = .bool(true) }
@@ -150,11 +152,16 @@ struct ServeRun {
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
-        let manager = JobManager(
-            engine: engine, state: state, settings: managing,
-            events: EventLog { log.write($0) })
+        let events = EventLog { log.write($0) }
+        let freezer = settings.libvirtUpstream.map {
+            GuestFreezer(upstream: $0, state: state, events: events)
+        }
+        managing.freezer = freezer
+        let manager = JobManager(engine: engine, state: state, settings: managing, events: events)
         await manager.activate()
-        for warning in await manager.restore(start) where !settings.quiet {
+        var warnings = await manager.restore(start)
+        warnings += await freezer?.recover() ?? GuestFreezer.leftovers(state)
+        for warning in warnings where !settings.quiet {
             Console.error("warning: \(warning)")
         }
         defer { state.release() }
@@ -166,7 +173,7 @@ struct ServeRun {
             await manager.shutdown()
             throw error
         }
-        try await serve(manager, engine)
+        try await serve(manager, engine, freezer)
     }
 
     private func listen(
@@ -188,7 +195,9 @@ struct ServeRun {
         }
     }
 
-    private func serve(_ manager: JobManager, _ engine: any BackupEngine) async throws {
+    private func serve(
+        _ manager: JobManager, _ engine: any BackupEngine, _ freezer: GuestFreezer?
+    ) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = settings.quiet ? .error : .warning
         let socket = controlSocket
@@ -205,13 +214,16 @@ struct ServeRun {
         var services: [any Service] = [front]
         if let access = settings.libvirtAccess {
             services.append(
-                LibvirtServer(manager: manager, socketPath: libvirtSocket, access: access))
+                LibvirtServer(
+                    manager: manager, socketPath: libvirtSocket, access: access,
+                    upstream: settings.libvirtUpstream))
         }
         services.append(ReloadService(engine: engine))
         services.append(
             StopService {
                 ServiceNotice.send("STOPPING=1", environment)
                 await manager.shutdown()
+                await freezer?.shutdown()
             })
         // The last service is stopped first: jobs end while the sockets still answer.
         let group = ServiceGroup(

@@ -21,6 +21,8 @@ struct ServeSettings {
     var granularityBytes: UInt32
     /// Who may open the socket for libvirt's clients; nil: there is none.
     var libvirtAccess: SocketAccess?
+    /// The libvirtd that runs the machines; nil: nobody that this server knows.
+    var libvirtUpstream: UpstreamSettings?
     var quiet: Bool
     var logLevel: Logger.Level
 
@@ -87,6 +89,7 @@ struct ServeSettings {
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
         libvirtAccess = try Self.libvirtAccess(source)
+        libvirtUpstream = try Self.libvirtUpstream(source)
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
     }
@@ -96,6 +99,18 @@ struct ServeSettings {
             mode: try source.string("libvirt-socket-mode").map(SocketPermissions.mode),
             group: try source.string("libvirt-socket-group").map(SocketPermissions.group))
         return try source.bool("no-libvirt") ?? false ? nil : access
+    }
+
+    private static func libvirtUpstream(_ source: Source) throws(ControlError) -> UpstreamSettings? {
+        let uri = try source.string("libvirt-upstream-uri")
+        guard let path = try source.string("libvirt-upstream") else {
+            guard let uri else { return nil }
+            throw .invalidArgument(
+                what: "libvirt-upstream-uri '\(uri)'",
+                detail: "it says how to open the libvirtd that libvirt-upstream names: give that, "
+                    + "too")
+        }
+        return UpstreamSettings(socketPath: ServeArguments.absolutePath(path), uri: uri)
     }
 
     private static func logLevel(_ text: String?) throws(ControlError) -> Logger.Level? {

@@ -26,6 +26,8 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
+    /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
+    package var freezer: (any GuestFreezing)?
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,

@@ -37,12 +37,13 @@ struct LibvirtCall: Sendable {
 
     /// Reads flags, of which only `known` may be set.
     ///
-    /// `function` is the one that libvirt names to who sets others; by default the call's own.
+    /// `function` is the one that libvirt names to who sets others; by default its qemu driver's for
+    /// the call.
     mutating func flags(_ known: UInt32 = 0, function: String? = nil) throws -> UInt32 {
         let flags = try arguments.uint()
         guard flags & ~known == 0 else {
             throw WireError.unsupportedFlags(
-                flags & ~known, function: function ?? procedure.function)
+                flags & ~known, function: function ?? "qemu" + procedure.function.dropFirst(3))
         }
         return flags
     }

@@ -25,8 +25,7 @@ extension LibvirtCalls {
         },
         .open: { call in
             let name = try call.arguments.optionalString() ?? ""
-            // 1: read-only; 2: aliases of URIs are not looked up, which is the client's own matter.
-            _ = try call.flags(3)
+            // Of the flags only 1, read-only, is the server's matter.
             if !name.isEmpty { call.session.uri = name }
             return nothing
         },

@@ -16,6 +16,8 @@ final class LibvirtChannel: ChannelDuplexHandler {
     private let channel: any Channel
     private var machine = ConnectionMachine()
     private var unsentBytes = 0
+    /// Bytes on their way to the libvirtd behind the door.
+    private var passingBytes = 0
     private var isReadHeld = false
     private var isEnding = false
     private var clock: RepeatedTask?
@@ -67,19 +69,20 @@ final class LibvirtChannel: ChannelDuplexHandler {
 
     private var takesBytes: Bool {
         machine.takesCalls && unsentBytes <= LibvirtLimits.unsentBytesToRead && !isEnding
+            && passingBytes <= UpstreamLimits.unsentBytesMax
     }
 
     // MARK: Packets
 
     private func proceed() {
         while !isEnding, unsentBytes <= LibvirtLimits.unsentBytesToRead,
+            passingBytes <= UpstreamLimits.unsentBytesMax,
             let action = machine.next()
         {
             switch action {
             case .send(let packet): send(packet)
             case .call(let call): begin(call)
-            case .unserved(let packet):
-                if let error = WireError.unserved(packet) { send(.failure(packet.header, error)) }
+            case .unserved(let packet): pass(packet)
             case .hangUp: end()
             }
         }
@@ -98,7 +101,7 @@ final class LibvirtChannel: ChannelDuplexHandler {
         let (door, session, loop) = (door, session, channel.eventLoop)
         door.callBegan()
         Task {
-            let reply = await LibvirtCalls.answer(call, session, door.context)
+            let reply = await UpstreamDoor.answer(call, session, door.context)
             door.callEnded()
             loop.execute { bound.value.answer(call, reply) }
         }
@@ -109,9 +112,11 @@ final class LibvirtChannel: ChannelDuplexHandler {
         return (try? arguments.int()) == LibvirtFeature.keepalive
     }
 
-    private func answer(_ call: IncomingCall, _ reply: Packet) {
+    /// Nil: it has been answered already.
+    private func answer(_ call: IncomingCall, _ reply: Packet?) {
         machine.finished(bytes: call.packet.body.count)
         guard !isEnding else { return }
+        guard let reply else { return proceed() }
         let isGood = reply.header.status == PacketStatus.ok.rawValue
         if call.entry.procedure == .open, isGood { opened(call) }
         send(reply)
@@ -127,9 +132,47 @@ final class LibvirtChannel: ChannelDuplexHandler {
         _ = try? arguments.optionalString()
         let isReadOnly = ((try? arguments.uint()) ?? 1) & 1 != 0
         session.isReadOnly = isReadOnly
-        machine.opened(isReadOnly: isReadOnly)
+        machine.opened(
+            isReadOnly: isReadOnly,
+            packetBytesMax: session.upstream == nil
+                ? LibvirtLimits.packetBytesMax : UpstreamLimits.packetBytesMax)
         door.opened(number)
     }
+
+    // MARK: What is libvirtd's
+
+    /// What is not served here goes to the libvirtd behind the door, in the order in which it comes.
+    private func pass(_ packet: Packet) {
+        guard let upstream = session.upstream else {
+            if let error = WireError.unserved(packet) { send(.failure(packet.header, error)) }
+            return
+        }
+        let standIns = door.context.manager.standInDirectory
+        if let refusal = UpstreamDoor.refusal(of: packet, standIns: standIns) {
+            if WireError.unserved(packet) != nil { send(.failure(packet.header, refusal)) }
+            return
+        }
+        let count = PacketHeader.byteCount + packet.body.count
+        passingBytes += count
+        let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
+        upstream.pass(packet).hop(to: channel.eventLoop).whenComplete { _ in
+            bound.value.passed(count)
+        }
+    }
+
+    private func passed(_ count: Int) {
+        passingBytes -= count
+        proceed()
+    }
+
+    /// Sends what libvirtd has sent; succeeds when it has left.
+    func deliver(_ packet: Packet) -> EventLoopFuture<Void> {
+        guard !isEnding else { return channel.eventLoop.makeSucceededVoidFuture() }
+        return send(packet)
+    }
+
+    /// The libvirtd behind the door is gone.
+    func hangUp() { end() }
 
     // MARK: What is sent
 
@@ -140,17 +183,20 @@ final class LibvirtChannel: ChannelDuplexHandler {
         send(packet)
     }
 
-    private func send(_ packet: Packet) {
-        let bytes = packet.bytes
-        guard unsentBytes + bytes.count <= LibvirtLimits.unsentBytesMax else {
-            return end(atOnce: true)
+    @discardableResult
+    private func send(_ packet: Packet) -> EventLoopFuture<Void> {
+        let buffer = packet.buffer
+        let count = buffer.readableBytes
+        guard unsentBytes + count <= LibvirtLimits.unsentBytesMax else {
+            end(atOnce: true)
+            return channel.eventLoop.makeSucceededVoidFuture()
         }
         if unsentBytes == 0 { unsentSince = .now() }
-        unsentBytes += bytes.count
+        unsentBytes += count
         let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
-        channel.writeAndFlush(channel.allocator.buffer(bytes: bytes)).whenComplete { _ in
-            bound.value.sent(bytes.count)
-        }
+        let written = channel.writeAndFlush(buffer)
+        written.whenComplete { _ in bound.value.sent(count) }
+        return written
     }
 
     private func sent(_ count: Int) {

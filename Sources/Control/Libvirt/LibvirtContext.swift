@@ -24,11 +24,14 @@ struct LibvirtDomain: Sendable {
 /// What all connections of the libvirt door share.
 package final class LibvirtContext: Sendable {
     let manager: JobManager
+    /// The libvirtd that runs the machines; nil: there is none.
+    let upstream: UpstreamSettings?
     let host: HostFacts
     private let numbers = Mutex((byUUID: [String: Int32](), last: Int32(0)))
 
-    package init(manager: JobManager) {
+    package init(manager: JobManager, upstream: UpstreamSettings? = nil) {
         self.manager = manager
+        self.upstream = upstream
         host = HostFacts()
     }
 

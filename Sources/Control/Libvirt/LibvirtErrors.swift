@@ -6,7 +6,7 @@ extension WireError {
         switch error {
         case let error as WireError: self = error
         case let error as ControlError: self.init(error)
-        case let error as XDRError: self = .malformed(error)
+        case is XDRError: self = .malformed
         default: self.init(ControlError.internalError("\(error)"))
         }
     }

@@ -14,10 +14,13 @@ package struct LibvirtServer: Service {
     let door: LibvirtDoor
 
     /// `access` is who may open the socket, by default its owner only.
-    package init(manager: JobManager, socketPath: String, access: SocketAccess = SocketAccess()) {
+    package init(
+        manager: JobManager, socketPath: String, access: SocketAccess = SocketAccess(),
+        upstream: UpstreamSettings? = nil
+    ) {
         self.socketPath = socketPath
         self.access = access
-        door = LibvirtDoor(context: LibvirtContext(manager: manager))
+        door = LibvirtDoor(context: LibvirtContext(manager: manager, upstream: upstream))
     }
 
     /// Serves until graceful shutdown, then lets the calls in progress finish and removes the
@@ -66,7 +69,9 @@ package struct LibvirtServer: Service {
         user(of: channel).flatMapThrowing { user in
             let loop = channel.eventLoop
             let events = EventPort(loop: loop)
-            let session = LibvirtSession(user: user) { events.send($0) }
+            let session = LibvirtSession(
+                user: user, sendEvent: { events.send($0) },
+                deliver: { await events.deliver($0) }, hangUp: { events.hangUp() })
             guard let number = door.admit(session, channel) else { throw ChannelError.eof }
             let handler = LibvirtChannel(
                 door: door, number: number, session: session, channel: channel)
@@ -112,5 +117,19 @@ private final class EventPort: Sendable {
     func send(_ packet: Packet) {
         let handler = handler
         loop.execute { handler.value?.sendEvent(packet) }
+    }
+
+    /// Returns when the packet has left, or never will.
+    func deliver(_ packet: Packet) async {
+        let (handler, loop) = (handler, loop)
+        let sent = loop.flatSubmit { [handler] in
+            handler.value?.deliver(packet) ?? loop.makeSucceededVoidFuture()
+        }
+        try? await sent.get()
+    }
+
+    func hangUp() {
+        let handler = handler
+        loop.execute { handler.value?.hangUp() }
     }
 }

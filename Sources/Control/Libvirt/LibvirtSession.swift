@@ -17,6 +17,10 @@ final class LibvirtSession: Sendable {
     let user: UInt32
     /// Sends a packet that no call waits for; one that finds too much unsent ends the connection.
     let sendEvent: @Sendable (Packet) -> Void
+    /// Sends a packet of libvirtd's and returns when it has left.
+    let deliver: @Sendable (Packet) async -> Void
+    /// Closes the connection when what is unsent has gone out.
+    let hangUp: @Sendable () -> Void
 
     private struct State {
         var registrations: [Registration] = []
@@ -24,13 +28,32 @@ final class LibvirtSession: Sendable {
         var uri = "nbdpull:///system"
         var isReadOnly = false
         var isClosed = false
+        var upstream: UpstreamConnection?
     }
 
     private let state = Mutex(State())
 
-    init(user: UInt32, sendEvent: @escaping @Sendable (Packet) -> Void) {
+    init(
+        user: UInt32, sendEvent: @escaping @Sendable (Packet) -> Void,
+        deliver: @escaping @Sendable (Packet) async -> Void = { _ in },
+        hangUp: @escaping @Sendable () -> Void = {}
+    ) {
         self.user = user
         self.sendEvent = sendEvent
+        self.deliver = deliver
+        self.hangUp = hangUp
+    }
+
+    /// The client's connection to the libvirtd behind the door, once it is opened.
+    var upstream: UpstreamConnection? { state.withLock { $0.upstream } }
+
+    /// Takes up that connection; false when there is one, or the client has gone.
+    func attach(_ connection: UpstreamConnection) -> Bool {
+        state.withLock { state in
+            guard state.upstream == nil, !state.isClosed else { return false }
+            state.upstream = connection
+            return true
+        }
     }
 
     /// The URI by which the client has opened the connection.
@@ -57,17 +80,26 @@ final class LibvirtSession: Sendable {
     var registrations: [Registration] { state.withLock { $0.registrations } }
 
     /// Adds a registration and returns its number; nil when there are too many.
-    func register(event: Int32, uuid: String?, isLegacy: Bool) -> Int32? {
+    ///
+    /// `number` is the one it must have, when that is somebody else's to say.
+    func register(
+        event: Int32, uuid: String?, isLegacy: Bool, number given: Int32? = nil
+    ) -> Int32? {
         state.withLock { state in
             guard !state.isClosed, state.registrations.count < LibvirtLimits.registrationsMax else {
                 return nil
             }
-            let number = state.nextNumber
+            let number = given ?? state.nextNumber
             state.nextNumber = state.nextNumber &+ 1 & Int32.max
             state.registrations.append(
                 Registration(number: number, event: event, uuid: uuid, isLegacy: isLegacy))
             return number
         }
+    }
+
+    /// Whether one more registration would be taken.
+    var hasRoomForRegistrations: Bool {
+        state.withLock { $0.registrations.count < LibvirtLimits.registrationsMax }
     }
 
     /// Removes the registrations that fit; false when there are none.
@@ -81,9 +113,11 @@ final class LibvirtSession: Sendable {
 
     /// Nothing is sent any more.
     func close() {
-        state.withLock { state in
+        let upstream = state.withLock { state in
             state.isClosed = true
             state.registrations = []
+            return state.upstream
         }
+        upstream?.close()
     }
 }
