@@ -22,7 +22,7 @@ extension InteropSuite {
                 #expect(VirshText.value("UUID", in: info) == LibvirtFixture.uuid)
                 #expect(VirshText.value("OS Type", in: info) == "hvm")
                 #expect(VirshText.value("Persistent", in: info) == "yes")
-                #expect(VirshText.value("Autostart", in: info) == "disable")
+                #expect(VirshText.value("Autostart", in: info) == "enable")
             }
             for unknown in ["vm2", "1b4e28ba-2fa1-41d2-883f-0016d3cca428"] {
                 #expect(
@@ -162,7 +162,7 @@ extension InteropSuite {
             let fixture = try LibvirtFixture(client)
             for command in [
                 ["suspend", "vm1"], ["net-list", "--all"], ["pool-list", "--all"],
-                ["snapshot-create-as", "vm1", "s1"], ["migrate", "vm1", "qemu+tcp://other/system"],
+                ["snapshot-create-as", "vm1", "s1"], ["blockresize", "vm1", "vda", "32M"],
             ] {
                 let result = try fixture.server.virsh(command, by: client)
                 #expect(!result.succeeded, "\(result)")
