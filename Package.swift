@@ -92,7 +92,14 @@ let package = Package(
             name: "LibvirtProtocolTests", dependencies: ["LibvirtProtocol"], swiftSettings: strict),
         .testTarget(
             name: "NBDServerTests", dependencies: ["NBDServer", "TLS"], swiftSettings: strict),
-        .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
+        .testTarget(
+            name: "ControlTests",
+            dependencies: [
+                "Control", "LibvirtProtocol",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",
             swiftSettings: strict),

@@ -9,6 +9,19 @@ package struct WireError: Error, Sendable, Hashable {
     /// The text's form, with `%s` for the detail; absent where there is none.
     package var form: String?
     package var detail: String?
+    /// Two numbers that go with the text; -1 says that there are none.
+    package var number: Int32 = -1
+
+    /// Makes an error about one argument of a function, which are named beside the text.
+    package init(code: Int32, domain: Int32, argument: String, of function: String, _ text: String)
+    {
+        self.code = code
+        self.domain = domain
+        message = text
+        form = function
+        detail = argument
+        number = 0
+    }
 
     /// Makes an error whose text is `prefix` and `detail`.
     package init(code: Int32, domain: Int32, prefix: String, detail: String) {
@@ -30,9 +43,8 @@ package struct WireError: Error, Sendable, Hashable {
         writer.optionalString(form)
         writer.optionalString(detail)
         writer.bool(false)
-        // What clients are given in two integers; -1 says that there is nothing.
-        writer.int(-1)
-        writer.int(-1)
+        writer.int(number)
+        writer.int(number)
         writer.bool(false)
         return writer.bytes
     }
@@ -48,7 +60,7 @@ package struct WireError: Error, Sendable, Hashable {
         form = try reader.optionalString()
         detail = try reader.optionalString()
         _ = try reader.optionalString()
-        _ = try reader.int()
+        number = try reader.int()
         _ = try reader.int()
         if try reader.bool() {
             _ = try reader.string(limit: WireDomain.nameBytesMax)
@@ -68,6 +80,7 @@ package enum WireErrorCode {
     package static let noDomain: Int32 = 42
     package static let operationInvalid: Int32 = 55
     package static let argumentUnsupported: Int32 = 74
+    package static let blockCopyActive: Int32 = 83
 }
 
 /// Parts of libvirt that errors are said to come from (`virErrorDomain`).
@@ -78,4 +91,5 @@ package enum WireErrorDomain {
     package static let qemu: Int32 = 10
     package static let remote: Int32 = 13
     package static let domain: Int32 = 20
+    package static let checkpoint: Int32 = 69
 }

@@ -59,7 +59,9 @@ extension JobManager {
             try state?.save(job.record)
             if let checkpoint = job.checkpoint { try await prepare(checkpoint, domain: name) }
             jobs[id]?.clientRelease = request.clientRelease
-            jobs[id]?.started = try await start(id, request)
+            // Not in one: the entry may not be held while this waits.
+            let started = try await start(id, request)
+            jobs[id]?.started = started
         } catch {
             forgetPending(job)
             drop(id)

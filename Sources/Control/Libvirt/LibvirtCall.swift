@@ -26,13 +26,21 @@ struct LibvirtCall: Sendable {
     ///
     /// - Throws: 42 when there is none of that uuid.
     mutating func domain() async throws -> LibvirtDomain {
-        try await context.domain(try arguments.domain())
+        try await shown(try arguments.domain())
+    }
+
+    /// Where libvirtd runs the machines, a client's domain has the name and the number that libvirtd has
+    /// given it.
+    private func shown(_ wire: WireDomain) async throws -> LibvirtDomain {
+        var domain = try await context.domain(wire)
+        if session.upstream != nil { domain.given = wire }
+        return domain
     }
 
     /// Reads a checkpoint: its domain as above, and its name.
     mutating func checkpoint() async throws -> (name: String, domain: LibvirtDomain) {
         let checkpoint = try arguments.checkpoint()
-        return (checkpoint.name, try await context.domain(checkpoint.domain))
+        return (checkpoint.name, try await shown(checkpoint.domain))
     }
 
     /// Reads flags, of which only `known` may be set.

@@ -13,11 +13,12 @@ extension LibvirtCalls {
     static let domainFacts: [Procedure: LibvirtHandler] = [
         .domainGetXMLDesc: { call in
             let domain = try await call.domain()
-            // 1: with secrets, 2: as defined, 4: with the processor as it is, 8: fit to migrate. There
-            // is one form, without secrets.
+            // Beside these 4: with the processor as it is, and 8: fit to migrate. It is that always.
             let flags = try call.flags(0xF)
-            if flags & 1 != 0 { try call.session.refuseSecrets("virDomainGetXMLDesc") }
-            let xml = try await LibvirtDomainXML.text(domain, call.manager)
+            if flags & LibvirtDomainXML.Flag.secure != 0 {
+                try call.session.refuseSecrets("virDomainGetXMLDesc")
+            }
+            let xml = try await LibvirtDomainXML.text(domain, flags: flags, call.manager)
             return reply { $0.string(xml) }
         },
         .domainGetState: { call in

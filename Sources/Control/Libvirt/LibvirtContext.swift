@@ -13,11 +13,13 @@ struct LibvirtDomain: Sendable {
     let jobCount: Int
     /// Its number while it runs, else -1.
     let id: Int32
+    /// What the client has named it by, when that is not ours to say.
+    var given: WireDomain?
 
     var name: String { definition.name }
 
     var wire: WireDomain {
-        WireDomain(name: name, uuid: UUIDText.bytes(definition.uuid), id: id)
+        given ?? WireDomain(name: name, uuid: UUIDText.bytes(definition.uuid), id: id)
     }
 }
 

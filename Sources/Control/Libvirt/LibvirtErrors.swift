@@ -23,8 +23,21 @@ extension WireError {
 
     /// Where libvirt finds out about this: its qemu driver, unless the table says otherwise.
     private static func domain(of error: ControlError) -> Int32 {
-        bySlug[error.code] ?? byCode[error.libvirtCode] ?? WireErrorDomain.qemu
+        if error.message.hasPrefix("(\(XMLSchema.checkpoint.documentLabel))") {
+            return WireErrorDomain.checkpoint
+        }
+        return bySlug[error.code] ?? byCode[error.libvirtCode] ?? WireErrorDomain.qemu
     }
+
+    /// The same error, found out while a checkpoint is read.
+    init(inCheckpoint error: ControlError) {
+        self.init(error)
+        if Self.sharedWithBackups.contains(error.code) { domain = WireErrorDomain.checkpoint }
+    }
+
+    private static let sharedWithBackups: Set<String> = [
+        "disk-listed-twice", "disk-not-found", "domain-without-disks",
+    ]
 
     private static let byCode: [Int: Int32] = [
         ErrorCategory.xmlError.rawValue: WireErrorDomain.domain,
@@ -35,9 +48,14 @@ extension WireError {
 
     /// What libvirt finds out while it reads a definition.
     private static let bySlug: [String: Int32] = [
+        "bitmap-name-mismatch": WireErrorDomain.qemu,
+        "checkpoint-disks-too-many": WireErrorDomain.checkpoint,
         "checkpoint-exists": WireErrorDomain.domain,
+        "checkpoint-name-missing": WireErrorDomain.checkpoint,
         "checkpoint-parent-invalid": WireErrorDomain.domain,
-        "checkpoint-uuid-mismatch": WireErrorDomain.domain,
+        "checkpoint-uuid-mismatch": WireErrorDomain.checkpoint,
+        "creation-time-missing": WireErrorDomain.checkpoint,
+        "disk-empty-or-readonly": WireErrorDomain.checkpoint,
         "disk-not-found": WireErrorDomain.domain,
         "disk-listed-twice": WireErrorDomain.domain,
         "disk-without-media": WireErrorDomain.domain,
@@ -48,8 +66,9 @@ extension WireError {
     /// Flags that are not known, or not taken here.
     static func unsupportedFlags(_ flags: UInt32, function: String) -> WireError {
         WireError(
-            code: WireErrorCode.invalidArgument, domain: WireErrorDomain.qemu, prefix: "",
-            detail: "unsupported flags (0x\(String(flags, radix: 16))) in function \(function)")
+            code: WireErrorCode.invalidArgument, domain: WireErrorDomain.qemu, argument: "flags",
+            of: function,
+            "unsupported flags (0x\(String(flags, radix: 16))) in function \(function)")
     }
 
     /// There is no domain of a uuid, a name or a number.

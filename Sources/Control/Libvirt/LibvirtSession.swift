@@ -29,6 +29,8 @@ final class LibvirtSession: Sendable {
         var isReadOnly = false
         var isClosed = false
         var upstream: UpstreamConnection?
+        /// Jobs that were begun here, oldest first.
+        var begunJobs: [String] = []
     }
 
     private let state = Mutex(State())
@@ -108,6 +110,19 @@ final class LibvirtSession: Sendable {
             let before = state.registrations.count
             state.registrations.removeAll(where: fits)
             return state.registrations.count < before
+        }
+    }
+
+    /// Jobs that were begun on this connection; some may have ended.
+    var begunJobs: Set<String> { state.withLock { Set($0.begunJobs) } }
+
+    /// Remembers a job that was begun on this connection: calls that can name none mean it.
+    ///
+    /// Of very many the oldest are forgotten.
+    func noteBegun(job: String) {
+        state.withLock { state in
+            state.begunJobs.append(job)
+            state.begunJobs.removeFirst(max(state.begunJobs.count - JobManager.jobsMax, 0))
         }
     }
 

@@ -17,7 +17,8 @@ struct UpstreamExchange: Sendable {
         case .passed: await theirs(seconds: nil)
         case .oursOnOurDomains: await isOnOurDomain ? ours() : theirs(seconds: nil)
         case .upstreamElseOurs: await theirsElseOurs()
-        case .oursOnAnyError: await theirsElseOurs { _ in true }
+        case .oursOnAnyError:
+            await theirsElseOurs(seconds: UpstreamLimits.shortAnswerSeconds) { _ in true }
         case .oursWhenJob: await oursWhenJob()
         case .merged: await merged()
         }
@@ -124,12 +125,14 @@ struct UpstreamExchange: Sendable {
     /// By default what gives way is that libvirtd does not know the domain. Where a domain is only
     /// looked up, silence gives way as well: names and uuids are true whoever says them.
     func theirsElseOurs(
+        seconds: Int64? = nil,
         _ givesWay: (WireError) -> Bool = { $0.code == WireErrorCode.noDomain }
     ) async -> Packet {
-        let isFreeze = procedure == .domainFSFreeze || procedure == .domainFSThaw
-        let theirs = await theirs(seconds: isFreeze ? nil : UpstreamLimits.answerSeconds)
-        guard let error = theirs.error else { return theirs }
         let isLookup = named == nil
+        let isFreeze = procedure == .domainFSFreeze || procedure == .domainFSThaw
+        let usual = isLookup ? UpstreamLimits.shortAnswerSeconds : UpstreamLimits.answerSeconds
+        let theirs = await theirs(seconds: isFreeze ? nil : seconds ?? usual)
+        guard let error = theirs.error else { return theirs }
         guard givesWay(error) || (isLookup && error.code == WireErrorCode.timedOut) else {
             return theirs
         }

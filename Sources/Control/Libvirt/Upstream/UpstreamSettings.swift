@@ -21,6 +21,8 @@ enum UpstreamLimits {
     static let openSeconds: Int64 = 10
     /// Seconds for an answer that is merged with ours.
     static let answerSeconds: Int64 = 30
+    /// The same where ours may stand for it: libvirtd looks up a name or a size at once.
+    static let shortAnswerSeconds: Int64 = 5
     /// Seconds of silence, while an answer is due, until a PING is sent, and between two.
     static let pingSeconds: Int64 = 5
     /// Seconds of silence, PINGs included, until libvirtd counts as dead.
