@@ -40,6 +40,7 @@ let package = Package(
         .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
         .target(name: "TLS", dependencies: ["CGnuTLS", "IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
+        .target(name: "LibvirtProtocol", swiftSettings: strict),
         .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
@@ -50,7 +51,7 @@ let package = Package(
         .target(
             name: "Control",
             dependencies: [
-                "NBDServer", "CLibXML2",
+                "NBDServer", "LibvirtProtocol", "CLibXML2",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
@@ -90,10 +91,18 @@ let package = Package(
             name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
+            name: "LibvirtProtocolTests", dependencies: ["LibvirtProtocol"], swiftSettings: strict),
+        .testTarget(
             name: "NBDServerTests",
             dependencies: ["NBDServer", "Scratch", "Disk", "TLS", "IORing"], swiftSettings: strict),
         .testTarget(
-            name: "ControlTests", dependencies: ["Control", "UnitSupport"], swiftSettings: strict),
+            name: "ControlTests",
+            dependencies: [
+                "Control", "LibvirtProtocol", "UnitSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: strict),
         .target(
             name: "TestSupport", dependencies: ["CLibNBD", "UnitSupport"],
             path: "Tests/TestSupport", swiftSettings: strict),
@@ -102,7 +111,8 @@ let package = Package(
             name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
             swiftSettings: strict),
         .target(
-            name: "FuzzEntries", dependencies: ["NBDProtocol", "Bitmap", "Control", "NBDServer"],
+            name: "FuzzEntries",
+            dependencies: ["NBDProtocol", "LibvirtProtocol", "Bitmap", "Control", "NBDServer"],
             path: "Tests/FuzzEntries", swiftSettings: strict),
         .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),
         .testTarget(

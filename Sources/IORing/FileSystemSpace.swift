@@ -23,6 +23,15 @@ extension FileCalls {
             : FileNode(device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino))
     }
 
+    /// Bytes that an open file takes on its file system: fewer than its size where it has holes; nil
+    /// when that cannot be told.
+    package static func allocatedBytes(_ descriptor: Int32) -> UInt64? {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        guard unsafe fstat(descriptor, &facts) == 0 else { return nil }
+        return UInt64(clamping: facts.st_blocks).saturatingMultiply(512)
+    }
+
     /// Bytes of the whole file system, and those that an ordinary user can still fill; nil when it
     /// does not say.
     package static func space(_ descriptor: Int32) -> (totalBytes: UInt64, freeBytes: UInt64)? {

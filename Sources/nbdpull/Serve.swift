@@ -60,6 +60,7 @@ struct Serve: AsyncParsableCommand {
         help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
+    @OptionGroup var libvirt: LibvirtOptions
     @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
     @Option(help: "Least severe log lines: debug, info, warning, error. (default: info)")
     var logLevel: String?
@@ -106,6 +107,11 @@ struct Serve: AsyncParsableCommand {
         set("scratch-reserve", scratchReserve)
         if !domain.isEmpty { values["domain"] = .stringArray(domain) }
         if !disk.isEmpty { values["disk"] = .stringArray(disk) }
+        set("libvirt-socket-mode", libvirt.libvirtSocketMode)
+        set("libvirt-socket-group", libvirt.libvirtSocketGroup)
+        set("libvirt-upstream", libvirt.libvirtUpstream)
+        set("libvirt-upstream-uri", libvirt.libvirtUpstreamUri)
+        if libvirt.noLibvirt { values["no-libvirt"] = .bool(true) }
         set("log-level", logLevel)
         if quiet { values["quiet"] = .bool(true) }
         if lendPages { values["lend-pages"] = .bool(true) }
@@ -120,6 +126,7 @@ struct ServeRun {
     let environment: [String: String]
 
     private var controlSocket: String { settings.runDirectory + "/control.sock" }
+    private var libvirtSocket: String { settings.runDirectory + "/libvirt-sock" }
     private var liveSocket: ListenEndpoint {
         .unix(path: settings.runDirectory + "/live.sock", mode: 0o600)
     }
@@ -133,6 +140,7 @@ struct ServeRun {
         let state = try StateDirectory(path: settings.stateDirectory)
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
+        if settings.libvirtAccess != nil { try ControlServer.clearStaleSocket(libvirtSocket) }
         let engine = try EngineFactory.make(settings.server)
         let log = EventLogger(level: settings.logLevel)
         do {
@@ -157,11 +165,16 @@ struct ServeRun {
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
-        let manager = JobManager(
-            engine: engine, state: state, settings: managing,
-            events: EventLog { log.write($0) })
+        let events = EventLog { log.write($0) }
+        let freezer = settings.libvirtUpstream.map {
+            GuestFreezer(upstream: $0, state: state, events: events)
+        }
+        managing.freezer = freezer
+        let manager = JobManager(engine: engine, state: state, settings: managing, events: events)
         await manager.activate()
-        for warning in await manager.restore(start) where !settings.quiet {
+        var warnings = await manager.restore(start)
+        warnings += await freezer?.recover() ?? GuestFreezer.leftovers(state)
+        for warning in warnings where !settings.quiet {
             Console.error("warning: \(warning)")
         }
         // Said even to who asked for quiet: the server is not what it seems.
@@ -172,7 +185,7 @@ struct ServeRun {
             await manager.shutdown()
             throw error
         }
-        try await serve(manager, engine)
+        try await serve(manager, engine, freezer)
     }
 
     private func listen(
@@ -194,7 +207,9 @@ struct ServeRun {
         }
     }
 
-    private func serve(_ manager: JobManager, _ engine: any BackupEngine) async throws {
+    private func serve(
+        _ manager: JobManager, _ engine: any BackupEngine, _ freezer: GuestFreezer?
+    ) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = settings.quiet ? .error : .warning
         let socket = controlSocket
@@ -208,18 +223,25 @@ struct ServeRun {
             let status = problems.isEmpty ? "" : "\nSTATUS=degraded: \(problems[0])"
             ServiceNotice.send("READY=1" + status, environment)
         }
-        // The last service is stopped first: jobs end while the socket still answers.
+        var services: [any Service] = [front]
+        if let access = settings.libvirtAccess {
+            services.append(
+                LibvirtServer(
+                    manager: manager, socketPath: libvirtSocket, access: access,
+                    upstream: settings.libvirtUpstream))
+        }
+        services.append(ReloadService(engine: engine))
+        services.append(
+            StopService {
+                ServiceNotice.send("STOPPING=1", environment)
+                await manager.shutdown()
+                await freezer?.shutdown()
+            })
+        // The last service is stopped first: jobs end while the sockets still answer.
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: [
-                    .init(service: front),
-                    .init(service: ReloadService(engine: engine)),
-                    .init(
-                        service: StopService {
-                            ServiceNotice.send("STOPPING=1", environment)
-                            await manager.shutdown()
-                        }),
-                ], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+                services: services.map { .init(service: $0) },
+                gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
         try await group.run()
     }
 
@@ -271,7 +293,9 @@ struct ServeRun {
                 detail: "cannot create the run directory '\(settings.runDirectory)': "
                     + error.localizedDescription)
         }
-        guard let group = settings.server.socketAccess.group else { return }
+        guard let group = settings.server.socketAccess.group ?? settings.libvirtAccess?.group else {
+            return
+        }
         do throws(SystemCalls.Failure) {
             try SystemCalls.letThrough(group: group, path: settings.runDirectory)
         } catch {

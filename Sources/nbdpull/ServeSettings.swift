@@ -19,6 +19,10 @@ struct ServeSettings {
     /// Absolute path; nil puts scratch beside the disk.
     var scratchDirectory: String?
     var granularityBytes: UInt32
+    /// Who may open the socket for libvirt's clients; nil: there is none.
+    var libvirtAccess: SocketAccess?
+    /// The libvirtd that runs the machines; nil: nobody that this server knows.
+    var libvirtUpstream: UpstreamSettings?
     var quiet: Bool
     var logLevel: Logger.Level
 
@@ -84,8 +88,41 @@ struct ServeSettings {
         granularityBytes = try TrackingGranularity.checked(
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
+        libvirtAccess = try Self.libvirtAccess(source)
+        if let group = libvirtAccess?.group, group != server.socketAccess.group ?? group {
+            throw .invalidArgument(
+                what: "--libvirt-socket-group",
+                detail: "it must be the group of --socket-group: both pass through the run directory,"
+                    + " which has one")
+        }
+        libvirtUpstream = try Self.libvirtUpstream(source)
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
+    }
+
+    private static func libvirtAccess(_ source: Source) throws(ControlError) -> SocketAccess? {
+        var access = SocketAccess()
+        if let text = try source.string("libvirt-socket-mode") {
+            access.mode = try SocketPermissions.mode(text, option: "--libvirt-socket-mode")
+        }
+        if let text = try source.string("libvirt-socket-group") {
+            access.group = try SocketPermissions.group(text, option: "--libvirt-socket-group")
+        }
+        return try source.bool("no-libvirt") ?? false ? nil : access
+    }
+
+    private static func libvirtUpstream(
+        _ source: Source
+    ) throws(ControlError) -> UpstreamSettings? {
+        let uri = try source.string("libvirt-upstream-uri")
+        guard let path = try source.string("libvirt-upstream") else {
+            guard let uri else { return nil }
+            throw .invalidArgument(
+                what: "libvirt-upstream-uri '\(uri)'",
+                detail: "it says how to open the libvirtd that libvirt-upstream names: give that, "
+                    + "too")
+        }
+        return UpstreamSettings(socketPath: ServeArguments.absolutePath(path), uri: uri)
     }
 
     private static func logLevel(_ text: String?) throws(ControlError) -> Logger.Level? {

@@ -297,7 +297,8 @@ final class FakeEngine: BackupEngine {
         let disks = job.disks.map {
             JobDiskReport(
                 target: $0.target, sizeBytes: 1 << 20, scratchUsedBytes: 65536,
-                preservedClusters: 2, zeroClusters: 1, bytesRead: 4096)
+                preservedClusters: 2, zeroClusters: 1, bytesRead: 4096,
+                bytesToRead: 16384)
         }
         return JobReport(
             disks: disks, clientCount: 1, holdNanoseconds: 1000, brokenReason: state.broken[id])

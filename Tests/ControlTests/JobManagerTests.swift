@@ -18,6 +18,8 @@ import Testing
         #expect(info.jobType == "Unbounded")
         #expect(info.tempUsed == 131_072)
         #expect(info.tempTotal == 2 << 20)
+        #expect(info.bytesRead == 8192)
+        #expect(info.bytesToRead == 32_768)
         #expect(try await manager.listJobs(domain: "vm1").map(\.id) == [begun.id])
         #expect(
             try await manager.backupXML(domain: "vm1", job: nil).xml.contains("exportname='vda'"))

@@ -58,6 +58,17 @@ import Testing
 
             """
         #expect(ConsoleText.jobInfo(info) == text)
+        info.bytesRead = 1 << 20
+        info.bytesToRead = 5 << 20
+        let progress = """
+            File processed:   1.000 MiB
+            File remaining:   4.000 MiB
+            File total:       5.000 MiB
+            Temporary disk space use: 0.000 B
+            """
+        #expect(ConsoleText.jobInfo(info).contains(progress))
+        let raw = "disk_total: 5242880\ndisk_processed: 1048576\ndisk_remaining: 4194304\n"
+        #expect(ConsoleText.rawJobInfo(info).contains("time_elapsed: 52\n" + raw + "disk_temp"))
         #expect(ConsoleText.capacity(1536) == "1.500 KiB")
         #expect(ConsoleText.capacity(UInt64.max) == "16.000 EiB")
     }

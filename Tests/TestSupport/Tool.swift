@@ -13,6 +13,9 @@ package enum Tool {
         "e2fsck": "e2fsprogs", "cmp": "diffutils", "busybox": "busybox-static", "cpio": "cpio",
         "blockdev": "util-linux", "prlimit": "util-linux", "clang": "clang", "python3": "python3",
         "bash": "bash",
+        "virsh": "libvirt-clients", "virtnbdbackup": "virtnbdbackup",
+        "virtnbdrestore": "virtnbdbackup", "libvirtd": "libvirt-daemon",
+        "xmllint": "libxml2-utils", "nc": "netcat-openbsd",
     ]
 
     /// Where a program is.

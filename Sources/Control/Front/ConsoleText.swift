@@ -94,6 +94,11 @@ package enum ConsoleText {
         if let elapsed = info.timeElapsed {
             text += field("Time elapsed:", padded(String(elapsed), 12) + " ms")
         }
+        if let read = info.bytesRead, let total = info.bytesToRead {
+            text += field("File processed:", capacity(read))
+            text += field("File remaining:", capacity(total - min(read, total)))
+            text += field("File total:", capacity(total))
+        }
         if let used = info.tempUsed {
             text += field("Temporary disk space use:", capacity(used))
         }
@@ -155,6 +160,11 @@ extension ConsoleText {
         guard info.operation != nil else { return text }
         var values = [("operation", "9")]
         values.append(("time_elapsed", String(info.timeElapsed ?? 0)))
+        if let read = info.bytesRead, let total = info.bytesToRead {
+            values.append(("disk_total", String(total)))
+            values.append(("disk_processed", String(read)))
+            values.append(("disk_remaining", String(total - min(read, total))))
+        }
         if let used = info.tempUsed { values.append(("disk_temp_used", String(used))) }
         if let total = info.tempTotal { values.append(("disk_temp_total", String(total))) }
         if let success = info.success { values.append(("success", success ? "yes" : "no")) }

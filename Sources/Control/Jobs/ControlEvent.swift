@@ -23,6 +23,9 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case checkpointCreated = "checkpoint-created"
         case checkpointDeleted = "checkpoint-deleted"
         case stateProblem = "state-problem"
+        case guestFrozen = "guest-frozen"
+        case guestThawed = "guest-thawed"
+        case guestThawFailed = "guest-thaw-failed"
     }
 
     /// How much somebody who reads the log has to care.
@@ -71,13 +74,14 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     /// The severity; a job's end is as severe as its outcome.
     package var severity: Severity {
         switch event {
-        case .jobBroken, .diskFailed, .trackingProblem, .stateProblem: .error
+        case .jobBroken, .diskFailed, .trackingProblem, .stateProblem, .guestThawFailed:
+            .error
         case .watermark, .trackingRecovered, .clientRefused: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
         case .jobBegin, .domainDefined, .domainUndefined, .domainChanged, .diskAttached,
             .diskDetached, .diskResized, .checkpointCreated,
-            .checkpointDeleted:
+            .checkpointDeleted, .guestFrozen, .guestThawed:
             .info
         }
     }

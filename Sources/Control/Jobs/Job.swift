@@ -64,6 +64,12 @@ struct Job: Sendable {
         info.tempTotal =
             disks.map { $0.map(\.size).clampedSum } ?? started?.diskSizes.values.clampedSum
             ?? 0
+        if let report = lastReport, let disks,
+            report.clientCount > 0 || disks.contains(where: { $0.bytesRead > 0 })
+        {
+            info.bytesRead = disks.map(\.progress).clampedSum
+            info.bytesToRead = disks.map { $0.bytesToRead ?? 0 }.clampedSum
+        }
         info.checkpoint = checkpoint?.name
         if case .ended(let outcome) = state {
             info.jobType = outcome.jobType
@@ -82,7 +88,7 @@ extension JobDiskView {
         self.init(
             disk: report.target, size: report.sizeBytes, scratchUsed: report.scratchUsedBytes,
             preservedClusters: report.preservedClusters, zeroClusters: report.zeroClusters,
-            bytesRead: report.bytesRead)
+            bytesRead: report.bytesRead, bytesToRead: report.bytesToRead)
     }
 }
 

@@ -16,6 +16,8 @@ package struct BeginRequest: Sendable, Hashable {
     package var fallsBackToFull: Bool
     /// Clients may let go of clusters by TRIM.
     package var clientRelease: Bool
+    /// The guest's file systems are frozen for the instant.
+    package var quiesces = false
 
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool = false,
@@ -57,14 +59,17 @@ extension JobManager {
             try state?.save(job.record)
             if let checkpoint = job.checkpoint { try await prepare(checkpoint, domain: name) }
             jobs[id]?.clientRelease = request.clientRelease
-            let started = try await startInEngine(id, fallsBackToFull: request.fallsBackToFull)
+            // Not in one: the entry may not be held while this waits.
+            let started = try await start(id, request)
             jobs[id]?.started = started
         } catch {
             forgetPending(job)
             drop(id)
             throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
+        let isInOneFrozenTime = await thawAfterBegin(job, request)
         do throws(ControlError) {
+            guard isInOneFrozenTime else { throw .thawedTooEarly(name) }
             try finishBegin(id)
             if let checkpoint = job.checkpoint { try commit(checkpoint, domain: name) }
         } catch {
@@ -216,6 +221,26 @@ extension JobManager {
             checkpoint: checkpoint)
         configuration.clientRelease = job.clientRelease
         return configuration
+    }
+
+    // Guests stand still for this and nothing else; the caller thaws them when it has gone well.
+    private func start(
+        _ id: String, _ request: BeginRequest
+    ) async throws(ControlError) -> JobStarted {
+        guard let job = jobs[id] else { throw .jobNotFound(id) }
+        let definition = try domain(job.domain).definition
+        try await freeze(request.quiesces, definition)
+        do throws(ControlError) {
+            return try await startInEngine(id, fallsBackToFull: request.fallsBackToFull)
+        } catch {
+            _ = await thaw(request.quiesces, definition)
+            throw error
+        }
+    }
+
+    private func thawAfterBegin(_ job: Job, _ request: BeginRequest) async -> Bool {
+        guard let domain = domains[job.domain] else { return true }
+        return await thaw(request.quiesces, domain.definition)
     }
 
     // A chain that turns out to be broken only now makes its disk a full one too, where that is

@@ -41,10 +41,15 @@ extension JobManager {
     /// - Parameters:
     ///   - withDomain: adds the domain's XML of the time.
     ///   - withSizes: adds the bytes changed since, on disks that can tell, and where they are.
+    ///   - showsSecrets: passwords stay in the domain's XML.
     package func checkpointXML(
-        _ checkpoint: String, of name: String, withDomain: Bool = true, withSizes: Bool = false
+        _ checkpoint: String, of name: String, withDomain: Bool = true, withSizes: Bool = false,
+        showsSecrets: Bool = true
     ) async throws(ControlError) -> CheckpointXMLBody {
-        let metadata = try domain(name).checkpoints.checkpoint(checkpoint)
+        var metadata = try domain(name).checkpoints.checkpoint(checkpoint)
+        if withDomain, !showsSecrets, let xml = metadata.domainXML {
+            metadata.domainXML = try BackupToolXML.withoutSecrets(xml)
+        }
         guard withSizes else { return CheckpointXMLBody(xml: metadata.xml(withDomain: withDomain)) }
         var disks = try await self.checkpoint(checkpoint, of: name).disks
         let ids = trackedDisks(of: try domain(name))

@@ -11,7 +11,8 @@ extension JobManager {
     /// is undone at the next start; a refusal leaves nothing behind.
     @discardableResult
     package func createCheckpoint(
-        domain name: String, xml: String, redefine: Bool = false, validates: Bool = false
+        domain name: String, xml: String, redefine: Bool = false, validates: Bool = false,
+        quiesces: Bool = false
     ) async throws(ControlError) -> CheckpointView {
         let request = try CheckpointRequest.parse(xml)
         _ = try domain(name)
@@ -27,8 +28,8 @@ extension JobManager {
             request, domain: domain.definition, tree: domain.checkpoints, now: Self.now)
         let configuration = try engineCheckpoint(planned, in: domain)
         try await prepare(planned, domain: name)
-        do {
-            if !configuration.disks.isEmpty { try await engine.createCheckpoint(configuration) }
+        do throws(ControlError) {
+            try await createInEngine(configuration, quiesces, domain.definition)
         } catch {
             do throws(ControlError) {
                 try state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
@@ -36,15 +37,29 @@ extension JobManager {
                 // The next start finds it pending and takes it back.
                 noteStateProblem(error.message, domain: name)
             }
-            throw controlError(from: error)
+            throw error
         }
         do throws(ControlError) {
+            guard await thaw(quiesces, domain.definition) else { throw .thawedTooEarly(name) }
             try commit(planned, domain: name)
         } catch {
             await takeBack(planned, domain: name)
             throw error
         }
         return try await checkpoint(planned.name, of: name)
+    }
+
+    // Guests stand still for this and nothing else; the caller thaws them when it has gone well.
+    private func createInEngine(
+        _ configuration: CheckpointConfiguration, _ quiesces: Bool, _ definition: DomainDefinition
+    ) async throws(ControlError) {
+        try await freeze(quiesces, definition)
+        do throws(ServerFault) {
+            if !configuration.disks.isEmpty { try await engine.createCheckpoint(configuration) }
+        } catch {
+            _ = await thaw(quiesces, definition)
+            throw controlError(from: error)
+        }
     }
 
     private func redefineCheckpoint(

@@ -65,6 +65,7 @@ extension JobManager {
         case .attached(let id):
             do {
                 let bytes = try await engine.growDisk(id, sizeBytes: sizeBytes)
+                removeStandIns(of: domain.definition)
                 events.append(
                     ControlEvent(
                         .diskResized, domain: name, disk: found.target,

@@ -65,6 +65,7 @@ extension JobManager {
         let old = try domain(name)
         var new = old
         new.definition = try edit(old.definition)
+        try refuseStandIns(in: new.definition)
         if let granularityBytes { new.granularityBytes = granularityBytes }
         let difference = DomainDifference(from: old.definition, to: new.definition)
         try checkNoJob(on: difference.leaving, of: name)
@@ -134,6 +135,7 @@ extension JobManager {
         for disk in difference.leaving { domains[name]?.attachments[disk.target] = nil }
         for (target, attachment) in opened { domains[name]?.attachments[target] = attachment }
         forgetExports(closed, of: old.definition)
+        removeStandIns(of: old.definition)
     }
 
     /// What comes, in the order in which it is opened.

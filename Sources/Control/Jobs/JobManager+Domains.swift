@@ -31,6 +31,7 @@ extension JobManager {
         _ definition: DomainDefinition, isStored: Bool, granularityBytes: UInt32? = nil
     ) async throws(ControlError) -> DomainView {
         try checkIsNew(definition)
+        try refuseStandIns(in: definition)
         let name = definition.name
         try reserve(name, uuid: definition.uuid)
         defer { reserved[name] = nil }
@@ -148,6 +149,7 @@ extension JobManager {
         domains.removeValue(forKey: name)
         forgetExports(closed, of: domain.definition)
         forgetFinished(name)
+        removeStandIns(of: domain.definition)
         removeTracking(of: domain.definition)
         events.append(ControlEvent(.domainUndefined, domain: name))
         if let problem = closed.problem { throw .diskNotFlushed(problem, done: "undefined") }

@@ -26,6 +26,8 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
+    /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
+    package var freezer: (any GuestFreezing)?
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
@@ -65,6 +67,8 @@ package actor JobManager {
     var reserved: [String: String] = [:]
     /// Live exports that are closed for a change: nobody opens them.
     var attachingExports: Set<String> = []
+    /// Images that stand in for disks, as they were written last, by path.
+    var standIns: [String: StandInImage] = [:]
     var openings: [String: Task<Void, Never>] = [:]
     /// For looks at paths that users named: none of them is made on the actor.
     let storage = StorageCalls()
@@ -127,6 +131,7 @@ package actor JobManager {
         }
         await engine.shutdown()
         pump?.cancel()
+        removeStandIns()
         events.close()
     }
 

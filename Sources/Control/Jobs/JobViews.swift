@@ -61,6 +61,16 @@ package struct JobDiskView: Sendable, Hashable, Codable {
     package var zeroClusters: UInt64
     /// Bytes sent to backup clients.
     package var bytesRead: UInt64
+    /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of a
+    /// full one what the disk's source took at the begin.
+    ///
+    /// Nil in records of versions that did not keep it.
+    package var bytesToRead: UInt64?
+}
+
+extension JobDiskView {
+    /// How far a backup of the disk has come; a client that reads more than it has to is done.
+    package var progress: UInt64 { min(bytesRead, bytesToRead ?? 0) }
 }
 
 /// What `domjobinfo` tells of a job, running or finished.
@@ -79,6 +89,12 @@ package struct JobInfo: Sendable, Hashable, Codable {
     package var tempUsed: UInt64?
     /// Sum of the disks' sizes, bytes: the most that scratch can come to.
     package var tempTotal: UInt64?
+    /// Bytes that clients have read of what the backup holds, over all disks; nil while nobody has
+    /// come for it.
+    package var bytesRead: UInt64?
+    /// Bytes that the backup holds, read or not: the dirty bytes of incremental disks, what their
+    /// sources took at the begin of others; nil as above.
+    package var bytesToRead: UInt64?
     package var clients: Int?
     /// Whether its clients have to use TLS; only while it runs.
     package var tls: Bool?

@@ -26,6 +26,20 @@ extension ControlError {
             detail: "disk '\(target)' is not served: \(reason)")
     }
 
+    /// The image that stands in for a disk was taken for the disk.
+    package static func standInAsDisk(_ target: String, path: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "stand-in-as-disk", status: 422,
+            detail: "source '\(path)' of disk '\(target)' only stands in for a disk that is "
+                + "served: name the disk's own source (nbdpull dumpxml, virsh dumpxml --inactive)")
+    }
+
+    package static func standInNotWritten(_ path: String, detail: String) -> ControlError {
+        ControlError(
+            .systemError, code: "stand-in-not-written", status: 500,
+            detail: "failed to create image file '\(path)': \(detail)")
+    }
+
     package static var domainWithoutDisks: ControlError {
         ControlError(
             .unsupportedConfiguration, code: "domain-without-disks", status: 422,

@@ -39,7 +39,7 @@ package final class StateDirectory: Sendable {
     }
 
     package let path: String
-    private static let parts = ["domains", "jobs", "history", "checkpoints", "disks"]
+    private static let parts = ["domains", "jobs", "history", "checkpoints", "disks", "frozen"]
     private let lock: SystemCalls.Descriptor
 
     var domainsPath: String { path + "/domains" }

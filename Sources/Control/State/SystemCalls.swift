@@ -1,3 +1,4 @@
+import CDispatch
 import Foundation
 import Glibc
 
@@ -138,6 +139,17 @@ package enum SystemCalls {
         return (FileIdentity(device: device.uint64Value, inode: inode.uint64Value), kind)
     }
 
+    /// How long a file is and how much room its blocks take, or nil when it cannot be looked at;
+    /// symbolic links are followed.
+    package static func room(of path: String) -> (sizeBytes: UInt64, allocatedBytes: UInt64)? {
+        var found = stat()
+        // SAFETY: the string is NUL-terminated, and both live for the call.
+        guard unsafe stat(path, &found) == 0 else { return nil }
+        return (
+            UInt64(clamping: found.st_size), UInt64(clamping: found.st_blocks) * 512
+        )
+    }
+
     /// Whether somebody accepts connections on a unix stream socket.
     package static func isListening(unixPath: String) -> Bool {
         // SAFETY: the closure is given an initialised address and its length.
@@ -189,6 +201,18 @@ package enum SystemCalls {
         guard unsafe chmod(path, 0o710) == 0 else {
             throw Failure(call: "chmod", number: errno)
         }
+    }
+
+    /// Gives a file to a group, if one is named, and sets its permission bits.
+    package static func permit(_ path: String, mode: UInt32, group: UInt32?) throws(Failure) {
+        if let group {
+            // SAFETY: the path is passed for the time of the call. uid -1: as it is.
+            guard unsafe chown(path, uid_t.max, group) == 0 else {
+                throw Failure(call: "chown", number: errno)
+            }
+        }
+        // SAFETY: the same.
+        guard unsafe chmod(path, mode) == 0 else { throw Failure(call: "chmod", number: errno) }
     }
 
     /// Makes files of this process private to its user from now on.

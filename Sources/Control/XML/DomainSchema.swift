@@ -4,6 +4,11 @@ extension XMLSchema {
         name: "domain.rng", documentLabel: "domain_definition",
         source: relaxNGGrammar(domainDocument + domainDisk), maximumBytes: 1 << 18,
         explain: { DomainSchemaExplanation.reasons(for: $0) })
+
+    /// The same, for XML that is not a user's: longer by what was added to it.
+    static let machine = XMLSchema(
+        name: domain.name, documentLabel: domain.documentLabel, source: domain.source,
+        maximumBytes: 1 << 20, explain: domain.explain)
 }
 
 private let domainDocument = """

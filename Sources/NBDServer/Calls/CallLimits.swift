@@ -6,6 +6,8 @@ extension Limits {
     /// A ring answers control within this, in milliseconds: it never waits for anything, so one that
     /// does not is stuck in a call that should have returned at once.
     package static let ringMilliseconds: Int32 = 30_000
+    /// A begin waits for a figure that it could do without, in milliseconds.
+    package static let figureMilliseconds: Int32 = 1_000
     /// The end of a job waits for the file of its socket to be removed, in milliseconds.
     package static let closingMilliseconds: Int32 = 5_000
     /// A disk's last sync may have much to write, in milliseconds.

@@ -38,6 +38,8 @@ final class BackupExport: Sendable {
     /// Pages of the source that its clients were sent by reference and may not have read.
     let loans: ExportLoans
     let bytesRead = Atomic<UInt64>(0)
+    /// Bytes that the source took on its file system at the begin.
+    private let allocatedBytes: UInt64
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
     let watermarkSent = Atomic<Bool>(false)
@@ -48,7 +50,8 @@ final class BackupExport: Sendable {
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
-        granularityShift: UInt64, holdLimitMilliseconds: UInt64, mayRelease: Bool
+        allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
+        mayRelease: Bool
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -67,6 +70,7 @@ final class BackupExport: Sendable {
         earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
         self.reservedBytes = reservedBytes
+        self.allocatedBytes = allocatedBytes
         roomBytes = scratch.roomBytes(leaving: reservedBytes)
         writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
         // Once: a disk may grow meanwhile.
@@ -140,7 +144,12 @@ final class BackupExport: Sendable {
             scratchUsedBytes: scratchUsedBytes.load(ordering: .relaxed),
             preservedClusters: ledger.preservedClusters.load(ordering: .relaxed),
             zeroClusters: ledger.zeroClusters.load(ordering: .relaxed),
-            bytesRead: bytesRead.load(ordering: .relaxed))
+            bytesRead: bytesRead.load(ordering: .relaxed), bytesToRead: bytesToRead)
+    }
+
+    private var bytesToRead: UInt64 {
+        bitmaps.first?.dirtyBytes(ofSize: geometry.sizeBytes)
+            ?? min(allocatedBytes, geometry.sizeBytes)
     }
 }
 
@@ -160,6 +169,15 @@ final class FrozenBitmap: Sendable {
 
     /// Set once, before the job's listener accepts.
     func freeze(_ bitmap: DirtyBitmap) { box.put(bitmap) }
+
+    /// Bytes that are dirty, of a disk of `sizeBytes`.
+    func dirtyBytes(ofSize sizeBytes: UInt64) -> UInt64 {
+        let bitmap = bitmap
+        let blocks = UInt64(bitmap.dirtyCount) << granularityShift
+        guard bitmap.blockCount > 0, bitmap.isDirty(bitmap.blockCount - 1) else { return blocks }
+        let covered = UInt64(bitmap.blockCount) << granularityShift
+        return blocks - min(covered - min(sizeBytes, covered), blocks)
+    }
 
     /// The bits; a job without them is never served.
     var bitmap: DirtyBitmap {

@@ -127,10 +127,14 @@ package struct JobDiskReport: Sendable {
     package var zeroClusters: UInt64
     /// Bytes sent to backup clients.
     package var bytesRead: UInt64
+    /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of a
+    /// full one what the source took on its file system at the begin, at most its size.
+    package var bytesToRead: UInt64
     package init(
         target: String, sizeBytes: UInt64, scratchUsedBytes: UInt64, preservedClusters: UInt64,
-        zeroClusters: UInt64, bytesRead: UInt64
+        zeroClusters: UInt64, bytesRead: UInt64, bytesToRead: UInt64
     ) {
+        self.bytesToRead = bytesToRead
         self.target = target
         self.sizeBytes = sizeBytes
         self.scratchUsedBytes = scratchUsedBytes

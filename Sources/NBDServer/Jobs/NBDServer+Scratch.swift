@@ -51,7 +51,7 @@ extension NBDServer {
             let export = try BackupExport(
                 disk, jobID: configuration.id, live: live, scratch: scratch.storage,
                 home: shared.mailboxes[live.homeRing], reservedBytes: scratch.reservedBytes,
-                granularityShift: shift,
+                allocatedBytes: scratch.allocatedBytes ?? .max, granularityShift: shift,
                 holdLimitMilliseconds: configuration.holdLimitMilliseconds,
                 mayRelease: configuration.clientRelease)
             guard scope.add(.backup(export)) else {
@@ -69,6 +69,8 @@ extension NBDServer {
         let storage: ScratchStorage
         /// Room that it leaves on its file system.
         let reservedBytes: UInt64
+        /// Bytes that the disk's source takes; nil for one that cannot tell.
+        var allocatedBytes: UInt64?
     }
 
     /// Opens the scratch of all disks at once; in their order.
@@ -78,7 +80,15 @@ extension NBDServer {
         await withTaskGroup(of: (Int, Result<OpenedScratch, ServerFault>).self) { group in
             for (index, disk) in disks.enumerated() {
                 let geometry = ClusterGeometry(sizeBytes: lives[index].source.sizeBytes)
-                group.addTask { (index, await self.openScratch(disk, geometry)) }
+                let source = lives[index].source
+                group.addTask {
+                    var result = await self.openScratch(disk, geometry)
+                    if case .success(var scratch) = result {
+                        scratch.allocatedBytes = await self.allocatedBytes(source)
+                        result = .success(scratch)
+                    }
+                    return (index, result)
+                }
             }
             var opened = [Result<OpenedScratch, ServerFault>](
                 repeating: .failure(.unknownDisk), count: disks.count)
@@ -105,6 +115,17 @@ extension NBDServer {
             if case .failure = opened { storage.remove() }
             return opened
         }
+    }
+
+    /// A figure for people: a source that takes long to tell it holds up no begin.
+    private func allocatedBytes(_ source: RawSource) async -> UInt64? {
+        guard source.type == .regular else { return nil }
+        let looked = await storage.run(
+            at: .of(source.path), what: "'\(source.path)'",
+            .begin(milliseconds: Limits.figureMilliseconds)
+        ) { .success(FileCalls.allocatedBytes(source.raw)) }
+        guard case .success(let bytes) = looked else { return nil }
+        return bytes
     }
 
     /// Threads that read scratch.

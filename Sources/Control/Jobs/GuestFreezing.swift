@@ -1,0 +1,49 @@
+/// Freezes the file systems of guests for an instant.
+///
+/// Whoever freezes one thaws it: a guest that stays frozen is a machine that stands still.
+package protocol GuestFreezing: Sendable {
+    /// Returns once all file systems of a domain's guest are frozen; call `thaw` then, whatever
+    /// happens.
+    ///
+    /// They are thawed without that, too, when it takes too long.
+    ///
+    /// - Throws: what the machine's agent says, or 68 when it says nothing; then they are thawed
+    ///   already, or are being thawed.
+    func freeze(domain name: String, uuid: String) async throws(ControlError)
+
+    /// Thaws them.
+    ///
+    /// False when they had been thawed before: nothing that happened meanwhile can be relied on to lie
+    /// in one frozen time.
+    func thaw(uuid: String) async -> Bool
+}
+
+extension ControlError {
+    /// The machine's agent is not to be reached from here.
+    static let agentNotConfigured = ControlError(
+        code: "agent-not-configured", libvirtCode: 74,
+        message: "argument unsupported: QEMU guest agent is not configured", httpStatus: 422)
+
+    /// The instant may lie outside the frozen time.
+    static func thawedTooEarly(_ name: String) -> ControlError {
+        ControlError(
+            .operationTimeout, code: "thawed-too-early", status: 504,
+            detail: "the file systems of domain '\(name)' had to be thawed before the instant was "
+                + "taken")
+    }
+}
+
+extension JobManager {
+    /// Freezes a domain's guest, when that is asked for.
+    func freeze(_ isAsked: Bool, _ definition: DomainDefinition) async throws(ControlError) {
+        guard isAsked else { return }
+        guard let freezer = settings.freezer else { throw .agentNotConfigured }
+        try await freezer.freeze(domain: definition.name, uuid: definition.uuid)
+    }
+
+    /// Thaws it again; false when it was thawed before.
+    func thaw(_ isAsked: Bool, _ definition: DomainDefinition) async -> Bool {
+        guard isAsked, let freezer = settings.freezer else { return true }
+        return await freezer.thaw(uuid: definition.uuid)
+    }
+}

@@ -1,0 +1,138 @@
+import LibvirtProtocol
+import Synchronization
+
+/// One connection of the libvirt door, as its handlers and the events see it.
+final class LibvirtSession: Sendable {
+    /// An event that the client has asked for.
+    struct Registration: Sendable, Hashable {
+        var number: Int32
+        var event: Int32
+        /// Only of this domain; nil: of all.
+        var uuid: String?
+        /// The client knows no callbacks: at most one registration of each event, and other messages.
+        var isLegacy: Bool
+    }
+
+    /// What the client is, as the kernel knows it.
+    let user: UInt32
+    /// Sends a packet that no call waits for; one that finds too much unsent ends the connection.
+    let sendEvent: @Sendable (Packet) -> Void
+    /// Sends a packet of libvirtd's and returns when it has left.
+    let deliver: @Sendable (Packet) async -> Void
+    /// Closes the connection when what is unsent has gone out.
+    let hangUp: @Sendable () -> Void
+
+    private struct State {
+        var registrations: [Registration] = []
+        var nextNumber: Int32 = 0
+        var uri = "nbdpull:///system"
+        var isReadOnly = false
+        var isClosed = false
+        var upstream: UpstreamConnection?
+        /// Jobs that were begun here, oldest first.
+        var begunJobs: [String] = []
+    }
+
+    private let state = Mutex(State())
+
+    init(
+        user: UInt32, sendEvent: @escaping @Sendable (Packet) -> Void,
+        deliver: @escaping @Sendable (Packet) async -> Void = { _ in },
+        hangUp: @escaping @Sendable () -> Void = {}
+    ) {
+        self.user = user
+        self.sendEvent = sendEvent
+        self.deliver = deliver
+        self.hangUp = hangUp
+    }
+
+    /// The client's connection to the libvirtd behind the door, once it is opened.
+    var upstream: UpstreamConnection? { state.withLock { $0.upstream } }
+
+    /// Takes up that connection; false when there is one, or the client has gone.
+    func attach(_ connection: UpstreamConnection) -> Bool {
+        state.withLock { state in
+            guard state.upstream == nil, !state.isClosed else { return false }
+            state.upstream = connection
+            return true
+        }
+    }
+
+    /// The URI by which the client has opened the connection.
+    var uri: String {
+        get { state.withLock { $0.uri } }
+        set { state.withLock { $0.uri = newValue } }
+    }
+
+    /// Whether the client may change nothing.
+    var isReadOnly: Bool {
+        get { state.withLock { $0.isReadOnly } }
+        set { state.withLock { $0.isReadOnly = newValue } }
+    }
+
+    /// Throws on a read-only connection, where nobody is told secrets.
+    func refuseSecrets(_ function: String) throws {
+        guard isReadOnly else { return }
+        throw WireError(
+            code: WireErrorCode.operationDenied, domain: WireErrorDomain.domain,
+            prefix: "operation forbidden: ", detail: "\(function) with secure flag")
+    }
+
+    /// What the client has asked for.
+    var registrations: [Registration] { state.withLock { $0.registrations } }
+
+    /// Adds a registration and returns its number; nil when there are too many.
+    ///
+    /// `number` is the one it must have, when that is somebody else's to say.
+    func register(
+        event: Int32, uuid: String?, isLegacy: Bool, number given: Int32? = nil
+    ) -> Int32? {
+        state.withLock { state in
+            guard !state.isClosed, state.registrations.count < LibvirtLimits.registrationsMax else {
+                return nil
+            }
+            let number = given ?? state.nextNumber
+            state.nextNumber = state.nextNumber &+ 1 & Int32.max
+            state.registrations.append(
+                Registration(number: number, event: event, uuid: uuid, isLegacy: isLegacy))
+            return number
+        }
+    }
+
+    /// Whether one more registration would be taken.
+    var hasRoomForRegistrations: Bool {
+        state.withLock { $0.registrations.count < LibvirtLimits.registrationsMax }
+    }
+
+    /// Removes the registrations that fit; false when there are none.
+    func deregister(_ fits: (Registration) -> Bool) -> Bool {
+        state.withLock { state in
+            let before = state.registrations.count
+            state.registrations.removeAll(where: fits)
+            return state.registrations.count < before
+        }
+    }
+
+    /// Jobs that were begun on this connection; some may have ended.
+    var begunJobs: Set<String> { state.withLock { Set($0.begunJobs) } }
+
+    /// Remembers a job that was begun on this connection: calls that can name none mean it.
+    ///
+    /// Of very many the oldest are forgotten.
+    func noteBegun(job: String) {
+        state.withLock { state in
+            state.begunJobs.append(job)
+            state.begunJobs.removeFirst(max(state.begunJobs.count - JobManager.jobsMax, 0))
+        }
+    }
+
+    /// Nothing is sent any more.
+    func close() {
+        let upstream = state.withLock { state in
+            state.isClosed = true
+            state.registrations = []
+            return state.upstream
+        }
+        upstream?.close()
+    }
+}

@@ -1,0 +1,294 @@
+import Foundation
+import LibvirtProtocol
+
+/// Freezes and thaws guests through the libvirtd that runs their machines.
+///
+/// A freeze is noted on disk before it is asked for, has a connection of its own, and is thawed in a
+/// task of its own: no caller that fails or leaves, no libvirtd that hangs or restarts, and no crash of
+/// this process keeps a guest frozen.
+package actor GuestFreezer: GuestFreezing {
+    /// How long things take.
+    package struct Limits: Sendable, Hashable {
+        /// Until the agent has frozen all file systems: those of a busy guest are synced first.
+        package var freeze: Duration = .seconds(60)
+        /// That a guest may stand still: then it is thawed, and what was to be done has failed.
+        package var frozen: Duration = .seconds(30)
+        /// That who thaws waits for it; it goes on without.
+        package var thaw: Duration = .seconds(10)
+        /// Until one attempt to thaw counts as failed.
+        package var attemptSeconds: Int64 = 40
+        /// Between two attempts at first, and at most.
+        package var firstPause: Duration = .seconds(1)
+        package var longestPause: Duration = .seconds(30)
+        /// Until nothing more is tried before the next start.
+        package var giveUp: Duration = .seconds(3600)
+
+        package init() {}
+    }
+
+    /// One guest that is frozen, or may be.
+    private struct Freeze {
+        let domain: String
+        /// For the thaw; renewed when it is gone.
+        var connection: UpstreamConnection?
+        /// What the agent has said; it may still freeze as long as there is none.
+        var reply = LateValue<Result<Packet, UpstreamFault>>()
+        var isThawing = false
+        var watchdog: Task<Void, Never>?
+        let thawed = LateValue<Bool>()
+    }
+
+    private let upstream: UpstreamSettings
+    private let state: StateDirectory?
+    private let limits: Limits
+    private let events: EventLog
+    private var freezes: [String: Freeze] = [:]
+
+    package init(
+        upstream: UpstreamSettings, state: StateDirectory?, events: EventLog,
+        limits: Limits = Limits()
+    ) {
+        self.upstream = upstream
+        self.state = state
+        self.events = events
+        self.limits = limits
+    }
+
+    /// Thaws the guests that an earlier run may have left frozen; returns a line for each.
+    package func recover() -> [String] {
+        guard let kept = state?.freezes() else { return [] }
+        for record in kept.records where freezes[record.uuid] == nil {
+            var freeze = Freeze(domain: record.domain)
+            freeze.reply.set(.failure(.closed(path: upstream.socketPath)))
+            freeze.isThawing = true
+            freezes[record.uuid] = freeze
+            Task { await self.thawUntilDone(record.uuid) }
+        }
+        return kept.damaged.map(\.text)
+            + kept.records.map {
+                "the guest of domain '\($0.domain)' may have been left frozen: it is being thawed"
+            }
+    }
+
+    /// Guests that an earlier run may have left frozen, where there is no libvirtd to thaw them
+    /// through; a line for each.
+    package static func leftovers(_ state: StateDirectory) -> [String] {
+        let kept = state.freezes()
+        return kept.damaged.map(\.text)
+            + kept.records.map {
+                "the guest of domain '\($0.domain)' may have been left frozen: thaw it with virsh "
+                    + "domfsthaw, or give --libvirt-upstream again"
+            }
+    }
+
+    /// Thaws all and waits for it, as long as a caller of `thaw` would.
+    package func shutdown() async {
+        for uuid in freezes.keys { startThaw(uuid) }
+        for freeze in freezes.values { _ = await freeze.thawed.value(within: limits.thaw) }
+    }
+
+    package func freeze(domain name: String, uuid: String) async throws(ControlError) {
+        guard freezes[uuid] == nil else { throw .stillFrozen(name) }
+        let freeze = Freeze(domain: name)
+        freezes[uuid] = freeze
+        do throws(ControlError) {
+            try state?.save(StoredFreeze(uuid: uuid, domain: name))
+            let connection = try await connect()
+            freezes[uuid]?.connection = connection
+            Task { freeze.reply.set(await self.ask(.domainFSFreeze, uuid, name, connection, nil)) }
+        } catch {
+            forget(uuid)
+            throw error
+        }
+        let reply = await freeze.reply.value(within: limits.freeze)
+        do throws(ControlError) {
+            try check(reply, uuid, name)
+        } catch {
+            startThaw(uuid)
+            throw error
+        }
+        events.append(ControlEvent(.guestFrozen, domain: name))
+        let time = limits.frozen
+        freezes[uuid]?.watchdog = Task {
+            try? await Task.sleep(for: time)
+            if !Task.isCancelled { self.startThaw(uuid) }
+        }
+    }
+
+    package func thaw(uuid: String) async -> Bool {
+        guard let freeze = freezes[uuid], !freeze.isThawing else { return false }
+        startThaw(uuid)
+        _ = await freeze.thawed.value(within: limits.thaw)
+        return true
+    }
+
+    // Returns when the guest is frozen; forgets it first when it surely is not.
+    private func check(
+        _ reply: Result<Packet, UpstreamFault>?, _ uuid: String, _ name: String
+    ) throws(ControlError) {
+        switch reply {
+        case nil:
+            throw ControlError(
+                .operationTimeout, code: "freeze-timed-out", status: 504,
+                detail: "the guest agent of domain '\(name)' has not frozen its file systems within "
+                    + "\(limits.freeze.components.seconds) seconds")
+        case .failure(let fault): throw ControlError(fault)
+        case .success(let packet):
+            guard packet.header.status != PacketStatus.ok.rawValue else { return }
+            let error = try? WireError(body: packet.body)
+            if let error, Self.neverAsked.contains(error.code) { forget(uuid) }
+            throw ControlError(error.map(UpstreamFault.refused) ?? garbled(packet))
+        }
+    }
+
+    private func garbled(_ packet: Packet) -> UpstreamFault {
+        .garbled(path: upstream.socketPath, detail: "an error of \(packet.body.count) bytes")
+    }
+
+    /// Errors with which libvirtd refuses before it asks the agent: not supported, read-only, no such
+    /// domain, not running, no agent.
+    private static let neverAsked: Set<Int32> = [3, 29, 42, 55, 74, 84]
+
+    private func forget(_ uuid: String) {
+        guard let freeze = freezes.removeValue(forKey: uuid) else { return }
+        freeze.watchdog?.cancel()
+        freeze.connection?.close()
+        freeze.thawed.set(true)
+        do throws(ControlError) {
+            try state?.removeFreeze(of: uuid)
+        } catch {
+            // The next start thaws a guest that is not frozen, which harms nobody.
+            events.append(
+                ControlEvent(.stateProblem, domain: freeze.domain, message: error.message))
+        }
+    }
+}
+
+// MARK: Thawing
+
+extension GuestFreezer {
+    private func startThaw(_ uuid: String) {
+        guard let freeze = freezes[uuid], !freeze.isThawing else { return }
+        freezes[uuid]?.isThawing = true
+        freeze.watchdog?.cancel()
+        Task { await self.thawUntilDone(uuid) }
+    }
+
+    private func thawUntilDone(_ uuid: String) async {
+        let began = ContinuousClock.now
+        var pause = limits.firstPause
+        var isReported = false
+        while let freeze = freezes[uuid] {
+            let failure = await thawOnce(uuid, freeze)
+            guard let failure else {
+                events.append(ControlEvent(.guestThawed, domain: freeze.domain))
+                return forget(uuid)
+            }
+            if !isReported { report(freeze.domain, "\(failure): it is tried again") }
+            isReported = true
+            guard ContinuousClock.now - began < limits.giveUp else {
+                report(freeze.domain, "\(failure): given up; thaw it with virsh domfsthaw")
+                freezes[uuid]?.connection?.close()
+                freezes[uuid] = nil
+                return freeze.thawed.set(false)
+            }
+            try? await Task.sleep(for: pause)
+            pause = min(pause * 2, limits.longestPause)
+        }
+    }
+
+    private func report(_ domain: String, _ message: String) {
+        events.append(ControlEvent(.guestThawFailed, domain: domain, message: message))
+    }
+
+    /// Nil when the guest is thawed, or gone; else what is in the way.
+    private func thawOnce(_ uuid: String, _ freeze: Freeze) async -> String? {
+        let connection: UpstreamConnection
+        do throws(ControlError) {
+            connection = try await liveConnection(uuid)
+        } catch {
+            return error.message
+        }
+        let reply = await ask(
+            .domainFSThaw, uuid, freeze.domain, connection, limits.attemptSeconds)
+        switch reply {
+        case .failure(let fault): return fault.wire.message
+        case .success(let packet) where packet.header.status == PacketStatus.ok.rawValue:
+            // A freeze that has not come to an end may still follow.
+            guard freeze.reply.value == nil else { return nil }
+            return "the agent has not answered the freeze yet"
+        case .success(let packet):
+            let error = try? WireError(body: packet.body)
+            if error?.code == WireErrorCode.noDomain { return nil }
+            if await isOff(uuid, freeze.domain, connection) { return nil }
+            return error?.message ?? garbled(packet).wire.message
+        }
+    }
+
+    /// A machine that is off has no frozen file systems.
+    private func isOff(
+        _ uuid: String, _ name: String, _ connection: UpstreamConnection
+    ) async -> Bool {
+        let reply = await connection.reply(to: .domainIsActive, Self.domain(uuid, name).bytes)
+        guard case .success(let packet) = reply,
+            packet.header.status == PacketStatus.ok.rawValue
+        else { return false }
+        var reader = XDRReader(packet.body)
+        return (try? reader.int()) == 0
+    }
+
+    /// The freeze's own connection, or a new one when that is gone; who freezes on a connection that is
+    /// gone is not waited for.
+    private func liveConnection(_ uuid: String) async throws(ControlError) -> UpstreamConnection {
+        if let connection = freezes[uuid]?.connection, connection.isOpen { return connection }
+        let connection = try await connect()
+        if let old = freezes[uuid]?.connection { old.close() }
+        guard freezes[uuid] != nil else { return connection }
+        freezes[uuid]?.connection = connection
+        return connection
+    }
+
+    private func connect() async throws(ControlError) -> UpstreamConnection {
+        do throws(UpstreamFault) {
+            return try await UpstreamConnection.open(
+                upstream, uri: upstream.uri ?? "", flags: 0, deliver: { _ in })
+        } catch {
+            throw ControlError(error)
+        }
+    }
+
+    private func ask(
+        _ procedure: Procedure, _ uuid: String, _ name: String,
+        _ connection: UpstreamConnection, _ seconds: Int64?
+    ) async -> Result<Packet, UpstreamFault> {
+        var arguments = Self.domain(uuid, name)
+        // No mount points: all of them. No flags.
+        arguments.strings([])
+        arguments.uint(0)
+        return await connection.reply(to: procedure, arguments.bytes, seconds: seconds)
+    }
+
+    private static func domain(_ uuid: String, _ name: String) -> XDRWriter {
+        var writer = XDRWriter()
+        writer.domain(WireDomain(name: name, uuid: UUIDText.bytes(uuid), id: -1))
+        return writer
+    }
+}
+
+extension ControlError {
+    /// What libvirtd has to say, or why it says nothing.
+    init(_ fault: UpstreamFault) {
+        let error = fault.wire
+        self.init(
+            code: "libvirtd-refused", libvirtCode: Int(error.code), message: error.message,
+            httpStatus: 502)
+    }
+
+    /// A thaw of before has not come to an end.
+    static func stillFrozen(_ name: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "guest-frozen", status: 409,
+            detail: "the file systems of domain '\(name)' are frozen already, or are still being "
+                + "thawed: try again when that is done")
+    }
+}

@@ -1,0 +1,34 @@
+package import Foundation
+
+/// A guest whose file systems are frozen, or may be.
+package struct StoredFreeze: Sendable, Hashable, Codable {
+    package var uuid: String
+    package var domain: String
+    package var since: Date
+
+    package init(uuid: String, domain: String, since: Date = Date()) {
+        self.uuid = uuid
+        self.domain = domain
+        self.since = since
+    }
+}
+
+/// Which guests may be frozen: written before they are, so that a crash leaves none behind.
+extension StateDirectory {
+    private var frozenPath: String { path + "/frozen" }
+
+    /// Notes that a guest is about to be frozen.
+    package func save(_ freeze: StoredFreeze) throws(ControlError) {
+        try save(kind: "freeze", freeze, to: file(frozenPath, freeze.uuid))
+    }
+
+    /// Forgets a guest that is thawed.
+    package func removeFreeze(of uuid: String) throws(ControlError) {
+        try remove(file(frozenPath, uuid), in: frozenPath)
+    }
+
+    /// Guests that an earlier run may have left frozen.
+    package func freezes() -> Contents<StoredFreeze> {
+        load(kind: "freeze", StoredFreeze.self, from: frozenPath)
+    }
+}
