@@ -43,9 +43,6 @@ extension InteropSuite {
                     request(server, disks("<disk name='vda' backup='no'/>")),
                     "unsupported configuration: no disks selected for backup"),
                 Case(
-                    request("<server name='localhost'/>", disk),
-                    "Operation not supported: <domainbackup> must specify TCP port for now"),
-                Case(
                     request(
                         server,
                         disks("<disk name='vda' type='file'><scratch file='\(taken)'/></disk>")),
