@@ -22,10 +22,12 @@ extension NBDServer {
     package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
         guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
         let tracking = trackingStatus(disk)
-        return DiskStatus(
+        var status = DiskStatus(
             sizeBytes: export.source.sizeBytes,
             clientCount: export.clientCount.load(ordering: .relaxed),
             dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking)
+        status.figures = export.figures.value
+        return status
     }
 
     // MARK: Attaching

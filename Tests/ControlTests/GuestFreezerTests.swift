@@ -275,7 +275,9 @@ struct GuestFreezerTests {
             runDirectory: fixture.runDirectory,
             liveEndpoint: .unix(path: fixture.runDirectory + "/live.sock", mode: 0o600))
         settings.freezer = freezer
-        let manager = JobManager(engine: fixture.engine, state: nil, settings: settings)
+        let manager = JobManager(
+            engine: fixture.engine, state: try StateDirectory(path: fixture.stateDirectory),
+            settings: settings)
         await manager.activate()
         _ = try await manager.define(xml: fixture.domainXML())
         return manager

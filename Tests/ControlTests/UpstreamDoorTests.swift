@@ -75,7 +75,7 @@ struct UpstreamDoorTests {
         _ body: (UpstreamConnection, ScriptedLibvirtd, JobManager) async throws -> Void
     ) async throws {
         let libvirtd = try await ScriptedLibvirtd(libvirtdPath, script)
-        let manager = try await fixture.manager()
+        let manager = try await fixture.manager(stored: true)
         let xml = fixture.domainXML().replacing(
             "</name>", with: "</name><uuid>\(Self.uuid)</uuid>")
         try await manager.define(xml: xml)

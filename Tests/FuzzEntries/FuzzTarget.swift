@@ -11,6 +11,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case document
     /// Everything that is read back from the state directory.
     case state
+    /// A client of the libvirt door.
+    case libvirt
     /// A whole server behind a socket, from the client's flags on.
     case server
 
@@ -21,6 +23,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .transmission: TransmissionEntry.run(bytes)
         case .document: DocumentEntry.run(bytes)
         case .state: StateEntry.run(bytes)
+        case .libvirt: LibvirtEntry.run(bytes)
         case .server: server?.feed(bytes)
         }
     }

@@ -29,6 +29,7 @@ package final class LibvirtContext: Sendable {
     /// The libvirtd that runs the machines; nil: there is none.
     let upstream: UpstreamSettings?
     let host: HostFacts
+    let thresholds = ScratchThresholds()
     private let numbers = Mutex((byUUID: [String: Int32](), last: Int32(0)))
 
     package init(manager: JobManager, upstream: UpstreamSettings? = nil) {

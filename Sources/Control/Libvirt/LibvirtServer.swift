@@ -30,11 +30,16 @@ package struct LibvirtServer: Service {
         let listener = try await listen()
         defer { _ = try? SystemCalls.unlink(socketPath) }
         try permit()
+        let events = LibvirtEvents(door: door)
+        await door.context.thresholds.connect { await events.tell($0) }
+        let telling = Task { await events.run() }
         try? await gracefulShutdown()
         try? await listener.close()
         for _ in 0..<LibvirtLimits.farewellSeconds * 20 where door.callCount > 0 {
             try? await Task.sleep(for: .milliseconds(50))
         }
+        telling.cancel()
+        await door.context.thresholds.stop()
         door.closeAll()
     }
 

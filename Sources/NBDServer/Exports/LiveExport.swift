@@ -22,6 +22,7 @@ final class LiveExport: Sendable {
     /// The ring that owns the disk's writes, and with them all connections that may write.
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
+    let figures = PublishedFigures()
     /// Who may write the disk, and who has pages of it on loan.
     let loans: SourceLoans
 

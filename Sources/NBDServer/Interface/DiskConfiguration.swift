@@ -77,6 +77,8 @@ package struct DiskStatus: Sendable {
     package var dirtyBytes: UInt64
     /// Present when changes are tracked.
     package var tracking: TrackingStatus?
+    /// What machines have asked of it; a tenth of a second old.
+    package var figures = GuestFigures()
     package init(
         sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil
     ) {

@@ -48,6 +48,8 @@ struct HomeDisk: ~Copyable {
 
     var inlineWrites = InlineWrites()
 
+    var figures = GuestFigures()
+
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true

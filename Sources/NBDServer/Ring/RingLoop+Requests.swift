@@ -176,6 +176,7 @@ extension RingLoop {
     }
 
     private mutating func begin(_ slot: Int, _ request: ValidRequest) {
+        count(request, of: slot)
         switch request.command {
         case .read:
             if request.length == 0 { return replySuccess(slot, request.echo, isRead: true) }

@@ -224,6 +224,7 @@ struct RingLoop: ~Copyable {
         if !hungryDisks.isEmpty { copiesMayStart = true }
         for slot in 0..<disks.capacity where disks.contains(slot) {
             tickTracking(slot)
+            publishFigures(slot)
             guard disks[slot].gate.hasActiveJobs else { continue }
             disks[slot].gate.expire(now: now)
             perform(slot)

@@ -36,10 +36,3 @@ extension UpstreamExchange {
         return theirs
     }
 }
-
-extension WireError {
-    /// A client asks for more events than it can want.
-    static let tooManyRegistrations = WireError(
-        code: WireErrorCode.rpc, domain: WireErrorDomain.rpc, prefix: "internal error: ",
-        detail: "there are already \(LibvirtLimits.registrationsMax) event registrations")
-}
