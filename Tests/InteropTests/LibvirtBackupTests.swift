@@ -11,7 +11,8 @@ extension InteropSuite {
             return try Bytes.ofFile(path)
         }
 
-        @Test("P1: a full and an incremental backup on a unix socket",
+        @Test(
+            "P1: a full and an incremental backup on a unix socket",
             arguments: LibvirtClient.allCases)
         func unix(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -30,7 +31,9 @@ extension InteropSuite {
             let dump = try fixture.virsh("backup-dumpxml", "vm1")
             let index = #" index='[0-9]+'"#
             #expect(
-                dump.map { $0.replacingOccurrences(of: index, with: "", options: .regularExpression) }
+                dump.map {
+                    $0.replacingOccurrences(of: index, with: "", options: .regularExpression)
+                }
                     == [
                         "<domainbackup mode='pull'>",
                         "  <server transport='unix' socket='\(socket)'/>", "  <disks>",
@@ -41,7 +44,8 @@ extension InteropSuite {
                         "</domainbackup>",
                     ])
             #expect(
-                try fixture.virsh("backup-dumpxml", "vm1", "--xpath", "/domainbackup/server/@socket")
+                try fixture.virsh(
+                    "backup-dumpxml", "vm1", "--xpath", "/domainbackup/server/@socket")
                     == [" socket=\"\(socket)\""])
             #expect(try fixture.virsh("domjobabort", "vm1") == [])
             #expect(!Files.exists(socket) && !Files.exists(scratch))
@@ -52,8 +56,9 @@ extension InteropSuite {
             #expect(second[1] == "  <incremental>c1</incremental>", "\(second)")
             #expect(
                 second.contains {
-                    $0.contains("backupmode='incremental' incremental='c1' exportname='vda'"
-                        + " exportbitmap='backup-vda'")
+                    $0.contains(
+                        "backupmode='incremental' incremental='c1' exportname='vda'"
+                            + " exportbitmap='backup-vda'")
                 }, "\(second)")
             let context = "qemu:dirty-bitmap:backup-vda"
             let reader = try NBDClient(fixture.uri(tag: "inc"), .contexts(context))
@@ -126,7 +131,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("domjobinfo tells of a job that runs, and of one that has ended",
+        @Test(
+            "domjobinfo tells of a job that runs, and of one that has ended",
             arguments: LibvirtClient.allCases)
         func jobInfo(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -170,7 +176,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("domjobinfo shows how far the clients of a job have come",
+        @Test(
+            "domjobinfo shows how far the clients of a job have come",
             arguments: LibvirtClient.allCases)
         func progress(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
