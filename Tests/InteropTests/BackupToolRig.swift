@@ -78,8 +78,9 @@ final class BackupToolRig {
         writer = nil
     }
 
-    /// Ends the server as a power switch does, in the midst of the machine's writes, and starts it
-    /// again. The machine starts anew: what was in flight may or may not be on the disks.
+    /// Ends the server as a power switch does, in the midst of writes, and starts it again.
+    ///
+    /// The machine starts anew: what was in flight may or may not be on the disks.
     func kill() throws {
         server.kill()
         writer = nil
@@ -174,7 +175,8 @@ final class BackupToolRig {
             }
             for (index, item) in commands.enumerated() {
                 try item.command.result(timeout: 120).output()
-                let image = try raw(item.place, item.target, size: try Bytes.ofDisk(paths[index]).count)
+                let image = try raw(
+                    item.place, item.target, size: try Bytes.ofDisk(paths[index]).count)
                 try backup.window.verify(
                     disk: index, image: image, name: "\(number): \(backup.level) \(item.target)")
             }

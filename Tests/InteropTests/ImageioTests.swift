@@ -34,7 +34,8 @@ extension InteropSuite {
             #expect(end == content.count)
         }
 
-        @Test("P1, P3: images over HTTP are the instant, with zero and dirty extents",
+        @Test(
+            "P1, P3: images over HTTP are the instant, with zero and dirty extents",
             arguments: ["vda", "vdb"])
         func backups(target: String) throws {
             let fixture = try LibvirtFixture()

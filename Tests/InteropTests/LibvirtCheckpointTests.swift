@@ -110,7 +110,9 @@ extension InteropSuite {
             let fixture = try chain(client)
             func sizes(_ name: String) throws -> [String] {
                 try fixture.virsh("checkpoint-dumpxml", "vm1", name, "--no-domain", "--size")
-                    .filter { $0.contains("<disk ") }.map { $0.trimmingCharacters(in: .whitespaces) }
+                    .filter { $0.contains("<disk ") }.map {
+                        $0.trimmingCharacters(in: .whitespaces)
+                    }
             }
             #expect(
                 try sizes("c1") == [
@@ -134,7 +136,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("checkpoints are deleted alone, with their children, or the children alone",
+        @Test(
+            "checkpoints are deleted alone, with their children, or the children alone",
             arguments: LibvirtClient.allCases)
         func deletes(client: LibvirtClient) throws {
             let fixture = try chain(client)
@@ -163,13 +166,16 @@ extension InteropSuite {
                 try fixture.virsh("checkpoint-delete", "vm1", "c1")
                     == ["Domain checkpoint c1 deleted"])
             #expect(try names() == [])
-            let unknown = ["error: Domain checkpoint not found: no domain checkpoint with matching"
-                + " name 'c1'"]
+            let unknown = [
+                "error: Domain checkpoint not found: no domain checkpoint with matching"
+                    + " name 'c1'"
+            ]
             #expect(try fixture.refusal("checkpoint-delete", "vm1", "c1") == unknown)
             try fixture.server.stop()
         }
 
-        @Test("a checkpoint without a name is named after the second it was made in",
+        @Test(
+            "a checkpoint without a name is named after the second it was made in",
             arguments: LibvirtClient.allCases)
         func unnamed(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -182,7 +188,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("P3: a checkpoint is forgotten and defined again from its own XML",
+        @Test(
+            "P3: a checkpoint is forgotten and defined again from its own XML",
             arguments: LibvirtClient.allCases)
         func redefine(client: LibvirtClient) throws {
             let fixture = try chain(client)
@@ -204,7 +211,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("what cannot be done is refused in libvirt's words", arguments: LibvirtClient.allCases)
+        @Test(
+            "what cannot be done is refused in libvirt's words", arguments: LibvirtClient.allCases)
         func refusals(client: LibvirtClient) throws {
             let fixture = try chain(client)
             #expect(

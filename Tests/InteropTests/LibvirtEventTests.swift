@@ -33,7 +33,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("events of every kind, of a backup's end and of a machine that comes and goes",
+        @Test(
+            "events of every kind, of a backup's end and of a machine that comes and goes",
             arguments: LibvirtClient.allCases)
         func all(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -54,10 +55,12 @@ extension InteropSuite {
             listener.signal(SIGINT)
             let result = try listener.result()
             #expect(
-                result.lines.contains("event 'block-job' for domain 'vm1': Backup for \(source) canceled"),
+                result.lines.contains(
+                    "event 'block-job' for domain 'vm1': Backup for \(source) canceled"),
                 "\(result)")
             #expect(
-                result.lines.contains("event 'block-job-2' for domain 'vm1': Backup for vda canceled"),
+                result.lines.contains(
+                    "event 'block-job-2' for domain 'vm1': Backup for vda canceled"),
                 "\(result)")
             #expect(
                 result.lines.contains("event 'lifecycle' for domain 'vm1': Undefined Removed"),

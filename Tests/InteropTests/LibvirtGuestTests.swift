@@ -36,7 +36,8 @@ extension InteropSuite {
         }
 
         /// Backs the machine up through the server's door.
-        private func backup(_ server: ServerUnderTest, _ level: String, into folder: String) throws {
+        private func backup(_ server: ServerUnderTest, _ level: String, into folder: String) throws
+        {
             let result = try Command.run(
                 "virtnbdbackup",
                 [

@@ -22,7 +22,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("errors have the codes and domains that tools branch on",
+        @Test(
+            "errors have the codes and domains that tools branch on",
             arguments: LibvirtClient.allCases)
         func errors(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -30,7 +31,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("callbacks are called, and no longer when they are taken back",
+        @Test(
+            "callbacks are called, and no longer when they are taken back",
             arguments: LibvirtClient.allCases)
         func events(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -39,7 +41,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("a call that hangs for seconds leaves its connection alive, and other calls on it",
+        @Test(
+            "a call that hangs for seconds leaves its connection alive, and other calls on it",
             arguments: LibvirtClient.allCases)
         func keepalive(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client, options: ["--storage-timeout", "6"])

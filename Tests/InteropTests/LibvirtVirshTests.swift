@@ -5,7 +5,8 @@ import Testing
 extension InteropSuite {
     /// virsh of libvirt 9 and 11, as it is: what it shows of domains and their disks.
     @Suite struct LibvirtVirshTests {
-        @Test("virsh finds a domain by name and uuid, and shows what it is",
+        @Test(
+            "virsh finds a domain by name and uuid, and shows what it is",
             arguments: LibvirtClient.allCases)
         func domain(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -32,7 +33,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("a domain's state is what the server knows: whether its machine is connected",
+        @Test(
+            "a domain's state is what the server knows: whether its machine is connected",
             arguments: LibvirtClient.allCases)
         func state(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -87,10 +89,19 @@ extension InteropSuite {
             }
             #expect(figure("rd_req") == "3" && figure("rd_bytes") == "196608", "\(lines)")
             #expect(figure("wr_req") == "1" && figure("wr_bytes") == "4096", "\(lines)")
+            let all = try fixture.virsh("domstats", "vm1", "--block")
+            #expect(all.first == "Domain: 'vm1'", "\(all)")
+            for line in [
+                "block.count=2", "block.0.name=vda", "block.1.name=vdb", "block.0.rd.bytes=196608",
+                "block.0.wr.reqs=1", "block.0.capacity=16777216", "block.1.wr.bytes=0",
+            ] {
+                #expect(all.contains("  " + line), "\(line) is not in \(all)")
+            }
             try fixture.server.stop()
         }
 
-        @Test("the domain's XML is one that libvirt's own schemas accept, 9 and 11",
+        @Test(
+            "the domain's XML is one that libvirt's own schemas accept, 9 and 11",
             arguments: LibvirtClient.allCases)
         func domainXML(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -99,8 +110,9 @@ extension InteropSuite {
             for schemas in try LibvirtSchemas.all() {
                 try schemas.expectValid("domain.rng", xml.joined(separator: "\n"))
             }
-            #expect(try fixture.virsh("dumpxml", "vm1", "--xpath", "/domain/name")
-                == ["<name>vm1</name>"])
+            #expect(
+                try fixture.virsh("dumpxml", "vm1", "--xpath", "/domain/name")
+                    == ["<name>vm1</name>"])
             #expect(try fixture.virsh("dumpxml", "vm1", "--inactive")[0].hasPrefix("<domain "))
             try fixture.server.stop()
         }
@@ -134,7 +146,8 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("over ssh the same, with what libvirt runs on the other side",
+        @Test(
+            "over ssh the same, with what libvirt runs on the other side",
             arguments: LibvirtClient.allCases)
         func ssh(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -151,12 +164,14 @@ extension InteropSuite {
             try Command.run("chmod", ["+x", command]).output()
             let uri =
                 fixture.server.libvirtURI("nbdpull+ssh://elsewhere/system") + "&command=" + command
-            let result = try fixture.server.virsh(["list", "--all", "--name"], by: client, uri: uri)
+            let result = try fixture.server.virsh(
+                ["list", "--all", "--name"], by: client, uri: uri)
             #expect(result.lines == ["vm1"], "\(result)")
             try fixture.server.stop()
         }
 
-        @Test("what is not there is refused with libvirt's error, and the connection goes on",
+        @Test(
+            "what is not there is refused with libvirt's error, and the connection goes on",
             arguments: LibvirtClient.allCases)
         func unsupported(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
@@ -167,7 +182,8 @@ extension InteropSuite {
                 let result = try fixture.server.virsh(command, by: client)
                 #expect(!result.succeeded, "\(result)")
                 #expect(
-                    result.stderr.contains("this function is not supported by the connection driver"),
+                    result.stderr.contains(
+                        "this function is not supported by the connection driver"),
                     "\(result)")
             }
             // Several commands on one connection.

@@ -106,7 +106,9 @@ extension InteropSuite {
             try rig.server.stop()
         }
 
-        @Test("a copy of what the saved XML names is the machine's disk, and says that it is raw data")
+        @Test(
+            "a copy of what the saved XML names is the machine's disk, and says that it is raw data"
+        )
         func savedXML() throws {
             let rig = try BackupToolRig(.file, sizes: Self.even)
             try rig.backup("full")
