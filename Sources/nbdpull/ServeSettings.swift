@@ -92,7 +92,8 @@ struct ServeSettings {
         if let group = libvirtAccess?.group, group != server.socketAccess.group ?? group {
             throw .invalidArgument(
                 what: "--libvirt-socket-group",
-                detail: "it must be the group of --socket-group: both pass through the run directory,"
+                detail:
+                    "it must be the group of --socket-group: both pass through the run directory,"
                     + " which has one")
         }
         libvirtUpstream = try Self.libvirtUpstream(source)
