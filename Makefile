@@ -19,6 +19,7 @@ build: ## Build the release binary, .build/release/nbdpull.
 test: ## Install what the tests need, then run every check there is.
 	@dev/install-packages build demo test
 	-@dev/clients
+	-@dev/venv
 	dev/check full
 
 check: ## The quick checks: form, module arrows, debug build, unit tests.
@@ -33,4 +34,4 @@ format: ## Bring all Swift files into form.
 	dev/format
 
 clean: ## Remove everything that was built or made.
-	rm -rf .build .build-trixie demo-data
+	rm -rf .build .build-trixie .build-venv demo-data

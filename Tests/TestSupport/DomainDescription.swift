@@ -37,16 +37,19 @@ package struct DiskDescription: Sendable {
 package struct DomainDescription: Sendable {
     package var name: String
     package var disks: [DiskDescription]
+    package var uuid: String?
 
-    package init(_ name: String, _ disks: [DiskDescription]) {
+    package init(_ name: String, _ disks: [DiskDescription], uuid: String? = nil) {
         self.name = name
         self.disks = disks
+        self.uuid = uuid
     }
 
     package var xml: String {
         """
         <domain type='kvm'>
           <name>\(name)</name>
+          \(uuid.map { "<uuid>\($0)</uuid>" } ?? "")
           <memory unit='MiB'>256</memory>
           <os><type arch='x86_64'>hvm</type></os>
           <devices>

@@ -12,6 +12,9 @@ package enum Tool {
         "mount": "mount", "umount": "mount", "fsfreeze": "util-linux", "mkfs.ext4": "e2fsprogs",
         "e2fsck": "e2fsprogs", "cmp": "diffutils", "busybox": "busybox-static", "cpio": "cpio",
         "blockdev": "util-linux", "python3": "python3", "bash": "bash",
+        "virsh": "libvirt-clients", "virtnbdbackup": "virtnbdbackup",
+        "virtnbdrestore": "virtnbdbackup", "libvirtd": "libvirt-daemon",
+        "xmllint": "libxml2-utils", "nc": "netcat-openbsd",
     ]
 
     /// Where a program is.

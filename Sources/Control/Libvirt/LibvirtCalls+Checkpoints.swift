@@ -128,6 +128,7 @@ extension LibvirtCalls {
     ) async throws -> XDRWriter {
         let needsResults = try call.arguments.int() != 0
         let flags = try call.flags(CheckpointList.all, function: function)
+        if let parent { try await call.manager.checkIsKnown(checkpoint: parent, of: domain.name) }
         let names = try await call.manager.checkpointNames(
             of: domain.name, filter(flags, from: parent))
         let found = names.map { WireCheckpoint(name: $0, domain: domain.wire) }

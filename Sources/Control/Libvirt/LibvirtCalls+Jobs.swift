@@ -145,14 +145,16 @@ extension JobManager {
 
     /// How far a job's backup of one disk has come, in bytes; nil when there is no such job.
     ///
-    /// The whole is never zero: to libvirt's clients that is a job that has not begun.
+    /// Before anything is read the whole is the disk's size, as in libvirt. It is never zero: to
+    /// clients that is a job that has not begun.
     func progress(ofDisk target: String, in job: String?) async -> (read: UInt64, total: UInt64)? {
         guard let job else { return nil }
         await refresh(job)
         guard let disk = jobs[job]?.info().disks?.first(where: { $0.disk == target }) else {
             return jobs[job].map { (0, max($0.started?.diskSizes[target] ?? 0, 1)) }
         }
-        return (disk.progress, max(disk.bytesToRead ?? disk.size, 1))
+        let total = disk.bytesRead == 0 ? disk.size : disk.bytesToRead ?? disk.size
+        return (disk.progress, max(total, 1))
     }
 }
 
