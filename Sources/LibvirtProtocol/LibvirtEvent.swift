@@ -54,6 +54,19 @@ package enum LibvirtEvent: Sendable, Hashable {
         }
     }
 
+    /// The same event of a domain as somebody else names it.
+    package func about(_ domain: WireDomain) -> LibvirtEvent {
+        switch self {
+        case .lifecycle(_, let lifecycle): .lifecycle(domain, lifecycle)
+        case .blockJob(_, let target, let path, let status):
+            .blockJob(domain, target: target, path: path, status)
+        case .jobCompleted(_, let parameters): .jobCompleted(domain, parameters)
+        case .blockThreshold(_, let device, let path, let threshold, let excess):
+            .blockThreshold(
+                domain, device: device, path: path, threshold: threshold, excess: excess)
+        }
+    }
+
     /// The message for a registration of the kind; nil when this is no event of that kind.
     ///
     /// `callback` is the registration's number; nil for a client that knows none.

@@ -52,6 +52,8 @@ package struct Procedure: RawRepresentable, Sendable, Hashable {
     package static let listAllSnapshots = Procedure(274)
     package static let domainFSFreeze = Procedure(335)
     package static let domainFSThaw = Procedure(336)
+    /// Not served here; called on a libvirtd behind the door.
+    package static let domainAgentSetResponseTimeout = Procedure(420)
     package static let getAllDomainStats = Procedure(344)
     package static let domainGetMessages = Procedure(426)
 

@@ -101,7 +101,8 @@ struct ServeSettings {
         return try source.bool("no-libvirt") ?? false ? nil : access
     }
 
-    private static func libvirtUpstream(_ source: Source) throws(ControlError) -> UpstreamSettings? {
+    private static func libvirtUpstream(_ source: Source) throws(ControlError) -> UpstreamSettings?
+    {
         let uri = try source.string("libvirt-upstream-uri")
         guard let path = try source.string("libvirt-upstream") else {
             guard let uri else { return nil }

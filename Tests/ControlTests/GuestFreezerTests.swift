@@ -29,8 +29,11 @@ private final class Agent: Sendable {
 
     let manner: Manner
     private let state: Mutex<State>
-    init(_ manner: Manner, thawsToRefuse: Int = 0) {
+    /// What a refusal says.
+    let words: String
+    init(_ manner: Manner, thawsToRefuse: Int = 0, words: String = "no") {
         self.manner = manner
+        self.words = words
         state = Mutex(State(thawsToRefuse: thawsToRefuse))
     }
 
@@ -77,7 +80,7 @@ private final class Agent: Sendable {
         case .frozenAndMute:
             freeze()
             return .silence
-        case .refusing(let code): return .error(code, "no")
+        case .refusing(let code): return .error(code, words)
         case .deadly:
             freeze()
             return .hangUp
@@ -266,6 +269,24 @@ struct GuestFreezerTests {
         }
         #expect(try await eventually { agent.thaws == thaws })
         #expect(libvirtd.count(.domainFSFreeze) == 1)
+    }
+
+    @Test("an agent that is not connected was asked nothing: the next freeze may come at once")
+    func notConnected() async throws {
+        let agent = Agent(
+            .refusing(86),
+            words: "Guest agent is not responding: QEMU guest agent is not connected")
+        let libvirtd = try await libvirtd(agent)
+        let freezer = freezer()
+        for _ in 0..<3 {
+            await #expect {
+                try await freezer.freeze(domain: "vm1", uuid: uuid)
+            } throws: {
+                ($0 as? ControlError)?.libvirtCode == 86
+            }
+        }
+        #expect(libvirtd.count(.domainFSFreeze) == 3)
+        #expect(libvirtd.count(.domainFSThaw) == 0)
     }
 
     // MARK: With the manager

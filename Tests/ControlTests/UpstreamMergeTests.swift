@@ -18,7 +18,9 @@ struct UpstreamMergeTests {
 
     @Test(
         "checkpoints of our domains are counted here, those of others are libvirtd's to say",
-        arguments: [(true, false, [UInt8(1), 4]), (false, true, [2, 4]), (true, true, [1, 2, 4])])
+        arguments: [
+            (true, false, [UInt8(1), 4]), (false, true, [2, 4]), (true, true, [1, 2, 4]),
+        ])
     func checkpoints(some: Bool, none: Bool, expected: [UInt8]) {
         let listed = UpstreamMerge.byCheckpoints(
             [domain(1), domain(2), domain(3), domain(4)], theirs: [domain(2), domain(4)],

@@ -48,7 +48,8 @@ struct UpstreamRouteTests {
             ("nbdpull:///system", nil, ""), ("foo:///bar", nil, ""), ("", nil, ""),
             ("qemu:///system", nil, "qemu:///system"),
             ("qemu+unix:///system", nil, "qemu+unix:///system"),
-            ("test:///default", nil, "test:///default"), ("QEMU:///session", nil, "QEMU:///session"),
+            ("test:///default", nil, "test:///default"),
+            ("QEMU:///session", nil, "QEMU:///session"),
             ("nbdpull:///system", "lxc:///", "lxc:///"),
             ("qemu:///system", "qemu:///session", "qemu:///session"), ("no colon", nil, ""),
         ] as [(String, String?, String)])

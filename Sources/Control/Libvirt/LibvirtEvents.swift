@@ -35,12 +35,11 @@ actor LibvirtEvents {
     func tell(_ event: LibvirtEvent) {
         let uuid = UUIDText.text(event.domain.uuid)
         for session in door.sessions {
-            for asked in session.registrations where asked.uuid == nil || asked.uuid == uuid {
-                let number = asked.isLegacy ? nil : asked.number
-                if let packet = event.message(kind: asked.event, callback: number) {
-                    session.sendEvent(packet)
-                }
+            let asked = session.registrations.filter {
+                ($0.uuid == nil || $0.uuid == uuid)
+                    && event.message(kind: $0.event, callback: $0.number) != nil
             }
+            if !asked.isEmpty { session.tell(event, asked) }
         }
     }
 

@@ -29,6 +29,9 @@ final class LibvirtSession: Sendable {
         var isReadOnly = false
         var isClosed = false
         var upstream: UpstreamConnection?
+        /// The events before the next one are on their way.
+        var telling: Task<Void, Never>?
+        var untold = 0
         /// Jobs that were begun here, oldest first.
         var begunJobs: [String] = []
     }
@@ -123,6 +126,51 @@ final class LibvirtSession: Sendable {
         state.withLock { state in
             state.begunJobs.append(job)
             state.begunJobs.removeFirst(max(state.begunJobs.count - JobManager.jobsMax, 0))
+        }
+    }
+
+    /// Sends an event to each of these registrations.
+    ///
+    /// Where libvirtd runs the machines, a domain has the name and the number that it has there, and how
+    /// a machine fares is libvirtd's to tell.
+    func tell(_ event: LibvirtEvent, _ asked: [Registration]) {
+        guard let upstream else { return send(event, asked) }
+        let isTooMuch = state.withLock { state in
+            guard state.untold < UpstreamLimits.untoldMax else { return true }
+            state.untold += 1
+            let before = state.telling
+            state.telling = Task {
+                await before?.value
+                await self.tell(event, asked, upstream)
+                self.state.withLock { $0.untold -= 1 }
+            }
+            return false
+        }
+        // A client that misses events must know: it does when its connection ends.
+        if isTooMuch { hangUp() }
+    }
+
+    private func tell(
+        _ event: LibvirtEvent, _ asked: [Registration], _ upstream: UpstreamConnection
+    ) async {
+        let uuid = LibvirtCalls.reply { $0.opaque(event.domain.uuid) }
+        let reply = await upstream.reply(
+            to: .domainLookupByUUID, uuid.bytes, seconds: UpstreamLimits.shortAnswerSeconds)
+        guard case .success(let packet) = reply, packet.error == nil else {
+            return send(event, asked)
+        }
+        var reader = XDRReader(packet.body)
+        if case .lifecycle = event { return }
+        guard let domain = try? reader.domain() else { return send(event, asked) }
+        send(event.about(domain), asked)
+    }
+
+    private func send(_ event: LibvirtEvent, _ asked: [Registration]) {
+        for registration in asked {
+            let number = registration.isLegacy ? nil : registration.number
+            if let packet = event.message(kind: registration.event, callback: number) {
+                sendEvent(packet)
+            }
         }
     }
 

@@ -95,6 +95,7 @@ package actor GuestFreezer: GuestFreezing {
             try state?.save(StoredFreeze(uuid: uuid, domain: name))
             let connection = try await connect()
             freezes[uuid]?.connection = connection
+            await boundAgent(uuid, name, connection, seconds: agentSeconds)
             Task { freeze.reply.set(await self.ask(.domainFSFreeze, uuid, name, connection, nil)) }
         } catch {
             forget(uuid)
@@ -130,13 +131,13 @@ package actor GuestFreezer: GuestFreezing {
         case nil:
             throw ControlError(
                 .operationTimeout, code: "freeze-timed-out", status: 504,
-                detail: "the guest agent of domain '\(name)' has not frozen its file systems within "
-                    + "\(limits.freeze.components.seconds) seconds")
+                detail: "the guest agent of domain '\(name)' has not frozen its file systems "
+                    + "within \(limits.freeze.components.seconds) seconds")
         case .failure(let fault): throw ControlError(fault)
         case .success(let packet):
             guard packet.header.status != PacketStatus.ok.rawValue else { return }
             let error = try? WireError(body: packet.body)
-            if let error, Self.neverAsked.contains(error.code) { forget(uuid) }
+            if let error, Self.wasNeverAsked(error) { forget(uuid) }
             throw ControlError(error.map(UpstreamFault.refused) ?? garbled(packet))
         }
     }
@@ -149,11 +150,23 @@ package actor GuestFreezer: GuestFreezing {
     /// domain, not running, no agent.
     private static let neverAsked: Set<Int32> = [3, 29, 42, 55, 74, 84]
 
+    /// An agent that is not there has the number of one that does not answer, and other words.
+    private static func wasNeverAsked(_ error: WireError) -> Bool {
+        neverAsked.contains(error.code)
+            || error.message.hasSuffix("QEMU guest agent is not connected")
+            || error.message.hasSuffix("QEMU guest agent is not available due to an error")
+    }
+
     private func forget(_ uuid: String) {
         guard let freeze = freezes.removeValue(forKey: uuid) else { return }
         freeze.watchdog?.cancel()
-        freeze.connection?.close()
         freeze.thawed.set(true)
+        if let connection = freeze.connection {
+            Task {
+                await boundAgent(uuid, freeze.domain, connection, seconds: Self.blocks)
+                connection.close()
+            }
+        }
         do throws(ControlError) {
             try state?.removeFreeze(of: uuid)
         } catch {
@@ -247,6 +260,27 @@ extension GuestFreezer {
         freezes[uuid]?.connection = connection
         return connection
     }
+
+    /// By itself libvirtd waits for an agent for ever, and lets nobody else talk to it meanwhile, not
+    /// even to thaw: so it is told to give up in time, and afterwards to wait again.
+    private func boundAgent(
+        _ uuid: String, _ name: String, _ connection: UpstreamConnection, seconds: Int32
+    ) async {
+        var arguments = Self.domain(uuid, name)
+        arguments.int(seconds)
+        arguments.uint(0)
+        // One that does not know how is older than libvirt 5.10.
+        _ = await connection.reply(
+            to: .domainAgentSetResponseTimeout, arguments.bytes,
+            seconds: UpstreamLimits.shortAnswerSeconds)
+    }
+
+    private var agentSeconds: Int32 {
+        Int32(clamping: max(limits.freeze.components.seconds - 5, 1))
+    }
+
+    /// Libvirt's own default (`VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK`).
+    private static let blocks: Int32 = -2
 
     private func connect() async throws(ControlError) -> UpstreamConnection {
         do throws(UpstreamFault) {

@@ -59,7 +59,6 @@ enum UpstreamDoor {
     static func refusal(of packet: Packet, standIns: String) -> WireError? {
         let header = packet.header
         if UpstreamSerial.isOurs(header.serial) { return .serialTaken(header.serial) }
-        if header.type == PacketType.callWithDescriptors.rawValue { return .descriptorsDoNotPass }
         guard header.type == PacketType.call.rawValue, header.program == LibvirtProgram.remote,
             let name = Procedure(rawValue: header.procedure).name,
             name.hasPrefix("DOMAIN"), name.contains("XML") || name.contains("DEVICE"),

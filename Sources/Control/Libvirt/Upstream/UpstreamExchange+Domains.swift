@@ -25,10 +25,11 @@ extension UpstreamExchange {
                     ) { first, _ in first }, wantsSome: checkpoints != Self.noCheckpoint,
                     wantsNone: checkpoints != Self.hasCheckpoint)
             }
-            let ownList = await ours(LibvirtCalls.reply {
-                $0.int(1)
-                $0.uint(flags)
-            }.bytes)
+            let ownList = await ours(
+                LibvirtCalls.reply {
+                    $0.int(1)
+                    $0.uint(flags)
+                }.bytes)
             if ownList.error != nil { return ownList }
             let all = listed + UpstreamMerge.unknown(try Self.domains(ownList), to: known)
             return success {
@@ -132,7 +133,8 @@ extension UpstreamExchange {
         }
     }
 
-    private static func stats(_ domains: [WireDomain], _ groups: UInt32, _ flags: UInt32) -> [UInt8] {
+    private static func stats(_ domains: [WireDomain], _ groups: UInt32, _ flags: UInt32) -> [UInt8]
+    {
         LibvirtCalls.reply {
             $0.domains(domains)
             $0.uint(groups)

@@ -49,7 +49,10 @@ enum UpstreamMerge {
             own[record.domain.uuid].map { filling(record, from: $0) } ?? record
         }
         var seen: Set<[UInt8]> = []
-        return filled + ours.filter { !known.contains($0.domain.uuid) && seen.insert($0.domain.uuid).inserted }
+        return filled
+            + ours.filter { record in
+                !known.contains(record.domain.uuid) && seen.insert(record.domain.uuid).inserted
+            }
     }
 
     private static let sizes = ["allocation", "capacity", "physical"]
@@ -57,9 +60,11 @@ enum UpstreamMerge {
     /// Adds the sizes of disks where there are none, by the disks' names.
     private static func filling(_ record: DomainRecord, from ours: DomainRecord) -> DomainRecord {
         let own = Dictionary(
-            disks(ours).map { ($0.name, $0.number) }) { first, _ in first }
+            disks(ours).map { ($0.name, $0.number) }
+        ) { first, _ in first }
         let values = Dictionary(
-            ours.parameters.map { ($0.field, $0.value) }) { first, _ in first }
+            ours.parameters.map { ($0.field, $0.value) }
+        ) { first, _ in first }
         var record = record
         var present = Set(record.parameters.map(\.field))
         for (number, name) in disks(record) {

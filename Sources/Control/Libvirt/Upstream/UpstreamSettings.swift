@@ -29,6 +29,8 @@ enum UpstreamLimits {
     static let silenceSeconds: Int64 = 60
     /// Answers that nobody waits for any more; more of them mean that libvirtd is dead.
     static let abandonedMax = 256
+    /// Events of ours that wait for libvirtd to say how it names their domains.
+    static let untoldMax = 1024
     /// Bytes towards libvirtd that it has not taken; above them a client is not read.
     static let unsentBytesMax = 4 << 20
 }
