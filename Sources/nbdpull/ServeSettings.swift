@@ -89,20 +89,31 @@ struct ServeSettings {
             try source.int("granularity", in: 0...Int.max).map(UInt64.init)
                 ?? UInt64(TrackingGranularity.bytesDefault))
         libvirtAccess = try Self.libvirtAccess(source)
+        if let group = libvirtAccess?.group, group != server.socketAccess.group ?? group {
+            throw .invalidArgument(
+                what: "--libvirt-socket-group",
+                detail: "it must be the group of --socket-group: both pass through the run directory,"
+                    + " which has one")
+        }
         libvirtUpstream = try Self.libvirtUpstream(source)
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
     }
 
     private static func libvirtAccess(_ source: Source) throws(ControlError) -> SocketAccess? {
-        let access = SocketAccess(
-            mode: try source.string("libvirt-socket-mode").map(SocketPermissions.mode),
-            group: try source.string("libvirt-socket-group").map(SocketPermissions.group))
+        var access = SocketAccess()
+        if let text = try source.string("libvirt-socket-mode") {
+            access.mode = try SocketPermissions.mode(text, option: "--libvirt-socket-mode")
+        }
+        if let text = try source.string("libvirt-socket-group") {
+            access.group = try SocketPermissions.group(text, option: "--libvirt-socket-group")
+        }
         return try source.bool("no-libvirt") ?? false ? nil : access
     }
 
-    private static func libvirtUpstream(_ source: Source) throws(ControlError) -> UpstreamSettings?
-    {
+    private static func libvirtUpstream(
+        _ source: Source
+    ) throws(ControlError) -> UpstreamSettings? {
         let uri = try source.string("libvirt-upstream-uri")
         guard let path = try source.string("libvirt-upstream") else {
             guard let uri else { return nil }

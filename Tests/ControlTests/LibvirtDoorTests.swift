@@ -104,7 +104,9 @@ import Testing
         }
     }
 
-    @Test("a domain runs while a client is connected to it, can be backed up at any time, and tells of it")
+    @Test(
+        "a domain runs while a client is connected to it, can be backed up at any time, and tells of it"
+    )
     func states() async throws {
         try await serving { _ in
             let peer = try await DoorPeer(path)
@@ -127,9 +129,10 @@ import Testing
             fixture.engine.change { $0.clients = [:] }
             fixture.engine.look(\.handler)?(.clientDisconnected(export: "vm1/vda", jobID: nil))
             #expect(try await eventually { peer.messages(.lifecycleEvent).count == 2 })
-            #expect(peer.messages(.lifecycleEvent).map { $0.body.suffix(8) } == [
-                [0, 0, 0, 2, 0, 0, 0, 0], [0, 0, 0, 5, 0, 0, 0, 0],
-            ])
+            #expect(
+                peer.messages(.lifecycleEvent).map { $0.body.suffix(8) } == [
+                    [0, 0, 0, 2, 0, 0, 0, 0], [0, 0, 0, 5, 0, 0, 0, 0],
+                ])
             let active = try await peer.call(.domainIsActive, arguments { $0.domain(domain) })
             #expect(active?.body == [0, 0, 0, 1])
         }
@@ -155,10 +158,12 @@ import Testing
             try await manager.undefine("vm1")
             #expect(try await eventually { peer.messages(.lifecycleEvent).count == 3 })
             #expect(
-                try await peer.failure(.domainGetState, arguments {
-                    $0.domain(domain)
-                    $0.uint(0)
-                })?.code == 42)
+                try await peer.failure(
+                    .domainGetState,
+                    arguments {
+                        $0.domain(domain)
+                        $0.uint(0)
+                    })?.code == 42)
             _ = try await peer.call(.eventCallbackDeregisterAny, arguments { $0.int(0) })
             _ = try await peer.call(.eventCallbackDeregisterAny, arguments { $0.int(1) })
             try await manager.undefine("vm2")

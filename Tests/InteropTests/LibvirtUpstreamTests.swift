@@ -37,7 +37,6 @@ extension InteropSuite {
                 "--live-tcp", "127.0.0.1:\(libvirtd.port)", "--domain", own,
                 "--libvirt-upstream", libvirtd.socketPath,
             ])
-            try server.start()
             defer { _ = try? server.stop() }
             let door = Virsh("nbdpull:///system?socket=\(server.runDirectory)/libvirt-sock")
             let direct = Virsh("qemu+unix:///session?socket=\(libvirtd.socketPath)")
@@ -95,7 +94,6 @@ extension InteropSuite {
         func passes() throws {
             let libvirtd = try PrivateLibvirtd()
             let server = try ServerUnderTest(options: ["--libvirt-upstream", libvirtd.socketPath])
-            try server.start()
             defer { _ = try? server.stop() }
             let door = Virsh("nbdpull:///system?socket=\(server.runDirectory)/libvirt-sock")
             let pool = libvirtd.directory.file("pool")

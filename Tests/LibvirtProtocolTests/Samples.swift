@@ -17,7 +17,7 @@ struct Sample: Sendable, CustomTestStringConvertible {
             let kind = Kind(rawValue: String(words[1]))
         else { return nil }
         return Sample(
-            procedure: procedure, kind: kind, body: words.count > 2 ? bytes(words[2]) : [])
+            procedure: procedure, kind: kind, body: bytes(Substring(words[2...].joined())))
     }
 
     /// The bytes of hexadecimal digits.

@@ -40,9 +40,16 @@ package enum SocketActivation {
 package enum SocketPermissions {
     /// Octal permission bits, `0660`: read and write for user, group and others.
     package static func mode(_ text: String) throws(ControlError) -> UInt32 {
+        try mode(text, option: "--socket-mode")
+    }
+
+    /// The same, for an option of another name.
+    package static func mode(
+        _ text: String, option: String
+    ) throws(ControlError) -> UInt32 {
         guard let mode = UInt32(text, radix: 8), mode & ~0o777 == 0, mode & 0o600 == 0o600 else {
             throw .invalidArgument(
-                what: "--socket-mode '\(text)'",
+                what: "\(option) '\(text)'",
                 detail: "it must be octal permission bits that include 0600, for example 0660")
         }
         return mode
@@ -50,10 +57,17 @@ package enum SocketPermissions {
 
     /// A group's name or number.
     package static func group(_ text: String) throws(ControlError) -> UInt32 {
+        try group(text, option: "--socket-group")
+    }
+
+    /// The same, for an option of another name.
+    package static func group(
+        _ text: String, option: String
+    ) throws(ControlError) -> UInt32 {
         if let number = UInt32(text) { return number }
         guard let number = SystemCalls.group(named: text) else {
             throw .invalidArgument(
-                what: "--socket-group '\(text)'", detail: "there is no such group")
+                what: "\(option) '\(text)'", detail: "there is no such group")
         }
         return number
     }

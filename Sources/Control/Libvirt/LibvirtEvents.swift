@@ -21,8 +21,17 @@ actor LibvirtEvents {
 
     /// Tells what happens until the log is closed or the task is cancelled.
     func run() async {
-        guard let log = try? manager.events.follow() else { return }
         await compare(tells: false)
+        while !Task.isCancelled {
+            // Others may follow already, as many as can: then a place is waited for.
+            if let log = try? manager.events.follow() { return await follow(log) }
+            try? await Task.sleep(for: .seconds(1))
+        }
+    }
+
+    private func follow(_ log: AsyncStream<ControlEvent>) async {
+        // What happened before the log was followed.
+        await compare(tells: true)
         for await event in log {
             // A gap means that something was missed: then it is looked at what has become of it.
             if let last = lastSequence, event.sequence > last + 1 { await compare(tells: true) }
