@@ -121,11 +121,11 @@ package struct ConnectionMachine: Sendable {
         if header.program == LibvirtProgram.keepalive { return keepalive(header) }
         switch PacketType(rawValue: header.type) {
         case .call: break
+        // Clients are told not to send any: nothing here takes them.
+        case .callWithDescriptors: return .unserved(packet)
         // What follows a stream that has ended is on its way already.
         case .stream, .streamHole: return .unserved(packet)
-        // Descriptors come with bytes of their own behind the packet; clients are told not to send
-        // any.
-        case .callWithDescriptors, .reply, .message, .replyWithDescriptors, nil:
+        case .reply, .message, .replyWithDescriptors, nil:
             phase = .closing
             return .hangUp(.unexpectedType(header.type))
         }

@@ -37,7 +37,10 @@ extension WireError {
 
     /// What a call that nobody serves is answered with; nil for what is no call.
     package static func unserved(_ packet: Packet) -> WireError? {
-        guard packet.header.type == PacketType.call.rawValue else { return nil }
+        switch PacketType(rawValue: packet.header.type) {
+        case .call, .callWithDescriptors: break
+        default: return nil
+        }
         guard packet.header.program == LibvirtProgram.remote,
             packet.header.version == LibvirtProgram.version
         else {

@@ -92,8 +92,8 @@ struct ServeSettings {
         if let group = libvirtAccess?.group, group != server.socketAccess.group ?? group {
             throw .invalidArgument(
                 what: "--libvirt-socket-group",
-                detail: "it must be the group of --socket-group: both pass through the run directory,"
-                    + " which has one")
+                detail: "it must be the group of --socket-group: both pass through the run"
+                    + " directory, which has one")
         }
         libvirtUpstream = try Self.libvirtUpstream(source)
         quiet = try source.bool("quiet") ?? false

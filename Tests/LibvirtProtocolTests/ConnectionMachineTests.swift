@@ -206,7 +206,7 @@ import Testing
     @Test(
         "P6: what a client cannot say ends its connection",
         arguments: [
-            PacketType.reply, .message, .callWithDescriptors, .replyWithDescriptors,
+            PacketType.reply, .message, .replyWithDescriptors,
         ])
     func types(type: PacketType) {
         var conversation = opened()
