@@ -38,8 +38,10 @@ package final class PrivateLibvirtd {
         try Self.makeDirectory(directory.file("config/libvirt"))
         let configuration = directory.file("config/libvirt/libvirtd.conf")
         try Files.write("auth_unix_rw = \"none\"\n", to: configuration)
+        // Without a virtlogd, which would stay for a while.
         try Files.write(
-            "security_driver = \"none\"\n", to: directory.file("config/libvirt/qemu.conf"))
+            "security_driver = \"none\"\nstdio_handler = \"file\"\n",
+            to: directory.file("config/libvirt/qemu.conf"))
         let arguments = [
             try Tool.path("libvirtd"), "--config", configuration, "--pid-file",
             directory.file("run/pid"),
