@@ -182,7 +182,7 @@ extension InteropSuite {
             let before = Int(Date().timeIntervalSince1970)
             let made = try fixture.virsh("checkpoint-create", "vm1")
             let after = Int(Date().timeIntervalSince1970)
-            let name = VirshText.words(made[0])[2]
+            let name = VirshText.words(made.line(0)).line(2)
             #expect(made == ["Domain checkpoint \(name) created"])
             #expect((before...after).contains(Int(name) ?? 0), "\(name)")
             try fixture.server.stop()
@@ -232,7 +232,7 @@ extension InteropSuite {
                     == ["error: unsupported configuration: disk 'vda' specified twice"])
             let file = try fixture.file("<domaincheckpoint>")
             let broken = try fixture.refusal("checkpoint-create", "vm1", file)
-            #expect(broken[0].hasPrefix("error: (domain_checkpoint):"), "\(broken)")
+            #expect(broken.line(0).hasPrefix("error: (domain_checkpoint):"), "\(broken)")
             #expect(try fixture.virsh("checkpoint-list", "vm1", "--name") == ["c1", "c2", "c3"])
             try fixture.server.stop()
         }

@@ -24,7 +24,7 @@ extension InteropSuite {
 
         private static func cases(_ fixture: LibvirtFixture) -> [Case] {
             let socket = fixture.directory.file("refused.sock")
-            let taken = fixture.directory.file("vda.img")
+            let taken = fixture.directory.file("taken")
             let server = "<server transport='unix' socket='\(socket)'/>"
             let disk = "<disks><disk name='vda'/></disks>"
             func disks(_ inner: String) -> String { "<disks>\(inner)</disks>" }
@@ -61,6 +61,7 @@ extension InteropSuite {
             arguments: LibvirtClient.allCases)
         func backups(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
+            try Files.write("somebody's", to: fixture.directory.file("taken"))
             for item in Self.cases(fixture) {
                 let refusal = try fixture.refusal("backup-begin", "vm1", try fixture.file(item.xml))
                 #expect(refusal == ["error: " + item.error], "\(item.xml)")
@@ -71,13 +72,14 @@ extension InteropSuite {
             }
             let broken = try fixture.refusal(
                 "backup-begin", "vm1", try fixture.file("<domainbackup"))
-            #expect(broken[0].hasPrefix("error: (domain_backup):"), "\(broken)")
+            #expect(broken.line(0).hasPrefix("error: (domain_backup):"), "\(broken)")
             let invalid = try fixture.refusal(
                 "backup-begin", "vm1", try fixture.file("<domainbackup mode='pull'/>"))
             #expect(
-                invalid[0].hasPrefix(
+                invalid.line(0).hasPrefix(
                     "error: XML document failed to validate against schema: "), "\(invalid)")
             #expect(!Files.exists(fixture.directory.file("refused.sock")))
+            #expect(Files.read(fixture.directory.file("taken")) == "somebody's")
             #expect(try fixture.virsh("domjobinfo", "vm1") == ["Job type:         None"])
             // A refused backup leaves no checkpoint either.
             let begin = try fixture.file(Self.cases(fixture)[1].xml)
@@ -106,7 +108,7 @@ extension InteropSuite {
         func push() throws {
             let fixture = try LibvirtFixture()
             let refusal = try fixture.refusal("backup-begin", "vm1")
-            #expect(refusal[0].contains("push"), "\(refusal)")
+            #expect(refusal.line(0).contains("push"), "\(refusal)")
             try fixture.server.stop()
         }
 
@@ -160,7 +162,7 @@ extension InteropSuite {
                 #expect(answer.hasSuffix(" 29"), "\(answer): not refused as forbidden")
             }
             #expect(try fixture.virsh("checkpoint-list", "vm1", "--name") == ["c1"])
-            #expect(try fixture.virsh("domjobinfo", "vm1")[0].hasSuffix("Unbounded"))
+            #expect(try fixture.virsh("domjobinfo", "vm1").line(0).hasSuffix("Unbounded"))
             let looked = try fixture.server.virsh(
                 ["checkpoint-list", "vm1", "--name"], readOnly: true)
             #expect(looked.lines == ["c1"])

@@ -45,7 +45,7 @@ extension InteropSuite {
                 try fixture.virsh("backup-begin", "vm1", try fixture.backupFile(tag: "job"))
                 try fixture.virsh("domjobabort", "vm1")
             }
-            let source = VirshText.words(try fixture.virsh("domblklist", "vm1")[2])[1]
+            let source = VirshText.words(try fixture.virsh("domblklist", "vm1").line(2)).line(1)
             try listener.wait(for: "events") {
                 $0.stdout.contains("'job-completed'") && $0.stdout.contains("'block-job-2'")
                     && $0.stdout.contains("'block-job'")

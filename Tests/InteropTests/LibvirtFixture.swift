@@ -44,6 +44,18 @@ final class LibvirtFixture {
         return result.errorLines
     }
 
+    /// Runs a command of virsh again until a line is among what it prints; returns all of it.
+    ///
+    /// Figures are brought together a few times a second, not per request.
+    func virsh(_ arguments: String..., until line: String) throws -> [String] {
+        for _ in 0..<20 {
+            let result = try server.virsh(arguments, by: client)
+            if try result.output().contains(line + "\n") { return result.lines }
+            Thread.sleep(forTimeInterval: 0.1)
+        }
+        return try server.virsh(arguments, by: client).lines
+    }
+
     /// Writes a file that virsh reads.
     func file(_ text: String) throws -> String {
         let path = directory.file(UUID().uuidString + ".xml")
@@ -68,6 +80,11 @@ final class LibvirtFixture {
     func uri(tag: String, _ target: String = "vda") -> String {
         "nbd+unix:///\(target)?socket=\(server.directory.file("job-\(tag).sock"))"
     }
+}
+
+extension [String] {
+    /// A line, or none: what a program did not print fails its test, not all of them.
+    func line(_ index: Int) -> String { indices.contains(index) ? self[index] : "" }
 }
 
 /// Tables and lists that virsh prints.

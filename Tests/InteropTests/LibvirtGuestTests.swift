@@ -96,7 +96,7 @@ extension InteropSuite {
 
             try moveIn(daemon, server)
             let blocks = try daemon.virsh("domblklist", "vm1", "--details")
-            #expect(VirshText.words(blocks[2]) == ["network", "disk", "vda", "vm1/vda"])
+            #expect(VirshText.words(blocks.line(2)) == ["network", "disk", "vda", "vm1/vda"])
             #expect(try server.virsh(["domstate", "vm1"]).lines == ["running"])
             #expect(try server.virsh(["list", "--all", "--name"]).lines == ["vm1"])
             try daemon.waitForRounds(1)

@@ -11,8 +11,8 @@ extension InteropSuite {
         func domain(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
             let list = try fixture.virsh("list", "--all")
-            #expect(VirshText.words(list[0]) == ["Id", "Name", "State"])
-            #expect(list.count == 3 && VirshText.words(list[2])[1] == "vm1", "\(list)")
+            #expect(VirshText.words(list.line(0)) == ["Id", "Name", "State"])
+            #expect(list.count == 3 && VirshText.words(list.line(2)).line(1) == "vm1", "\(list)")
             #expect(try fixture.virsh("list", "--all", "--name") == ["vm1"])
             #expect(try fixture.virsh("list", "--all", "--uuid") == [LibvirtFixture.uuid])
             #expect(try fixture.virsh("domuuid", "vm1") == [LibvirtFixture.uuid])
@@ -27,7 +27,7 @@ extension InteropSuite {
             }
             for unknown in ["vm2", "1b4e28ba-2fa1-41d2-883f-0016d3cca428"] {
                 #expect(
-                    try fixture.refusal("dominfo", unknown)[0]
+                    try fixture.refusal("dominfo", unknown).line(0)
                         == "error: failed to get domain '\(unknown)'")
             }
             try fixture.server.stop()
@@ -44,7 +44,7 @@ extension InteropSuite {
             #expect(try fixture.virsh("list", "--name") == ["vm1"])
             #expect(VirshText.value("State", in: try fixture.virsh("dominfo", "vm1")) == "running")
             let list = try fixture.virsh("list")
-            #expect(VirshText.words(list[2]).suffix(2) == ["vm1", "running"], "\(list)")
+            #expect(VirshText.words(list.line(2)).suffix(2) == ["vm1", "running"], "\(list)")
             try fixture.server.stop()
         }
 
@@ -52,10 +52,10 @@ extension InteropSuite {
         func disks(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
             let list = try fixture.virsh("domblklist", "vm1")
-            #expect(VirshText.words(list[0]) == ["Target", "Source"])
-            #expect(list.dropFirst(2).map { VirshText.words($0)[0] } == ["vda", "vdb"])
+            #expect(VirshText.words(list.line(0)) == ["Target", "Source"])
+            #expect(list.dropFirst(2).map { VirshText.words($0).line(0) } == ["vda", "vdb"])
             let details = try fixture.virsh("domblklist", "vm1", "--details")
-            #expect(VirshText.words(details[0]) == ["Type", "Device", "Target", "Source"])
+            #expect(VirshText.words(details.line(0)) == ["Type", "Device", "Target", "Source"])
             #expect(
                 details.dropFirst(2).map { Array(VirshText.words($0).prefix(3)) }
                     == [["file", "disk", "vda"], ["file", "disk", "vdb"]])
@@ -68,8 +68,9 @@ extension InteropSuite {
                 #expect(VirshText.value("Physical", in: info) == "\(bytes)")
             }
             let all = try fixture.virsh("domblkinfo", "vm1", "--all")
-            #expect(VirshText.words(all[0]) == ["Target", "Capacity", "Allocation", "Physical"])
-            #expect(VirshText.words(all[2]).prefix(2) == ["vda", "16777216"])
+            #expect(
+                VirshText.words(all.line(0)) == ["Target", "Capacity", "Allocation", "Physical"])
+            #expect(VirshText.words(all.line(2)).prefix(2) == ["vda", "16777216"])
             #expect(
                 try fixture.refusal("domblkinfo", "vm1", "vdz")
                     == ["error: invalid argument: invalid path vdz not assigned to domain"])
@@ -83,9 +84,10 @@ extension InteropSuite {
             for _ in 0..<3 { _ = try machine.read(0, 65_536) }
             try machine.write([UInt8](repeating: 1, count: 4096), at: 0)
             try machine.flush()
-            let lines = try fixture.virsh("domblkstat", "vm1", "vda")
+            let lines = try fixture.virsh(
+                "domblkstat", "vm1", "vda", until: "vda wr_bytes 4096")
             func figure(_ name: String) -> String? {
-                lines.first { $0.hasPrefix("vda \(name) ") }.map { VirshText.words($0)[2] }
+                lines.first { $0.hasPrefix("vda \(name) ") }.map { VirshText.words($0).line(2) }
             }
             #expect(figure("rd_req") == "3" && figure("rd_bytes") == "196608", "\(lines)")
             #expect(figure("wr_req") == "1" && figure("wr_bytes") == "4096", "\(lines)")
@@ -106,14 +108,14 @@ extension InteropSuite {
         func domainXML(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
             let xml = try fixture.virsh("dumpxml", "vm1")
-            #expect(xml[0].hasPrefix("<domain "))
+            #expect(xml.line(0).hasPrefix("<domain "))
             for schemas in try LibvirtSchemas.all() {
                 try schemas.expectValid("domain.rng", xml.joined(separator: "\n"))
             }
             #expect(
                 try fixture.virsh("dumpxml", "vm1", "--xpath", "/domain/name")
                     == ["<name>vm1</name>"])
-            #expect(try fixture.virsh("dumpxml", "vm1", "--inactive")[0].hasPrefix("<domain "))
+            #expect(try fixture.virsh("dumpxml", "vm1", "--inactive").line(0).hasPrefix("<domain "))
             try fixture.server.stop()
         }
 
@@ -125,7 +127,7 @@ extension InteropSuite {
             let name = try Command.run("uname", ["-n"]).output()
             #expect(try fixture.virsh("hostname") == [name.trimmingCharacters(in: .newlines)])
             #expect(try fixture.virsh("uri") == [fixture.server.libvirtURI])
-            #expect(try fixture.virsh("capabilities")[0] == "<capabilities>")
+            #expect(try fixture.virsh("capabilities").line(0) == "<capabilities>")
             let node = try fixture.virsh("nodeinfo")
             #expect(VirshText.value("CPU model", in: node) != nil, "\(node)")
             try fixture.server.stop()

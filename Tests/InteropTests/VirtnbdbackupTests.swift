@@ -102,7 +102,7 @@ extension InteropSuite {
             #expect(!busy.succeeded, "\(busy)")
             #expect(busy.stderr.contains("Detected an active backup operation"), "\(busy)")
             try Command.run("virtnbdbackup", arguments + ["-k"]).output()
-            #expect(try rig.server.virsh(["domjobinfo", "vm1"]).lines[0].hasSuffix("None"))
+            #expect(try rig.server.virsh(["domjobinfo", "vm1"]).lines.line(0).hasSuffix("None"))
             try rig.server.stop()
         }
 
@@ -115,11 +115,11 @@ extension InteropSuite {
             let saved = try rig.savedXML()
             #expect(saved.count == 1)
             for schemas in try LibvirtSchemas.all() {
-                try schemas.expectValid("domain.rng", saved[0])
+                try schemas.expectValid("domain.rng", saved.line(0))
             }
             let list = try rig.server.virsh(["domblklist", "vm1"]).lines
             for (index, target) in BackupToolRig.targets.enumerated() {
-                let path = VirshText.words(list[2 + index])[1]
+                let path = VirshText.words(list.line(2 + index)).line(1)
                 let copy = rig.directory.file("copy-" + target)
                 try Command.run(
                     "qemu-img", ["convert", "-U", "-f", "qcow2", "-O", "raw", path, copy]

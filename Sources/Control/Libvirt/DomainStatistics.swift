@@ -57,7 +57,9 @@ enum DomainStatistics {
         }
         for disk in domain.definition.disks {
             add("name", .string(disk.target))
-            if let path = disk.path { add("path", .string(path)) }
+            if let path = await manager.shownPath(of: disk.target, in: domain.definition) {
+                add("path", .string(path))
+            }
             if let figures = try? await manager.guestFigures(disk.target, of: domain.name) {
                 add("rd.reqs", .uhyper(figures.readRequests))
                 add("rd.bytes", .uhyper(figures.readBytes))

@@ -43,6 +43,14 @@ extension JobManager {
         }?.target
     }
 
+    /// The path by which clients know a disk, since the XML that they are shown has it: its stand-in's,
+    /// or its source's.
+    func shownPath(of target: String, in definition: DomainDefinition) -> String? {
+        let path = standInPath(of: definition, target: target)
+        if standIns[path] != nil { return path }
+        return definition.disks.first { $0.target == target }?.path
+    }
+
     /// Refuses a description in which a stand-in is taken for a disk: a machine would run on it.
     func refuseStandIns(in definition: DomainDefinition) throws(ControlError) {
         for disk in definition.disks {

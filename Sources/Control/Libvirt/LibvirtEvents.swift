@@ -115,7 +115,7 @@ actor LibvirtEvents {
             default: .canceled
             }
         for disk in info.disks ?? [] {
-            let path = domain.definition.disks.first { $0.target == disk.disk }?.path
+            let path = await manager.shownPath(of: disk.disk, in: domain.definition)
             tell(
                 .blockJob(domain.wire, target: disk.disk, path: path ?? disk.disk, status))
         }
