@@ -26,9 +26,6 @@ package enum BreakCause: Sendable, Hashable {
     case sourceLost(errno: Int32)
     /// Scratch lies on the file system of a machine's disk, which needs the room.
     case spaceForGuest
-    /// A guest came, and a backup client did not take pages of the source that it was sent by
-    /// reference.
-    case pagesNotTaken
 }
 
 /// What copy-before-write asks its driver to do; every action is carried out in order.

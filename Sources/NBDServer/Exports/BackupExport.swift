@@ -35,8 +35,6 @@ final class BackupExport: Sendable {
     /// Filled before the first client can come; none on full backups.
     let bitmaps: [FrozenBitmap]
     let clientCount = Atomic<Int>(0)
-    /// Pages of the source that its clients were sent by reference and may not have read.
-    let loans: ExportLoans
     let bytesRead = Atomic<UInt64>(0)
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
@@ -63,7 +61,6 @@ final class BackupExport: Sendable {
         disk = live.disk
         homeRing = live.homeRing
         source = live.source
-        loans = ExportLoans(live.loans)
         earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
         self.reservedBytes = reservedBytes
@@ -91,8 +88,7 @@ final class BackupExport: Sendable {
 
     /// Keeps the first reason; returns whether this was it.
     func noteBroken(_ text: String) -> Bool {
-        loans.noteBroken()
-        return reason.withLock { reason in
+        reason.withLock { reason in
             if reason != nil { return false }
             reason = text
             return true
@@ -120,9 +116,6 @@ final class BackupExport: Sendable {
         case .spaceForGuest:
             "scratch of disk '\(target)' gave way: its file system also holds a machine's disk, and"
                 + " no space is left for both"
-        case .pagesNotTaken:
-            "a backup client did not take data of disk '\(target)' that its machine is about to"
-                + " overwrite"
         }
     }
 

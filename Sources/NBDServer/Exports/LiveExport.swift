@@ -22,12 +22,9 @@ final class LiveExport: Sendable {
     /// The ring that owns the disk's writes, and with them all connections that may write.
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
-    /// Who may write the disk, and who has pages of it on loan.
-    let loans: SourceLoans
 
     init(_ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int) {
         self.disk = disk
-        loans = SourceLoans(disk: disk, homeRing: homeRing)
         self.source = source
         self.homeRing = homeRing
         fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil

@@ -37,8 +37,6 @@ enum ConnectionPhase {
     case handshake
     /// TLS is being agreed upon; then the handshake goes on.
     case securing
-    /// A live export is chosen; no request is looked at while pages of its disk are on loan.
-    case attaching
     case transmission
     /// No further requests are read; replies still go out, then it closes.
     case draining
@@ -100,11 +98,6 @@ struct Connection: ~Copyable {
     var path = ReadPath(sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
     /// Slot of the home disk when the connection may write, or -1.
     var disk = -1
-    /// Pages of a disk that a guest may write: whether they are sent, whether some were, and where
-    /// that is counted.
-    var loan = Loan.none
-    var hasLent = false
-    var loans: ExportLoans?
     var requestCount = 0
     /// The request that is still being cut into pieces; no other is parsed before.
     ///

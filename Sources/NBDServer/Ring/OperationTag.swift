@@ -2,7 +2,6 @@
 enum OperationKind: UInt8 {
     case mailbox = 1
     case clock
-    case settleClock
     case accept
     case receive
     case writable

@@ -78,7 +78,6 @@ extension RingLoop {
             connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
-        if connections[slot].disk >= 0 { announceWriter(slot) }
         chooseStrategy(slot)
         shared.emit(
             .clientConnected(
@@ -168,7 +167,7 @@ extension RingLoop {
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
     mutating func drain(_ slot: Int) {
         switch connections[slot].phase {
-        case .handshake, .securing, .attaching, .transmission: break
+        case .handshake, .securing, .transmission: break
         case .draining, .closing: return
         }
         connections[slot].phase = .draining
@@ -181,10 +180,6 @@ extension RingLoop {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
         let left = leaveExport(slot)
-        if lingers(slot) {
-            if let left { report(left) }
-            return
-        }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         _ = releaseSession(slot)
         let connection = connections.remove(slot)
@@ -194,8 +189,7 @@ extension RingLoop {
         wakeStarved()
     }
 
-    /// The connection is through with its export, whose end need not wait for it any more; nil: it
-    /// had none, or has left it before.
+    /// Detaches the connection from its export; nil: it had none.
     private mutating func leaveExport(_ slot: Int) -> Departure? {
         guard let target = connections[slot].target else { return nil }
         reportBytesRead(slot)
@@ -205,9 +199,6 @@ extension RingLoop {
         switch target {
         case .live(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
-            // Nothing that it wrote is in flight: its requests are done.
-            if connections[slot].disk >= 0 { export.loans.dismissWriter() }
-            connections[slot].disk = -1
         case .backup(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
         }

@@ -12,12 +12,7 @@ extension RingLoop {
             if now > connections[slot].deadline { close(slot) }
         case .transmission:
             if isOverdue(slot) || hasHungUp(slot) { close(slot) }
-        case .attaching:
-            // A guest that has gone is not worth a job.
-            if SocketCalls.hasHungUp(connections[slot].descriptor.raw) { return close(slot) }
-            if now > connections[slot].deadline { recallIsOverdue(connections[slot].disk) }
-        case .closing:
-            if connections[slot].loan != .none { markReady(slot) }
+        case .closing: break
         }
     }
 

@@ -6,9 +6,8 @@ import Synchronization
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
-/// Only where the pages cannot change before the peer has them: a source that nobody may write, one
-/// whose guest waits until they are taken (`RingLoop+Loans`), and scratch of our own making, whose
-/// slots are written once unless clients may let go of them.
+/// Only where the pages cannot change before the peer has them: a source that nobody may write, and
+/// scratch of our own making, whose slots are written once unless clients may let go of them.
 extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: Int) {
@@ -25,10 +24,8 @@ extension RingLoop {
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
-            connections[slot].path.sourceByReference =
-                export.source.isReadOnly
-                ? strategy.sendsByReference(isDirect: export.source.isDirect, neverChanges: true)
-                : lendsPages(slot, export, strategy)
+            connections[slot].path.sourceByReference = strategy.sendsByReference(
+                isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             // A slot that a client may let go of is written again.
             connections[slot].path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
@@ -60,7 +57,6 @@ extension RingLoop {
             pipes.discard(pipe)
             return false
         }
-        if pages.isSource { connections[slot].hasLent = true }
         requests[request].issued += count
         let isLast =
             requests[request].piecesInFlight == 0

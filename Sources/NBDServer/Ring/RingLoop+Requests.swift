@@ -8,7 +8,6 @@ extension RingLoop {
         switch connections[slot].phase {
         case .handshake: negotiate(slot)
         case .securing: secure(slot)
-        case .attaching: break
         case .transmission: transmit(slot)
         case .draining: goOn(slot)
         case .closing: return reap(slot)
@@ -27,7 +26,7 @@ extension RingLoop {
                 sayGoodbye(slot)
                 if !connections[slot].hasUnsent { close(slot) }
             }
-        case .handshake, .securing, .attaching, .transmission: break
+        case .handshake, .securing, .transmission: break
         }
     }
 
@@ -84,8 +83,7 @@ extension RingLoop {
     private mutating func transmit(_ slot: Int) {
         var budget = Limits.requestsPerTurn
         let bytesRead = connections[slot].unreportedBytes
-        connections[slot].isBlocked = connections[slot].loan == .recalled
-        if connections[slot].isBlocked { return }
+        connections[slot].isBlocked = false
         while connections[slot].phase == .transmission {
             if budget == 0 || connections[slot].unreportedBytes >= bytesRead + Limits.bytesPerTurn {
                 return markReady(slot)
@@ -130,7 +128,6 @@ extension RingLoop {
 
     /// A draining connection still finishes the request it had begun.
     private mutating func goOn(_ slot: Int) {
-        if connections[slot].loan == .recalled { return }
         while connections[slot].phase == .draining, connections[slot].current >= 0 {
             switch issue(slot, connections[slot].current) {
             case .issued: continue

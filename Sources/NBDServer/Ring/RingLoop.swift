@@ -20,8 +20,6 @@ struct RingLoop: ~Copyable {
     var gather = GatherList()
     var pipes: PipePool
     let clock: PeriodicTimer
-    /// Runs while pages on loan are waited for.
-    let settleClock: DelayTimer
     /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
 
@@ -82,12 +80,10 @@ struct RingLoop: ~Copyable {
                 connections: shared.configuration.maxConnections,
                 copies: shared.copyMemory.limitBytes))
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
-        let settleClock = try DelayTimer()
         pipes = PipePool(limit: shared.layout.pipesPerRing)
         self.ring = ring
         self.arena = arena
         self.clock = clock
-        self.settleClock = settleClock
         connections = SlotTable(capacity: shared.configuration.maxConnections)
         completions.reserveCapacity(128)
     }
@@ -100,7 +96,6 @@ struct RingLoop: ~Copyable {
         }
         ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
         ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
-        ring.preparePoll(settleClock.raw, writable: false, tag: OperationTag(.settleClock).raw)
         while !isFinished {
             if ready.isEmpty, readyGuests.isEmpty, releaseSteps.isEmpty {
                 awaitCompletions()
@@ -156,10 +151,6 @@ struct RingLoop: ~Copyable {
             clock.consume()
             tick()
             ring.preparePoll(clock.raw, writable: false, tag: completion.tag)
-        case .settleClock:
-            settleClock.consume()
-            settleLoans()
-            ring.preparePoll(settleClock.raw, writable: false, tag: completion.tag)
         case .accept: acceptAll(from: UInt64(tag.slot), result: completion.result)
         case .receive: received(tag.slot, result: completion.result)
         case .writable:
@@ -249,9 +240,6 @@ struct RingLoop: ~Copyable {
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
-        case .recallLoans(let disk): recallLoans(disk)
-        case .loansSettled(let disk): loansSettled(disk)
-        case .abandonLoans(let disk): abandonLoans(disk)
         case .releaseClusters(let export, let clusters, let ring, let request):
             releaseSteps.append(
                 ReleaseStep(export: export, clusters: clusters, ring: ring, request: request))

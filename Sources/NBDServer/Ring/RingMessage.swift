@@ -26,13 +26,6 @@ enum RingMessage: Sendable {
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Latch)
     case breakJob(BackupExport, BreakCause)
-    /// A guest has come: lend no more pages of the disk, and say when those on loan are taken.
-    case recallLoans(DiskID)
-    /// To the home ring: nothing of the disk is on loan, and a guest may wait for that.
-    case loansSettled(DiskID)
-    /// The guest has waited long enough: clients of broken jobs that have pages on loan are hung up
-    /// on.
-    case abandonLoans(DiskID)
     /// A client has let go of clusters; its ring is told when they are released.
     case releaseClusters(BackupExport, Range<Int>, ring: Int, request: Int)
     case clustersReleased(request: Int)
