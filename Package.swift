@@ -79,7 +79,7 @@ let package = Package(
             name: "IORingTests", dependencies: ["Disk", "IORing", "CLibURing"],
             swiftSettings: strict),
         .testTarget(
-            name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing"],
+            name: "ScratchTests", dependencies: ["Scratch", "Bitmap", "Disk", "IORing"],
             swiftSettings: strict),
         .testTarget(
             name: "TLSTests", dependencies: ["TLS", "CGnuTLS", "TestSupport"],

@@ -6,8 +6,8 @@ struct JobModel: Hashable {
     enum Phase: Hashable { case unborn, whole, broken, ending, gone }
 
     var phase = Phase.unborn
-    /// The number that the gate gave it.
-    var slot = -1
+    /// The slot that the gate gave it.
+    var slot: JobIndex?
     /// The disk's content at the job's instant.
     var instant: [UInt16] = []
     /// Content of its scratch, a value for each slot.
@@ -28,7 +28,7 @@ struct JobModel: Hashable {
 struct CopyModel: Hashable {
     enum Phase: Hashable { case reading, taken, saving }
 
-    let task: Int
+    let task: CopyIndex
     let clusters: Range<Int>
     /// Jobs, by ordinal, that needed one of its clusters when it began.
     let jobs: [Int]
@@ -45,7 +45,7 @@ struct SaveModel: Hashable {
     var hasLanded = false
 }
 
-/// A guest write; its token is its index.
+/// A guest write; its name is its index.
 struct WriteModel: Hashable {
     enum Phase: Hashable { case idle, held, letGo }
 
@@ -97,7 +97,7 @@ struct World: Hashable {
     var words: [[UInt32]] = []
 
     init(_ scenario: Scenario) {
-        gate = CopyBeforeWrite(tokenLimit: scenario.writers)
+        gate = CopyBeforeWrite(changeLimit: scenario.writers)
         source = scenario.content
         jobs = scenario.jobs.map { _ in JobModel() }
         writes = (0..<scenario.writers).map { _ in WriteModel(left: scenario.writesPerWriter) }

@@ -1,3 +1,4 @@
+import Bitmap
 import Scratch
 
 extension Stage {
@@ -7,7 +8,7 @@ extension Stage {
             switch action {
             case .readSource(let task, let clusters): try startCopy(task, clusters, in: &world)
             case .writeScratch(let write): try startSave(write, in: &world)
-            case .release(let token): try letGo(token, in: &world)
+            case .release(let change): try letGo(change.number, in: &world)
             case .jobBroken(let slot, _):
                 let job = try ordinal(of: slot, in: world)
                 guard world.jobs[job].phase == .whole, ledgers[job].view.isClosed else {
@@ -17,7 +18,7 @@ extension Stage {
                 giveUp(job, in: &world)
             case .copyDone(let task):
                 guard !world.saves.contains(where: { $0.write.task == task }) else {
-                    throw Violation(text: "copy \(task) is over while it is being saved")
+                    throw Violation(text: "copy \(task.number) is over while it is being saved")
                 }
             case .jobDetached(let slot): try finishJob(slot, in: &world)
             }
@@ -57,18 +58,20 @@ extension Stage {
         copy.phase == .saving && !world.saves.contains { $0.write.task == copy.task }
     }
 
-    private func ordinal(of slot: Int, in world: World) throws(Violation) -> Int {
+    private func ordinal(of slot: JobIndex, in world: World) throws(Violation) -> Int {
         let found = world.jobs.firstIndex { $0.isKnownToGate && $0.slot == slot }
-        guard let found else { throw Violation(text: "an action for the unknown job \(slot)") }
+        guard let found else {
+            throw Violation(text: "an action for the unknown job \(slot.number)")
+        }
         return found
     }
 
     private func startCopy(
-        _ task: Int, _ clusters: Range<Int>, in world: inout World
+        _ task: CopyIndex, _ clusters: Range<Int>, in world: inout World
     ) throws(Violation) {
         world.copies = world.copies.filter { $0.task != task || !isOver($0, in: world) }
         guard !world.copies.contains(where: { $0.task == task }) else {
-            throw Violation(text: "task \(task) is used while it is in flight")
+            throw Violation(text: "copy \(task.number) is used while it is in flight")
         }
         guard !world.copies.contains(where: { $0.clusters.overlaps(clusters) }) else {
             throw Violation(text: "clusters \(clusters) are being copied already")
@@ -119,7 +122,7 @@ extension Stage {
         } && !(0..<geometry.clusterCount).contains { view.place(of: $0) == .slot(UInt32(slot)) }
     }
 
-    private func finishJob(_ slot: Int, in world: inout World) throws(Violation) {
+    private func finishJob(_ slot: JobIndex, in world: inout World) throws(Violation) {
         let job = try ordinal(of: slot, in: world)
         world.copies = world.copies.filter { !isOver($0, in: world) }
         guard world.jobs[job].phase == .ending else {

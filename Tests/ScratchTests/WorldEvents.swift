@@ -1,3 +1,4 @@
+import Bitmap
 import Scratch
 
 extension Stage {
@@ -130,7 +131,8 @@ extension Stage {
             world.writes[token].value = value
             world.writes[token].phase = .held
             world.writes[token].heldSince = world.now
-            let answer = world.gate.admit(token: token, clusters: clusters, now: world.now)
+            let answer = world.gate.admit(
+                ChangeID(token), clusters: clusters, now: world.now)
             try drain(&world)
             if answer == .go { try letGo(token, in: &world) }
         case .reach(let token):
@@ -187,10 +189,18 @@ extension Stage {
             if case .slot = view.place(of: $0) { true } else { false }
         }
         let coming = world.saves.reduce(0) { $0 + ($1.job == job ? $1.write.count : 0) }
-        let used = Int(world.gate.slotsUsed(job: world.jobs[job].slot))
+        let used = Int(world.gate.slotsUsed(job: try slot(of: job, in: world)))
         guard used == kept + coming else {
             throw Violation(text: "job \(job) uses \(used) slots for \(kept) and \(coming)")
         }
+    }
+
+    /// The slot that the gate gave a job when it began.
+    func slot(of job: Int, in world: World) throws(Violation) -> JobIndex {
+        guard let slot = world.jobs[job].slot else {
+            throw Violation(text: "job \(job) has not begun")
+        }
+        return slot
     }
 
     /// Whatever hangs: a write that was held for longer than every job allows goes on.
@@ -219,12 +229,12 @@ extension Stage {
             world.jobs[job].instant = world.source
         case .end(let job):
             world.jobs[job].phase = .ending
-            world.gate.detach(job: world.jobs[job].slot, now: world.now)
+            world.gate.detach(job: try slot(of: job, in: world), now: world.now)
             giveUp(job, in: &world)
         case .scratchReadFails(let job):
             world.failuresLeft -= 1
             world.gate.breakJob(
-                world.jobs[job].slot, cause: .scratchRead(errno: 5), now: world.now)
+                try slot(of: job, in: world), cause: .scratchRead(errno: 5), now: world.now)
         case .writeBackFails(let job):
             world.failuresLeft -= 1
             world.jobs[job].hasLost = true
@@ -235,7 +245,7 @@ extension Stage {
             world.releasesLeft -= 1
             if world.jobs[job].phase == .whole { world.jobs[job].released.formUnion(clusters) }
             world.gate.releaseClusters(
-                job: world.jobs[job].slot, clusters, now: world.now)
+                job: try slot(of: job, in: world), clusters, now: world.now)
             try checkScratchIsFrugal(job, in: world)
         case .timePasses:
             world.ticksLeft -= 1

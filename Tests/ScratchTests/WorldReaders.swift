@@ -53,7 +53,8 @@ extension Stage {
                 // The reader closes the ledger at once; the home ring hears of it later.
                 view.close()
                 world.gate.breakJob(
-                    world.jobs[model.job].slot, cause: .scratchLost(errno: 28), now: world.now)
+                    try slot(of: model.job, in: world), cause: .scratchLost(errno: 28),
+                    now: world.now)
                 try drain(&world)
             }
             if view.isClosed, scenario.readerRule != .ignoresClosing {

@@ -69,8 +69,8 @@ struct Connection: ~Copyable {
     var inputStart = 0
     var inputEnd = 0
     var isReceiving = false
-    /// The piece whose payload is being received straight into its buffer, or -1.
-    var receivingPiece = -1
+    /// The piece whose payload is being received straight into its buffer.
+    var receivingPiece: PieceIndex?
     var sawEnd = false
 
     // TLS, between the socket on one side, parser and replies on the other
@@ -96,13 +96,11 @@ struct Connection: ~Copyable {
     var replies = ReplyEncoder(.simple)
     var contexts: [SelectedContext] = []
     var path = ReadPath(sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
-    /// Slot of the home disk when the connection may write, or -1.
-    var disk = -1
+    /// Slot of the home disk when the connection may write.
+    var disk: DiskIndex?
     var requestCount = 0
     /// The request that is still being cut into pieces; no other is parsed before.
-    ///
-    /// Or -1.
-    var current = -1
+    var current: RequestIndex?
     var status = StatusProgress()
     /// Where the path drops behind.
     var coldWindows: ColdWindows?

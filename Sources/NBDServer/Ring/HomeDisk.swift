@@ -21,7 +21,7 @@ struct HomeDisk: ~Copyable {
     /// By the gate's task number.
     var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.tasksMax)
     /// Tasks that wait for memory, oldest first.
-    var waitingCopies: [Int] = []
+    var waitingCopies: [CopyIndex] = []
     /// The disk is in the ring's list of those that wait for memory.
     var isHungry = false
     /// The buffer that the disk gets in any case is in use.
@@ -32,10 +32,10 @@ struct HomeDisk: ~Copyable {
     // Fixing an instant
     var isHeld = false
     var holdLatch: Latch?
-    var heldPieces: [Int] = []
+    var heldPieces: [PieceIndex] = []
     /// Zeroing requests that wait at the start or between two steps: for a job that begins, or for
     /// others to finish.
-    var heldRequests: [Int] = []
+    var heldRequests: [RequestIndex] = []
     /// Zeroing requests at work.
     var zeroingCount = 0
     /// Changes admitted and not complete, those that wait for copies included.
@@ -43,8 +43,8 @@ struct HomeDisk: ~Copyable {
 
     // Unaligned writes on O_DIRECT
     /// Changes submitted to the source and not complete, by piece slot.
-    var running: [Int] = []
-    var overlapWaiters: [Int] = []
+    var running: [PieceIndex] = []
+    var overlapWaiters: [PieceIndex] = []
 
     var inlineWrites = InlineWrites()
 
@@ -59,7 +59,7 @@ struct HomeDisk: ~Copyable {
         alignment = export.source.alignment
         tailStart = export.source.tailStart
         canPunchHoles = export.discards
-        gate = CopyBeforeWrite(tokenLimit: Limits.piecesPerRing)
+        gate = CopyBeforeWrite(changeLimit: Limits.piecesPerRing)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         heldPieces.reserveCapacity(Limits.requestsPerConnection)

@@ -2,7 +2,9 @@ import NBDProtocol
 
 /// A request that has been accepted and not yet answered.
 struct Request {
-    let connection: Int
+    let connection: ConnectionIndex
+    /// The home disk, when the connection may write.
+    let disk: DiskIndex?
     let valid: ValidRequest
     /// Bytes handed to pieces so far, from the request's offset.
     var issued: UInt64 = 0
@@ -25,12 +27,18 @@ struct Request {
     /// For zeroing: the middle goes by writing zeros because the source cannot do better.
     var writesZeros = false
 
-    init(connection: Int, valid: ValidRequest) {
+    init(connection: ConnectionIndex, disk: DiskIndex?, valid: ValidRequest) {
         self.connection = connection
+        self.disk = disk
         self.valid = valid
     }
 
     var end: UInt64 { valid.offset + valid.length }
+    /// The disk of a request that changes it or makes it durable.
+    var homeDisk: DiskIndex {
+        guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
+        return disk
+    }
 }
 
 /// The parts of a zeroing or discarding request, in the order in which they are done.
@@ -60,7 +68,6 @@ enum PieceKind {
     case sync
     case prefetch
 
-    var changesDisk: Bool { self == .write || self == .zero || self == .discard }
 }
 
 /// Where a piece stands.
@@ -85,7 +92,7 @@ enum PieceStage {
 
 /// One operation of a request: at most `Limits.pieceBytes` of data, or a range to zero.
 struct Piece {
-    let request: Int
+    let request: RequestIndex
     let kind: PieceKind
     var stage = PieceStage.running
     /// The guest's range.
@@ -101,8 +108,8 @@ struct Piece {
     var pages = 0
     /// Bytes of the guest's range (reads) or of the widened range (writes) that are done.
     var progress = 0
-    /// Slot of the home disk, or -1.
-    var disk = -1
+    /// The home disk, when the connection may write.
+    let disk: DiskIndex?
     /// Zeroing that must not give space back, and how it was submitted.
     var keepsSpace = false
     var usesZeroRange = false
@@ -113,13 +120,21 @@ struct Piece {
     /// Nothing but holes is made holes again.
     var changesNothing = false
 
-    init(request: Int, kind: PieceKind, offset: UInt64, count: UInt64) {
+    init(
+        request: RequestIndex, disk: DiskIndex?, kind: PieceKind, offset: UInt64, count: UInt64
+    ) {
         self.request = request
+        self.disk = disk
         self.kind = kind
         self.offset = offset
         self.count = count
     }
 
+    /// The disk of what changes it or makes it durable.
+    var homeDisk: DiskIndex {
+        guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
+        return disk
+    }
     /// Arena offset of the guest's first byte.
     var guestData: Int { data + Int(offset - ioOffset) }
     var end: UInt64 { offset + count }

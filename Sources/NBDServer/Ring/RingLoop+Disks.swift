@@ -16,7 +16,7 @@ extension RingLoop {
         reportIfQuiet(slot)
     }
 
-    mutating func reportIfQuiet(_ slot: Int) {
+    mutating func reportIfQuiet(_ slot: DiskIndex) {
         guard disks[slot].changesInFlight == 0, let latch = disks[slot].holdLatch else { return }
         disks[slot].holdLatch = nil
         latch.arrive()
@@ -58,7 +58,7 @@ extension RingLoop {
         disks[slot].tracking = HomeTracking(
             recording: seed.recording,
             intent: WriteIntent(
-                regionCount: seed.log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
+                regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration),
             log: seed.log, doubt: seed.doubt, regionShift: seed.log.regionShift)
     }
@@ -81,14 +81,14 @@ extension RingLoop {
         perform(slot)
     }
 
-    func find(_ export: BackupExport) -> (slot: Int, job: Int)? {
+    func find(_ export: BackupExport) -> (slot: DiskIndex, job: JobIndex)? {
         guard let slot = diskSlots[export.disk],
-            let job = disks[slot].jobs.firstIndex(where: { $0 === export })
+            let job = disks[slot].jobs.firstIndex(where: { $0 === export }).map(JobIndex.init)
         else { return nil }
         return (slot, job)
     }
 
-    mutating func jobDetached(_ slot: Int, _ job: Int) {
+    mutating func jobDetached(_ slot: DiskIndex, _ job: JobIndex) {
         disks[slot].jobs[job]?.writer.close()
         disks[slot].jobs[job] = nil
         disks[slot].detachLatches[job]?.arrive()
@@ -104,8 +104,8 @@ extension RingLoop {
         outcome.succeeded.store(true, ordering: .releasing)
     }
 
-    private func isIdle(_ slot: Int) -> Bool {
-        for number in 0..<connections.capacity
+    private func isIdle(_ slot: DiskIndex) -> Bool {
+        for number in connections.indices
         where connections.contains(number) && connections[number].disk == slot { return false }
         return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
             && disks[slot].heldRequests.isEmpty

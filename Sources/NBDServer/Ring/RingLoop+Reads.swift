@@ -8,7 +8,7 @@ extension RingLoop {
     // MARK: Small reads that the page cache can answer
 
     /// Answers a small read at once if everything it needs is in memory; false: take the long way.
-    mutating func readInline(_ slot: Int, _ request: ValidRequest) -> Bool {
+    mutating func readInline(_ slot: ConnectionIndex, _ request: ValidRequest) -> Bool {
         guard request.length <= UInt64(Limits.inlineReadBytes),
             connections[slot].path.alignment == 1
         else { return false }
@@ -28,7 +28,7 @@ extension RingLoop {
     }
 
     private mutating func readAtOnce(
-        _ slot: Int, _ offset: UInt64, _ count: Int, into target: Int
+        _ slot: ConnectionIndex, _ offset: UInt64, _ count: Int, into target: Int
     ) -> Bool {
         let path = connections[slot].path
         var done = 0
@@ -92,7 +92,7 @@ extension RingLoop {
     /// A page whose write-back failed leaves the cache like any other, and what the device has in its
     /// place reads without an error. The ledger is closed when this returns, and whoever read looks
     /// at that.
-    func askScratch(_ slot: Int) {
+    func askScratch(_ slot: ConnectionIndex) {
         let witness = connections[slot].path.scratchWitness
         guard witness >= 0, let errno = FileCalls.writeError(witness),
             case .backup(let export) = connections[slot].target
@@ -101,7 +101,7 @@ extension RingLoop {
     }
 
     /// Bytes of a backup export are about to be read.
-    private mutating func willRead(_ slot: Int, _ offset: UInt64, _ count: UInt64) {
+    private mutating func willRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64) {
         guard connections[slot].path.dropsBehind else { return }
         let source = connections[slot].path.sourceDescriptor
         connections[slot].coldWindows?.begin(offset, count, now: now) {
@@ -110,18 +110,18 @@ extension RingLoop {
     }
 
     /// Bytes were read and are on their way to the peer.
-    mutating func noteRead(_ slot: Int, _ offset: UInt64, _ count: Int) {
+    mutating func noteRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: Int) {
         connections[slot].unreportedBytes += UInt64(count)
         guard connections[slot].path.dropsBehind,
             let window = connections[slot].coldWindows?.end(offset, UInt64(count), now: now)
         else { return }
         ring.prepareAdvice(
             .drop, connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
-            count: UInt32(window.upperBound - window.lowerBound), tag: OperationTag(.ignored).raw)
+            count: UInt32(window.upperBound - window.lowerBound), tag: Operation.ignored.tag)
     }
 
     /// Adds what a connection has read to the job's figure: now and then, not per request.
-    mutating func reportBytesRead(_ slot: Int) {
+    mutating func reportBytesRead(_ slot: ConnectionIndex) {
         guard connections[slot].unreportedBytes > 0 else { return }
         if case .backup(let export) = connections[slot].target {
             export.bytesRead.add(connections[slot].unreportedBytes, ordering: .relaxed)
@@ -131,7 +131,7 @@ extension RingLoop {
 
     // MARK: Cutting a read into pieces
 
-    mutating func issueRead(_ slot: Int, _ request: Int) -> IssueResult {
+    mutating func issueRead(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         let valid = requests[request].valid
         // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they
         // go out piece by piece alone.
@@ -157,7 +157,7 @@ extension RingLoop {
                 }
                 requests[request].issued += count
                 if requests[request].issued == valid.length, !requests[request].isExclusive {
-                    connections[slot].current = -1
+                    connections[slot].current = nil
                 }
                 advanceRead(piece)
             }
@@ -176,13 +176,15 @@ extension RingLoop {
     /// A piece with a buffer wide enough for the source's alignment; nil when the connection's
     /// share is used up.
     mutating func makePiece(
-        _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
+        _ slot: ConnectionIndex, _ request: RequestIndex, _ kind: PieceKind, _ offset: UInt64,
+        _ count: UInt64,
         isCharged: Bool = true
-    ) -> Int? {
-        let disk = connections[slot].disk
+    ) -> PieceIndex? {
+        let disk = requests[request].disk
         let alignment = UInt64(
             kind == .write
-                ? disks[disk].alignment(forWritingAt: offset) : connections[slot].path.alignment)
+                ? disks[requests[request].homeDisk].alignment(forWritingAt: offset)
+                : connections[slot].path.alignment)
         let start = offset / alignment * alignment
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
@@ -195,13 +197,12 @@ extension RingLoop {
         guard let buffer = allocate(pages: pages, for: slot, isCharged: isCharged) else {
             return nil
         }
-        var piece = Piece(request: request, kind: kind, offset: offset, count: count)
+        var piece = Piece(request: request, disk: disk, kind: kind, offset: offset, count: count)
         piece.ioOffset = start
         piece.ioCount = bytes
         piece.buffer = buffer
         piece.pages = pages
         piece.data = buffer + BufferArena.pageBytes
-        piece.disk = disk
         requests[request].piecesInFlight += 1
         return pieces.insert(piece)
     }
@@ -209,7 +210,7 @@ extension RingLoop {
     // MARK: Carrying a piece out
 
     /// Goes on with a read as far as memory allows, then leaves it to the kernel.
-    private mutating func advanceRead(_ piece: Int) {
+    private mutating func advanceRead(_ piece: PieceIndex) {
         let slot = requests[pieces[piece].request].connection
         let path = connections[slot].path
         while pieces[piece].progress < Int(pieces[piece].count) {
@@ -235,7 +236,7 @@ extension RingLoop {
     }
 
     private mutating func readScratch(
-        _ piece: Int, _ path: ReadPath, _ step: ReadStep, _ first: UInt32, _ target: Int
+        _ piece: PieceIndex, _ path: ReadPath, _ step: ReadStep, _ first: UInt32, _ target: Int
     ) -> Bool {
         let position = LedgerView.scratchPosition(of: step.offset, firstSlot: first)
         let got = FileCalls.read(
@@ -250,12 +251,12 @@ extension RingLoop {
         pieces[piece].handedOverAt = now
         ring.prepareRead(
             path.scratchDescriptor, into: arena, at: target, count: step.count,
-            filePosition: position, tag: OperationTag(.piece, slot: piece).raw)
+            filePosition: position, tag: Operation.piece(piece).tag)
         return false
     }
 
     private mutating func readSource(
-        _ piece: Int, _ path: ReadPath, _ step: ReadStep, _ target: Int
+        _ piece: PieceIndex, _ path: ReadPath, _ step: ReadStep, _ target: Int
     ) -> Bool {
         if !path.isDirect {
             let got = FileCalls.read(
@@ -277,11 +278,11 @@ extension RingLoop {
             path.sourceDescriptor, into: arena,
             at: pieces[piece].data + Int(start - pieces[piece].ioOffset),
             count: Int(wideEnd - start), filePosition: start,
-            tag: OperationTag(.piece, slot: piece).raw)
+            tag: Operation.piece(piece).tag)
         return false
     }
 
-    mutating func readCompleted(_ piece: Int, result: Int32) {
+    mutating func readCompleted(_ piece: PieceIndex, result: Int32) {
         let request = pieces[piece].request
         let slot = requests[request].connection
         let path = connections[slot].path
@@ -316,7 +317,7 @@ extension RingLoop {
         advanceRead(piece)
     }
 
-    private mutating func readIsComplete(_ piece: Int) {
+    private mutating func readIsComplete(_ piece: PieceIndex) {
         let request = pieces[piece].request
         let slot = requests[request].connection
         if pieces[piece].readsScratch { askScratch(slot) }
@@ -326,12 +327,12 @@ extension RingLoop {
         endRead(piece)
     }
 
-    private func closedText(_ slot: Int) -> String {
+    private func closedText(_ slot: ConnectionIndex) -> String {
         guard case .backup(let export) = connections[slot].target else { return "closed" }
         return "the backup job is broken: \(export.brokenReason ?? "the job has ended")"
     }
 
-    private mutating func scratchReadFailed(_ slot: Int, _ errno: Int32) {
+    private mutating func scratchReadFailed(_ slot: ConnectionIndex, _ errno: Int32) {
         guard case .backup(let export) = connections[slot].target else { return }
         shared.breakNow(export, .scratchRead(errno: errno))
     }
@@ -340,7 +341,7 @@ extension RingLoop {
 
     /// The piece is read or has failed: its part of the reply goes out, and with the last one the
     /// request ends.
-    private mutating func endRead(_ piece: Int) {
+    private mutating func endRead(_ piece: PieceIndex) {
         let value = pieces.remove(piece)
         let request = value.request
         let slot = requests[request].connection
@@ -359,7 +360,7 @@ extension RingLoop {
         if isLast { endReadRequest(slot, request) } else { markReady(slot) }
     }
 
-    private mutating func emit(_ piece: Piece, _ slot: Int, isLast: Bool) {
+    private mutating func emit(_ piece: Piece, _ slot: ConnectionIndex, isLast: Bool) {
         let dataStart = piece.guestData
         let header =
             needsDataHeader(piece.request) ? connections[slot].replies.dataHeaderBytes : 0
@@ -372,8 +373,8 @@ extension RingLoop {
                 buffer: piece.buffer, pages: piece.pages, isOpen: false))
     }
 
-    mutating func endReadRequest(_ slot: Int, _ request: Int) {
-        if connections[slot].current == request { connections[slot].current = -1 }
+    mutating func endReadRequest(_ slot: ConnectionIndex, _ request: RequestIndex) {
+        if connections[slot].current == request { connections[slot].current = nil }
         if connections[slot].phase != .closing, let error = requests[request].error {
             replyError(
                 slot, requests[request].valid.echo, error, requests[request].errorText,
@@ -384,7 +385,7 @@ extension RingLoop {
 
     /// A reply that may not be cut has begun and cannot be finished: its length is announced, so
     /// nothing is left but to hang up.
-    private mutating func failExclusive(_ slot: Int, _ request: Int) {
+    private mutating func failExclusive(_ slot: ConnectionIndex, _ request: RequestIndex) {
         if requests[request].headerSent {
             close(slot)
             if requests.contains(request) { discard(request) }

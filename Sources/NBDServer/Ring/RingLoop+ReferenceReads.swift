@@ -10,7 +10,7 @@ import Synchronization
 /// scratch of our own making, whose slots are written once unless clients may let go of them.
 extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
-    mutating func chooseStrategy(_ slot: Int) {
+    mutating func chooseStrategy(_ slot: ConnectionIndex) {
         let isUnix = connections[slot].isUnix
         let isSecured = connections[slot].isSecured
         switch connections[slot].target {
@@ -36,7 +36,7 @@ extension RingLoop {
 
     /// Answers one piece of a read by reference; false: it is to be read into memory.
     mutating func sendByReference(
-        _ slot: Int, _ request: Int, _ offset: UInt64, _ count: UInt64
+        _ slot: ConnectionIndex, _ request: RequestIndex, _ offset: UInt64, _ count: UInt64
     ) -> Bool {
         // After an error no data follows: the reply ends with the error.
         guard requests[request].error == nil,
@@ -69,7 +69,7 @@ extension RingLoop {
                 buffer: buffer, pages: 1, isOpen: false))
         noteRead(slot, offset, filled)
         if requests[request].issued == requests[request].valid.length {
-            connections[slot].current = -1
+            connections[slot].current = nil
         }
         if isLast { endReadRequest(slot, request) }
         return true
@@ -77,7 +77,7 @@ extension RingLoop {
 
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
     private func stablePages(
-        _ slot: Int, _ offset: UInt64, _ count: UInt64
+        _ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64
     ) -> (descriptor: Int32, position: UInt64, isSource: Bool)? {
         let path = connections[slot].path
         guard path.sourceByReference || path.scratchByReference else { return nil }
@@ -97,7 +97,7 @@ extension RingLoop {
 
     /// Writes what stands in front of a piece's data; returns its size.
     mutating func writeDataHeader(
-        _ request: Int, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
+        _ request: RequestIndex, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
     ) -> Int {
         guard needsDataHeader(request) else { return 0 }
         requests[request].headerSent = true
@@ -115,7 +115,7 @@ extension RingLoop {
 
     /// Whether a header stands in front of the request's next piece: of every chunk, else only of the
     /// first.
-    func needsDataHeader(_ request: Int) -> Bool {
+    func needsDataHeader(_ request: RequestIndex) -> Bool {
         let usesChunks = connections[requests[request].connection].replies.mode.usesChunks
         return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)
     }

@@ -23,7 +23,7 @@ extension RingLoop {
     }
 
     /// False when there is no memory for more bits.
-    private mutating func growTracking(_ slot: Int, _ growth: DiskGrowth) -> Bool {
+    private mutating func growTracking(_ slot: DiskIndex, _ growth: DiskGrowth) -> Bool {
         // Taken out and put back, as in `setRecording`.
         guard let old = disks[slot].tracking else { return true }
         var grown: HomeTracking?
@@ -34,7 +34,7 @@ extension RingLoop {
             else { return false }
             // The log that was replaced on disk no longer says which regions were marked in it.
             var intent = WriteIntent(
-                regionCount: log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
+                regionCount: log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration, isAllMarked: true)
             if old.intent.isClearingStopped { intent.stopClearing() }
             growth.recording.set(recording)

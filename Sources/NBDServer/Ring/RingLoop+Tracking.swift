@@ -7,12 +7,12 @@ extension RingLoop {
     // MARK: Under a change
 
     /// Whether the change may be submitted now; otherwise it waits for the write-intent log.
-    mutating func isMarked(_ piece: Int) -> Bool {
-        let disk = pieces[piece].disk
+    mutating func isMarked(_ piece: PieceIndex) -> Bool {
+        let disk = pieces[piece].homeDisk
         guard let shift = disks[disk].tracking?.regionShift else { return true }
         let regions = IntentLogFile.regions(
             touching: pieces[piece].offset, length: pieces[piece].count, shift: shift)
-        guard disks[disk].tracking?.intent.admit(token: piece, regions: regions) == .held else {
+        guard disks[disk].tracking?.intent.admit(piece.change, regions: regions) == .held else {
             return true
         }
         pieces[piece].stage = .heldForIntent
@@ -21,7 +21,7 @@ extension RingLoop {
     }
 
     /// Sets the bits of bytes that are about to change.
-    mutating func record(_ disk: Int, _ bytes: Range<UInt64>) {
+    mutating func record(_ disk: DiskIndex, _ bytes: Range<UInt64>) {
         let isRight = disks[disk].tracking?.recording.mark(
             offset: bytes.lowerBound, length: bytes.upperBound - bytes.lowerBound)
         if isRight == false { loseTracking(disk, Self.wrongLiveBits) }
@@ -29,8 +29,8 @@ extension RingLoop {
 
     /// The change is complete or has failed.
     mutating func unmark(_ piece: Piece) {
-        guard let shift = disks[piece.disk].tracking?.regionShift else { return }
-        disks[piece.disk].tracking?.intent.finished(
+        guard let shift = disks[piece.homeDisk].tracking?.regionShift else { return }
+        disks[piece.homeDisk].tracking?.intent.finished(
             regions: IntentLogFile.regions(
                 touching: piece.offset, length: piece.count, shift: shift))
     }
@@ -39,12 +39,12 @@ extension RingLoop {
 
     // MARK: The write-intent log
 
-    mutating func performIntent(_ disk: Int) {
+    mutating func performIntent(_ disk: DiskIndex) {
         while let action = disks[disk].tracking?.intent.nextAction() {
             switch action {
             case .writeLog(let generation): writeLog(disk, generation)
             case .syncBits: saveBits(disk)
-            case .release(let token): submitMarked(token)
+            case .release(let change): submitMarked(PieceIndex(change))
             case .trackingLost: declareLoss(disk)
             }
         }
@@ -53,7 +53,7 @@ extension RingLoop {
     // Files of the state directory are written on threads of their own: a call that never returns
     // takes nothing from the ring, neither its thread nor one of the kernel's workers for it.
 
-    private mutating func writeLog(_ disk: Int, _ generation: UInt64) {
+    private mutating func writeLog(_ disk: DiskIndex, _ generation: UInt64) {
         guard let tracking = disks[disk].tracking else { return }
         disks[disk].tracking?.logDeadline =
             now + UInt64(shared.configuration.trackingTimeoutSeconds) * 1_000_000_000
@@ -79,7 +79,7 @@ extension RingLoop {
         performIntent(disk)
     }
 
-    private mutating func saveBits(_ disk: Int) {
+    private mutating func saveBits(_ disk: DiskIndex) {
         guard let recording = disks[disk].tracking?.recording else { return }
         let (id, mailbox) = (disks[disk].export.disk, mailbox)
         let isStarted = DetachedThread.run(name: "nbdpull-bits") {
@@ -107,7 +107,7 @@ extension RingLoop {
         performIntent(disk)
     }
 
-    mutating func tickTracking(_ disk: Int) {
+    mutating func tickTracking(_ disk: DiskIndex) {
         guard let tracking = disks[disk].tracking else { return }
         if now > tracking.logDeadline, tracking.intent.isAwaited {
             loseTracking(
@@ -128,7 +128,7 @@ extension RingLoop {
     // MARK: Loss
 
     /// Changes can no longer be recorded safely.
-    private mutating func loseTracking(_ disk: Int, _ reason: String) {
+    private mutating func loseTracking(_ disk: DiskIndex, _ reason: String) {
         disks[disk].tracking?.lossReason = reason
         disks[disk].tracking?.intent.giveUp()
         performIntent(disk)
@@ -137,7 +137,7 @@ extension RingLoop {
     /// Says that tracking is lost: at once in memory, and everywhere else on a thread that may wait.
     ///
     /// The changes that wait for the log go when it is said, or when that takes too long.
-    private mutating func declareLoss(_ disk: Int) {
+    private mutating func declareLoss(_ disk: DiskIndex) {
         guard let tracking = disks[disk].tracking else { return }
         let (doubt, id, mailbox, shared) = (
             tracking.doubt, disks[disk].export.disk, mailbox, shared
@@ -180,7 +180,7 @@ extension RingLoop {
     /// Written as take and put back: Swift 6.3 never releases what an assignment through an optional
     /// chain replaces inside a noncopyable value, and a layer would stay mapped for ever.
     private mutating func setRecording(
-        _ slot: Int, _ layer: RecordingLayer, isClearingHeld: Bool
+        _ slot: DiskIndex, _ layer: RecordingLayer, isClearingHeld: Bool
     ) {
         guard var tracking = disks[slot].tracking else { return }
         disks[slot].tracking = nil

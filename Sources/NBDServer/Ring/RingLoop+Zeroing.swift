@@ -13,19 +13,19 @@ extension RingLoop {
     private static var page: UInt64 { UInt64(BufferArena.pageBytes) }
 
     /// Begins the request, now or when no job is beginning and others have finished.
-    mutating func startZeroing(_ request: Int) {
-        let disk = connections[requests[request].connection].disk
+    mutating func startZeroing(_ request: RequestIndex) {
+        let disk = requests[request].homeDisk
         if disks[disk].heldRequests.isEmpty, mayZero(disk) { return admitZeroing(request) }
         disks[disk].heldRequests.append(request)
     }
 
-    private func mayZero(_ disk: Int) -> Bool {
+    private func mayZero(_ disk: DiskIndex) -> Bool {
         !disks[disk].isHeld && disks[disk].zeroingCount < Limits.zeroingPerDisk
             && zeroingCount < Limits.zeroingPerRing
     }
 
-    private mutating func admitZeroing(_ request: Int) {
-        let disk = connections[requests[request].connection].disk
+    private mutating func admitZeroing(_ request: RequestIndex) {
+        let disk = requests[request].homeDisk
         requests[request].isAdmitted = true
         disks[disk].changesInFlight += 1
         if !requests[request].hasZeroingPlace {
@@ -37,15 +37,15 @@ extension RingLoop {
     }
 
     /// Begins zeroing requests of the disk that wait, as many as may.
-    mutating func startHeldZeroing(_ disk: Int) {
+    mutating func startHeldZeroing(_ disk: DiskIndex) {
         while mayZero(disk), !disks[disk].heldRequests.isEmpty {
             admitZeroing(disks[disk].heldRequests.removeFirst())
         }
     }
 
     /// Steps aside for a job that begins; true when the request waits.
-    private mutating func stepAside(_ request: Int) -> Bool {
-        let disk = connections[requests[request].connection].disk
+    private mutating func stepAside(_ request: RequestIndex) -> Bool {
+        let disk = requests[request].homeDisk
         guard disks[disk].isHeld, requests[request].isAdmitted else { return false }
         leave(request)
         leavePlace(request)
@@ -54,19 +54,19 @@ extension RingLoop {
     }
 
     /// The request changes nothing more for now: a job may begin.
-    private mutating func leave(_ request: Int) {
+    private mutating func leave(_ request: RequestIndex) {
         guard requests[request].isAdmitted else { return }
         requests[request].isAdmitted = false
-        let disk = connections[requests[request].connection].disk
+        let disk = requests[request].homeDisk
         disks[disk].changesInFlight -= 1
         reportIfQuiet(disk)
     }
 
     /// The request has no operation in flight any more, its sync included: another may begin.
-    private mutating func leavePlace(_ request: Int) {
+    private mutating func leavePlace(_ request: RequestIndex) {
         guard requests[request].hasZeroingPlace else { return }
         requests[request].hasZeroingPlace = false
-        let disk = connections[requests[request].connection].disk
+        let disk = requests[request].homeDisk
         disks[disk].zeroingCount -= 1
         let wasFull = zeroingCount == Limits.zeroingPerRing
         zeroingCount -= 1
@@ -77,11 +77,11 @@ extension RingLoop {
     mutating func startWaitingZeroing() {
         guard zeroingHasRoom else { return }
         zeroingHasRoom = false
-        for disk in 0..<disks.capacity where disks.contains(disk) { startHeldZeroing(disk) }
+        for disk in disks.indices where disks.contains(disk) { startHeldZeroing(disk) }
     }
 
     /// Takes the next step of the request, or answers it.
-    mutating func continueZeroing(_ request: Int) {
+    mutating func continueZeroing(_ request: RequestIndex) {
         let isDiscard = requests[request].valid.command == .trim
         while true {
             if requests[request].error != nil
@@ -115,29 +115,29 @@ extension RingLoop {
         }
     }
 
-    private func hasMoreSteps(_ request: Int) -> Bool {
+    private func hasMoreSteps(_ request: RequestIndex) -> Bool {
         let middle = middleRange(request)
         return middle.lowerBound + requests[request].issued < middle.upperBound
     }
 
     /// Whole pages inside the request; empty when there is none.
-    private func middleRange(_ request: Int) -> Range<UInt64> {
+    private func middleRange(_ request: RequestIndex) -> Range<UInt64> {
         let valid = requests[request].valid
         let start = (valid.offset + Self.page - 1) / Self.page * Self.page
         let end = (valid.offset + valid.length) / Self.page * Self.page
         return start < end ? start..<end : start..<start
     }
 
-    private func headRange(_ request: Int) -> Range<UInt64> {
+    private func headRange(_ request: RequestIndex) -> Range<UInt64> {
         let valid = requests[request].valid
         let middle = middleRange(request)
         guard middle.isEmpty else { return valid.offset..<middle.lowerBound }
-        let disk = connections[requests[request].connection].disk
+        let disk = requests[request].homeDisk
         let end = valid.offset + valid.length
         return valid.offset..<disks[disk].writeEnd(from: valid.offset, to: end)
     }
 
-    private func tailRange(_ request: Int) -> Range<UInt64> {
+    private func tailRange(_ request: RequestIndex) -> Range<UInt64> {
         let valid = requests[request].valid
         let middle = middleRange(request)
         let end = valid.offset + valid.length
@@ -146,11 +146,11 @@ extension RingLoop {
 
     // MARK: Whole pages
 
-    private mutating func startStep(_ request: Int) -> Bool {
+    private mutating func startStep(_ request: RequestIndex) -> Bool {
         let middle = middleRange(request)
         let position = middle.lowerBound + requests[request].issued
         guard position < middle.upperBound else { return false }
-        let disk = connections[requests[request].connection].disk
+        let disk = requests[request].homeDisk
         if requests[request].valid.command == .trim {
             // A discard is a hint: where the source cannot do it nothing happens.
             guard disks[disk].canPunchHoles else { return false }
@@ -173,9 +173,9 @@ extension RingLoop {
         requests[request].issued += end - position
         requests[request].piecesInFlight += 1
         var piece = Piece(
-            request: request, kind: requests[request].valid.command == .trim ? .discard : .zero,
+            request: request, disk: disk,
+            kind: requests[request].valid.command == .trim ? .discard : .zero,
             offset: position, count: end - position)
-        piece.disk = disk
         piece.changesNothing = isHole
         piece.keepsSpace = requests[request].valid.flags.contains(.noHole)
         piece.ioOffset = position
@@ -184,7 +184,7 @@ extension RingLoop {
         return true
     }
 
-    private func canZeroQuickly(_ disk: Int, _ request: Int) -> Bool {
+    private func canZeroQuickly(_ disk: DiskIndex, _ request: RequestIndex) -> Bool {
         disks[disk].canZeroRanges
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }
@@ -195,7 +195,7 @@ extension RingLoop {
     /// job its clusters are noted as zeros and cost no copy. Whatever a guest writes there meanwhile
     /// is a change of its own, before the same instants as this request, which is admitted.
     private mutating func step(
-        _ disk: Int, _ start: UInt64, _ end: UInt64
+        _ disk: DiskIndex, _ start: UInt64, _ end: UInt64
     ) -> (end: UInt64, isHole: Bool) {
         let first = ClusterGeometry.cluster(of: start)
         let lookEnd = min(ClusterGeometry.start(of: first) + Limits.zeroingStepBytes, end)
@@ -229,8 +229,8 @@ extension RingLoop {
     /// nothing.
     ///
     /// A bounded number of places is looked up; what lies behind them counts as changed.
-    mutating func recordAllocation(_ piece: Int) {
-        let disk = pieces[piece].disk
+    mutating func recordAllocation(_ piece: PieceIndex) {
+        let disk = pieces[piece].homeDisk
         guard disks[disk].tracking != nil else { return }
         let end = pieces[piece].end
         var position = pieces[piece].offset
@@ -243,23 +243,24 @@ extension RingLoop {
         if position < end { record(disk, position..<end) }
     }
 
-    mutating func submitAllocation(_ piece: Int) {
+    mutating func submitAllocation(_ piece: PieceIndex) {
         let value = pieces[piece]
         let isZero = value.kind == .zero
-        let usesZeroRange = isZero && (value.keepsSpace || !disks[value.disk].canPunchHoles)
+        let usesZeroRange = isZero && (value.keepsSpace || !disks[value.homeDisk].canPunchHoles)
         let isPossible =
-            usesZeroRange ? disks[value.disk].canZeroRanges : disks[value.disk].canPunchHoles
+            usesZeroRange
+            ? disks[value.homeDisk].canZeroRanges : disks[value.homeDisk].canPunchHoles
         guard isPossible else { return allocationImpossible(piece) }
         pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].handedOverAt = now
         pieces[piece].stage = .running
         ring.prepareAllocate(
-            disks[value.disk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
+            disks[value.homeDisk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
             filePosition: value.offset, count: value.count,
-            tag: OperationTag(.piece, slot: piece).raw)
+            tag: Operation.piece(piece).tag)
     }
 
-    mutating func zeroCompleted(_ piece: Int, result: Int32) {
+    mutating func zeroCompleted(_ piece: PieceIndex, result: Int32) {
         if result == -Errno.interrupted || result == -Errno.again {
             return submitAllocation(piece)
         }
@@ -268,15 +269,15 @@ extension RingLoop {
             return endChange(piece, errno: result < 0 ? -result : nil)
         }
         if pieces[piece].usesZeroRange {
-            disks[pieces[piece].disk].canZeroRanges = false
+            disks[pieces[piece].homeDisk].canZeroRanges = false
         } else {
-            disks[pieces[piece].disk].canPunchHoles = false
+            disks[pieces[piece].homeDisk].canPunchHoles = false
         }
         submitAllocation(piece)
     }
 
     /// The source cannot do it: a discard is only a hint, zeros can be written.
-    private mutating func allocationImpossible(_ piece: Int) {
+    private mutating func allocationImpossible(_ piece: PieceIndex) {
         let request = pieces[piece].request
         if pieces[piece].kind == .discard { return endChange(piece, errno: nil) }
         // The step is taken again; by then the disk is known not to do it.
@@ -288,9 +289,9 @@ extension RingLoop {
     // MARK: Pieces of pages
 
     /// Writes zeros over a piece of a page, unless it lies in a hole that may stay one.
-    private mutating func writeEdge(_ request: Int, _ range: Range<UInt64>) -> Bool {
+    private mutating func writeEdge(_ request: RequestIndex, _ range: Range<UInt64>) -> Bool {
         guard !range.isEmpty else { return false }
-        let disk = connections[requests[request].connection].disk
+        let disk = requests[request].homeDisk
         if !requests[request].valid.flags.contains(.noHole) {
             let known = disks[disk].export.source.allocation(
                 at: range.lowerBound, end: range.upperBound)
@@ -300,7 +301,7 @@ extension RingLoop {
     }
 
     /// Writes zeros over a range as an ordinary write; false when the range is empty.
-    private mutating func writeZeros(_ request: Int, _ range: Range<UInt64>) -> Bool {
+    private mutating func writeZeros(_ request: RequestIndex, _ range: Range<UInt64>) -> Bool {
         guard !range.isEmpty else { return false }
         let slot = requests[request].connection
         let count = UInt64(range.upperBound - range.lowerBound)

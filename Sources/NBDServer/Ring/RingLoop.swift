@@ -27,12 +27,12 @@ struct RingLoop: ~Copyable {
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
     var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
-    var diskSlots: [DiskID: Int] = [:]
+    var diskSlots: [DiskID: DiskIndex] = [:]
     var scratchWrites = GrowingTable<PendingScratchWrite>()
     var lastScratchSerial: UInt64 = 0
     var copyBuffers = GrowingTable<CopyBuffer>()
     /// Disks with copies that wait for memory, and whether there may be some by now.
-    var hungryDisks: [Int] = []
+    var hungryDisks: [DiskIndex] = []
     var copiesMayStart = false
     var listeners: [RingListener] = []
     /// Listeners that cannot accept, for want of descriptors or places; they try again at the next
@@ -54,12 +54,12 @@ struct RingLoop: ~Copyable {
     var stopDeadline = UInt64.max
 
     /// Connections that get a turn after the completions at hand, guests first.
-    var readyGuests: [Int] = []
-    var ready: [Int] = []
-    var guestTurn: [Int] = []
-    var turn: [Int] = []
+    var readyGuests: [ConnectionIndex] = []
+    var ready: [ConnectionIndex] = []
+    var guestTurn: [ConnectionIndex] = []
+    var turn: [ConnectionIndex] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
-    var starved: [Int] = []
+    var starved: [ConnectionIndex] = []
     var completions: [Completion] = []
     var stopLatch: Latch?
 
@@ -94,8 +94,8 @@ struct RingLoop: ~Copyable {
         case .guests: WorkerThread.preferShortSlices()
         case .backups: WorkerThread.giveWay()
         }
-        ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
-        ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
+        ring.preparePoll(mailbox.raw, writable: false, tag: Operation.mailbox.tag)
+        ring.preparePoll(clock.raw, writable: false, tag: Operation.clock.tag)
         while !isFinished {
             if ready.isEmpty, readyGuests.isEmpty, releaseSteps.isEmpty {
                 awaitCompletions()
@@ -142,8 +142,7 @@ struct RingLoop: ~Copyable {
     }
 
     private mutating func dispatch(_ completion: Completion) {
-        let tag = OperationTag(raw: completion.tag)
-        switch tag.kind {
+        switch Operation(tag: completion.tag) {
         case .mailbox:
             for message in mailbox.takeAll() { handle(message) }
             ring.preparePoll(mailbox.raw, writable: false, tag: completion.tag)
@@ -151,22 +150,23 @@ struct RingLoop: ~Copyable {
             clock.consume()
             tick()
             ring.preparePoll(clock.raw, writable: false, tag: completion.tag)
-        case .accept: acceptAll(from: UInt64(tag.slot), result: completion.result)
-        case .receive: received(tag.slot, result: completion.result)
-        case .writable:
-            connections[tag.slot].waitsForWritable = false
-            markReady(tag.slot)
-        case .piece: pieceCompleted(tag.slot, result: completion.result)
-        case .copyRead: copyReadCompleted(tag.slot, tag.detail, result: completion.result)
+        case .accept(let listener): acceptAll(from: listener, result: completion.result)
+        case .receive(let slot): received(slot, result: completion.result)
+        case .writable(let slot):
+            connections[slot].waitsForWritable = false
+            markReady(slot)
+        case .piece(let piece): pieceCompleted(piece, result: completion.result)
+        case .copyRead(let disk, let copy):
+            copyReadCompleted(disk, copy, result: completion.result)
         case .ignored: break
         }
     }
 
     /// Gives the connection a turn after the completions at hand.
-    mutating func markReady(_ slot: Int) {
+    mutating func markReady(_ slot: ConnectionIndex) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        if connections[slot].disk >= 0 { readyGuests.append(slot) } else { ready.append(slot) }
+        if connections[slot].disk != nil { readyGuests.append(slot) } else { ready.append(slot) }
     }
 
     /// Gives a turn to everyone who is ready.
@@ -205,7 +205,7 @@ struct RingLoop: ~Copyable {
 
     private mutating func tick() {
         tickCount &+= 1
-        for slot in 0..<connections.capacity where connections.contains(slot) {
+        for slot in connections.indices where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
             chooseStrategy(slot)
@@ -213,7 +213,7 @@ struct RingLoop: ~Copyable {
         resumeAccepting()
         replaceHungWorkers()
         if !hungryDisks.isEmpty { copiesMayStart = true }
-        for slot in 0..<disks.capacity where disks.contains(slot) {
+        for slot in disks.indices where disks.contains(slot) {
             tickTracking(slot)
             guard disks[slot].gate.hasActiveJobs else { continue }
             disks[slot].gate.expire(now: now)
@@ -264,7 +264,7 @@ struct RingLoop: ~Copyable {
         case .stop(let latch):
             stopLatch = latch
             stopDeadline = now + Limits.farewellNanoseconds
-            for slot in 0..<connections.capacity where connections.contains(slot) {
+            for slot in connections.indices where connections.contains(slot) {
                 close(slot)
             }
         }

@@ -27,16 +27,16 @@ enum RingMessage: Sendable {
     case detachJob(BackupExport, Latch)
     case breakJob(BackupExport, BreakCause)
     /// A client has let go of clusters; its ring is told when they are released.
-    case releaseClusters(BackupExport, Range<Int>, ring: Int, request: Int)
-    case clustersReleased(request: Int)
+    case releaseClusters(BackupExport, Range<Int>, ring: Int, request: RequestIndex)
+    case clustersReleased(request: RequestIndex)
     /// A job's writer is through with a write.
     case scratchWritten(ScratchTicket, ScratchOutcome)
     /// A write that was given up is over at last: its buffer is free.
-    case copyBufferLetGo(Int)
+    case copyBufferLetGo(CopyBufferIndex)
     /// Another ring has given back memory that this one may wait for.
     case copyMemoryFreed
     /// Jobs have given room back: the guest's change is tried again.
-    case spaceReclaimed(piece: Int)
+    case spaceReclaimed(piece: PieceIndex)
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
