@@ -1,3 +1,4 @@
+import Core
 import IORing
 import Scratch
 
@@ -60,20 +61,24 @@ struct WriteModel: Hashable {
 struct ReaderModel: Hashable {
     enum Phase: Hashable {
         case idle
+        /// Asks the production's read what to do.
         case ready
         /// With whether a write-back had failed before the read.
-        case planned(ReadStep, hadLost: Bool)
-        case taken(ReadStep, [UInt16], hadLost: Bool)
-        /// Clusters that were found untouched, and the byte at which to go on; whether they come from
-        /// scratch that has lost something.
-        case judged([UInt16], next: UInt64, isLost: Bool)
+        case planned(PointInTimeRead.Step, hadLost: Bool)
+        case taken([UInt16], hadLost: Bool)
+        /// All is read, and the kernel is asked about scratch.
+        case asks
     }
 
     var phase = Phase.idle
     var left: Int
     var job = -1
     var clusters = 0..<0
-    var position: UInt64 = 0
+    var read = PointInTimeRead(0..<0)
+    /// Where the step began that the read has been told of already.
+    var early: UInt64?
+    /// A write-back had failed before scratch was read first.
+    var hadLost: Bool?
     var collected: [UInt16] = []
 }
 

@@ -22,14 +22,13 @@ struct ReadPath {
     /// Asked after each read of scratch whether what was written there is still there; -1 where
     /// nothing can be lost.
     var scratchWitness: Int32 = -1
-    /// Clients may let go of clusters, so scratch can change behind a reader.
-    var mayRelease = false
     /// Pages of the source may be handed to this peer without a copy.
     var sourceByReference = false
     /// Pages of the scratch may.
     var scratchByReference = false
 
     var isDirect: Bool { alignment > 1 }
+    var sendsByReference: Bool { sourceByReference || scratchByReference }
 }
 
 /// Where a connection stands.

@@ -1,3 +1,4 @@
+import Core
 import NBDProtocol
 
 /// A request that has been accepted and not yet answered.
@@ -70,31 +71,18 @@ enum PieceKind {
 
 }
 
-/// Where a piece stands.
-enum PieceStage {
-    case receiving
-    /// Waits for a job to begin.
-    case heldForBegin
-    /// Waits for old data to be copied.
-    case heldForCopy
-    /// Waits for the write-intent log.
-    case heldForIntent
-    /// Waits for an overlapping unaligned write.
-    case heldForOverlap
-    /// Reads the block around the first, then the last byte of an unaligned write.
-    case readingHead, readingTail
-    case running
-    /// A backup read from scratch.
-    case readingScratch
-    /// Waits until jobs have given room back.
-    case heldForSpace
+/// Which end of an unaligned write is being read, so that the bytes around the guest's are kept.
+enum PieceEdge {
+    case head, tail
 }
 
 /// One operation of a request: at most `Limits.pieceBytes` of data, or a range to zero.
 struct Piece {
     let request: RequestIndex
     let kind: PieceKind
-    var stage = PieceStage.running
+    var edge: PieceEdge?
+    /// A read: where it goes on, and what is good of it.
+    var read: PointInTimeRead
     /// The guest's range.
     let offset: UInt64
     let count: UInt64
@@ -106,7 +94,7 @@ struct Piece {
     /// The allocation, or -1.
     var buffer = -1
     var pages = 0
-    /// Bytes of the guest's range (reads) or of the widened range (writes) that are done.
+    /// Bytes of a write that are received, then those of the widened range that are written.
     var progress = 0
     /// The home disk, when the connection may write.
     let disk: DiskIndex?
@@ -115,8 +103,6 @@ struct Piece {
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
-    /// Some of a backup read came from scratch.
-    var readsScratch = false
     /// Nothing but holes is made holes again.
     var changesNothing = false
 
@@ -128,6 +114,7 @@ struct Piece {
         self.kind = kind
         self.offset = offset
         self.count = count
+        read = PointInTimeRead(offset..<(offset + count))
     }
 
     /// The disk of what changes it or makes it durable.
@@ -137,6 +124,8 @@ struct Piece {
     }
     /// Arena offset of the guest's first byte.
     var guestData: Int { data + Int(offset - ioOffset) }
+    /// Arena offset of the byte at which a read goes on.
+    var readTarget: Int { data + Int(read.position - ioOffset) }
     var end: UInt64 { offset + count }
     var isWidened: Bool { ioCount != Int(count) }
 }

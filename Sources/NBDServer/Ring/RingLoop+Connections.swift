@@ -73,8 +73,7 @@ extension RingLoop {
                 scratchDescriptor: export.scratch.raw,
                 scratchNeverWaits: export.scratch.readsNeverWait,
                 scratchWitness: export.scratch.witness(
-                    of: index - shared.layout.rings(for: .backups).lowerBound),
-                mayRelease: export.mayRelease)
+                    of: index - shared.layout.rings(for: .backups).lowerBound))
             connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }

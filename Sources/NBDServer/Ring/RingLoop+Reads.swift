@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -27,63 +28,41 @@ extension RingLoop {
         return true
     }
 
+    /// Reads what is in memory; false when some of it is not, or cannot be handed out.
     private mutating func readAtOnce(
         _ slot: ConnectionIndex, _ offset: UInt64, _ count: Int, into target: Int
     ) -> Bool {
         let path = connections[slot].path
-        var done = 0
-        var readsScratch = false
-        while done < count {
-            let position = offset + UInt64(done)
-            let step = step(path, position, offset + UInt64(count))
-            switch step.place {
-            case .zero: arena.zero(target + done, count: step.count)
-            case .source:
-                let got = FileCalls.read(
-                    path.sourceDescriptor, into: arena, at: target + done, count: step.count,
-                    filePosition: position, mayWait: path.sourceNeverWaits)
-                guard got == step.count, stillUnchanged(path, position, got) == got else {
-                    return false
-                }
-            case .slot(let first):
-                let got = FileCalls.read(
-                    path.scratchDescriptor, into: arena, at: target + done, count: step.count,
-                    filePosition: LedgerView.scratchPosition(of: position, firstSlot: first),
-                    mayWait: path.scratchNeverWaits)
-                guard got == step.count, stillKept(path, position, got) == got else {
-                    return false
-                }
-                readsScratch = true
-            case .released: return false
+        var read = PointInTimeRead(offset..<(offset + UInt64(count)))
+        while true {
+            let place = target + count - read.left
+            let wanted: Int
+            let got: Int
+            switch read.next(path.ledger) {
+            case .source(let count):
+                wanted = count
+                got = FileCalls.read(
+                    path.sourceDescriptor, into: arena, at: place, count: count,
+                    filePosition: read.position, mayWait: path.sourceNeverWaits)
+            case .scratch(let position, let count):
+                wanted = count
+                got = FileCalls.read(
+                    path.scratchDescriptor, into: arena, at: place, count: count,
+                    filePosition: position, mayWait: path.scratchNeverWaits)
+            case .zeros(let count):
+                wanted = count
+                got = count
+                arena.zero(place, count: count)
+            case .askScratch:
+                askScratch(slot)
+                read.asked()
+                continue
+            case .done: return true
+            case .closed, .released: return false
             }
-            done += step.count
+            guard got == wanted else { return false }
+            read.got(got, path.ledger)
         }
-        if readsScratch { askScratch(slot) }
-        return !(path.ledger?.isClosed ?? false)
-    }
-
-    func step(_ path: ReadPath, _ offset: UInt64, _ end: UInt64) -> ReadStep {
-        path.ledger?.step(from: offset, to: end)
-            ?? ReadStep(place: .source, offset: offset, count: Int(end - offset))
-    }
-
-    /// After a read of the source: how many of its bytes, from the first, are those of the point in
-    /// time.
-    func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
-        guard let ledger = path.ledger else { return count }
-        let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
-        guard let changed = ledger.firstPreserved(in: clusters) else { return count }
-        let start = ClusterGeometry.start(of: changed)
-        return start > offset ? Int(start - offset) : 0
-    }
-
-    /// After a read of scratch: how many of its bytes, from the first, nobody has let go of.
-    private func stillKept(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
-        guard path.mayRelease, let ledger = path.ledger else { return count }
-        let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
-        guard let released = ledger.firstReleased(in: clusters) else { return count }
-        let start = ClusterGeometry.start(of: released)
-        return start > offset ? Int(start - offset) : 0
     }
 
     /// After a read of scratch, before anything of it is handed out: breaks the job when something
@@ -211,68 +190,70 @@ extension RingLoop {
 
     /// Goes on with a read as far as memory allows, then leaves it to the kernel.
     private mutating func advanceRead(_ piece: PieceIndex) {
-        let slot = requests[pieces[piece].request].connection
+        let request = pieces[piece].request
+        let slot = requests[request].connection
         let path = connections[slot].path
-        while pieces[piece].progress < Int(pieces[piece].count) {
-            let position = pieces[piece].offset + UInt64(pieces[piece].progress)
-            let target = pieces[piece].guestData + pieces[piece].progress
-            let step = step(path, position, pieces[piece].end)
-            switch step.place {
-            case .zero:
-                arena.zero(target, count: step.count)
-                pieces[piece].progress += step.count
-            case .slot(let first):
-                if !readScratch(piece, path, step, first, target) { return }
-            case .source:
-                if !readSource(piece, path, step, target) { return }
+        while true {
+            let target = pieces[piece].readTarget
+            switch pieces[piece].read.next(path.ledger) {
+            case .source(let count):
+                if !readSource(piece, path, count, target) { return }
+            case .scratch(let position, let count):
+                if !readScratch(piece, path, position, count, target) { return }
+            case .zeros(let count):
+                arena.zero(target, count: count)
+                pieces[piece].read.got(count, path.ledger)
+            case .askScratch:
+                askScratch(slot)
+                pieces[piece].read.asked()
+            case .done: return endRead(piece)
+            case .closed:
+                fail(request, .ioError, closedText(slot), at: pieces[piece].offset)
+                return endRead(piece)
             case .released:
                 fail(
-                    pieces[piece].request, .ioError, "a client of the job has let go of this range",
-                    at: position)
+                    request, .ioError, "a client of the job has let go of this range",
+                    at: pieces[piece].read.position)
                 return endRead(piece)
             }
         }
-        readIsComplete(piece)
     }
 
     private mutating func readScratch(
-        _ piece: PieceIndex, _ path: ReadPath, _ step: ReadStep, _ first: UInt32, _ target: Int
+        _ piece: PieceIndex, _ path: ReadPath, _ position: UInt64, _ count: Int, _ target: Int
     ) -> Bool {
-        let position = LedgerView.scratchPosition(of: step.offset, firstSlot: first)
         let got = FileCalls.read(
-            path.scratchDescriptor, into: arena, at: target, count: step.count,
+            path.scratchDescriptor, into: arena, at: target, count: count,
             filePosition: position, mayWait: path.scratchNeverWaits)
-        pieces[piece].readsScratch = true
         if got > 0 {
-            pieces[piece].progress += stillKept(path, step.offset, got)
+            pieces[piece].read.got(got, path.ledger)
             return true
         }
-        pieces[piece].stage = .readingScratch
         pieces[piece].handedOverAt = now
         ring.prepareRead(
-            path.scratchDescriptor, into: arena, at: target, count: step.count,
+            path.scratchDescriptor, into: arena, at: target, count: count,
             filePosition: position, tag: Operation.piece(piece).tag)
         return false
     }
 
     private mutating func readSource(
-        _ piece: PieceIndex, _ path: ReadPath, _ step: ReadStep, _ target: Int
+        _ piece: PieceIndex, _ path: ReadPath, _ count: Int, _ target: Int
     ) -> Bool {
+        let position = pieces[piece].read.position
         if !path.isDirect {
             let got = FileCalls.read(
-                path.sourceDescriptor, into: arena, at: target, count: step.count,
-                filePosition: step.offset, mayWait: path.sourceNeverWaits)
+                path.sourceDescriptor, into: arena, at: target, count: count,
+                filePosition: position, mayWait: path.sourceNeverWaits)
             if got > 0 {
-                pieces[piece].progress += stillUnchanged(path, step.offset, got)
+                pieces[piece].read.got(got, path.ledger)
                 return true
             }
         }
         // Widened to the alignment; what is read too much lies inside the piece's own buffer.
         let alignment = UInt64(path.alignment)
-        let start = step.offset / alignment * alignment
-        let end = step.offset + UInt64(step.count)
+        let start = position / alignment * alignment
+        let end = position + UInt64(count)
         let wideEnd = (end + alignment - 1) / alignment * alignment
-        pieces[piece].stage = .running
         pieces[piece].handedOverAt = now
         ring.prepareRead(
             path.sourceDescriptor, into: arena,
@@ -286,45 +267,41 @@ extension RingLoop {
         let request = pieces[piece].request
         let slot = requests[request].connection
         let path = connections[slot].path
-        let position = pieces[piece].offset + UInt64(pieces[piece].progress)
+        let isOfScratch = pieces[piece].read.isOfScratch
+        let position = pieces[piece].read.position
         if result <= 0 {
             if result == -Errno.interrupted || result == -Errno.again {
                 return advanceRead(piece)
             }
             let errno = result == 0 ? Errno.io : -result
-            if pieces[piece].stage == .readingScratch { scratchReadFailed(slot, errno) }
+            if isOfScratch { scratchReadFailed(slot, errno) }
             fail(request, .ioError, "the data could not be read", at: position)
             return endRead(piece)
         }
-        if pieces[piece].stage == .readingScratch {
-            pieces[piece].progress += stillKept(path, position, Int(result))
-        } else {
-            // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
-            // A short read goes on at a block, so that no block that was checked is read again; at the
-            // source's end there is none, as a file may end within a block.
-            let lead = Int(position % UInt64(path.alignment))
-            let left = Int(pieces[piece].end - position)
-            let isAtEnd = position - UInt64(lead) + UInt64(result) >= path.sizeBytes
-            let blocks =
-                isAtEnd ? Int(result) : Int(result) / path.alignment * path.alignment
-            let got = min(blocks - lead, left)
-            if got <= 0 {
-                fail(request, .ioError, "the source ended before the disk", at: position)
-                return endRead(piece)
-            }
-            pieces[piece].progress += stillUnchanged(path, position, got)
+        let got =
+            isOfScratch
+            ? Int(result)
+            : Self.wantedBytes(result, at: position, left: pieces[piece].read.left, path)
+        guard got > 0 else {
+            fail(request, .ioError, "the source ended before the disk", at: position)
+            return endRead(piece)
         }
+        pieces[piece].read.got(got, path.ledger)
         advanceRead(piece)
     }
 
-    private mutating func readIsComplete(_ piece: PieceIndex) {
-        let request = pieces[piece].request
-        let slot = requests[request].connection
-        if pieces[piece].readsScratch { askScratch(slot) }
-        if connections[slot].path.ledger?.isClosed ?? false {
-            fail(request, .ioError, closedText(slot), at: pieces[piece].offset)
-        }
-        endRead(piece)
+    /// How many of the bytes that a widened read of the source has brought are wanted, from `position` on.
+    ///
+    /// Bytes in front of the wanted ones were read for alignment only; so may be some behind. A short
+    /// read goes on at a block, so that no block that was checked is read again; at the source's end
+    /// there is none, as a file may end within a block.
+    private static func wantedBytes(
+        _ result: Int32, at position: UInt64, left: Int, _ path: ReadPath
+    ) -> Int {
+        let lead = Int(position % UInt64(path.alignment))
+        let isAtEnd = position - UInt64(lead) + UInt64(result) >= path.sizeBytes
+        let blocks = isAtEnd ? Int(result) : Int(result) / path.alignment * path.alignment
+        return min(blocks - lead, left)
     }
 
     private func closedText(_ slot: ConnectionIndex) -> String {

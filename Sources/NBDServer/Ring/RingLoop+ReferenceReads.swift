@@ -1,3 +1,4 @@
+import Core
 import Disk
 import IORing
 import NBDProtocol
@@ -41,17 +42,17 @@ extension RingLoop {
         // After an error no data follows: the reply ends with the error.
         guard requests[request].error == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
-            let pages = stablePages(slot, offset, count),
+            connections[slot].path.sendsByReference
+        else { return false }
+        var read = PointInTimeRead(offset..<(offset + count))
+        guard let pages = stablePages(slot, &read),
             FileCalls.isResident(
                 pages.descriptor, position: pages.position, count: Int(count)),
             let pipe = pipes.take()
         else { return false }
         let filled = pipes.fill(
             pipe, from: pages.descriptor, filePosition: pages.position, count: Int(count))
-        if !pages.isSource { askScratch(slot) }
-        guard filled == Int(count), !(connections[slot].path.ledger?.isClosed ?? false),
-            !pages.isSource
-                || stillUnchanged(connections[slot].path, offset, filled) == filled,
+        guard filled == Int(count), isComplete(slot, &read, filled),
             let buffer = allocate(pages: 1, for: slot)
         else {
             pipes.discard(pipe)
@@ -77,21 +78,32 @@ extension RingLoop {
 
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
     private func stablePages(
-        _ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64
-    ) -> (descriptor: Int32, position: UInt64, isSource: Bool)? {
+        _ slot: ConnectionIndex, _ read: inout PointInTimeRead
+    ) -> (descriptor: Int32, position: UInt64)? {
         let path = connections[slot].path
-        guard path.sourceByReference || path.scratchByReference else { return nil }
-        let step = step(path, offset, offset + count)
-        guard step.count == Int(count) else { return nil }
-        switch step.place {
-        case .source where path.sourceByReference:
-            return (path.sourceDescriptor, offset, isSource: true)
-        case .slot(let first) where path.scratchByReference:
-            return (
-                path.scratchDescriptor,
-                LedgerView.scratchPosition(of: offset, firstSlot: first), isSource: false
-            )
-        case .source, .slot, .zero, .released: return nil
+        switch read.next(path.ledger) {
+        case .source(let count) where path.sourceByReference && count == read.left:
+            return (path.sourceDescriptor, read.position)
+        case .scratch(let position, let count) where path.scratchByReference && count == read.left:
+            return (path.scratchDescriptor, position)
+        case .source, .scratch, .zeros, .askScratch, .done, .closed, .released: return nil
+        }
+    }
+
+    /// Whether the pages that are in the pipe now are all of the read, and the instant's.
+    private func isComplete(
+        _ slot: ConnectionIndex, _ read: inout PointInTimeRead, _ count: Int
+    ) -> Bool {
+        let ledger = connections[slot].path.ledger
+        read.got(count, ledger)
+        while true {
+            switch read.next(ledger) {
+            case .askScratch:
+                askScratch(slot)
+                read.asked()
+            case .done: return true
+            case .source, .scratch, .zeros, .closed, .released: return false
+            }
         }
     }
 

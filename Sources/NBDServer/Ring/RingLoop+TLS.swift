@@ -184,7 +184,6 @@ extension RingLoop {
         let got = open(
             slot, into: pieces[piece].guestData + there, count: wanted - there)
         if there + got == wanted { return true }
-        pieces[piece].stage = .receiving
         pieces[piece].progress = there + got
         connections[slot].receivingPiece = piece
         armSealed(slot)

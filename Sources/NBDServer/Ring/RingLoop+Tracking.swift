@@ -15,7 +15,6 @@ extension RingLoop {
         guard disks[disk].tracking?.intent.admit(piece.change, regions: regions) == .held else {
             return true
         }
-        pieces[piece].stage = .heldForIntent
         performIntent(disk)
         return false
     }

@@ -54,7 +54,6 @@ extension RingLoop {
             return fillFromChannel(slot, piece, there: there, wanted: wanted)
         }
         precondition(!connections[slot].isReceiving, "input is not received while requests wait")
-        pieces[piece].stage = .receiving
         connections[slot].receivingPiece = piece
         connections[slot].isReceiving = true
         ring.prepareReceive(
@@ -115,7 +114,6 @@ extension RingLoop {
     mutating func startChange(_ piece: PieceIndex) {
         let disk = pieces[piece].homeDisk
         if disks[disk].isHeld, !requests[pieces[piece].request].isAdmitted {
-            pieces[piece].stage = .heldForBegin
             disks[disk].heldPieces.append(piece)
             return
         }
@@ -125,7 +123,6 @@ extension RingLoop {
         switch disks[disk].gate.admit(piece.change, clusters: clusters, now: now) {
         case .go: submitChange(piece)
         case .held:
-            pieces[piece].stage = .heldForCopy
             perform(disk)
         }
     }
@@ -134,7 +131,6 @@ extension RingLoop {
     mutating func submitChange(_ piece: PieceIndex) {
         let disk = pieces[piece].homeDisk
         if mustWaitForOverlap(piece) {
-            pieces[piece].stage = .heldForOverlap
             disks[disk].overlapWaiters.append(piece)
             return
         }
@@ -183,17 +179,17 @@ extension RingLoop {
     private mutating func startWrite(_ piece: PieceIndex) {
         if !pieces[piece].isWidened { return submitWrite(piece) }
         // Read-modify-write: the bytes around the guest's in the first and the last block are kept.
-        readEdge(piece, .readingHead)
+        readEdge(piece, .head)
     }
 
-    private mutating func readEdge(_ piece: PieceIndex, _ stage: PieceStage) {
+    private mutating func readEdge(_ piece: PieceIndex, _ edge: PieceEdge) {
         let disk = pieces[piece].homeDisk
         let alignment = disks[disk].alignment
         let value = pieces[piece]
         let block =
-            stage == .readingHead
+            edge == .head
             ? value.ioOffset : value.ioOffset + UInt64(value.ioCount - alignment)
-        pieces[piece].stage = stage
+        pieces[piece].edge = edge
         pieces[piece].handedOverAt = now
         // The page in front of the data, which only replies to reads use.
         ring.prepareRead(
@@ -201,33 +197,33 @@ extension RingLoop {
             filePosition: block, tag: Operation.piece(piece).tag)
     }
 
-    private mutating func edgeRead(_ piece: PieceIndex, result: Int32) {
+    private mutating func edgeRead(_ piece: PieceIndex, _ edge: PieceEdge, result: Int32) {
         let disk = pieces[piece].homeDisk
         let alignment = disks[disk].alignment
         if result == -Errno.interrupted || result == -Errno.again {
-            return readEdge(piece, pieces[piece].stage)
+            return readEdge(piece, edge)
         }
         guard Int(result) == alignment else {
             return endChange(piece, errno: result < 0 ? -result : Errno.io)
         }
         let value = pieces[piece]
         let lead = Int(value.offset - value.ioOffset)
-        if value.stage == .readingHead {
+        if edge == .head {
             arena.copy(from: value.buffer, to: value.data, count: lead)
             let tail = value.ioCount - lead - Int(value.count)
-            if tail > 0 { return readEdge(piece, .readingTail) }
+            if tail > 0 { return readEdge(piece, .tail) }
         } else {
             let tail = value.ioCount - lead - Int(value.count)
             arena.copy(
                 from: value.buffer + alignment - tail, to: value.data + value.ioCount - tail,
                 count: tail)
         }
+        pieces[piece].edge = nil
         submitWrite(piece)
     }
 
     private mutating func submitWrite(_ piece: PieceIndex) {
         let value = pieces[piece]
-        pieces[piece].stage = .running
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
         ring.prepareWrite(
@@ -263,10 +259,7 @@ extension RingLoop {
     }
 
     mutating func writeCompleted(_ piece: PieceIndex, result: Int32) {
-        switch pieces[piece].stage {
-        case .readingHead, .readingTail: return edgeRead(piece, result: result)
-        default: break
-        }
+        if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
         if findsNoRoom(piece, result: result) { return }
         if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
@@ -282,7 +275,6 @@ extension RingLoop {
         guard result == -Errno.noSpace || result == -Errno.quota,
             let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem
         else { return false }
-        pieces[piece].stage = .heldForSpace
         let mailbox = mailbox
         return shared.watch.reclaim(fileSystem, shared) {
             mailbox.post(.spaceReclaimed(piece: piece))

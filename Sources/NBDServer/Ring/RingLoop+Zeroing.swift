@@ -253,7 +253,6 @@ extension RingLoop {
         guard isPossible else { return allocationImpossible(piece) }
         pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].handedOverAt = now
-        pieces[piece].stage = .running
         ring.prepareAllocate(
             disks[value.homeDisk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
             filePosition: value.offset, count: value.count,
