@@ -111,6 +111,13 @@ package struct WriteIntent: Sendable, Hashable {
         links = [Int32](repeating: Self.notHeld, count: changeLimit)
     }
 
+    /// The regions of `1 << shift` bytes that a byte range touches; the range is not empty.
+    package static func regions(
+        touching offset: UInt64, length: UInt64, shift: UInt64
+    ) -> Range<Int> {
+        Int(offset >> shift)..<(Int((offset + length - 1) >> shift) + 1)
+    }
+
     /// Marks are kept for good from now on, as after a sync that failed.
     package mutating func stopClearing() { isClearingStopped = true }
 
@@ -201,10 +208,7 @@ extension WriteIntent {
     /// A log write holds everything that was admitted before it is taken here, so a driver that
     /// admits all that came in and only then asks pays one log write for all of it.
     package mutating func nextAction() -> IntentAction? {
-        if isLost, !isLossReported {
-            isLossReported = true
-            return .trackingLost
-        }
+        if takeLoss() { return .trackingLost }
         if !released.isEmpty, !isLost || isLossDeclared {
             let first = Int(released.head)
             released.head = links[first]
@@ -230,6 +234,13 @@ extension WriteIntent {
             return .syncBits
         }
         return nil
+    }
+
+    /// Takes `.trackingLost` before its turn; true when it was owed.
+    package mutating func takeLoss() -> Bool {
+        guard isLost, !isLossReported else { return false }
+        isLossReported = true
+        return true
     }
 
     /// Writes wait for the log that is being written.

@@ -128,6 +128,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// Takes the next action, in order, or nil.
     package mutating func nextAction() -> CopyAction? {
+        if actions.isEmpty { return nil }
         if nextActionIndex == actions.count {
             actions.removeAll(keepingCapacity: true)
             nextActionIndex = 0

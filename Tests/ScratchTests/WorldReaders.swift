@@ -122,8 +122,8 @@ extension Stage {
         let view = ledgers[model.job].view
         guard isLost, !view.isClosed else { return }
         view.close()
-        world.gate.breakJob(
-            try slot(of: model.job, in: world), cause: .scratchLost(errno: 28), now: world.now)
+        world.changes.breakJob(
+            try slot(of: model.job, in: world), .scratchLost(errno: 28), now: world.now)
         try drain(&world)
     }
 

@@ -18,15 +18,8 @@ struct Request {
     /// to itself while it is sent piece by piece behind one header.
     var isExclusive = false
     var headerSent = false
-    /// For zeroing and discarding: which part is next.
-    var zeroStage = ZeroStage.firstStep
-    /// For zeroing and discarding: a begin waits for this request, so its parts need not wait for the
-    /// begin.
-    var isAdmitted = false
-    /// For zeroing and discarding: it counts among those that have an operation in flight.
-    var hasZeroingPlace = false
-    /// For zeroing: the middle goes by writing zeros because the source cannot do better.
-    var writesZeros = false
+    /// Of zeroing and discarding: how far it has come.
+    var zeroing: Zeroing?
 
     init(connection: ConnectionIndex, disk: DiskIndex?, valid: ValidRequest) {
         self.connection = connection
@@ -40,23 +33,6 @@ struct Request {
         guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
         return disk
     }
-}
-
-/// The parts of a zeroing or discarding request, in the order in which they are done.
-///
-/// Whole pages come first, so that a refused FAST_ZERO has changed nothing.
-enum ZeroStage {
-    /// The first whole pages, by the file system or device.
-    case firstStep
-    /// The piece of a page before the first whole one.
-    case head
-    /// Further whole pages; between two steps a job may begin.
-    case middle
-    /// The piece of a page after the last whole one.
-    case tail
-    /// Make it durable (FUA).
-    case sync
-    case done
 }
 
 /// What one operation of a request does.
@@ -128,4 +104,12 @@ struct Piece {
     var readTarget: Int { data + Int(read.position - ioOffset) }
     var end: UInt64 { offset + count }
     var isWidened: Bool { ioCount != Int(count) }
+
+    /// What the disk's gates are told of it: a change under its own index.
+    func change(_ index: PieceIndex, isStep: Bool) -> Change {
+        Change(
+            index.change, bytes: offset..<end,
+            blocks: ioOffset..<max(ioOffset + UInt64(ioCount), end),
+            changesNothing: changesNothing, isStep: isStep)
+    }
 }

@@ -1,3 +1,4 @@
+import Core
 import Disk
 import IORing
 import Scratch
@@ -24,23 +25,28 @@ struct PendingScratchWrite {
 
 /// Carries out what copy-before-write asks for.
 extension RingLoop {
-    /// Performs every action that the disk's gate has asked for.
+    /// Performs every action that the disk's changes have asked for.
     mutating func perform(_ disk: DiskIndex) {
         // What an action brings about at once is performed after it, by the loop that is running.
         guard !disks[disk].isPerforming else { return }
         disks[disk].isPerforming = true
         defer { disks[disk].isPerforming = false }
-        while let action = disks[disk].gate.nextAction() {
+        while let action = disks[disk].changes.nextAction(&zeroingPlaces) {
             switch action {
-            case .readSource(let task, _): startCopy(disk, task)
+            case .submit(let change): submitChange(PieceIndex(change))
+            case .zero(let request): resumeZeroing(RequestIndex(request))
+            case .quiet: reportQuiet(disk)
+            case .readSource(let copy, _): startCopy(disk, copy)
             case .writeScratch(let write): start(write, disk)
-            case .copyDone(let task): endCopy(disk, task)
-            case .release(let change): submitChange(PieceIndex(change))
+            case .copyDone(let copy): endCopy(disk, copy)
             case .jobBroken(let job, let cause):
                 reportBroken(disk, job, cause)
                 giveUpWrites(disk, job)
                 emptyScratch(disk, job)
             case .jobDetached(let job): jobDetached(disk, job)
+            case .writeLog(let generation): writeLog(disk, generation)
+            case .syncBits: saveBits(disk)
+            case .declareLoss: declareLoss(disk)
             }
         }
     }
@@ -60,7 +66,7 @@ extension RingLoop {
 
     /// Reads into the copy's buffer.
     mutating func readOldContent(_ disk: DiskIndex, _ task: CopyIndex) {
-        let clusters = disks[disk].gate.clusters(of: task)
+        let clusters = disks[disk].changes.copies.clusters(of: task)
         disks[disk].copies[task].progress = 0
         if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
     }
@@ -108,7 +114,7 @@ extension RingLoop {
     }
 
     mutating func copyReadCompleted(_ disk: DiskIndex, _ task: CopyIndex, result: Int32) {
-        let clusters = disks[disk].gate.clusters(of: task)
+        let clusters = disks[disk].changes.copies.clusters(of: task)
         disks[disk].copies[task].handedOverAt = 0
         if result == -Errno.interrupted || result == -Errno.again {
             return readForCopy(disk, task, clusters)
@@ -129,9 +135,9 @@ extension RingLoop {
 
     /// The task's clusters are in its buffer, or could not be read.
     private mutating func sourceRead(_ disk: DiskIndex, _ task: CopyIndex, errno: Int32?) {
-        let clusters = disks[disk].gate.clusters(of: task)
+        let clusters = disks[disk].changes.copies.clusters(of: task)
         let zeros = errno == nil ? zeroClusters(disk, task, clusters) : 0
-        disks[disk].gate.readFinished(task: task, errno: errno, zeroClusters: zeros, now: now)
+        disks[disk].changes.sourceRead(task, errno: errno, zeroClusters: zeros, now: now)
         afterCopy(disk)
     }
 
@@ -180,12 +186,12 @@ extension RingLoop {
         let done = scratchWrites.remove(ticket.number)
         switch outcome {
         case .written:
-            disks[done.disk].gate.scratchWriteFinished(done.write, errno: nil, now: now)
+            disks[done.disk].changes.scratchWritten(done.write, errno: nil, now: now)
         case .failed(let errno):
-            disks[done.disk].gate.scratchWriteFinished(done.write, errno: errno, now: now)
+            disks[done.disk].changes.scratchWritten(done.write, errno: errno, now: now)
         case .keptForGuests:
-            disks[done.disk].gate.breakJob(done.write.job, cause: .spaceForGuest, now: now)
-            disks[done.disk].gate.scratchWriteFinished(
+            disks[done.disk].changes.breakJob(done.write.job, .spaceForGuest, now: now)
+            disks[done.disk].changes.scratchWritten(
                 done.write, errno: Errno.canceled, now: now)
         }
         afterCopy(done.disk)
@@ -202,7 +208,7 @@ extension RingLoop {
         }
         for number in scratchWrites.indices(where: { $0.disk == disk && $0.write.job == job }) {
             let write = scratchWrites.remove(number).write
-            disks[disk].gate.scratchWriteFinished(write, errno: Errno.canceled, now: now)
+            disks[disk].changes.scratchWritten(write, errno: Errno.canceled, now: now)
         }
         cancelUnwantedCopies(disk)
     }
@@ -215,9 +221,9 @@ extension RingLoop {
     }
 
     private func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport) {
-        let figures = disks[disk].gate.figures(job: job)
+        let figures = disks[disk].changes.copies.figures(job: job)
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
-        let used = UInt64(disks[disk].gate.slotsUsed(job: job)) << ClusterGeometry.shift
+        let used = UInt64(disks[disk].changes.copies.slotsUsed(job: job)) << ClusterGeometry.shift
         export.scratchUsedBytes.store(used, ordering: .relaxed)
         if used > export.roomBytes / 100 * Limits.scratchWatermarkPercent {
             shared.noteWatermark(export)

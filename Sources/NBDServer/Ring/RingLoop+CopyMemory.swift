@@ -1,3 +1,4 @@
+import Core
 import IORing
 import Scratch
 
@@ -28,7 +29,7 @@ extension RingLoop {
     }
 
     private mutating func takeBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Bool {
-        let count = disks[disk].gate.clusters(of: task).count
+        let count = disks[disk].changes.copies.clusters(of: task).count
         let pages = count * ClusterGeometry.clusterBytes / BufferArena.pageBytes
         let isOwn = !disks[disk].hasOwnBuffer
         let bytes = pages * BufferArena.pageBytes
@@ -113,11 +114,11 @@ extension RingLoop {
         guard !waiting.isEmpty else { return }
         disks[disk].waitingCopies.removeAll(keepingCapacity: true)
         for task in waiting {
-            if disks[disk].gate.isWanted(task: task) {
+            if disks[disk].changes.copies.isWanted(task: task) {
                 disks[disk].waitingCopies.append(task)
             } else {
-                disks[disk].gate.readFinished(
-                    task: task, errno: Errno.canceled, zeroClusters: 0, now: now)
+                disks[disk].changes.sourceRead(
+                    task, errno: Errno.canceled, zeroClusters: 0, now: now)
             }
         }
     }

@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import IORing
 import Scratch
 import Synchronization
@@ -10,17 +11,13 @@ extension RingLoop {
     /// From now on changes wait; reports when none is in flight.
     mutating func hold(_ disk: DiskID, _ latch: Latch) {
         guard let slot = diskSlots[disk] else { return latch.arrive() }
-        precondition(!disks[slot].isHeld, "one begin at a time")
-        disks[slot].isHeld = true
         disks[slot].holdLatch = latch
-        reportIfQuiet(slot)
+        disks[slot].changes.hold()
+        perform(slot)
     }
 
-    mutating func reportIfQuiet(_ slot: DiskIndex) {
-        guard disks[slot].changesInFlight == 0, let latch = disks[slot].holdLatch else { return }
-        disks[slot].holdLatch = nil
-        latch.arrive()
-    }
+    /// Nothing is in flight on a held disk.
+    func reportQuiet(_ slot: DiskIndex) { disks[slot].holdLatch?.arrive() }
 
     /// The instant is now: every cluster that changes from here on is preserved for the job first.
     mutating func attach(_ export: BackupExport, _ result: Outcome, _ latch: Latch) {
@@ -28,8 +25,7 @@ extension RingLoop {
         guard let slot = diskSlots[export.disk] else { return }
         // A number is given again only when everything about its last job has been reported.
         perform(slot)
-        precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
-        let job = disks[slot].gate.attach(
+        let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
             holdLimitNanoseconds: export.holdLimitNanoseconds)
         guard let job else { return }
@@ -40,12 +36,8 @@ extension RingLoop {
     /// Lets the changes go that waited for a job to begin.
     mutating func release(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
-        disks[slot].isHeld = false
         disks[slot].holdLatch = nil
-        let held = disks[slot].heldPieces
-        disks[slot].heldPieces.removeAll(keepingCapacity: true)
-        for piece in held { startChange(piece) }
-        startHeldZeroing(slot)
+        disks[slot].changes.release(now: now)
         perform(slot)
     }
 
@@ -55,12 +47,13 @@ extension RingLoop {
         let slot = disks.insert(HomeDisk(export))
         diskSlots[export.disk] = slot
         guard let seed else { return }
-        disks[slot].tracking = HomeTracking(
-            recording: seed.recording,
-            intent: WriteIntent(
+        disks[slot].changes.record(
+            in: WriteIntent(
                 regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration),
-            log: seed.log, doubt: seed.doubt, regionShift: seed.log.regionShift)
+            regionShift: seed.log.regionShift)
+        disks[slot].tracking = HomeTracking(
+            recording: seed.recording, log: seed.log, doubt: seed.doubt)
     }
 
     // MARK: Ending
@@ -70,14 +63,14 @@ extension RingLoop {
             return latch.arrive()
         }
         disks[slot].detachLatches[job] = latch
-        disks[slot].gate.detach(job: job, now: now)
+        disks[slot].changes.detach(job, now: now)
         giveUpWrites(slot, job)
         perform(slot)
     }
 
     mutating func breakJob(_ export: BackupExport, _ cause: BreakCause) {
         guard let (slot, job) = find(export) else { return }
-        disks[slot].gate.breakJob(job, cause: cause, now: now)
+        disks[slot].changes.breakJob(job, cause, now: now)
         perform(slot)
     }
 
@@ -107,8 +100,6 @@ extension RingLoop {
     private func isIdle(_ slot: DiskIndex) -> Bool {
         for number in connections.indices
         where connections.contains(number) && connections[number].disk == slot { return false }
-        return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
-            && disks[slot].heldRequests.isEmpty
-            && disks[slot].jobs.allSatisfy { $0 == nil }
+        return disks[slot].changes.isIdle && disks[slot].jobs.allSatisfy { $0 == nil }
     }
 }

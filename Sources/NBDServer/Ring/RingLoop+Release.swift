@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -48,7 +49,7 @@ extension RingLoop {
     mutating func takeReleaseStep() {
         guard let step = releaseSteps.popFirst() else { return }
         if let (slot, job) = find(step.export) {
-            disks[slot].gate.releaseClusters(job: job, step.clusters, now: now)
+            disks[slot].changes.releaseClusters(step.clusters, of: job, now: now)
             afterCopy(slot)
         }
         shared.mailboxes[step.ring].post(.clustersReleased(request: step.request))

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import Scratch
 
@@ -36,7 +37,7 @@ extension RingLoop {
             }
         }
         for disk in disks.indices where disks.contains(disk) {
-            guard disks[disk].gate.copiesInFlight > 0 else { continue }
+            guard disks[disk].changes.copies.copiesInFlight > 0 else { continue }
             for copy in disks[disk].copies where copy.handedOverAt > 0 && copy.handedOverAt < limit
             {
                 hung += 1

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -110,36 +111,21 @@ extension RingLoop {
 
     // MARK: Admission
 
-    /// A change of the disk is ready to go: holds it while a job begins or old data is copied.
+    /// A change of the disk is ready to go: submits it when it has passed the disk's gates.
     mutating func startChange(_ piece: PieceIndex) {
         let disk = pieces[piece].homeDisk
-        if disks[disk].isHeld, !requests[pieces[piece].request].isAdmitted {
-            disks[disk].heldPieces.append(piece)
-            return
-        }
-        disks[disk].changesInFlight += 1
-        let clusters = ClusterGeometry.clusters(
-            touching: pieces[piece].offset, length: pieces[piece].count)
-        switch disks[disk].gate.admit(piece.change, clusters: clusters, now: now) {
+        switch disks[disk].changes.admit(change(piece), now: now) {
         case .go: submitChange(piece)
-        case .held:
-            perform(disk)
+        case .held: perform(disk)
         }
     }
 
-    /// Nothing stands before the change any more but an overlapping unaligned write.
+    private func change(_ piece: PieceIndex) -> Change {
+        pieces[piece].change(piece, isStep: requests[pieces[piece].request].zeroing != nil)
+    }
+
+    /// The change has passed all gates: its blocks are marked, and it goes to the source.
     mutating func submitChange(_ piece: PieceIndex) {
-        let disk = pieces[piece].homeDisk
-        if mustWaitForOverlap(piece) {
-            disks[disk].overlapWaiters.append(piece)
-            return
-        }
-        if disks[disk].alignment > 1 { disks[disk].running.append(piece) }
-        if pieces[piece].changesNothing || isMarked(piece) { submitMarked(piece) }
-    }
-
-    /// The change is durably announced: its blocks are marked, and it goes to the source.
-    mutating func submitMarked(_ piece: PieceIndex) {
         switch pieces[piece].kind {
         case .write:
             record(pieces[piece].homeDisk, pieces[piece].offset..<pieces[piece].end)
@@ -149,29 +135,6 @@ extension RingLoop {
             submitAllocation(piece)
         case .read, .sync, .prefetch: preconditionFailure("only changes are submitted here")
         }
-    }
-
-    /// Whether an unaligned write shares a block with this change: one of them would undo the
-    /// other.
-    private func mustWaitForOverlap(_ piece: PieceIndex) -> Bool {
-        let disk = pieces[piece].homeDisk
-        guard disks[disk].alignment > 1 else { return false }
-        let start = pieces[piece].ioOffset
-        let end = max(start + UInt64(pieces[piece].ioCount), pieces[piece].end)
-        // Those that wait already go first, or a busy block would keep them waiting for ever.
-        return disks[disk].running.contains { conflicts(piece, $0, start, end) }
-            || disks[disk].overlapWaiters.contains { conflicts(piece, $0, start, end) }
-    }
-
-    private func conflicts(_ piece: PieceIndex, _ other: PieceIndex, _ start: UInt64, _ end: UInt64)
-        -> Bool
-    {
-        guard other != piece, pieces[other].isWidened || pieces[piece].isWidened else {
-            return false
-        }
-        let otherEnd = max(
-            pieces[other].ioOffset + UInt64(pieces[other].ioCount), pieces[other].end)
-        return start < otherEnd && pieces[other].ioOffset < end
     }
 
     // MARK: Writing
@@ -292,35 +255,23 @@ extension RingLoop {
 
     /// A change is complete or has failed.
     mutating func endChange(_ piece: PieceIndex, errno: Int32?) {
+        let change = change(piece)
         let value = pieces.remove(piece)
+        let disk = value.homeDisk
         let request = value.request
         let slot = requests[request].connection
         if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
         if let errno {
             fail(request, wireError(errno), "the disk could not be written", at: value.offset)
         }
-        if !value.changesNothing { unmark(value) }
-        changeLeft(value.homeDisk, piece)
+        disks[disk].changes.finished(change)
+        perform(disk)
         requests[request].piecesInFlight -= 1
         if requests[request].valid.command != .write { return continueZeroing(request) }
         let isLast =
             requests[request].piecesInFlight == 0 && connections[slot].current != request
             && requests[request].issued == requests[request].valid.length
         if isLast { finish(request) } else { markReady(slot) }
-    }
-
-    private mutating func changeLeft(_ disk: DiskIndex, _ piece: PieceIndex) {
-        disks[disk].changesInFlight -= 1
-        if let position = disks[disk].running.firstIndex(of: piece) {
-            disks[disk].running.swapAt(position, disks[disk].running.count - 1)
-            disks[disk].running.removeLast()
-        }
-        if !disks[disk].overlapWaiters.isEmpty {
-            let waiters = disks[disk].overlapWaiters
-            disks[disk].overlapWaiters.removeAll(keepingCapacity: true)
-            for waiter in waiters { submitChange(waiter) }
-        }
-        reportIfQuiet(disk)
     }
 
     // MARK: Flush

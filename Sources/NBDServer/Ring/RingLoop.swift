@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -47,9 +48,9 @@ struct RingLoop: ~Copyable {
     var workers: UInt32 = 0
     var briefWait = BriefWait()
 
-    /// Zeroing requests at work on all disks, and whether some have finished this turn.
-    var zeroingCount = 0
-    var zeroingHasRoom = false
+    /// Places for zeroing requests at work on all disks, and whether some may be taken by now.
+    var zeroingPlaces = Places(limit: Limits.zeroingPerRing)
+    var zeroingMayStart = false
     /// When a stopping ring no longer waits for a disk that does not answer.
     var stopDeadline = UInt64.max
 
@@ -215,8 +216,8 @@ struct RingLoop: ~Copyable {
         if !hungryDisks.isEmpty { copiesMayStart = true }
         for slot in disks.indices where disks.contains(slot) {
             tickTracking(slot)
-            guard disks[slot].gate.hasActiveJobs else { continue }
-            disks[slot].gate.expire(now: now)
+            guard disks[slot].changes.copies.hasActiveJobs else { continue }
+            disks[slot].changes.expire(now: now)
             perform(slot)
         }
         wakeStarved()

@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import IORing
 import Scratch
 
@@ -16,6 +17,14 @@ extension PieceIndex {
 
     /// What copy-before-write and the write-intent log call a piece that changes its disk.
     var change: ChangeID { ChangeID(number) }
+}
+
+extension RequestIndex {
+    /// The request that a disk lets zero or discard.
+    init(_ zeroing: ZeroingID) { self.init(zeroing.number) }
+
+    /// What a disk calls a request that zeroes or discards.
+    var zeroing: ZeroingID { ZeroingID(number) }
 }
 
 extension [BackupExport?] {
