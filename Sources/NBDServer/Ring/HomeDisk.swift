@@ -32,7 +32,7 @@ struct HomeDisk: ~Copyable {
     var tracking: HomeTracking?
 
     /// Who waits until the disk is held and quiet.
-    var holdLatch: Latch?
+    var holdTicket: Ticket?
     var inlineWrites = InlineWrites()
 
     // What the source has turned out not to do

@@ -9,34 +9,34 @@ extension RingLoop {
     // MARK: Fixing an instant
 
     /// From now on changes wait; reports when none is in flight.
-    mutating func hold(_ disk: DiskID, _ latch: Latch) {
-        guard let slot = diskSlots[disk] else { return latch.arrive() }
-        disks[slot].holdLatch = latch
+    mutating func hold(_ disk: DiskID, _ ticket: Ticket) {
+        guard let slot = diskSlots[disk] else { return ticket.answer() }
+        disks[slot].holdTicket = ticket
         disks[slot].changes.hold()
         perform(slot)
     }
 
     /// Nothing is in flight on a held disk.
-    func reportQuiet(_ slot: DiskIndex) { disks[slot].holdLatch?.arrive() }
+    func reportQuiet(_ slot: DiskIndex) { disks[slot].holdTicket?.answer() }
 
-    /// The instant is now: every cluster that changes from here on is preserved for the job first.
-    mutating func attach(_ export: BackupExport, _ result: Outcome, _ latch: Latch) {
-        defer { latch.arrive() }
-        guard let slot = diskSlots[export.disk] else { return }
+    /// The instant is now: every cluster that changes from here on is preserved for the job first; false:
+    /// there is no place for a job.
+    mutating func attach(_ export: BackupExport) -> Bool {
+        guard let slot = diskSlots[export.disk] else { return false }
         // A number is given again only when everything about its last job has been reported.
         perform(slot)
         let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
             holdLimitNanoseconds: export.holdLimitNanoseconds)
-        guard let job else { return }
+        guard let job else { return false }
         disks[slot].jobs[job] = export
-        result.succeeded.store(true, ordering: .releasing)
+        return true
     }
 
     /// Lets the changes go that waited for a job to begin.
     mutating func release(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
-        disks[slot].holdLatch = nil
+        disks[slot].holdTicket = nil
         disks[slot].changes.release(now: now)
         perform(slot)
     }

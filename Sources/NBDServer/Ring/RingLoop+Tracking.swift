@@ -131,8 +131,7 @@ extension RingLoop {
     // MARK: Checkpoints
 
     /// While the disk is held: changes are recorded in `next` from now on.
-    mutating func swapRecording(_ disk: DiskID, _ next: RecordingLayer, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func swapRecording(_ disk: DiskID, _ next: RecordingLayer) {
         guard let slot = diskSlots[disk] else { return }
         precondition(disks[slot].changes.isQuiet)
         setRecording(slot, next, isClearingHeld: true)
@@ -164,8 +163,7 @@ extension RingLoop {
         disks[slot].tracking?.isClearingHeld = false
     }
 
-    mutating func snapshotRecording(_ disk: DiskID, _ box: BitmapBox, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func snapshotRecording(_ disk: DiskID, _ box: BitmapBox) {
         guard let slot = diskSlots[disk], let tracking = disks[slot].tracking else { return }
         box.put(tracking.recording.snapshot())
     }

@@ -236,8 +236,8 @@ struct RingLoop: ~Copyable {
             addDisk(export, tracking)
             latch.arrive()
         case .removeDisk(let disk, let outcome, let latch): removeDisk(disk, outcome, latch)
-        case .hold(let disk, let latch): hold(disk, latch)
-        case .attachJob(let export, let result, let latch): attach(export, result, latch)
+        case .hold(let disk, let ticket): hold(disk, ticket)
+        case .attachJob(let export, let ticket): ticket.answer(attach(export))
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
@@ -251,11 +251,14 @@ struct RingLoop: ~Copyable {
         case .spaceReclaimed(let piece): resubmit(piece)
         case .closeConnections(let export, let gracefully, let latch):
             closeConnections(of: export, gracefully: gracefully, latch)
-        case .swapRecording(let disk, let next, let latch): swapRecording(disk, next, latch)
+        case .swapRecording(let disk, let next, let ticket):
+            swapRecording(disk, next)
+            ticket.answer()
         case .unswapRecording(let disk, let old, let latch): unswapRecording(disk, old, latch)
         case .sealedDurably(let disk): sealedDurably(disk)
-        case .snapshotRecording(let disk, let box, let latch):
-            snapshotRecording(disk, box, latch)
+        case .snapshotRecording(let disk, let box, let ticket):
+            snapshotRecording(disk, box)
+            ticket.answer()
         case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
         case .intentLogWritten(let disk, let fault): intentLogWritten(disk, fault)
         case .bitsSaved(let disk, let fault): bitsSaved(disk, fault)

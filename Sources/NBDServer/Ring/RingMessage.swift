@@ -19,9 +19,9 @@ enum RingMessage: Sendable {
     /// Refused while a connection, a job or a request still uses the disk.
     case removeDisk(DiskID, Outcome, Latch)
     /// Stop admitting writes; report when none is in flight.
-    case hold(DiskID, Latch)
+    case hold(DiskID, Ticket)
     /// The disk is held: from this instant on the job needs every cluster.
-    case attachJob(BackupExport, Outcome, Latch)
+    case attachJob(BackupExport, Ticket)
     case release(DiskID)
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Latch)
@@ -41,12 +41,12 @@ enum RingMessage: Sendable {
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
     /// The disk is held: record in this layer from now on.
-    case swapRecording(DiskID, RecordingLayer, Latch)
+    case swapRecording(DiskID, RecordingLayer, Ticket)
     /// Take the swap back: the old layer gets what the new one has recorded.
     case unswapRecording(DiskID, RecordingLayer, Latch)
     /// The layer before the last swap is durable.
     case sealedDurably(DiskID)
-    case snapshotRecording(DiskID, BitmapBox, Latch)
+    case snapshotRecording(DiskID, BitmapBox, Ticket)
     case addBits(DiskID, DirtyBitmap, Latch)
     /// A write of the write-intent log has ended.
     case intentLogWritten(DiskID, SystemFault?)
