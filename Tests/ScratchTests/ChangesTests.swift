@@ -46,6 +46,18 @@ struct ChangesTests {
         try walk(scenario)
     }
 
+    @Test("P3: a write that cannot be marked goes when that is said")
+    func unmarked() throws {
+        var scenario = Scenarios.small
+        scenario.isRecorded = true
+        scenario.writesPerWriter = 2
+        scenario.clearings = 1
+        scenario.trouble = [.markFails, .logFails]
+        scenario.failures = 2
+        scenario.jobs = []
+        try walk(scenario)
+    }
+
     @Test("P1, P3: a write waits for a copy and for the log, whatever fails")
     func recordedUnderAJob() throws {
         var scenario = Scenarios.small
@@ -133,6 +145,15 @@ struct ChangesCanaryTests {
             scenario.isRecorded = true
             scenario.jobs = []
             scenario.trouble = .logFails
+        }
+    }
+
+    @Test("a write that could not be marked, and goes before that is said, is caught")
+    func submitsUnsaid() {
+        expectCaught(.submitsUnsaid) { scenario in
+            scenario.isRecorded = true
+            scenario.jobs = []
+            scenario.trouble = .markFails
         }
     }
 

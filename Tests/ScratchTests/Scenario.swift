@@ -26,6 +26,8 @@ enum DriverRule: Hashable {
     case marksLate
     /// Lets writes go before it is said that they are not recorded.
     case declaresLate
+    /// Submits a write that could not be marked, and says so after.
+    case submitsUnsaid
     /// Says that bits are durable without a sync.
     case skipsSync
     /// Tells nobody that steps of a zeroing request are part of it.
@@ -57,6 +59,8 @@ struct Trouble: OptionSet, Hashable {
     /// A write of the write-intent log fails, or hangs until it is given up.
     static let logFails = Trouble(rawValue: 64)
     static let syncFails = Trouble(rawValue: 128)
+    /// The blocks of a write cannot be marked.
+    static let markFails = Trouble(rawValue: 256)
 }
 
 /// The sizes, budgets and switched-on events of one walk.
@@ -135,6 +139,8 @@ enum Event: Hashable {
     case startClearing
     case logIsOverdue
     case lossIsDeclared
+    /// The next blocks cannot be marked.
+    case nextMarkFails
     case end(job: Int)
     case scratchReadFails(job: Int)
     /// A write-back of the job's scratch fails: the kernel knows, and nobody else yet.

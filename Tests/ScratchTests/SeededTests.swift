@@ -73,7 +73,7 @@ struct SeededTests {
         scenario.clearings = 60
         scenario.failures = seed % 3 == 0 ? 0 : 4
         scenario.trouble = [
-            .sourceReadFails, .scratchWriteFails, .jobsEnd, .logFails, .syncFails,
+            .sourceReadFails, .scratchWriteFails, .jobsEnd, .logFails, .syncFails, .markFails,
         ]
         try run(scenario, seed: seed, longestWrite: 12)
     }
@@ -144,6 +144,7 @@ struct SeededTests {
             let event = events[random.below(events.count)]
             switch event {
             case .end, .scratchReadFails, .timePasses, .logIsOverdue, .logIsWritten(false),
+                .nextMarkFails,
                 .bitsAreSynced(false):
                 if random.below(400) == 0 { return event }
             case .readFails, .saveFails, .hold:

@@ -82,14 +82,16 @@ struct RecordModel: Hashable {
     var isSyncBelievable = true
     /// Clusters whose change was submitted: any of it may have reached the disk.
     var submitted: UInt64 = 0
+    /// It is said in memory, for the next start after a kill, and it is to be said durably.
     var isLossAsked = false
     var isLossDeclared = false
+    var nextMarkFails = false
 
     /// What is missed in the worst case after a cut of the power, or after the process is killed.
     var missed: UInt64 {
         if isLossDeclared { return 0 }
         // A killed process loses neither bits in memory nor marks; the bits alone must do then.
-        if submitted & ~bits != 0 { return submitted & ~bits }
+        if submitted & ~bits != 0, !isLossAsked { return submitted & ~bits }
         // The fewer bits have reached the file the worse: none but those that were synced.
         return possibleLogs.reduce(0) { $0 | submitted & ~(durableBits | $1) }
     }

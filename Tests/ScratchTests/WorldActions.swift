@@ -66,7 +66,7 @@ extension Stage {
         }
         world.writes[index].phase = .letGo
         if world.isQuiet { try checkQuiet(world) }
-        if scenario.driverRule != .marksLate { mark(index, in: &world) }
+        if scenario.driverRule != .marksLate { try mark(index, in: &world) }
         world.record?.submitted |= mask(world.writes[index].clusters)
         try checkRecord(world)
     }

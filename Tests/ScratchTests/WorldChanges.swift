@@ -129,7 +129,7 @@ extension Stage {
         try checkUnneeded(index, in: world)
         let write = world.writes[index]
         for cluster in write.clusters { world.source[cluster] = write.value }
-        if scenario.driverRule == .marksLate { mark(index, in: &world) }
+        if scenario.driverRule == .marksLate { try mark(index, in: &world) }
         world.writes[index] = WriteModel(left: write.left)
         if scenario.driverRule != .forgetsFinished { world.changes.finished(write.change) }
         try drain(&world)

@@ -96,7 +96,8 @@ extension Stage {
         switch event {
         case .submit, .reach, .startZeroing: try applyGuest(event, to: &world)
         case .hold, .attach, .letGuestsGo: try applyBegin(event, to: &world)
-        case .logIsWritten, .bitsAreSynced, .startClearing, .logIsOverdue, .lossIsDeclared:
+        case .logIsWritten, .bitsAreSynced, .startClearing, .logIsOverdue, .lossIsDeclared,
+            .nextMarkFails:
             try applyRecording(event, to: &world)
         case .take, .readDone, .readFails, .land, .saveDone, .saveFails:
             try applyCopy(event, to: &world)

@@ -7,8 +7,17 @@ extension Stage {
         clusters.reduce(0) { $0 | 1 << UInt64($1) }
     }
 
-    func mark(_ index: Int, in world: inout World) {
-        world.record?.bits |= mask(world.writes[index].clusters)
+    /// Marks the blocks of a change that is about to be submitted.
+    func mark(_ index: Int, in world: inout World) throws(Violation) {
+        guard world.record?.nextMarkFails == true else {
+            world.record?.bits |= mask(world.writes[index].clusters)
+            return
+        }
+        world.record?.nextMarkFails = false
+        world.changes.loseRecord()
+        if scenario.driverRule != .submitsUnsaid, world.changes.takeLoss() {
+            try performRecording(.declareLoss, in: &world)
+        }
     }
 
     /// No change is missed, were the power cut or the process killed now.
@@ -56,6 +65,9 @@ extension Stage {
             }
         }
         if record.isLossAsked, !record.isLossDeclared { events.append(.lossIsDeclared) }
+        if world.failuresLeft > 0, scenario.trouble.contains(.markFails), !record.nextMarkFails {
+            events.append(.nextMarkFails)
+        }
         if world.clearingsLeft > 0 { events.append(.startClearing) }
     }
 
@@ -87,6 +99,9 @@ extension Stage {
         case .logIsOverdue:
             world.failuresLeft -= 1
             world.changes.loseRecord()
+        case .nextMarkFails:
+            world.failuresLeft -= 1
+            world.record?.nextMarkFails = true
         case .lossIsDeclared:
             world.record?.isLossDeclared = true
             world.changes.lossDeclared()
