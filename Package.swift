@@ -74,26 +74,31 @@ let package = Package(
             ],
             swiftSettings: strict),
 
+        .target(name: "UnitSupport", path: "Tests/UnitSupport", swiftSettings: strict),
         .testTarget(
-            name: "BitmapTests", dependencies: ["Bitmap", "IORing"], swiftSettings: strict),
-        .testTarget(
-            name: "IORingTests", dependencies: ["Disk", "IORing", "CLibURing"],
+            name: "BitmapTests", dependencies: ["Bitmap", "IORing", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "ScratchTests", dependencies: ["Core", "Scratch", "Bitmap", "Disk", "IORing"],
+            name: "IORingTests", dependencies: ["Disk", "IORing", "CLibURing", "UnitSupport"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "ScratchTests",
+            dependencies: ["Core", "Scratch", "Bitmap", "Disk", "IORing", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
             name: "TLSTests", dependencies: ["TLS", "CGnuTLS", "TestSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient"],
+            name: "NBDProtocolTests", dependencies: ["NBDProtocol", "WireClient", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "NBDServerTests", dependencies: ["NBDServer", "TLS"], swiftSettings: strict),
-        .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: strict),
+            name: "NBDServerTests",
+            dependencies: ["NBDServer", "Scratch", "Disk", "TLS", "IORing"], swiftSettings: strict),
+        .testTarget(
+            name: "ControlTests", dependencies: ["Control", "UnitSupport"], swiftSettings: strict),
         .target(
-            name: "TestSupport", dependencies: ["CLibNBD"], path: "Tests/TestSupport",
-            swiftSettings: strict),
+            name: "TestSupport", dependencies: ["CLibNBD", "UnitSupport"],
+            path: "Tests/TestSupport", swiftSettings: strict),
         .target(name: "WireClient", path: "Tests/WireClient", swiftSettings: strict),
         .testTarget(
             name: "InteropTests", dependencies: ["TestSupport", "WireClient"],

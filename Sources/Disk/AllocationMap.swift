@@ -18,6 +18,8 @@ package struct AllocationRun: Sendable, Equatable {
 package struct AllocationMap: Sendable {
     private enum Content {
         case data, hole
+        /// Behind the file's end: it was cut short.
+        case lost
         /// Reserved space: the page cache is to be asked.
         case undecided
     }
@@ -30,6 +32,8 @@ package struct AllocationMap: Sendable {
     ///
     /// The start follows the positions asked for: earlier ones are asked about anew.
     private var told: Range<UInt64> = 0..<0
+    /// Where the file ended when it was asked about.
+    private var fileEnd: UInt64 = 0
     /// The first extent that can reach to the start of `told`.
     private var next = 0
     /// The file system did not say, or something that is not understood.
@@ -60,7 +64,7 @@ package struct AllocationMap: Sendable {
         let known = content(at: position)
         let knownEnd = min(known.end, end)
         switch known.content {
-        case .data: return AllocationRun(isData: true, end: knownEnd, lookups: lookups)
+        case .data, .lost: return AllocationRun(isData: true, end: knownEnd, lookups: lookups)
         case .hole: return AllocationRun(isData: false, end: knownEnd, lookups: lookups)
         case .undecided:
             undecidedEnd = knownEnd
@@ -74,7 +78,10 @@ package struct AllocationMap: Sendable {
     ) -> Bool {
         told = 0..<0
         next = 0
-        guard extents.read(descriptor, from: start, to: end) else { return false }
+        guard extents.read(descriptor, from: start, to: end),
+            let size = try? FileCalls.facts(descriptor).sizeBytes
+        else { return false }
+        fileEnd = size
         var reached: UInt64 = 0
         for index in 0..<extents.count {
             // What is no extent will be called a hole, so nothing may be left unexplained.
@@ -91,6 +98,8 @@ package struct AllocationMap: Sendable {
     /// What was told about a position within `told`.
     private mutating func content(at position: UInt64) -> (content: Content, end: UInt64) {
         told = position..<told.upperBound
+        guard position < fileEnd else { return (.lost, told.upperBound) }
+        let holeEnd = min(told.upperBound, fileEnd)
         while next < extents.count {
             guard let extent = extents[next] else {
                 preconditionFailure("extents are looked through when they are told")
@@ -99,11 +108,11 @@ package struct AllocationMap: Sendable {
                 next += 1
                 continue
             }
-            if extent.start > position { return (.hole, min(extent.start, told.upperBound)) }
+            if extent.start > position { return (.hole, min(extent.start, holeEnd)) }
             let content = extent.state == .data ? Content.data : .undecided
             return (content, min(extent.end, told.upperBound))
         }
-        return (.hole, told.upperBound)
+        return (.hole, holeEnd)
     }
 }
 

@@ -7,8 +7,8 @@ package enum SourceFault: Error, Sendable, Hashable {
     case system(SystemFault)
     /// The path names something else than the configuration says.
     case wrongType(expected: FileType, found: FileType)
-    /// Another process uses the source in a way that excludes us.
-    case inUse(detail: String)
+    /// Somebody uses the source, `node` where that can be told, in a way that excludes us.
+    case inUse(detail: String, node: FileNode?)
     /// A block device whose size is no multiple of the blocks that `cache='none'` needs.
     case sizeNotAligned(sizeBytes: UInt64, alignment: Int)
     /// A block device of no bytes, such as a drive without a medium; an empty file is a disk.
@@ -54,6 +54,8 @@ package final class RawSource: Sendable {
     package let readsNeverWait: Bool
     /// What holes can be asked by.
     let holes: FileCalls.HoleKnowledge
+    /// The file or device, by whatever name it was opened.
+    package let node: FileNode?
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
     private let descriptor: OwnedDescriptor
@@ -93,10 +95,8 @@ package final class RawSource: Sendable {
         guard isAligned || facts.type == .regular else {
             throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
         }
-        do throws(SystemFault) {
-            witness = try WriteErrorWitness(of: descriptor.raw)
-        } catch {
-            throw .system(error)
+        witness = try Self.sourced { [raw = descriptor.raw] () throws(SystemFault) in
+            try WriteErrorWitness(of: raw)
         }
         let page = UInt64(max(FileCalls.pageBytes, alignment))
         tailStart = isAligned ? facts.sizeBytes : facts.sizeBytes / page * page
@@ -110,6 +110,7 @@ package final class RawSource: Sendable {
             tailDescriptor = consume tail
         }
         self.path = path
+        node = FileCalls.node(descriptor.raw)
         type = facts.type
         size = Atomic(facts.sizeBytes)
         isReadOnly = readOnly
@@ -124,30 +125,29 @@ package final class RawSource: Sendable {
     package static func open(
         _ path: String, _ options: FileCalls.OpenOptions
     ) throws(SourceFault) -> OwnedDescriptor {
-        do throws(SystemFault) {
-            return try FileCalls.open(path, options)
-        } catch {
-            throw .system(error)
-        }
+        try sourced { () throws(SystemFault) in try FileCalls.open(path, options) }
     }
 
     /// Opens the very file once more, whatever has its name by now.
     private static func reopen(
         _ descriptor: Int32, _ options: FileCalls.OpenOptions
     ) throws(SourceFault) -> OwnedDescriptor {
-        do throws(SystemFault) {
-            return try FileCalls.reopen(descriptor, options)
-        } catch {
-            throw .system(error)
-        }
+        try sourced { () throws(SystemFault) in try FileCalls.reopen(descriptor, options) }
     }
 
     /// Type and size of an open file; a system error becomes a source fault.
     package static func facts(
         _ descriptor: Int32
     ) throws(SourceFault) -> (type: FileType, sizeBytes: UInt64) {
+        try sourced { () throws(SystemFault) in try FileCalls.facts(descriptor) }
+    }
+
+    /// What a system call gives; its error as a source fault.
+    private static func sourced<Value: ~Copyable>(
+        _ body: () throws(SystemFault) -> Value
+    ) throws(SourceFault) -> Value {
         do throws(SystemFault) {
-            return try FileCalls.facts(descriptor)
+            return try body()
         } catch {
             throw .system(error)
         }
@@ -174,9 +174,10 @@ package final class RawSource: Sendable {
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///
-    /// Where the file system cannot tell, everything is data. May read file system metadata, so
-    /// callers bound how many lookups they make in one go. `endsHole` says that a hole was found in
-    /// front of `position`, which spares a lookup.
+    /// Where the file system cannot tell, everything is data. So is what lies behind the end of a file
+    /// that somebody has cut short: its bytes are lost, which is for a read to say, and no zeros. May
+    /// read file system metadata, so callers bound how many lookups they make in one go. `endsHole`
+    /// says that a hole was found in front of `position`, which spares a lookup.
     package func allocation(
         at position: UInt64, end: UInt64, endsHole: Bool = false
     ) -> (isData: Bool, end: UInt64) {
@@ -191,7 +192,8 @@ package final class RawSource: Sendable {
             // A guest may punch the data away between the two lookups; then they are made again.
             for _ in 0..<Self.lookupsMax {
                 guard let data = try FileCalls.seek(raw, from: position, data: true) else {
-                    return (false, end)
+                    let fileEnd = try FileCalls.facts(raw).sizeBytes
+                    return fileEnd > position ? (false, min(fileEnd, end)) : (true, end)
                 }
                 if data > position { return (false, min(data, end)) }
                 let hole = try FileCalls.seek(raw, from: position, data: false) ?? end

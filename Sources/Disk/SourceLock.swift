@@ -44,20 +44,25 @@ package enum SourceLock {
             }
         } catch {
             throw error.errno == Errno.again || error.errno == Errno.accessDenied
-                ? .inUse(detail: "another process holds its lock bytes") : .system(error)
+                ? inUse(descriptor, "another process holds its lock bytes") : .system(error)
         }
         for permission in used {
             if try isHeld(descriptor, refusedBase + permission.rawValue) {
-                throw .inUse(
-                    detail: "another process uses it and does not let others \(permission.text)")
+                throw inUse(
+                    descriptor,
+                    "another process uses it and does not let others \(permission.text)")
             }
         }
         for permission in refused {
             if try isHeld(descriptor, usedBase + permission.rawValue) {
-                throw .inUse(
-                    detail: "another process has it open and may \(permission.text)")
+                throw inUse(
+                    descriptor, "another process has it open and may \(permission.text)")
             }
         }
+    }
+
+    private static func inUse(_ descriptor: Int32, _ detail: String) -> SourceFault {
+        .inUse(detail: detail, node: FileCalls.node(descriptor))
     }
 
     private static func isHeld(

@@ -23,6 +23,8 @@ package enum FileCalls {
     }
 
     /// Opens a file for reading, or for reading and writing.
+    ///
+    /// A pipe is opened at once, whether or not anybody writes to it.
     package static func open(
         _ path: String, _ options: OpenOptions
     ) throws(SystemFault) -> OwnedDescriptor {
@@ -30,11 +32,18 @@ package enum FileCalls {
         if options.contains(.direct) { flags |= nbdpull_O_DIRECT }
         if options.contains(.createNew) { flags |= O_CREAT | O_EXCL }
         if options.contains(.exclusiveDevice) { flags |= O_EXCL }
+        if isPipe(path) { flags |= O_NONBLOCK }
         let number = try SystemFault.check("open") {
             // SAFETY: the string is passed for the time of the call.
             unsafe Glibc.open(path, flags, 0o600)
         }
         return OwnedDescriptor(adopting: number)
+    }
+
+    private static func isPipe(_ path: String) -> Bool {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; the string is passed for the time of the call.
+        return unsafe stat(path, &facts) == 0 && facts.st_mode & S_IFMT == S_IFIFO
     }
 
     /// Opens the file behind a descriptor anew, with other options.

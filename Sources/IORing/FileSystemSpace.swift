@@ -11,6 +11,18 @@ extension FileCalls {
         return UInt64(facts.st_dev)
     }
 
+    /// Tells one file or device from another while it is open, whatever names it has; nil when it
+    /// cannot be told.
+    package static func node(_ descriptor: Int32) -> FileNode? {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        guard unsafe fstat(descriptor, &facts) == 0 else { return nil }
+        // Several nodes may stand for one device.
+        return facts.st_mode & S_IFMT == S_IFBLK
+            ? FileNode(device: UInt64(facts.st_rdev), inode: nil)
+            : FileNode(device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino))
+    }
+
     /// Bytes of the whole file system, and those that an ordinary user can still fill; nil when it
     /// does not say.
     package static func space(_ descriptor: Int32) -> (totalBytes: UInt64, freeBytes: UInt64)? {
@@ -23,6 +35,12 @@ extension FileCalls {
             UInt64(facts.f_bavail).saturatingMultiply(unit)
         )
     }
+}
+
+/// What two names of one file or device have in common.
+package struct FileNode: Sendable, Hashable {
+    let device: UInt64
+    let inode: UInt64?
 }
 
 extension UInt64 {

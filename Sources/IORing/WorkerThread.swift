@@ -1,6 +1,10 @@
 import CLibURing
 import Glibc
 
+/// How a thread is started; a test puts something in its place that fails.
+package typealias ThreadStart =
+    @Sendable (_ name: String, _ body: @escaping @Sendable () -> Void) throws(SystemFault) -> Void
+
 /// A thread of its own for a ring or for calls that may take long.
 ///
 /// It is detached: when its body has returned, everything it had is given back, whether or not
@@ -43,6 +47,13 @@ package final class WorkerThread: Sendable {
             throw SystemFault(call: "pthread_create", errno: result)
         }
         pthread_detach(thread)
+    }
+
+    /// Starts a thread that nobody waits for.
+    package static func start(
+        name: String, body: @escaping @Sendable () -> Void
+    ) throws(SystemFault) {
+        _ = try WorkerThread(name: name, body: body)
     }
 
     /// Asks the scheduler to run the calling thread soon after it wakes, a little at a time.

@@ -198,13 +198,9 @@ extension NBDServer {
             if isQuiet {
                 let done = Latch(count: 1)
                 ring.post(.growDisk(disk, growth, outcome, done))
-                if !done.wait(milliseconds: Limits.ringMilliseconds) {
-                    if outcome.take() {
-                        ring.post(.release(disk))
-                        return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
-                    }
-                    // The ring is at it in this moment.
-                    _ = done.wait(milliseconds: Limits.ringMilliseconds)
+                guard outcome.isSettled(done, milliseconds: Limits.ringMilliseconds) else {
+                    ring.post(.release(disk))
+                    return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
                 }
             }
             ring.post(.release(disk))
@@ -233,5 +229,17 @@ extension NBDServer {
         throw .sourceUnusable(
             path: source.path,
             detail: "the disk has grown, but its new length may not be durable")
+    }
+}
+
+extension Outcome {
+    /// Waits until a ring has done, or refused, what it was asked; false when it has not begun in time
+    /// and will not any more.
+    func isSettled(_ done: Latch, milliseconds: Int32) -> Bool {
+        if done.wait(milliseconds: milliseconds) { return true }
+        if take() { return false }
+        // The ring is at it in this moment.
+        _ = done.wait(milliseconds: milliseconds)
+        return true
     }
 }

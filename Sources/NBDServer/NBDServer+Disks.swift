@@ -41,7 +41,7 @@ extension NBDServer {
         let opened = await storage.run(
             at: .of(configuration.path), what: "'\(configuration.path)'",
             .begin(milliseconds: limit)
-        ) { Self.openSource(configuration) }
+        ) { self.openSource(configuration) }
         switch opened {
         case .failure(let fault): return .failure(fault)
         case .success(let source):
@@ -71,7 +71,7 @@ extension NBDServer {
         }
     }
 
-    private static func openSource(
+    private func openSource(
         _ configuration: DiskConfiguration
     ) -> Result<RawSource, ServerFault> {
         do throws(SourceFault) {
@@ -81,7 +81,17 @@ extension NBDServer {
                     expected: configuration.kind == .file ? .regular : .blockDevice,
                     readOnly: configuration.readOnly, direct: configuration.cacheMode == .none))
         } catch {
-            return .failure(fault(configuration.path, error))
+            if case .inUse(_, let node?) = error, let export = export(of: node) {
+                return .failure(.sourceServed(path: configuration.path, export: export))
+            }
+            return .failure(Self.fault(configuration.path, error))
+        }
+    }
+
+    /// The name by which a source is served already.
+    private func export(of node: FileNode) -> String? {
+        state.withLock { state in
+            state.disks.values.first { $0.source.node == node }?.description.name
         }
     }
 
@@ -276,14 +286,14 @@ extension NBDServer {
     // MARK: Faults
 
     static func fault(_ path: String, _ fault: SourceFault) -> ServerFault {
-        if case .inUse(let detail) = fault { return .sourceLocked(path: path, detail: detail) }
+        if case .inUse(let detail, _) = fault { return .sourceLocked(path: path, detail: detail) }
         return .sourceUnusable(path: path, detail: detail(of: fault))
     }
 
     static func detail(of fault: SourceFault) -> String {
         switch fault {
         case .system(let fault): "\(fault.call): \(fault.errorText)"
-        case .inUse(let detail): detail
+        case .inUse(let detail, _): detail
         case .alignmentTooLarge(let alignment):
             "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
         case .empty: "the device has no bytes: it may be without a medium"

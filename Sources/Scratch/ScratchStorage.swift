@@ -23,12 +23,17 @@ package final class ScratchStorage: Sendable {
     package let slotLimit: UInt32
     /// A plain read never waits for a device.
     package let readsNeverWait: Bool
-    /// Bytes that can be filled as far as is known now, for the watermark.
-    package let roomBytes: UInt64
+    /// Bytes that its file system or device had free when it was opened.
+    private let freeBytes: UInt64
+    /// Bytes that all of the disk's clusters take.
+    private let wholeBytes: UInt64
     /// Whether the file is made and deleted by us.
     package let isOurs: Bool
     /// The file system that gives the room; nil for a device.
     package let fileSystem: UInt64?
+    /// What tells a file made by us from another that later has its name; nil for what was there
+    /// before.
+    package let file: (device: UInt64, inode: UInt64)?
     /// Told of write errors, one for each reader.
     private let witnesses: [WriteErrorWitness]
     /// The same for whoever is no reader.
@@ -45,13 +50,16 @@ package final class ScratchStorage: Sendable {
 
     private init(
         path: String, descriptor: consuming OwnedDescriptor, isOurs: Bool, slotLimit: UInt32,
-        roomBytes: UInt64, fileSystem: UInt64?, readers: Int
+        freeBytes: UInt64, wholeBytes: UInt64, fileSystem: UInt64?, readers: Int
     ) throws(SystemFault) {
         self.path = path
         self.slotLimit = slotLimit
         self.isOurs = isOurs
-        self.roomBytes = roomBytes
+        self.freeBytes = freeBytes
+        self.wholeBytes = wholeBytes
         self.fileSystem = fileSystem
+        let inode = isOurs ? try FileCalls.identity(descriptor.raw).inode : nil
+        file = fileSystem.flatMap { device in inode.map { (device, $0) } }
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
         // An error of whoever had the file before is none of ours.
         _ = FileCalls.writeError(descriptor.raw)
@@ -63,6 +71,11 @@ package final class ScratchStorage: Sendable {
         self.witnesses = witnesses
         witness = try WriteErrorWitness(of: descriptor.raw)
         self.descriptor = descriptor
+    }
+
+    /// Bytes that could be filled when it was opened, for the watermark, `reservedBytes` being left free.
+    package func roomBytes(leaving reservedBytes: UInt64) -> UInt64 {
+        min(freeBytes - min(reservedBytes, freeBytes), wholeBytes)
     }
 
     /// The descriptor by which a reader is told of write errors, or -1 where there can be none.
@@ -143,8 +156,8 @@ package final class ScratchStorage: Sendable {
         do throws(SystemFault) {
             return try ScratchStorage(
                 path: path, descriptor: descriptor, isOurs: false, slotLimit: slots,
-                roomBytes: UInt64(slots) << ClusterGeometry.shift, fileSystem: nil,
-                readers: readers)
+                freeBytes: size, wholeBytes: UInt64(slots) << ClusterGeometry.shift,
+                fileSystem: nil, readers: readers)
         } catch {
             throw .unusable(.system(error))
         }
@@ -168,12 +181,12 @@ package final class ScratchStorage: Sendable {
         _ geometry: ClusterGeometry, _ readers: Int
     ) throws(SystemFault) -> ScratchStorage {
         let whole = UInt64(geometry.clusterCount) << ClusterGeometry.shift
-        let room = min(FileCalls.space(descriptor.raw)?.freeBytes ?? whole, whole)
+        let free = FileCalls.space(descriptor.raw)?.freeBytes ?? .max
         let fileSystem = FileCalls.fileSystem(descriptor.raw)
         return try ScratchStorage(
             path: path, descriptor: descriptor, isOurs: isOurs,
-            slotLimit: slots(UInt64(geometry.clusterCount)), roomBytes: room,
-            fileSystem: fileSystem, readers: readers)
+            slotLimit: slots(UInt64(geometry.clusterCount)), freeBytes: free,
+            wholeBytes: whole, fileSystem: fileSystem, readers: readers)
     }
 
     /// As many slots as a ledger can name: 64 TiB of them.

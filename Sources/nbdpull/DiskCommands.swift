@@ -44,12 +44,10 @@ struct AttachDisk: AsyncParsableCommand {
         guard !printXML else { return Console.out(xml) }
         // As deep as it will stand in the domain's XML.
         let placed = xml.replacing("\n", with: "\n    ")
-        let data = try await options.send(
-            try ControlClient.Call(
-                "POST", ["v1", "domains", domain, "disks"], json: XMLBody(xml: placed)))
-        try options.output.show(data, as: DiskView.self) { disk in
-            DiskOutput.text(disk, "Disk attached successfully\n\n", options.output)
-        }
+        try await options.change(
+            ControlClient.Call(
+                "POST", ["v1", "domains", domain, "disks"], json: XMLBody(xml: placed)),
+            done: "Disk attached successfully")
     }
 
     private var xml: String {
@@ -81,13 +79,11 @@ struct AttachDevice: AsyncParsableCommand {
     @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
-        let data = try await options.send(
-            try ControlClient.Call(
+        try await options.change(
+            ControlClient.Call(
                 "POST", ["v1", "domains", domain, "disks"],
-                json: XMLBody(xml: try InputFile.text(file))))
-        try options.output.show(data, as: DiskView.self) { disk in
-            DiskOutput.text(disk, "Device attached successfully\n\n", options.output)
-        }
+                json: XMLBody(xml: try InputFile.text(file))),
+            done: "Device attached successfully")
     }
 }
 
@@ -126,14 +122,11 @@ struct UpdateDevice: AsyncParsableCommand {
     @OptionGroup var changeTime: ChangeTimeOptions
 
     func run() async throws {
-        var call = try ControlClient.Call(
-            "PUT", ["v1", "domains", domain, "disks"],
-            json: XMLBody(xml: try InputFile.text(file)))
-        if force { call.query.append(("force", "true")) }
-        let data = try await options.send(call)
-        try options.output.show(data, as: DiskView.self) { disk in
-            DiskOutput.text(disk, "Device updated successfully\n\n", options.output)
-        }
+        try await options.change(
+            ControlClient.Call(
+                "PUT", ["v1", "domains", domain, "disks"],
+                json: XMLBody(xml: try InputFile.text(file))),
+            force: force, done: "Device updated successfully")
     }
 }
 
@@ -160,15 +153,11 @@ struct ChangeMedia: AsyncParsableCommand {
     func run() async throws {
         let medium = source.map(ServeArguments.absolutePath)
         let isDevice = block || medium.map { ServeArguments.sourceKind(of: $0) } == .block
-        var call = try ControlClient.Call(
-            "PUT", ["v1", "domains", domain, "disks", path, "media"],
-            json: MediaBody(source: medium, block: isDevice))
-        if force { call.query.append(("force", "true")) }
-        let data = try await options.send(call)
-        let done = eject ? "ejected" : "updated"
-        try options.output.show(data, as: DiskView.self) { disk in
-            DiskOutput.text(disk, "Successfully \(done) media.\n\n", options.output)
-        }
+        try await options.change(
+            ControlClient.Call(
+                "PUT", ["v1", "domains", domain, "disks", path, "media"],
+                json: MediaBody(source: medium, block: isDevice)),
+            force: force, done: "Successfully \(eject ? "ejected" : "updated") media.")
     }
 }
 
@@ -196,23 +185,28 @@ struct BlockResize: AsyncParsableCommand {
     func run() async throws {
         var wanted: UInt64?
         if let size { wanted = try ScaledSize.bytes(size, unit: bytes ? 1 : 1024) }
-        let data = try await options.send(
-            try ControlClient.Call(
+        try await options.change(
+            ControlClient.Call(
                 "PUT", ["v1", "domains", domain, "disks", path, "size"],
-                json: SizeBody(sizeBytes: wanted, capacity: capacity ? true : nil)))
-        try options.output.show(data, as: DiskView.self) { disk in
-            DiskOutput.text(
-                disk, "Block device '\(path)' is resized\n\n", options.output)
-        }
+                json: SizeBody(sizeBytes: wanted, capacity: capacity ? true : nil)),
+            done: "Block device '\(path)' is resized")
     }
 }
 
-/// What commands say about a disk that they have changed.
-enum DiskOutput {
-    static func text(_ disk: DiskView, _ done: String, _ output: OutputOptions) -> String {
-        if let reason = disk.errorMessage, !output.quiet {
-            Console.error("warning: disk '\(disk.disk)': \(reason)")
+extension ClientOptions {
+    /// Sends a change of a disk and says that it is done; one that is not served afterwards is a
+    /// warning.
+    fileprivate func change(
+        _ call: ControlClient.Call, force: Bool = false, done: String
+    ) async throws {
+        var call = call
+        if force { call.query.append(("force", "true")) }
+        try output.show(try await send(call), as: DiskView.self) { disk in
+            guard !output.quiet else { return "" }
+            if let reason = disk.errorMessage {
+                Console.error("warning: disk '\(disk.disk)': \(reason)")
+            }
+            return done + "\n\n"
         }
-        return output.quiet ? "" : done
     }
 }

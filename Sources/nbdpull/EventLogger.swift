@@ -59,9 +59,12 @@ final class EventLogger: Sendable {
     }
 
     /// Waits a moment for what is still to be written.
-    func flush() {
+    ///
+    /// When nobody reads it the program ends here: its orderly end would wait for standard error, which
+    /// a line that is stuck has locked.
+    func flush(orLeaveWith status: Int32) {
         let done = DispatchSemaphore(value: 0)
         queue.async { done.signal() }
-        _ = done.wait(timeout: .now() + Self.flushSeconds)
+        if done.wait(timeout: .now() + Self.flushSeconds) == .timedOut { _exit(status) }
     }
 }

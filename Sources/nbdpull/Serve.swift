@@ -133,7 +133,20 @@ struct ServeRun {
         try ControlServer.clearStaleSocket(controlSocket)
         let engine = try EngineFactory.make(settings.server)
         let log = EventLogger(level: settings.logLevel)
-        defer { log.flush() }
+        do {
+            try await run(start, liveTCP, passed, state, engine, log)
+        } catch {
+            log.flush(orLeaveWith: 1)
+            throw error
+        }
+        log.flush(orLeaveWith: 0)
+    }
+
+    private func run(
+        _ start: [StartDomain], _ liveTCP: ListenEndpoint?, _ passed: [Int32],
+        _ state: StateDirectory, _ engine: any BackupEngine, _ log: EventLogger
+    ) async throws {
+        defer { state.release() }
         var managing = JobManagerSettings(
             runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
             allowPlaintext: settings.allowPlaintext,
@@ -149,7 +162,6 @@ struct ServeRun {
         for warning in await manager.restore(start) where !settings.quiet {
             Console.error("warning: \(warning)")
         }
-        defer { state.release() }
         // Said even to who asked for quiet: the server is not what it seems.
         for problem in await manager.problems { Console.error("error: \(problem)") }
         do throws(ControlError) {

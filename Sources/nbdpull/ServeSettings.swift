@@ -130,6 +130,12 @@ struct ServeSettings {
     ) async throws -> any ConfigProvider {
         let place = ConfigReader(
             provider: InMemoryProvider(values: ["filePath": ConfigValue(stringLiteral: path)]))
+        // A pipe could be read only once, and a device for ever.
+        let file = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
+        if let kind = SystemCalls.identity(of: file)?.kind, kind != .regular {
+            throw ControlError.invalidArgument(
+                what: "--config '\(path)'", detail: "it is not a regular file")
+        }
         do {
             names.note(text: try InputFile.text(path), isJSON: path.hasSuffix(".json"))
             // Asked about every key of the file, which there is no other way to learn.

@@ -1,5 +1,6 @@
 import Bitmap
 import Testing
+import UnitSupport
 
 @Suite("Runs of a bitmap as extents")
 struct BitmapRunsTests {

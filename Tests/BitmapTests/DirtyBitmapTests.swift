@@ -1,6 +1,7 @@
 import Bitmap
 import Foundation
 import Testing
+import UnitSupport
 
 /// The bitmap against a plain array of booleans.
 @Suite("Dirty bitmap")

@@ -1,5 +1,6 @@
 import Bitmap
 import Testing
+import UnitSupport
 
 @Suite("Extent list")
 struct ExtentListTests {

@@ -1,6 +1,7 @@
 import Bitmap
 import Foundation
 import Testing
+import UnitSupport
 
 /// A chain with its bits, and beside it what each checkpoint must answer.
 private struct ChainWorld {

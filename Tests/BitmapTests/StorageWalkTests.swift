@@ -1,6 +1,7 @@
 import Bitmap
 import Foundation
 import Testing
+import UnitSupport
 
 /// Storage that returns errors and then goes on, at every step: no change is missed.
 @Suite("Tracking over storage that goes wrong (P3: no missed change)")

@@ -1,5 +1,6 @@
 import Bitmap
 import IORing
+import UnitSupport
 
 /// A disk that is served, written and backed up over storage that goes wrong.
 ///

@@ -1,6 +1,7 @@
 import Bitmap
 import IORing
 import Testing
+import UnitSupport
 
 /// Every answer of a disk's tracking, through stops of every kind, against an oracle.
 @Suite struct TrackingStoreTests {

@@ -1,6 +1,7 @@
 import Bitmap
 import Foundation
 import IORing
+import UnitSupport
 
 /// A disk's tracking files in a directory of their own, with an oracle of what each checkpoint
 /// must answer.

@@ -1,5 +1,6 @@
 import Bitmap
 import Testing
+import UnitSupport
 
 @Suite("Write intent (P3: no missed change)")
 struct WriteIntentTests {
@@ -187,14 +188,20 @@ struct WriteIntentCostTests {
         intent.finished(regions: 1..<2)
     }
 
-    @Test("a region that is written while its clearing is at work stays marked")
-    func writtenMeanwhile() {
+    /// A log whose only region was written, is idle, and is to be cleared.
+    private func idleAndClearing() -> WriteIntent {
         var intent = WriteIntent(regionCount: 1, changeLimit: 1)
         _ = intent.admit(0, regions: 0..<1)
         _ = run(&intent)
         intent.finished(regions: 0..<1)
         intent.startClearing()
         intent.startClearing()
+        return intent
+    }
+
+    @Test("a region that is written while its clearing is at work stays marked")
+    func writtenMeanwhile() {
+        var intent = idleAndClearing()
         #expect(intent.nextAction() == .syncBits)
         #expect(intent.admit(0, regions: 0..<1) == .go)
         intent.bitsSynced(succeeded: true)
@@ -243,12 +250,7 @@ struct WriteIntentCostTests {
 
     @Test("a sync that fails keeps every mark for good")
     func syncFails() {
-        var intent = WriteIntent(regionCount: 1, changeLimit: 1)
-        _ = intent.admit(0, regions: 0..<1)
-        _ = run(&intent)
-        intent.finished(regions: 0..<1)
-        intent.startClearing()
-        intent.startClearing()
+        var intent = idleAndClearing()
         #expect(intent.nextAction() == .syncBits)
         intent.bitsSynced(succeeded: false)
         #expect(intent.isClearingStopped && !intent.isLost)
@@ -258,12 +260,7 @@ struct WriteIntentCostTests {
 
     @Test("a clearing that cannot be logged is tried again with the same slot")
     func clearFails() {
-        var intent = WriteIntent(regionCount: 1, changeLimit: 1)
-        _ = intent.admit(0, regions: 0..<1)
-        _ = run(&intent)
-        intent.finished(regions: 0..<1)
-        intent.startClearing()
-        intent.startClearing()
+        var intent = idleAndClearing()
         #expect(intent.nextAction() == .syncBits)
         intent.bitsSynced(succeeded: true)
         #expect(intent.nextAction() == .writeLog(generation: 2))

@@ -72,6 +72,11 @@ import Testing
             "Requested operation is not valid: source '/d' is in use by another process: d"
         ),
         (
+            .sourceServed(path: "/d", export: "vm1/vda"), 55, 409,
+            "Requested operation is not valid: source '/d' is in use by this server: it is export"
+                + " 'vm1/vda'"
+        ),
+        (
             .unknownJob(id: "i"), 104, 404,
             "Domain backup job id not found: no backup job with id 'i'"
         ),

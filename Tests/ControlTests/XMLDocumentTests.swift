@@ -1,5 +1,6 @@
 import Control
 import Testing
+import UnitSupport
 
 @Suite struct XMLDocumentTests {
     /// A schema that allows everything, to test the reader alone.
@@ -155,7 +156,7 @@ import Testing
     /// Changes valid documents at random: none may crash, and every refusal has words.
     @Test func mutatedDocumentsNeverCrash() {
         let seed: UInt64 = 0x6e62_6470
-        var generator = SplitMix64(state: seed)
+        var generator = SplitMix64(seed: seed)
         let alphabet = Array("<>/'\"&;=! \u{0}-[]?\nabvdx19é".utf8)
         for original in Self.corpus {
             for _ in 0..<600 {
@@ -208,18 +209,5 @@ import Testing
         } catch {
             #expect(!error.message.isEmpty)
         }
-    }
-}
-
-/// A small generator whose sequence depends on nothing but its seed.
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }

@@ -4,6 +4,7 @@ import Foundation
 import Glibc
 import IORing
 import Testing
+import UnitSupport
 
 /// A file with an oracle: what its bytes are, whatever was done to it.
 private final class ChangingFile {
@@ -255,5 +256,33 @@ struct AllocationMapTests {
             let runs = source.told(block..<size, map: &map).runs
             #expect(runs.first == Run(range: block..<(block + 4096), isData: true))
         }
+    }
+
+    @Test(
+        "P5: behind the end of a file that was cut short there is data, which cannot be read",
+        .enabled(if: hasExtents, "the temporary directory is not on ext4 with extents"),
+        arguments: [false, true])
+    func cutShort(ahead: Bool) throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.path("file")
+        let size: UInt64 = 1 << 20
+        let file = try FileCalls.open(path, [.write, .createNew])
+        try FileCalls.setSize(file.raw, bytes: size)
+        try FileCalls.write(file.raw, [7], at: 8192)
+        let source = try open(path)
+        // A hole within the file, the data, a hole up to the new end, and what is lost.
+        let end: UInt64 = 65_536
+        try FileCalls.setSize(file.raw, bytes: end)
+        var map = AllocationMap()
+        let runs = ahead ? source.told(0..<size, map: &map).runs : source.lookedUp(0..<size)
+        let expected = [
+            Run(range: 0..<8192, isData: false), Run(range: 8192..<12_288, isData: true),
+            Run(range: 12_288..<end, isData: false), Run(range: end..<size, isData: true),
+        ]
+        #expect(runs == expected)
+        map.removeAll()
+        let lost = source.allocation(
+            at: size / 2, end: size, endsHole: true, ahead: ahead, map: &map)
+        #expect(lost.isData && lost.end == size)
     }
 }

@@ -1,6 +1,7 @@
 import Foundation
 import IORing
 import Testing
+import UnitSupport
 
 /// Seeds of a run: some fixed ones, or the one in `NBDPULL_SEED`.
 enum Seeds {

@@ -1,6 +1,7 @@
 import Foundation
 import IORing
 import Testing
+import UnitSupport
 
 @Suite("Ring, on the real kernel")
 struct RingTests {

@@ -2,6 +2,7 @@ import Disk
 import Foundation
 import IORing
 import Testing
+import UnitSupport
 
 @Suite("Byte range locks and the source's lock")
 struct SourceLockTests {

@@ -143,34 +143,17 @@ extension InteropSuite {
 
         @Test("P1: a guest of qemu 10 makes a file system, survives a killed server, is backed up")
         func guest() throws {
-            let directory = try TemporaryDirectory()
-            let disk = directory.file("disk.img")
-            try Images.sparse(disk, bytes: 256 << 20)
-            let server = try ServerUnderTest([
-                DomainDescription("vm1", [DiskDescription("vda", disk)])
-            ])
-            let guest = try GuestMachine.boot(
-                server.liveURI("vm1", "vda"), qemu: try CurrentClients.path("qemu-system-x86_64"))
-            try guest.wait(for: "first mark", timeout: 240) { $0.stdout.contains("GUEST:MARK 1") }
-            // The guest's qemu connects again and repeats what was not answered.
-            server.kill()
-            try server.start()
-            try guest.wait(for: "third mark", timeout: 240) { $0.stdout.contains("GUEST:MARK 3") }
-            let job = try server.begin("vm1", disks: ["vda"], tag: "mid")
-            try GuestMachine.expectFinished(guest)
-            let first = directory.file("first.img")
-            let second = directory.file("second.img")
-            let uri = try job.uri("vda")
-            try CurrentClients.run("nbdcopy", [uri, first])
-            try CurrentClients.run(
-                "qemu-img", ["convert", "-f", "raw", "-O", "raw", uri, second])
-            try Images.expectEqual(first, second)
-            try server.end("vm1", job)
-            try server.stop()
-            let replay = try Command.run("e2fsck", ["-fy", "-E", "journal_only", first])
-            #expect(replay.status <= 1, "\(replay)")
-            try Command.run("e2fsck", ["-fn", first]).output()
-            try Command.run("e2fsck", ["-fn", disk]).output()
+            try GuestMachine.backUpMidst(
+                qemu: try CurrentClients.path("qemu-system-x86_64"),
+                run: { _ = try CurrentClients.run($0, $1) },
+                meanwhile: { guest, server in
+                    try guest.wait(for: "first mark", timeout: 240) {
+                        $0.stdout.contains("GUEST:MARK 1")
+                    }
+                    // The guest's qemu connects again and repeats what was not answered.
+                    server.kill()
+                    try server.start()
+                })
         }
     }
 }

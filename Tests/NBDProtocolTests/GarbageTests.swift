@@ -1,5 +1,6 @@
 import NBDProtocol
 import Testing
+import UnitSupport
 import WireClient
 
 @Suite("Random input")

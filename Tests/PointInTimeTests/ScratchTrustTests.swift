@@ -52,6 +52,18 @@ extension PointInTimeSuite {
             return count
         }
 
+        /// Overwrites 8 MiB, of which scratch on the device has to keep more than it can; returns the
+        /// guest and what it wrote to each MiB.
+        private func overwriteMore(
+            than thin: ThinDevice, _ server: ServerUnderTest
+        ) throws -> (guest: NBDClient, new: [UInt8]) {
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            let new = [UInt8](repeating: 0xEE, count: Self.mebibyte)
+            for place in 0..<8 { try guest.write(new, at: place * Self.mebibyte) }
+            try thin.forgetCache()
+            return (guest, new)
+        }
+
         private func disk(_ path: String, mebibytes: Int) throws -> DiskDescription {
             _ = try Images.mixed(path, bytes: mebibytes << 20, seed: RunSettings.seed)
             return DiskDescription("vda", path)
@@ -83,10 +95,7 @@ extension PointInTimeSuite {
                 backup.disks[0].scratchIsBlockDevice = true
             }
             let job = try server.begin("vm1", backup)
-            let guest = try NBDClient(server.liveURI("vm1", "vda"))
-            let new = [UInt8](repeating: 0xEE, count: Self.mebibyte)
-            for place in 0..<8 { try guest.write(new, at: place * Self.mebibyte) }
-            try thin.forgetCache()
+            let (guest, new) = try overwriteMore(than: thin, server)
             if asFile { try thin.forgetCache() }
 
             let client = try NBDClient(try job.uri("vda"))
@@ -124,10 +133,7 @@ extension PointInTimeSuite {
             backup.disks[0].scratch = thin.path
             backup.disks[0].scratchIsBlockDevice = true
             let job = try server.begin("vm1", backup)
-            let guest = try NBDClient(server.liveURI("vm1", "vda"))
-            let new = [UInt8](repeating: 0xEE, count: Self.mebibyte)
-            for place in 0..<8 { try guest.write(new, at: place * Self.mebibyte) }
-            try thin.forgetCache()
+            _ = try overwriteMore(than: thin, server)
             _ = try waitUntilBroken(job.id, of: server)
             // A device that had an error in an earlier job serves the next one as if nothing were.
             _ = try server.cli(["backup-end", "vm1", "--failed"])

@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import TestSupport
 import Testing
 
@@ -58,6 +59,25 @@ extension PointInTimeSuite {
                 try server.end("vm1", job)
             }
 
+            /// Removes what the server keeps in memory that outlives it, which the machine's restart
+            /// would; returns how many disks that was.
+            func forgetMemory() -> Int {
+                let place = "/dev/shm/nbdpull-\(geteuid())"
+                let state = Data((server.options[1] + "/disks/").utf8)
+                let ours = Files.listing(place).filter { name in
+                    guard name.hasSuffix("/session"),
+                        let text = FileManager.default.contents(atPath: place + "/" + name)
+                    else { return false }
+                    return text.range(of: state) != nil
+                }
+                for name in ours {
+                    Files.remove(
+                        (place as NSString).appendingPathComponent(name)
+                            .replacing("/session", with: ""))
+                }
+                return ours.count
+            }
+
             func problem() throws -> String {
                 try server.cli(["domblklist", "vm1", "--details"]).output()
             }
@@ -108,6 +128,37 @@ extension PointInTimeSuite {
             try system.repair()
             try rig.server.start()
             try rig.expectNotMissed([1, 5000, 9000])
+            try rig.server.stop()
+        }
+
+        @Test("P3: bits that cannot be saved are told of once, and nothing is missed afterwards")
+        func unsaved() throws {
+            let system = try TinyFileSystem(mebibytes: 16)
+            let rig = try Rig(state: system.path + "/state", asDevice: false)
+            // In a region whose mark the log already has: nothing else is written from here on.
+            try rig.write(1)
+            try system.breakReadOnly()
+            try rig.write(2)
+            var told = ""
+            let deadline = Date().addingTimeInterval(40)
+            while !told.contains("cannot be made durable"), Date() < deadline {
+                told = try rig.server.cli(["event", "--domain", "vm1"]).output()
+                Thread.sleep(forTimeInterval: 0.2)
+            }
+            #expect(
+                told.contains("tracking-problem domain=vm1 disk=vda")
+                    && told.contains("its bits cannot be made durable"), "\(told)")
+            // The guest goes on, and the event is not made again with every try.
+            try rig.write(3)
+            Thread.sleep(forTimeInterval: 11)
+            told = try rig.server.cli(["event", "--domain", "vm1"]).output()
+            #expect(told.components(separatedBy: "cannot be made durable").count == 2, "\(told)")
+            rig.server.kill()
+            try system.repair()
+            // As after a loss of power: the bits in memory are gone.
+            #expect(rig.forgetMemory() > 0)
+            try rig.server.start()
+            try rig.expectNotMissed([1, 2, 3])
             try rig.server.stop()
         }
 

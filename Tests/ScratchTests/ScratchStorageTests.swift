@@ -3,47 +3,7 @@ import Foundation
 import IORing
 import Scratch
 import Testing
-
-/// A directory of its own, removed at the end.
-final class TemporaryDirectory {
-    let url: URL
-
-    init() throws {
-        url = FileManager.default.temporaryDirectory.appending(
-            path: "nbdpull-test-\(UUID().uuidString)")
-        try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(at: url) }
-
-    func path(_ name: String) -> String { url.appending(path: name).path() }
-
-    /// A new file of the given size, all hole.
-    func file(_ name: String, bytes: UInt64) throws -> String {
-        let path = path(name)
-        guard FileManager.default.createFile(atPath: path, contents: nil) else {
-            throw CocoaError(.fileWriteUnknown)
-        }
-        let handle = try #require(FileHandle(forWritingAtPath: path))
-        try handle.truncate(atOffset: bytes)
-        try handle.close()
-        return path
-    }
-}
-
-/// Runs a program and returns its exit code and output.
-func run(_ program: String, _ arguments: [String]) throws -> (code: Int32, output: String) {
-    let process = Process()
-    process.executableURL = URL(filePath: program)
-    process.arguments = arguments
-    let pipe = Pipe()
-    process.standardOutput = pipe
-    process.standardError = pipe
-    try process.run()
-    let data = try pipe.fileHandleForReading.readToEnd() ?? Data()
-    process.waitUntilExit()
-    return (process.terminationStatus, String(decoding: data, as: UTF8.self))
-}
+import UnitSupport
 
 @Suite("Scratch storage")
 struct ScratchStorageTests {
@@ -59,7 +19,7 @@ struct ScratchStorageTests {
         let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions]
         #expect(mode as? Int == 0o600)
         #expect(storage.slotLimit == 10)
-        #expect(storage.roomBytes <= 10 << ClusterGeometry.shift)
+        #expect(storage.roomBytes(leaving: 0) <= 10 << ClusterGeometry.shift)
         storage.remove()
         #expect(!exists(path))
         storage.remove()
@@ -126,6 +86,20 @@ struct ScratchStorageTests {
         #expect(first.path == path)
     }
 
+    @Test("what is left to others is taken from the file system's room, not from the disk's size")
+    func room() throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.path("scratch")
+        let storage = try ScratchStorage.create(path: path, geometry: geometry)
+        defer { storage.remove() }
+        let whole = UInt64(geometry.clusterCount) * UInt64(ClusterGeometry.clusterBytes)
+        let free = try #require(FileCalls.space(storage.raw)).freeBytes
+        try #require(free > 8 * whole)
+        // A reserve that is larger than the disk leaves room for all of it.
+        #expect(storage.roomBytes(leaving: 2 * whole) == whole)
+        #expect(storage.roomBytes(leaving: .max) == 0)
+    }
+
     @Test("a disk beyond 64 TiB has as many slots as a ledger can name")
     func hugeDisk() throws {
         let directory = try TemporaryDirectory()
@@ -157,7 +131,7 @@ struct ScratchStorageTests {
             }
             let storage = try ScratchStorage.device(path: device, geometry: geometry)
             #expect(storage.slotLimit == slots)
-            #expect(storage.roomBytes == UInt64(slots) * cluster)
+            #expect(storage.roomBytes(leaving: 0) == UInt64(slots) * cluster)
             #expect(throws: ScratchFault.self) {
                 try ScratchStorage.device(path: device, geometry: geometry)
             }

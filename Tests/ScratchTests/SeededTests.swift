@@ -2,6 +2,7 @@ import Foundation
 import Core
 import Scratch
 import Testing
+import UnitSupport
 
 /// Random walks through large cases; a seed decides everything.
 ///

@@ -1,18 +1,13 @@
 import Foundation
+import UnitSupport
 
-/// SplitMix64: a small generator whose whole run follows from one seed.
+/// What random storms are made of; its whole run follows from one seed.
 package struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
+    private var generator: SplitMix64
 
-    package init(seed: UInt64) { state = seed }
+    package init(seed: UInt64) { generator = SplitMix64(seed: seed) }
 
-    package mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
+    package mutating func next() -> UInt64 { generator.next() }
 
     /// A number in `0..<bound`.
     package mutating func below(_ bound: Int) -> Int {
@@ -57,6 +52,11 @@ package enum RunSettings {
     package static var seed: UInt64 {
         let text = ProcessInfo.processInfo.environment["NBDPULL_SEED"] ?? ""
         return UInt64(text) ?? UInt64.random(in: 0...UInt64(UInt32.max))
+    }
+
+    /// `NBDPULL_WALK=full`: walks look at everything, in minutes instead of seconds.
+    package static var isFullWalk: Bool {
+        ProcessInfo.processInfo.environment["NBDPULL_WALK"] == "full"
     }
 
     /// `NBDPULL_STRESS_SECONDS` if set, else the given time in seconds.

@@ -34,6 +34,10 @@ package final class ServerUnderTest {
     package let stateDirectory: String
     package let runDirectory: String
     package let options: [String]
+    /// What the server's environment has besides the tests' own.
+    package let environment: [String: String]
+    /// A program that starts the server, with its arguments, from the next start on.
+    package var launcher: [String] = []
     private var process: Command?
 
     package var controlSocket: String { runDirectory + "/control.sock" }
@@ -72,8 +76,12 @@ package final class ServerUnderTest {
     }
 
     /// Starts a server that knows these domains, and waits until it is ready.
-    package init(_ domains: [DomainDescription] = [], options: [String] = []) throws {
-        directory = try TemporaryDirectory()
+    package init(
+        _ domains: [DomainDescription] = [], options: [String] = [],
+        in given: TemporaryDirectory? = nil, environment: [String: String] = [:]
+    ) throws {
+        directory = try given ?? TemporaryDirectory()
+        self.environment = environment
         stateDirectory = directory.file("state")
         runDirectory = directory.file("run")
         self.options = options
@@ -88,9 +96,13 @@ package final class ServerUnderTest {
 
     /// Starts the server again, with what its state directory knows.
     package func start(_ extra: [String] = []) throws {
+        let words =
+            launcher + [
+                try Self.binary(), "serve", "--state-dir", stateDirectory, "--run-dir",
+                runDirectory,
+            ] + options + extra
         let command = try Command(
-            try Self.binary(),
-            ["serve", "--state-dir", stateDirectory, "--run-dir", runDirectory] + options + extra)
+            words[0], Array(words.dropFirst()), environment: environment)
         process = command
         try command.wait(for: "ready line") { $0.stderr.contains("nbdpull: ready") }
     }

@@ -11,7 +11,8 @@ package enum Tool {
         "losetup": "mount",
         "mount": "mount", "umount": "mount", "fsfreeze": "util-linux", "mkfs.ext4": "e2fsprogs",
         "e2fsck": "e2fsprogs", "cmp": "diffutils", "busybox": "busybox-static", "cpio": "cpio",
-        "blockdev": "util-linux", "python3": "python3", "bash": "bash",
+        "blockdev": "util-linux", "prlimit": "util-linux", "clang": "clang", "python3": "python3",
+        "bash": "bash",
     ]
 
     /// Where a program is.

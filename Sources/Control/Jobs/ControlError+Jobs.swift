@@ -1,23 +1,20 @@
 extension ControlError {
     /// The server stops and begins nothing new.
     static let serverStopping = ControlError(
-        code: "server-stopping", libvirtCode: 55,
-        message: "Requested operation is not valid: the server is stopping", httpStatus: 503)
+        .operationInvalid, code: "server-stopping", status: 503, detail: "the server is stopping")
 
     /// The job does not accept this now.
     static func jobNotReady(id: String, state: String) -> ControlError {
         ControlError(
-            code: "job-not-ready", libvirtCode: 55,
-            message: "Requested operation is not valid: job '\(id)' is \(state)", httpStatus: 409)
+            .operationInvalid, code: "job-not-ready", status: 409,
+            detail: "job '\(id)' is \(state)")
     }
 
     /// A disk that is to be backed up is not served.
     static func diskUnavailable(domain: String, target: String, reason: String) -> ControlError {
         ControlError(
-            code: "disk-unavailable", libvirtCode: 55,
-            message: "Requested operation is not valid: disk '\(target)' of domain '\(domain)' "
-                + "cannot be opened: \(reason)",
-            httpStatus: 409)
+            .operationInvalid, code: "disk-unavailable", status: 409,
+            detail: "disk '\(target)' of domain '\(domain)' cannot be opened: \(reason)")
     }
 
     /// Somebody else defines, changes or undefines the domain.
@@ -78,6 +75,13 @@ extension ControlError {
                 + "be durable: \(detail)")
     }
 
+    /// This server serves or uses the source already.
+    static func sourceServed(_ path: String, as holder: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "source-locked", status: 409,
+            detail: "source '\(path)' is in use by this server: it is \(holder)")
+    }
+
     /// The same error with more to say.
     func adding(_ text: String) -> ControlError {
         ControlError(
@@ -87,16 +91,14 @@ extension ControlError {
     /// A named limit is reached.
     static func limit(_ what: String, _ limit: Int) -> ControlError {
         ControlError(
-            code: "limit-reached", libvirtCode: 55,
-            message: "Requested operation is not valid: there are already \(limit) \(what)",
-            httpStatus: 409)
+            .operationInvalid, code: "limit-reached", status: 409,
+            detail: "there are already \(limit) \(what)")
     }
 
     /// A domain of this UUID exists under another name.
     static func uuidTaken(_ uuid: String, by name: String) -> ControlError {
         ControlError(
-            code: "domain-exists", libvirtCode: 9,
-            message: "operation failed: domain '\(name)' already exists with uuid \(uuid)",
-            httpStatus: 409)
+            .operationFailed, code: "domain-exists", status: 409,
+            detail: "domain '\(name)' already exists with uuid \(uuid)")
     }
 }

@@ -126,7 +126,10 @@ extension JobManager {
                 continue
             }
             do throws(ControlError) {
-                domains[name]?.attachments[disk.target] = try await open(disk, of: domain)
+                // Never straight into the dictionary: its place would be kept over the wait, and
+                // whoever looks at it meanwhile would end the server.
+                let opened = try await open(disk, of: domain)
+                domains[name]?.attachments[disk.target] = opened
             } catch {
                 note(failure: error.message, of: disk, in: name)
             }

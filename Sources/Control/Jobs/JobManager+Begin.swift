@@ -64,9 +64,8 @@ extension JobManager {
             drop(id)
             throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
-        let identities = await scratchIdentities(of: job.record)
         do throws(ControlError) {
-            try finishBegin(id, identities)
+            try finishBegin(id)
             if let checkpoint = job.checkpoint { try commit(checkpoint, domain: name) }
         } catch {
             await undo(job)
@@ -238,16 +237,18 @@ extension JobManager {
         throw .jobNotFound(id)
     }
 
-    private func finishBegin(
-        _ id: String, _ identities: [String: SystemCalls.FileIdentity]
-    ) throws(ControlError) {
+    private func finishBegin(_ id: String) throws(ControlError) {
         guard var job = jobs[id], let started = job.started else { throw .jobNotFound(id) }
         if isStopping { throw .serverStopping }
         job.record.tempTotalBytes = started.diskSizes.values.clampedSum
         for index in job.record.scratch.indices {
-            job.record.scratch[index].identity = identities[job.record.scratch[index].path]
+            let file = started.scratchFiles[job.record.scratch[index].path]
+            job.record.scratch[index].identity = file.map {
+                SystemCalls.FileIdentity(device: $0.device, inode: $0.inode)
+            }
         }
-        try state?.save(job.record)
+        // After a loss of power the record from before says enough.
+        try state?.update(job.record)
         let security = try job.plan.security(offersTLS: settings.offersTLS)
         let endpoint = started.endpoint.reachable
         job.exports = job.plan.disks.filter(\.participates).map { disk in

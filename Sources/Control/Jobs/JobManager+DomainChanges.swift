@@ -92,7 +92,7 @@ extension JobManager {
     }
 
     /// A domain that took the server's default goes on doing so.
-    private func keptGranularity(of domain: ManagedDomain) -> UInt32? {
+    func keptGranularity(of domain: ManagedDomain) -> UInt32? {
         domain.granularityBytes == settings.granularityBytes ? nil : domain.granularityBytes
     }
 
@@ -104,7 +104,8 @@ extension JobManager {
         }
     }
 
-    /// Opens what comes and puts the new definition in place; on a fault all is as it was.
+    /// Opens what comes and puts the new definition in place; on a fault all is as it was, but for the
+    /// checkpoints of a disk whose new source was opened before the fault.
     private func exchange(
         _ old: ManagedDomain, for new: ManagedDomain, _ difference: DomainDifference,
         _ closed: ClosedDisks, _ staged: StateDirectory.StagedFile?
@@ -112,7 +113,7 @@ extension JobManager {
         let name = old.definition.name
         var opened: [String: ManagedDomain.Attachment] = [:]
         do throws(ControlError) {
-            for disk in difference.coming {
+            for disk in await inOrderOfOpening(difference) {
                 if difference.beginningAnew.contains(disk.target), disk.isTrackable {
                     try state?.removeTracking(of: new.definition.uuid, target: disk.target)
                 }
@@ -131,6 +132,27 @@ extension JobManager {
         for disk in difference.leaving { domains[name]?.attachments[disk.target] = nil }
         for (target, attachment) in opened { domains[name]?.attachments[target] = attachment }
         forgetExports(closed, of: old.definition)
+    }
+
+    /// What comes, in the order in which it is opened.
+    ///
+    /// A disk that takes the place of a tracked one begins a chain of its own where the old one's was,
+    /// so whatever may be refused comes before it.
+    private func inOrderOfOpening(_ difference: DomainDifference) async -> [DomainDisk] {
+        let replaced = Set(difference.leaving.filter(\.isTrackable).map(\.target))
+        let paths = difference.coming.compactMap(\.path)
+        var missing: Set<String> = []
+        for (path, look) in await looks(at: paths, settings.storageMilliseconds) {
+            if case .success(.some) = look { continue }
+            missing.insert(path)
+        }
+        func rank(_ disk: DomainDisk) -> Int {
+            if let path = disk.path, missing.contains(path) { return 0 }
+            return replaced.contains(disk.target) ? 2 : 1
+        }
+        return difference.coming.enumerated()
+            .sorted { (rank($0.element), $0.offset) < (rank($1.element), $1.offset) }
+            .map(\.element)
     }
 
     /// A rename that was made and may not be durable is taken back by the old record.

@@ -44,7 +44,7 @@ extension JobManager {
                 domain.attachments[disk.target] = try await open(disk, of: domain)
             }
             if isStopping { throw .serverStopping }
-            if isStored { try state?.save(record(of: domain, granularityBytes)) }
+            if isStored { try state?.saveNew(record(of: domain, granularityBytes)) }
         } catch {
             throw await takeBack(domain, hadTracking: hadTracking, after: error)
         }
@@ -141,8 +141,9 @@ extension JobManager {
             domains[name]?.keptLayers = []
             if domain.isStored { try state?.removeDomain(name, uuid: uuid) }
         } catch {
+            let told = keep(domain, after: error)
             await reopen(closed, of: name)
-            throw error
+            throw told
         }
         domains.removeValue(forKey: name)
         forgetExports(closed, of: domain.definition)
@@ -150,6 +151,18 @@ extension JobManager {
         removeTracking(of: domain.definition)
         events.append(ControlEvent(.domainUndefined, domain: name))
         if let problem = closed.problem { throw .diskNotFlushed(problem, done: "undefined") }
+    }
+
+    /// A domain that could not be forgotten stays, after the next start as well: its record may be
+    /// gone already, and not durably so.
+    private func keep(_ domain: ManagedDomain, after error: ControlError) -> ControlError {
+        guard domain.isStored else { return error }
+        do throws(ControlError) {
+            try state?.save(record(of: domain, keptGranularity(of: domain)))
+            return error
+        } catch let second {
+            return error.adding("; the next start may not find the domain: \(second.message)")
+        }
     }
 
     private func checkCanGo(
@@ -165,6 +178,9 @@ extension JobManager {
     /// Leftovers are stray: a later domain of this uuid drops them.
     private func removeTracking(of definition: DomainDefinition) {
         do throws(ControlError) {
+            // Where descriptors are what a refused define lacked, this goes without.
+            state?.removeEmptyTracking(
+                of: definition.uuid, targets: definition.disks.map(\.target))
             try state?.removeTracking(of: definition.uuid)
         } catch {
             note(error.message, of: definition.name)

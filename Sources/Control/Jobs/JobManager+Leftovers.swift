@@ -26,20 +26,8 @@ extension JobManager {
         return missing
     }
 
-    /// What the scratch files of a job that has begun are, by path; none for one that cannot be looked
-    /// at now.
-    func scratchIdentities(of record: StoredJob) async -> [String: SystemCalls.FileIdentity] {
-        var identities: [String: SystemCalls.FileIdentity] = [:]
-        for (path, look) in await looks(
-            at: record.scratch.map(\.path), Self.startLookMilliseconds)
-        {
-            if case .success(let identity?) = look { identities[path] = identity }
-        }
-        return identities
-    }
-
     /// Looks at all paths at once; in their order.
-    private func looks(
+    func looks(
         at paths: [String], _ milliseconds: Int32
     ) async -> [(String, Result<SystemCalls.FileIdentity?, ServerFault>)] {
         let storage = storage

@@ -22,11 +22,13 @@ extension JobManager {
     func refusal(
         _ fault: ServerFault, of disk: DomainDisk, in name: String
     ) -> ControlError {
-        guard case .sourceLocked(let path, _) = fault, let holder = holder(of: path, disk, name)
-        else { return controlError(from: fault) }
-        return ControlError(
-            .operationInvalid, code: "source-locked", status: 409,
-            detail: "source '\(path)' is in use by this server: it is \(holder)")
+        switch fault {
+        case .sourceLocked(let path, _), .sourceServed(let path, _):
+            guard let holder = holder(of: path, disk, name) else { break }
+            return .sourceServed(path, as: holder)
+        default: break
+        }
+        return controlError(from: fault)
     }
 
     // By name only: looking at the paths of others might wait for their storage.

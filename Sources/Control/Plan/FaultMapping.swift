@@ -13,6 +13,8 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "source-locked", status: 409,
             detail: "source '\(path)' is in use by another process: \(detail)")
+    case .sourceServed(let path, let export):
+        .sourceServed(path, as: "export '\(export)'")
     case .exportNameTaken(let name):
         .exportNameTaken(name)
     case .unknownDisk:

@@ -117,6 +117,14 @@ extension StateDirectory {
         try removeTree(disksPath(uuid))
     }
 
+    /// Removes the tracking directories of disks that hold nothing; needs no descriptor.
+    package func removeEmptyTracking(of uuid: String, targets: [String]) {
+        for target in targets {
+            SystemCalls.removeEmptyDirectory(trackingDirectory(of: uuid, target: target))
+        }
+        SystemCalls.removeEmptyDirectory(disksPath(uuid))
+    }
+
     private func removeTree(_ directory: String) throws(ControlError) {
         guard SystemCalls.identity(of: directory) != nil else { return }
         do {

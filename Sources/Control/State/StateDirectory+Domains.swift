@@ -16,6 +16,24 @@ extension StateDirectory {
         try removeEarlierForm(of: domain)
     }
 
+    /// Keeps a domain of which there was no record; on a fault there is none afterwards either, or the
+    /// error says so.
+    package func saveNew(_ domain: StoredDomain) throws(ControlError) {
+        let staged = try stage(domain)
+        do throws(ControlError) {
+            try commit(staged)
+            try removeEarlierForm(of: domain)
+        } catch {
+            // It may be in its place, and not be durable.
+            do throws(ControlError) {
+                try remove(staged.target, in: domainsPath)
+            } catch let second {
+                throw error.adding("; the next start may find the domain: \(second.message)")
+            }
+            throw error
+        }
+    }
+
     /// Makes a domain's file ready to be put in place by `commit`.
     package func stage(_ domain: StoredDomain) throws(ControlError) -> StagedFile {
         guard let path = path(of: domain) else {

@@ -86,6 +86,14 @@ package final class StateDirectory: Sendable {
         try save(kind: "job", job, to: file(jobsPath, job.id))
     }
 
+    /// Replaces a job's record by one that says more.
+    ///
+    /// Outlives the process. After a loss of power either of the two may be there, whole.
+    package func update(_ job: StoredJob) throws(ControlError) {
+        let target = file(jobsPath, job.id)
+        try commit(try stage(kind: "job", job, for: target), isDurable: false)
+    }
+
     /// Forgets a job.
     package func removeJob(_ id: String) throws(ControlError) {
         try remove(file(jobsPath, id), in: jobsPath)
@@ -116,8 +124,11 @@ package final class StateDirectory: Sendable {
     }
 
     /// Keeps what is known of a domain's ended jobs.
+    ///
+    /// The last one may be missing after a loss of power.
     package func save(_ history: StoredHistory) throws(ControlError) {
-        try save(kind: "history", history, to: file(historyPath, history.domain))
+        let target = file(historyPath, history.domain)
+        try commit(try stage(kind: "history", history, for: target), isDurable: false)
     }
 
     /// Forgets a domain's ended jobs.
@@ -195,9 +206,12 @@ package final class StateDirectory: Sendable {
     }
 
     /// Puts a staged file in its place.
-    package func commit(_ staged: StagedFile) throws(ControlError) {
+    ///
+    /// Without `isDurable` a loss of power soon after may leave the file that was there before.
+    package func commit(_ staged: StagedFile, isDurable: Bool = true) throws(ControlError) {
         do throws(SystemCalls.Failure) {
             try SystemCalls.rename(staged.temporary, to: staged.target)
+            guard isDurable else { return }
             try SystemCalls.syncDirectory((staged.target as NSString).deletingLastPathComponent)
         } catch {
             discard(staged)

@@ -117,6 +117,12 @@ package enum SystemCalls {
         return false
     }
 
+    /// Removes a directory when it is empty, and leaves it when it is not.
+    package static func removeEmptyDirectory(_ path: String) {
+        // SAFETY: the string is NUL-terminated and lives for the call.
+        _ = unsafe rmdir(path)
+    }
+
     /// What a name is now (symbolic links are not followed), or nil when there is none.
     package static func identity(of path: String) -> (identity: FileIdentity, kind: FileKind)? {
         guard let found = try? FileManager.default.attributesOfItem(atPath: path),

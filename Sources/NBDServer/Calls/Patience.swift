@@ -33,7 +33,7 @@ extension Latch {
 final class Answer<Value: Sendable>: Sendable {
     private struct State {
         var continuation: CheckedContinuation<Value, Never>?
-        var timer: Task<Void, Never>?
+        var alarm: UInt64?
     }
 
     private let state: Mutex<State>
@@ -54,7 +54,7 @@ final class Answer<Value: Sendable>: Sendable {
             return taken
         }
         guard let continuation = taken.continuation else { return false }
-        taken.timer?.cancel()
+        if let alarm = taken.alarm { Alarms.shared.cancel(alarm) }
         continuation.resume(returning: value)
         return true
     }
@@ -63,18 +63,17 @@ final class Answer<Value: Sendable>: Sendable {
     func give(
         _ value: Value, after milliseconds: Int32, overdue: @escaping @Sendable () -> Void = {}
     ) {
-        let timer = Task {
-            try? await Task.sleep(for: .milliseconds(Int(milliseconds)))
-            guard !Task.isCancelled, !isGiven else { return }
+        let alarm = Alarms.shared.set(after: milliseconds) {
+            guard !self.isGiven else { return }
             overdue()
-            give(value)
+            self.give(value)
         }
         let isLate = state.withLock { state in
             guard state.continuation != nil else { return true }
-            state.timer = timer
+            state.alarm = alarm
             return false
         }
-        if isLate { timer.cancel() }
+        if isLate { Alarms.shared.cancel(alarm) }
     }
 }
 

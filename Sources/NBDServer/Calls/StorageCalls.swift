@@ -7,6 +7,8 @@ import Synchronization
 /// Calls on one place share a few threads: what is more waits its turn, and is refused when all of
 /// them have been stuck for longer than their limits. A caller is answered in time even if its call
 /// is not: what such a call returns later is handed to its `late`, which takes it back.
+///
+/// A thread that has nothing left to do waits a few seconds for the next call, of whatever place.
 package final class StorageCalls: Sendable {
     /// Calls of one place that run at once.
     package static let threadsPerPlace = 8
@@ -14,6 +16,8 @@ package final class StorageCalls: Sendable {
     package static let threadsMax = 512
     /// Calls of one place that wait for a thread.
     package static let waitersPerPlace = 4096
+    /// Threads that wait for a call.
+    package static let idleThreadsMax = 8
 
     /// What a call is allowed.
     package struct Terms: Sendable {
@@ -53,6 +57,36 @@ package final class StorageCalls: Sendable {
         }
     }
 
+    /// A call that a thread is to run.
+    private struct Errand {
+        let ticket: Ticket
+        let place: StoragePlace
+    }
+
+    /// A thread that waits for a call.
+    private final class IdleThread: Sendable {
+        private let errand = Mutex<Errand?>(nil)
+        private let wakeups = WakeCount()
+
+        /// Hands it a call; only for one that has been taken from the list of those that wait.
+        func run(_ errand: Errand) {
+            self.errand.withLock { $0 = errand }
+            wakeups.signal()
+        }
+
+        /// The call that it was handed; nil when none came in time.
+        func wait(milliseconds: Int32) -> Errand? {
+            guard wakeups.wait(milliseconds: milliseconds) else { return nil }
+            return errand.withLock { $0.take() }
+        }
+
+        /// The call that it is about to be handed.
+        func wait() -> Errand? {
+            wakeups.wait()
+            return errand.withLock { $0.take() }
+        }
+    }
+
     private struct Lane {
         var running: [UInt64: Ticket] = [:]
         /// Of those, the ones whose callers have given up.
@@ -62,6 +96,8 @@ package final class StorageCalls: Sendable {
 
     private struct State {
         var lanes: [StoragePlace: Lane] = [:]
+        /// The one that has waited for the shortest time comes last, and is taken first.
+        var idle: [IdleThread] = []
         var runningCount = 0
         var lastNumber: UInt64 = 0
         var isStopping = false
@@ -69,6 +105,7 @@ package final class StorageCalls: Sendable {
 
     private enum Entry {
         case start
+        case hand(IdleThread)
         case wait
         case refuse(ServerFault)
     }
@@ -128,9 +165,13 @@ package final class StorageCalls: Sendable {
         switch entry {
         case .wait: break
         case .refuse(let fault): ticket.refuse(fault)
+        case .hand(let thread): thread.run(Errand(ticket: ticket, place: place))
         case .start:
             do throws(SystemFault) {
-                _ = try WorkerThread(name: "nbdpull-storage") { self.work(ticket, place) }
+                // A thread keeps what its body holds for as long as it lives, so it holds no call.
+                let thread = IdleThread()
+                _ = try WorkerThread(name: "nbdpull-storage") { self.work(thread) }
+                thread.run(Errand(ticket: ticket, place: place))
             } catch {
                 ticket.refuse(
                     .systemUnsupported(detail: "no thread: \(error.call): \(error.errorText)"))
@@ -162,16 +203,42 @@ package final class StorageCalls: Sendable {
         }
         lane.running[ticket.number] = ticket
         state.runningCount += 1
-        return .start
+        return state.idle.popLast().map(Entry.hand) ?? .start
     }
 
-    /// On a thread: the ticket's call, then those that wait for the place.
-    private func work(_ first: Ticket, _ place: StoragePlace) {
-        var next: Ticket? = first
-        while let ticket = next {
-            ticket.run()
-            next = leave(ticket, place)
+    /// On a thread: the call, those that wait for its place, and those that come while it is idle.
+    private func work(_ thread: IdleThread) {
+        var isFirst = true
+        while let errand = isFirst ? thread.wait() : idle(thread) {
+            isFirst = false
+            work(errand)
         }
+    }
+
+    private func work(_ errand: Errand) {
+        var ticket: Ticket? = errand.ticket
+        while let current = ticket {
+            current.run()
+            ticket = leave(current, errand.place)
+        }
+    }
+
+    /// Waits for a call; nil when the thread is to end.
+    private func idle(_ thread: IdleThread) -> Errand? {
+        let waits = state.withLock { state in
+            guard !state.isStopping, state.idle.count < Self.idleThreadsMax else { return false }
+            state.idle.append(thread)
+            return true
+        }
+        guard waits else { return nil }
+        if let errand = thread.wait(milliseconds: Limits.idleMilliseconds) { return errand }
+        let isTaken = state.withLock { state in
+            let count = state.idle.count
+            state.idle.removeAll { $0 === thread }
+            return state.idle.count == count
+        }
+        // Somebody has taken it in this moment, and hands it a call.
+        return isTaken ? thread.wait() : nil
     }
 
     /// The call has returned; the next one that somebody still waits for takes its thread.

@@ -50,6 +50,7 @@ package enum StoragePlace: Hashable, Sendable {
     }
 
     private static let mountsBytesMax = 4 << 20
+    private static let mountsPieceBytes = 64 << 10
 
     /// Where file systems were mounted not long ago: a call asks several times, and a mount that is
     /// new only shares threads for so long with the one it lies on.
@@ -69,7 +70,13 @@ package enum StoragePlace: Hashable, Sendable {
     private static func readMountPoints() -> [String] {
         do throws(SystemFault) {
             let file = try FileCalls.open("/proc/self/mountinfo", [])
-            let bytes = try FileCalls.readAll(file.raw, count: mountsBytesMax)
+            var bytes: [UInt8] = []
+            while bytes.count < mountsBytesMax {
+                let more = try FileCalls.read(
+                    file.raw, at: UInt64(bytes.count), count: mountsPieceBytes)
+                if more.isEmpty { break }
+                bytes += more
+            }
             return mountPoints(in: String(decoding: bytes, as: UTF8.self))
         } catch {
             return []

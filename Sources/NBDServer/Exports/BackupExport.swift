@@ -64,7 +64,7 @@ final class BackupExport: Sendable {
         earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
         self.reservedBytes = reservedBytes
-        roomBytes = scratch.roomBytes - min(reservedBytes, scratch.roomBytes)
+        roomBytes = scratch.roomBytes(leaving: reservedBytes)
         writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
         // Once: a disk may grow meanwhile.
         let sizeBytes = live.source.sizeBytes

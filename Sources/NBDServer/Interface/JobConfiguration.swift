@@ -89,10 +89,29 @@ package struct JobStarted: Sendable {
     package var holdNanoseconds: UInt64
     /// Size of each disk at the instant, by target, in bytes.
     package var diskSizes: [String: UInt64]
-    package init(endpoint: ListenEndpoint, holdNanoseconds: UInt64, diskSizes: [String: UInt64]) {
+    /// The scratch files that were made, by path.
+    package var scratchFiles: [String: ScratchFile]
+
+    package init(
+        endpoint: ListenEndpoint, holdNanoseconds: UInt64, diskSizes: [String: UInt64],
+        scratchFiles: [String: ScratchFile] = [:]
+    ) {
+        self.scratchFiles = scratchFiles
         self.endpoint = endpoint
         self.holdNanoseconds = holdNanoseconds
         self.diskSizes = diskSizes
+    }
+}
+
+/// What tells a scratch file from another that later has its name.
+package struct ScratchFile: Sendable, Hashable {
+    /// `st_dev`.
+    package var device: UInt64
+    /// `st_ino`.
+    package var inode: UInt64
+    package init(device: UInt64, inode: UInt64) {
+        self.device = device
+        self.inode = inode
     }
 }
 

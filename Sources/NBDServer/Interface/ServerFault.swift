@@ -7,6 +7,8 @@ package enum ServerFault: Error, Sendable, Hashable {
     case sourceUnusable(path: String, detail: String)
     /// Another process holds the source (qemu's image locks).
     case sourceLocked(path: String, detail: String)
+    /// The source is served already: another name of it was given, or the same.
+    case sourceServed(path: String, export: String)
     case exportNameTaken(name: String)
     case unknownDisk
     /// Requests or a job still use the disk.

@@ -37,19 +37,10 @@ extension NBDServer {
         case .success(let found): bases = found
         }
         let scope = ExportScope(jobID: configuration.id, domain: configuration.domain)
-        let exports: [BackupExport]
-        switch await makeExports(configuration, scope) {
+        let (exports, opened): ([BackupExport], OpenedListener)
+        switch await makePlaces(configuration, scope) {
         case .failure(let fault): return .failure(fault)
-        case .success(let made): exports = made
-        }
-        let opened: OpenedListener
-        switch await open(configuration.endpoint, scope: scope, security: configuration.security) {
-        case .failure(let fault):
-            // A bind that hangs keeps the scope, and is to keep no disk with it.
-            scope.removeAll()
-            await removeScratch(Parting(exports))
-            return .failure(fault)
-        case .success(let listener): opened = listener
+        case .success(let made): (exports, opened) = made
         }
         let begun = await onDisks(disks) {
             self.begin(configuration, exports, bases, scope, opened)
@@ -59,6 +50,32 @@ extension NBDServer {
         await discard(opened)
         await removeScratch(Parting(exports))
         return .failure(fault)
+    }
+
+    /// Makes scratch and the listener at the same time: they do not depend on each other.
+    ///
+    /// On a fault nothing is left; scratch's is the one reported.
+    private func makePlaces(
+        _ configuration: JobConfiguration, _ scope: ExportScope
+    ) async -> Result<([BackupExport], OpenedListener), ServerFault> {
+        async let opening = open(
+            configuration.endpoint, scope: scope, security: configuration.security)
+        let made = await makeExports(configuration, scope)
+        switch (made, await opening) {
+        case (.success(let exports), .success(let opened)): return .success((exports, opened))
+        case (.success(let exports), .failure(let fault)):
+            // A bind that hangs keeps the scope, and is to keep no disk with it.
+            scope.removeAll()
+            await removeScratch(Parting(exports))
+            return .failure(fault)
+        case (.failure(let fault), .success(let opened)):
+            scope.removeAll()
+            await discard(opened)
+            return .failure(fault)
+        case (.failure(let fault), .failure):
+            scope.removeAll()
+            return .failure(fault)
+        }
     }
 
     /// A listener that no ring has seen.
@@ -258,8 +275,14 @@ extension NBDServer {
         state.withLock { $0.jobs[id] = job }
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
+        let files = exports.compactMap { export in
+            export.scratch.file.map { (export.scratch.path, $0) }
+        }
         return JobStarted(
             endpoint: opened.endpoint, holdNanoseconds: hold,
-            diskSizes: Dictionary(sizes) { first, _ in first })
+            diskSizes: Dictionary(sizes) { first, _ in first },
+            scratchFiles: Dictionary(files) { first, _ in first }.mapValues {
+                ScratchFile(device: $0.device, inode: $0.inode)
+            })
     }
 }

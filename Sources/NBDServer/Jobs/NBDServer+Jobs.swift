@@ -29,9 +29,11 @@ extension NBDServer {
     func end(jobID: String) async -> Result<JobReport, ServerFault> {
         guard let ending = startEnding(jobID) else { return .failure(.unknownJob(id: jobID)) }
         defer { state.withLock { _ = $0.ending.remove(jobID) } }
-        await close(ending.listener)
+        // Who connects until then finds no export.
         ending.scope.removeAll()
+        async let closing: Void = close(ending.listener)
         await letGo(ending.exports, ending.drain)
+        await closing
         // Nothing more is read: the last word of storage on what was.
         let reason = ending.exports.look { RunningJob.firstReason(of: $0, self.shared) }
         shared.watch.remove(ending.exports.look { $0.map(\.id) } ?? [])

@@ -10,6 +10,9 @@ import Synchronization
 final class ScratchWatch: Sendable {
     private let state = Mutex(State())
     private let wakeups = WakeCount()
+    private let start: ThreadStart
+
+    init(start: @escaping ThreadStart = WorkerThread.start) { self.start = start }
 
     private struct State {
         var exports: [ExportID: BackupExport] = [:]
@@ -48,6 +51,7 @@ final class ScratchWatch: Sendable {
         state.withLock { state in
             for export in exports { state.exports[export.id] = export }
         }
+        wakeups.signal()
         // Without a thread readers look for themselves; the next job's begin tries again.
         _ = ensureThread(shared)
     }
@@ -60,7 +64,7 @@ final class ScratchWatch: Sendable {
         }
         if isThere { return true }
         do throws(SystemFault) {
-            _ = try WorkerThread(name: "nbdpull-watch") { self.run(shared) }
+            try start("nbdpull-watch") { self.run(shared) }
             return true
         } catch {
             state.withLock { $0.hasThread = false }
@@ -114,15 +118,18 @@ final class ScratchWatch: Sendable {
     // MARK: On the watch's thread
 
     private func run(_ shared: ServerShared) {
+        var pause = Limits.scratchWatchMilliseconds
         while true {
-            _ = wakeups.wait(milliseconds: Limits.scratchWatchMilliseconds)
-            let (exports, waiting, isOver) = state.withLock { state in
+            let isWoken = wakeups.wait(milliseconds: pause)
+            let (exports, waiting, isIdle) = state.withLock { state in
                 state.waiting.removeAll { $0.isOver }
-                let isOver = state.exports.isEmpty && state.waiting.isEmpty
-                if isOver { state.hasThread = false }
-                return (Array(state.exports.values), state.waiting, isOver)
+                let isIdle = state.exports.isEmpty && state.waiting.isEmpty
+                if isIdle, !isWoken { state.hasThread = false }
+                return (Array(state.exports.values), state.waiting, isIdle)
             }
-            if isOver { return }
+            if isIdle, !isWoken { return }
+            // The next job may begin soon.
+            pause = isIdle ? Limits.idleMilliseconds : Limits.scratchWatchMilliseconds
             let now = MonotonicClock.now()
             for reclaim in waiting where now > reclaim.deadline { reclaim.finish() }
             for export in exports where !export.ledger.view.isClosed { look(at: export, shared) }

@@ -29,6 +29,7 @@ final class ScratchWriter: Sendable {
     private let reservedBytes: UInt64
     private let wakeups = WakeCount()
     private let state = Mutex(State())
+    private let start: ThreadStart
 
     private enum Work: Sendable {
         case write(ScratchTicket, LentBytes, position: UInt64)
@@ -48,7 +49,11 @@ final class ScratchWriter: Sendable {
         var isClosed = false
     }
 
-    init(_ scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64) {
+    init(
+        _ scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
+        start: @escaping ThreadStart = WorkerThread.start
+    ) {
+        self.start = start
         self.scratch = scratch
         self.home = home
         self.reservedBytes = reservedBytes
@@ -103,7 +108,7 @@ final class ScratchWriter: Sendable {
         }
         if needsThread {
             do throws(SystemFault) {
-                _ = try WorkerThread(name: "nbdpull-scratch") { self.run() }
+                try start("nbdpull-scratch") { self.run() }
             } catch {
                 return refuse(error.errno)
             }

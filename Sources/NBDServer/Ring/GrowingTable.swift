@@ -4,7 +4,7 @@
 struct GrowingTable<Element: Sendable> {
     /// Names an element of a table of such elements.
     struct Index: Hashable, Sendable {
-        fileprivate let number: Int
+        let number: Int
     }
 
     private var elements: [Element?] = []

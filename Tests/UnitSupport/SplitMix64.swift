@@ -1,10 +1,10 @@
 /// A small seeded generator, the same on every machine.
-struct SplitMix64: RandomNumberGenerator {
+package struct SplitMix64: RandomNumberGenerator {
     private var state: UInt64
 
-    init(seed: UInt64) { state = seed }
+    package init(seed: UInt64) { state = seed }
 
-    mutating func next() -> UInt64 {
+    package mutating func next() -> UInt64 {
         // Wrapping arithmetic is the algorithm itself.
         state &+= 0x9e37_79b9_7f4a_7c15
         var mixed = state
@@ -14,5 +14,5 @@ struct SplitMix64: RandomNumberGenerator {
     }
 
     /// A number below `bound`, which is not zero.
-    mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
+    package mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
 }

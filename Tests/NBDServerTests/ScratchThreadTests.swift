@@ -1,0 +1,162 @@
+import Glibc
+import IORing
+import Scratch
+import Synchronization
+import Testing
+
+@testable import NBDServer
+
+/// Threads that a test counts, or refuses to start.
+private final class Threads: Sendable {
+    let started = Tally()
+    let ended = Tally()
+    let refuses = Atomic<Bool>(false)
+
+    var start: ThreadStart {
+        { [self] name, body throws(SystemFault) in
+            if refuses.load(ordering: .acquiring) {
+                throw SystemFault(call: "pthread_create", errno: EAGAIN)
+            }
+            started.add()
+            try WorkerThread.start(name: name) {
+                body()
+                self.ended.add()
+            }
+        }
+    }
+}
+
+/// Threads that write scratch, and the one that watches it.
+@Suite struct ScratchThreadTests {
+    private func writer(
+        _ directory: ServerFixture, _ name: String, _ start: @escaping ThreadStart,
+        home: Mailbox<RingMessage>
+    ) throws -> ScratchWriter {
+        let storage = try ScratchStorage.create(
+            path: directory.path(name), geometry: ClusterGeometry(sizeBytes: 1 << 20))
+        return ScratchWriter(storage, home: home, reservedBytes: 0, start: start)
+    }
+
+    @Test("P2: what is asked of a scratch writer after its end is done by another thread")
+    func afterTheEnd() async throws {
+        let fixture = try await ServerFixture()
+        let threads = Threads()
+        let done = Tally()
+        let writer = try writer(fixture, "s", threads.start, home: try Mailbox())
+        writer.empty { done.add() }
+        #expect(await done.reaches(1))
+        writer.close()
+        #expect(await threads.ended.reaches(1))
+        writer.empty { done.add() }
+        #expect(await done.reaches(2) && threads.started.value == 2)
+        // And that one ends as well.
+        #expect(await threads.ended.reaches(2))
+        await fixture.close()
+    }
+
+    @Test("P2: whatever is asked of a scratch writer while it ends is answered")
+    func whileItEnds() async throws {
+        let fixture = try await ServerFixture()
+        let done = Tally()
+        let rounds = 400
+        for round in 0..<rounds {
+            let writer = try writer(fixture, "s\(round)", WorkerThread.start, home: try Mailbox())
+            writer.empty {}
+            async let closing: Void = writer.close()
+            async let asking: Void = writer.empty { done.add() }
+            _ = await (closing, asking)
+        }
+        #expect(await done.reaches(rounds), "\(done.value) of \(rounds)")
+        await fixture.close()
+    }
+
+    @Test("P2: where no thread can be had a write fails, and nobody waits")
+    func noThread() async throws {
+        let fixture = try await ServerFixture()
+        let threads = Threads()
+        let home = try Mailbox<RingMessage>()
+        let writer = try writer(fixture, "s", threads.start, home: home)
+        threads.refuses.store(true, ordering: .releasing)
+        let done = Tally()
+        let arena = try BufferArena(capacityBytes: 1 << 20)
+        let ticket = ScratchTicket(number: ScratchWriteIndex(number: 3), serial: 7)
+        writer.look { _ in done.add() }
+        writer.empty { done.add() }
+        #expect(done.value == 1)
+        writer.write(ticket, arena.lend(0, count: 4096), position: 0)
+        let messages = home.takeAll()
+        guard messages.count == 1, case .scratchWritten(let told, let outcome) = messages[0]
+        else {
+            Issue.record("\(messages.count) messages")
+            return await fixture.close()
+        }
+        #expect(told == ticket && outcome == .failed(EAGAIN))
+        // With a thread again all goes on: a look that had none is not thought to be under way.
+        threads.refuses.store(false, ordering: .releasing)
+        writer.look { _ in done.add() }
+        #expect(await done.reaches(2))
+        writer.close()
+        #expect(await threads.ended.reaches(1))
+        await fixture.close()
+    }
+
+    @Test("P2: a guest waits for room no longer than its limit, whatever scratch and threads do")
+    func reclaimEnds() async throws {
+        let fixture = try await ServerFixture()
+        let export = try await fixture.begin()
+        let fileSystem = try #require(export.scratch.fileSystem)
+        let shared = fixture.server.shared
+        let threads = Threads()
+        let watch = ScratchWatch(start: threads.start)
+        threads.refuses.store(true, ordering: .releasing)
+        watch.add([export], shared)
+        // Nobody would look at the limit: the guest is told at once.
+        #expect(!watch.reclaim(fileSystem, shared) {})
+        threads.refuses.store(false, ordering: .releasing)
+        let gate = Gate()
+        export.writer.look { _ in gate.wait() }
+        let answered = Tally()
+        let begin = MonotonicClock.now()
+        #expect(watch.reclaim(fileSystem, shared) { answered.add() })
+        watch.remove([export.id])
+        #expect(await answered.reaches(1, within: 8))
+        #expect(MonotonicClock.now() - begin >= Limits.reclaimNanoseconds)
+        gate.open()
+        #expect(await threads.ended.reaches(1))
+        await fixture.close()
+    }
+
+    @Test("P2: scratch is watched before the instant: from then on a guest may need the room")
+    func watchedBefore() async throws {
+        // The ring is busy with a client that has come, so that no write can be held yet.
+        let (gate, connected) = (Gate(), Tally())
+        let fixture = try await ServerFixture { event in
+            guard case .clientConnected = event else { return }
+            connected.add()
+            gate.wait()
+        }
+        let live = ListenEndpoint.unix(path: fixture.path("live.sock"), mode: 0o600)
+        _ = try await fixture.server.listenLive(live, security: .plaintext)
+        let client = try RawClient(fixture.path("live.sock"), export: "vm1/vda")
+        #expect(await connected.reaches(1))
+        let file = try FileCalls.open(fixture.path("disk"), [])
+        let fileSystem = try #require(FileCalls.fileSystem(file.raw))
+        let begun = Tally()
+        let begin = Task {
+            _ = try? await fixture.begin()
+            begun.add()
+        }
+        var isWatched = false
+        for _ in 0..<1500 where !isWatched && begun.value == 0 {
+            isWatched = fixture.server.shared.watch.reclaim(
+                fileSystem, fixture.server.shared
+            ) {}
+            try await Task.sleep(for: .milliseconds(1))
+        }
+        #expect(isWatched && begun.value == 0)
+        gate.open()
+        await begin.value
+        client.close()
+        await fixture.close()
+    }
+}
