@@ -44,9 +44,10 @@ let package = Package(
         .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
+        .target(name: "Core", dependencies: ["Scratch", "Bitmap"], swiftSettings: strict),
         .target(
             name: "NBDServer",
-            dependencies: ["Scratch", "Bitmap", "NBDProtocol", "Disk", "TLS", "IORing"],
+            dependencies: ["Core", "Scratch", "Bitmap", "NBDProtocol", "Disk", "TLS", "IORing"],
             swiftSettings: strict),
         .target(
             name: "Control",
@@ -82,7 +83,8 @@ let package = Package(
             name: "IORingTests", dependencies: ["Disk", "IORing", "CLibURing", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "ScratchTests", dependencies: ["Scratch", "Disk", "IORing", "UnitSupport"],
+            name: "ScratchTests",
+            dependencies: ["Core", "Scratch", "Bitmap", "Disk", "IORing", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
             name: "TLSTests", dependencies: ["TLS", "CGnuTLS", "TestSupport"],

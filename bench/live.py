@@ -54,15 +54,14 @@ class ControlConnection(http.client.HTTPConnection):
 class LiveDisk:
     """nbdpull serving one disk, with a connection to its control socket."""
 
-    def __init__(self, disk: Path, directory: Path, direct: bool = False,
-                 options: tuple[str, ...] = ()):
+    def __init__(self, disk: Path, directory: Path, direct: bool = False):
         run = directory / "run"
         self._control_path = run / "control.sock"
         shutil.rmtree(directory / "state", ignore_errors=True)
         self._server = Server(
             NBDPULL.key,
             [NBDPULL.path(), "serve", "--state-dir", str(directory / "state"), "--run-dir",
-             str(run), *options, *self._domain(disk, directory, direct)],
+             str(run), *self._domain(disk, directory, direct)],
             directory, socket_path=self._control_path)
         self.uri = ""
         self.pid = 0
@@ -135,15 +134,14 @@ def idle(peer: Peer, disk: Path, directory: Path) -> Iterator[Target]:
 
 @contextmanager
 def begun(
-    peer: Peer, disk: Path, directory: Path, direct: bool = False, options: tuple[str, ...] = ()
+    peer: Peer, disk: Path, directory: Path, direct: bool = False
 ) -> Iterator[Target]:
     """The disk served for writing with a backup job that has begun and is ended on leaving.
 
-    `options` are nbdpull's. qemu-storage-daemon has its copy-before-write filter and a new sparse
-    scratch file.
+    qemu-storage-daemon has its copy-before-write filter and a new sparse scratch file.
     """
     if peer is NBDPULL:
-        with LiveDisk(disk, directory, direct, options) as served:
+        with LiveDisk(disk, directory, direct) as served:
             yield Target(served.uri, served.begin(), served.pid)
             served.end()
         return

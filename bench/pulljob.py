@@ -11,14 +11,12 @@ WRITES_PER_SECOND = 500
 BUFFERED = "running machine, buffered"
 DIRECT = "running machine, cache none"
 STOPPED = "stopped machine, buffered"
-LENT = "stopped machine, --lend-pages"
-CASES = [BUFFERED, DIRECT, STOPPED, LENT]
+CASES = [BUFFERED, DIRECT, STOPPED]
 
 # In the page cache a pass takes tenths of a second; several make the clock ticks of CPU time count.
-PASSES = {BUFFERED: 3, DIRECT: 1, STOPPED: 3, LENT: 3}
+PASSES = {BUFFERED: 3, DIRECT: 1, STOPPED: 3}
 PLAIN = {BUFFERED: [NbdServerSplice(), Nbdkit(), QemuNbd()], DIRECT: [QemuNbd()],
-         STOPPED: [NbdServerSplice(), Nbdkit(), QemuNbd()],
-         LENT: [NbdServerSplice(), Nbdkit(), QemuNbd()]}
+         STOPPED: [NbdServerSplice(), Nbdkit(), QemuNbd()]}
 
 
 def pull_job(files: Files, settings: Settings, result: Result) -> None:
@@ -43,11 +41,10 @@ def of_job(peer: Peer, case: str, files: Files, settings: Settings) -> dict[str,
     disk = files.disk()
     if direct:
         files.disk_went_direct()
-    options = ("--lend-pages",) if case == LENT else ()
-    with begun(peer, disk, settings.directory, direct, options) as target:
+    with begun(peer, disk, settings.directory, direct) as target:
         def measured() -> dict[str, float]:
             return pull(target.backup, size, CONNECTIONS, target.pid, PASSES[case])
-        if case in (STOPPED, LENT):
+        if case == STOPPED:
             return measured()
         with Writer(target.live, size, WRITES_PER_SECOND):
             return measured()

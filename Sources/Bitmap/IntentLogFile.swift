@@ -71,14 +71,7 @@ package final class IntentLogFile: Sendable {
 
     /// The regions that a byte range touches; the range is not empty.
     package func regions(touching offset: UInt64, length: UInt64) -> Range<Int> {
-        Self.regions(touching: offset, length: length, shift: regionShift)
-    }
-
-    /// The same for regions of `1 << shift` bytes.
-    package static func regions(
-        touching offset: UInt64, length: UInt64, shift: UInt64
-    ) -> Range<Int> {
-        Int(offset >> shift)..<(Int((offset + length - 1) >> shift) + 1)
+        WriteIntent.regions(touching: offset, length: length, shift: regionShift)
     }
 
     /// Writes one slot durably; may wait as long as the storage does.

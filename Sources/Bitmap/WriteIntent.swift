@@ -2,7 +2,7 @@
 package enum IntentAdmission: Sendable, Hashable {
     /// Every region of the write is durably marked (or tracking is lost): submit it now.
     case go
-    /// It waits for the log; `.release` with its token follows exactly once.
+    /// It waits for the log; its `.release` follows exactly once.
     case held
 }
 
@@ -17,7 +17,7 @@ package enum IntentAction: Sendable, Hashable {
     /// Make every fine bit that is set now durable; answer with `bitsSynced`. One at a time.
     case syncBits
     /// The held write may be submitted now.
-    case release(token: Int)
+    case release(ChangeID)
     /// The log cannot be written: from now on nothing is promised.
     ///
     /// Comes once. No write to an unmarked region goes before the driver has answered with
@@ -69,12 +69,12 @@ package struct WriteIntent: Sendable, Hashable {
     /// Admitted writes that are not finished, per region.
     private var writesInFlight: [Int32]
 
-    /// Tokens that wait for the log being written, and for the next one.
-    private var current = TokenList()
-    private var next = TokenList()
-    /// Tokens that may go.
-    private var released = TokenList()
-    /// Links of the lists; `notHeld` for tokens in none.
+    /// Changes that wait for the log being written, and for the next one.
+    private var current = ChangeList()
+    private var next = ChangeList()
+    /// Changes that may go.
+    private var released = ChangeList()
+    /// Links of the lists; `notHeld` for changes in none.
     private var links: [Int32]
     private var isLossReported = false
     private var isLossDeclared = false
@@ -84,7 +84,7 @@ package struct WriteIntent: Sendable, Hashable {
     private static let notHeld: Int32 = -2
     private static let listEnd: Int32 = -1
 
-    private struct TokenList: Hashable {
+    private struct ChangeList: Hashable {
         var head = WriteIntent.listEnd
         var tail = WriteIntent.listEnd
         var isEmpty: Bool { head == WriteIntent.listEnd }
@@ -92,13 +92,13 @@ package struct WriteIntent: Sendable, Hashable {
 
     /// Nothing is marked; the log may hold anything.
     ///
-    /// `tokenLimit`: writes are named by tokens below it. `generation`: that of the newest slot of
+    /// `changeLimit`: changes have numbers below it. `generation`: that of the newest slot of
     /// the log as it was found, or 0 for a new one. `isAllMarked`: both slots of the log mark every
     /// region, which leaves it when it was idle, as any other does.
     package init(
-        regionCount: Int, tokenLimit: Int, generation: UInt64 = 0, isAllMarked: Bool = false
+        regionCount: Int, changeLimit: Int, generation: UInt64 = 0, isAllMarked: Bool = false
     ) {
-        precondition(regionCount > 0 && tokenLimit > 0 && tokenLimit <= Int(Int32.max))
+        precondition(regionCount > 0 && changeLimit > 0 && changeLimit <= Int(Int32.max))
         self.regionCount = regionCount
         self.generation = generation
         let empty = [UInt64](repeating: 0, count: (regionCount + 63) / 64)
@@ -108,7 +108,14 @@ package struct WriteIntent: Sendable, Hashable {
         clearing = empty
         touched = empty
         writesInFlight = [Int32](repeating: 0, count: regionCount)
-        links = [Int32](repeating: Self.notHeld, count: tokenLimit)
+        links = [Int32](repeating: Self.notHeld, count: changeLimit)
+    }
+
+    /// The regions of `1 << shift` bytes that a byte range touches; the range is not empty.
+    package static func regions(
+        touching offset: UInt64, length: UInt64, shift: UInt64
+    ) -> Range<Int> {
+        Int(offset >> shift)..<(Int((offset + length - 1) >> shift) + 1)
     }
 
     /// Marks are kept for good from now on, as after a sync that failed.
@@ -134,9 +141,9 @@ package struct WriteIntent: Sendable, Hashable {
 extension WriteIntent {
     /// Asks whether a guest write, zero or discard that touches these regions may be submitted.
     ///
-    /// `.go` when all of them are durably marked. The token is free for other writes after `.go`,
+    /// `.go` when all of them are durably marked. The name is free for other changes after `.go`,
     /// and after its `.release` otherwise; `finished` follows in both cases.
-    package mutating func admit(token: Int, regions: Range<Int>) -> IntentAdmission {
+    package mutating func admit(_ change: ChangeID, regions: Range<Int>) -> IntentAdmission {
         precondition(!regions.isEmpty && regions.lowerBound >= 0)
         precondition(regions.upperBound <= regionCount, "region outside the disk")
         var isDurable = true
@@ -152,14 +159,14 @@ extension WriteIntent {
             if writing[index] & bit == 0 { isBeingWritten = false }
         }
         if isDurable || isLossDeclared { return .go }
-        precondition(links[token] == Self.notHeld, "the token is held already")
+        precondition(links[change.number] == Self.notHeld, "the change is held already")
         if isLost {
             // Not before it is said that the chain is broken.
-            release(appending(token, to: TokenList()))
+            release(appending(change, to: ChangeList()))
         } else if isBeingWritten {
-            current = appending(token, to: current)
+            current = appending(change, to: current)
         } else {
-            next = appending(token, to: next)
+            next = appending(change, to: next)
         }
         return .held
     }
@@ -174,15 +181,15 @@ extension WriteIntent {
         }
     }
 
-    private mutating func appending(_ token: Int, to list: TokenList) -> TokenList {
-        let link = Int32(token)
-        links[token] = Self.listEnd
+    private mutating func appending(_ change: ChangeID, to list: ChangeList) -> ChangeList {
+        let link = Int32(change.number)
+        links[change.number] = Self.listEnd
         if !list.isEmpty { links[Int(list.tail)] = link }
-        return TokenList(head: list.isEmpty ? link : list.head, tail: link)
+        return ChangeList(head: list.isEmpty ? link : list.head, tail: link)
     }
 
-    /// Every token of the list may go, after those that may already.
-    private mutating func release(_ list: TokenList) {
+    /// Every change of the list may go, after those that may already.
+    private mutating func release(_ list: ChangeList) {
         guard !list.isEmpty else { return }
         if released.isEmpty {
             released.head = list.head
@@ -201,16 +208,13 @@ extension WriteIntent {
     /// A log write holds everything that was admitted before it is taken here, so a driver that
     /// admits all that came in and only then asks pays one log write for all of it.
     package mutating func nextAction() -> IntentAction? {
-        if isLost, !isLossReported {
-            isLossReported = true
-            return .trackingLost
-        }
+        if takeLoss() { return .trackingLost }
         if !released.isEmpty, !isLost || isLossDeclared {
-            let token = Int(released.head)
-            released.head = links[token]
-            if released.isEmpty { released = TokenList() }
-            links[token] = Self.notHeld
-            return .release(token: token)
+            let first = Int(released.head)
+            released.head = links[first]
+            if released.isEmpty { released = ChangeList() }
+            links[first] = Self.notHeld
+            return .release(ChangeID(first))
         }
         if isLost { return nil }
         if !isWriting, !next.isEmpty || isRewriteDue {
@@ -218,7 +222,7 @@ extension WriteIntent {
             isWritingBehind = false
             isRewriteDue = false
             current = next
-            next = TokenList()
+            next = ChangeList()
             for index in words.indices {
                 writing[index] = words[index]
                 durable[index] &= words[index]
@@ -230,6 +234,13 @@ extension WriteIntent {
             return .syncBits
         }
         return nil
+    }
+
+    /// Takes `.trackingLost` before its turn; true when it was owed.
+    package mutating func takeLoss() -> Bool {
+        guard isLost, !isLossReported else { return false }
+        isLossReported = true
+        return true
     }
 
     /// Writes wait for the log that is being written.
@@ -244,8 +255,8 @@ extension WriteIntent {
         isLost = true
         release(current)
         release(next)
-        current = TokenList()
-        next = TokenList()
+        current = ChangeList()
+        next = ChangeList()
     }
 
     /// It is said, as durably as can be, that the chain is broken: the writes that wait may go.
@@ -260,7 +271,7 @@ extension WriteIntent {
         isWriting = false
         if isLost { return }
         let waiting = current
-        current = TokenList()
+        current = ChangeList()
         if succeeded {
             generation += 1
             for index in writing.indices {
@@ -277,7 +288,7 @@ extension WriteIntent {
         release(waiting)
         if isLost {
             release(next)
-            next = TokenList()
+            next = ChangeList()
         }
     }
 

@@ -53,7 +53,6 @@ static const int nbdpull_MSG_NOSIGNAL = MSG_NOSIGNAL;
 static const short nbdpull_POLLRDHUP = 0x2000;
 static const int nbdpull_MSG_WAITALL = MSG_WAITALL;
 static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
-static const unsigned long nbdpull_SIOCOUTQ = SIOCOUTQ;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
 static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
 static const long nbdpull_EXT4_SUPER_MAGIC = 0xEF53L;

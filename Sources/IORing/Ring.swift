@@ -10,8 +10,9 @@ package struct Completion: Sendable {
 
 /// One io_uring, used by one thread only.
 ///
-/// `prepare…` puts an operation into the submission queue; `wait` submits what is there and waits.
-/// When the queue is full, `prepare…` submits first, so it never fails. Buffers lie in a
+/// `prepare…` puts an operation into the submission queue; `submit` hands over what is there, and waits
+/// for a completion if it is asked to. When the queue is full, `prepare…` submits first, so it never
+/// fails. Buffers lie in a
 /// `BufferArena` that outlives the operation: its owner keeps a run allocated until the completion
 /// has been seen.
 @safe
@@ -117,8 +118,8 @@ package struct Ring: ~Copyable {
         Int(unsafe io_uring_cq_ready(ring))
     }
 
-    /// Takes the finished operations out, at most 128 at a time, and hands each to `body`; returns
-    /// their number.
+    /// Takes finished operations out, oldest first and at most 128 at a time, in place of what was in
+    /// `completions`.
     package mutating func drain(into completions: inout [Completion]) {
         completions.removeAll(keepingCapacity: true)
         // SAFETY: the kernel's entries are copied before the queue head moves past them.

@@ -1,36 +1,6 @@
 import CLibURing
 import Glibc
 
-/// A descriptor that becomes readable once, some time after it was asked to.
-package struct DelayTimer: ~Copyable {
-    private let descriptor: OwnedDescriptor
-    package var raw: Int32 { descriptor.raw }
-
-    /// A timer that does not run.
-    package init() throws(SystemFault) {
-        let number = try SystemFault.check("timerfd_create") {
-            timerfd_create(CLOCK_MONOTONIC, Int32(TFD_NONBLOCK | TFD_CLOEXEC))
-        }
-        descriptor = OwnedDescriptor(adopting: number)
-    }
-
-    /// Becomes readable after so many milliseconds, counted from now even if it was running.
-    package func start(milliseconds: Int) {
-        let delay = timespec(
-            tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
-        var setting = itimerspec(it_interval: timespec(), it_value: delay)
-        // SAFETY: the kernel copies the local; it keeps no pointer.
-        _ = unsafe timerfd_settime(descriptor.raw, 0, &setting, nil)
-    }
-
-    /// Takes the expiry, so that the descriptor is unreadable until the next.
-    package func consume() {
-        var count: UInt64 = 0
-        // SAFETY: eight bytes are read into an eight-byte local.
-        unsafe _ = read(descriptor.raw, &count, 8)
-    }
-}
-
 /// A descriptor that becomes readable at a fixed period: the clock tick of a ring.
 package struct PeriodicTimer: ~Copyable {
     private let descriptor: OwnedDescriptor

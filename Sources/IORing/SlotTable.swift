@@ -1,97 +1,116 @@
 /// A table of fixed capacity whose slots are found by number and reused.
 ///
-/// Nothing is allocated after `init`. A slot's generation grows each time it is freed, so that a
-/// completion that arrives late for a former tenant can be told apart.
+/// Nothing is allocated after `init`. The data path goes through tables for every field it touches, so
+/// they are compiled for what they hold. For that they are public and inlinable: the compiler hands the
+/// bodies of `package` functions to no other module.
 @safe
-package struct SlotTable<Element: ~Copyable>: ~Copyable {
-    package let capacity: Int
-    /// Occupied slots.
-    package private(set) var count = 0
-    private let elements: UnsafeMutablePointer<Element>
-    private let occupied: UnsafeMutablePointer<Bool>
-    private let generations: UnsafeMutablePointer<UInt16>
-    private let free: UnsafeMutablePointer<Int32>
-    private var freeCount: Int
+@frozen
+public struct SlotTable<Element: ~Copyable>: ~Copyable {
+    /// Names a slot of a table of such elements, so that a connection's is never taken for a disk's.
+    @frozen
+    public struct Index: Hashable, Sendable, BitwiseCopyable {
+        @usableFromInline let stored: Int32
 
-    package init(capacity: Int) {
+        /// The slot's number, from 0.
+        @inlinable public var number: Int { Int(stored) }
+
+        /// The slot of a number that was an index's, as it comes back from the kernel or from parts
+        /// that do not know this table.
+        @inlinable public init(_ number: Int) { stored = Int32(truncatingIfNeeded: number) }
+    }
+
+    public let capacity: Int
+    /// Occupied slots.
+    @inlinable public var count: Int { capacity - freeCount }
+    @usableFromInline let elements: UnsafeMutablePointer<Element>
+    @usableFromInline let occupied: UnsafeMutablePointer<Bool>
+    @usableFromInline let free: UnsafeMutablePointer<Int32>
+    @usableFromInline var freeCount: Int
+
+    @inlinable public init(capacity: Int) {
         precondition(capacity > 0 && capacity < 1 << 24, "slot numbers have 24 bits")
         self.capacity = capacity
         // SAFETY: each block holds `capacity` elements and lives until deinit; every access below
         // checks its index.
         unsafe elements = .allocate(capacity: capacity)
         unsafe occupied = .allocate(capacity: capacity)
-        unsafe generations = .allocate(capacity: capacity)
         unsafe free = .allocate(capacity: capacity)
         unsafe occupied.initialize(repeating: false, count: capacity)
-        unsafe generations.initialize(repeating: 0, count: capacity)
         // The lowest slots are handed out first: they stay warm in the cache.
         for index in 0..<capacity { unsafe free[index] = Int32(capacity - 1 - index) }
         freeCount = capacity
     }
 
-    deinit {
+    @inlinable deinit {
         // SAFETY: exactly the occupied slots hold an initialized element.
         for index in 0..<capacity where unsafe occupied[index] {
             unsafe (elements + index).deinitialize(count: 1)
         }
         unsafe elements.deallocate()
         unsafe occupied.deallocate()
-        unsafe generations.deallocate()
         unsafe free.deallocate()
     }
 
     /// Whether `insert` would find no room.
-    package var isFull: Bool { freeCount == 0 }
+    @inlinable public var isFull: Bool { freeCount == 0 }
+
+    /// Every slot, occupied or not: ask `contains`.
+    @inlinable public var indices: SlotIndices<Element> { SlotIndices(count: capacity) }
 
     /// Puts an element into a free slot; the table must not be full.
-    package mutating func insert(_ element: consuming Element) -> Int {
+    @inlinable public mutating func insert(_ element: consuming Element) -> Index {
         precondition(freeCount > 0, "slot table is full: ask isFull first")
         freeCount -= 1
         // SAFETY: freeCount was positive; the stack holds only numbers of free slots in range.
-        let index = Int(unsafe free[freeCount])
-        unsafe (elements + index).initialize(to: element)
-        unsafe occupied[index] = true
-        count += 1
-        return index
+        let number = Int(unsafe free[freeCount])
+        unsafe (elements + number).initialize(to: element)
+        unsafe occupied[number] = true
+        return Index(number)
     }
 
     /// Takes the element out and frees its slot.
-    @discardableResult
-    package mutating func remove(_ index: Int) -> Element {
+    @inlinable @discardableResult
+    public mutating func remove(_ index: Index) -> Element {
         precondition(contains(index), "slot is not occupied")
         // SAFETY: the slot is occupied, so an initialized element is there; it is marked free at
         // once.
-        let element = unsafe (elements + index).move()
-        unsafe occupied[index] = false
-        unsafe generations[index] &+= 1
-        unsafe free[freeCount] = Int32(index)
+        let element = unsafe (elements + index.number).move()
+        unsafe occupied[index.number] = false
+        unsafe free[freeCount] = Int32(index.number)
         freeCount += 1
-        count -= 1
         return element
     }
 
     /// Whether the slot holds an element.
-    package func contains(_ index: Int) -> Bool {
-        // SAFETY: the index is checked first.
-        index >= 0 && index < capacity && (unsafe occupied[index])
+    @inlinable public func contains(_ index: Index) -> Bool {
+        // SAFETY: the number is checked first.
+        index.number >= 0 && index.number < capacity && (unsafe occupied[index.number])
     }
 
-    /// The generation of the slot's present (or next) tenant.
-    package func generation(_ index: Int) -> UInt16 {
-        precondition(index >= 0 && index < capacity)
-        // SAFETY: checked above.
-        return unsafe generations[index]
-    }
-
-    package subscript(_ index: Int) -> Element {
+    public subscript(_ index: Index) -> Element {
         // SAFETY: contains() proves that an initialized element is at the index.
-        _read {
+        @inlinable _read {
             precondition(contains(index), "slot is not occupied")
-            yield unsafe elements[index]
+            yield unsafe elements[index.number]
         }
-        _modify {
+        @inlinable _modify {
             precondition(contains(index), "slot is not occupied")
-            yield unsafe &elements[index]
+            yield unsafe &elements[index.number]
         }
+    }
+}
+
+/// The slots of a table, in order.
+@frozen
+public struct SlotIndices<Element: ~Copyable>: Sequence, IteratorProtocol {
+    @usableFromInline var position = 0
+    @usableFromInline let count: Int
+
+    @inlinable init(count: Int) { self.count = count }
+
+    @inlinable public mutating func next() -> SlotTable<Element>.Index? {
+        guard position < count else { return nil }
+        defer { position += 1 }
+        return SlotTable<Element>.Index(position)
     }
 }

@@ -86,14 +86,6 @@ package enum SocketCalls {
         return unsafe poll(&state, 1, 0) > 0
     }
 
-    /// Whether the peer of a unix socket has read, or thrown away, all that it was sent; pages sent by
-    /// reference count until they are copied.
-    package static func hasTakenAll(_ descriptor: Int32) -> Bool {
-        var unread: Int32 = 0
-        // SAFETY: SIOCOUTQ stores an int into an int.
-        return unsafe nbdpull_ioctl_int(descriptor, nbdpull_SIOCOUTQ, &unread) == 0 && unread == 0
-    }
-
     /// User and group of the process that connected to a unix socket, as they were then.
     package static func peer(_ descriptor: Int32) -> (user: UInt32, group: UInt32)? {
         var user: UInt32 = 0

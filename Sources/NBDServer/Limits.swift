@@ -34,8 +34,8 @@ package enum Limits {
     package static let referenceReadBytes: UInt64 = 64 << 10
     /// Pipes of 1 MiB that carry pages by reference; when all are in use, bytes are copied.
     package static let pipesPerRing = 64
-    /// Descriptors of a ring itself: the io_uring, its mailbox, two clocks.
-    package static let descriptorsPerRing = 4
+    /// Descriptors of a ring itself: the io_uring, its mailbox, its clock.
+    package static let descriptorsPerRing = 3
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
     /// A handshake must be over by then, in nanoseconds.
@@ -128,12 +128,6 @@ package enum Limits {
     /// A peer whose requests wait is looked after when it has been silent for so long, in
     /// nanoseconds: it may have hung up.
     package static let hangUpCheckNanoseconds: UInt64 = 1_000_000_000
-    /// How long a guest that attaches waits at most for pages that backup clients were lent, in
-    /// nanoseconds; then their jobs break.
-    package static let recallNanoseconds: UInt64 = 2_000_000_000
-    /// How often it is looked meanwhile whether they are taken, in milliseconds: a client that reads
-    /// takes all that a socket holds in less.
-    package static let settleMilliseconds = 1
     /// Period of the ring's clock, in milliseconds.
     package static let tickMilliseconds = 100
     /// Automatic TCP ports of jobs, as the field uses them.

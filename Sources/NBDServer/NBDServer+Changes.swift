@@ -232,9 +232,9 @@ extension NBDServer {
     ) -> ServerFault? {
         let ring = shared.mailboxes[export.homeRing]
         for _ in 0..<Limits.growthAttempts {
-            let held = Latch(count: 1)
-            ring.post(.hold(disk, held))
-            let isQuiet = held.wait(milliseconds: Limits.holdMilliseconds)
+            let replies = Replies()
+            ring.post(.hold(disk, replies.ticket()))
+            let isQuiet = replies.next(within: Limits.holdMilliseconds) != nil
             let outcome = Outcome()
             if isQuiet {
                 let done = Latch(count: 1)

@@ -20,9 +20,6 @@ package struct ServerConfiguration: Sendable {
     package var idleSeconds: Int
     /// A call waits so long for a path or a host name that does not answer, in seconds.
     package var storageSeconds = Self.defaultStorageSeconds
-    /// Backup clients on unix sockets may be sent pages of a disk that a guest may write, while no
-    /// guest is attached.
-    package var lendsPages: Bool
     /// Memory in which old content is on its way to scratch, for all disks together, in bytes; a disk
     /// with a job may have one copy in flight besides.
     package var copyMemoryBytes: Int
@@ -44,7 +41,7 @@ package struct ServerConfiguration: Sendable {
         rings: Int? = nil, servesJobs: Bool = true, maxConnections: Int = 100,
         maxConnectionsPerJob: Int? = nil,
         maxConnectionsPerPeer: Int? = nil, stallSeconds: Int = Self.defaultStallSeconds,
-        idleSeconds: Int = 0, lendsPages: Bool = false,
+        idleSeconds: Int = 0,
         copyMemoryBytes: Int = Self.defaultCopyMemoryBytes,
         scratchReserve: ScratchReserve = .share(percent: Self.defaultReservePercent),
         socketAccess: SocketAccess = SocketAccess(),
@@ -61,7 +58,6 @@ package struct ServerConfiguration: Sendable {
         self.maxConnectionsPerPeer = maxConnectionsPerPeer
         self.stallSeconds = stallSeconds
         self.idleSeconds = idleSeconds
-        self.lendsPages = lendsPages
         self.copyMemoryBytes = copyMemoryBytes
         self.scratchReserve = scratchReserve
         self.socketAccess = socketAccess

@@ -1,8 +1,10 @@
+package import Bitmap
+
 /// What a guest write must do about the jobs of its disk.
 package enum Admission: Sendable, Hashable {
     /// Nothing that it touches is still needed: submit it now.
     case go
-    /// It waits for copies; `.release` with its token follows exactly once.
+    /// It waits for copies; its `.release` follows exactly once.
     case held
 }
 
@@ -26,15 +28,12 @@ package enum BreakCause: Sendable, Hashable {
     case sourceLost(errno: Int32)
     /// Scratch lies on the file system of a machine's disk, which needs the room.
     case spaceForGuest
-    /// A guest came, and a backup client did not take pages of the source that it was sent by
-    /// reference.
-    case pagesNotTaken
 }
 
 /// What copy-before-write asks its driver to do; every action is carried out in order.
 package enum CopyAction: Sendable, Hashable {
     /// Read clusters from the source into the task's buffer; answer with `readFinished`.
-    case readSource(task: Int, clusters: Range<Int>)
+    case readSource(task: CopyIndex, clusters: Range<Int>)
     /// Write clusters from the task's buffer to neighbouring slots; answer with
     /// `scratchWriteFinished`.
     case writeScratch(ScratchWrite)
@@ -42,28 +41,28 @@ package enum CopyAction: Sendable, Hashable {
     /// the gate.
     ///
     /// The task's number is free for the next copy.
-    case copyDone(task: Int)
+    case copyDone(task: CopyIndex)
     /// The guest write may be submitted now.
-    case release(token: Int)
+    case release(ChangeID)
     /// The job is broken: its ledger is closed already.
     ///
     /// Its writes to scratch that are in flight may be given up and answered at once.
-    case jobBroken(job: Int, cause: BreakCause)
+    case jobBroken(job: JobIndex, cause: BreakCause)
     /// Nothing of the job is in flight any more; its slot may be used again.
-    case jobDetached(job: Int)
+    case jobDetached(job: JobIndex)
 }
 
 /// One write of preserved clusters to a job's scratch.
 package struct ScratchWrite: Sendable, Hashable {
-    package let task: Int
-    package let job: Int
+    package let task: CopyIndex
+    package let job: JobIndex
     /// First cluster, counted from the task's first.
     package let position: Int
     package let count: Int
     /// Slot of the first cluster.
     package let slot: UInt32
 
-    package init(task: Int, job: Int, position: Int, count: Int, slot: UInt32) {
+    package init(task: CopyIndex, job: JobIndex, position: Int, count: Int, slot: UInt32) {
         self.task = task
         self.job = job
         self.position = position

@@ -1,10 +1,12 @@
+import Bitmap
+
 /// What copies and time bring about.
 extension CopyBeforeWrite {
     /// The task's clusters are in its buffer, or could not be read.
     ///
     /// `zeroClusters` has a bit for each cluster, counted from the task's first, that is all zeros.
     package mutating func readFinished(
-        task: Int, errno: Int32?, zeroClusters: UInt64, now: UInt64
+        task: CopyIndex, errno: Int32?, zeroClusters: UInt64, now: UInt64
     ) {
         precondition(tasks[task].isActive && tasks[task].isReading)
         tasks[task].isReading = false
@@ -26,8 +28,8 @@ extension CopyBeforeWrite {
         _ write: ScratchWrite, errno: Int32?, now: UInt64
     ) {
         let task = write.task
-        precondition(tasks[task].writesByJob[write.job] > 0)
-        tasks[task].writesByJob[write.job] -= 1
+        precondition(tasks[task].writesByJob[write.job.number] > 0)
+        tasks[task].writesByJob[write.job.number] -= 1
         tasks[task].writesInFlight -= 1
         if let errno {
             breakJob(write.job, cause: .scratchWrite(errno: errno), now: now)
@@ -54,12 +56,12 @@ extension CopyBeforeWrite {
     /// began after the copy did: each of them breaks when its own limit is over.
     package mutating func expire(now: UInt64) {
         guard activeTasks > 0 else { return }
-        for task in tasks.indices where tasks[task].isActive {
+        for task in CopyIndex.all where tasks[task].isActive {
             let age = now - min(now, tasks[task].startedAt)
             forEachJob(tasks[task].jobs & activeJobs) { gate, job in
                 let limit = gate.jobs[job].holdLimitNanoseconds
                 let isWaitedFor =
-                    gate.tasks[task].isReading || gate.tasks[task].writesByJob[job] > 0
+                    gate.tasks[task].isReading || gate.tasks[task].writesByJob[job.number] > 0
                 if isWaitedFor, age > limit { gate.breakForHolding(job, now: now) }
             }
         }
@@ -71,7 +73,7 @@ extension CopyBeforeWrite {
         forEachJob(overdue) { gate, job in gate.breakForHolding(job, now: now) }
     }
 
-    private mutating func breakForHolding(_ job: Int, now: UInt64) {
+    private mutating func breakForHolding(_ job: JobIndex, now: UInt64) {
         let limit = jobs[job].holdLimitNanoseconds
         breakJob(job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
     }
@@ -79,22 +81,22 @@ extension CopyBeforeWrite {
     /// Whole jobs that need what a write of the list waits to overwrite, for longer than they allow.
     private func overdue(for list: WaitList, now: UInt64) -> UInt16 {
         var overdue: UInt16 = 0
-        var token = Int(list.head)
-        while token >= 0 {
-            let age = now - min(now, waiters[token].heldSince)
-            let late = (0..<Self.jobsMax).reduce(into: UInt16(0)) { mask, job in
-                if age > jobs[job].holdLimitNanoseconds { mask |= 1 << UInt16(job) }
+        var change = Int(list.head)
+        while change >= 0 {
+            let age = now - min(now, waiters[change].heldSince)
+            let late = JobIndex.all.reduce(into: UInt16(0)) { mask, job in
+                if age > jobs[job].holdLimitNanoseconds { mask |= job.mask }
             }
             if late & activeJobs & ~overdue != 0 {
-                for cluster in waiters[token].clusters { overdue |= need(of: cluster) & late }
+                for cluster in waiters[change].clusters { overdue |= need(of: cluster) & late }
             }
-            token = Int(waiters[token].next)
+            change = Int(waiters[change].next)
         }
         return overdue
     }
 
     private mutating func preserve(
-        _ task: Int, for job: Int, zeroClusters: UInt64, now: UInt64
+        _ task: CopyIndex, for job: JobIndex, zeroClusters: UInt64, now: UInt64
     ) {
         let clusters = tasks[task].clusters
         var position = 0
@@ -104,7 +106,7 @@ extension CopyBeforeWrite {
                 continue
             }
             if zeroClusters >> UInt64(position) & 1 == 1 {
-                publishZero(clusters.lowerBound + position, for: 1 << UInt16(job))
+                publishZero(clusters.lowerBound + position, for: job.mask)
                 position += 1
                 continue
             }
@@ -118,15 +120,15 @@ extension CopyBeforeWrite {
     }
 
     /// Whether a cluster that was needed when its copy began has not been released since.
-    private func isStillNeeded(_ position: Int, of task: Int, by job: Int) -> Bool {
-        guard tasks[task].needs[position] >> UInt16(job) & 1 == 1,
+    private func isStillNeeded(_ position: Int, of task: CopyIndex, by job: JobIndex) -> Bool {
+        guard tasks[task].needs[position] & job.mask != 0,
             let view = jobs[job].view?.view
         else { return false }
         return !view.isPreserved(tasks[task].clusters.lowerBound + position)
     }
 
     private mutating func write(
-        _ task: Int, _ job: Int, _ positions: Range<Int>, now: UInt64
+        _ task: CopyIndex, _ job: JobIndex, _ positions: Range<Int>, now: UInt64
     ) -> Bool {
         var position = positions.lowerBound
         while position < positions.upperBound {
@@ -134,7 +136,7 @@ extension CopyBeforeWrite {
                 breakJob(job, cause: .scratchFull, now: now)
                 return false
             }
-            tasks[task].writesByJob[job] += 1
+            tasks[task].writesByJob[job.number] += 1
             tasks[task].writesInFlight += 1
             actions.append(
                 .writeScratch(
@@ -147,7 +149,7 @@ extension CopyBeforeWrite {
     }
 
     /// Neighbouring slots for so many clusters, or for some of them; nil when there is none.
-    private mutating func takeSlots(_ job: Int, atMost count: Int) -> Range<UInt32>? {
+    private mutating func takeSlots(_ job: JobIndex, atMost count: Int) -> Range<UInt32>? {
         if let again = jobs[job].freeSlots.take(atMost: count) { return again }
         let first = jobs[job].slotsUsed
         let left = jobs[job].slotLimit - first
@@ -168,7 +170,7 @@ extension CopyBeforeWrite {
         forEachJob(mask) { gate, job in gate.jobs[job].view?.view.settle() }
     }
 
-    private mutating func finish(_ task: Int, now: UInt64) {
+    private mutating func finish(_ task: CopyIndex, now: UInt64) {
         let list = tasks[task].waiters
         let named = tasks[task].jobs
         // The arrays inside a task are kept: a copy allocates nothing.
@@ -189,17 +191,17 @@ extension CopyBeforeWrite {
     /// Looks at waiting writes again: those that need nothing more are released, the others queue
     /// anew.
     private mutating func reconsider(_ list: WaitList, now: UInt64) {
-        var token = list.head
-        while token >= 0 {
-            let next = waiters[Int(token)].next
-            if place(Int(token), now: now) { actions.append(.release(token: Int(token))) }
-            token = next
+        var change = Int(list.head)
+        while change >= 0 {
+            let next = Int(waiters[change].next)
+            if place(change, now: now) { actions.append(.release(ChangeID(change))) }
+            change = next
         }
     }
 
     /// After a job stopped needing anything: releases the writes that only its copies held.
     mutating func releaseUnneeded(now: UInt64) {
-        for task in tasks.indices where tasks[task].isActive {
+        for task in CopyIndex.all where tasks[task].isActive {
             let list = tasks[task].waiters
             guard list.head >= 0 else { continue }
             tasks[task].waiters = WaitList()

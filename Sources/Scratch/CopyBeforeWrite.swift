@@ -1,3 +1,5 @@
+package import Bitmap
+
 /// Copy-before-write of one disk, as a state machine without I/O: guest writes and completions in,
 /// actions out.
 ///
@@ -78,7 +80,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var next: Int32 = -1
     }
 
-    /// Tokens in the order in which they came, linked through `Waiter.next`.
+    /// Changes in the order in which they came, linked through `Waiter.next`.
     struct WaitList: Hashable {
         var head: Int32 = -1
         var tail: Int32 = -1
@@ -87,18 +89,18 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     var jobs = [Job](repeating: Job(), count: jobsMax)
     var tasks = [Task](repeating: Task(), count: tasksMax)
     var activeTasks = 0
-    /// By token; as long as the highest token that was ever held needs.
+    /// By change; as long as the highest number that was ever held needs.
     var waiters: [Waiter] = []
-    private let tokenLimit: Int
+    private let changeLimit: Int
     /// Writes that found no free task.
     var starved = WaitList()
     var activeJobs: UInt16 = 0
     var actions: [CopyAction] = []
     private var nextActionIndex = 0
 
-    /// `tokenLimit`: guest writes are named by tokens below it.
-    package init(tokenLimit: Int) {
-        self.tokenLimit = tokenLimit
+    /// `changeLimit`: changes have numbers below it.
+    package init(changeLimit: Int) {
+        self.changeLimit = changeLimit
         actions.reserveCapacity(256)
     }
 
@@ -109,23 +111,24 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     package var copiesInFlight: Int { activeTasks }
 
     /// Slots of scratch that hold something of the job.
-    package func slotsUsed(job: Int) -> UInt32 {
+    package func slotsUsed(job: JobIndex) -> UInt32 {
         jobs[job].slotsUsed - jobs[job].freeSlots.count
     }
 
     /// Clusters preserved for the job, and how many of them are all zeros.
-    package func figures(job: Int) -> (preserved: Int, zero: Int) {
+    package func figures(job: JobIndex) -> (preserved: Int, zero: Int) {
         (jobs[job].preserved, jobs[job].zeros)
     }
 
     /// The clusters that a copy in flight moves.
-    package func clusters(of task: Int) -> Range<Int> { tasks[task].clusters }
+    package func clusters(of task: CopyIndex) -> Range<Int> { tasks[task].clusters }
 
     /// Whether a whole job still wants what a copy in flight reads or saves.
-    package func isWanted(task: Int) -> Bool { tasks[task].jobs & activeJobs != 0 }
+    package func isWanted(task: CopyIndex) -> Bool { tasks[task].jobs & activeJobs != 0 }
 
     /// Takes the next action, in order, or nil.
     package mutating func nextAction() -> CopyAction? {
+        if actions.isEmpty { return nil }
         if nextActionIndex == actions.count {
             actions.removeAll(keepingCapacity: true)
             nextActionIndex = 0
@@ -142,19 +145,21 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Nil when there is no slot for it.
     package mutating func attach(
         _ view: LedgerView, slotLimit: UInt32, holdLimitNanoseconds: UInt64
-    ) -> Int? {
-        let free = jobs.firstIndex { !$0.isActive && !$0.isDetaching && $0.view == nil }
+    ) -> JobIndex? {
+        let free = JobIndex.all.first { job in
+            !jobs[job].isActive && !jobs[job].isDetaching && jobs[job].view == nil
+        }
         guard let free else { return nil }
         jobs[free] = Job(
             isActive: true, view: LedgerViewBox(view: view), slotLimit: slotLimit,
             holdLimitNanoseconds: holdLimitNanoseconds)
-        activeJobs |= 1 << UInt16(free)
+        activeJobs |= free.mask
         return free
     }
 
     /// Ends a job: its ledger is closed, nothing more is copied for it, and `.jobDetached` follows
     /// when nothing is in flight.
-    package mutating func detach(job: Int, now: UInt64) {
+    package mutating func detach(job: JobIndex, now: UInt64) {
         precondition(jobs[job].view != nil && !jobs[job].isDetaching)
         deactivate(job)
         jobs[job].isDetaching = true
@@ -163,21 +168,21 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     /// Breaks a job for a reason found outside, a failed read of its scratch for example.
-    package mutating func breakJob(_ job: Int, cause: BreakCause, now: UInt64) {
+    package mutating func breakJob(_ job: JobIndex, cause: BreakCause, now: UInt64) {
         guard jobs[job].isActive else { return }
         deactivate(job)
         actions.append(.jobBroken(job: job, cause: cause))
         releaseUnneeded(now: now)
     }
 
-    private mutating func deactivate(_ job: Int) {
+    private mutating func deactivate(_ job: JobIndex) {
         jobs[job].view?.view.close()
         jobs[job].view?.view.settle()
         jobs[job].isActive = false
-        activeJobs &= ~(1 << UInt16(job))
+        activeJobs &= ~(job.mask)
     }
 
-    mutating func finishDetaching(_ job: Int) {
+    mutating func finishDetaching(_ job: JobIndex) {
         guard jobs[job].isDetaching, jobs[job].taskCount == 0 else { return }
         jobs[job] = Job()
         actions.append(.jobDetached(job: job))
@@ -186,18 +191,20 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     // MARK: Guest writes
 
     /// Asks whether a guest write, zero or discard of these clusters may be submitted.
-    package mutating func admit(token: Int, clusters: Range<Int>, now: UInt64) -> Admission {
+    package mutating func admit(
+        _ change: ChangeID, clusters: Range<Int>, now: UInt64
+    ) -> Admission {
         guard activeJobs != 0 else { return .go }
-        makeRoom(for: token)
-        waiters[token] = Waiter(clusters: clusters, heldSince: now)
-        return place(token, now: now) ? .go : .held
+        makeRoom(for: change.number)
+        waiters[change.number] = Waiter(clusters: clusters, heldSince: now)
+        return place(change.number, now: now) ? .go : .held
     }
 
-    /// A thousand disks with jobs must not each pay for all tokens that there could be.
-    private mutating func makeRoom(for token: Int) {
-        precondition(token < tokenLimit, "a token beyond the limit")
-        guard token >= waiters.count else { return }
-        let count = min(tokenLimit, max(64, token + 1, 2 * waiters.count))
+    /// A thousand disks with jobs must not each pay for all changes that there could be.
+    private mutating func makeRoom(for number: Int) {
+        precondition(number < changeLimit, "a change beyond the limit")
+        guard number >= waiters.count else { return }
+        let count = min(changeLimit, max(64, number + 1, 2 * waiters.count))
         waiters.append(
             contentsOf: repeatElement(Waiter(), count: count - waiters.count))
     }
@@ -219,7 +226,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     ///
     /// Their slots are used again, those of copies in flight once these are complete. Guest writes
     /// that waited for nothing else go on.
-    package mutating func releaseClusters(job: Int, _ clusters: Range<Int>, now: UInt64) {
+    package mutating func releaseClusters(job: JobIndex, _ clusters: Range<Int>, now: UInt64) {
         guard jobs[job].isActive, let view = jobs[job].view?.view else { return }
         for cluster in clusters {
             switch view.release(cluster) {
@@ -237,9 +244,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     /// Starts the copies a write needs and queues it behind one of them; true when it needs none.
-    mutating func place(_ token: Int, now: UInt64) -> Bool {
-        let clusters = waiters[token].clusters
-        var waitFor: Int?
+    mutating func place(_ change: Int, now: UInt64) -> Bool {
+        let clusters = waiters[change].clusters
+        var waitFor: CopyIndex?
         var isStarved = false
         var cluster = clusters.lowerBound
         while cluster < clusters.upperBound {
@@ -249,7 +256,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
             } else if let task = start(
-                from: cluster, to: clusters.upperBound, now: min(now, waiters[token].heldSince))
+                from: cluster, to: clusters.upperBound, now: min(now, waiters[change].heldSince))
             {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
@@ -259,24 +266,24 @@ package struct CopyBeforeWrite: Sendable, Hashable {
             }
         }
         if let waitFor {
-            tasks[waitFor].waiters = appending(token, to: tasks[waitFor].waiters)
+            tasks[waitFor].waiters = appending(change, to: tasks[waitFor].waiters)
         } else if isStarved {
-            starved = appending(token, to: starved)
+            starved = appending(change, to: starved)
         } else {
             return true
         }
         return false
     }
 
-    private mutating func appending(_ token: Int, to list: WaitList) -> WaitList {
-        waiters[token].next = -1
-        if list.tail >= 0 { waiters[Int(list.tail)].next = Int32(token) }
-        return WaitList(head: list.head < 0 ? Int32(token) : list.head, tail: Int32(token))
+    private mutating func appending(_ change: Int, to list: WaitList) -> WaitList {
+        waiters[change].next = -1
+        if list.tail >= 0 { waiters[Int(list.tail)].next = Int32(change) }
+        return WaitList(head: list.head < 0 ? Int32(change) : list.head, tail: Int32(change))
     }
 
-    private mutating func start(from first: Int, to end: Int, now: UInt64) -> Int? {
+    private mutating func start(from first: Int, to end: Int, now: UInt64) -> CopyIndex? {
         guard activeTasks < Self.tasksMax,
-            let index = tasks.firstIndex(where: { !$0.isActive })
+            let index = CopyIndex.all.first(where: { !tasks[$0].isActive })
         else { return nil }
         var next = first
         var named: UInt16 = 0
@@ -302,28 +309,28 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var mask: UInt16 = 0
         var left = activeJobs
         while left != 0 {
-            let job = left.trailingZeroBitCount
+            let job = JobIndex(left.trailingZeroBitCount)
             left &= left - 1
             if let view = jobs[job].view?.view, cluster < view.geometry.clusterCount,
                 !view.isPreserved(cluster)
             {
-                mask |= 1 << UInt16(job)
+                mask |= job.mask
             }
         }
         return mask
     }
 
-    func task(covering cluster: Int) -> Int? {
+    func task(covering cluster: Int) -> CopyIndex? {
         guard activeTasks > 0 else { return nil }
-        return tasks.firstIndex { $0.isActive && $0.clusters.contains(cluster) }
+        return tasks.firstIndex { $0.isActive && $0.clusters.contains(cluster) }.map(CopyIndex.init)
     }
 
     mutating func forEachJob(
-        _ mask: UInt16, _ body: (inout CopyBeforeWrite, Int) -> Void
+        _ mask: UInt16, _ body: (inout CopyBeforeWrite, JobIndex) -> Void
     ) {
         var left = mask
         while left != 0 {
-            body(&self, left.trailingZeroBitCount)
+            body(&self, JobIndex(left.trailingZeroBitCount))
             left &= left - 1
         }
     }

@@ -50,10 +50,8 @@ struct Serve: AsyncParsableCommand {
     var scratchReserve: String?
     @Option(help: "Seconds a guest write may wait for change tracking until it is given up. (30)")
     var trackingTimeout: Int?
-    @Flag(
-        help: "Send pages of stopped machines' disks uncopied on unix sockets; not through proxies."
-    )
-    var lendPages = false
+    // Gone; told apart from a misspelt option, as scripts and units may still name it.
+    @Flag(help: .hidden) var lendPages = false
     @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
     var granularity: Int?
     @Flag(
@@ -66,6 +64,7 @@ struct Serve: AsyncParsableCommand {
     var logLevel: String?
 
     func run() async throws {
+        if lendPages { throw SettingNames.gone("--lend-pages", setting: "lend-pages") }
         let environment = ProcessInfo.processInfo.environment
         let settings = try await ServeSettings.resolve(
             given: given, file: config ?? environment["NBDPULL_CONFIG"], environment: environment)
@@ -114,7 +113,6 @@ struct Serve: AsyncParsableCommand {
         if libvirt.noLibvirt { values["no-libvirt"] = .bool(true) }
         set("log-level", logLevel)
         if quiet { values["quiet"] = .bool(true) }
-        if lendPages { values["lend-pages"] = .bool(true) }
         if allowPlaintext { values["allow-plaintext"] = .bool(true) }
         return values
     }

@@ -145,7 +145,6 @@ struct ServeSettings {
             stallSeconds: try source.int("stall-timeout", in: 0...86400)
                 ?? ServerConfiguration.defaultStallSeconds,
             idleSeconds: try source.int("idle-timeout", in: 0...86400) ?? 0,
-            lendsPages: try source.bool("lend-pages") ?? false,
             copyMemoryBytes: try source.text("copy-memory").map(SizeText.copyMemory)
                 ?? ServerConfiguration.defaultCopyMemoryBytes,
             scratchReserve: try source.text("scratch-reserve").map(SizeText.scratchReserve)

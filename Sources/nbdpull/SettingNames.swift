@@ -40,6 +40,18 @@ final class SettingNames: Sendable {
         "NBDPULL_FUZZ_TARGET",
     ]
 
+    /// Settings of earlier versions, and why there are none such any more.
+    private static let goneSettings = [
+        "lend-pages": "pages of disks that a machine may write are always copied; remove it"
+    ]
+
+    /// The refusal of a setting that is gone, `what` as its user has written it.
+    static func gone(_ what: String, setting: String) -> ControlError {
+        .invalidArgument(
+            what: what,
+            detail: "this setting is gone: \(goneSettings[setting] ?? "remove it")")
+    }
+
     /// Notes a setting that there is.
     func note(known key: String) { names.withLock { _ = $0.known.insert(key) } }
 
@@ -81,8 +93,10 @@ final class SettingNames: Sendable {
         let names = names.withLock { $0 }
         let known = names.known.sorted()
         for key in names.inFile.union(names.outermost).sorted() where !names.known.contains(key) {
+            let what = "setting '\(key)' of '\(file ?? "")'"
+            if Self.goneSettings[key] != nil { throw Self.gone(what, setting: key) }
             throw .invalidArgument(
-                what: "setting '\(key)' of '\(file ?? "")'",
+                what: what,
                 detail: "there is none of that name: \(Spelling.advice(key, known: known))")
         }
         for key in names.outermost.sorted() where !names.inFile.contains(key) {
@@ -95,8 +109,12 @@ final class SettingNames: Sendable {
         where name.hasPrefix("NBDPULL_") && !variables.contains(name)
             && !Self.otherVariables.contains(name) && !Self.isOfService(name)
         {
+            let what = "environment variable '\(name)'"
+            if let key = Self.goneSettings.keys.first(where: { Self.variable($0) == name }) {
+                throw Self.gone(what, setting: key)
+            }
             throw .invalidArgument(
-                what: "environment variable '\(name)'",
+                what: what,
                 detail: "no setting is called so: \(Spelling.advice(name, known: variables))")
         }
     }

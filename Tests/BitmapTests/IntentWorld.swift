@@ -3,7 +3,7 @@ import Bitmap
 /// A driver of `WriteIntent` with a disk whose cache is lost when the power is cut.
 ///
 /// Blocks and regions fit one word each. Writers run one after another through lists of writes;
-/// every write has a token of its own.
+/// every write has a name of its own.
 struct IntentWorld: Hashable {
     /// Ways to do it wrong, to prove that they are noticed.
     enum Defect: Hashable { case releasesEarly, skipsSync, setsBitsLate, declaresLate }
@@ -59,7 +59,7 @@ struct IntentWorld: Hashable {
         blockCount = blocks
         self.defect = defect
         let regions = (blocks + (1 << regionShift) - 1) >> regionShift
-        intent = WriteIntent(regionCount: regions, tokenLimit: scripts.count)
+        intent = WriteIntent(regionCount: regions, changeLimit: scripts.count)
         writers = scripts.map { Writer(script: $0) }
         clearingsLeft = clearings
         faultsLeft = faults
@@ -103,7 +103,7 @@ struct IntentWorld: Hashable {
         switch event {
         case .start(let index):
             let blocks = writers[index].script[0]
-            let admission = intent.admit(token: index, regions: regions(blocks))
+            let admission = intent.admit(ChangeID(index), regions: regions(blocks))
             if admission == .go || defect == .releasesEarly { submit(index) }
             if admission == .held, defect != .releasesEarly { writers[index].phase = .held }
         case .dataWritten(let index):
@@ -150,10 +150,12 @@ struct IntentWorld: Hashable {
         case .syncBits:
             if syncing != nil { problem = "two syncs at once" }
             syncing = bits
-        case .release(let token):
+        case .release(let change):
             if defect == .releasesEarly { return }
-            if writers[token].phase != .held { problem = "a release of a write that is not held" }
-            submit(token)
+            if writers[change.number].phase != .held {
+                problem = "a release of a write that is not held"
+            }
+            submit(change.number)
         case .trackingLost:
             if isLossAsked { problem = "the loss is declared twice" }
             isLossAsked = true

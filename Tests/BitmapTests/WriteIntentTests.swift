@@ -130,13 +130,13 @@ struct WriteIntentCostTests {
 
     @Test("64 writers to 64 new regions cost one log write, those that come meanwhile one more")
     func groupCommit() {
-        var intent = WriteIntent(regionCount: 200, tokenLimit: 200)
-        for token in 0..<64 {
-            #expect(intent.admit(token: token, regions: token..<(token + 1)) == .held)
+        var intent = WriteIntent(regionCount: 200, changeLimit: 200)
+        for change in 0..<64 {
+            #expect(intent.admit(ChangeID(change), regions: change..<(change + 1)) == .held)
         }
         #expect(intent.nextAction() == .writeLog(generation: 1))
-        for token in 64..<128 {
-            #expect(intent.admit(token: token, regions: token..<(token + 1)) == .held)
+        for change in 64..<128 {
+            #expect(intent.admit(ChangeID(change), regions: change..<(change + 1)) == .held)
         }
         #expect(intent.nextAction() == nil)
         intent.logWritten(succeeded: true)
@@ -147,22 +147,22 @@ struct WriteIntentCostTests {
 
     @Test("a writer to a region that is being marked waits for that log write only")
     func joinsTheWriteInFlight() {
-        var intent = WriteIntent(regionCount: 4, tokenLimit: 4)
-        #expect(intent.admit(token: 0, regions: 0..<2) == .held)
+        var intent = WriteIntent(regionCount: 4, changeLimit: 4)
+        #expect(intent.admit(0, regions: 0..<2) == .held)
         #expect(intent.nextAction() == .writeLog(generation: 1))
-        #expect(intent.admit(token: 1, regions: 1..<2) == .held)
+        #expect(intent.admit(1, regions: 1..<2) == .held)
         intent.logWritten(succeeded: true)
-        #expect(run(&intent) == [.release(token: 0), .release(token: 1)])
+        #expect(run(&intent) == [.release(0), .release(1)])
     }
 
     @Test("writes to marked regions cost no log write")
     func steadyState() {
-        var intent = WriteIntent(regionCount: 100, tokenLimit: 8)
-        #expect(intent.admit(token: 0, regions: 0..<100) == .held)
+        var intent = WriteIntent(regionCount: 100, changeLimit: 8)
+        #expect(intent.admit(0, regions: 0..<100) == .held)
         _ = run(&intent)
         for index in 0..<10_000 {
             let region = index % 99
-            #expect(intent.admit(token: 1, regions: region..<(region + 2)) == .go)
+            #expect(intent.admit(1, regions: region..<(region + 2)) == .go)
             if index % 100 == 0 { intent.startClearing() }
             #expect(intent.nextAction() == nil)
             intent.finished(regions: region..<(region + 2))
@@ -171,13 +171,13 @@ struct WriteIntentCostTests {
 
     @Test("an idle region is cleared after two calls, in both slots after three; then all is quiet")
     func clearing() {
-        var intent = WriteIntent(regionCount: 3, tokenLimit: 4)
-        _ = intent.admit(token: 0, regions: 0..<2)
+        var intent = WriteIntent(regionCount: 3, changeLimit: 4)
+        _ = intent.admit(0, regions: 0..<2)
         _ = run(&intent)
         intent.finished(regions: 0..<2)
         intent.startClearing()
         #expect(run(&intent).isEmpty && intent.markedCount == 2)
-        #expect(intent.admit(token: 0, regions: 1..<2) == .go)
+        #expect(intent.admit(0, regions: 1..<2) == .go)
         intent.startClearing()
         #expect(run(&intent) == [.syncBits, .writeLog(generation: 2)])
         #expect(intent.words == [2])
@@ -190,8 +190,8 @@ struct WriteIntentCostTests {
 
     /// A log whose only region was written, is idle, and is to be cleared.
     private func idleAndClearing() -> WriteIntent {
-        var intent = WriteIntent(regionCount: 1, tokenLimit: 1)
-        _ = intent.admit(token: 0, regions: 0..<1)
+        var intent = WriteIntent(regionCount: 1, changeLimit: 1)
+        _ = intent.admit(0, regions: 0..<1)
         _ = run(&intent)
         intent.finished(regions: 0..<1)
         intent.startClearing()
@@ -203,49 +203,49 @@ struct WriteIntentCostTests {
     func writtenMeanwhile() {
         var intent = idleAndClearing()
         #expect(intent.nextAction() == .syncBits)
-        #expect(intent.admit(token: 0, regions: 0..<1) == .go)
+        #expect(intent.admit(0, regions: 0..<1) == .go)
         intent.bitsSynced(succeeded: true)
         #expect(run(&intent).isEmpty && intent.words == [1])
     }
 
     @Test("a log write that fails loses the tracking, not the writes")
     func logFails() {
-        var intent = WriteIntent(regionCount: 4, tokenLimit: 4, generation: 9)
-        _ = intent.admit(token: 2, regions: 0..<1)
+        var intent = WriteIntent(regionCount: 4, changeLimit: 4, generation: 9)
+        _ = intent.admit(2, regions: 0..<1)
         #expect(intent.nextAction() == .writeLog(generation: 10))
-        _ = intent.admit(token: 3, regions: 1..<2)
+        _ = intent.admit(3, regions: 1..<2)
         intent.logWritten(succeeded: false)
         #expect(intent.isLost)
         // Found by the walk: a write that came between the failure and its report went ahead.
-        #expect(intent.admit(token: 1, regions: 3..<4) == .held)
+        #expect(intent.admit(1, regions: 3..<4) == .held)
         #expect(
             run(&intent) == [
-                .trackingLost, .release(token: 2), .release(token: 3), .release(token: 1),
+                .trackingLost, .release(2), .release(3), .release(1),
             ])
-        #expect(intent.admit(token: 0, regions: 2..<4) == .go)
+        #expect(intent.admit(0, regions: 2..<4) == .go)
         intent.startClearing()
         #expect(run(&intent).isEmpty)
     }
 
     @Test("a log write that never ends loses the tracking, not the writes; its late end is nothing")
     func logHangs() {
-        var intent = WriteIntent(regionCount: 4, tokenLimit: 4)
-        _ = intent.admit(token: 0, regions: 0..<1)
+        var intent = WriteIntent(regionCount: 4, changeLimit: 4)
+        _ = intent.admit(0, regions: 0..<1)
         #expect(!intent.isAwaited)
         #expect(intent.nextAction() == .writeLog(generation: 1))
         #expect(intent.isAwaited)
-        _ = intent.admit(token: 1, regions: 1..<2)
+        _ = intent.admit(1, regions: 1..<2)
         intent.giveUp()
         #expect(intent.nextAction() == .trackingLost)
         // Nothing goes before it is said.
         #expect(intent.nextAction() == nil)
-        #expect(intent.admit(token: 2, regions: 0..<1) == .held)
+        #expect(intent.admit(2, regions: 0..<1) == .held)
         intent.lossDeclared()
         #expect(
-            run(&intent) == [.release(token: 0), .release(token: 1), .release(token: 2)])
+            run(&intent) == [.release(0), .release(1), .release(2)])
         intent.logWritten(succeeded: true)
         #expect(run(&intent).isEmpty)
-        #expect(intent.admit(token: 3, regions: 3..<4) == .go)
+        #expect(intent.admit(3, regions: 3..<4) == .go)
     }
 
     @Test("a sync that fails keeps every mark for good")
@@ -266,7 +266,7 @@ struct WriteIntentCostTests {
         #expect(intent.nextAction() == .writeLog(generation: 2))
         intent.logWritten(succeeded: false)
         #expect(intent.nextAction() == nil && !intent.isLost)
-        #expect(intent.admit(token: 0, regions: 0..<1) == .held)
-        #expect(run(&intent) == [.writeLog(generation: 2), .release(token: 0)])
+        #expect(intent.admit(0, regions: 0..<1) == .held)
+        #expect(run(&intent) == [.writeLog(generation: 2), .release(0)])
     }
 }

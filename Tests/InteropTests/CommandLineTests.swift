@@ -147,6 +147,9 @@ extension InteropSuite {
                 ("c.yaml", "log-level: loud\n", "", "it must be one of"),
                 ("c.yaml", "quiet: true\n", "NBDPULL_TLS_CERT=/x", "'NBDPULL_TLS_CERTS'?"),
                 ("c.yaml", "quiet: true\n", "NBDPULL_RINGS=", "rings"),
+                ("c.yaml", "lend-pages: true\n", "", "this setting is gone"),
+                ("c.json", "{\"lend-pages\": false}", "", "this setting is gone"),
+                ("c.yaml", "quiet: true\n", "NBDPULL_LEND_PAGES=true", "this setting is gone"),
             ])
         func configuration(name: String, text: String, variable: String, words: String) throws {
             let directory = try TemporaryDirectory()
@@ -186,6 +189,22 @@ extension InteropSuite {
             ).result(timeout: 20)
             #expect(result.status == 1, "\(result)")
             #expect(result.stderr.contains("NBDPULL_ZONE"), "\(result)")
+        }
+
+        @Test("an option of an earlier version is refused, with what became of it")
+        func goneOption() throws {
+            let directory = try TemporaryDirectory()
+            let result = try Command(
+                try ServerUnderTest.binary(),
+                [
+                    "serve", "--lend-pages", "--run-dir", directory.file("run"), "--state-dir",
+                    directory.file("state"),
+                ]
+            ).result(timeout: 20)
+            #expect(result.status == 1, "\(result)")
+            #expect(result.stderr.contains("--lend-pages: this setting is gone"), "\(result)")
+            let help = try Command(try ServerUnderTest.binary(), ["serve", "--help"]).result()
+            #expect(!help.stdout.contains("lend-pages"), "\(help)")
         }
 
         @Test("virsh's spellings work beside ours, and a uuid for a name")

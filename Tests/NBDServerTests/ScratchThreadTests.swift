@@ -79,7 +79,7 @@ private final class Threads: Sendable {
         threads.refuses.store(true, ordering: .releasing)
         let done = Tally()
         let arena = try BufferArena(capacityBytes: 1 << 20)
-        let ticket = ScratchTicket(number: 3, serial: 7)
+        let ticket = ScratchTicket(number: ScratchWriteIndex(number: 3), serial: 7)
         writer.look { _ in done.add() }
         writer.empty { done.add() }
         #expect(done.value == 1)

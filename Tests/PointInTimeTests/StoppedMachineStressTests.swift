@@ -35,8 +35,7 @@ private final class ComingAndGoing {
         path = directory.file("vda.img")
         content = try Images.random(path, bytes: Self.mebibytes << 20, seed: seed)
         server = try ServerUnderTest(
-            [DomainDescription("vm1", [DiskDescription(Self.target, path)])],
-            options: ["--lend-pages"])
+            [DomainDescription("vm1", [DiskDescription(Self.target, path)])])
     }
 
     func run(seconds: Double) throws {
@@ -115,7 +114,7 @@ private final class ComingAndGoing {
     }
 
     /// Reads at random for two seconds, many requests ahead and with pauses, so that its socket is
-    /// full of pages most of the time; compares every byte.
+    /// full most of the time; compares every byte.
     private static let reader = """
         import random, socket, struct, sys, time
         path, name, base, seed = sys.argv[1], sys.argv[2].encode(), sys.argv[3], int(sys.argv[4])

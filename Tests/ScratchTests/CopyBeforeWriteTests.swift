@@ -1,23 +1,24 @@
+import Bitmap
 import Scratch
 import Testing
 
 /// Single steps of the gate whose actions are known one by one.
 @Suite("Copy-before-write, steps")
 struct CopyBeforeWriteTests {
-    /// One job on a disk with a cluster for each token, every task taken by an earlier write.
+    /// One job on a disk with a cluster for each change, every task taken by an earlier write.
     private func starvedGate(_ ledger: Ledger) -> CopyBeforeWrite {
-        var gate = CopyBeforeWrite(tokenLimit: CopyBeforeWrite.tasksMax + 1)
+        var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.tasksMax + 1)
         _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: 100_000_000)
-        for token in 0..<CopyBeforeWrite.tasksMax {
-            #expect(admit(token, token..<(token + 1), now: 0, &gate) == .held)
+        for change in 0..<CopyBeforeWrite.tasksMax {
+            #expect(admit(change, change..<(change + 1), now: 0, &gate) == .held)
         }
         return gate
     }
 
     private func admit(
-        _ token: Int, _ clusters: Range<Int>, now: UInt64, _ gate: inout CopyBeforeWrite
+        _ change: Int, _ clusters: Range<Int>, now: UInt64, _ gate: inout CopyBeforeWrite
     ) -> Admission {
-        gate.admit(token: token, clusters: clusters, now: now)
+        gate.admit(ChangeID(change), clusters: clusters, now: now)
     }
 
     private func ledger() throws -> Ledger {
@@ -40,7 +41,7 @@ struct CopyBeforeWriteTests {
     @Test("a copy is over when its last write to scratch is, and before the guest goes on")
     func copyIsOver() throws {
         let ledger = try ledger()
-        var gate = CopyBeforeWrite(tokenLimit: 1)
+        var gate = CopyBeforeWrite(changeLimit: 1)
         _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: .max)
         #expect(admit(0, 0..<1, now: 0, &gate) == .held)
         gate.readFinished(task: 0, errno: nil, zeroClusters: 0, now: 0)
@@ -48,14 +49,14 @@ struct CopyBeforeWriteTests {
         #expect(
             allActions(&gate) == [.readSource(task: 0, clusters: 0..<1), .writeScratch(write)])
         gate.scratchWriteFinished(write, errno: nil, now: 0)
-        #expect(allActions(&gate) == [.copyDone(task: 0), .release(token: 0)])
+        #expect(allActions(&gate) == [.copyDone(task: 0), .release(0)])
     }
 
     @Test("P2: a write behind a copy that hangs breaks a job that began after the copy did")
     func laterJob() throws {
         let first = try ledger()
         let second = try ledger()
-        var gate = CopyBeforeWrite(tokenLimit: 2)
+        var gate = CopyBeforeWrite(changeLimit: 2)
         _ = gate.attach(first.view, slotLimit: 100, holdLimitNanoseconds: 100)
         #expect(admit(0, 0..<1, now: 0, &gate) == .held)
         gate.expire(now: 101)
@@ -68,13 +69,14 @@ struct CopyBeforeWriteTests {
         #expect(
             actions(&gate) == [
                 .jobBroken(job: try #require(later), cause: .holdLimit(milliseconds: 0)),
-                .release(token: 1),
+                .release(1),
             ])
     }
 
     /// Ends one copy with zeros, so that its task is free for the write that waits for one.
     private func finish(_ task: Int, _ gate: inout CopyBeforeWrite, now: UInt64) {
-        gate.readFinished(task: task, errno: nil, zeroClusters: .max, now: now)
+        gate.readFinished(
+            task: CopyIndex(task), errno: nil, zeroClusters: .max, now: now)
     }
 
     @Test("a write waits for a free task and gets it")
@@ -86,7 +88,7 @@ struct CopyBeforeWriteTests {
         #expect(admit(last, 40..<41, now: 0, &gate) == .held)
         #expect(actions(&gate).isEmpty)
         finish(7, &gate, now: 1)
-        #expect(actions(&gate) == [.release(token: 7), .readSource(task: 7, clusters: 40..<41)])
+        #expect(actions(&gate) == [.release(7), .readSource(task: 7, clusters: 40..<41)])
     }
 
     @Test("the limit counts from the write's admission, not from its copy's start")
@@ -102,7 +104,7 @@ struct CopyBeforeWriteTests {
         gate.expire(now: 110_000_001)
         #expect(
             actions(&gate) == [
-                .jobBroken(job: 0, cause: .holdLimit(milliseconds: 100)), .release(token: last),
+                .jobBroken(job: 0, cause: .holdLimit(milliseconds: 100)), .release(ChangeID(last)),
             ])
     }
 
@@ -110,10 +112,10 @@ struct CopyBeforeWriteTests {
     func neverGetsATask() throws {
         let slow = try ledger()
         let strict = try ledger()
-        var gate = CopyBeforeWrite(tokenLimit: CopyBeforeWrite.tasksMax + 1)
+        var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.tasksMax + 1)
         _ = gate.attach(slow.view, slotLimit: 100, holdLimitNanoseconds: .max)
-        for token in 0..<CopyBeforeWrite.tasksMax {
-            #expect(admit(token, token..<(token + 1), now: 0, &gate) == .held)
+        for change in 0..<CopyBeforeWrite.tasksMax {
+            #expect(admit(change, change..<(change + 1), now: 0, &gate) == .held)
         }
         let second = gate.attach(
             strict.view, slotLimit: 100, holdLimitNanoseconds: 50_000_000)
@@ -131,9 +133,9 @@ struct CopyBeforeWriteTests {
 
     @Test("no more jobs than there are slots")
     func jobSlots() throws {
-        var gate = CopyBeforeWrite(tokenLimit: 1)
+        var gate = CopyBeforeWrite(changeLimit: 1)
         let ledger = try ledger()
-        for job in 0..<CopyBeforeWrite.jobsMax {
+        for job in JobIndex.all {
             let slot = gate.attach(ledger.view, slotLimit: 1, holdLimitNanoseconds: .max)
             #expect(slot == job)
         }
@@ -148,7 +150,7 @@ struct CopyBeforeWriteTests {
     @Test("a long write is copied in tasks of 1 MiB and released once, after the last")
     func longWrite() throws {
         let ledger = try ledger()
-        var gate = CopyBeforeWrite(tokenLimit: 1)
+        var gate = CopyBeforeWrite(changeLimit: 1)
         _ = gate.attach(ledger.view, slotLimit: 200, holdLimitNanoseconds: .max)
         #expect(admit(0, 3..<160, now: 0, &gate) == .held)
         #expect(
@@ -160,7 +162,7 @@ struct CopyBeforeWriteTests {
             #expect(actions(&gate).isEmpty)
             finish(task, &gate, now: 0)
         }
-        #expect(actions(&gate) == [.release(token: 0)])
+        #expect(actions(&gate) == [.release(0)])
         #expect(gate.figures(job: 0) == (157, 157))
         #expect(admit(0, 3..<160, now: 0, &gate) == .go)
     }
@@ -168,7 +170,7 @@ struct CopyBeforeWriteTests {
     @Test("zero and other clusters of one copy: neighbours share a scratch write")
     func mixedCopy() throws {
         let ledger = try ledger()
-        var gate = CopyBeforeWrite(tokenLimit: 1)
+        var gate = CopyBeforeWrite(changeLimit: 1)
         _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: .max)
         #expect(admit(0, 0..<6, now: 0, &gate) == .held)
         _ = actions(&gate)
@@ -180,7 +182,7 @@ struct CopyBeforeWriteTests {
         #expect(actions(&gate).isEmpty)
         #expect(ledger.view.place(of: 4) == .slot(3))
         gate.scratchWriteFinished(first, errno: nil, now: 0)
-        #expect(actions(&gate) == [.release(token: 0)])
+        #expect(actions(&gate) == [.release(0)])
         #expect(ledger.view.place(of: 2) == .zero)
         #expect(gate.slotsUsed(job: 0) == 5)
     }

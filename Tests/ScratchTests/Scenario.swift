@@ -17,6 +17,27 @@ enum ReaderRule: Hashable {
     case asksDeviceTooEarly
 }
 
+/// What the driver of a disk's changes does wrong.
+///
+/// A harness that lets this pass proves nothing.
+enum DriverRule: Hashable {
+    case right
+    /// Marks blocks when a write is complete, not before it is submitted.
+    case marksLate
+    /// Lets writes go before it is said that they are not recorded.
+    case declaresLate
+    /// Submits a write that could not be marked, and says so after.
+    case submitsUnsaid
+    /// Says that bits are durable without a sync.
+    case skipsSync
+    /// Tells nobody that steps of a zeroing request are part of it.
+    case hidesSteps
+    /// Says that no write is widened to blocks.
+    case hidesBlocks
+    /// Forgets to say that a write is complete.
+    case forgetsFinished
+}
+
 /// How a job of a scenario begins and what it is allowed.
 struct JobPlan {
     /// Begun before anything else, or at any moment at which no guest write is in flight.
@@ -35,6 +56,11 @@ struct Trouble: OptionSet, Hashable {
     static let holesAreNoted = Trouble(rawValue: 16)
     /// What was written to scratch cannot be brought to its device later.
     static let scratchIsLost = Trouble(rawValue: 32)
+    /// A write of the write-intent log fails, or hangs until it is given up.
+    static let logFails = Trouble(rawValue: 64)
+    static let syncFails = Trouble(rawValue: 128)
+    /// The blocks of a write cannot be marked.
+    static let markFails = Trouble(rawValue: 256)
 }
 
 /// The sizes, budgets and switched-on events of one walk.
@@ -59,6 +85,24 @@ struct Scenario {
     var releaseRanges: [Range<Int>] = [0..<1, 1..<2, 2..<3, 0..<2, 0..<3]
     /// How often time may pass the jobs' hold limit.
     var ticks = 0
+    /// Jobs begin at any moment: the disk is held, and when it is quiet the job is attached, or the begin is
+    /// given up, so often.
+    var holds = false
+    var abandonedBegins = 0
+    /// Writers whose writes do not fill whole blocks; a block is a cluster here.
+    ///
+    /// Nil: there are no blocks.
+    var unaligned: Set<Int>?
+    /// Whether changes are recorded, a region for each cluster, and how often idle ones leave the log.
+    var isRecorded = false
+    var clearings = 0
+    /// Requests that zero clusters, one at a time and one after the other, and how many may be at work.
+    var zeroers = 0
+    var zeroingsPerZeroer = 1
+    var zeroRanges: [Range<Int>] = [0..<2]
+    var zeroingPlaces = 8
+    /// What the driver does wrong.
+    var driverRule = DriverRule.right
 }
 
 /// A promise that was not kept, and the events that led there.
@@ -85,6 +129,18 @@ enum Event: Hashable {
     case saveDone(save: Int)
     case saveFails(save: Int)
     case begin(job: Int)
+    /// The three steps of a begin beside guests, and the two of one that takes too long.
+    case hold(job: Int)
+    case attach(job: Int)
+    case letGuestsGo
+    case startZeroing(zeroer: Int, clusters: Range<Int>)
+    case logIsWritten(Bool)
+    case bitsAreSynced(Bool)
+    case startClearing
+    case logIsOverdue
+    case lossIsDeclared
+    /// The next blocks cannot be marked.
+    case nextMarkFails
     case end(job: Int)
     case scratchReadFails(job: Int)
     /// A write-back of the job's scratch fails: the kernel knows, and nobody else yet.

@@ -1,4 +1,5 @@
 import Foundation
+import Core
 import Scratch
 import Testing
 import UnitSupport
@@ -60,6 +61,24 @@ struct SeededTests {
         try run(scenario, seed: seed, longestWrite: 20)
     }
 
+    @Test("everything at once: begins, blocks, zeroing, the log, and failures", arguments: seeds)
+    func everything(seed: UInt64) throws {
+        var scenario = large(writers: 8)
+        scenario.holds = true
+        scenario.abandonedBegins = 3
+        scenario.unaligned = seed % 2 == 0 ? nil : [0, 3, 5]
+        scenario.zeroers = 4
+        scenario.zeroingsPerZeroer = 25
+        scenario.zeroingPlaces = 2
+        scenario.isRecorded = true
+        scenario.clearings = 60
+        scenario.failures = seed % 3 == 0 ? 0 : 4
+        scenario.trouble = [
+            .sourceReadFails, .scratchWriteFails, .jobsEnd, .logFails, .syncFails, .markFails,
+        ]
+        try run(scenario, seed: seed, longestWrite: 12)
+    }
+
     private func large(writers: Int, clusters: Int = 64) -> Scenario {
         var scenario = Scenario()
         scenario.content = (0..<clusters).map { $0 % 5 == 0 ? 0 : UInt16(5000 + $0) }
@@ -85,9 +104,10 @@ struct SeededTests {
             stage.scenario.writeRanges = [range(longestWrite, stage, &random)]
             stage.scenario.readRanges = [range(64, stage, &random)]
             stage.scenario.releaseRanges = [range(4, stage, &random)]
+            stage.scenario.zeroRanges = [range(10, stage, &random)]
             guard let event = pick(stage, world, &random) else {
                 #expect(step > 2000, "seed=\(seed): the walk ended after \(step) steps")
-                #expect(world.isDrained && world.gate.copiesInFlight == 0, "seed=\(seed)")
+                #expect(world.isDrained && world.changes.copies.copiesInFlight == 0, "seed=\(seed)")
                 #expect(world.writes.allSatisfy { $0.left == 0 }, "seed=\(seed)")
                 return most
             }
@@ -97,7 +117,7 @@ struct SeededTests {
                 Issue.record("seed=\(seed) step=\(step) event=\(event): \(error.text)")
                 return most
             }
-            most = max(most, world.gate.copiesInFlight)
+            most = max(most, world.changes.copies.copiesInFlight)
         }
         Issue.record("seed=\(seed): the walk does not end")
         return most
@@ -124,11 +144,13 @@ struct SeededTests {
         for _ in 0..<20 {
             let event = events[random.below(events.count)]
             switch event {
-            case .end, .scratchReadFails, .timePasses:
+            case .end, .scratchReadFails, .timePasses, .logIsOverdue, .logIsWritten(false),
+                .nextMarkFails,
+                .bitsAreSynced(false):
                 if random.below(400) == 0 { return event }
-            case .readFails, .saveFails:
+            case .readFails, .saveFails, .hold:
                 if random.below(100) == 0 { return event }
-            case .clientReleases:
+            case .clientReleases, .startClearing, .letGuestsGo:
                 if random.below(20) == 0 { return event }
             case .submit:
                 if !isQuieting { return event }

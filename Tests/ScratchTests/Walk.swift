@@ -1,3 +1,4 @@
+import Core
 import Scratch
 
 /// Visits every state that a scenario can reach, each once.
@@ -55,9 +56,11 @@ struct Walk {
     private func checkEnd(_ world: World) throws(Violation) {
         let isQuiet =
             world.isDrained && world.copies.isEmpty && world.saves.isEmpty
-            && world.gate.copiesInFlight == 0
+            && world.changes.copies.copiesInFlight == 0
             && world.writes.allSatisfy { $0.left == 0 }
-            && !world.jobs.contains { $0.phase == .ending }
+            && !world.jobs.contains { $0.phase == .ending || $0.phase == .beginning }
+            && world.zeroers.allSatisfy { $0.phase == .done } && world.ring.taken == 0
+            && world.changes.isIdle
         guard isQuiet else {
             throw Violation(text: "nothing can happen any more, yet something waits", events: path)
         }

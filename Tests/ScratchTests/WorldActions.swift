@@ -1,13 +1,17 @@
+import Bitmap
+import Core
 import Scratch
 
 extension Stage {
-    /// Carries out what the gate asks for, in order.
+    /// Carries out what the disk's changes ask for, in order.
     func drain(_ world: inout World) throws(Violation) {
-        while let action = world.gate.nextAction() {
+        while let action = world.changes.nextAction(&world.ring) {
             switch action {
-            case .readSource(let task, let clusters): try startCopy(task, clusters, in: &world)
+            case .submit(let change): try letGo(change.number, in: &world)
+            case .zero(let zeroer): try work(zeroer.number, in: &world)
+            case .quiet: try becomeQuiet(&world)
+            case .readSource(let copy, let clusters): try startCopy(copy, clusters, in: &world)
             case .writeScratch(let write): try startSave(write, in: &world)
-            case .release(let token): try letGo(token, in: &world)
             case .jobBroken(let slot, _):
                 let job = try ordinal(of: slot, in: world)
                 guard world.jobs[job].phase == .whole, ledgers[job].view.isClosed else {
@@ -15,12 +19,29 @@ extension Stage {
                 }
                 world.jobs[job].phase = .broken
                 giveUp(job, in: &world)
-            case .copyDone(let task):
-                guard !world.saves.contains(where: { $0.write.task == task }) else {
-                    throw Violation(text: "copy \(task) is over while it is being saved")
+            case .copyDone(let copy):
+                guard !world.saves.contains(where: { $0.write.task == copy }) else {
+                    throw Violation(text: "copy \(copy.number) is over while it is being saved")
                 }
             case .jobDetached(let slot): try finishJob(slot, in: &world)
+            case .writeLog, .syncBits, .declareLoss: try performRecording(action, in: &world)
             }
+        }
+    }
+
+    private func becomeQuiet(_ world: inout World) throws(Violation) {
+        guard world.beginning != nil, !world.isQuiet else {
+            throw Violation(text: "the disk says that it is quiet, and nobody has asked")
+        }
+        world.isQuiet = true
+        try checkQuiet(world)
+    }
+
+    /// While a disk is held and quiet nothing changes it.
+    func checkQuiet(_ world: World) throws(Violation) {
+        let atWork = world.writes.indices.filter { world.writes[$0].phase == .letGo }
+        guard atWork.isEmpty, !world.zeroers.contains(where: { $0.phase == .working }) else {
+            throw Violation(text: "changes \(atWork) are at work on a quiet disk")
         }
     }
 
@@ -30,17 +51,33 @@ extension Stage {
         let given = world.saves.filter { $0.job == job }
         world.saves.removeAll { $0.job == job }
         for save in given {
-            world.gate.scratchWriteFinished(save.write, errno: 125, now: world.now)
+            world.changes.scratchWritten(save.write, errno: 125, now: world.now)
         }
     }
 
-    /// The guest write goes to the source: nothing that it touches may still be needed.
-    func letGo(_ token: Int, in world: inout World) throws(Violation) {
-        guard world.writes[token].phase == .held else {
-            throw Violation(text: "write \(token) was let go twice")
+    /// The change goes to the source: nothing that it touches may still be needed.
+    func letGo(_ index: Int, in world: inout World) throws(Violation) {
+        guard world.writes[index].phase == .held else {
+            throw Violation(text: "write \(index) was let go twice")
         }
-        try checkUnneeded(token, in: world)
-        world.writes[token].phase = .letGo
+        try checkUnneeded(index, in: world)
+        for other in world.writes.indices where world.writes[other].phase == .letGo {
+            try checkBlocks(index, other, in: world)
+        }
+        world.writes[index].phase = .letGo
+        if world.isQuiet { try checkQuiet(world) }
+        if scenario.driverRule != .marksLate { try mark(index, in: &world) }
+        world.record?.submitted |= mask(world.writes[index].clusters)
+        try checkRecord(world)
+    }
+
+    /// Of two writes that share a block and of which one writes back the other's bytes, one is at work.
+    private func checkBlocks(_ index: Int, _ other: Int, in world: World) throws(Violation) {
+        guard let unaligned = scenario.unaligned,
+            unaligned.contains(index) || unaligned.contains(other),
+            world.writes[index].clusters.overlaps(world.writes[other].clusters)
+        else { return }
+        throw Violation(text: "writes \(index) and \(other) undo each other in a block")
     }
 
     func checkUnneeded(_ token: Int, in world: World) throws(Violation) {
@@ -57,18 +94,20 @@ extension Stage {
         copy.phase == .saving && !world.saves.contains { $0.write.task == copy.task }
     }
 
-    private func ordinal(of slot: Int, in world: World) throws(Violation) -> Int {
+    private func ordinal(of slot: JobIndex, in world: World) throws(Violation) -> Int {
         let found = world.jobs.firstIndex { $0.isKnownToGate && $0.slot == slot }
-        guard let found else { throw Violation(text: "an action for the unknown job \(slot)") }
+        guard let found else {
+            throw Violation(text: "an action for the unknown job \(slot.number)")
+        }
         return found
     }
 
     private func startCopy(
-        _ task: Int, _ clusters: Range<Int>, in world: inout World
+        _ task: CopyIndex, _ clusters: Range<Int>, in world: inout World
     ) throws(Violation) {
         world.copies = world.copies.filter { $0.task != task || !isOver($0, in: world) }
         guard !world.copies.contains(where: { $0.task == task }) else {
-            throw Violation(text: "task \(task) is used while it is in flight")
+            throw Violation(text: "copy \(task.number) is used while it is in flight")
         }
         guard !world.copies.contains(where: { $0.clusters.overlaps(clusters) }) else {
             throw Violation(text: "clusters \(clusters) are being copied already")
@@ -119,7 +158,7 @@ extension Stage {
         } && !(0..<geometry.clusterCount).contains { view.place(of: $0) == .slot(UInt32(slot)) }
     }
 
-    private func finishJob(_ slot: Int, in world: inout World) throws(Violation) {
+    private func finishJob(_ slot: JobIndex, in world: inout World) throws(Violation) {
         let job = try ordinal(of: slot, in: world)
         world.copies = world.copies.filter { !isOver($0, in: world) }
         guard world.jobs[job].phase == .ending else {

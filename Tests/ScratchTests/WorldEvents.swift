@@ -1,3 +1,5 @@
+import Bitmap
+import Core
 import Scratch
 
 extension Stage {
@@ -8,24 +10,9 @@ extension Stage {
         addCopies(world, to: &events)
         addJobs(world, to: &events)
         addReaders(world, to: &events)
+        addBegins(world, to: &events)
+        addRecording(world, to: &events)
         return events
-    }
-
-    private func addGuest(_ world: World, to events: inout [Event]) {
-        for (token, write) in world.writes.enumerated() {
-            switch write.phase {
-            case .idle where write.left > 0:
-                let own = UInt16(10 + token * 100 + write.left % 100)
-                for clusters in scenario.writeRanges {
-                    events.append(.submit(token: token, clusters: clusters, value: own))
-                    if scenario.writesZeros {
-                        events.append(.submit(token: token, clusters: clusters, value: 0))
-                    }
-                }
-            case .letGo: events.append(.reach(token: token))
-            case .idle, .held: break
-            }
-        }
     }
 
     private func addCopies(_ world: World, to events: inout [Event]) {
@@ -52,7 +39,8 @@ extension Stage {
     private func addJobs(_ world: World, to events: inout [Event]) {
         for (job, model) in world.jobs.enumerated() {
             switch model.phase {
-            case .unborn: if world.isDrained { events.append(.begin(job: job)) }
+            case .unborn:
+                if world.isDrained, !scenario.holds { events.append(.begin(job: job)) }
             case .whole, .broken:
                 if scenario.trouble.contains(.jobsEnd) { events.append(.end(job: job)) }
                 if model.phase == .whole, world.failuresLeft > 0,
@@ -60,7 +48,7 @@ extension Stage {
                 {
                     events.append(.scratchReadFails(job: job))
                 }
-            case .ending, .gone: break
+            case .beginning, .ending, .gone: break
             }
             if scenario.trouble.contains(.scratchIsLost), model.isKnownToGate {
                 if !model.hasLost, world.failuresLeft > 0, !model.scratch.isEmpty {
@@ -106,7 +94,11 @@ extension Stage {
     /// Lets an event happen and checks every promise that it touches.
     func apply(_ event: Event, to world: inout World) throws(Violation) {
         switch event {
-        case .submit, .reach: try applyGuest(event, to: &world)
+        case .submit, .reach, .startZeroing: try applyGuest(event, to: &world)
+        case .hold, .attach, .letGuestsGo: try applyBegin(event, to: &world)
+        case .logIsWritten, .bitsAreSynced, .startClearing, .logIsOverdue, .lossIsDeclared,
+            .nextMarkFails:
+            try applyRecording(event, to: &world)
         case .take, .readDone, .readFails, .land, .saveDone, .saveFails:
             try applyCopy(event, to: &world)
         case .begin, .end, .scratchReadFails, .timePasses, .noteHole, .clientReleases,
@@ -117,29 +109,9 @@ extension Stage {
         case .readerMoves(let reader): try move(reader, in: &world)
         }
         world.copies = world.copies.filter { !isOver($0, in: world) }
-        guard world.gate.copiesInFlight == world.copies.count else {
-            throw Violation(text: "the gate counts \(world.gate.copiesInFlight) copies")
-        }
-    }
-
-    private func applyGuest(_ event: Event, to world: inout World) throws(Violation) {
-        switch event {
-        case .submit(let token, let clusters, let value):
-            world.writes[token].left -= 1
-            world.writes[token].clusters = clusters
-            world.writes[token].value = value
-            world.writes[token].phase = .held
-            world.writes[token].heldSince = world.now
-            let answer = world.gate.admit(token: token, clusters: clusters, now: world.now)
-            try drain(&world)
-            if answer == .go { try letGo(token, in: &world) }
-        case .reach(let token):
-            try checkUnneeded(token, in: world)
-            for cluster in world.writes[token].clusters {
-                world.source[cluster] = world.writes[token].value
-            }
-            world.writes[token] = WriteModel(left: world.writes[token].left)
-        default: break
+        let inFlight = world.changes.copies.copiesInFlight
+        guard inFlight == world.copies.count else {
+            throw Violation(text: "the disk counts \(inFlight) copies")
         }
     }
 
@@ -154,13 +126,13 @@ extension Stage {
             for (position, value) in world.copies[index].buffer.enumerated() where value == 0 {
                 zeros |= 1 << UInt64(position)
             }
-            world.gate.readFinished(
-                task: world.copies[index].task, errno: nil, zeroClusters: zeros, now: world.now)
+            world.changes.sourceRead(
+                world.copies[index].task, errno: nil, zeroClusters: zeros, now: world.now)
         case .readFails(let index):
             world.failuresLeft -= 1
             world.copies[index].phase = .saving
-            world.gate.readFinished(
-                task: world.copies[index].task, errno: 5, zeroClusters: 0, now: world.now)
+            world.changes.sourceRead(
+                world.copies[index].task, errno: 5, zeroClusters: 0, now: world.now)
         case .land(let index):
             let save = world.saves[index]
             for (position, value) in save.values.enumerated() {
@@ -169,11 +141,11 @@ extension Stage {
             world.saves[index].hasLanded = true
         case .saveDone(let index):
             let save = world.saves.remove(at: index)
-            world.gate.scratchWriteFinished(save.write, errno: nil, now: world.now)
+            world.changes.scratchWritten(save.write, errno: nil, now: world.now)
         case .saveFails(let index):
             world.failuresLeft -= 1
             let save = world.saves.remove(at: index)
-            world.gate.scratchWriteFinished(save.write, errno: 28, now: world.now)
+            world.changes.scratchWritten(save.write, errno: 28, now: world.now)
         default: break
         }
         try drain(&world)
@@ -187,10 +159,18 @@ extension Stage {
             if case .slot = view.place(of: $0) { true } else { false }
         }
         let coming = world.saves.reduce(0) { $0 + ($1.job == job ? $1.write.count : 0) }
-        let used = Int(world.gate.slotsUsed(job: world.jobs[job].slot))
+        let used = Int(world.changes.copies.slotsUsed(job: try slot(of: job, in: world)))
         guard used == kept + coming else {
             throw Violation(text: "job \(job) uses \(used) slots for \(kept) and \(coming)")
         }
+    }
+
+    /// The slot that the gate gave a job when it began.
+    func slot(of job: Int, in world: World) throws(Violation) -> JobIndex {
+        guard let slot = world.jobs[job].slot else {
+            throw Violation(text: "job \(job) has not begun")
+        }
+        return slot
     }
 
     /// Whatever hangs: a write that was held for longer than every job allows goes on.
@@ -206,25 +186,15 @@ extension Stage {
     private func applyJob(_ event: Event, to world: inout World) throws(Violation) {
         switch event {
         case .begin(let job):
-            let plan = scenario.jobs[job]
-            let slot = world.gate.attach(
-                ledgers[job].view, slotLimit: plan.slotLimit,
-                holdLimitNanoseconds: plan.holdLimitNanoseconds)
-            guard let slot else { throw Violation(text: "no room for job \(job)") }
-            guard !world.jobs.contains(where: { $0.isKnownToGate && $0.slot == slot }) else {
-                throw Violation(text: "job \(job) got the slot of a job that is not detached")
-            }
-            world.jobs[job].phase = .whole
-            world.jobs[job].slot = slot
-            world.jobs[job].instant = world.source
+            try attach(job, in: &world)
         case .end(let job):
             world.jobs[job].phase = .ending
-            world.gate.detach(job: world.jobs[job].slot, now: world.now)
+            world.changes.detach(try slot(of: job, in: world), now: world.now)
             giveUp(job, in: &world)
         case .scratchReadFails(let job):
             world.failuresLeft -= 1
-            world.gate.breakJob(
-                world.jobs[job].slot, cause: .scratchRead(errno: 5), now: world.now)
+            world.changes.breakJob(
+                try slot(of: job, in: world), .scratchRead(errno: 5), now: world.now)
         case .writeBackFails(let job):
             world.failuresLeft -= 1
             world.jobs[job].hasLost = true
@@ -234,16 +204,16 @@ extension Stage {
         case .clientReleases(let job, let clusters):
             world.releasesLeft -= 1
             if world.jobs[job].phase == .whole { world.jobs[job].released.formUnion(clusters) }
-            world.gate.releaseClusters(
-                job: world.jobs[job].slot, clusters, now: world.now)
+            world.changes.releaseClusters(
+                clusters, of: try slot(of: job, in: world), now: world.now)
             try checkScratchIsFrugal(job, in: world)
         case .timePasses:
             world.ticksLeft -= 1
             world.now += 10
-            world.gate.expire(now: world.now)
+            world.changes.expire(now: world.now)
             try drain(&world)
             try checkNobodyWaitsTooLong(in: world)
-        case .noteHole(let cluster): world.gate.noteHole(cluster..<(cluster + 1))
+        case .noteHole(let cluster): world.changes.noteHole(cluster..<(cluster + 1))
         default: break
         }
         try drain(&world)

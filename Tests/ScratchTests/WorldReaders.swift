@@ -1,107 +1,130 @@
+import Core
 import Scratch
 
 extension Stage {
     /// A read begins; it neither starts nor ends at a cluster's edge.
     func begin(_ reader: Int, _ job: Int, _ clusters: Range<Int>, in world: inout World) {
+        let end = min(ClusterGeometry.start(of: clusters.upperBound), geometry.sizeBytes) - 100
         world.readers[reader].left -= 1
         world.readers[reader].job = job
         world.readers[reader].clusters = clusters
-        world.readers[reader].position = ClusterGeometry.start(of: clusters.lowerBound) + 512
+        world.readers[reader].read = PointInTimeRead(
+            ClusterGeometry.start(of: clusters.lowerBound) + 512..<end)
         world.readers[reader].phase = .ready
-    }
-
-    private func end(of reader: ReaderModel) -> UInt64 {
-        min(ClusterGeometry.start(of: reader.clusters.upperBound), geometry.sizeBytes) - 100
-    }
-
-    private func clusters(of step: ReadStep) -> Range<Int> {
-        ClusterGeometry.clusters(touching: step.offset, length: UInt64(step.count))
     }
 
     /// The next load or read of a backup read; anything else may happen between two of them.
     func move(_ reader: Int, in world: inout World) throws(Violation) {
         let model = world.readers[reader]
-        let view = ledgers[model.job].view
         switch model.phase {
         case .idle: return
-        case .ready:
-            world.readers[reader].phase = .planned(
-                view.step(from: model.position, to: end(of: model)),
-                hadLost: world.jobs[model.job].hasLost)
-        case .planned(let step, _) where step.place == .released:
-            let first = clusters(of: step).lowerBound
+        case .ready: try plan(reader, in: &world)
+        case .planned(let step, let hadLost):
+            let values = values(of: step, for: model, in: world)
+            if scenario.readerRule == .looksBeforeReading {
+                collect(reader, values, in: &world)
+            } else {
+                world.readers[reader].phase = .taken(values, hadLost: hadLost)
+            }
+        case .taken(let values, let hadLost):
+            if model.read.isOfScratch { world.readers[reader].hadLost = model.hadLost ?? hadLost }
+            judge(reader, values, in: &world)
+        case .asks: try ask(reader, in: &world)
+        }
+    }
+
+    /// What the production's read says next.
+    private func plan(_ reader: Int, in world: inout World) throws(Violation) {
+        let model = world.readers[reader]
+        let view = ledgers[model.job].view
+        let hadLost = world.jobs[model.job].hasLost
+        let step = world.readers[reader].read.next(view)
+        switch step {
+        case .source(let count), .scratch(_, let count), .zeros(let count):
+            if scenario.readerRule == .looksBeforeReading {
+                world.readers[reader].early = model.read.position
+                world.readers[reader].read.got(count, view)
+            }
+            world.readers[reader].phase = .planned(step, hadLost: hadLost)
+        case .askScratch: world.readers[reader].phase = .asks
+        case .closed where scenario.readerRule != .ignoresClosing:
+            guard world.jobs[model.job].phase != .whole else {
+                throw Violation(text: "the ledger of whole job \(model.job) is closed")
+            }
+            world.readers[reader] = ReaderModel(left: model.left)
+        case .closed, .done: try finish(reader, in: &world)
+        case .released:
+            let first = ClusterGeometry.cluster(of: model.read.position)
             guard world.jobs[model.job].released.contains(first) else {
                 throw Violation(text: "cluster \(first) is denied though nobody let go of it")
             }
             // The read ends with an error.
             world.readers[reader] = ReaderModel(left: model.left)
-        case .planned(let step, let hadLost):
-            world.readers[reader].phase = .taken(
-                step, values(of: step, for: model, in: world),
-                hadLost: hadLost)
-        case .taken(let step, let values, let hadLost):
-            var isLost = world.jobs[model.job].hasLost
-            switch scenario.readerRule {
-            case .trustsDevice: isLost = false
-            case .asksDeviceTooEarly: isLost = hadLost
-            default: break
-            }
-            if case .slot = step.place {} else { isLost = false }
-            world.readers[reader].phase = judge(step, values, view, isLost: isLost)
-        case .judged(let values, let next, let isLost):
-            if isLost, !view.isClosed {
-                // The reader closes the ledger at once; the home ring hears of it later.
-                view.close()
-                world.gate.breakJob(
-                    world.jobs[model.job].slot, cause: .scratchLost(errno: 28), now: world.now)
-                try drain(&world)
-            }
-            if view.isClosed, scenario.readerRule != .ignoresClosing {
-                guard world.jobs[model.job].phase != .whole else {
-                    throw Violation(text: "the ledger of whole job \(model.job) is closed")
-                }
-                world.readers[reader] = ReaderModel(left: model.left)
-                return
-            }
-            world.readers[reader].collected += values
-            world.readers[reader].position = next
-            world.readers[reader].phase = .ready
-            if next == end(of: model) { try finish(reader, in: &world) }
         }
     }
 
+    /// What the disk has, or scratch: a value for each cluster that a step touches.
     private func values(
-        of step: ReadStep, for reader: ReaderModel, in world: World
+        of step: PointInTimeRead.Step, for reader: ReaderModel, in world: World
     ) -> [UInt16] {
-        let clusters = clusters(of: step)
-        switch step.place {
-        case .source: return Array(world.source[clusters])
-        case .zero: return Array(repeating: 0, count: clusters.count)
-        case .released: return Array(repeating: World.garbage, count: clusters.count)
-        case .slot(let slot):
-            return Array(world.jobs[reader.job].scratch[Int(slot)...].prefix(clusters.count))
+        let position = reader.early ?? reader.read.position
+        func clusters(_ count: Int) -> Range<Int> {
+            ClusterGeometry.clusters(touching: position, length: UInt64(count))
+        }
+        switch step {
+        case .source(let count): return Array(world.source[clusters(count)])
+        case .zeros(let count): return Array(repeating: 0, count: clusters(count).count)
+        case .scratch(let position, let count):
+            let slot = Int(position >> ClusterGeometry.shift)
+            return Array(world.jobs[reader.job].scratch[slot...].prefix(clusters(count).count))
+        case .askScratch, .done, .closed, .released: return []
         }
     }
 
-    private func judge(
-        _ step: ReadStep, _ values: [UInt16], _ view: LedgerView, isLost: Bool
-    ) -> ReaderModel.Phase {
-        let clusters = clusters(of: step)
-        let end = step.offset + UInt64(step.count)
-        let found: Int?
-        switch step.place {
-        case .source where scenario.readerRule != .looksBeforeReading:
-            found = view.firstPreserved(in: clusters)
-        case .slot where scenario.readerRule != .trustsScratch:
-            found = view.firstReleased(in: clusters)
-        default: found = nil
+    /// The read is told what was read, after the read, and keeps what is good of it.
+    private func judge(_ reader: Int, _ values: [UInt16], in world: inout World) {
+        let model = world.readers[reader]
+        // Wrong rules ask nobody.
+        let isTrusted = scenario.readerRule == .trustsScratch && model.read.isOfScratch
+        let first = ClusterGeometry.cluster(of: model.read.position)
+        let stepEnd = min(
+            ClusterGeometry.start(of: first + values.count), model.read.end)
+        world.readers[reader].read.got(
+            Int(stepEnd - model.read.position), isTrusted ? nil : ledgers[model.job].view)
+        world.readers[reader].early = model.read.position
+        collect(reader, values, in: &world)
+    }
+
+    /// Keeps the values of the clusters that the read has accepted.
+    private func collect(_ reader: Int, _ values: [UInt16], in world: inout World) {
+        let model = world.readers[reader]
+        let from = model.early ?? model.read.position
+        if from < model.read.position {
+            let clusters = ClusterGeometry.clusters(
+                touching: from, length: model.read.position - from)
+            world.readers[reader].collected += values.prefix(clusters.count)
         }
-        guard let changed = found else {
-            return .judged(values, next: end, isLost: isLost)
-        }
-        let good = Array(values.prefix(changed - clusters.lowerBound))
-        return .judged(
-            good, next: max(step.offset, ClusterGeometry.start(of: changed)), isLost: isLost)
+        world.readers[reader].early = nil
+        world.readers[reader].phase = .ready
+    }
+
+    /// The kernel says whether a write-back has failed; a reader that hears so breaks the job.
+    private func ask(_ reader: Int, in world: inout World) throws(Violation) {
+        let model = world.readers[reader]
+        let isLost =
+            switch scenario.readerRule {
+            case .trustsDevice: false
+            case .asksDeviceTooEarly: model.hadLost ?? false
+            default: world.jobs[model.job].hasLost
+            }
+        world.readers[reader].read.asked()
+        world.readers[reader].phase = .ready
+        let view = ledgers[model.job].view
+        guard isLost, !view.isClosed else { return }
+        view.close()
+        world.changes.breakJob(
+            try slot(of: model.job, in: world), .scratchLost(errno: 28), now: world.now)
+        try drain(&world)
     }
 
     private func finish(_ reader: Int, in world: inout World) throws(Violation) {

@@ -35,8 +35,6 @@ final class BackupExport: Sendable {
     /// Filled before the first client can come; none on full backups.
     let bitmaps: [FrozenBitmap]
     let clientCount = Atomic<Int>(0)
-    /// Pages of the source that its clients were sent by reference and may not have read.
-    let loans: ExportLoans
     let bytesRead = Atomic<UInt64>(0)
     /// Bytes that the source took on its file system at the begin.
     private let allocatedBytes: UInt64
@@ -66,7 +64,6 @@ final class BackupExport: Sendable {
         disk = live.disk
         homeRing = live.homeRing
         source = live.source
-        loans = ExportLoans(live.loans)
         earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
         self.reservedBytes = reservedBytes
@@ -95,8 +92,7 @@ final class BackupExport: Sendable {
 
     /// Keeps the first reason; returns whether this was it.
     func noteBroken(_ text: String) -> Bool {
-        loans.noteBroken()
-        return reason.withLock { reason in
+        reason.withLock { reason in
             if reason != nil { return false }
             reason = text
             return true
@@ -124,9 +120,6 @@ final class BackupExport: Sendable {
         case .spaceForGuest:
             "scratch of disk '\(target)' gave way: its file system also holds a machine's disk, and"
                 + " no space is left for both"
-        case .pagesNotTaken:
-            "a backup client did not take data of disk '\(target)' that its machine is about to"
-                + " overwrite"
         }
     }
 

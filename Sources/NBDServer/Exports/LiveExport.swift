@@ -23,12 +23,9 @@ final class LiveExport: Sendable {
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
     let figures = PublishedFigures()
-    /// Who may write the disk, and who has pages of it on loan.
-    let loans: SourceLoans
 
     init(_ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int) {
         self.disk = disk
-        loans = SourceLoans(disk: disk, homeRing: homeRing)
         self.source = source
         self.homeRing = homeRing
         fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil

@@ -4,7 +4,7 @@ import Synchronization
 
 /// What a ring calls a write to scratch: its number, and which tenant of the number it is.
 struct ScratchTicket: Sendable, Hashable {
-    let number: Int
+    let number: ScratchWriteIndex
     let serial: UInt64
 }
 
@@ -42,7 +42,7 @@ final class ScratchWriter: Sendable {
         var next = 0
         var running: ScratchTicket?
         /// The buffer of the running write, which the ring has left to it.
-        var orphan: Int?
+        var orphan: CopyBufferIndex?
         /// A look has been asked for and not been made.
         var isLooking = false
         var hasThread = false
@@ -70,7 +70,7 @@ final class ScratchWriter: Sendable {
     ///
     /// One that has keeps its buffer, `buffer(ticket)`: `.copyBufferLetGo` follows when the kernel is
     /// through with it.
-    func revoke(leaving buffer: (ScratchTicket) -> Int) {
+    func revoke(leaving buffer: (ScratchTicket) -> CopyBufferIndex) {
         state.withLock { state in
             state.queue = state.queue[state.next...].filter { work in
                 if case .write = work { false } else { true }

@@ -22,14 +22,13 @@ struct ReadPath {
     /// Asked after each read of scratch whether what was written there is still there; -1 where
     /// nothing can be lost.
     var scratchWitness: Int32 = -1
-    /// Clients may let go of clusters, so scratch can change behind a reader.
-    var mayRelease = false
     /// Pages of the source may be handed to this peer without a copy.
     var sourceByReference = false
     /// Pages of the scratch may.
     var scratchByReference = false
 
     var isDirect: Bool { alignment > 1 }
+    var sendsByReference: Bool { sourceByReference || scratchByReference }
 }
 
 /// Where a connection stands.
@@ -37,8 +36,6 @@ enum ConnectionPhase {
     case handshake
     /// TLS is being agreed upon; then the handshake goes on.
     case securing
-    /// A live export is chosen; no request is looked at while pages of its disk are on loan.
-    case attaching
     case transmission
     /// No further requests are read; replies still go out, then it closes.
     case draining
@@ -71,8 +68,8 @@ struct Connection: ~Copyable {
     var inputStart = 0
     var inputEnd = 0
     var isReceiving = false
-    /// The piece whose payload is being received straight into its buffer, or -1.
-    var receivingPiece = -1
+    /// The piece whose payload is being received straight into its buffer.
+    var receivingPiece: PieceIndex?
     var sawEnd = false
 
     // TLS, between the socket on one side, parser and replies on the other
@@ -98,18 +95,11 @@ struct Connection: ~Copyable {
     var replies = ReplyEncoder(.simple)
     var contexts: [SelectedContext] = []
     var path = ReadPath(sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
-    /// Slot of the home disk when the connection may write, or -1.
-    var disk = -1
-    /// Pages of a disk that a guest may write: whether they are sent, whether some were, and where
-    /// that is counted.
-    var loan = Loan.none
-    var hasLent = false
-    var loans: ExportLoans?
+    /// Slot of the home disk when the connection may write.
+    var disk: DiskIndex?
     var requestCount = 0
     /// The request that is still being cut into pieces; no other is parsed before.
-    ///
-    /// Or -1.
-    var current = -1
+    var current: RequestIndex?
     var status = StatusProgress()
     /// Where the path drops behind.
     var coldWindows: ColdWindows?

@@ -1,43 +1,48 @@
-/// A table whose slots are found by number and reused; it grows when all are taken.
+/// A table whose slots are found by index and reused; it grows when all are taken.
 ///
 /// For what a limit elsewhere bounds, so that nothing ever waits for room here.
 struct GrowingTable<Element: Sendable> {
-    private var elements: [Element?] = []
-    private var free: [Int] = []
-
-    /// Puts an element in and returns its number.
-    mutating func insert(_ element: Element) -> Int {
-        if let number = free.popLast() {
-            elements[number] = element
-            return number
-        }
-        elements.append(element)
-        return elements.count - 1
+    /// Names an element of a table of such elements.
+    struct Index: Hashable, Sendable {
+        let number: Int
     }
 
-    /// Takes the element out; its number is used again.
-    mutating func remove(_ number: Int) -> Element {
-        let element = self[number]
-        elements[number] = nil
-        free.append(number)
+    private var elements: [Element?] = []
+    private var free: [Index] = []
+
+    /// Puts an element in and returns its index.
+    mutating func insert(_ element: Element) -> Index {
+        if let index = free.popLast() {
+            elements[index.number] = element
+            return index
+        }
+        elements.append(element)
+        return Index(number: elements.count - 1)
+    }
+
+    /// Takes the element out; its index is used again.
+    mutating func remove(_ index: Index) -> Element {
+        let element = self[index]
+        elements[index.number] = nil
+        free.append(index)
         return element
     }
 
-    /// The element of a number that may be free.
-    func element(_ number: Int) -> Element? { elements[number] }
+    /// The element of an index that may be free.
+    func element(_ index: Index) -> Element? { elements[index.number] }
 
-    /// The numbers of the elements that fit.
-    func numbers(where fits: (Element) -> Bool) -> [Int] {
-        elements.indices.filter { number in elements[number].map(fits) ?? false }
+    /// The indices of the elements that fit.
+    func indices(where fits: (Element) -> Bool) -> [Index] {
+        elements.indices.filter { elements[$0].map(fits) ?? false }.map(Index.init(number:))
     }
 
-    subscript(_ number: Int) -> Element {
+    subscript(_ index: Index) -> Element {
         get {
-            guard let element = elements[number] else {
-                preconditionFailure("nothing has this number")
+            guard let element = elements[index.number] else {
+                preconditionFailure("nothing has this index")
             }
             return element
         }
-        set { elements[number] = newValue }
+        set { elements[index.number] = newValue }
     }
 }

@@ -1,3 +1,4 @@
+import Core
 import Disk
 import IORing
 import Scratch
@@ -11,17 +12,18 @@ struct HomeDisk: ~Copyable {
     let alignment: Int
     /// Where writes go through the page cache although the rest bypasses it.
     var tailStart: UInt64
-    var gate: CopyBeforeWrite
-    /// By the gate's job number.
+    /// What its changes pass, and where they wait.
+    var changes: DiskChanges
+    /// By job.
     var jobs: [BackupExport?]
     /// Who waits for a job's last operation.
     var detachLatches: [Latch?]
-    /// The gate's actions are being performed.
+    /// The actions of `changes` are being performed.
     var isPerforming = false
-    /// By the gate's task number.
+    /// By copy.
     var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.tasksMax)
-    /// Tasks that wait for memory, oldest first.
-    var waitingCopies: [Int] = []
+    /// Copies that wait for memory, oldest first.
+    var waitingCopies: [CopyIndex] = []
     /// The disk is in the ring's list of those that wait for memory.
     var isHungry = false
     /// The buffer that the disk gets in any case is in use.
@@ -29,23 +31,8 @@ struct HomeDisk: ~Copyable {
     /// Nil when changes are not tracked.
     var tracking: HomeTracking?
 
-    // Fixing an instant
-    var isHeld = false
-    var holdLatch: Latch?
-    var heldPieces: [Int] = []
-    /// Zeroing requests that wait at the start or between two steps: for a job that begins, or for
-    /// others to finish.
-    var heldRequests: [Int] = []
-    /// Zeroing requests at work.
-    var zeroingCount = 0
-    /// Changes admitted and not complete, those that wait for copies included.
-    var changesInFlight = 0
-
-    // Unaligned writes on O_DIRECT
-    /// Changes submitted to the source and not complete, by piece slot.
-    var running: [Int] = []
-    var overlapWaiters: [Int] = []
-
+    /// Who waits until the disk is held and quiet.
+    var holdTicket: Ticket?
     var inlineWrites = InlineWrites()
 
     var figures = GuestFigures()
@@ -61,11 +48,11 @@ struct HomeDisk: ~Copyable {
         alignment = export.source.alignment
         tailStart = export.source.tailStart
         canPunchHoles = export.discards
-        gate = CopyBeforeWrite(tokenLimit: Limits.piecesPerRing)
+        changes = DiskChanges(
+            changeLimit: Limits.piecesPerRing, hasBlocks: alignment > 1,
+            zeroingLimit: Limits.zeroingPerDisk)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
-        heldPieces.reserveCapacity(Limits.requestsPerConnection)
-        running.reserveCapacity(Limits.requestsPerConnection)
     }
 
     /// The descriptor by which a range is written; it begins on one side of the tail's start and ends

@@ -4,7 +4,6 @@ import Bitmap
 struct HomeTracking {
     /// Where changes are recorded now.
     var recording: RecordingLayer
-    var intent: WriteIntent
     let log: IntentLogFile
     /// Says where it can that changes are not recorded, if it comes to that.
     let doubt: TrackingDoubt
@@ -16,8 +15,6 @@ struct HomeTracking {
     var lossReason = "the write-intent log cannot be written"
     /// The first failure to make bits durable was reported.
     var isSaveFaultReported = false
-    /// log2 of the log's regions.
-    let regionShift: UInt64
     /// Between a checkpoint's instant and its record no mark leaves the log: the layer that was
     /// sealed may not be durable yet.
     var isClearingHeld = false

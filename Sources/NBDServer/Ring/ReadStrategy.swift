@@ -18,9 +18,4 @@ struct ReadStrategy {
     func sendsByReference(isDirect: Bool, neverChanges: Bool) -> Bool {
         neverChanges && !isDirect && !isSecured && (isUnix || clients <= 1)
     }
-
-    /// Whether it can be told that the peer has read what it was sent, and so when pages may change.
-    ///
-    /// Not over TCP: bytes that a peer on the same machine has acknowledged are still the pages.
-    var maySettle: Bool { isUnix && !isSecured }
 }

@@ -1,8 +1,11 @@
+import Core
 import NBDProtocol
 
 /// A request that has been accepted and not yet answered.
 struct Request {
-    let connection: Int
+    let connection: ConnectionIndex
+    /// The home disk, when the connection may write.
+    let disk: DiskIndex?
     let valid: ValidRequest
     /// Bytes handed to pieces so far, from the request's offset.
     var issued: UInt64 = 0
@@ -15,39 +18,21 @@ struct Request {
     /// to itself while it is sent piece by piece behind one header.
     var isExclusive = false
     var headerSent = false
-    /// For zeroing and discarding: which part is next.
-    var zeroStage = ZeroStage.firstStep
-    /// For zeroing and discarding: a begin waits for this request, so its parts need not wait for the
-    /// begin.
-    var isAdmitted = false
-    /// For zeroing and discarding: it counts among those that have an operation in flight.
-    var hasZeroingPlace = false
-    /// For zeroing: the middle goes by writing zeros because the source cannot do better.
-    var writesZeros = false
+    /// Of zeroing and discarding: how far it has come.
+    var zeroing: Zeroing?
 
-    init(connection: Int, valid: ValidRequest) {
+    init(connection: ConnectionIndex, disk: DiskIndex?, valid: ValidRequest) {
         self.connection = connection
+        self.disk = disk
         self.valid = valid
     }
 
     var end: UInt64 { valid.offset + valid.length }
-}
-
-/// The parts of a zeroing or discarding request, in the order in which they are done.
-///
-/// Whole pages come first, so that a refused FAST_ZERO has changed nothing.
-enum ZeroStage {
-    /// The first whole pages, by the file system or device.
-    case firstStep
-    /// The piece of a page before the first whole one.
-    case head
-    /// Further whole pages; between two steps a job may begin.
-    case middle
-    /// The piece of a page after the last whole one.
-    case tail
-    /// Make it durable (FUA).
-    case sync
-    case done
+    /// The disk of a request that changes it or makes it durable.
+    var homeDisk: DiskIndex {
+        guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
+        return disk
+    }
 }
 
 /// What one operation of a request does.
@@ -60,34 +45,20 @@ enum PieceKind {
     case sync
     case prefetch
 
-    var changesDisk: Bool { self == .write || self == .zero || self == .discard }
 }
 
-/// Where a piece stands.
-enum PieceStage {
-    case receiving
-    /// Waits for a job to begin.
-    case heldForBegin
-    /// Waits for old data to be copied.
-    case heldForCopy
-    /// Waits for the write-intent log.
-    case heldForIntent
-    /// Waits for an overlapping unaligned write.
-    case heldForOverlap
-    /// Reads the block around the first, then the last byte of an unaligned write.
-    case readingHead, readingTail
-    case running
-    /// A backup read from scratch.
-    case readingScratch
-    /// Waits until jobs have given room back.
-    case heldForSpace
+/// Which end of an unaligned write is being read, so that the bytes around the guest's are kept.
+enum PieceEdge {
+    case head, tail
 }
 
 /// One operation of a request: at most `Limits.pieceBytes` of data, or a range to zero.
 struct Piece {
-    let request: Int
+    let request: RequestIndex
     let kind: PieceKind
-    var stage = PieceStage.running
+    var edge: PieceEdge?
+    /// A read: where it goes on, and what is good of it.
+    var read: PointInTimeRead
     /// The guest's range.
     let offset: UInt64
     let count: UInt64
@@ -99,29 +70,46 @@ struct Piece {
     /// The allocation, or -1.
     var buffer = -1
     var pages = 0
-    /// Bytes of the guest's range (reads) or of the widened range (writes) that are done.
+    /// Bytes of a write that are received, then those of the widened range that are written.
     var progress = 0
-    /// Slot of the home disk, or -1.
-    var disk = -1
+    /// The home disk, when the connection may write.
+    let disk: DiskIndex?
     /// Zeroing that must not give space back, and how it was submitted.
     var keepsSpace = false
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
-    /// Some of a backup read came from scratch.
-    var readsScratch = false
     /// Nothing but holes is made holes again.
     var changesNothing = false
 
-    init(request: Int, kind: PieceKind, offset: UInt64, count: UInt64) {
+    init(
+        request: RequestIndex, disk: DiskIndex?, kind: PieceKind, offset: UInt64, count: UInt64
+    ) {
         self.request = request
+        self.disk = disk
         self.kind = kind
         self.offset = offset
         self.count = count
+        read = PointInTimeRead(offset..<(offset + count))
     }
 
+    /// The disk of what changes it or makes it durable.
+    var homeDisk: DiskIndex {
+        guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
+        return disk
+    }
     /// Arena offset of the guest's first byte.
     var guestData: Int { data + Int(offset - ioOffset) }
+    /// Arena offset of the byte at which a read goes on.
+    var readTarget: Int { data + Int(read.position - ioOffset) }
     var end: UInt64 { offset + count }
     var isWidened: Bool { ioCount != Int(count) }
+
+    /// What the disk's gates are told of it: a change under its own index.
+    func change(_ index: PieceIndex, isStep: Bool) -> Change {
+        Change(
+            index.change, bytes: offset..<end,
+            blocks: ioOffset..<max(ioOffset + UInt64(ioCount), end),
+            changesNothing: changesNothing, isStep: isStep)
+    }
 }

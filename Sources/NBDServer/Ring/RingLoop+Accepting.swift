@@ -7,7 +7,7 @@ extension RingLoop {
     mutating func armAccept(_ listener: RingListener) {
         ring.preparePoll(
             listener.raw, writable: false,
-            tag: OperationTag(.accept, slot: Int(listener.number)).raw)
+            tag: Operation.accept(listener: listener.number).tag)
     }
 
     mutating func acceptAll(from number: UInt64, result: Int32) {
@@ -62,7 +62,7 @@ extension RingLoop {
             listeners.remove(at: position)
             pausedListeners.removeAll { $0.number == number }
             ring.prepareCancel(
-                OperationTag(.accept, slot: Int(number)).raw, tag: OperationTag(.ignored).raw)
+                Operation.accept(listener: number).tag, tag: Operation.ignored.tag)
             ring.submit(waiting: false)
         }
         latch.arrive()
@@ -93,23 +93,24 @@ extension RingLoop {
 
     @discardableResult
     mutating func evictHandshake(of scope: ExportScope?) -> Bool {
-        var oldest = -1
-        for slot in 0..<connections.capacity
+        var oldest: ConnectionIndex?
+        for slot in connections.indices
         where connections.contains(slot) && connections[slot].isInHandshakeCount
             && connections[slot].phase.isBeforeTransmission
             && (scope == nil || connections[slot].scope === scope)
             && isOldEnough(slot)
         {
-            if oldest < 0 || connections[slot].begunAt < connections[oldest].begunAt {
-                oldest = slot
+            if let found = oldest, connections[found].begunAt <= connections[slot].begunAt {
+                continue
             }
+            oldest = slot
         }
-        guard oldest >= 0 else { return false }
+        guard let oldest else { return false }
         close(oldest)
         return true
     }
 
-    private func isOldEnough(_ slot: Int) -> Bool {
+    private func isOldEnough(_ slot: ConnectionIndex) -> Bool {
         let age =
             connections[slot].isUnix
             ? Limits.unixEvictionAgeNanoseconds : Limits.tcpEvictionAgeNanoseconds
@@ -117,7 +118,7 @@ extension RingLoop {
     }
 
     /// The connection has chosen an export: nobody takes its place any more.
-    mutating func leaveHandshake(_ slot: Int) {
+    mutating func leaveHandshake(_ slot: ConnectionIndex) {
         guard connections[slot].isInHandshakeCount else { return }
         connections[slot].isInHandshakeCount = false
         shared.counts.leaveHandshake(connections[slot].scope)

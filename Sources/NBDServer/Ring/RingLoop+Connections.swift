@@ -34,7 +34,7 @@ extension RingLoop {
     }
 
     /// The handshake is over: joins the connection with its export, on the ring where that belongs.
-    mutating func enterTransmission(_ slot: Int, _ negotiated: Negotiated) {
+    mutating func enterTransmission(_ slot: ConnectionIndex, _ negotiated: Negotiated) {
         guard let target = connections[slot].scope.target(named: negotiated.export.name),
             target.fits(negotiated.export)
         else { return close(slot) }
@@ -73,19 +73,18 @@ extension RingLoop {
                 scratchDescriptor: export.scratch.raw,
                 scratchNeverWaits: export.scratch.readsNeverWait,
                 scratchWitness: export.scratch.witness(
-                    of: index - shared.layout.rings(for: .backups).lowerBound),
-                mayRelease: export.mayRelease)
+                    of: index - shared.layout.rings(for: .backups).lowerBound))
             connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
-        if connections[slot].disk >= 0 { announceWriter(slot) }
         chooseStrategy(slot)
         shared.emit(
             .clientConnected(
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))
     }
 
-    private mutating func handOver(_ slot: Int, _ negotiated: Negotiated, to home: Int) {
+    private mutating func handOver(_ slot: ConnectionIndex, _ negotiated: Negotiated, to home: Int)
+    {
         precondition(!connections[slot].isReferenced, "nothing of a handshake is in flight")
         precondition(connections[slot].output.isEmpty, "every reply has been sent")
         let start = connections[slot].input + connections[slot].inputStart
@@ -115,7 +114,7 @@ extension RingLoop {
     // MARK: Receiving
 
     /// Asks for more input, if there is room and nothing is being received.
-    mutating func armReceive(_ slot: Int) {
+    mutating func armReceive(_ slot: ConnectionIndex) {
         guard !connections[slot].isReceiving, !connections[slot].sawEnd else { return }
         let input = connections[slot].input
         let start = connections[slot].inputStart
@@ -131,15 +130,14 @@ extension RingLoop {
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena, at: input + unparsed,
             count: Limits.inputBytes - unparsed, whole: false,
-            tag: OperationTag(.receive, slot: slot).raw)
+            tag: Operation.receive(slot).tag)
     }
 
-    mutating func received(_ slot: Int, result: Int32) {
+    mutating func received(_ slot: ConnectionIndex, result: Int32) {
         connections[slot].isReceiving = false
         if connections[slot].isSecured { return sealedReceived(slot, result: result) }
-        let piece = connections[slot].receivingPiece
-        if piece >= 0 {
-            connections[slot].receivingPiece = -1
+        if let piece = connections[slot].receivingPiece {
+            connections[slot].receivingPiece = nil
             payloadReceived(slot, piece, result: result)
         } else if result > 0 {
             connections[slot].inputEnd += Int(result)
@@ -155,7 +153,7 @@ extension RingLoop {
 
     /// Ends a connection at once; its slot is freed when the kernel and its requests are through
     /// with it.
-    mutating func close(_ slot: Int) {
+    mutating func close(_ slot: ConnectionIndex) {
         guard connections[slot].phase != .closing else { return }
         bidFarewell(slot)
         connections[slot].phase = .closing
@@ -166,9 +164,9 @@ extension RingLoop {
     }
 
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
-    mutating func drain(_ slot: Int) {
+    mutating func drain(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
-        case .handshake, .securing, .attaching, .transmission: break
+        case .handshake, .securing, .transmission: break
         case .draining, .closing: return
         }
         connections[slot].phase = .draining
@@ -177,14 +175,10 @@ extension RingLoop {
     }
 
     /// A closing connection that nothing refers to any more goes away.
-    mutating func reap(_ slot: Int) {
+    mutating func reap(_ slot: ConnectionIndex) {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
         while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
         let left = leaveExport(slot)
-        if lingers(slot) {
-            if let left { report(left) }
-            return
-        }
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         _ = releaseSession(slot)
         let connection = connections.remove(slot)
@@ -194,9 +188,8 @@ extension RingLoop {
         wakeStarved()
     }
 
-    /// The connection is through with its export, whose end need not wait for it any more; nil: it
-    /// had none, or has left it before.
-    private mutating func leaveExport(_ slot: Int) -> Departure? {
+    /// Detaches the connection from its export; nil: it had none.
+    private mutating func leaveExport(_ slot: ConnectionIndex) -> Departure? {
         guard let target = connections[slot].target else { return nil }
         reportBytesRead(slot)
         connections[slot].target = nil
@@ -205,9 +198,6 @@ extension RingLoop {
         switch target {
         case .live(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
-            // Nothing that it wrote is in flight: its requests are done.
-            if connections[slot].disk >= 0 { export.loans.dismissWriter() }
-            connections[slot].disk = -1
         case .backup(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
         }
@@ -230,7 +220,7 @@ extension RingLoop {
 
     mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {
         closers.append(Closer(export: export, latch: latch))
-        for slot in 0..<connections.capacity
+        for slot in connections.indices
         where connections.contains(slot) && connections[slot].target?.id == export {
             if gracefully { drain(slot) } else { close(slot) }
         }
@@ -239,7 +229,7 @@ extension RingLoop {
 
     private mutating func settleClosers(_ export: ExportID) {
         guard closers.contains(where: { $0.export == export }) else { return }
-        for slot in 0..<connections.capacity
+        for slot in connections.indices
         where connections.contains(slot) && connections[slot].target?.id == export { return }
         for closer in closers where closer.export == export { closer.latch.arrive() }
         closers.removeAll { $0.export == export }

@@ -1,3 +1,4 @@
+import Core
 import Disk
 import IORing
 import Scratch
@@ -7,51 +8,56 @@ import Synchronization
 struct CopyInFlight {
     /// Bytes of its clusters that have been read.
     var progress = 0
-    /// Its buffer, or -1 while it waits for one.
-    var buffer = -1
+    /// Its buffer, once it has one.
+    var buffer: CopyBufferIndex?
     /// When its read was handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
 }
 
 /// A write of old content to scratch that its writer is to carry out.
 struct PendingScratchWrite {
-    let disk: Int
+    let disk: DiskIndex
     let write: ScratchWrite
-    let buffer: Int
+    let buffer: CopyBufferIndex
     /// Tells this write from others that had its number.
     let serial: UInt64
 }
 
 /// Carries out what copy-before-write asks for.
 extension RingLoop {
-    /// Performs every action that the disk's gate has asked for.
-    mutating func perform(_ disk: Int) {
+    /// Performs every action that the disk's changes have asked for.
+    mutating func perform(_ disk: DiskIndex) {
         // What an action brings about at once is performed after it, by the loop that is running.
         guard !disks[disk].isPerforming else { return }
         disks[disk].isPerforming = true
         defer { disks[disk].isPerforming = false }
-        while let action = disks[disk].gate.nextAction() {
+        while let action = disks[disk].changes.nextAction(&zeroingPlaces) {
             switch action {
-            case .readSource(let task, _): startCopy(disk, task)
+            case .submit(let change): submitChange(PieceIndex(change))
+            case .zero(let request): resumeZeroing(RequestIndex(request))
+            case .quiet: reportQuiet(disk)
+            case .readSource(let copy, _): startCopy(disk, copy)
             case .writeScratch(let write): start(write, disk)
-            case .copyDone(let task): endCopy(disk, task)
-            case .release(let token): submitChange(token)
+            case .copyDone(let copy): endCopy(disk, copy)
             case .jobBroken(let job, let cause):
                 reportBroken(disk, job, cause)
                 giveUpWrites(disk, job)
                 emptyScratch(disk, job)
             case .jobDetached(let job): jobDetached(disk, job)
+            case .writeLog(let generation): writeLog(disk, generation)
+            case .syncBits: saveBits(disk)
+            case .declareLoss: declareLoss(disk)
             }
         }
     }
 
-    private mutating func reportBroken(_ disk: Int, _ job: Int, _ cause: BreakCause) {
+    private mutating func reportBroken(_ disk: DiskIndex, _ job: JobIndex, _ cause: BreakCause) {
         guard let export = disks[disk].jobs[job] else { return }
         shared.noteBroken(export, cause)
     }
 
     /// Nobody reads a broken job: what it has kept makes room at once.
-    private func emptyScratch(_ disk: Int, _ job: Int) {
+    private func emptyScratch(_ disk: DiskIndex, _ job: JobIndex) {
         guard let export = disks[disk].jobs[job], export.scratch.isOurs else { return }
         export.writer.empty {}
     }
@@ -59,18 +65,28 @@ extension RingLoop {
     // MARK: Reading old content
 
     /// Reads into the copy's buffer.
-    mutating func readOldContent(_ disk: Int, _ task: Int) {
-        let clusters = disks[disk].gate.clusters(of: task)
+    mutating func readOldContent(_ disk: DiskIndex, _ task: CopyIndex) {
+        let clusters = disks[disk].changes.copies.clusters(of: task)
         disks[disk].copies[task].progress = 0
         if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
     }
 
-    private func copyBuffer(_ disk: Int, _ task: Int) -> Int {
-        copyBuffers[disks[disk].copies[task].buffer].offset
+    /// Arena offset of the copy's buffer.
+    private func copyBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Int {
+        copyBuffers[bufferIndex(disk, task)].offset
+    }
+
+    private func bufferIndex(_ disk: DiskIndex, _ task: CopyIndex) -> CopyBufferIndex {
+        guard let buffer = disks[disk].copies[task].buffer else {
+            preconditionFailure("a copy that reads or is saved has a buffer")
+        }
+        return buffer
     }
 
     /// Takes a little old content out of the page cache, if all of it is there.
-    private mutating func readFromCache(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> Bool {
+    private mutating func readFromCache(
+        _ disk: DiskIndex, _ task: CopyIndex, _ clusters: Range<Int>
+    ) -> Bool {
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         guard disks[disk].alignment == 1, bytes <= Limits.inlineCopyBytes else { return false }
         let got = FileCalls.read(
@@ -83,7 +99,8 @@ extension RingLoop {
         return true
     }
 
-    private mutating func readForCopy(_ disk: Int, _ task: Int, _ clusters: Range<Int>) {
+    private mutating func readForCopy(_ disk: DiskIndex, _ task: CopyIndex, _ clusters: Range<Int>)
+    {
         let progress = disks[disk].copies[task].progress
         let alignment = disks[disk].alignment
         disks[disk].copies[task].handedOverAt = now
@@ -93,11 +110,11 @@ extension RingLoop {
             disks[disk].descriptor, into: arena, at: copyBuffer(disk, task) + progress,
             count: (bytes - progress + alignment - 1) / alignment * alignment,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound) + UInt64(progress),
-            tag: OperationTag(.copyRead, slot: disk, detail: task).raw)
+            tag: Operation.copyRead(disk, task).tag)
     }
 
-    mutating func copyReadCompleted(_ disk: Int, _ task: Int, result: Int32) {
-        let clusters = disks[disk].gate.clusters(of: task)
+    mutating func copyReadCompleted(_ disk: DiskIndex, _ task: CopyIndex, result: Int32) {
+        let clusters = disks[disk].changes.copies.clusters(of: task)
         disks[disk].copies[task].handedOverAt = 0
         if result == -Errno.interrupted || result == -Errno.again {
             return readForCopy(disk, task, clusters)
@@ -117,16 +134,18 @@ extension RingLoop {
     }
 
     /// The task's clusters are in its buffer, or could not be read.
-    private mutating func sourceRead(_ disk: Int, _ task: Int, errno: Int32?) {
-        let clusters = disks[disk].gate.clusters(of: task)
+    private mutating func sourceRead(_ disk: DiskIndex, _ task: CopyIndex, errno: Int32?) {
+        let clusters = disks[disk].changes.copies.clusters(of: task)
         let zeros = errno == nil ? zeroClusters(disk, task, clusters) : 0
-        disks[disk].gate.readFinished(task: task, errno: errno, zeroClusters: zeros, now: now)
+        disks[disk].changes.sourceRead(task, errno: errno, zeroClusters: zeros, now: now)
         afterCopy(disk)
     }
 
     /// Which of the task's clusters are all zeros; a cluster cut short by the disk's end is filled
     /// up with zeros.
-    private mutating func zeroClusters(_ disk: Int, _ task: Int, _ clusters: Range<Int>) -> UInt64 {
+    private mutating func zeroClusters(_ disk: DiskIndex, _ task: CopyIndex, _ clusters: Range<Int>)
+        -> UInt64
+    {
         let buffer = copyBuffer(disk, task)
         let bytes = disks[disk].copies[task].progress
         let whole = clusters.count * ClusterGeometry.clusterBytes
@@ -143,11 +162,11 @@ extension RingLoop {
 
     // MARK: Writing scratch
 
-    private mutating func start(_ write: ScratchWrite, _ disk: Int) {
+    private mutating func start(_ write: ScratchWrite, _ disk: DiskIndex) {
         guard let export = disks[disk].jobs[write.job] else {
             preconditionFailure("a job's writes end before it is detached")
         }
-        let buffer = disks[disk].copies[write.task].buffer
+        let buffer = bufferIndex(disk, write.task)
         lastScratchSerial += 1
         let ticket = ScratchTicket(
             number: scratchWrites.insert(
@@ -167,12 +186,12 @@ extension RingLoop {
         let done = scratchWrites.remove(ticket.number)
         switch outcome {
         case .written:
-            disks[done.disk].gate.scratchWriteFinished(done.write, errno: nil, now: now)
+            disks[done.disk].changes.scratchWritten(done.write, errno: nil, now: now)
         case .failed(let errno):
-            disks[done.disk].gate.scratchWriteFinished(done.write, errno: errno, now: now)
+            disks[done.disk].changes.scratchWritten(done.write, errno: errno, now: now)
         case .keptForGuests:
-            disks[done.disk].gate.breakJob(done.write.job, cause: .spaceForGuest, now: now)
-            disks[done.disk].gate.scratchWriteFinished(
+            disks[done.disk].changes.breakJob(done.write.job, .spaceForGuest, now: now)
+            disks[done.disk].changes.scratchWritten(
                 done.write, errno: Errno.canceled, now: now)
         }
         afterCopy(done.disk)
@@ -180,31 +199,31 @@ extension RingLoop {
 
     /// Nobody needs what the job's writes preserve any more, and its scratch may never answer: they
     /// are over now.
-    mutating func giveUpWrites(_ disk: Int, _ job: Int) {
+    mutating func giveUpWrites(_ disk: DiskIndex, _ job: JobIndex) {
         guard let export = disks[disk].jobs[job] else { return }
         export.writer.revoke { ticket in
             let buffer = scratchWrites[ticket.number].buffer
             keepForWriter(buffer)
             return buffer
         }
-        for number in scratchWrites.numbers(where: { $0.disk == disk && $0.write.job == job }) {
+        for number in scratchWrites.indices(where: { $0.disk == disk && $0.write.job == job }) {
             let write = scratchWrites.remove(number).write
-            disks[disk].gate.scratchWriteFinished(write, errno: Errno.canceled, now: now)
+            disks[disk].changes.scratchWritten(write, errno: Errno.canceled, now: now)
         }
         cancelUnwantedCopies(disk)
     }
 
-    mutating func afterCopy(_ disk: Int) {
-        for job in disks[disk].jobs.indices {
+    mutating func afterCopy(_ disk: DiskIndex) {
+        for job in JobIndex.all {
             if let export = disks[disk].jobs[job] { publishFigures(disk, job, export) }
         }
         perform(disk)
     }
 
-    private func publishFigures(_ disk: Int, _ job: Int, _ export: BackupExport) {
-        let figures = disks[disk].gate.figures(job: job)
+    private func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport) {
+        let figures = disks[disk].changes.copies.figures(job: job)
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
-        let used = UInt64(disks[disk].gate.slotsUsed(job: job)) << ClusterGeometry.shift
+        let used = UInt64(disks[disk].changes.copies.slotsUsed(job: job)) << ClusterGeometry.shift
         export.scratchUsedBytes.store(used, ordering: .relaxed)
         if used > export.roomBytes / 100 * Limits.scratchWatermarkPercent {
             shared.noteWatermark(export)

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import Scratch
 
@@ -5,8 +6,8 @@ import Scratch
 struct CopyBuffer {
     let offset: Int
     let pages: Int
-    /// The disk whose own buffer it is, or -1: then it counts in the server's budget, if it counts.
-    var owner: Int
+    /// The disk whose own buffer it is; others count in the server's budget, if they count.
+    var owner: DiskIndex?
     var isCharged: Bool
     /// Its copy, and a write that was given up while the kernel carried it out.
     var users = 1
@@ -17,7 +18,7 @@ struct CopyBuffer {
 /// Buffers of copies: from the server's budget, and one for each disk that it always gets.
 extension RingLoop {
     /// Gives a copy its buffer and reads; without memory it waits its turn.
-    mutating func startCopy(_ disk: Int, _ task: Int) {
+    mutating func startCopy(_ disk: DiskIndex, _ task: CopyIndex) {
         if disks[disk].waitingCopies.isEmpty, takeBuffer(disk, task) {
             return readOldContent(disk, task)
         }
@@ -27,8 +28,8 @@ extension RingLoop {
         hungryDisks.append(disk)
     }
 
-    private mutating func takeBuffer(_ disk: Int, _ task: Int) -> Bool {
-        let count = disks[disk].gate.clusters(of: task).count
+    private mutating func takeBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Bool {
+        let count = disks[disk].changes.copies.clusters(of: task).count
         let pages = count * ClusterGeometry.clusterBytes / BufferArena.pageBytes
         let isOwn = !disks[disk].hasOwnBuffer
         let bytes = pages * BufferArena.pageBytes
@@ -40,19 +41,19 @@ extension RingLoop {
         if isOwn { disks[disk].hasOwnBuffer = true }
         disks[disk].copies[task].buffer = copyBuffers.insert(
             CopyBuffer(
-                offset: offset, pages: pages, owner: isOwn ? disk : -1, isCharged: !isOwn))
+                offset: offset, pages: pages, owner: isOwn ? disk : nil, isCharged: !isOwn))
         return true
     }
 
-    mutating func endCopy(_ disk: Int, _ task: Int) {
-        let buffer = disks[disk].copies[task].buffer
-        disks[disk].copies[task].buffer = -1
+    mutating func endCopy(_ disk: DiskIndex, _ task: CopyIndex) {
         // A copy that was given up while it waited never had one.
-        if buffer >= 0 { letGo(ofCopyBuffer: buffer) }
+        guard let buffer = disks[disk].copies[task].buffer else { return }
+        disks[disk].copies[task].buffer = nil
+        letGo(ofCopyBuffer: buffer)
     }
 
     /// One of the buffer's users is through with it.
-    mutating func letGo(ofCopyBuffer number: Int) {
+    mutating func letGo(ofCopyBuffer number: CopyBufferIndex) {
         copyBuffers[number].users -= 1
         guard copyBuffers[number].users == 0 else { return }
         discharge(number)
@@ -62,17 +63,17 @@ extension RingLoop {
     }
 
     /// A write that hangs keeps the buffer, for ever perhaps: nobody else is to go without for that.
-    mutating func keepForWriter(_ number: Int) {
+    mutating func keepForWriter(_ number: CopyBufferIndex) {
         copyBuffers[number].users += 1
         discharge(number)
         copiesMayStart = true
     }
 
-    private mutating func discharge(_ number: Int) {
+    private mutating func discharge(_ number: CopyBufferIndex) {
         let buffer = copyBuffers[number]
-        if buffer.owner >= 0 { disks[buffer.owner].hasOwnBuffer = false }
+        if let owner = buffer.owner { disks[owner].hasOwnBuffer = false }
         if buffer.isCharged { giveBack(buffer.bytes) }
-        copyBuffers[number].owner = -1
+        copyBuffers[number].owner = nil
         copyBuffers[number].isCharged = false
     }
 
@@ -108,16 +109,16 @@ extension RingLoop {
     }
 
     /// Ends the copies that wait for memory and that no whole job wants any more.
-    mutating func cancelUnwantedCopies(_ disk: Int) {
+    mutating func cancelUnwantedCopies(_ disk: DiskIndex) {
         let waiting = disks[disk].waitingCopies
         guard !waiting.isEmpty else { return }
         disks[disk].waitingCopies.removeAll(keepingCapacity: true)
         for task in waiting {
-            if disks[disk].gate.isWanted(task: task) {
+            if disks[disk].changes.copies.isWanted(task: task) {
                 disks[disk].waitingCopies.append(task)
             } else {
-                disks[disk].gate.readFinished(
-                    task: task, errno: Errno.canceled, zeroClusters: 0, now: now)
+                disks[disk].changes.sourceRead(
+                    task, errno: Errno.canceled, zeroClusters: 0, now: now)
             }
         }
     }

@@ -6,23 +6,18 @@ import NBDProtocol
 /// Live exports know no deadline once an export is chosen: a guest may be idle or paused for as long
 /// as it likes, and what it can make the server hold is bounded.
 extension RingLoop {
-    mutating func checkDeadline(_ slot: Int) {
+    mutating func checkDeadline(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
         case .handshake, .securing, .draining:
             if now > connections[slot].deadline { close(slot) }
         case .transmission:
             if isOverdue(slot) || hasHungUp(slot) { close(slot) }
-        case .attaching:
-            // A guest that has gone is not worth a job.
-            if SocketCalls.hasHungUp(connections[slot].descriptor.raw) { return close(slot) }
-            if now > connections[slot].deadline { recallIsOverdue(connections[slot].disk) }
-        case .closing:
-            if connections[slot].loan != .none { markReady(slot) }
+        case .closing: break
         }
     }
 
     /// Whether a backup client has let its time pass.
-    private func isOverdue(_ slot: Int) -> Bool {
+    private func isOverdue(_ slot: ConnectionIndex) -> Bool {
         guard connections[slot].scope.jobID != nil else { return false }
         let limits = shared.configuration
         let silence = now - min(now, connections[slot].lastProgress)
@@ -35,21 +30,21 @@ extension RingLoop {
     }
 
     /// Whether it is the peer's turn: it has replies to take or has begun a message.
-    private func owesBytes(_ slot: Int) -> Bool {
+    private func owesBytes(_ slot: ConnectionIndex) -> Bool {
         if connections[slot].hasUnsent { return true }
         guard connections[slot].isReceiving else { return false }
         let isSkipping = connections[slot].reader?.isSkipping ?? false
-        return isSkipping || connections[slot].receivingPiece >= 0
+        return isSkipping || connections[slot].receivingPiece != nil
             || connections[slot].inputEnd > connections[slot].inputStart
     }
 
     /// A peer from which nothing is received now, as its requests wait, may be gone: then they need
     /// not be carried out.
-    private func hasHungUp(_ slot: Int) -> Bool {
+    private func hasHungUp(_ slot: ConnectionIndex) -> Bool {
         guard !connections[slot].isReceiving, connections[slot].requestCount > 0,
             now - min(now, connections[slot].lastProgress) > Limits.hangUpCheckNanoseconds,
             // Once a second, not all connections in the same tick.
-            (tickCount + slot) % (1_000 / Limits.tickMilliseconds) == 0
+            (tickCount + slot.number) % (1_000 / Limits.tickMilliseconds) == 0
         else { return false }
         return SocketCalls.hasHungUp(connections[slot].descriptor.raw)
     }

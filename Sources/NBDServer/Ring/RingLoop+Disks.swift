@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import IORing
 import Scratch
 import Synchronization
@@ -8,44 +9,35 @@ extension RingLoop {
     // MARK: Fixing an instant
 
     /// From now on changes wait; reports when none is in flight.
-    mutating func hold(_ disk: DiskID, _ latch: Latch) {
-        guard let slot = diskSlots[disk] else { return latch.arrive() }
-        precondition(!disks[slot].isHeld, "one begin at a time")
-        disks[slot].isHeld = true
-        disks[slot].holdLatch = latch
-        reportIfQuiet(slot)
+    mutating func hold(_ disk: DiskID, _ ticket: Ticket) {
+        guard let slot = diskSlots[disk] else { return ticket.answer() }
+        disks[slot].holdTicket = ticket
+        disks[slot].changes.hold()
+        perform(slot)
     }
 
-    mutating func reportIfQuiet(_ slot: Int) {
-        guard disks[slot].changesInFlight == 0, let latch = disks[slot].holdLatch else { return }
-        disks[slot].holdLatch = nil
-        latch.arrive()
-    }
+    /// Nothing is in flight on a held disk.
+    func reportQuiet(_ slot: DiskIndex) { disks[slot].holdTicket?.answer() }
 
-    /// The instant is now: every cluster that changes from here on is preserved for the job first.
-    mutating func attach(_ export: BackupExport, _ result: Outcome, _ latch: Latch) {
-        defer { latch.arrive() }
-        guard let slot = diskSlots[export.disk] else { return }
+    /// The instant is now: every cluster that changes from here on is preserved for the job first; false:
+    /// there is no place for a job.
+    mutating func attach(_ export: BackupExport) -> Bool {
+        guard let slot = diskSlots[export.disk] else { return false }
         // A number is given again only when everything about its last job has been reported.
         perform(slot)
-        precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
-        let job = disks[slot].gate.attach(
+        let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
             holdLimitNanoseconds: export.holdLimitNanoseconds)
-        guard let job else { return }
+        guard let job else { return false }
         disks[slot].jobs[job] = export
-        result.succeeded.store(true, ordering: .releasing)
+        return true
     }
 
     /// Lets the changes go that waited for a job to begin.
     mutating func release(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
-        disks[slot].isHeld = false
-        disks[slot].holdLatch = nil
-        let held = disks[slot].heldPieces
-        disks[slot].heldPieces.removeAll(keepingCapacity: true)
-        for piece in held { startChange(piece) }
-        startHeldZeroing(slot)
+        disks[slot].holdTicket = nil
+        disks[slot].changes.release(now: now)
         perform(slot)
     }
 
@@ -55,12 +47,13 @@ extension RingLoop {
         let slot = disks.insert(HomeDisk(export))
         diskSlots[export.disk] = slot
         guard let seed else { return }
-        disks[slot].tracking = HomeTracking(
-            recording: seed.recording,
-            intent: WriteIntent(
-                regionCount: seed.log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
+        disks[slot].changes.record(
+            in: WriteIntent(
+                regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration),
-            log: seed.log, doubt: seed.doubt, regionShift: seed.log.regionShift)
+            regionShift: seed.log.regionShift)
+        disks[slot].tracking = HomeTracking(
+            recording: seed.recording, log: seed.log, doubt: seed.doubt)
     }
 
     // MARK: Ending
@@ -70,25 +63,25 @@ extension RingLoop {
             return latch.arrive()
         }
         disks[slot].detachLatches[job] = latch
-        disks[slot].gate.detach(job: job, now: now)
+        disks[slot].changes.detach(job, now: now)
         giveUpWrites(slot, job)
         perform(slot)
     }
 
     mutating func breakJob(_ export: BackupExport, _ cause: BreakCause) {
         guard let (slot, job) = find(export) else { return }
-        disks[slot].gate.breakJob(job, cause: cause, now: now)
+        disks[slot].changes.breakJob(job, cause, now: now)
         perform(slot)
     }
 
-    func find(_ export: BackupExport) -> (slot: Int, job: Int)? {
+    func find(_ export: BackupExport) -> (slot: DiskIndex, job: JobIndex)? {
         guard let slot = diskSlots[export.disk],
-            let job = disks[slot].jobs.firstIndex(where: { $0 === export })
+            let job = disks[slot].jobs.firstIndex(where: { $0 === export }).map(JobIndex.init)
         else { return nil }
         return (slot, job)
     }
 
-    mutating func jobDetached(_ slot: Int, _ job: Int) {
+    mutating func jobDetached(_ slot: DiskIndex, _ job: JobIndex) {
         disks[slot].jobs[job]?.writer.close()
         disks[slot].jobs[job] = nil
         disks[slot].detachLatches[job]?.arrive()
@@ -104,11 +97,9 @@ extension RingLoop {
         outcome.succeeded.store(true, ordering: .releasing)
     }
 
-    private func isIdle(_ slot: Int) -> Bool {
-        for number in 0..<connections.capacity
+    private func isIdle(_ slot: DiskIndex) -> Bool {
+        for number in connections.indices
         where connections.contains(number) && connections[number].disk == slot { return false }
-        return disks[slot].changesInFlight == 0 && disks[slot].heldPieces.isEmpty
-            && disks[slot].heldRequests.isEmpty
-            && disks[slot].jobs.allSatisfy { $0 == nil }
+        return disks[slot].changes.isIdle && disks[slot].jobs.allSatisfy { $0 == nil }
     }
 }

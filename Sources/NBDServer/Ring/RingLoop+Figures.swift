@@ -4,12 +4,13 @@ import NBDProtocol
 /// What machines ask of disks, counted on their home rings.
 extension RingLoop {
     /// Counts a request of a machine's.
-    mutating func count(_ request: ValidRequest, of slot: Int) {
-        let disk = connections[slot].disk
-        guard disk >= 0 else { return }
+    mutating func count(_ request: ValidRequest, of slot: ConnectionIndex) {
+        guard let disk = connections[slot].disk else { return }
         disks[disk].figures.count(request.command, request.length)
     }
 
     /// Shows the figures to others: at each tick, not per request.
-    func publishFigures(_ disk: Int) { disks[disk].export.figures.publish(disks[disk].figures) }
+    func publishFigures(_ disk: DiskIndex) {
+        disks[disk].export.figures.publish(disks[disk].figures)
+    }
 }

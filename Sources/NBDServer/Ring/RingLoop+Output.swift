@@ -7,7 +7,7 @@ extension RingLoop {
 
     /// Takes pages for a request of the connection, within its share; nil: try again when some are
     /// given back.
-    mutating func allocate(pages: Int, for slot: Int, isCharged: Bool = true) -> Int? {
+    mutating func allocate(pages: Int, for slot: ConnectionIndex, isCharged: Bool = true) -> Int? {
         let share = Limits.bufferBytesPerConnection / BufferArena.pageBytes
         guard !isCharged || connections[slot].bufferPages + pages <= share else { return nil }
         guard let offset = arena.allocate(pages: pages) else {
@@ -18,7 +18,7 @@ extension RingLoop {
         return offset
     }
 
-    mutating func release(_ buffer: Int, pages: Int, of slot: Int) {
+    mutating func release(_ buffer: Int, pages: Int, of slot: ConnectionIndex) {
         arena.free(buffer, pages: pages)
         connections[slot].bufferPages -= pages
         wakeStarved()
@@ -44,7 +44,7 @@ extension RingLoop {
     /// connection.
     ///
     /// Nothing is sent until `commit` says how much of the room was used.
-    mutating func room(_ slot: Int, bytes: Int) -> Int? {
+    mutating func room(_ slot: ConnectionIndex, bytes: Int) -> Int? {
         if let last = connections[slot].output.last, last.isOpen,
             last.end + bytes <= last.buffer + last.pages * BufferArena.pageBytes
         {
@@ -65,12 +65,12 @@ extension RingLoop {
         return buffer
     }
 
-    mutating func commit(_ slot: Int, bytes: Int) {
+    mutating func commit(_ slot: ConnectionIndex, bytes: Int) {
         connections[slot].output.extendLast(by: bytes)
     }
 
     /// Sends bytes as they are; for the handshake.
-    mutating func send(_ bytes: [UInt8], to slot: Int) {
+    mutating func send(_ bytes: [UInt8], to slot: ConnectionIndex) {
         var sent = 0
         while sent < bytes.count {
             let count = min(bytes.count - sent, Limits.replyBufferBytes / 4)
@@ -85,7 +85,7 @@ extension RingLoop {
     }
 
     /// Answers success to a request whose reply has no data.
-    mutating func replySuccess(_ slot: Int, _ echo: RequestEcho, isRead: Bool = false) {
+    mutating func replySuccess(_ slot: ConnectionIndex, _ echo: RequestEcho, isRead: Bool = false) {
         let replies = connections[slot].replies
         guard let offset = room(slot, bytes: replies.headerBytes) else { return }
         var span = arena.mutableBytes(offset, count: replies.headerBytes)
@@ -94,7 +94,7 @@ extension RingLoop {
 
     /// Answers an error; the text reaches clients whose replies are chunks.
     mutating func replyError(
-        _ slot: Int, _ echo: RequestEcho, _ error: WireError, _ text: String,
+        _ slot: ConnectionIndex, _ echo: RequestEcho, _ error: WireError, _ text: String,
         at place: UInt64? = nil
     ) {
         let replies = connections[slot].replies
@@ -108,7 +108,7 @@ extension RingLoop {
     // MARK: Sending
 
     /// Sends as much as the socket takes; arranges to go on when it takes more.
-    mutating func flush(_ slot: Int) {
+    mutating func flush(_ slot: ConnectionIndex) {
         guard connections[slot].phase != .closing else { return }
         if connections[slot].isSecured { return flushSealed(slot) }
         while !connections[slot].output.isEmpty, !connections[slot].waitsForWritable {
@@ -120,7 +120,7 @@ extension RingLoop {
     }
 
     /// Sends the first replies: those in memory with one call, or what the first has in its pipe.
-    private mutating func sendFront(_ slot: Int) -> Int {
+    private mutating func sendFront(_ slot: ConnectionIndex) -> Int {
         let socket = connections[slot].descriptor.raw
         let first = connections[slot].output[0]
         if first.start == first.end, first.pipe >= 0 {
@@ -140,16 +140,16 @@ extension RingLoop {
     }
 
     /// The socket took nothing: waits until it does, or closes.
-    mutating func notSent(_ slot: Int, _ errno: Int) {
+    mutating func notSent(_ slot: ConnectionIndex, _ errno: Int) {
         guard errno == Int(Errno.again) else { return close(slot) }
         connections[slot].waitsForWritable = true
         ring.preparePoll(
             connections[slot].descriptor.raw, writable: true,
-            tag: OperationTag(.writable, slot: slot).raw)
+            tag: Operation.writable(slot).tag)
     }
 
     /// Replies of that many bytes are on their way: their memory is given back.
-    mutating func took(_ slot: Int, _ bytes: Int) {
+    mutating func took(_ slot: ConnectionIndex, _ bytes: Int) {
         var left = bytes
         while !connections[slot].output.isEmpty {
             let size = connections[slot].output[0].unsentBytes

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -8,7 +9,7 @@ extension RingLoop {
     // MARK: Small reads that the page cache can answer
 
     /// Answers a small read at once if everything it needs is in memory; false: take the long way.
-    mutating func readInline(_ slot: Int, _ request: ValidRequest) -> Bool {
+    mutating func readInline(_ slot: ConnectionIndex, _ request: ValidRequest) -> Bool {
         guard request.length <= UInt64(Limits.inlineReadBytes),
             connections[slot].path.alignment == 1
         else { return false }
@@ -27,63 +28,41 @@ extension RingLoop {
         return true
     }
 
+    /// Reads what is in memory; false when some of it is not, or cannot be handed out.
     private mutating func readAtOnce(
-        _ slot: Int, _ offset: UInt64, _ count: Int, into target: Int
+        _ slot: ConnectionIndex, _ offset: UInt64, _ count: Int, into target: Int
     ) -> Bool {
         let path = connections[slot].path
-        var done = 0
-        var readsScratch = false
-        while done < count {
-            let position = offset + UInt64(done)
-            let step = step(path, position, offset + UInt64(count))
-            switch step.place {
-            case .zero: arena.zero(target + done, count: step.count)
-            case .source:
-                let got = FileCalls.read(
-                    path.sourceDescriptor, into: arena, at: target + done, count: step.count,
-                    filePosition: position, mayWait: path.sourceNeverWaits)
-                guard got == step.count, stillUnchanged(path, position, got) == got else {
-                    return false
-                }
-            case .slot(let first):
-                let got = FileCalls.read(
-                    path.scratchDescriptor, into: arena, at: target + done, count: step.count,
-                    filePosition: LedgerView.scratchPosition(of: position, firstSlot: first),
-                    mayWait: path.scratchNeverWaits)
-                guard got == step.count, stillKept(path, position, got) == got else {
-                    return false
-                }
-                readsScratch = true
-            case .released: return false
+        var read = PointInTimeRead(offset..<(offset + UInt64(count)))
+        while true {
+            let place = target + count - read.left
+            let wanted: Int
+            let got: Int
+            switch read.next(path.ledger) {
+            case .source(let count):
+                wanted = count
+                got = FileCalls.read(
+                    path.sourceDescriptor, into: arena, at: place, count: count,
+                    filePosition: read.position, mayWait: path.sourceNeverWaits)
+            case .scratch(let position, let count):
+                wanted = count
+                got = FileCalls.read(
+                    path.scratchDescriptor, into: arena, at: place, count: count,
+                    filePosition: position, mayWait: path.scratchNeverWaits)
+            case .zeros(let count):
+                wanted = count
+                got = count
+                arena.zero(place, count: count)
+            case .askScratch:
+                askScratch(slot)
+                read.asked()
+                continue
+            case .done: return true
+            case .closed, .released: return false
             }
-            done += step.count
+            guard got == wanted else { return false }
+            read.got(got, path.ledger)
         }
-        if readsScratch { askScratch(slot) }
-        return !(path.ledger?.isClosed ?? false)
-    }
-
-    func step(_ path: ReadPath, _ offset: UInt64, _ end: UInt64) -> ReadStep {
-        path.ledger?.step(from: offset, to: end)
-            ?? ReadStep(place: .source, offset: offset, count: Int(end - offset))
-    }
-
-    /// After a read of the source: how many of its bytes, from the first, are those of the point in
-    /// time.
-    func stillUnchanged(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
-        guard let ledger = path.ledger else { return count }
-        let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
-        guard let changed = ledger.firstPreserved(in: clusters) else { return count }
-        let start = ClusterGeometry.start(of: changed)
-        return start > offset ? Int(start - offset) : 0
-    }
-
-    /// After a read of scratch: how many of its bytes, from the first, nobody has let go of.
-    private func stillKept(_ path: ReadPath, _ offset: UInt64, _ count: Int) -> Int {
-        guard path.mayRelease, let ledger = path.ledger else { return count }
-        let clusters = ClusterGeometry.clusters(touching: offset, length: UInt64(count))
-        guard let released = ledger.firstReleased(in: clusters) else { return count }
-        let start = ClusterGeometry.start(of: released)
-        return start > offset ? Int(start - offset) : 0
     }
 
     /// After a read of scratch, before anything of it is handed out: breaks the job when something
@@ -92,7 +71,7 @@ extension RingLoop {
     /// A page whose write-back failed leaves the cache like any other, and what the device has in its
     /// place reads without an error. The ledger is closed when this returns, and whoever read looks
     /// at that.
-    func askScratch(_ slot: Int) {
+    func askScratch(_ slot: ConnectionIndex) {
         let witness = connections[slot].path.scratchWitness
         guard witness >= 0, let errno = FileCalls.writeError(witness),
             case .backup(let export) = connections[slot].target
@@ -101,7 +80,7 @@ extension RingLoop {
     }
 
     /// Bytes of a backup export are about to be read.
-    private mutating func willRead(_ slot: Int, _ offset: UInt64, _ count: UInt64) {
+    private mutating func willRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64) {
         guard connections[slot].path.dropsBehind else { return }
         let source = connections[slot].path.sourceDescriptor
         connections[slot].coldWindows?.begin(offset, count, now: now) {
@@ -110,18 +89,18 @@ extension RingLoop {
     }
 
     /// Bytes were read and are on their way to the peer.
-    mutating func noteRead(_ slot: Int, _ offset: UInt64, _ count: Int) {
+    mutating func noteRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: Int) {
         connections[slot].unreportedBytes += UInt64(count)
         guard connections[slot].path.dropsBehind,
             let window = connections[slot].coldWindows?.end(offset, UInt64(count), now: now)
         else { return }
         ring.prepareAdvice(
             .drop, connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
-            count: UInt32(window.upperBound - window.lowerBound), tag: OperationTag(.ignored).raw)
+            count: UInt32(window.upperBound - window.lowerBound), tag: Operation.ignored.tag)
     }
 
     /// Adds what a connection has read to the job's figure: now and then, not per request.
-    mutating func reportBytesRead(_ slot: Int) {
+    mutating func reportBytesRead(_ slot: ConnectionIndex) {
         guard connections[slot].unreportedBytes > 0 else { return }
         if case .backup(let export) = connections[slot].target {
             export.bytesRead.add(connections[slot].unreportedBytes, ordering: .relaxed)
@@ -131,7 +110,7 @@ extension RingLoop {
 
     // MARK: Cutting a read into pieces
 
-    mutating func issueRead(_ slot: Int, _ request: Int) -> IssueResult {
+    mutating func issueRead(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         let valid = requests[request].valid
         // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they
         // go out piece by piece alone.
@@ -157,7 +136,7 @@ extension RingLoop {
                 }
                 requests[request].issued += count
                 if requests[request].issued == valid.length, !requests[request].isExclusive {
-                    connections[slot].current = -1
+                    connections[slot].current = nil
                 }
                 advanceRead(piece)
             }
@@ -176,13 +155,15 @@ extension RingLoop {
     /// A piece with a buffer wide enough for the source's alignment; nil when the connection's
     /// share is used up.
     mutating func makePiece(
-        _ slot: Int, _ request: Int, _ kind: PieceKind, _ offset: UInt64, _ count: UInt64,
+        _ slot: ConnectionIndex, _ request: RequestIndex, _ kind: PieceKind, _ offset: UInt64,
+        _ count: UInt64,
         isCharged: Bool = true
-    ) -> Int? {
-        let disk = connections[slot].disk
+    ) -> PieceIndex? {
+        let disk = requests[request].disk
         let alignment = UInt64(
             kind == .write
-                ? disks[disk].alignment(forWritingAt: offset) : connections[slot].path.alignment)
+                ? disks[requests[request].homeDisk].alignment(forWritingAt: offset)
+                : connections[slot].path.alignment)
         let start = offset / alignment * alignment
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
@@ -195,13 +176,12 @@ extension RingLoop {
         guard let buffer = allocate(pages: pages, for: slot, isCharged: isCharged) else {
             return nil
         }
-        var piece = Piece(request: request, kind: kind, offset: offset, count: count)
+        var piece = Piece(request: request, disk: disk, kind: kind, offset: offset, count: count)
         piece.ioOffset = start
         piece.ioCount = bytes
         piece.buffer = buffer
         piece.pages = pages
         piece.data = buffer + BufferArena.pageBytes
-        piece.disk = disk
         requests[request].piecesInFlight += 1
         return pieces.insert(piece)
     }
@@ -209,129 +189,127 @@ extension RingLoop {
     // MARK: Carrying a piece out
 
     /// Goes on with a read as far as memory allows, then leaves it to the kernel.
-    private mutating func advanceRead(_ piece: Int) {
-        let slot = requests[pieces[piece].request].connection
+    private mutating func advanceRead(_ piece: PieceIndex) {
+        let request = pieces[piece].request
+        let slot = requests[request].connection
         let path = connections[slot].path
-        while pieces[piece].progress < Int(pieces[piece].count) {
-            let position = pieces[piece].offset + UInt64(pieces[piece].progress)
-            let target = pieces[piece].guestData + pieces[piece].progress
-            let step = step(path, position, pieces[piece].end)
-            switch step.place {
-            case .zero:
-                arena.zero(target, count: step.count)
-                pieces[piece].progress += step.count
-            case .slot(let first):
-                if !readScratch(piece, path, step, first, target) { return }
-            case .source:
-                if !readSource(piece, path, step, target) { return }
+        while true {
+            let target = pieces[piece].readTarget
+            switch pieces[piece].read.next(path.ledger) {
+            case .source(let count):
+                if !readSource(piece, path, count, target) { return }
+            case .scratch(let position, let count):
+                if !readScratch(piece, path, position, count, target) { return }
+            case .zeros(let count):
+                arena.zero(target, count: count)
+                pieces[piece].read.got(count, path.ledger)
+            case .askScratch:
+                askScratch(slot)
+                pieces[piece].read.asked()
+            case .done: return endRead(piece)
+            case .closed:
+                fail(request, .ioError, closedText(slot), at: pieces[piece].offset)
+                return endRead(piece)
             case .released:
                 fail(
-                    pieces[piece].request, .ioError, "a client of the job has let go of this range",
-                    at: position)
+                    request, .ioError, "a client of the job has let go of this range",
+                    at: pieces[piece].read.position)
                 return endRead(piece)
             }
         }
-        readIsComplete(piece)
     }
 
     private mutating func readScratch(
-        _ piece: Int, _ path: ReadPath, _ step: ReadStep, _ first: UInt32, _ target: Int
+        _ piece: PieceIndex, _ path: ReadPath, _ position: UInt64, _ count: Int, _ target: Int
     ) -> Bool {
-        let position = LedgerView.scratchPosition(of: step.offset, firstSlot: first)
         let got = FileCalls.read(
-            path.scratchDescriptor, into: arena, at: target, count: step.count,
+            path.scratchDescriptor, into: arena, at: target, count: count,
             filePosition: position, mayWait: path.scratchNeverWaits)
-        pieces[piece].readsScratch = true
         if got > 0 {
-            pieces[piece].progress += stillKept(path, step.offset, got)
+            pieces[piece].read.got(got, path.ledger)
             return true
         }
-        pieces[piece].stage = .readingScratch
         pieces[piece].handedOverAt = now
         ring.prepareRead(
-            path.scratchDescriptor, into: arena, at: target, count: step.count,
-            filePosition: position, tag: OperationTag(.piece, slot: piece).raw)
+            path.scratchDescriptor, into: arena, at: target, count: count,
+            filePosition: position, tag: Operation.piece(piece).tag)
         return false
     }
 
     private mutating func readSource(
-        _ piece: Int, _ path: ReadPath, _ step: ReadStep, _ target: Int
+        _ piece: PieceIndex, _ path: ReadPath, _ count: Int, _ target: Int
     ) -> Bool {
+        let position = pieces[piece].read.position
         if !path.isDirect {
             let got = FileCalls.read(
-                path.sourceDescriptor, into: arena, at: target, count: step.count,
-                filePosition: step.offset, mayWait: path.sourceNeverWaits)
+                path.sourceDescriptor, into: arena, at: target, count: count,
+                filePosition: position, mayWait: path.sourceNeverWaits)
             if got > 0 {
-                pieces[piece].progress += stillUnchanged(path, step.offset, got)
+                pieces[piece].read.got(got, path.ledger)
                 return true
             }
         }
         // Widened to the alignment; what is read too much lies inside the piece's own buffer.
         let alignment = UInt64(path.alignment)
-        let start = step.offset / alignment * alignment
-        let end = step.offset + UInt64(step.count)
+        let start = position / alignment * alignment
+        let end = position + UInt64(count)
         let wideEnd = (end + alignment - 1) / alignment * alignment
-        pieces[piece].stage = .running
         pieces[piece].handedOverAt = now
         ring.prepareRead(
             path.sourceDescriptor, into: arena,
             at: pieces[piece].data + Int(start - pieces[piece].ioOffset),
             count: Int(wideEnd - start), filePosition: start,
-            tag: OperationTag(.piece, slot: piece).raw)
+            tag: Operation.piece(piece).tag)
         return false
     }
 
-    mutating func readCompleted(_ piece: Int, result: Int32) {
+    mutating func readCompleted(_ piece: PieceIndex, result: Int32) {
         let request = pieces[piece].request
         let slot = requests[request].connection
         let path = connections[slot].path
-        let position = pieces[piece].offset + UInt64(pieces[piece].progress)
+        let isOfScratch = pieces[piece].read.isOfScratch
+        let position = pieces[piece].read.position
         if result <= 0 {
             if result == -Errno.interrupted || result == -Errno.again {
                 return advanceRead(piece)
             }
             let errno = result == 0 ? Errno.io : -result
-            if pieces[piece].stage == .readingScratch { scratchReadFailed(slot, errno) }
+            if isOfScratch { scratchReadFailed(slot, errno) }
             fail(request, .ioError, "the data could not be read", at: position)
             return endRead(piece)
         }
-        if pieces[piece].stage == .readingScratch {
-            pieces[piece].progress += stillKept(path, position, Int(result))
-        } else {
-            // Bytes in front of the wanted ones were read for alignment only; so may be some behind.
-            // A short read goes on at a block, so that no block that was checked is read again; at the
-            // source's end there is none, as a file may end within a block.
-            let lead = Int(position % UInt64(path.alignment))
-            let left = Int(pieces[piece].end - position)
-            let isAtEnd = position - UInt64(lead) + UInt64(result) >= path.sizeBytes
-            let blocks =
-                isAtEnd ? Int(result) : Int(result) / path.alignment * path.alignment
-            let got = min(blocks - lead, left)
-            if got <= 0 {
-                fail(request, .ioError, "the source ended before the disk", at: position)
-                return endRead(piece)
-            }
-            pieces[piece].progress += stillUnchanged(path, position, got)
+        let got =
+            isOfScratch
+            ? Int(result)
+            : Self.wantedBytes(result, at: position, left: pieces[piece].read.left, path)
+        guard got > 0 else {
+            fail(request, .ioError, "the source ended before the disk", at: position)
+            return endRead(piece)
         }
+        pieces[piece].read.got(got, path.ledger)
         advanceRead(piece)
     }
 
-    private mutating func readIsComplete(_ piece: Int) {
-        let request = pieces[piece].request
-        let slot = requests[request].connection
-        if pieces[piece].readsScratch { askScratch(slot) }
-        if connections[slot].path.ledger?.isClosed ?? false {
-            fail(request, .ioError, closedText(slot), at: pieces[piece].offset)
-        }
-        endRead(piece)
+    /// How many of the bytes that a widened read of the source has brought are wanted, from `position` on.
+    ///
+    /// Bytes in front of the wanted ones were read for alignment only; so may be some behind. A short
+    /// read goes on at a block, so that no block that was checked is read again; at the source's end
+    /// there is none, as a file may end within a block.
+    private static func wantedBytes(
+        _ result: Int32, at position: UInt64, left: Int, _ path: ReadPath
+    ) -> Int {
+        let lead = Int(position % UInt64(path.alignment))
+        let isAtEnd = position - UInt64(lead) + UInt64(result) >= path.sizeBytes
+        let blocks = isAtEnd ? Int(result) : Int(result) / path.alignment * path.alignment
+        return min(blocks - lead, left)
     }
 
-    private func closedText(_ slot: Int) -> String {
+    private func closedText(_ slot: ConnectionIndex) -> String {
         guard case .backup(let export) = connections[slot].target else { return "closed" }
         return "the backup job is broken: \(export.brokenReason ?? "the job has ended")"
     }
 
-    private mutating func scratchReadFailed(_ slot: Int, _ errno: Int32) {
+    private mutating func scratchReadFailed(_ slot: ConnectionIndex, _ errno: Int32) {
         guard case .backup(let export) = connections[slot].target else { return }
         shared.breakNow(export, .scratchRead(errno: errno))
     }
@@ -340,7 +318,7 @@ extension RingLoop {
 
     /// The piece is read or has failed: its part of the reply goes out, and with the last one the
     /// request ends.
-    private mutating func endRead(_ piece: Int) {
+    private mutating func endRead(_ piece: PieceIndex) {
         let value = pieces.remove(piece)
         let request = value.request
         let slot = requests[request].connection
@@ -359,7 +337,7 @@ extension RingLoop {
         if isLast { endReadRequest(slot, request) } else { markReady(slot) }
     }
 
-    private mutating func emit(_ piece: Piece, _ slot: Int, isLast: Bool) {
+    private mutating func emit(_ piece: Piece, _ slot: ConnectionIndex, isLast: Bool) {
         let dataStart = piece.guestData
         let header =
             needsDataHeader(piece.request) ? connections[slot].replies.dataHeaderBytes : 0
@@ -372,8 +350,8 @@ extension RingLoop {
                 buffer: piece.buffer, pages: piece.pages, isOpen: false))
     }
 
-    mutating func endReadRequest(_ slot: Int, _ request: Int) {
-        if connections[slot].current == request { connections[slot].current = -1 }
+    mutating func endReadRequest(_ slot: ConnectionIndex, _ request: RequestIndex) {
+        if connections[slot].current == request { connections[slot].current = nil }
         if connections[slot].phase != .closing, let error = requests[request].error {
             replyError(
                 slot, requests[request].valid.echo, error, requests[request].errorText,
@@ -384,7 +362,7 @@ extension RingLoop {
 
     /// A reply that may not be cut has begun and cannot be finished: its length is announced, so
     /// nothing is left but to hang up.
-    private mutating func failExclusive(_ slot: Int, _ request: Int) {
+    private mutating func failExclusive(_ slot: ConnectionIndex, _ request: RequestIndex) {
         if requests[request].headerSent {
             close(slot)
             if requests.contains(request) { discard(request) }

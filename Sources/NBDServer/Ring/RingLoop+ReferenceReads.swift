@@ -1,3 +1,4 @@
+import Core
 import Disk
 import IORing
 import NBDProtocol
@@ -6,12 +7,11 @@ import Synchronization
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
-/// Only where the pages cannot change before the peer has them: a source that nobody may write, one
-/// whose guest waits until they are taken (`RingLoop+Loans`), and scratch of our own making, whose
-/// slots are written once unless clients may let go of them.
+/// Only where the pages cannot change before the peer has them: a source that nobody may write, and
+/// scratch of our own making, whose slots are written once unless clients may let go of them.
 extension RingLoop {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
-    mutating func chooseStrategy(_ slot: Int) {
+    mutating func chooseStrategy(_ slot: ConnectionIndex) {
         let isUnix = connections[slot].isUnix
         let isSecured = connections[slot].isSecured
         switch connections[slot].target {
@@ -25,10 +25,8 @@ extension RingLoop {
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
-            connections[slot].path.sourceByReference =
-                export.source.isReadOnly
-                ? strategy.sendsByReference(isDirect: export.source.isDirect, neverChanges: true)
-                : lendsPages(slot, export, strategy)
+            connections[slot].path.sourceByReference = strategy.sendsByReference(
+                isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             // A slot that a client may let go of is written again.
             connections[slot].path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
@@ -39,28 +37,27 @@ extension RingLoop {
 
     /// Answers one piece of a read by reference; false: it is to be read into memory.
     mutating func sendByReference(
-        _ slot: Int, _ request: Int, _ offset: UInt64, _ count: UInt64
+        _ slot: ConnectionIndex, _ request: RequestIndex, _ offset: UInt64, _ count: UInt64
     ) -> Bool {
         // After an error no data follows: the reply ends with the error.
         guard requests[request].error == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
-            let pages = stablePages(slot, offset, count),
+            connections[slot].path.sendsByReference
+        else { return false }
+        var read = PointInTimeRead(offset..<(offset + count))
+        guard let pages = stablePages(slot, &read),
             FileCalls.isResident(
                 pages.descriptor, position: pages.position, count: Int(count)),
             let pipe = pipes.take()
         else { return false }
         let filled = pipes.fill(
             pipe, from: pages.descriptor, filePosition: pages.position, count: Int(count))
-        if !pages.isSource { askScratch(slot) }
-        guard filled == Int(count), !(connections[slot].path.ledger?.isClosed ?? false),
-            !pages.isSource
-                || stillUnchanged(connections[slot].path, offset, filled) == filled,
+        guard filled == Int(count), isComplete(slot, &read, filled),
             let buffer = allocate(pages: 1, for: slot)
         else {
             pipes.discard(pipe)
             return false
         }
-        if pages.isSource { connections[slot].hasLent = true }
         requests[request].issued += count
         let isLast =
             requests[request].piecesInFlight == 0
@@ -73,7 +70,7 @@ extension RingLoop {
                 buffer: buffer, pages: 1, isOpen: false))
         noteRead(slot, offset, filled)
         if requests[request].issued == requests[request].valid.length {
-            connections[slot].current = -1
+            connections[slot].current = nil
         }
         if isLast { endReadRequest(slot, request) }
         return true
@@ -81,27 +78,38 @@ extension RingLoop {
 
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
     private func stablePages(
-        _ slot: Int, _ offset: UInt64, _ count: UInt64
-    ) -> (descriptor: Int32, position: UInt64, isSource: Bool)? {
+        _ slot: ConnectionIndex, _ read: inout PointInTimeRead
+    ) -> (descriptor: Int32, position: UInt64)? {
         let path = connections[slot].path
-        guard path.sourceByReference || path.scratchByReference else { return nil }
-        let step = step(path, offset, offset + count)
-        guard step.count == Int(count) else { return nil }
-        switch step.place {
-        case .source where path.sourceByReference:
-            return (path.sourceDescriptor, offset, isSource: true)
-        case .slot(let first) where path.scratchByReference:
-            return (
-                path.scratchDescriptor,
-                LedgerView.scratchPosition(of: offset, firstSlot: first), isSource: false
-            )
-        case .source, .slot, .zero, .released: return nil
+        switch read.next(path.ledger) {
+        case .source(let count) where path.sourceByReference && count == read.left:
+            return (path.sourceDescriptor, read.position)
+        case .scratch(let position, let count) where path.scratchByReference && count == read.left:
+            return (path.scratchDescriptor, position)
+        case .source, .scratch, .zeros, .askScratch, .done, .closed, .released: return nil
+        }
+    }
+
+    /// Whether the pages that are in the pipe now are all of the read, and the instant's.
+    private func isComplete(
+        _ slot: ConnectionIndex, _ read: inout PointInTimeRead, _ count: Int
+    ) -> Bool {
+        let ledger = connections[slot].path.ledger
+        read.got(count, ledger)
+        while true {
+            switch read.next(ledger) {
+            case .askScratch:
+                askScratch(slot)
+                read.asked()
+            case .done: return true
+            case .source, .scratch, .zeros, .closed, .released: return false
+            }
         }
     }
 
     /// Writes what stands in front of a piece's data; returns its size.
     mutating func writeDataHeader(
-        _ request: Int, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
+        _ request: RequestIndex, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
     ) -> Int {
         guard needsDataHeader(request) else { return 0 }
         requests[request].headerSent = true
@@ -119,7 +127,7 @@ extension RingLoop {
 
     /// Whether a header stands in front of the request's next piece: of every chunk, else only of the
     /// first.
-    func needsDataHeader(_ request: Int) -> Bool {
+    func needsDataHeader(_ request: RequestIndex) -> Bool {
         let usesChunks = connections[requests[request].connection].replies.mode.usesChunks
         return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)
     }

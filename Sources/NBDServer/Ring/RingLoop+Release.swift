@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -8,7 +9,7 @@ struct ReleaseStep {
     let clusters: Range<Int>
     /// Who waits for it.
     let ring: Int
-    let request: Int
+    let request: RequestIndex
 }
 
 /// Clusters that backup clients let go of: TRIM on an export that was begun so.
@@ -16,12 +17,12 @@ struct ReleaseStep {
 /// The ledger has one writer, so the connection's ring asks the disk's home ring, a bounded step at a
 /// time; the request stays open meanwhile, and with it the connection.
 extension RingLoop {
-    mutating func startRelease(_ request: Int) { continueRelease(request) }
+    mutating func startRelease(_ request: RequestIndex) { continueRelease(request) }
 
     /// Asks for the next step, or answers the request.
     ///
     /// `issued` counts clusters.
-    mutating func continueRelease(_ request: Int) {
+    mutating func continueRelease(_ request: RequestIndex) {
         let slot = requests[request].connection
         guard case .backup(let export) = connections[slot].target else {
             preconditionFailure("only backup exports release clusters")
@@ -48,13 +49,13 @@ extension RingLoop {
     mutating func takeReleaseStep() {
         guard let step = releaseSteps.popFirst() else { return }
         if let (slot, job) = find(step.export) {
-            disks[slot].gate.releaseClusters(job: job, step.clusters, now: now)
+            disks[slot].changes.releaseClusters(step.clusters, of: job, now: now)
             afterCopy(slot)
         }
         shared.mailboxes[step.ring].post(.clustersReleased(request: step.request))
     }
 
-    mutating func clustersReleased(_ request: Int) {
+    mutating func clustersReleased(_ request: RequestIndex) {
         requests[request].piecesInFlight -= 1
         continueRelease(request)
     }

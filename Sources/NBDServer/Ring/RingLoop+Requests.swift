@@ -4,11 +4,10 @@ import Scratch
 
 /// A connection's turn: requests are parsed, begun and answered.
 extension RingLoop {
-    mutating func serve(_ slot: Int) {
+    mutating func serve(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
         case .handshake: negotiate(slot)
         case .securing: secure(slot)
-        case .attaching: break
         case .transmission: transmit(slot)
         case .draining: goOn(slot)
         case .closing: return reap(slot)
@@ -27,11 +26,11 @@ extension RingLoop {
                 sayGoodbye(slot)
                 if !connections[slot].hasUnsent { close(slot) }
             }
-        case .handshake, .securing, .attaching, .transmission: break
+        case .handshake, .securing, .transmission: break
         }
     }
 
-    mutating func negotiate(_ slot: Int) {
+    mutating func negotiate(_ slot: ConnectionIndex) {
         if connections[slot].startsTLS { return startTLS(slot) }
         if let agreed = connections[slot].agreed {
             connections[slot].agreed = nil
@@ -67,7 +66,7 @@ extension RingLoop {
     }
 
     private mutating func advanceHandshake(
-        _ slot: Int, _ start: Int, _ count: Int
+        _ slot: ConnectionIndex, _ start: Int, _ count: Int
     ) -> HandshakeStep {
         let exports = PermittedExports(
             scope: connections[slot].scope, rights: connections[slot].rights)
@@ -81,18 +80,17 @@ extension RingLoop {
         return step
     }
 
-    private mutating func transmit(_ slot: Int) {
+    private mutating func transmit(_ slot: ConnectionIndex) {
         var budget = Limits.requestsPerTurn
         let bytesRead = connections[slot].unreportedBytes
-        connections[slot].isBlocked = connections[slot].loan == .recalled
-        if connections[slot].isBlocked { return }
+        connections[slot].isBlocked = false
         while connections[slot].phase == .transmission {
             if budget == 0 || connections[slot].unreportedBytes >= bytesRead + Limits.bytesPerTurn {
                 return markReady(slot)
             }
             budget -= 1
-            if connections[slot].current >= 0 {
-                switch issue(slot, connections[slot].current) {
+            if let current = connections[slot].current {
+                switch issue(slot, current) {
                 case .issued: continue
                 case .blocked:
                     connections[slot].isBlocked = true
@@ -116,7 +114,7 @@ extension RingLoop {
         }
     }
 
-    private mutating func nextRequest(_ slot: Int) -> RequestStep {
+    private mutating func nextRequest(_ slot: ConnectionIndex) -> RequestStep {
         let start = connections[slot].inputStart
         guard var reader = connections[slot].reader else {
             preconditionFailure("transmission begins with a reader")
@@ -129,10 +127,9 @@ extension RingLoop {
     }
 
     /// A draining connection still finishes the request it had begun.
-    private mutating func goOn(_ slot: Int) {
-        if connections[slot].loan == .recalled { return }
-        while connections[slot].phase == .draining, connections[slot].current >= 0 {
-            switch issue(slot, connections[slot].current) {
+    private mutating func goOn(_ slot: ConnectionIndex) {
+        while connections[slot].phase == .draining, let current = connections[slot].current {
+            switch issue(slot, current) {
             case .issued: continue
             case .blocked:
                 connections[slot].isBlocked = true
@@ -143,7 +140,7 @@ extension RingLoop {
     }
 
     /// Whether limits let the connection begin another request.
-    private mutating func mayBegin(_ slot: Int) -> Bool {
+    private mutating func mayBegin(_ slot: ConnectionIndex) -> Bool {
         if connections[slot].requestCount >= Limits.requestsPerConnection { return false }
         let unsent = connections[slot].output.unsentBytes
         if unsent >= Limits.pieceBytes { flush(slot) }
@@ -160,7 +157,7 @@ extension RingLoop {
         return connections[slot].phase == .transmission
     }
 
-    private mutating func begin(_ slot: Int, _ verdict: RequestVerdict) {
+    private mutating func begin(_ slot: ConnectionIndex, _ verdict: RequestVerdict) {
         switch verdict {
         case .accept(let request): begin(slot, request)
         case .acceptStatus(let request, let asked):
@@ -175,7 +172,7 @@ extension RingLoop {
         }
     }
 
-    private mutating func begin(_ slot: Int, _ request: ValidRequest) {
+    private mutating func begin(_ slot: ConnectionIndex, _ request: ValidRequest) {
         count(request, of: slot)
         switch request.command {
         case .read:
@@ -187,43 +184,46 @@ extension RingLoop {
             let opened = open(slot, request)
             if request.command == .write {
                 connections[slot].current = opened
-            } else if connections[slot].disk < 0 {
+            } else if connections[slot].disk == nil {
                 startRelease(opened)
             } else {
                 startZeroing(opened)
             }
         case .flush:
-            if connections[slot].disk < 0 { return replySuccess(slot, request.echo) }
+            if connections[slot].disk == nil { return replySuccess(slot, request.echo) }
             submitSync(open(slot, request))
         case .cache: prefetch(slot, request)
         case .blockStatus, .disconnect: preconditionFailure("these have verdicts of their own")
         }
     }
 
-    private mutating func open(_ slot: Int, _ valid: ValidRequest) -> Int {
+    private mutating func open(_ slot: ConnectionIndex, _ valid: ValidRequest) -> RequestIndex {
         connections[slot].requestCount += 1
-        return requests.insert(Request(connection: slot, valid: valid))
+        return requests.insert(
+            Request(connection: slot, disk: connections[slot].disk, valid: valid))
     }
 
     /// Brings a range into the page cache; only its beginning when it is long, for it is a hint.
     ///
     /// It counts as a request until the kernel is through with it: a peer that asks for more than the
     /// disk can do waits for its own answers.
-    private mutating func prefetch(_ slot: Int, _ valid: ValidRequest) {
+    private mutating func prefetch(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         guard !connections[slot].path.isDirect, valid.length > 0 else {
             return replySuccess(slot, valid.echo)
         }
         let request = open(slot, valid)
         requests[request].piecesInFlight += 1
         let piece = pieces.insert(
-            Piece(request: request, kind: .prefetch, offset: valid.offset, count: valid.length))
+            Piece(
+                request: request, disk: connections[slot].disk, kind: .prefetch,
+                offset: valid.offset, count: valid.length))
         ring.prepareAdvice(
             .prefetch, connections[slot].path.sourceDescriptor, filePosition: valid.offset,
             count: UInt32(min(valid.length, Limits.prefetchBytes)),
-            tag: OperationTag(.piece, slot: piece).raw)
+            tag: Operation.piece(piece).tag)
     }
 
-    private mutating func prefetchCompleted(_ piece: Int) {
+    private mutating func prefetchCompleted(_ piece: PieceIndex) {
         let request = pieces.remove(piece).request
         requests[request].piecesInFlight -= 1
         finish(request)
@@ -241,7 +241,7 @@ extension RingLoop {
         case again
     }
 
-    private mutating func issue(_ slot: Int, _ request: Int) -> IssueResult {
+    private mutating func issue(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         switch requests[request].valid.command {
         case .read: issueRead(slot, request)
         case .write: issueWrite(slot, request)
@@ -252,17 +252,18 @@ extension RingLoop {
 
     /// The connection dies while a request is being cut into pieces: those in flight finish, the
     /// rest never starts.
-    mutating func abandonCurrent(_ slot: Int) {
-        let request = connections[slot].current
-        guard request >= 0 else { return }
-        connections[slot].current = -1
+    mutating func abandonCurrent(_ slot: ConnectionIndex) {
+        guard let request = connections[slot].current else { return }
+        connections[slot].current = nil
         requests[request].issued = requests[request].valid.length
         // A payload that is being received stays until the kernel has let go of its buffer.
         if requests[request].piecesInFlight == 0 { discard(request) }
     }
 
     /// Notes the first error of a request.
-    mutating func fail(_ request: Int, _ error: WireError, _ text: String, at offset: UInt64) {
+    mutating func fail(
+        _ request: RequestIndex, _ error: WireError, _ text: String, at offset: UInt64
+    ) {
         guard requests[request].error == nil else { return }
         requests[request].error = error
         requests[request].errorText = text
@@ -270,7 +271,7 @@ extension RingLoop {
     }
 
     /// Frees a finished or abandoned request.
-    mutating func discard(_ request: Int) {
+    mutating func discard(_ request: RequestIndex) {
         let slot = requests[request].connection
         requests.remove(request)
         connections[slot].requestCount -= 1
@@ -279,7 +280,7 @@ extension RingLoop {
     }
 
     /// Answers a request whose reply has no data, and frees it.
-    mutating func finish(_ request: Int) {
+    mutating func finish(_ request: RequestIndex) {
         let slot = requests[request].connection
         if connections[slot].phase != .closing {
             let echo = requests[request].valid.echo
@@ -293,7 +294,7 @@ extension RingLoop {
     }
 
     /// An operation of a request has completed.
-    mutating func pieceCompleted(_ piece: Int, result: Int32) {
+    mutating func pieceCompleted(_ piece: PieceIndex, result: Int32) {
         switch pieces[piece].kind {
         case .read: readCompleted(piece, result: result)
         case .write: writeCompleted(piece, result: result)

@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import Disk
 import IORing
 import Synchronization
@@ -12,9 +13,9 @@ extension RingLoop {
         _ disk: DiskID, _ growth: DiskGrowth, _ outcome: Outcome, _ latch: Latch
     ) {
         defer { latch.arrive() }
-        guard let slot = diskSlots[disk], disks[slot].isHeld, disks[slot].changesInFlight == 0,
+        guard let slot = diskSlots[disk], disks[slot].changes.isQuiet,
             disks[slot].jobs.allSatisfy({ $0 == nil }),
-            !(disks[slot].tracking?.intent.isBusy ?? false), outcome.take(),
+            !disks[slot].changes.isRecordBusy, outcome.take(),
             growTracking(slot, growth)
         else { return }
         disks[slot].sizeBytes = growth.sizeBytes
@@ -23,26 +24,29 @@ extension RingLoop {
     }
 
     /// False when there is no memory for more bits.
-    private mutating func growTracking(_ slot: Int, _ growth: DiskGrowth) -> Bool {
+    private mutating func growTracking(_ slot: DiskIndex, _ growth: DiskGrowth) -> Bool {
         // Taken out and put back, as in `setRecording`.
         guard let old = disks[slot].tracking else { return true }
         var grown: HomeTracking?
-        if let (log, blockCount) = growth.tracking, !old.intent.isLost {
+        if let (log, blockCount) = growth.tracking, !disks[slot].changes.isRecordLost {
             guard
                 let recording = try? old.recording.grown(
                     to: blockCount, from: disks[slot].sizeBytes, diskBytes: growth.sizeBytes)
             else { return false }
             // The log that was replaced on disk no longer says which regions were marked in it.
             var intent = WriteIntent(
-                regionCount: log.shape.regionCount, tokenLimit: Limits.piecesPerRing,
+                regionCount: log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration, isAllMarked: true)
-            if old.intent.isClearingStopped { intent.stopClearing() }
+            if disks[slot].changes.keepsMarks { intent.stopClearing() }
             growth.recording.set(recording)
             grown = HomeTracking(
-                recording: recording, intent: intent, log: log, doubt: old.doubt,
-                regionShift: log.regionShift, isClearingHeld: old.isClearingHeld)
+                recording: recording, log: log, doubt: old.doubt,
+                isClearingHeld: old.isClearingHeld)
+            disks[slot].changes.record(in: intent, regionShift: log.regionShift)
+        } else {
+            // Given up before: it ends, as it knows only the old size.
+            disks[slot].changes.stopRecording()
         }
-        // Without a log the tracking was given up before: it ends, as it knows only the old size.
         disks[slot].tracking = nil
         disks[slot].tracking = grown
         return true

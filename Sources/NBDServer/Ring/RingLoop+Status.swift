@@ -10,17 +10,18 @@ import Scratch
 /// the ledger is asked, so a cluster that a guest write changed meanwhile is answered from the
 /// ledger.
 extension RingLoop {
-    mutating func startStatus(_ slot: Int, _ request: ValidRequest, _ asked: ContextSet) {
+    mutating func startStatus(_ slot: ConnectionIndex, _ request: ValidRequest, _ asked: ContextSet)
+    {
         connections[slot].status.asked = asked
         connections[slot].status.contextIndex = 0
         startContext(slot, request)
     }
 
-    private mutating func startContext(_ slot: Int, _ request: ValidRequest) {
+    private mutating func startContext(_ slot: ConnectionIndex, _ request: ValidRequest) {
         connections[slot].status.startContext(at: request.offset)
     }
 
-    mutating func continueStatus(_ slot: Int, _ request: Int) -> IssueResult {
+    mutating func continueStatus(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         let valid = requests[request].valid
         skipUnasked(slot)
         if !connections[slot].status.isGathered {
@@ -29,7 +30,7 @@ extension RingLoop {
         }
         if connections[slot].path.ledger?.isClosed ?? false {
             fail(request, .ioError, "the backup job is broken or has ended", at: valid.offset)
-            connections[slot].current = -1
+            connections[slot].current = nil
             finish(request)
             return .issued
         }
@@ -47,29 +48,29 @@ extension RingLoop {
             startContext(slot, valid)
             return .again
         }
-        connections[slot].current = -1
+        connections[slot].current = nil
         discard(request)
         return .issued
     }
 
     /// Goes to the next context that is asked for; there is one.
-    private mutating func skipUnasked(_ slot: Int) {
+    private mutating func skipUnasked(_ slot: ConnectionIndex) {
         while !connections[slot].status.asked.contains(contextID(slot)) {
             connections[slot].status.contextIndex += 1
         }
     }
 
-    private func contextID(_ slot: Int) -> UInt32 {
+    private func contextID(_ slot: ConnectionIndex) -> UInt32 {
         connections[slot].contexts[connections[slot].status.contextIndex].id
     }
 
-    private func isLastContext(_ slot: Int) -> Bool {
+    private func isLastContext(_ slot: ConnectionIndex) -> Bool {
         !connections[slot].status.asked.containsAny(above: contextID(slot))
     }
 
     // MARK: Gathering
 
-    private mutating func gatherExtents(_ slot: Int, _ valid: ValidRequest) {
+    private mutating func gatherExtents(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         let context = connections[slot].contexts[connections[slot].status.contextIndex]
         if context.index == 0 {
             gatherAllocation(slot, valid)
@@ -81,7 +82,7 @@ extension RingLoop {
         }
     }
 
-    private mutating func gatherAllocation(_ slot: Int, _ valid: ValidRequest) {
+    private mutating func gatherAllocation(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         let source: RawSource
         switch connections[slot].target {
         case .live(let export): source = export.source
@@ -95,7 +96,7 @@ extension RingLoop {
 
     /// A dirty bitmap is in memory: many extents a turn.
     private mutating func gatherDirty(
-        _ slot: Int, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
+        _ slot: ConnectionIndex, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
     ) {
         let end = valid.offset + valid.length
         let position = connections[slot].status.position
@@ -117,7 +118,7 @@ extension RingLoop {
     /// Writes one context's chunk whole: nothing else may come between its extents.
     ///
     /// At most 1 MiB, with 64-bit lengths 2 MiB.
-    private mutating func emitExtents(_ slot: Int, _ valid: ValidRequest) {
+    private mutating func emitExtents(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         let extents = connections[slot].status.extents
         let replies = connections[slot].replies
         let total =
@@ -139,7 +140,7 @@ extension RingLoop {
     }
 
     private mutating func writeStatusHeader(
-        _ slot: Int, _ valid: ValidRequest, _ total: Int, at offset: Int
+        _ slot: ConnectionIndex, _ valid: ValidRequest, _ total: Int, at offset: Int
     ) {
         let id = contextID(slot)
         let isLast = isLastContext(slot)

@@ -12,7 +12,7 @@ extension RingLoop {
     // MARK: Beginning
 
     /// STARTTLS is granted: as soon as its reply has left in plaintext, the session begins.
-    mutating func startTLS(_ slot: Int) {
+    mutating func startTLS(_ slot: ConnectionIndex) {
         flush(slot)
         if connections[slot].phase == .closing { return }
         connections[slot].startsTLS = connections[slot].waitsForWritable
@@ -30,7 +30,7 @@ extension RingLoop {
     }
 
     private mutating func openChannel(
-        _ slot: Int, _ session: TLSSession, _ sealed: [UInt8]
+        _ slot: ConnectionIndex, _ session: TLSSession, _ sealed: [UInt8]
     ) -> Bool {
         guard let buffer = arena.allocate(pages: Self.inputPages) else { return false }
         store(sealed, at: buffer)
@@ -42,7 +42,7 @@ extension RingLoop {
     }
 
     /// Goes on agreeing upon TLS; then the handshake of NBD begins anew.
-    mutating func secure(_ slot: Int) {
+    mutating func secure(_ slot: ConnectionIndex) {
         guard let channel = connections[slot].tls else { return close(slot) }
         let (consumed, step) = channel.session.handshake(
             arena.bytes(
@@ -62,7 +62,7 @@ extension RingLoop {
         }
     }
 
-    private mutating func refuse(_ slot: Int, _ fault: TLSFault) {
+    private mutating func refuse(_ slot: ConnectionIndex, _ fault: TLSFault) {
         shared.emit(
             .clientRefused(jobID: connections[slot].scope.jobID, reason: "TLS: " + fault.text))
         drain(slot)
@@ -71,13 +71,13 @@ extension RingLoop {
     // MARK: Moving and ending
 
     /// Takes up the session of a connection that comes from another ring; false: no memory.
-    mutating func adoptSession(_ slot: Int, _ security: ConnectionSecurity) -> Bool {
+    mutating func adoptSession(_ slot: ConnectionIndex, _ security: ConnectionSecurity) -> Bool {
         guard let session = security.session else { return true }
         return openChannel(slot, session, security.sealed)
     }
 
     /// Gives the channel's memory back; returns what another ring needs to go on.
-    mutating func releaseSession(_ slot: Int) -> ConnectionSecurity {
+    mutating func releaseSession(_ slot: ConnectionIndex) -> ConnectionSecurity {
         var security = ConnectionSecurity(
             mode: connections[slot].tlsMode, localPeer: connections[slot].localPeer,
             rights: connections[slot].rights)
@@ -93,7 +93,7 @@ extension RingLoop {
     }
 
     /// The last reply is sealed: the peer is told that nothing follows.
-    mutating func sayGoodbye(_ slot: Int) {
+    mutating func sayGoodbye(_ slot: ConnectionIndex) {
         guard connections[slot].isSecured, let session = connections[slot].tls?.session else {
             return
         }
@@ -103,7 +103,7 @@ extension RingLoop {
 
     /// The connection ends now, whatever was still to be said: the peer is told so as far as its
     /// socket takes it at once, for no end waits for a peer.
-    mutating func bidFarewell(_ slot: Int) {
+    mutating func bidFarewell(_ slot: ConnectionIndex) {
         guard connections[slot].isSecured, connections[slot].phase != .securing,
             !connections[slot].waitsForWritable, let channel = connections[slot].tls,
             channel.outputStart == channel.outputEnd
@@ -122,7 +122,7 @@ extension RingLoop {
     // MARK: Receiving
 
     /// Gets more plaintext for the parser: from what is there, else from the socket.
-    mutating func receiveSealed(_ slot: Int) {
+    mutating func receiveSealed(_ slot: ConnectionIndex) {
         if connections[slot].phase != .securing {
             let end = connections[slot].inputEnd
             let got = open(
@@ -138,7 +138,7 @@ extension RingLoop {
     ///
     /// The session takes in what it is offered, so there is room; were there none, the stream is taken
     /// to have ended.
-    mutating func armSealed(_ slot: Int) {
+    mutating func armSealed(_ slot: ConnectionIndex) {
         guard let channel = connections[slot].tls else { return close(slot) }
         let left = channel.inputEnd - channel.inputStart
         arena.copy(from: channel.input + channel.inputStart, to: channel.input, count: left)
@@ -148,17 +148,16 @@ extension RingLoop {
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena, at: channel.input + left,
             count: Limits.sealedInputBytes - left, whole: false,
-            tag: OperationTag(.receive, slot: slot).raw)
+            tag: Operation.receive(slot).tag)
     }
 
-    mutating func sealedReceived(_ slot: Int, result: Int32) {
+    mutating func sealedReceived(_ slot: ConnectionIndex, result: Int32) {
         if result > 0 {
             connections[slot].tls?.inputEnd += Int(result)
             connections[slot].lastProgress = now
         }
-        let piece = connections[slot].receivingPiece
-        if piece >= 0 {
-            connections[slot].receivingPiece = -1
+        if let piece = connections[slot].receivingPiece {
+            connections[slot].receivingPiece = nil
             let progress = pieces[piece].progress
             let got =
                 result <= 0
@@ -179,11 +178,12 @@ extension RingLoop {
     /// Opens payload straight into a piece; waits for the rest if it is not all there.
     ///
     /// True when complete.
-    mutating func fillFromChannel(_ slot: Int, _ piece: Int, there: Int, wanted: Int) -> Bool {
+    mutating func fillFromChannel(
+        _ slot: ConnectionIndex, _ piece: PieceIndex, there: Int, wanted: Int
+    ) -> Bool {
         let got = open(
             slot, into: pieces[piece].guestData + there, count: wanted - there)
         if there + got == wanted { return true }
-        pieces[piece].stage = .receiving
         pieces[piece].progress = there + got
         connections[slot].receivingPiece = piece
         armSealed(slot)
@@ -193,7 +193,7 @@ extension RingLoop {
     /// Opens what has been received, as far as `count` reaches; returns the plaintext's bytes.
     ///
     /// A session that is over shuts the socket down: whoever waits for more sees the stream's end.
-    private mutating func open(_ slot: Int, into target: Int, count: Int) -> Int {
+    private mutating func open(_ slot: ConnectionIndex, into target: Int, count: Int) -> Int {
         guard let channel = connections[slot].tls else { return 0 }
         let source = (channel.input + channel.inputStart)..<(channel.input + channel.inputEnd)
         let result = arena.transfer(from: source, to: target..<(target + count)) { sealed, plain in
@@ -213,7 +213,7 @@ extension RingLoop {
     // MARK: Sending
 
     /// Seals replies and sends them, as much as the socket takes.
-    mutating func flushSealed(_ slot: Int) {
+    mutating func flushSealed(_ slot: ConnectionIndex) {
         while !connections[slot].waitsForWritable {
             guard seal(slot), let channel = connections[slot].tls else { return }
             gather.removeAll()
@@ -229,7 +229,7 @@ extension RingLoop {
 
     /// Fills the sealed buffer once it has been sent; false: there is nothing to send, and the buffer
     /// is given back.
-    private mutating func seal(_ slot: Int) -> Bool {
+    private mutating func seal(_ slot: ConnectionIndex) -> Bool {
         guard var channel = connections[slot].tls else { return false }
         if channel.outputStart < channel.outputEnd { return true }
         channel.outputStart = 0
@@ -265,7 +265,9 @@ extension RingLoop {
     }
 
     /// Seals the head of the replies; false when the session is over.
-    private mutating func sealRecord(_ slot: Int, _ channel: inout SecureChannel) -> Bool {
+    private mutating func sealRecord(_ slot: ConnectionIndex, _ channel: inout SecureChannel)
+        -> Bool
+    {
         let segment = connections[slot].output[0]
         precondition(segment.pipe < 0, "what is sealed lies in memory")
         // Room was made and not used: an empty record would look like the end to some clients.

@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import IORing
 import Synchronization
 
@@ -6,58 +7,25 @@ import Synchronization
 extension RingLoop {
     // MARK: Under a change
 
-    /// Whether the change may be submitted now; otherwise it waits for the write-intent log.
-    mutating func isMarked(_ piece: Int) -> Bool {
-        let disk = pieces[piece].disk
-        guard let shift = disks[disk].tracking?.regionShift else { return true }
-        let regions = IntentLogFile.regions(
-            touching: pieces[piece].offset, length: pieces[piece].count, shift: shift)
-        guard disks[disk].tracking?.intent.admit(token: piece, regions: regions) == .held else {
-            return true
-        }
-        pieces[piece].stage = .heldForIntent
-        performIntent(disk)
-        return false
-    }
-
     /// Sets the bits of bytes that are about to change.
-    mutating func record(_ disk: Int, _ bytes: Range<UInt64>) {
+    mutating func record(_ disk: DiskIndex, _ bytes: Range<UInt64>) {
         let isRight = disks[disk].tracking?.recording.mark(
             offset: bytes.lowerBound, length: bytes.upperBound - bytes.lowerBound)
         if isRight == false { loseTracking(disk, Self.wrongLiveBits) }
-    }
-
-    /// The change is complete or has failed.
-    mutating func unmark(_ piece: Piece) {
-        guard let shift = disks[piece.disk].tracking?.regionShift else { return }
-        disks[piece.disk].tracking?.intent.finished(
-            regions: IntentLogFile.regions(
-                touching: piece.offset, length: piece.count, shift: shift))
     }
 
     private static let wrongLiveBits = "its bits in memory can neither be written nor removed"
 
     // MARK: The write-intent log
 
-    mutating func performIntent(_ disk: Int) {
-        while let action = disks[disk].tracking?.intent.nextAction() {
-            switch action {
-            case .writeLog(let generation): writeLog(disk, generation)
-            case .syncBits: saveBits(disk)
-            case .release(let token): submitMarked(token)
-            case .trackingLost: declareLoss(disk)
-            }
-        }
-    }
-
     // Files of the state directory are written on threads of their own: a call that never returns
     // takes nothing from the ring, neither its thread nor one of the kernel's workers for it.
 
-    private mutating func writeLog(_ disk: Int, _ generation: UInt64) {
+    mutating func writeLog(_ disk: DiskIndex, _ generation: UInt64) {
         guard let tracking = disks[disk].tracking else { return }
         disks[disk].tracking?.logDeadline =
             now + UInt64(shared.configuration.trackingTimeoutSeconds) * 1_000_000_000
-        let (log, words) = (tracking.log, tracking.intent.words)
+        let (log, words) = (tracking.log, disks[disk].changes.logWords)
         let (id, mailbox) = (disks[disk].export.disk, mailbox)
         let isStarted = DetachedThread.run(name: "nbdpull-intent") {
             let failure = fault { () throws(SystemFault) in
@@ -75,11 +43,11 @@ extension RingLoop {
                 "write of the write-intent log: \(fault.call): \(fault.errorText)"
         }
         disks[disk].tracking?.logDeadline = .max
-        disks[disk].tracking?.intent.logWritten(succeeded: fault == nil)
-        performIntent(disk)
+        disks[disk].changes.logWritten(succeeded: fault == nil)
+        perform(disk)
     }
 
-    private mutating func saveBits(_ disk: Int) {
+    mutating func saveBits(_ disk: DiskIndex) {
         guard let recording = disks[disk].tracking?.recording else { return }
         let (id, mailbox) = (disks[disk].export.disk, mailbox)
         let isStarted = DetachedThread.run(name: "nbdpull-bits") {
@@ -103,13 +71,13 @@ extension RingLoop {
                     detail: "its bits cannot be made durable (\(fault.call): \(fault.errorText)):"
                         + " after an unclean stop whole regions count as changed"))
         }
-        disks[disk].tracking?.intent.bitsSynced(succeeded: fault == nil)
-        performIntent(disk)
+        disks[disk].changes.bitsSynced(succeeded: fault == nil)
+        perform(disk)
     }
 
-    mutating func tickTracking(_ disk: Int) {
+    mutating func tickTracking(_ disk: DiskIndex) {
         guard let tracking = disks[disk].tracking else { return }
-        if now > tracking.logDeadline, tracking.intent.isAwaited {
+        if now > tracking.logDeadline, disks[disk].changes.isLogAwaited {
             loseTracking(
                 disk,
                 "a write of the write-intent log has not ended after"
@@ -121,23 +89,25 @@ extension RingLoop {
             return
         }
         disks[disk].tracking?.ticks = 0
-        disks[disk].tracking?.intent.startClearing()
-        performIntent(disk)
+        disks[disk].changes.startClearing()
+        perform(disk)
     }
 
     // MARK: Loss
 
     /// Changes can no longer be recorded safely.
-    private mutating func loseTracking(_ disk: Int, _ reason: String) {
+    private mutating func loseTracking(_ disk: DiskIndex, _ reason: String) {
         disks[disk].tracking?.lossReason = reason
-        disks[disk].tracking?.intent.giveUp()
-        performIntent(disk)
+        disks[disk].changes.loseRecord()
+        // Said before the next change, and that may be one which is being submitted.
+        if disks[disk].changes.takeLoss() { declareLoss(disk) }
+        perform(disk)
     }
 
     /// Says that tracking is lost: at once in memory, and everywhere else on a thread that may wait.
     ///
     /// The changes that wait for the log go when it is said, or when that takes too long.
-    private mutating func declareLoss(_ disk: Int) {
+    mutating func declareLoss(_ disk: DiskIndex) {
         guard let tracking = disks[disk].tracking else { return }
         let (doubt, id, mailbox, shared) = (
             tracking.doubt, disks[disk].export.disk, mailbox, shared
@@ -154,17 +124,16 @@ extension RingLoop {
     mutating func lossDeclared(_ id: DiskID) {
         guard let disk = diskSlots[id], disks[disk].tracking != nil else { return }
         disks[disk].tracking?.lossDeadline = .max
-        disks[disk].tracking?.intent.lossDeclared()
-        performIntent(disk)
+        disks[disk].changes.lossDeclared()
+        perform(disk)
     }
 
     // MARK: Checkpoints
 
     /// While the disk is held: changes are recorded in `next` from now on.
-    mutating func swapRecording(_ disk: DiskID, _ next: RecordingLayer, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func swapRecording(_ disk: DiskID, _ next: RecordingLayer) {
         guard let slot = diskSlots[disk] else { return }
-        precondition(disks[slot].isHeld && disks[slot].changesInFlight == 0)
+        precondition(disks[slot].changes.isQuiet)
         setRecording(slot, next, isClearingHeld: true)
     }
 
@@ -180,7 +149,7 @@ extension RingLoop {
     /// Written as take and put back: Swift 6.3 never releases what an assignment through an optional
     /// chain replaces inside a noncopyable value, and a layer would stay mapped for ever.
     private mutating func setRecording(
-        _ slot: Int, _ layer: RecordingLayer, isClearingHeld: Bool
+        _ slot: DiskIndex, _ layer: RecordingLayer, isClearingHeld: Bool
     ) {
         guard var tracking = disks[slot].tracking else { return }
         disks[slot].tracking = nil
@@ -194,8 +163,7 @@ extension RingLoop {
         disks[slot].tracking?.isClearingHeld = false
     }
 
-    mutating func snapshotRecording(_ disk: DiskID, _ box: BitmapBox, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func snapshotRecording(_ disk: DiskID, _ box: BitmapBox) {
         guard let slot = diskSlots[disk], let tracking = disks[slot].tracking else { return }
         box.put(tracking.recording.snapshot())
     }

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import Scratch
 
@@ -20,7 +21,7 @@ extension RingLoop {
             * UInt32(Self.workerStep)
         guard wanted > workers || hung == 0 else { return }
         workers = hung == 0 ? ownWorkers : wanted
-        ring.setFileWorkers(workers, tag: OperationTag(.ignored).raw)
+        ring.setFileWorkers(workers, tag: Operation.ignored.tag)
     }
 
     private static var workerStep: Int { 16 }
@@ -30,13 +31,13 @@ extension RingLoop {
         let limit = now - Limits.hungNanoseconds
         var hung = 0
         if pieces.count > 0 {
-            for piece in 0..<pieces.capacity where pieces.contains(piece) {
+            for piece in pieces.indices where pieces.contains(piece) {
                 let since = pieces[piece].handedOverAt
                 if since > 0, since < limit { hung += 1 }
             }
         }
-        for disk in 0..<disks.capacity where disks.contains(disk) {
-            guard disks[disk].gate.copiesInFlight > 0 else { continue }
+        for disk in disks.indices where disks.contains(disk) {
+            guard disks[disk].changes.copies.copiesInFlight > 0 else { continue }
             for copy in disks[disk].copies where copy.handedOverAt > 0 && copy.handedOverAt < limit
             {
                 hung += 1

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -6,8 +7,8 @@ import Scratch
 extension RingLoop {
     // MARK: Cutting a write into pieces
 
-    mutating func issueWrite(_ slot: Int, _ request: Int) -> IssueResult {
-        if connections[slot].receivingPiece >= 0 { return .blocked }
+    mutating func issueWrite(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
+        if connections[slot].receivingPiece != nil { return .blocked }
         let valid = requests[request].valid
         while requests[request].issued < valid.length {
             let offset = valid.offset + requests[request].issued
@@ -15,7 +16,7 @@ extension RingLoop {
             // can.
             let boundary =
                 (offset / UInt64(Limits.pieceBytes) + 1) * UInt64(Limits.pieceBytes)
-            let end = disks[connections[slot].disk].writeEnd(
+            let end = disks[requests[request].homeDisk].writeEnd(
                 from: offset, to: min(boundary, valid.offset + valid.length))
             let count = end - offset
             guard let piece = makePiece(slot, request, .write, offset, count) else {
@@ -23,7 +24,7 @@ extension RingLoop {
             }
             requests[request].issued += count
             let isWhole = requests[request].issued == valid.length
-            if isWhole { connections[slot].current = -1 }
+            if isWhole { connections[slot].current = nil }
             if !fillFromInput(slot, piece) {
                 // The rest goes from the socket straight into the piece's buffer.
                 if isWhole { connections[slot].current = request }
@@ -33,14 +34,14 @@ extension RingLoop {
             // The last piece may be complete already, and the request gone with it.
             if isWhole || connections[slot].phase == .closing { return .issued }
         }
-        connections[slot].current = -1
+        connections[slot].current = nil
         return .issued
     }
 
     /// Moves received payload into the piece; if it is not all there, receives the rest.
     ///
     /// True when complete.
-    private mutating func fillFromInput(_ slot: Int, _ piece: Int) -> Bool {
+    private mutating func fillFromInput(_ slot: ConnectionIndex, _ piece: PieceIndex) -> Bool {
         let start = connections[slot].inputStart
         let wanted = Int(pieces[piece].count)
         let there = min(connections[slot].inputEnd - start, wanted)
@@ -54,18 +55,17 @@ extension RingLoop {
             return fillFromChannel(slot, piece, there: there, wanted: wanted)
         }
         precondition(!connections[slot].isReceiving, "input is not received while requests wait")
-        pieces[piece].stage = .receiving
         connections[slot].receivingPiece = piece
         connections[slot].isReceiving = true
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena,
             at: pieces[piece].guestData + there, count: wanted - there, whole: true,
-            tag: OperationTag(.receive, slot: slot, detail: 1).raw)
+            tag: Operation.receive(slot).tag)
         pieces[piece].progress = there
         return false
     }
 
-    mutating func payloadReceived(_ slot: Int, _ piece: Int, result: Int32) {
+    mutating func payloadReceived(_ slot: ConnectionIndex, _ piece: PieceIndex, result: Int32) {
         if result > 0 { connections[slot].lastProgress = now }
         let request = pieces[piece].request
         let got = pieces[piece].progress + max(0, Int(result))
@@ -82,12 +82,12 @@ extension RingLoop {
         }
         pieces[piece].progress = 0
         if requests[request].issued == requests[request].valid.length {
-            connections[slot].current = -1
+            connections[slot].current = nil
         }
         startChange(piece)
     }
 
-    private mutating func receiveRest(_ slot: Int, _ piece: Int, _ got: Int) {
+    private mutating func receiveRest(_ slot: ConnectionIndex, _ piece: PieceIndex, _ got: Int) {
         pieces[piece].progress = got
         connections[slot].receivingPiece = piece
         if connections[slot].isSecured { return armSealed(slot) }
@@ -95,11 +95,11 @@ extension RingLoop {
         ring.prepareReceive(
             connections[slot].descriptor.raw, into: arena, at: pieces[piece].guestData + got,
             count: Int(pieces[piece].count) - got, whole: true,
-            tag: OperationTag(.receive, slot: slot, detail: 1).raw)
+            tag: Operation.receive(slot).tag)
     }
 
     /// A piece that never started goes away; the connection is closing.
-    private mutating func dropPiece(_ piece: Int) {
+    private mutating func dropPiece(_ piece: PieceIndex) {
         let value = pieces.remove(piece)
         let slot = requests[value.request].connection
         if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
@@ -111,42 +111,24 @@ extension RingLoop {
 
     // MARK: Admission
 
-    /// A change of the disk is ready to go: holds it while a job begins or old data is copied.
-    mutating func startChange(_ piece: Int) {
-        let disk = pieces[piece].disk
-        if disks[disk].isHeld, !requests[pieces[piece].request].isAdmitted {
-            pieces[piece].stage = .heldForBegin
-            disks[disk].heldPieces.append(piece)
-            return
-        }
-        disks[disk].changesInFlight += 1
-        let clusters = ClusterGeometry.clusters(
-            touching: pieces[piece].offset, length: pieces[piece].count)
-        switch disks[disk].gate.admit(token: piece, clusters: clusters, now: now) {
+    /// A change of the disk is ready to go: submits it when it has passed the disk's gates.
+    mutating func startChange(_ piece: PieceIndex) {
+        let disk = pieces[piece].homeDisk
+        switch disks[disk].changes.admit(change(piece), now: now) {
         case .go: submitChange(piece)
-        case .held:
-            pieces[piece].stage = .heldForCopy
-            perform(disk)
+        case .held: perform(disk)
         }
     }
 
-    /// Nothing stands before the change any more but an overlapping unaligned write.
-    mutating func submitChange(_ piece: Int) {
-        let disk = pieces[piece].disk
-        if mustWaitForOverlap(piece) {
-            pieces[piece].stage = .heldForOverlap
-            disks[disk].overlapWaiters.append(piece)
-            return
-        }
-        if disks[disk].alignment > 1 { disks[disk].running.append(piece) }
-        if pieces[piece].changesNothing || isMarked(piece) { submitMarked(piece) }
+    private func change(_ piece: PieceIndex) -> Change {
+        pieces[piece].change(piece, isStep: requests[pieces[piece].request].zeroing != nil)
     }
 
-    /// The change is durably announced: its blocks are marked, and it goes to the source.
-    mutating func submitMarked(_ piece: Int) {
+    /// The change has passed all gates: its blocks are marked, and it goes to the source.
+    mutating func submitChange(_ piece: PieceIndex) {
         switch pieces[piece].kind {
         case .write:
-            record(pieces[piece].disk, pieces[piece].offset..<pieces[piece].end)
+            record(pieces[piece].homeDisk, pieces[piece].offset..<pieces[piece].end)
             startWrite(piece)
         case .zero, .discard:
             if !pieces[piece].changesNothing { recordAllocation(piece) }
@@ -155,116 +137,92 @@ extension RingLoop {
         }
     }
 
-    /// Whether an unaligned write shares a block with this change: one of them would undo the
-    /// other.
-    private func mustWaitForOverlap(_ piece: Int) -> Bool {
-        let disk = pieces[piece].disk
-        guard disks[disk].alignment > 1 else { return false }
-        let start = pieces[piece].ioOffset
-        let end = max(start + UInt64(pieces[piece].ioCount), pieces[piece].end)
-        // Those that wait already go first, or a busy block would keep them waiting for ever.
-        return disks[disk].running.contains { conflicts(piece, $0, start, end) }
-            || disks[disk].overlapWaiters.contains { conflicts(piece, $0, start, end) }
-    }
-
-    private func conflicts(_ piece: Int, _ other: Int, _ start: UInt64, _ end: UInt64) -> Bool {
-        guard other != piece, pieces[other].isWidened || pieces[piece].isWidened else {
-            return false
-        }
-        let otherEnd = max(
-            pieces[other].ioOffset + UInt64(pieces[other].ioCount), pieces[other].end)
-        return start < otherEnd && pieces[other].ioOffset < end
-    }
-
     // MARK: Writing
 
-    private mutating func startWrite(_ piece: Int) {
+    private mutating func startWrite(_ piece: PieceIndex) {
         if !pieces[piece].isWidened { return submitWrite(piece) }
         // Read-modify-write: the bytes around the guest's in the first and the last block are kept.
-        readEdge(piece, .readingHead)
+        readEdge(piece, .head)
     }
 
-    private mutating func readEdge(_ piece: Int, _ stage: PieceStage) {
-        let disk = pieces[piece].disk
+    private mutating func readEdge(_ piece: PieceIndex, _ edge: PieceEdge) {
+        let disk = pieces[piece].homeDisk
         let alignment = disks[disk].alignment
         let value = pieces[piece]
         let block =
-            stage == .readingHead
+            edge == .head
             ? value.ioOffset : value.ioOffset + UInt64(value.ioCount - alignment)
-        pieces[piece].stage = stage
+        pieces[piece].edge = edge
         pieces[piece].handedOverAt = now
         // The page in front of the data, which only replies to reads use.
         ring.prepareRead(
             disks[disk].descriptor, into: arena, at: value.buffer, count: alignment,
-            filePosition: block, tag: OperationTag(.piece, slot: piece).raw)
+            filePosition: block, tag: Operation.piece(piece).tag)
     }
 
-    private mutating func edgeRead(_ piece: Int, result: Int32) {
-        let disk = pieces[piece].disk
+    private mutating func edgeRead(_ piece: PieceIndex, _ edge: PieceEdge, result: Int32) {
+        let disk = pieces[piece].homeDisk
         let alignment = disks[disk].alignment
         if result == -Errno.interrupted || result == -Errno.again {
-            return readEdge(piece, pieces[piece].stage)
+            return readEdge(piece, edge)
         }
         guard Int(result) == alignment else {
             return endChange(piece, errno: result < 0 ? -result : Errno.io)
         }
         let value = pieces[piece]
         let lead = Int(value.offset - value.ioOffset)
-        if value.stage == .readingHead {
+        if edge == .head {
             arena.copy(from: value.buffer, to: value.data, count: lead)
             let tail = value.ioCount - lead - Int(value.count)
-            if tail > 0 { return readEdge(piece, .readingTail) }
+            if tail > 0 { return readEdge(piece, .tail) }
         } else {
             let tail = value.ioCount - lead - Int(value.count)
             arena.copy(
                 from: value.buffer + alignment - tail, to: value.data + value.ioCount - tail,
                 count: tail)
         }
+        pieces[piece].edge = nil
         submitWrite(piece)
     }
 
-    private mutating func submitWrite(_ piece: Int) {
+    private mutating func submitWrite(_ piece: PieceIndex) {
         let value = pieces[piece]
-        pieces[piece].stage = .running
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
         ring.prepareWrite(
-            disks[value.disk].descriptor(forWritingAt: value.offset), from: arena,
+            disks[value.homeDisk].descriptor(forWritingAt: value.offset), from: arena,
             at: value.data + value.progress,
             count: value.ioCount - value.progress,
             filePosition: value.ioOffset + UInt64(value.progress),
             durable: requests[value.request].valid.flags.contains(.fua),
-            tag: OperationTag(.piece, slot: piece).raw)
+            tag: Operation.piece(piece).tag)
     }
 
     private func mayWriteInline(_ piece: Piece) -> Bool {
         let mask = UInt64(BufferArena.pageBytes - 1)
-        return disks[piece.disk].alignment == 1 && piece.progress == 0
+        return disks[piece.homeDisk].alignment == 1 && piece.progress == 0
             && !requests[piece.request].valid.flags.contains(.fua)
-            && disks[piece.disk].inlineWrites.allows(
+            && disks[piece.homeDisk].inlineWrites.allows(
                 bytes: piece.ioCount, isWholePages: (piece.offset | piece.count) & mask == 0,
                 now: now)
     }
 
     /// False: nothing has happened, and the kernel's workers are to do it.
-    private mutating func writeInline(_ piece: Int) -> Bool {
+    private mutating func writeInline(_ piece: PieceIndex) -> Bool {
         let value = pieces[piece]
         let start = MonotonicClock.now()
         let result = FileCalls.write(
-            disks[value.disk].descriptor, from: arena, at: value.data, count: value.ioCount,
+            disks[value.homeDisk].descriptor, from: arena, at: value.data, count: value.ioCount,
             filePosition: value.ioOffset)
         let end = MonotonicClock.now()
-        disks[value.disk].inlineWrites.took(end - start, now: end)
+        disks[value.homeDisk].inlineWrites.took(end - start, now: end)
         if result == -Int(Errno.again) { return false }
         writeCompleted(piece, result: Int32(result))
         return true
     }
 
-    mutating func writeCompleted(_ piece: Int, result: Int32) {
-        switch pieces[piece].stage {
-        case .readingHead, .readingTail: return edgeRead(piece, result: result)
-        default: break
-        }
+    mutating func writeCompleted(_ piece: PieceIndex, result: Int32) {
+        if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
         if findsNoRoom(piece, result: result) { return }
         if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
@@ -276,11 +234,10 @@ extension RingLoop {
     // MARK: Room for the guest
 
     /// Whether a change found its file system full and waits until jobs have given room back.
-    mutating func findsNoRoom(_ piece: Int, result: Int32) -> Bool {
+    mutating func findsNoRoom(_ piece: PieceIndex, result: Int32) -> Bool {
         guard result == -Errno.noSpace || result == -Errno.quota,
-            let fileSystem = disks[pieces[piece].disk].export.fileSystem
+            let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem
         else { return false }
-        pieces[piece].stage = .heldForSpace
         let mailbox = mailbox
         return shared.watch.reclaim(fileSystem, shared) {
             mailbox.post(.spaceReclaimed(piece: piece))
@@ -288,7 +245,7 @@ extension RingLoop {
     }
 
     /// A change that found no room goes to the source once more.
-    mutating func resubmit(_ piece: Int) {
+    mutating func resubmit(_ piece: PieceIndex) {
         switch pieces[piece].kind {
         case .write: submitWrite(piece)
         case .zero, .discard: submitAllocation(piece)
@@ -297,16 +254,18 @@ extension RingLoop {
     }
 
     /// A change is complete or has failed.
-    mutating func endChange(_ piece: Int, errno: Int32?) {
+    mutating func endChange(_ piece: PieceIndex, errno: Int32?) {
+        let change = change(piece)
         let value = pieces.remove(piece)
+        let disk = value.homeDisk
         let request = value.request
         let slot = requests[request].connection
         if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
         if let errno {
             fail(request, wireError(errno), "the disk could not be written", at: value.offset)
         }
-        if !value.changesNothing { unmark(value) }
-        changeLeft(value.disk, piece)
+        disks[disk].changes.finished(change)
+        perform(disk)
         requests[request].piecesInFlight -= 1
         if requests[request].valid.command != .write { return continueZeroing(request) }
         let isLast =
@@ -315,34 +274,19 @@ extension RingLoop {
         if isLast { finish(request) } else { markReady(slot) }
     }
 
-    private mutating func changeLeft(_ disk: Int, _ piece: Int) {
-        disks[disk].changesInFlight -= 1
-        if let position = disks[disk].running.firstIndex(of: piece) {
-            disks[disk].running.swapAt(position, disks[disk].running.count - 1)
-            disks[disk].running.removeLast()
-        }
-        if !disks[disk].overlapWaiters.isEmpty {
-            let waiters = disks[disk].overlapWaiters
-            disks[disk].overlapWaiters.removeAll(keepingCapacity: true)
-            for waiter in waiters { submitChange(waiter) }
-        }
-        reportIfQuiet(disk)
-    }
-
     // MARK: Flush
 
-    mutating func submitSync(_ request: Int) {
-        let slot = requests[request].connection
-        var piece = Piece(request: request, kind: .sync, offset: 0, count: 0)
-        piece.disk = connections[slot].disk
+    mutating func submitSync(_ request: RequestIndex) {
+        let disk = requests[request].homeDisk
+        var piece = Piece(request: request, disk: disk, kind: .sync, offset: 0, count: 0)
         piece.handedOverAt = now
         requests[request].piecesInFlight += 1
         let number = pieces.insert(piece)
         ring.prepareSync(
-            disks[piece.disk].descriptor, tag: OperationTag(.piece, slot: number).raw)
+            disks[disk].descriptor, tag: Operation.piece(number).tag)
     }
 
-    mutating func syncCompleted(_ piece: Int, result: Int32) {
+    mutating func syncCompleted(_ piece: PieceIndex, result: Int32) {
         let request = pieces.remove(piece).request
         requests[request].piecesInFlight -= 1
         if result < 0 {

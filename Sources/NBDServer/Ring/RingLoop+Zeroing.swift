@@ -1,3 +1,4 @@
+import Core
 import Disk
 import IORing
 import NBDProtocol
@@ -10,172 +11,123 @@ import Scratch
 /// the request, after it, or between two steps that meet at a cluster's edge: the content of a
 /// cluster is never half of a request.
 extension RingLoop {
-    private static var page: UInt64 { UInt64(BufferArena.pageBytes) }
-
     /// Begins the request, now or when no job is beginning and others have finished.
-    mutating func startZeroing(_ request: Int) {
-        let disk = connections[requests[request].connection].disk
-        if disks[disk].heldRequests.isEmpty, mayZero(disk) { return admitZeroing(request) }
-        disks[disk].heldRequests.append(request)
-    }
-
-    private func mayZero(_ disk: Int) -> Bool {
-        !disks[disk].isHeld && disks[disk].zeroingCount < Limits.zeroingPerDisk
-            && zeroingCount < Limits.zeroingPerRing
-    }
-
-    private mutating func admitZeroing(_ request: Int) {
-        let disk = connections[requests[request].connection].disk
-        requests[request].isAdmitted = true
-        disks[disk].changesInFlight += 1
-        if !requests[request].hasZeroingPlace {
-            requests[request].hasZeroingPlace = true
-            disks[disk].zeroingCount += 1
-            zeroingCount += 1
+    mutating func startZeroing(_ request: RequestIndex) {
+        let disk = requests[request].homeDisk
+        let valid = requests[request].valid
+        requests[request].zeroing = Zeroing(
+            valid.offset..<(valid.offset + valid.length), isDiscard: valid.command == .trim,
+            cut: disks[disk].tailStart)
+        switch disks[disk].changes.admitZeroing(request.zeroing, &zeroingPlaces) {
+        case .go: resumeZeroing(request)
+        case .held: break
         }
+    }
+
+    /// The request is at work, for the first time or again.
+    mutating func resumeZeroing(_ request: RequestIndex) {
+        requests[request].zeroing?.place = .working
         continueZeroing(request)
     }
 
-    /// Begins zeroing requests of the disk that wait, as many as may.
-    mutating func startHeldZeroing(_ disk: Int) {
-        while mayZero(disk), !disks[disk].heldRequests.isEmpty {
-            admitZeroing(disks[disk].heldRequests.removeFirst())
-        }
-    }
-
-    /// Steps aside for a job that begins; true when the request waits.
-    private mutating func stepAside(_ request: Int) -> Bool {
-        let disk = connections[requests[request].connection].disk
-        guard disks[disk].isHeld, requests[request].isAdmitted else { return false }
-        leave(request)
-        leavePlace(request)
-        disks[disk].heldRequests.append(request)
-        return true
-    }
-
-    /// The request changes nothing more for now: a job may begin.
-    private mutating func leave(_ request: Int) {
-        guard requests[request].isAdmitted else { return }
-        requests[request].isAdmitted = false
-        let disk = connections[requests[request].connection].disk
-        disks[disk].changesInFlight -= 1
-        reportIfQuiet(disk)
-    }
-
-    /// The request has no operation in flight any more, its sync included: another may begin.
-    private mutating func leavePlace(_ request: Int) {
-        guard requests[request].hasZeroingPlace else { return }
-        requests[request].hasZeroingPlace = false
-        let disk = connections[requests[request].connection].disk
-        disks[disk].zeroingCount -= 1
-        let wasFull = zeroingCount == Limits.zeroingPerRing
-        zeroingCount -= 1
-        if !disks[disk].heldRequests.isEmpty || wasFull { zeroingHasRoom = true }
-    }
-
-    /// Zeroing requests have finished: others that wait for them begin.
-    mutating func startWaitingZeroing() {
-        guard zeroingHasRoom else { return }
-        zeroingHasRoom = false
-        for disk in 0..<disks.capacity where disks.contains(disk) { startHeldZeroing(disk) }
-    }
-
-    /// Takes the next step of the request, or answers it.
-    mutating func continueZeroing(_ request: Int) {
-        let isDiscard = requests[request].valid.command == .trim
+    /// Takes the next part of the request, or answers it.
+    mutating func continueZeroing(_ request: RequestIndex) {
         while true {
             if requests[request].error != nil
                 || connections[requests[request].connection].phase == .closing
             {
-                requests[request].zeroStage = .done
+                requests[request].zeroing?.abandon()
             }
-            switch requests[request].zeroStage {
-            case .firstStep:
-                requests[request].zeroStage = isDiscard ? .middle : .head
-                if startStep(request) { return }
-            case .head:
-                requests[request].zeroStage = .middle
-                if writeEdge(request, headRange(request)) { return }
-            case .middle:
-                if hasMoreSteps(request), stepAside(request) { return }
-                if startStep(request) { return }
-                requests[request].zeroStage = isDiscard ? .sync : .tail
-            case .tail:
-                requests[request].zeroStage = .sync
-                if writeEdge(request, tailRange(request)) { return }
+            guard let part = requests[request].zeroing?.next() else {
+                preconditionFailure("only zeroing goes part by part")
+            }
+            switch part {
+            case .pages(let pages, let isFirst):
+                if !isFirst, stepsAside(request) { return }
+                if startStep(request, pages) { return }
+                requests[request].zeroing?.skipPages()
+            case .edge(let bytes):
+                if writeEdge(request, bytes) { return }
             case .sync:
-                requests[request].zeroStage = .done
-                leave(request)
+                changedAll(request)
                 if requests[request].valid.flags.contains(.fua) { return submitSync(request) }
-            case .done:
-                leave(request)
-                leavePlace(request)
-                return finish(request)
+            case .done: return endZeroing(request)
             }
         }
     }
 
-    private func hasMoreSteps(_ request: Int) -> Bool {
-        let middle = middleRange(request)
-        return middle.lowerBound + requests[request].issued < middle.upperBound
+    /// Between two steps: whether the request waits for a job that begins.
+    private mutating func stepsAside(_ request: RequestIndex) -> Bool {
+        let disk = requests[request].homeDisk
+        let wasFull = zeroingPlaces.isFull
+        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .held else {
+            return false
+        }
+        if wasFull { zeroingMayStart = true }
+        requests[request].zeroing?.place = .waiting
+        perform(disk)
+        return true
     }
 
-    /// Whole pages inside the request; empty when there is none.
-    private func middleRange(_ request: Int) -> Range<UInt64> {
-        let valid = requests[request].valid
-        let start = (valid.offset + Self.page - 1) / Self.page * Self.page
-        let end = (valid.offset + valid.length) / Self.page * Self.page
-        return start < end ? start..<end : start..<start
+    /// The request changes nothing more: a job may begin.
+    private mutating func changedAll(_ request: RequestIndex) {
+        guard requests[request].zeroing?.place == .working else { return }
+        requests[request].zeroing?.place = .syncing
+        let disk = requests[request].homeDisk
+        disks[disk].changes.zeroingChangedAll()
+        perform(disk)
     }
 
-    private func headRange(_ request: Int) -> Range<UInt64> {
-        let valid = requests[request].valid
-        let middle = middleRange(request)
-        guard middle.isEmpty else { return valid.offset..<middle.lowerBound }
-        let disk = connections[requests[request].connection].disk
-        let end = valid.offset + valid.length
-        return valid.offset..<disks[disk].writeEnd(from: valid.offset, to: end)
+    private mutating func endZeroing(_ request: RequestIndex) {
+        changedAll(request)
+        let disk = requests[request].homeDisk
+        if zeroingPlaces.isFull || disks[disk].changes.hasWaitingZeroing { zeroingMayStart = true }
+        disks[disk].changes.endZeroing(&zeroingPlaces)
+        finish(request)
     }
 
-    private func tailRange(_ request: Int) -> Range<UInt64> {
-        let valid = requests[request].valid
-        let middle = middleRange(request)
-        let end = valid.offset + valid.length
-        return middle.isEmpty ? headRange(request).upperBound..<end : middle.upperBound..<end
+    /// Zeroing requests have finished: others that wait for them begin.
+    mutating func startWaitingZeroing() {
+        guard zeroingMayStart else { return }
+        zeroingMayStart = false
+        for disk in disks.indices
+        where disks.contains(disk) && disks[disk].changes.hasWaitingZeroing { perform(disk) }
     }
 
     // MARK: Whole pages
 
-    private mutating func startStep(_ request: Int) -> Bool {
-        let middle = middleRange(request)
-        let position = middle.lowerBound + requests[request].issued
-        guard position < middle.upperBound else { return false }
-        let disk = connections[requests[request].connection].disk
-        if requests[request].valid.command == .trim {
+    /// Zeroes or discards pages from the first on, as many as one step may; false when there is nothing to
+    /// do, or it cannot be done.
+    private mutating func startStep(_ request: RequestIndex, _ pages: Range<UInt64>) -> Bool {
+        let position = pages.lowerBound
+        let disk = requests[request].homeDisk
+        let isDiscard = requests[request].valid.command == .trim
+        if isDiscard {
             // A discard is a hint: where the source cannot do it nothing happens.
             guard disks[disk].canPunchHoles else { return false }
         } else if !canZeroQuickly(disk, request) {
-            if requests[request].valid.flags.contains(.fastZero), requests[request].issued == 0 {
+            if requests[request].valid.flags.contains(.fastZero),
+                requests[request].zeroing?.isUntouched ?? false
+            {
                 fail(request, .notSupported, "zeroing is not faster than writing here", at: 0)
                 return false
             }
-            requests[request].writesZeros = true
+            requests[request].zeroing?.writesZeros = true
         }
-        if requests[request].writesZeros {
+        if requests[request].zeroing?.writesZeros ?? false {
             let stepEnd =
                 ClusterGeometry.start(of: ClusterGeometry.cluster(of: position))
                 + UInt64(Limits.pieceBytes)
-            let end = disks[disk].writeEnd(from: position, to: min(stepEnd, middle.upperBound))
-            requests[request].issued += end - position
+            let end = disks[disk].writeEnd(from: position, to: min(stepEnd, pages.upperBound))
+            requests[request].zeroing?.took(upTo: end)
             return writeZeros(request, position..<end)
         }
-        let (end, isHole) = step(disk, position, middle.upperBound)
-        requests[request].issued += end - position
+        let (end, isHole) = step(disk, position, pages.upperBound)
+        requests[request].zeroing?.took(upTo: end)
         requests[request].piecesInFlight += 1
         var piece = Piece(
-            request: request, kind: requests[request].valid.command == .trim ? .discard : .zero,
-            offset: position, count: end - position)
-        piece.disk = disk
+            request: request, disk: disk, kind: isDiscard ? .discard : .zero, offset: position,
+            count: end - position)
         piece.changesNothing = isHole
         piece.keepsSpace = requests[request].valid.flags.contains(.noHole)
         piece.ioOffset = position
@@ -184,7 +136,7 @@ extension RingLoop {
         return true
     }
 
-    private func canZeroQuickly(_ disk: Int, _ request: Int) -> Bool {
+    private func canZeroQuickly(_ disk: DiskIndex, _ request: RequestIndex) -> Bool {
         disks[disk].canZeroRanges
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }
@@ -195,11 +147,11 @@ extension RingLoop {
     /// job its clusters are noted as zeros and cost no copy. Whatever a guest writes there meanwhile
     /// is a change of its own, before the same instants as this request, which is admitted.
     private mutating func step(
-        _ disk: Int, _ start: UInt64, _ end: UInt64
+        _ disk: DiskIndex, _ start: UInt64, _ end: UInt64
     ) -> (end: UInt64, isHole: Bool) {
         let first = ClusterGeometry.cluster(of: start)
         let lookEnd = min(ClusterGeometry.start(of: first) + Limits.zeroingStepBytes, end)
-        let hasJobs = disks[disk].gate.hasActiveJobs
+        let hasJobs = disks[disk].changes.copies.hasActiveJobs
         guard hasJobs || disks[disk].tracking != nil else { return (lookEnd, false) }
         let lookLimit = min(
             ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),
@@ -221,7 +173,7 @@ extension RingLoop {
         if endCluster <= first {
             return (min(ClusterGeometry.start(of: first + 1), lookEnd), false)
         }
-        disks[disk].gate.noteHole(first..<endCluster)
+        disks[disk].changes.noteHole(first..<endCluster)
         return (min(ClusterGeometry.start(of: endCluster), lookEnd), true)
     }
 
@@ -229,8 +181,8 @@ extension RingLoop {
     /// nothing.
     ///
     /// A bounded number of places is looked up; what lies behind them counts as changed.
-    mutating func recordAllocation(_ piece: Int) {
-        let disk = pieces[piece].disk
+    mutating func recordAllocation(_ piece: PieceIndex) {
+        let disk = pieces[piece].homeDisk
         guard disks[disk].tracking != nil else { return }
         let end = pieces[piece].end
         var position = pieces[piece].offset
@@ -243,23 +195,23 @@ extension RingLoop {
         if position < end { record(disk, position..<end) }
     }
 
-    mutating func submitAllocation(_ piece: Int) {
+    mutating func submitAllocation(_ piece: PieceIndex) {
         let value = pieces[piece]
         let isZero = value.kind == .zero
-        let usesZeroRange = isZero && (value.keepsSpace || !disks[value.disk].canPunchHoles)
+        let usesZeroRange = isZero && (value.keepsSpace || !disks[value.homeDisk].canPunchHoles)
         let isPossible =
-            usesZeroRange ? disks[value.disk].canZeroRanges : disks[value.disk].canPunchHoles
+            usesZeroRange
+            ? disks[value.homeDisk].canZeroRanges : disks[value.homeDisk].canPunchHoles
         guard isPossible else { return allocationImpossible(piece) }
         pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].handedOverAt = now
-        pieces[piece].stage = .running
         ring.prepareAllocate(
-            disks[value.disk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
+            disks[value.homeDisk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
             filePosition: value.offset, count: value.count,
-            tag: OperationTag(.piece, slot: piece).raw)
+            tag: Operation.piece(piece).tag)
     }
 
-    mutating func zeroCompleted(_ piece: Int, result: Int32) {
+    mutating func zeroCompleted(_ piece: PieceIndex, result: Int32) {
         if result == -Errno.interrupted || result == -Errno.again {
             return submitAllocation(piece)
         }
@@ -268,29 +220,28 @@ extension RingLoop {
             return endChange(piece, errno: result < 0 ? -result : nil)
         }
         if pieces[piece].usesZeroRange {
-            disks[pieces[piece].disk].canZeroRanges = false
+            disks[pieces[piece].homeDisk].canZeroRanges = false
         } else {
-            disks[pieces[piece].disk].canPunchHoles = false
+            disks[pieces[piece].homeDisk].canPunchHoles = false
         }
         submitAllocation(piece)
     }
 
     /// The source cannot do it: a discard is only a hint, zeros can be written.
-    private mutating func allocationImpossible(_ piece: Int) {
+    private mutating func allocationImpossible(_ piece: PieceIndex) {
         let request = pieces[piece].request
         if pieces[piece].kind == .discard { return endChange(piece, errno: nil) }
         // The step is taken again; by then the disk is known not to do it.
-        requests[request].issued -= pieces[piece].count
-        if requests[request].issued == 0 { requests[request].zeroStage = .firstStep }
+        requests[request].zeroing?.giveBack(pieces[piece].count)
         endChange(piece, errno: nil)
     }
 
     // MARK: Pieces of pages
 
     /// Writes zeros over a piece of a page, unless it lies in a hole that may stay one.
-    private mutating func writeEdge(_ request: Int, _ range: Range<UInt64>) -> Bool {
+    private mutating func writeEdge(_ request: RequestIndex, _ range: Range<UInt64>) -> Bool {
         guard !range.isEmpty else { return false }
-        let disk = connections[requests[request].connection].disk
+        let disk = requests[request].homeDisk
         if !requests[request].valid.flags.contains(.noHole) {
             let known = disks[disk].export.source.allocation(
                 at: range.lowerBound, end: range.upperBound)
@@ -300,7 +251,7 @@ extension RingLoop {
     }
 
     /// Writes zeros over a range as an ordinary write; false when the range is empty.
-    private mutating func writeZeros(_ request: Int, _ range: Range<UInt64>) -> Bool {
+    private mutating func writeZeros(_ request: RequestIndex, _ range: Range<UInt64>) -> Bool {
         guard !range.isEmpty else { return false }
         let slot = requests[request].connection
         let count = UInt64(range.upperBound - range.lowerBound)

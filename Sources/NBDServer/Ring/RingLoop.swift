@@ -1,4 +1,5 @@
 import Bitmap
+import Core
 import IORing
 import NBDProtocol
 import Scratch
@@ -20,8 +21,6 @@ struct RingLoop: ~Copyable {
     var gather = GatherList()
     var pipes: PipePool
     let clock: PeriodicTimer
-    /// Runs while pages on loan are waited for.
-    let settleClock: DelayTimer
     /// Read once a turn, in nanoseconds.
     var now: UInt64 = MonotonicClock.now()
 
@@ -29,12 +28,12 @@ struct RingLoop: ~Copyable {
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
     var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
-    var diskSlots: [DiskID: Int] = [:]
+    var diskSlots: [DiskID: DiskIndex] = [:]
     var scratchWrites = GrowingTable<PendingScratchWrite>()
     var lastScratchSerial: UInt64 = 0
     var copyBuffers = GrowingTable<CopyBuffer>()
     /// Disks with copies that wait for memory, and whether there may be some by now.
-    var hungryDisks: [Int] = []
+    var hungryDisks: [DiskIndex] = []
     var copiesMayStart = false
     var listeners: [RingListener] = []
     /// Listeners that cannot accept, for want of descriptors or places; they try again at the next
@@ -49,19 +48,19 @@ struct RingLoop: ~Copyable {
     var workers: UInt32 = 0
     var briefWait = BriefWait()
 
-    /// Zeroing requests at work on all disks, and whether some have finished this turn.
-    var zeroingCount = 0
-    var zeroingHasRoom = false
+    /// Places for zeroing requests at work on all disks, and whether some may be taken by now.
+    var zeroingPlaces = Places(limit: Limits.zeroingPerRing)
+    var zeroingMayStart = false
     /// When a stopping ring no longer waits for a disk that does not answer.
     var stopDeadline = UInt64.max
 
     /// Connections that get a turn after the completions at hand, guests first.
-    var readyGuests: [Int] = []
-    var ready: [Int] = []
-    var guestTurn: [Int] = []
-    var turn: [Int] = []
+    var readyGuests: [ConnectionIndex] = []
+    var ready: [ConnectionIndex] = []
+    var guestTurn: [ConnectionIndex] = []
+    var turn: [ConnectionIndex] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
-    var starved: [Int] = []
+    var starved: [ConnectionIndex] = []
     var completions: [Completion] = []
     var stopLatch: Latch?
 
@@ -82,12 +81,10 @@ struct RingLoop: ~Copyable {
                 connections: shared.configuration.maxConnections,
                 copies: shared.copyMemory.limitBytes))
         let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
-        let settleClock = try DelayTimer()
         pipes = PipePool(limit: shared.layout.pipesPerRing)
         self.ring = ring
         self.arena = arena
         self.clock = clock
-        self.settleClock = settleClock
         connections = SlotTable(capacity: shared.configuration.maxConnections)
         completions.reserveCapacity(128)
     }
@@ -98,9 +95,8 @@ struct RingLoop: ~Copyable {
         case .guests: WorkerThread.preferShortSlices()
         case .backups: WorkerThread.giveWay()
         }
-        ring.preparePoll(mailbox.raw, writable: false, tag: OperationTag(.mailbox).raw)
-        ring.preparePoll(clock.raw, writable: false, tag: OperationTag(.clock).raw)
-        ring.preparePoll(settleClock.raw, writable: false, tag: OperationTag(.settleClock).raw)
+        ring.preparePoll(mailbox.raw, writable: false, tag: Operation.mailbox.tag)
+        ring.preparePoll(clock.raw, writable: false, tag: Operation.clock.tag)
         while !isFinished {
             if ready.isEmpty, readyGuests.isEmpty, releaseSteps.isEmpty {
                 awaitCompletions()
@@ -147,8 +143,7 @@ struct RingLoop: ~Copyable {
     }
 
     private mutating func dispatch(_ completion: Completion) {
-        let tag = OperationTag(raw: completion.tag)
-        switch tag.kind {
+        switch Operation(tag: completion.tag) {
         case .mailbox:
             for message in mailbox.takeAll() { handle(message) }
             ring.preparePoll(mailbox.raw, writable: false, tag: completion.tag)
@@ -156,26 +151,23 @@ struct RingLoop: ~Copyable {
             clock.consume()
             tick()
             ring.preparePoll(clock.raw, writable: false, tag: completion.tag)
-        case .settleClock:
-            settleClock.consume()
-            settleLoans()
-            ring.preparePoll(settleClock.raw, writable: false, tag: completion.tag)
-        case .accept: acceptAll(from: UInt64(tag.slot), result: completion.result)
-        case .receive: received(tag.slot, result: completion.result)
-        case .writable:
-            connections[tag.slot].waitsForWritable = false
-            markReady(tag.slot)
-        case .piece: pieceCompleted(tag.slot, result: completion.result)
-        case .copyRead: copyReadCompleted(tag.slot, tag.detail, result: completion.result)
+        case .accept(let listener): acceptAll(from: listener, result: completion.result)
+        case .receive(let slot): received(slot, result: completion.result)
+        case .writable(let slot):
+            connections[slot].waitsForWritable = false
+            markReady(slot)
+        case .piece(let piece): pieceCompleted(piece, result: completion.result)
+        case .copyRead(let disk, let copy):
+            copyReadCompleted(disk, copy, result: completion.result)
         case .ignored: break
         }
     }
 
     /// Gives the connection a turn after the completions at hand.
-    mutating func markReady(_ slot: Int) {
+    mutating func markReady(_ slot: ConnectionIndex) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        if connections[slot].disk >= 0 { readyGuests.append(slot) } else { ready.append(slot) }
+        if connections[slot].disk != nil { readyGuests.append(slot) } else { ready.append(slot) }
     }
 
     /// Gives a turn to everyone who is ready.
@@ -214,7 +206,7 @@ struct RingLoop: ~Copyable {
 
     private mutating func tick() {
         tickCount &+= 1
-        for slot in 0..<connections.capacity where connections.contains(slot) {
+        for slot in connections.indices where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
             chooseStrategy(slot)
@@ -222,11 +214,11 @@ struct RingLoop: ~Copyable {
         resumeAccepting()
         replaceHungWorkers()
         if !hungryDisks.isEmpty { copiesMayStart = true }
-        for slot in 0..<disks.capacity where disks.contains(slot) {
+        for slot in disks.indices where disks.contains(slot) {
             tickTracking(slot)
             publishFigures(slot)
-            guard disks[slot].gate.hasActiveJobs else { continue }
-            disks[slot].gate.expire(now: now)
+            guard disks[slot].changes.copies.hasActiveJobs else { continue }
+            disks[slot].changes.expire(now: now)
             perform(slot)
         }
         wakeStarved()
@@ -245,14 +237,11 @@ struct RingLoop: ~Copyable {
             addDisk(export, tracking)
             latch.arrive()
         case .removeDisk(let disk, let outcome, let latch): removeDisk(disk, outcome, latch)
-        case .hold(let disk, let latch): hold(disk, latch)
-        case .attachJob(let export, let result, let latch): attach(export, result, latch)
+        case .hold(let disk, let ticket): hold(disk, ticket)
+        case .attachJob(let export, let ticket): ticket.answer(attach(export))
         case .release(let disk): release(disk)
         case .detachJob(let export, let latch): detach(export, latch)
         case .breakJob(let export, let cause): breakJob(export, cause)
-        case .recallLoans(let disk): recallLoans(disk)
-        case .loansSettled(let disk): loansSettled(disk)
-        case .abandonLoans(let disk): abandonLoans(disk)
         case .releaseClusters(let export, let clusters, let ring, let request):
             releaseSteps.append(
                 ReleaseStep(export: export, clusters: clusters, ring: ring, request: request))
@@ -263,11 +252,14 @@ struct RingLoop: ~Copyable {
         case .spaceReclaimed(let piece): resubmit(piece)
         case .closeConnections(let export, let gracefully, let latch):
             closeConnections(of: export, gracefully: gracefully, latch)
-        case .swapRecording(let disk, let next, let latch): swapRecording(disk, next, latch)
+        case .swapRecording(let disk, let next, let ticket):
+            swapRecording(disk, next)
+            ticket.answer()
         case .unswapRecording(let disk, let old, let latch): unswapRecording(disk, old, latch)
         case .sealedDurably(let disk): sealedDurably(disk)
-        case .snapshotRecording(let disk, let box, let latch):
-            snapshotRecording(disk, box, latch)
+        case .snapshotRecording(let disk, let box, let ticket):
+            snapshotRecording(disk, box)
+            ticket.answer()
         case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
         case .intentLogWritten(let disk, let fault): intentLogWritten(disk, fault)
         case .bitsSaved(let disk, let fault): bitsSaved(disk, fault)
@@ -277,7 +269,7 @@ struct RingLoop: ~Copyable {
         case .stop(let latch):
             stopLatch = latch
             stopDeadline = now + Limits.farewellNanoseconds
-            for slot in 0..<connections.capacity where connections.contains(slot) {
+            for slot in connections.indices where connections.contains(slot) {
                 close(slot)
             }
         }

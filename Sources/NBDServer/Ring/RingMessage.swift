@@ -19,41 +19,34 @@ enum RingMessage: Sendable {
     /// Refused while a connection, a job or a request still uses the disk.
     case removeDisk(DiskID, Outcome, Latch)
     /// Stop admitting writes; report when none is in flight.
-    case hold(DiskID, Latch)
+    case hold(DiskID, Ticket)
     /// The disk is held: from this instant on the job needs every cluster.
-    case attachJob(BackupExport, Outcome, Latch)
+    case attachJob(BackupExport, Ticket)
     case release(DiskID)
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Latch)
     case breakJob(BackupExport, BreakCause)
-    /// A guest has come: lend no more pages of the disk, and say when those on loan are taken.
-    case recallLoans(DiskID)
-    /// To the home ring: nothing of the disk is on loan, and a guest may wait for that.
-    case loansSettled(DiskID)
-    /// The guest has waited long enough: clients of broken jobs that have pages on loan are hung up
-    /// on.
-    case abandonLoans(DiskID)
     /// A client has let go of clusters; its ring is told when they are released.
-    case releaseClusters(BackupExport, Range<Int>, ring: Int, request: Int)
-    case clustersReleased(request: Int)
+    case releaseClusters(BackupExport, Range<Int>, ring: Int, request: RequestIndex)
+    case clustersReleased(request: RequestIndex)
     /// A job's writer is through with a write.
     case scratchWritten(ScratchTicket, ScratchOutcome)
     /// A write that was given up is over at last: its buffer is free.
-    case copyBufferLetGo(Int)
+    case copyBufferLetGo(CopyBufferIndex)
     /// Another ring has given back memory that this one may wait for.
     case copyMemoryFreed
     /// Jobs have given room back: the guest's change is tried again.
-    case spaceReclaimed(piece: Int)
+    case spaceReclaimed(piece: PieceIndex)
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Latch)
     /// The disk is held: record in this layer from now on.
-    case swapRecording(DiskID, RecordingLayer, Latch)
+    case swapRecording(DiskID, RecordingLayer, Ticket)
     /// Take the swap back: the old layer gets what the new one has recorded.
     case unswapRecording(DiskID, RecordingLayer, Latch)
     /// The layer before the last swap is durable.
     case sealedDurably(DiskID)
-    case snapshotRecording(DiskID, BitmapBox, Latch)
+    case snapshotRecording(DiskID, BitmapBox, Ticket)
     case addBits(DiskID, DirtyBitmap, Latch)
     /// A write of the write-intent log has ended.
     case intentLogWritten(DiskID, SystemFault?)

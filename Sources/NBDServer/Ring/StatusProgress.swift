@@ -1,3 +1,4 @@
+import Core
 import Disk
 import NBDProtocol
 import Scratch
@@ -73,20 +74,10 @@ struct StatusProgress {
     }
 
     private mutating func addKnown(_ ledger: LedgerView?) {
-        var end = knownEnd
-        var flags = knownIsData ? Allocation.data : Allocation.holeAndZero
-        if let ledger {
-            let step = ledger.step(
-                from: position, to: min(knownEnd, position + Limits.ledgerBytesPerRun))
-            end = position + UInt64(step.count)
-            switch step.place {
-            case .source: break
-            case .zero: flags = Allocation.holeAndZero
-            // What a released cluster held is not known any more; data is what is always safe.
-            case .slot, .released: flags = Allocation.data
-            }
-        }
-        extents.append(length: end - position, flags: flags)
-        position = end
+        let end = ledger == nil ? knownEnd : min(knownEnd, position + Limits.ledgerBytesPerRun)
+        let extent = PointInTimeRead.extent(position..<end, isData: knownIsData, under: ledger)
+        extents.append(
+            length: extent.count, flags: extent.isData ? Allocation.data : Allocation.holeAndZero)
+        position += extent.count
     }
 }

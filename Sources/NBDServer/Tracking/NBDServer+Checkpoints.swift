@@ -174,9 +174,9 @@ extension NBDServer {
             return .failure(.unknownDisk)
         }
         let box = BitmapBox()
-        let done = Latch(count: 1)
-        shared.mailboxes[export.homeRing].post(.snapshotRecording(disk, box, done))
-        guard done.wait(milliseconds: Limits.ringMilliseconds) else {
+        let replies = Replies()
+        shared.mailboxes[export.homeRing].post(.snapshotRecording(disk, box, replies.ticket()))
+        guard replies.next(within: Limits.ringMilliseconds) != nil else {
             return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
         }
         do throws(TrackingFault) {

@@ -1,0 +1,37 @@
+package import Scratch
+
+/// Jobs and their copies: what reads of the source, writes to scratch and clients report.
+extension DiskChanges {
+    /// The clusters of a copy are in its buffer, or could not be read.
+    ///
+    /// `zeroClusters` has a bit for each cluster, counted from the copy's first, that is all zeros.
+    package mutating func sourceRead(
+        _ copy: CopyIndex, errno: Int32?, zeroClusters: UInt64, now: UInt64
+    ) {
+        copies.readFinished(task: copy, errno: errno, zeroClusters: zeroClusters, now: now)
+    }
+
+    /// A write to scratch is complete, or has failed.
+    package mutating func scratchWritten(_ write: ScratchWrite, errno: Int32?, now: UInt64) {
+        copies.scratchWriteFinished(write, errno: errno, now: now)
+    }
+
+    /// Ends a job; `.jobDetached` follows.
+    package mutating func detach(_ job: JobIndex, now: UInt64) { copies.detach(job: job, now: now) }
+
+    /// Breaks a job, unless it is broken or ends.
+    package mutating func breakJob(_ job: JobIndex, _ cause: BreakCause, now: UInt64) {
+        copies.breakJob(job, cause: cause, now: now)
+    }
+
+    /// A client of the job has let go of clusters.
+    package mutating func releaseClusters(_ clusters: Range<Int>, of job: JobIndex, now: UInt64) {
+        copies.releaseClusters(job: job, clusters, now: now)
+    }
+
+    /// Clusters were found to be holes just now: jobs that need them keep zeros, without a copy.
+    package mutating func noteHole(_ clusters: Range<Int>) { copies.noteHole(clusters) }
+
+    /// Breaks the jobs that have kept a change waiting for longer than they allow.
+    package mutating func expire(now: UInt64) { copies.expire(now: now) }
+}

@@ -1,0 +1,56 @@
+import IORing
+import Scratch
+
+/// What a completion belongs to.
+enum Operation {
+    case mailbox
+    case clock
+    case accept(listener: UInt64)
+    case receive(ConnectionIndex)
+    case writable(ConnectionIndex)
+    case piece(PieceIndex)
+    case copyRead(DiskIndex, CopyIndex)
+    /// Nobody waits for the result (a prefetch, a cancel).
+    case ignored
+
+    private enum Kind: UInt8 {
+        case mailbox = 1
+        case clock, accept, receive, writable, piece, copyRead, ignored
+    }
+
+    /// The 64 bits that travel with the operation through the kernel: its kind, and what it is for.
+    var tag: UInt64 {
+        switch self {
+        case .mailbox: Self.tag(.mailbox)
+        case .clock: Self.tag(.clock)
+        case .accept(let listener): Self.tag(.accept, Int(listener))
+        case .receive(let connection): Self.tag(.receive, connection.number)
+        case .writable(let connection): Self.tag(.writable, connection.number)
+        case .piece(let piece): Self.tag(.piece, piece.number)
+        case .copyRead(let disk, let copy): Self.tag(.copyRead, disk.number, copy.number)
+        case .ignored: Self.tag(.ignored)
+        }
+    }
+
+    private static func tag(_ kind: Kind, _ number: Int = 0, _ detail: Int = 0) -> UInt64 {
+        UInt64(kind.rawValue) << 56 | UInt64(detail) << 32 | UInt64(number)
+    }
+
+    init(tag: UInt64) {
+        guard let kind = Kind(rawValue: UInt8(tag >> 56)) else {
+            preconditionFailure("a completion that was never submitted")
+        }
+        let number = Int(tag & 0xFFFF_FFFF)
+        self =
+            switch kind {
+            case .mailbox: .mailbox
+            case .clock: .clock
+            case .accept: .accept(listener: UInt64(number))
+            case .receive: .receive(ConnectionIndex(number))
+            case .writable: .writable(ConnectionIndex(number))
+            case .piece: .piece(PieceIndex(number))
+            case .copyRead: .copyRead(DiskIndex(number), CopyIndex(Int(tag >> 32 & 0xFF_FFFF)))
+            case .ignored: .ignored
+            }
+    }
+}

@@ -1,0 +1,5 @@
+import Bitmap
+
+extension ChangeID: ExpressibleByIntegerLiteral {
+    package init(integerLiteral number: Int) { self.init(number) }
+}
