@@ -85,7 +85,15 @@ final class BackupToolRig {
         server.kill()
         writer = nil
         try server.start()
-        try startMachine()
+        // A device that the kernel still holds for the killed server is served a little later.
+        for _ in 0..<100 {
+            let isServed = Self.targets.allSatisfy {
+                (try? NBDClient(server.liveURI("vm1", $0))) != nil
+            }
+            if isServed { return try startMachine() }
+            Thread.sleep(forTimeInterval: 0.1)
+        }
+        throw TestFailure("the disks are not served again: \(server.stderr)")
     }
 
     /// Changes a part of the disks.

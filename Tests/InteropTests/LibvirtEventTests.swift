@@ -38,6 +38,7 @@ extension InteropSuite {
             arguments: LibvirtClient.allCases)
         func all(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)
+            let source = VirshText.words(try fixture.virsh("domblklist", "vm1").line(2)).line(1)
             let listener = try listen(fixture, ["--all", "--loop"])
             do {
                 let machine = try NBDClient(fixture.server.liveURI("vm1", "vda"))
@@ -45,7 +46,6 @@ extension InteropSuite {
                 try fixture.virsh("backup-begin", "vm1", try fixture.backupFile(tag: "job"))
                 try fixture.virsh("domjobabort", "vm1")
             }
-            let source = VirshText.words(try fixture.virsh("domblklist", "vm1").line(2)).line(1)
             try listener.wait(for: "events") {
                 $0.stdout.contains("'job-completed'") && $0.stdout.contains("'block-job-2'")
                     && $0.stdout.contains("'block-job'")
