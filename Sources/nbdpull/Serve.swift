@@ -171,6 +171,7 @@ struct ServeRun {
         let manager = JobManager(engine: engine, state: state, settings: managing, events: events)
         await manager.activate()
         var warnings = await manager.restore(start)
+        await manager.keepOpening()
         warnings += await freezer?.recover() ?? GuestFreezer.leftovers(state)
         for warning in warnings where !settings.quiet {
             Console.error("warning: \(warning)")

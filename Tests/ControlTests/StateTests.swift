@@ -122,7 +122,7 @@ import Testing
         #expect(try await eventually { (try? StateDirectory(path: fixture.stateDirectory)) != nil })
         let manager = try await fixture.manager(engine, stored: true)
         let warnings = await manager.restore()
-        #expect(warnings.count == 2)
+        #expect(warnings.count == 2, "\(warnings)")
         #expect(warnings.contains { $0.contains("domains/\(torn).state") })
         #expect(warnings.contains { $0.contains("disk 'vdb' of domain 'vm1'") })
         let disks = try await manager.disks(of: "vm1")

@@ -48,6 +48,27 @@ extension InteropSuite {
             try server.stop()
         }
 
+        @Test(
+            "a disk that could not be opened at the start is served when it can, though nobody asks"
+        )
+        func comesLater() throws {
+            let fixture = try LiveFixture()
+            try fixture.server.stop()
+            let away = fixture.directory.file("away")
+            try FileManager.default.moveItem(atPath: fixture.path("vda"), toPath: away)
+            try fixture.server.start()
+            #expect(throws: (any Error).self) { try NBDClient(fixture.uri("vda")) }
+            try FileManager.default.moveItem(atPath: away, toPath: fixture.path("vda"))
+            let deadline = Date().addingTimeInterval(15)
+            var size: Int?
+            while size == nil, Date() < deadline {
+                size = try? NBDClient(fixture.uri("vda")).sizeBytes
+                Thread.sleep(forTimeInterval: 0.1)
+            }
+            #expect(size == fixture.sizeBytes)
+            try fixture.server.stop()
+        }
+
         @Test("domains survive a restart and a kill")
         func domainsSurvive() throws {
             let fixture = try LiveFixture()

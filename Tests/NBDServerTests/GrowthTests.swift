@@ -19,9 +19,7 @@ import Testing
         async let growth = fixture.server.onDisks([fixture.disk]) {
             () -> Result<Bool, ServerFault> in
             owned.add()
-            // By the time the begin waits for the disk both places are there.
-            while !fixture.exists("job.sock") || !fixture.exists("scratch") { usleep(1000) }
-            usleep(200_000)
+            while fixture.server.queues.waitingCount == 0 { usleep(1000) }
             export.source.grow(to: 2 * ServerFixture.diskBytes)
             return .success(true)
         }

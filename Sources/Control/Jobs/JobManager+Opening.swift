@@ -28,11 +28,44 @@ extension JobManager {
         return warnings
     }
 
+    /// Tries disks that could not be opened at the start again, until all are served: a machine that
+    /// waits for its disk makes no call, and what is in the way may go in a moment, such as a lock of
+    /// the server before that was killed.
+    package func keepOpening() {
+        retries?.cancel()
+        retries = Task { [weak self] in
+            var pause = Duration.milliseconds(500)
+            while await self?.hasFailedDisks == true {
+                try? await Task.sleep(for: pause)
+                guard !Task.isCancelled else { return }
+                await self?.openFailedDisks()
+                pause = min(pause * 2, .seconds(10))
+            }
+        }
+    }
+
+    private var hasFailedDisks: Bool {
+        !isStopping && domains.values.contains { !Self.failedDisks(of: $0).isEmpty }
+    }
+
+    private func openFailedDisks() async {
+        guard !isStopping else { return }
+        await open(Array(domains.values), Self.retryMilliseconds)
+    }
+
+    private static func failedDisks(of domain: ManagedDomain) -> [DomainDisk] {
+        domain.definition.disks.filter { disk in
+            guard disk.isServable, case .failed = domain.attachments[disk.target] else {
+                return false
+            }
+            return true
+        }
+    }
+
     private func open(_ domains: [ManagedDomain], _ milliseconds: Int32) async {
         var tasks: [Task<Void, Never>] = []
         for domain in domains {
-            for disk in domain.definition.disks where disk.isServable {
-                guard case .failed = domain.attachments[disk.target] else { continue }
+            for disk in Self.failedDisks(of: domain) {
                 tasks.append(opening(disk, of: domain.definition))
             }
         }

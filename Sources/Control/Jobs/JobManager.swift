@@ -70,6 +70,8 @@ package actor JobManager {
     /// Images that stand in for disks, as they were written last, by path.
     var standIns: [String: StandInImage] = [:]
     var openings: [String: Task<Void, Never>] = [:]
+    /// Tries disks that could not be opened at the start again.
+    var retries: Task<Void, Never>?
     /// For looks at paths that users named: none of them is made on the actor.
     let storage = StorageCalls()
     /// Domains whose checkpoints are being changed, and who waits to change them.
@@ -116,6 +118,7 @@ package actor JobManager {
     /// Nothing is begun afterwards.
     package func shutdown() async {
         isStopping = true
+        retries?.cancel()
         storage.stop()
         await engine.refuseNewCalls()
         // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the

@@ -20,6 +20,9 @@ final class DiskQueues: Sendable {
 
     private let state = Mutex(State())
 
+    /// Calls that wait for disks.
+    var waitingCount: Int { state.withLock { $0.waiting.count } }
+
     /// Waits for the disks; false when the time is over first.
     func take(_ disks: Set<DiskID>, milliseconds: Int32) async -> Bool {
         await withCheckedContinuation { continuation in
