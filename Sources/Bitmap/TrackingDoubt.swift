@@ -102,8 +102,9 @@ package final class TrackingDoubt: Sendable {
         var outcome = DoubtOutcome()
         if isRetired.load(ordering: .acquiring) { return outcome }
         sayInSession(&outcome)
-        removeRecord(&outcome)
+        // Before the record: its directory may hang, and where the source hangs, so do its changes.
         markSource(&outcome)
+        removeRecord(&outcome)
         return outcome
     }
 

@@ -310,6 +310,23 @@ import Testing
         }
     }
 
+    @Test("P6: very many packets in one piece are taken one after the other")
+    func manyAtOnce() async throws {
+        try await serving { _ in
+            let peer = try await DoorPeer(path)
+            try await peer.open()
+            let ping: [UInt8] =
+                [0, 0, 0, 28, 0x6B, 0x65, 0x65, 0x70, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2]
+                + [UInt8](repeating: 0, count: 8)
+            let pieces = Array(repeatElement(ping, count: 9000).joined())
+            for _ in 0..<4 {
+                await peer.send(pieces)
+                #expect(try await peer.call(.getType) != nil)
+            }
+            await peer.close()
+        }
+    }
+
     // MARK: Small things
 
     @Test("lists are cut down by groups of flags")

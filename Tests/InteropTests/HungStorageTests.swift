@@ -225,9 +225,9 @@ extension InteropSuite {
         @Test("P6: a disk whose path does not answer costs the start only itself, and comes later")
         func starts() throws {
             let fixture = try Fixture()
-            let (server, frozen) = (fixture.server, fixture.frozen)
-            let path = frozen.path + "/disk.img"
-            try Images.sparse(path, bytes: 1 << 20)
+            let server = fixture.server
+            let system = try OneFileSystem(bytes: 1 << 20)
+            let path = system.path
             let domain = DomainDescription(
                 "late",
                 [
@@ -238,8 +238,7 @@ extension InteropSuite {
             try Files.write(domain.xml, to: fixture.directory.file("late.xml"))
             try server.cli(["define", fixture.directory.file("late.xml")]).output()
             try server.stop()
-            // A name that is not in memory is looked for by an open that a frozen file system holds.
-            try frozen.freezeCold()
+            system.hang()
             let begun = ContinuousClock.now
             try server.start()
             #expect(ContinuousClock.now - begun < .seconds(15))
@@ -249,7 +248,7 @@ extension InteropSuite {
             #expect(disks.stdout.contains("does not answer"), "\(disks)")
             #expect(try NBDClient(server.liveURI("late", "vdb")).sizeBytes == 1 << 20)
             #expect(try NBDClient(server.liveURI("good", "vda")).sizeBytes == 4 << 20)
-            try frozen.thaw()
+            system.answer()
             #expect(
                 try eventually {
                     try !server.cli(["list"]).output().contains("degraded")

@@ -48,13 +48,6 @@ package final class TinyFileSystem {
         isFrozen = true
     }
 
-    /// The same, with nothing of it in memory: to look up a name hangs as well.
-    package func freezeCold() throws {
-        try Command.run("umount", [path]).output()
-        try Command.run("mount", [device.path, path]).output()
-        try freeze()
-    }
-
     package func thaw() throws {
         guard isFrozen else { return }
         try Command.run("fsfreeze", ["-u", path]).output()

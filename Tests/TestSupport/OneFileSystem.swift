@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 
 /// A mounted file system of one file, whose reads fail as the test says (`Tests/faults/onefile.py`).
 package final class OneFileSystem {
@@ -26,10 +27,17 @@ package final class OneFileSystem {
         try Files.write(errnos.map(String.init).joined(separator: " "), to: plan)
     }
 
+    /// From now on nothing is answered: to open the file hangs.
+    package func hang() { server.signal(SIGSTOP) }
+
+    /// Everything is answered again.
+    package func answer() { server.signal(SIGCONT) }
+
     /// Whether all of them have failed.
     package var isThroughWithPlan: Bool { Files.read(plan).isEmpty }
 
     deinit {
+        answer()
         for _ in 0..<50 {
             if let result = try? Command.run("umount", [mount]), result.succeeded { return }
             Thread.sleep(forTimeInterval: 0.1)

@@ -18,6 +18,7 @@ extension LibvirtCalls {
             let flags = try call.flags(
                 BackupBegin.reuseExternal | BackupBegin.preserveShutdown,
                 function: "qemuBackupBegin")
+            call.session.noteBackup(of: domain.definition.uuid)
             let begun = try await call.manager.begin(
                 domain: domain.name,
                 BeginRequest(

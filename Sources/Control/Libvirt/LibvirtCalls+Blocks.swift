@@ -70,8 +70,11 @@ extension LibvirtCalls {
 
     private static func allStats(_ call: inout LibvirtCall) async throws -> XDRWriter {
         var asked: [WireDomain] = []
+        // Each once, however often it is named.
+        var named: Set<[UInt8]> = []
         for _ in 0..<(try call.arguments.count(limit: LibvirtLimits.domainsMax, elementBytes: 24)) {
-            asked.append(try call.arguments.domain())
+            let wire = try call.arguments.domain()
+            if named.insert(Array(wire.uuid)).inserted { asked.append(wire) }
         }
         let types = try call.arguments.uint()
         let flags = try call.flags(DomainStatistics.flags)

@@ -71,7 +71,7 @@ extension LibvirtCalls {
             let flags = try call.flags(
                 BlockJob.asynchronous | BlockJob.pivot, function: "qemuDomainBlockJobAbort")
             let target = try await call.target(path, of: domain)
-            guard let job = await call.job(of: domain, disk: target) else {
+            guard let job = await call.jobToEnd(of: domain, disk: target) else {
                 throw WireError.withoutBlockJob(target)
             }
             guard flags & BlockJob.pivot == 0 else { throw WireError.nothingToPivot(target) }
@@ -85,7 +85,7 @@ extension LibvirtCalls {
     static let blockJobBackup: Int32 = 5
 
     private static func abort(_ call: LibvirtCall, _ domain: LibvirtDomain) async throws {
-        guard let job = await call.job(of: domain) else { throw ControlError.noActiveJob }
+        guard let job = await call.jobToEnd(of: domain) else { throw ControlError.noActiveJob }
         try await call.manager.end(domain: domain.name, job: job, cause: .abort)
     }
 
@@ -112,6 +112,18 @@ extension LibvirtCall {
     /// The job that a call means which can name none: nil when none runs.
     func job(of domain: LibvirtDomain, disk target: String? = nil) async -> String? {
         await manager.meantJob(of: domain.name, disk: target, preferring: session.begunJobs)
+    }
+
+    /// The job that a call means which ends one and can name none: nil when none runs.
+    ///
+    /// A tool that has asked for a backup itself never ends another's: it may clean up after one that
+    /// has ended, or did not begin.
+    func jobToEnd(of domain: LibvirtDomain, disk target: String? = nil) async -> String? {
+        let own = session.begunJobs
+        let meant = await manager.meantJob(of: domain.name, disk: target, preferring: own)
+        guard let meant, own.contains(meant) || !session.hasBackedUp(domain.definition.uuid)
+        else { return nil }
+        return meant
     }
 
     /// The target of a disk that the client names.

@@ -20,6 +20,10 @@ final class LibvirtChannel: ChannelDuplexHandler {
     private var passingBytes = 0
     private var isReadHeld = false
     private var isEnding = false
+    /// Packets are being taken: what comes of one must not take the next inside.
+    private var isProceeding = false
+    /// Told when the connection is over.
+    var onFinish: () -> Void = {}
     private var clock: RepeatedTask?
     private let began = NIODeadline.now()
     private var lastHeard = NIODeadline.now()
@@ -75,10 +79,16 @@ final class LibvirtChannel: ChannelDuplexHandler {
     // MARK: Packets
 
     private func proceed() {
+        // A write that leaves at once ends here again, and so would as many calls deep as there are
+        // packets.
+        guard !isProceeding else { return }
+        isProceeding = true
+        defer { isProceeding = false }
         while !isEnding, unsentBytes <= LibvirtLimits.unsentBytesToRead,
             passingBytes <= UpstreamLimits.unsentBytesMax,
             let action = machine.next()
         {
+            packetBegan = nil
             switch action {
             case .send(let packet): send(packet)
             case .call(let call): begin(call)
@@ -89,6 +99,9 @@ final class LibvirtChannel: ChannelDuplexHandler {
         packetBegan = machine.isInsidePacket ? packetBegan ?? .now() : nil
         guard isReadHeld, takesBytes else { return }
         isReadHeld = false
+        // What it sent while nobody read is heard only now.
+        lastHeard = .now()
+        if packetBegan != nil { packetBegan = .now() }
         channel.read()
     }
 
@@ -221,6 +234,8 @@ final class LibvirtChannel: ChannelDuplexHandler {
         if let unsentSince, now - unsentSince > .seconds(Int64(LibvirtLimits.unsentSeconds)) {
             return end(atOnce: true)
         }
+        // A client that is not read cannot be heard.
+        guard takesBytes else { return }
         guard now - lastHeard >= .seconds(Int64(LibvirtLimits.keepaliveSeconds)) else { return }
         // The next PING is due after as much silence again.
         lastHeard = now
@@ -251,5 +266,8 @@ final class LibvirtChannel: ChannelDuplexHandler {
         clock = nil
         session.close()
         door.left(number)
+        onFinish()
+        onFinish = {}
+        machine = ConnectionMachine()
     }
 }

@@ -77,7 +77,9 @@ package final class LibvirtContext: Sendable {
         numbers.withLock { numbers in
             if let number = numbers.byUUID[uuid] { return number }
             // Wraps long before the next machine of this process could be reached.
-            numbers.last = numbers.last == Int32.max ? 1 : numbers.last + 1
+            // Beside a libvirtd they are none of its own.
+            let first: Int32 = upstream == nil ? 1 : 1 << 30
+            numbers.last = numbers.last == Int32.max ? first : max(numbers.last + 1, first)
             numbers.byUUID[uuid] = numbers.last
             return numbers.last
         }

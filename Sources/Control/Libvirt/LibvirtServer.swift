@@ -81,6 +81,7 @@ package struct LibvirtServer: Service {
             let handler = LibvirtChannel(
                 door: door, number: number, session: session, channel: channel)
             events.open(to: handler)
+            handler.onFinish = { events.close() }
             try channel.pipeline.syncOperations.addHandler(handler)
         }
     }
@@ -118,6 +119,9 @@ private final class EventPort: Sendable {
 
     /// On the loop.
     func open(to handler: LibvirtChannel) { self.handler.value = handler }
+
+    /// On the loop: the connection is over, and nothing holds it any more.
+    func close() { handler.value = nil }
 
     func send(_ packet: Packet) {
         let handler = handler

@@ -34,6 +34,8 @@ final class LibvirtSession: Sendable {
         var untold = 0
         /// Jobs that were begun here, oldest first.
         var begunJobs: [String] = []
+        /// Uuids of the domains for which a backup was asked here, whether or not it began.
+        var backedUp: Set<String> = []
     }
 
     private let state = Mutex(State())
@@ -119,6 +121,12 @@ final class LibvirtSession: Sendable {
     /// Jobs that were begun on this connection; some may have ended.
     var begunJobs: Set<String> { state.withLock { Set($0.begunJobs) } }
 
+    /// Whether a backup of a domain was asked for on this connection.
+    func hasBackedUp(_ uuid: String) -> Bool { state.withLock { $0.backedUp.contains(uuid) } }
+
+    /// Remembers that a backup of a domain was asked for on this connection.
+    func noteBackup(of uuid: String) { state.withLock { _ = $0.backedUp.insert(uuid) } }
+
     /// Remembers a job that was begun on this connection: calls that can name none mean it.
     ///
     /// Of very many the oldest are forgotten.
@@ -179,7 +187,7 @@ final class LibvirtSession: Sendable {
         let upstream = state.withLock { state in
             state.isClosed = true
             state.registrations = []
-            return state.upstream
+            return state.upstream.take()
         }
         upstream?.close()
     }
