@@ -107,7 +107,7 @@ struct UpstreamConnectionTests {
         await #expect(throws: UpstreamFault.self) {
             try await connection.call(.getType, [], seconds: 20)
         }
-        #expect(try await eventually { !connection.isOpen })
+        #expect(try await eventually { !connection.isOpen && !delivered.faults.isEmpty })
         #expect(delivered.faults.count == 1)
         #expect(libvirtd.count(.getType) == 1)
     }
