@@ -173,6 +173,53 @@ struct UpstreamDoorTests {
         }
     }
 
+    @Test("P3: no instant is fixed of a disk that the machine has from elsewhere")
+    func disksFromElsewhere() async throws {
+        let local = "<disk type='file' device='disk'><source file='/x'/><target dev='vda'/></disk>"
+        let ours =
+            "<disk type='network' device='disk'><source protocol='nbd' name='vm1/vdb'/>"
+            + "<target dev='vdb'/></disk>"
+        try await withDoor { packet, libvirtd in
+            guard packet.header.procedure == Procedure.domainGetXMLDesc.rawValue else {
+                return Self.script(packet, libvirtd)
+            }
+            let xml =
+                "<domain type='kvm' id='3'><name>machine</name><devices>\(local)\(ours)</devices>"
+                + "</domain>"
+            return .results(LibvirtCalls.reply { $0.string(xml) }.bytes)
+        } _: { client, _, manager in
+            func begin(_ disks: String) async throws -> Packet {
+                let xml =
+                    "<domainbackup mode='pull'><server transport='unix' socket='"
+                    + "\(fixture.root)/b.sock'/>\(disks)</domainbackup>"
+                let body = LibvirtCalls.reply {
+                    $0.string(xml)
+                    $0.optionalString(nil)
+                    $0.uint(0)
+                }.bytes
+                return try await client.reply(to: .domainBackupBegin, domain(Self.machine, body))
+                    .get()
+            }
+            let checkpoint = LibvirtCalls.reply {
+                $0.string("<domaincheckpoint><name>c1</name></domaincheckpoint>")
+                $0.uint(0)
+            }.bytes
+            for disks in ["", "<disks><disk name='vda'/></disks>"] {
+                let refusal = try await begin(disks).error
+                #expect(refusal?.code == 67 && refusal?.message.contains("'vda'") == true)
+            }
+            let refused = try await client.reply(
+                to: .checkpointCreateXML, domain(Self.machine, checkpoint)
+            ).get()
+            #expect(refused.error?.code == 67)
+            #expect(try await manager.disks(of: "vm1").allSatisfy { ($0.checkpoints ?? []).isEmpty })
+            #expect(try await manager.listJobs(domain: "vm1").isEmpty)
+            let begun = try await begin("<disks><disk name='vdb'/></disks>")
+            #expect(begun.error == nil, "\(String(describing: begun.error))")
+            try await manager.end(domain: "vm1", job: nil, cause: .success)
+        }
+    }
+
     @Test("an event never overtakes the answer to its registration; both have libvirtd's number")
     func events() async throws {
         try await withDoor { client, _, _ in

@@ -64,6 +64,23 @@ package struct BackupToolXML {
         return text
     }
 
+    /// Targets of disks that a machine has, by its XML, from elsewhere than the live exports of the
+    /// same names; in the order of the XML.
+    ///
+    /// - Throws: as `text(of:_:)`.
+    package static func foreignDisks(
+        in xml: String, liveExports: [String: String]
+    ) throws(ControlError) -> [String] {
+        let machine = try BackupToolXML(xml, Options(standIns: [:], liveExports: liveExports))
+        return machine.devices("disk").compactMap { index in
+            let target = machine.elements[index].child("target")?.attribute("dev") ?? ""
+            guard liveExports[target] != nil, !machine.isOurs(index, target: target) else {
+                return nil
+            }
+            return target
+        }
+    }
+
     /// The XML without the passwords in it.
     ///
     /// - Throws: as `text(of:_:)`.

@@ -15,6 +15,7 @@ struct UpstreamExchange: Sendable {
         switch UpstreamRoute.of(procedure) {
         case .ours: await ours()
         case .passed: await theirs(seconds: nil)
+        case .oursOnOurDomains where fixesInstant: await instant()
         case .oursOnOurDomains: await isOnOurDomain ? ours() : theirs(seconds: nil)
         case .upstreamElseOurs: await theirsElseOurs()
         case .oursOnAnyError:
