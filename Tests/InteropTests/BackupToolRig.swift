@@ -46,11 +46,7 @@ final class BackupToolRig {
             try Images.mixed(path, bytes: sizes[index], seed: UInt64(index + 1))
             var disk = DiskDescription(target, path)
             if source == .blockDevice {
-                let loop = try LoopDevice(over: path)
-                loops.append(loop)
-                disk.path = loop.path
-                disk.isBlockDevice = true
-                disk.cache = .direct
+                loops.append(try disk.becomeDevice())
             }
             disks.append(disk)
         }

@@ -43,11 +43,7 @@ final class StressRig {
             case .bufferedFile: break
             case .directFile: disk.cache = .direct
             case .blockDevice:
-                let loop = try LoopDevice(over: path)
-                loops.append(loop)
-                disk.path = loop.path
-                disk.isBlockDevice = true
-                disk.cache = .direct
+                loops.append(try disk.becomeDevice())
             }
             disks.append(disk)
         }

@@ -18,6 +18,16 @@ package struct DiskDescription: Sendable {
         self.path = path
     }
 
+    /// Makes it a block device over its file, used without the page cache; it is one as long as what
+    /// is returned lives.
+    package mutating func becomeDevice() throws -> LoopDevice {
+        let loop = try LoopDevice(over: path)
+        path = loop.path
+        isBlockDevice = true
+        cache = .direct
+        return loop
+    }
+
     var xml: String {
         let type = isBlockDevice ? "block" : "file"
         let attribute = isBlockDevice ? "dev" : "file"
