@@ -9,6 +9,9 @@ struct FileHandle: Hashable, Sendable, BitwiseCopyable {
     let number: Int32
 
     init(_ number: Int32) { self.number = number }
+
+    /// No file.
+    static var none: FileHandle { FileHandle(-1) }
 }
 
 /// A connected socket.
