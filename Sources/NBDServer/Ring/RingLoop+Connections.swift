@@ -9,7 +9,7 @@ extension RingLoop where IO: ~Copyable {
     // MARK: Adopting and handing over
 
     mutating func adopt(_ seed: ConnectionSeed) {
-        guard stopLatch == nil, !connections.isFull,
+        guard stopTicket == nil, !connections.isFull,
             let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
         else {
             io.close(seed.socket)
@@ -211,8 +211,8 @@ extension RingLoop where IO: ~Copyable {
         settleClosers(departure.export)
     }
 
-    mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {
-        closers.append(Closer(export: export, latch: latch))
+    mutating func closeConnections(of export: ExportID, gracefully: Bool, _ ticket: Ticket) {
+        closers.append(Closer(export: export, ticket: ticket))
         for slot in connections.indices
         where connections.contains(slot) && connections[slot].target?.id == export {
             if gracefully { drain(slot) } else { close(slot) }
@@ -224,7 +224,7 @@ extension RingLoop where IO: ~Copyable {
         guard closers.contains(where: { $0.export == export }) else { return }
         for slot in connections.indices
         where connections.contains(slot) && connections[slot].target?.id == export { return }
-        for closer in closers where closer.export == export { closer.latch.arrive() }
+        for closer in closers where closer.export == export { closer.ticket.answer() }
         closers.removeAll { $0.export == export }
     }
 }
