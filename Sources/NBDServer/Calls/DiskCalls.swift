@@ -49,7 +49,8 @@ struct DisconnectCall: RingCall {
     }
 
     mutating func step(now: UInt64) -> Bool? {
-        if questions.areAnswered() { return true }
+        questions.takeAnswers()
+        if questions.areAnswered { return true }
         return questions.isLate(now) ? false : nil
     }
 }
@@ -72,7 +73,8 @@ struct RemoveDiskCall: RingCall {
     }
 
     mutating func step(now: UInt64) -> Outcome? {
-        if questions.areAnswered() { return questions.refusals == 0 ? .removed : .inUse }
+        questions.takeAnswers()
+        if questions.areAnswered { return questions.refusals == 0 ? .removed : .inUse }
         guard questions.isLate(now) else { return nil }
         if isClaimed { return .inUse }
         if claim.take() { return .stuck }
@@ -173,7 +175,8 @@ struct StopCall: RingCall {
     }
 
     mutating func step(now: UInt64) -> Bool? {
-        if questions.areAnswered() { return true }
+        questions.takeAnswers()
+        if questions.areAnswered { return true }
         return questions.isLate(now) ? false : nil
     }
 }

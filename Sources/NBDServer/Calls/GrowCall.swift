@@ -32,7 +32,8 @@ struct GrowCall: RingCall {
 
     mutating func step(now: UInt64) -> Result<Bool, ServerFault>? {
         while true {
-            let isAnswered = questions.areAnswered()
+            questions.takeAnswers()
+            let isAnswered = questions.areAnswered
             let isLate = questions.isLate(now)
             switch state {
             case .pausing:

@@ -104,8 +104,9 @@ struct UndoCall: RingCall {
     }
 
     mutating func step(now: UInt64) -> [RecordingSwap]? {
+        questions.takeAnswers()
         if isDetaching {
-            guard questions.areAnswered() || questions.isLate(now) else { return nil }
+            guard questions.areAnswered || questions.isLate(now) else { return nil }
             isDetaching = false
             questions.begin(milliseconds: Limits.ringMilliseconds, now: now)
             for swap in swaps {
@@ -113,7 +114,7 @@ struct UndoCall: RingCall {
                     .unswapRecording(swap.disk, swap.old, questions.ticket()))
             }
         }
-        guard questions.areAnswered() || questions.isLate(now) else { return nil }
+        guard questions.areAnswered || questions.isLate(now) else { return nil }
         return questions.done.map { swaps[$0] }
     }
 }
@@ -164,7 +165,8 @@ struct EndCall: RingCall {
     mutating func step(now: UInt64) -> Bool? {
         switch state {
         case .detaching(var questions):
-            guard questions.areAnswered() || questions.isLate(now) else {
+            questions.takeAnswers()
+            guard questions.areAnswered || questions.isLate(now) else {
                 state = .detaching(questions)
                 return nil
             }

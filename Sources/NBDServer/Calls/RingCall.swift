@@ -72,8 +72,11 @@ struct Questions {
         return replies.ticket(present.upperBound)
     }
 
-    /// Takes the answers that are there; returns whether all are.
-    mutating func areAnswered() -> Bool {
+    /// Whether every question has its answer.
+    var areAnswered: Bool { missing == 0 }
+
+    /// Takes the answers that are there.
+    mutating func takeAnswers() {
         while let reply = replies.take() {
             guard present.contains(reply.number) else { continue }
             missing -= 1
@@ -83,7 +86,6 @@ struct Questions {
                 refusals += 1
             }
         }
-        return missing == 0
     }
 
     func isLate(_ now: UInt64) -> Bool { now >= deadline }
@@ -107,7 +109,8 @@ struct RingQuestion: RingCall {
     }
 
     mutating func step(now: UInt64) -> Outcome? {
-        if questions.areAnswered() { return questions.refusals == 0 ? .done : .refused }
+        questions.takeAnswers()
+        if questions.areAnswered { return questions.refusals == 0 ? .done : .refused }
         return questions.isLate(now) ? .late : nil
     }
 }

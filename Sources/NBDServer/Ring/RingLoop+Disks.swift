@@ -98,7 +98,9 @@ extension RingLoop where IO: ~Copyable {
 
     private func isIdle(_ slot: DiskIndex) -> Bool {
         for number in connections.indices
-        where connections.contains(number) && connections[number].disk == slot { return false }
+        where connections.contains(number) && connections[number].transmission.disk == slot {
+            return false
+        }
         return disks[slot].changes.isIdle && disks[slot].jobs.allSatisfy { $0 == nil }
     }
 }

@@ -136,7 +136,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .accept(let listener): acceptAll(from: listener, result: completion.result)
         case .receive(let slot): received(slot, result: completion.result)
         case .writable(let slot):
-            connections[slot].waitsForWritable = false
+            connections[slot].outbox.waitsForWritable = false
             markReady(slot)
         case .piece(let piece): pieceCompleted(piece, result: completion.result)
         case .copyRead(let disk, let copy):
@@ -149,7 +149,11 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     mutating func markReady(_ slot: ConnectionIndex) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        if connections[slot].disk != nil { readyGuests.append(slot) } else { ready.append(slot) }
+        if connections[slot].transmission.disk != nil {
+            readyGuests.append(slot)
+        } else {
+            ready.append(slot)
+        }
     }
 
     /// Gives a turn to everyone who is ready.
