@@ -1,8 +1,9 @@
 import Core
-import IORing
+import System
 import Testing
 
 @testable import NBDServer
+@testable import ServerInterface
 
 /// Calls that ask rings, driven without threads: here the test is ring and clock.
 @Suite struct RingCallTests {

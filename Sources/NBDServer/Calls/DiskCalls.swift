@@ -1,4 +1,5 @@
-import IORing
+import ServerInterface
+import System
 
 /// Gives a disk to its home ring; true when the ring has it.
 struct AddDiskCall: RingCall {

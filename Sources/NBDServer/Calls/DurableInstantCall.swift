@@ -1,5 +1,6 @@
 import Core
-import IORing
+import ServerInterface
+import System
 
 /// Fixes an instant, then freezes the bits of its exports and makes its checkpoint durable; or takes all of
 /// it back.

@@ -1,4 +1,5 @@
-import IORing
+import ServerInterface
+import System
 
 /// Makes a disk larger on its home ring, between two changes; nil is success.
 ///

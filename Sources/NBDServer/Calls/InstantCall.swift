@@ -1,5 +1,6 @@
 import Core
-import IORing
+import ServerInterface
+import System
 
 /// Fixes one instant on several disks: `InstantFixing` decides, here rings are asked and answer.
 ///

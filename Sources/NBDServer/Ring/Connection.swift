@@ -1,4 +1,5 @@
-import IORing
+import ServerInterface
+import System
 
 /// Where a connection stands.
 enum ConnectionPhase {

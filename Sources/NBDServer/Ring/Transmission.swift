@@ -1,5 +1,5 @@
 import NBDProtocol
-import Scratch
+import PointInTime
 
 /// Plain facts of what a connection reads, copied here so that the data path touches no shared
 /// object.
