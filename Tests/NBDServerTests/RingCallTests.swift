@@ -38,8 +38,8 @@ import Testing
         ticket.answer()
     }
 
-    private func isRelease(_ message: RingMessage?) -> Bool {
-        if case .release? = message { true } else { false }
+    private func resumes(_ message: RingMessage?) -> Bool {
+        if case .resume? = message { true } else { false }
     }
 
     @Test("a resize that the ring is at when the time is over is waited for")
@@ -55,7 +55,7 @@ import Testing
         guard case .success? = call.step(now: 2 + Self.ringLimit) else {
             throw Unexpected(text: "it is done")
         }
-        #expect(isRelease(ring.takeAll().last))
+        #expect(resumes(ring.takeAll().last))
     }
 
     @Test("a resize that the ring has not begun in time is taken back")
@@ -70,7 +70,7 @@ import Testing
             throw Unexpected(text: "nobody has answered")
         }
         #expect(!claim.take(), "the ring could still begin")
-        #expect(isRelease(ring.takeAll().last))
+        #expect(resumes(ring.takeAll().last))
     }
 
     @Test("a resize is tried again while the log is written, and guests go on in between")
@@ -90,14 +90,14 @@ import Testing
             } else {
                 #expect(outcome == nil)
             }
-            #expect(isRelease(ring.takeAll().last))
+            #expect(resumes(ring.takeAll().last))
             #expect(call.step(now: now) == nil || attempt == Limits.growthAttempts)
             now += UInt64(Limits.growthPauseMilliseconds) * 1_000_000
             if attempt < Limits.growthAttempts { #expect(call.step(now: now) == nil) }
         }
     }
 
-    @Test("P2: a disk that does not get quiet for a resize is released")
+    @Test("P2: a disk that does not get quiet for a resize goes on")
     func notQuiet() throws {
         let ring = Mailbox<RingMessage>(unwatched: ())
         var call = GrowCall(disk, growth(), ring, now: 0)
@@ -107,7 +107,7 @@ import Testing
         guard case .failure(.holdTimedOut)? = call.step(now: late) else {
             throw Unexpected(text: "it was never quiet")
         }
-        #expect(isRelease(ring.takeAll().last))
+        #expect(resumes(ring.takeAll().last))
     }
 
     // MARK: Disks that go
@@ -223,7 +223,7 @@ import Testing
         #expect(call.step(now: 1) == nil)
         let late = UInt64(Limits.holdMilliseconds) * 1_000_000
         #expect(call.step(now: late)?.result == .notQuiet)
-        for mailbox in shared.mailboxes { #expect(isRelease(mailbox.takeAll().last)) }
+        for mailbox in shared.mailboxes { #expect(resumes(mailbox.takeAll().last)) }
     }
 }
 

@@ -22,7 +22,7 @@ extension RingLoop where IO: ~Copyable {
             cut: disks[disk].tailStart)
         switch disks[disk].changes.admitZeroing(request.zeroing, &zeroingPlaces) {
         case .go: resumeZeroing(request)
-        case .held: break
+        case .waits: break
         }
     }
 
@@ -62,7 +62,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func stepAside(_ request: RequestIndex) -> Bool {
         let disk = requests[request].homeDisk
         let wasFull = zeroingPlaces.isFull
-        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .held else {
+        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .waits else {
             return false
         }
         if wasFull { zeroingMayStart = true }

@@ -228,7 +228,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             ticket.answer(removeDisk(disk, claim))
         case .hold(let disk, let ticket): hold(disk, ticket)
         case .attachJob(let export, let ticket): ticket.answer(attach(export))
-        case .release(let disk): release(disk)
+        case .resume(let disk): resume(disk)
         case .detachJob(let export, let ticket): detach(export, ticket)
         case .breakJob(let export, let cause): breakJob(export, cause)
         case .releaseClusters(let export, let clusters, let ring, let request):
