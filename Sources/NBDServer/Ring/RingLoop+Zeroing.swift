@@ -35,7 +35,7 @@ extension RingLoop where IO: ~Copyable {
     /// Takes the next part of the request, or answers it.
     mutating func continueZeroing(_ request: RequestIndex) {
         while true {
-            if requests[request].error != nil
+            if requests[request].failure != nil
                 || connections[requests[request].connection].phase == .closing
             {
                 requests[request].zeroing?.abandon()
