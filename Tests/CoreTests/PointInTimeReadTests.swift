@@ -52,7 +52,7 @@ struct PointInTimeReadTests {
         view.publish(1, .slot(1))
         var read = PointInTimeRead(0..<(2 * cluster))
         #expect(read.next(view) == .scratch(position: 0, count: Int(2 * cluster)))
-        _ = view.pass(1)
+        _ = view.release(1)
         read.got(Int(2 * cluster), view)
         #expect(read.position == cluster)
         #expect(read.next(view) == .released)
@@ -74,7 +74,7 @@ struct PointInTimeReadTests {
         let view = ledger.view
         view.publish(1, .zero)
         view.publish(2, .slot(0))
-        _ = view.pass(3)
+        _ = view.release(3)
         func extent(_ from: UInt64, isData: Bool) -> PointInTimeRead.Extent {
             PointInTimeRead.extent((from * cluster)..<(8 * cluster), isData: isData, under: view)
         }
