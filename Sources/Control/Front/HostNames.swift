@@ -3,7 +3,7 @@ import Foundation
 package import NBDServer
 import Synchronization
 
-/// What can be said of the hosts that somebody named.
+/// Explains why a host cannot be used.
 package enum HostNames {
     /// How long an explanation may take, in seconds.
     private static let secondsMax = 3.0
@@ -44,7 +44,7 @@ package enum HostNames {
         }
     }
 
-    // Whoever comes first is heard.
+    // The first answer counts.
     private final class Answer: Sendable {
         private let waiting: Mutex<CheckedContinuation<String?, Never>?>
         init(_ continuation: CheckedContinuation<String?, Never>) {

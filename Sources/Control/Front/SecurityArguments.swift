@@ -2,7 +2,7 @@ package import NBDServer
 
 /// Makes the server's security of what the `--tls-…` options say.
 package enum SecurityArguments {
-    /// Checks the options against each other; files are looked at by the server.
+    /// Checks the options against each other; the server reads the files.
     ///
     /// - Parameter verifyPeer: `yes`, `no`, or nil for yes.
     package static func configuration(

@@ -16,7 +16,7 @@ package final class StateDirectory: Sendable {
         /// A later version wrote it.
         package var isNewer = false
 
-        /// What the name of the file stands for, as it was encoded.
+        /// The name that the file's name encodes.
         package var name: String {
             let name = (path as NSString).lastPathComponent
             let stem = name.hasSuffix(".state") ? String(name.dropLast(".state".count)) : name
@@ -32,7 +32,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    /// What a directory of records holds.
+    /// The contents of a directory of records.
     package struct Contents<Value: Sendable>: Sendable {
         package var records: [Value] = []
         package var damaged: [DamagedFile] = []
@@ -76,7 +76,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    /// Lets another server have the directory; nothing is kept here any more.
+    /// Lets another server use the directory; nothing more may be written through this object.
     ///
     /// A process with a thread that hangs in the kernel keeps its descriptors after its end.
     package func release() { SystemCalls.unlock(lock) }
@@ -153,7 +153,7 @@ package final class StateDirectory: Sendable {
         guard encoded.utf8.count > Self.encodedBytesMax else {
             return "\(directory)/\(encoded).state"
         }
-        // FNV-1a; what the file is about stands in it as well.
+        // FNV-1a; the file itself also says what it is about.
         let hash = encoded.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
             ($0 ^ UInt64($1)) &* 0x100_0000_01B3
         }
