@@ -1,5 +1,5 @@
-package import IORing
 import Synchronization
+package import System
 
 /// Why a source cannot be opened.
 package enum SourceFault: Error, Sendable, Hashable {

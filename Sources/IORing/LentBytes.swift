@@ -1,4 +1,5 @@
 import Glibc
+import System
 
 /// A range of an arena that a thread without a ring may read, as long as its lender keeps it
 /// allocated.

@@ -1,6 +1,6 @@
 import Dispatch
 import Foundation
-package import NBDServer
+package import ServerInterface
 import Synchronization
 
 /// Explains why a host cannot be used.

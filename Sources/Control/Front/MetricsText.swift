@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// The figures of `/metrics`, taken at one moment.
 package struct MetricsSnapshot: Sendable {

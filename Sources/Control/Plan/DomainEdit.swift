@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// A `<disk>` on its own, as virsh's device commands take it.
 struct DiskElement {

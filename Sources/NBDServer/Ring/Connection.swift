@@ -1,6 +1,7 @@
-import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ServerInterface
+import System
 
 /// Plain facts of what a connection reads, copied here so that the data path touches no shared
 /// object.

@@ -1,7 +1,8 @@
 import Core
 import Disk
-import IORing
-import Scratch
+import PointInTime
+import ServerInterface
+import System
 
 /// A disk on its home ring: everything that a guest write has to pass.
 struct HomeDisk: ~Copyable {

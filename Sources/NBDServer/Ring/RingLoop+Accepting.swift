@@ -1,6 +1,9 @@
 import IORing
 import NBDProtocol
+import ServerInterface
 import Synchronization
+import System
+import Tables
 
 /// Connections come; when there is no place left, those that have not chosen an export make way.
 extension RingLoop {

@@ -1,8 +1,11 @@
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import ScratchFiles
+import ServerInterface
 import Synchronization
+import System
+import Tables
 
 /// Connections come, receive, and go.
 extension RingLoop {

@@ -1,8 +1,11 @@
 import Core
 import Disk
 import IORing
-import Scratch
+import PointInTime
+import ScratchFiles
 import Synchronization
+import System
+import Tables
 
 /// A copy of old content on its way from the source to scratch.
 struct CopyInFlight {

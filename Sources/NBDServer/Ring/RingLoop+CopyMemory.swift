@@ -1,6 +1,8 @@
 import Core
 import IORing
-import Scratch
+import PointInTime
+import System
+import Tables
 
 /// A run of the arena that holds old content.
 struct CopyBuffer {

@@ -1,5 +1,7 @@
-import IORing
 import NBDProtocol
+import ServerInterface
+import System
+import Tables
 
 /// Peers that are too slow, silent or gone lose their connection.
 ///

@@ -1,8 +1,12 @@
-import Bitmap
 import Core
-import IORing
-import Scratch
+import PointInTime
+import ScratchFiles
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// Jobs begin and end on a disk's home ring.
 extension RingLoop {

@@ -1,5 +1,6 @@
-import IORing
 import NBDProtocol
+import ServerInterface
+import Tables
 
 /// What machines ask of disks, counted on their home rings.
 extension RingLoop {

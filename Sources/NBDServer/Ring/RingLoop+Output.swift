@@ -1,5 +1,7 @@
 import IORing
 import NBDProtocol
+import System
+import Tables
 
 /// Replies leave.
 extension RingLoop {

@@ -1,8 +1,10 @@
 import Core
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
 import Synchronization
+import System
+import Tables
 
 /// Reads: of a live disk, and of a backup export by "read, then check".
 extension RingLoop {

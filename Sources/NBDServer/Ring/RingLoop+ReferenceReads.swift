@@ -2,8 +2,10 @@ import Core
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import ScratchFiles
 import Synchronization
+import System
+import Tables
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///

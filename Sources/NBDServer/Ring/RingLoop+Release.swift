@@ -1,7 +1,9 @@
 import Core
-import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ScratchFiles
+import System
+import Tables
 
 /// Clusters that nothing is kept for any more, as soon as the home ring comes to it.
 struct ReleaseStep {

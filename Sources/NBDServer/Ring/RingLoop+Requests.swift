@@ -1,6 +1,7 @@
 import IORing
 import NBDProtocol
-import Scratch
+import System
+import Tables
 
 /// A connection's turn: requests are parsed, begun and answered.
 extension RingLoop {

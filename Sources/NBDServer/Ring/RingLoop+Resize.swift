@@ -1,8 +1,11 @@
-import Bitmap
 import Core
 import Disk
-import IORing
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// A disk becomes larger on its home ring.
 extension RingLoop {

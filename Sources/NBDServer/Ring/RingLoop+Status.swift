@@ -1,8 +1,9 @@
-import Bitmap
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import Tables
+import Tracking
 
 /// Block status: which parts of a range hold data, a few lookups a turn.
 ///

@@ -1,6 +1,9 @@
 import IORing
 import NBDProtocol
+import ServerInterface
+import System
 import TLS
+import Tables
 
 /// TLS between the socket and everything else: what is received is opened, what is sent is sealed.
 ///

@@ -1,7 +1,10 @@
-import Bitmap
 import Core
-import IORing
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// Changes are recorded: durably marked by region before they are made, by block when they are.
 extension RingLoop {

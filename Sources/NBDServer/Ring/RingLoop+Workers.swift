@@ -1,6 +1,7 @@
 import Core
 import IORing
-import Scratch
+import PointInTime
+import Tables
 
 /// Storage that hangs keeps the kernel's workers of a ring, which are few; each that it keeps is
 /// replaced, so that other disks and jobs go on.

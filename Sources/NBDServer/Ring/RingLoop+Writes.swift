@@ -1,7 +1,9 @@
 import Core
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import System
+import Tables
 
 /// Guest writes on a disk's home ring: received, held while old data is copied, then submitted.
 extension RingLoop {

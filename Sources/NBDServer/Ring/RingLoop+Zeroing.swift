@@ -2,7 +2,9 @@ import Core
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import System
+import Tables
 
 /// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at
 /// the ends by writing.

@@ -1,9 +1,11 @@
-import Bitmap
 import Core
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ServerInterface
 import Synchronization
+import System
+import Tables
 
 /// One ring's whole state, owned by its thread.
 ///

@@ -1,9 +1,12 @@
-import Bitmap
+import BoundedCalls
 import Disk
-import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ServerInterface
 import Synchronization
+import System
+import Tracking
+import TrackingFiles
 
 /// What other threads ask a ring to do.
 enum RingMessage: Sendable {

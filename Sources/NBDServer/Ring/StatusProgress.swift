@@ -1,7 +1,7 @@
 import Core
 import Disk
 import NBDProtocol
-import Scratch
+import PointInTime
 
 /// How far the block status request of a connection has come.
 struct StatusProgress {
