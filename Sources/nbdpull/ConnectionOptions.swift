@@ -5,7 +5,7 @@ import ServerInterface
 /// The limits and permissions that `serve` and `export` share.
 struct ConnectionOptions: ParsableArguments {
     @Option(help: "Maximum number of NBD connections. (default: 100)") var maxConnections: Int?
-    @Option(help: "Maximum from one TCP address. (default: half of them)")
+    @Option(help: "Maximum from one TCP address. (default: half of --max-connections)")
     var maxConnectionsPerPeer: Int?
     @Option(help: "Mode of the unix sockets for NBD, octal. (default: 0600)")
     var socketMode: String?

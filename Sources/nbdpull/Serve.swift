@@ -31,7 +31,7 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Threads for machines; backups get as many. (default: cores, at most 4)")
     var rings: Int?
     @OptionGroup var connections: ConnectionOptions
-    @Option(help: "Maximum to one job's exports. (default: three quarters of them)")
+    @Option(help: "Maximum to one job's exports. (default: 3/4 of --max-connections)")
     var maxConnectionsPerJob: Int?
     @Option(help: "Seconds a backup client may stall mid-message; 0: forever. (default: 600)")
     var stallTimeout: Int?

@@ -99,7 +99,7 @@ package struct XMLBody: Sendable, Hashable, JSONBody {
 /// A job's XML, with what the XML cannot hold.
 package struct BackupXMLBody: Sendable, Hashable, Codable {
     package var xml: String
-    /// Tells, by `fallbackReason`, which disks are full against the client's wish.
+    /// Says by `fallbackReason` which disks are full although the client asked otherwise.
     package var exports: [ExportView]
 }
 
@@ -180,6 +180,6 @@ package struct ServerBody: Sendable, Hashable, Codable {
     package var name: String
     package var version: String
     package var pid: Int
-    /// Whether it holds all that its state directory should give it; `GET /readyz` says why not.
+    /// Whether it has everything that its state directory should contain; `GET /readyz` says why not.
     package var ready: Bool
 }

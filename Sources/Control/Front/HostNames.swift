@@ -7,12 +7,12 @@ import Synchronization
 package enum HostNames {
     /// How long an explanation may take, in seconds.
     private static let secondsMax = 3.0
-    /// Name servers that do not answer hold up so many threads at most.
+    /// Most threads that silent name servers may hold up.
     private static let lookupsMax = 8
     private static let lookups = Mutex(0)
 
-    /// The error itself, or where the host of `endpoint` stands for no address, that: a name that is
-    /// none is no question of TLS.
+    /// The error itself; if the host of `endpoint` has no address, an error that says so instead,
+    /// because then TLS does not matter.
     ///
     /// Waits for name servers, a few seconds at most and no thread of the caller's.
     package static func explained(

@@ -1,6 +1,6 @@
 package import ServerInterface
 
-/// Makes the server's security of what the `--tls-…` options say.
+/// Turns the `--tls-…` options into the server's security settings.
 package enum SecurityArguments {
     /// Checks the options against each other; the server reads the files.
     ///

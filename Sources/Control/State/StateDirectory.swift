@@ -9,7 +9,7 @@ import Glibc
 /// after a crash each file is whole, old or new. A damaged file costs only itself, and one that a
 /// later version wrote is never replaced or removed. Calls block for the time of a few fsyncs.
 package final class StateDirectory: Sendable {
-    /// A file that cannot be read as what it should be.
+    /// A file that is not a valid record.
     package struct DamagedFile: Sendable, Hashable {
         package let path: String
         package let detail: String
@@ -86,7 +86,7 @@ package final class StateDirectory: Sendable {
         try save(kind: "job", job, to: file(jobsPath, job.id))
     }
 
-    /// Replaces a job's record by one that says more.
+    /// Replaces a job's record with one that says more.
     ///
     /// Outlives the process. After a loss of power either of the two may be there, whole.
     package func update(_ job: StoredJob) throws(ControlError) {
@@ -123,7 +123,7 @@ package final class StateDirectory: Sendable {
         return !((try? StateRecord.isWhole(Self.read(file.path))) ?? false)
     }
 
-    /// Keeps what is known of a domain's ended jobs.
+    /// Keeps a domain's ended jobs.
     ///
     /// The last one may be missing after a loss of power.
     package func save(_ history: StoredHistory) throws(ControlError) {

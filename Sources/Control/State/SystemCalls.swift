@@ -73,7 +73,7 @@ package enum SystemCalls {
         }
     }
 
-    /// Gives the lock back before the descriptor is closed.
+    /// Releases the lock before the descriptor is closed.
     package static func unlock(_ descriptor: borrowing Descriptor) {
         _ = flock(descriptor.raw, LOCK_UN)
     }
@@ -139,7 +139,7 @@ package enum SystemCalls {
         return (FileIdentity(device: device.uint64Value, inode: inode.uint64Value), kind)
     }
 
-    /// How long a file is and how much room its blocks take, or nil when it cannot be looked at;
+    /// How long a file is and how much room its blocks take, or nil if that cannot be found out;
     /// symbolic links are followed.
     package static func room(of path: String) -> (sizeBytes: UInt64, allocatedBytes: UInt64)? {
         var found = stat()
