@@ -15,6 +15,12 @@ package struct LentBytes: @unchecked Sendable {
         self.count = count
     }
 
+    /// The bytes as they are now.
+    package func copy() -> [UInt8] {
+        // SAFETY: the range was checked when it was lent, and stays allocated until its lender is told.
+        unsafe Array(UnsafeRawBufferPointer(start: start, count: count))
+    }
+
     /// Writes the bytes to a file; may wait for the device.
     ///
     /// Returns nil when all are written, or the positive errno; ENOSPC where the file takes no more.

@@ -14,6 +14,32 @@ package enum ScratchFault: Error, Sendable, Hashable {
     case tooSmall(sizeBytes: UInt64)
 }
 
+/// What is known of scratch without opening it.
+package struct ScratchFacts: Sendable {
+    package var path: String
+    /// What it is called where it is read and written.
+    package var raw: Int32
+    package var slotLimit: UInt32
+    package var isOurs = true
+    package var freeBytes = UInt64.max
+    package var fileSystem: UInt64?
+    package var readsNeverWait = false
+    /// Told of write errors: one for each reader, and one for whoever is none.
+    package var readers: [WriteErrorWitness]
+    package var witness: WriteErrorWitness
+
+    package init(
+        path: String, raw: Int32, slotLimit: UInt32, readers: [WriteErrorWitness],
+        witness: WriteErrorWitness
+    ) {
+        self.path = path
+        self.raw = raw
+        self.slotLimit = slotLimit
+        self.readers = readers
+        self.witness = witness
+    }
+}
+
 /// The file or block device that keeps old content for one disk of one job.
 ///
 /// Slots of one cluster each lie one behind the other from offset zero, so a file stays as small as
@@ -44,10 +70,10 @@ package final class ScratchStorage: Sendable {
     /// A file or device that was there before may serve another job while a peer still reads what
     /// this one sent.
     package var slotsNeverChange: Bool { isOurs }
-    private let descriptor: OwnedDescriptor
+    private let descriptor: OwnedDescriptor?
 
     /// The descriptor's number, valid while this object lives.
-    package var raw: Int32 { descriptor.raw }
+    package let raw: Int32
 
     private init(
         path: String, descriptor: consuming OwnedDescriptor, isOurs: Bool, slotLimit: UInt32,
@@ -71,7 +97,25 @@ package final class ScratchStorage: Sendable {
         }
         self.witnesses = witnesses
         witness = try WriteErrorWitness(of: descriptor.raw)
-        self.descriptor = descriptor
+        raw = descriptor.raw
+        self.descriptor = consume descriptor
+    }
+
+    /// Scratch of which no descriptor is open, known by its facts; what is asked of it here is asked of a
+    /// simulated world elsewhere.
+    package init(_ facts: ScratchFacts) {
+        path = facts.path
+        raw = facts.raw
+        descriptor = nil
+        slotLimit = facts.slotLimit
+        isOurs = facts.isOurs
+        freeBytes = facts.freeBytes
+        wholeBytes = UInt64(facts.slotLimit) << ClusterGeometry.shift
+        fileSystem = facts.fileSystem
+        file = nil
+        readsNeverWait = facts.readsNeverWait
+        witnesses = facts.readers
+        witness = facts.witness
     }
 
     /// Bytes that could be filled when it was opened, for the watermark, `reservedBytes` being left free.
@@ -79,13 +123,13 @@ package final class ScratchStorage: Sendable {
         min(freeBytes - min(reservedBytes, freeBytes), wholeBytes)
     }
 
-    /// The descriptor by which a reader is told of write errors, or -1 where there can be none.
+    /// The descriptor by which a reader is told of write errors, or nil where there can be none.
     ///
     /// Bytes that were read are those that were written only if the reader is told of none *after*
     /// the read: a page that could not be written back leaves the cache, and then something else is
     /// read in its place without an error.
-    package func witness(of reader: Int) -> Int32 {
-        witnesses.isEmpty ? -1 : witnesses[reader].raw
+    package func witness(of reader: Int) -> Int32? {
+        witnesses.isEmpty ? nil : witnesses[reader].raw
     }
 
     /// The errno of a write error of this scratch, or nil; for threads that may take a lock.
@@ -98,9 +142,9 @@ package final class ScratchStorage: Sendable {
     ///
     /// Only when nobody may read it any more; may wait for the file system.
     package func empty() {
-        guard isOurs else { return }
+        guard isOurs, descriptor != nil else { return }
         do throws(SystemFault) {
-            try FileCalls.setSize(descriptor.raw, bytes: 0)
+            try FileCalls.setSize(raw, bytes: 0)
         } catch {
             // The room is given back when the file is deleted and closed.
             return
@@ -167,7 +211,7 @@ package final class ScratchStorage: Sendable {
     /// Deletes the file if this object created it; the descriptor stays open until the last reader
     /// lets go.
     package func remove() {
-        guard isOurs else { return }
+        guard isOurs, descriptor != nil else { return }
         do throws(SystemFault) {
             try FileCalls.remove(path)
         } catch {

@@ -3,12 +3,26 @@ import Synchronization
 /// A queue into one ring: any thread posts, the ring's thread takes everything at once.
 package final class Mailbox<Message: Sendable>: Sendable {
     private let queue = Mutex<[Message]>([])
-    private let event: EventDescriptor
+    /// Nil where nobody sleeps on it.
+    private let event: EventDescriptor?
 
-    package init() throws(SystemFault) { event = try EventDescriptor() }
+    /// The descriptor that becomes readable when a message is there, or -1.
+    package let raw: Int32
 
-    /// The descriptor that becomes readable when a message is there.
-    package var raw: Int32 { event.raw }
+    package init() throws(SystemFault) {
+        let event = try EventDescriptor()
+        raw = event.raw
+        self.event = consume event
+    }
+
+    /// A mailbox whose owner looks for itself: it wakes nobody, and has no descriptor.
+    package init(unwatched: ()) {
+        event = nil
+        raw = -1
+    }
+
+    /// Whether there is no message.
+    package var isEmpty: Bool { queue.withLock(\.isEmpty) }
 
     /// Puts a message in and wakes the ring.
     package func post(_ message: Message) {
@@ -16,12 +30,12 @@ package final class Mailbox<Message: Sendable>: Sendable {
             queue.append(message)
             return queue.count == 1
         }
-        if wasEmpty { event.signal() }
+        if wasEmpty { event?.signal() }
     }
 
     /// Takes every message, oldest first.
     package func takeAll() -> [Message] {
-        event.consume()
+        event?.consume()
         return queue.withLock { queue in
             let messages = queue
             queue.removeAll(keepingCapacity: true)
@@ -29,6 +43,15 @@ package final class Mailbox<Message: Sendable>: Sendable {
         }
     }
 
+    /// Takes at most so many messages, oldest first, out of a mailbox that is unwatched.
+    package func take(atMost count: Int) -> [Message] {
+        queue.withLock { queue in
+            let messages = Array(queue.prefix(count))
+            queue.removeFirst(messages.count)
+            return messages
+        }
+    }
+
     /// Waits until a message is there; for threads without a ring.
-    package func wait() { _ = event.wait(milliseconds: -1) }
+    package func wait() { _ = event?.wait(milliseconds: -1) }
 }

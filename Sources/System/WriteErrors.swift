@@ -35,22 +35,33 @@ extension FileCalls {
 
 /// Is told of write errors of one open file, and remembers that there were some.
 package final class WriteErrorWitness: Sendable {
-    private let descriptor: OwnedDescriptor
+    private let descriptor: OwnedDescriptor?
+    private let ask: (@Sendable () -> Int32?)?
     private let found = Mutex<(count: Int, errno: Int32)>((0, 0))
 
     /// The descriptor's number, for a single thread that asks by `FileCalls.writeError` and acts on
     /// the answer; valid while this object lives.
-    package var raw: Int32 { descriptor.raw }
+    package let raw: Int32
 
     /// Errors that the kernel meets from now on are told.
     package init(of descriptor: Int32) throws(SystemFault) {
-        self.descriptor = try FileCalls.reopen(descriptor)
+        let own = try FileCalls.reopen(descriptor)
+        raw = own.raw
+        self.descriptor = consume own
+        ask = nil
+    }
+
+    /// Of a file that is no descriptor: `ask` gives an errno that was not told before, or nil.
+    package init(raw: Int32, asking ask: @escaping @Sendable () -> Int32?) {
+        self.raw = raw
+        descriptor = nil
+        self.ask = ask
     }
 
     /// How often errors were found since `init`, and the last one's errno; never waits for the file.
     package func errors() -> (count: Int, errno: Int32) {
         found.withLock { found in
-            if let errno = FileCalls.writeError(descriptor.raw) {
+            if let errno = ask.map({ $0() }) ?? FileCalls.writeError(raw) {
                 found = (found.count + 1, errno)
             }
             return found

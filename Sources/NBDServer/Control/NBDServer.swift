@@ -73,7 +73,9 @@ package final class NBDServer: Sendable {
         _ index: Int, _ shared: ServerShared, _ started: Latch, _ failure: RingFailure
     ) {
         do throws(SystemFault) {
-            var loop = try RingLoop(index: index, shared: shared)
+            var loop = try RingLoop(
+                index: index, shared: shared,
+                io: try KernelIO(index: index, shared: shared))
             started.arrive()
             loop.run()
         } catch {

@@ -30,6 +30,11 @@ final class Replies: Sendable {
         return queue.withLock { $0.isEmpty ? nil : $0.removeFirst() }
     }
 
+    /// The oldest reply that is there; nil when there is none.
+    ///
+    /// Never waits.
+    func take() -> Reply? { next(until: 0) }
+
     /// The same, waited for so many milliseconds.
     func next(within milliseconds: Int32) -> Reply? {
         next(until: MonotonicClock.now() + UInt64(milliseconds) * 1_000_000)

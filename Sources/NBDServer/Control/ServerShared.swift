@@ -23,13 +23,17 @@ final class ServerShared: Sendable {
     private let nextBackupRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    init(_ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore)
-        throws(SystemFault)
-    {
+    /// `isSimulated`: nobody sleeps on the mailboxes.
+    init(
+        _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
+        isSimulated: Bool = false
+    ) throws(SystemFault) {
         self.layout = layout
         self.security = security
         var boxes: [Mailbox<RingMessage>] = []
-        for _ in 0..<layout.count { boxes.append(try Mailbox()) }
+        for _ in 0..<layout.count {
+            boxes.append(isSimulated ? Mailbox(unwatched: ()) : try Mailbox())
+        }
         mailboxes = boxes
         self.configuration = configuration
         counts = ConnectionCounts(configuration)

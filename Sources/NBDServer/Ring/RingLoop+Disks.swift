@@ -9,7 +9,7 @@ import Tracking
 import TrackingFiles
 
 /// Jobs begin and end on a disk's home ring.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Fixing an instant
 
     /// From now on changes wait; reports when none is in flight.
@@ -86,7 +86,7 @@ extension RingLoop {
     }
 
     mutating func jobDetached(_ slot: DiskIndex, _ job: JobIndex) {
-        disks[slot].jobs[job]?.writer.close()
+        if let export = disks[slot].jobs[job] { _ = io.start(.closeScratch(export)) }
         disks[slot].jobs[job] = nil
         disks[slot].detachLatches[job]?.arrive()
         disks[slot].detachLatches[job] = nil

@@ -42,8 +42,8 @@ final class ScratchWriter: Sendable {
         var queue: [Work] = []
         var next = 0
         var running: ScratchTicket?
-        /// The buffer of the running write, which the ring has left to it.
-        var orphan: CopyBufferIndex?
+        /// The ring knows of the running write that it is given up.
+        var isRevoked = false
         /// A look has been asked for and not been made.
         var isLooking = false
         var hasThread = false
@@ -62,22 +62,24 @@ final class ScratchWriter: Sendable {
 
     // MARK: On any thread
 
-    /// Has bytes written; `.scratchWritten` with the ticket follows, unless it is revoked.
+    /// Has bytes written; `.scratchWritten` with the ticket follows, unless it is revoked before it
+    /// has begun.
     func write(_ ticket: ScratchTicket, _ bytes: LentBytes, position: UInt64) {
         put(.write(ticket, bytes, position: position))
     }
 
     /// Forgets the writes that have not begun.
     ///
-    /// One that has keeps its buffer, `buffer(ticket)`: `.copyBufferLetGo` follows when the kernel is
-    /// through with it.
-    func revoke(leaving buffer: (ScratchTicket) -> CopyBufferIndex) {
+    /// One that has is returned, once: its bytes are in use until its `.scratchWritten` comes.
+    func revoke() -> ScratchTicket? {
         state.withLock { state in
             state.queue = state.queue[state.next...].filter { work in
                 if case .write = work { false } else { true }
             }
             state.next = 0
-            if let running = state.running, state.orphan == nil { state.orphan = buffer(running) }
+            guard let running = state.running, !state.isRevoked else { return nil }
+            state.isRevoked = true
+            return running
         }
     }
 
@@ -201,14 +203,10 @@ final class ScratchWriter: Sendable {
     }
 
     private func finish(_ ticket: ScratchTicket, _ outcome: ScratchOutcome) {
-        let orphan = state.withLock { state in
+        state.withLock { state in
             state.running = nil
-            return state.orphan.take()
+            state.isRevoked = false
         }
-        if let orphan {
-            home.post(.copyBufferLetGo(orphan))
-        } else {
-            home.post(.scratchWritten(ticket, outcome))
-        }
+        home.post(.scratchWritten(ticket, outcome))
     }
 }
