@@ -3,7 +3,7 @@ import Control
 import Foundation
 import Glibc
 
-/// What every command that prints takes.
+/// Options of every command that prints.
 struct OutputOptions: ParsableArguments {
     @Flag(name: .long, help: "Print JSON.")
     var json = false
@@ -32,7 +32,7 @@ struct OutputOptions: ParsableArguments {
     }
 }
 
-/// What every client command takes.
+/// Options of every client command.
 struct ClientOptions: ParsableArguments {
     @Option(
         name: .long,

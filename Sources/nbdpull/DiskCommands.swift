@@ -41,7 +41,7 @@ struct AttachDisk: AsyncParsableCommand {
         let (domain, source, target) = try disk.values()
         let xml = xml(source, target)
         guard !printXML else { return Console.out(xml) }
-        // As deep as it will stand in the domain's XML.
+        // Indented as it will be in the domain's XML.
         let placed = xml.replacing("\n", with: "\n    ")
         try await options.change(
             ControlClient.Call(

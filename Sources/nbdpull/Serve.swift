@@ -130,7 +130,7 @@ struct ServeRun {
     }
 
     func run() async throws {
-        // Everything that can be refused is looked at before anything is opened.
+        // Everything that can be refused is checked before anything is opened.
         let start = try startDomains()
         let liveTCP = try await liveTCPEndpoint()
         let passed = try SocketActivation.descriptors(
@@ -176,7 +176,7 @@ struct ServeRun {
         for warning in warnings where !settings.quiet {
             Console.error("warning: \(warning)")
         }
-        // Said even to who asked for quiet: the server is not what it seems.
+        // Printed even with --quiet: the server is not what it seems.
         for problem in await manager.problems { Console.error("error: \(problem)") }
         do throws(ControlError) {
             try await listen(engine, liveTCP, passed)
@@ -191,7 +191,7 @@ struct ServeRun {
         _ engine: any BackupEngine, _ liveTCP: ListenEndpoint?, _ passed: [Int32]
     ) async throws(ControlError) {
         do throws(ServerFault) {
-            // The socket's permissions let nobody in but the server's own user.
+            // The socket's permissions admit only the server's own user.
             _ = try await engine.listenLive(
                 liveSocket, security: settings.security.offersTLS ? .selective : .plaintext)
             if let liveTCP {
@@ -308,7 +308,7 @@ struct ServeRun {
 
 /// A socket that the service manager has opened.
 enum PassedSocket {
-    /// Serves live exports on it if it may carry what would be said there.
+    /// Serves live exports on it, if what it would carry is allowed there.
     @discardableResult
     static func adopt(
         _ descriptor: Int32, _ engine: any BackupEngine, _ security: ListenerSecurity,
