@@ -51,7 +51,7 @@ final class BackupExport: Sendable {
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
         allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
-        mayRelease: Bool
+        mayRelease: Bool, startThread: @escaping ThreadStart = WorkerThread.start
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -71,7 +71,8 @@ final class BackupExport: Sendable {
         self.reservedBytes = reservedBytes
         self.allocatedBytes = allocatedBytes
         roomBytes = scratch.roomBytes(leaving: reservedBytes)
-        writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
+        writer = ScratchWriter(
+            scratch, home: home, reservedBytes: reservedBytes, start: startThread)
         // Once: a disk may grow meanwhile.
         let sizeBytes = live.source.sizeBytes
         geometry = ClusterGeometry(sizeBytes: sizeBytes)

@@ -33,20 +33,12 @@ extension NBDServer {
     private func create(_ configuration: CheckpointConfiguration) -> Result<Bool, ServerFault> {
         var instant = Instant()
         if let fault = prepare(configuration, &instant) {
-            abandon(instant.swaps, fault)
+            abandon(instant.swaps)
             return .failure(fault)
         }
-        switch fix(instant) {
-        case .failure(let fault):
-            abandon(instant.swaps, fault)
-            return .failure(fault)
-        case .success: break
+        return DurableInstantCall(instant, checkpoint: configuration.name, self).run().map { _ in
+            true
         }
-        if let fault = seal(configuration.name, instant.swaps) {
-            undo(Instant(swaps: instant.swaps))
-            return .failure(fault)
-        }
-        return .success(true)
     }
 
     /// Makes the layers that a checkpoint's disks will record in; on a fault those made are listed.
@@ -76,9 +68,9 @@ extension NBDServer {
     }
 
     /// Gives up layers that no ring records in.
-    func abandon(_ swaps: [RecordingSwap], _ fault: ServerFault) {
-        // One that does not answer may record in them yet: the next start adds what they hold.
-        if case .ringStuck = fault { return }
+    ///
+    /// One that a ring may still record in is left: the next start adds what it holds.
+    func abandon(_ swaps: [RecordingSwap]) {
         for swap in swaps {
             if case .success(let (_, store)) = store(swap.disk) { store.abandon(swap.next) }
         }
@@ -152,9 +144,10 @@ extension NBDServer {
         var store = before
         do throws(TrackingFault) {
             if let bits = try store.bitsToAdd(deleting: name) {
-                let added = Latch(count: 1)
-                shared.mailboxes[export.homeRing].post(.addBits(disk, bits, added))
-                guard added.wait(milliseconds: Limits.ringMilliseconds) else {
+                let added = RingQuestion(shared.mailboxes[export.homeRing]) {
+                    .addBits(disk, bits, $0)
+                }
+                guard added.run() == .done else {
                     return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
                 }
             }
@@ -176,9 +169,10 @@ extension NBDServer {
             return .failure(.unknownDisk)
         }
         let box = BitmapBox()
-        let replies = Replies()
-        shared.mailboxes[export.homeRing].post(.snapshotRecording(disk, box, replies.ticket()))
-        guard replies.next(within: Limits.ringMilliseconds) != nil else {
+        let taken = RingQuestion(shared.mailboxes[export.homeRing]) {
+            .snapshotRecording(disk, box, $0)
+        }
+        guard taken.run() == .done else {
             return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
         }
         do throws(TrackingFault) {

@@ -26,7 +26,7 @@ extension RingLoop where IO: ~Copyable {
     /// `issued` counts clusters.
     mutating func continueRelease(_ request: RequestIndex) {
         let slot = requests[request].connection
-        guard case .backup(let export) = connections[slot].target else {
+        guard case .backup(let export) = connections[slot].transmission.target else {
             preconditionFailure("only backup exports release clusters")
         }
         if export.ledger.view.isClosed {

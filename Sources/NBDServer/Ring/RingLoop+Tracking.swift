@@ -127,8 +127,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// The checkpoint could not be made: the old layer goes on, with what the new one has recorded.
-    mutating func unswapRecording(_ disk: DiskID, _ old: RecordingLayer, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func unswapRecording(_ disk: DiskID, _ old: RecordingLayer) {
         guard let slot = diskSlots[disk], let tracking = disks[slot].tracking else { return }
         let isRight = old.formUnion(tracking.recording.snapshot())
         setRecording(slot, old, isClearingHeld: false)
@@ -157,8 +156,7 @@ extension RingLoop where IO: ~Copyable {
         box.put(tracking.recording.snapshot())
     }
 
-    mutating func addBits(_ disk: DiskID, _ bits: DirtyBitmap, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func addBits(_ disk: DiskID, _ bits: DirtyBitmap) {
         guard let slot = diskSlots[disk] else { return }
         if disks[slot].tracking?.recording.formUnion(bits) == false {
             loseTracking(slot, Self.wrongLiveBits)

@@ -45,7 +45,7 @@ extension RingLoop where IO: ~Copyable {
             }
             switch part {
             case .pages(let pages, let isFirst):
-                if !isFirst, stepsAside(request) { return }
+                if !isFirst, stepAside(request) { return }
                 if startStep(request, pages) { return }
                 requests[request].zeroing?.skipPages()
             case .edge(let bytes):
@@ -59,7 +59,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Between two steps: whether the request waits for a job that begins.
-    private mutating func stepsAside(_ request: RequestIndex) -> Bool {
+    private mutating func stepAside(_ request: RequestIndex) -> Bool {
         let disk = requests[request].homeDisk
         let wasFull = zeroingPlaces.isFull
         guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .held else {
@@ -219,7 +219,7 @@ extension RingLoop where IO: ~Copyable {
         if result == -Errno.interrupted || result == -Errno.again {
             return submitAllocation(piece)
         }
-        if findsNoRoom(piece, result: result) { return }
+        if Self.lacksRoom(result), reclaimRoom(piece) { return }
         guard result == -Errno.notSupported else {
             return endChange(piece, errno: result < 0 ? -result : nil)
         }
