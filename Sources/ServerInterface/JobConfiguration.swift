@@ -62,7 +62,7 @@ package struct JobConfiguration: Sendable {
     package var copyTimeoutMilliseconds: UInt64
     /// A checkpoint made in the same instant; it stays when the job ends.
     package var checkpoint: CheckpointConfiguration?
-    /// Clients may let go of clusters by TRIM: their scratch is used again, later reads fail.
+    /// Clients may release clusters with TRIM: their scratch is reused, and later reads fail.
     package var clientRelease: Bool
     package init(
         id: String, domain: String = "", disks: [JobDiskConfiguration],
@@ -81,7 +81,7 @@ package struct JobConfiguration: Sendable {
     }
 }
 
-/// What a begun job was given.
+/// The result of beginning a job.
 package struct JobStarted: Sendable {
     /// The endpoint with its real port.
     package var endpoint: ListenEndpoint
@@ -103,7 +103,7 @@ package struct JobStarted: Sendable {
     }
 }
 
-/// What tells a scratch file from another that later has its name.
+/// Distinguishes a scratch file from a later one of the same name.
 package struct ScratchFile: Sendable, Hashable {
     /// `st_dev`.
     package var device: UInt64
