@@ -2,7 +2,6 @@ import Core
 import PointInTime
 import ScratchFiles
 import Tracking
-import TrackingFiles
 
 /// A job as the oracle knows it.
 struct JobModel: Hashable {
