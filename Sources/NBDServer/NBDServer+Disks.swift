@@ -1,6 +1,7 @@
 import Disk
 import IORing
 import NBDProtocol
+import Scratch
 import Synchronization
 
 /// Disks come and go.
@@ -113,10 +114,16 @@ extension NBDServer {
                 try RawSource(
                     path: configuration.path,
                     expected: configuration.kind == .file ? .regular : .blockDevice,
-                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none))
+                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                    reserved: shared.configuration.reserved))
         } catch {
             if case .inUse(_, let node?) = error, let export = export(of: node) {
                 return .failure(.sourceServed(path: configuration.path, export: export))
+            }
+            if case .inUse(_, let node?) = error, let job = job(withScratch: node) {
+                return .failure(
+                    .sourceLocked(
+                        path: configuration.path, detail: "it is scratch of backup job \(job)"))
             }
             return .failure(Self.fault(configuration.path, error))
         }
@@ -126,6 +133,13 @@ extension NBDServer {
     private func export(of node: FileNode) -> String? {
         state.withLock { state in
             state.disks.values.first { $0.source.node == node }?.description.name
+        }
+    }
+
+    /// The job that keeps old content in a file or device.
+    private func job(withScratch node: FileNode) -> String? {
+        state.withLock { state in
+            state.jobs.first { $0.value.exports.contains { $0.scratch.node == node } }?.key
         }
     }
 
@@ -155,6 +169,7 @@ extension NBDServer {
             state.disks[disk] = export
             state.tracking[disk] = tracking?.0
         }
+        keepRoom(state.withLock { $0.jobs.values.flatMap(\.exports) })
         _ = live.add(.live(export))
         return .success(disk)
     }
@@ -333,6 +348,9 @@ extension NBDServer {
         case .alignmentTooLarge(let alignment):
             "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
         case .empty: "the device has no bytes: it may be without a medium"
+        case .kernelInterface:
+            "it is a file of the kernel's own (/proc, /sys or the like) and holds no disk"
+        case .ownState: "this server keeps its own state in it"
         case .tooLarge(let size):
             "its size of \(size) bytes is larger than \(RawSource.sizeBytesMax) bytes, the most that is"
                 + " served"

@@ -1,3 +1,5 @@
+import Disk
+
 /// What a server is started with.
 package struct ServerConfiguration: Sendable {
     /// Rings (threads) that serve machines, and as many that serve backup clients; nil takes the
@@ -33,6 +35,11 @@ package struct ServerConfiguration: Sendable {
     /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
     /// had; nil: nowhere.
     package var witnessDirectory: String?
+    /// Files and directories of the server's own, which are refused as sources and as scratch.
+    package var ownPaths: [String] = []
+    var reserved: ReservedPaths {
+        ReservedPaths(ownPaths + [witnessDirectory, NBDServer.memoryDirectory].compactMap { $0 })
+    }
     /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in
     /// seconds.
     package var trackingTimeoutSeconds: Int

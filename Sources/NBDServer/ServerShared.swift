@@ -15,15 +15,19 @@ final class ServerShared: Sendable {
     let watch = ScratchWatch()
     /// For saying what must be said when descriptors have run out.
     let spare = SpareDescriptor()
+    /// Starts a thread for what may hang; false when none can be had.
+    let startThread: @Sendable (String, @escaping @Sendable () -> Void) -> Bool
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)
     private let nextBackupRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    init(_ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore)
-        throws(SystemFault)
-    {
+    init(
+        _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
+        startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool
+    ) throws(SystemFault) {
+        self.startThread = startThread
         self.layout = layout
         self.security = security
         var boxes: [Mailbox<RingMessage>] = []

@@ -34,7 +34,7 @@ private final class Threads: Sendable {
     ) throws -> ScratchWriter {
         let storage = try ScratchStorage.create(
             path: directory.path(name), geometry: ClusterGeometry(sizeBytes: 1 << 20))
-        return ScratchWriter(storage, home: home, reservedBytes: 0, start: start)
+        return ScratchWriter(storage, home: home, kept: KeptRoom(0), start: start)
     }
 
     @Test("P2: what is asked of a scratch writer after its end is done by another thread")

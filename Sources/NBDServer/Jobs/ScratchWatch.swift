@@ -138,12 +138,13 @@ final class ScratchWatch: Sendable {
 
     private func look(at export: BackupExport, _ shared: ServerShared) {
         if let loss = export.loss { return shared.breakNow(export, loss) }
-        guard export.reservedBytes > 0 else { return }
+        guard export.kept.bytes > 0 else { return }
         // On the writer's thread: the file system may hang.
         export.writer.look { space in
-            if space.freeBytes < export.reservedBytes {
+            let keptBytes = export.kept.bytes
+            if space.freeBytes < keptBytes {
                 shared.breakNow(export, .spaceForGuest)
-            } else if space.freeBytes - export.reservedBytes
+            } else if space.freeBytes - keptBytes
                 < export.roomBytes / 100 * (100 - Limits.scratchWatermarkPercent)
             {
                 shared.noteWatermark(export)

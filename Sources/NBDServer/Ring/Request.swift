@@ -70,7 +70,8 @@ struct Piece {
     /// The allocation, or -1.
     var buffer = -1
     var pages = 0
-    /// Bytes of a write that are received, then those of the widened range that are written.
+    /// Bytes of a write that are received, then those of the widened range that are written; of a sync
+    /// how often it was cut off.
     var progress = 0
     /// The home disk, when the connection may write.
     let disk: DiskIndex?

@@ -115,10 +115,7 @@ extension RingLoop {
         _ = doubt.sayInMemory()
         shared.emit(.trackingLost(disk: id, detail: tracking.lossReason))
         disks[disk].tracking?.lossDeadline = now + Limits.lossNanoseconds
-        let isStarted = DetachedThread.run(name: "nbdpull-doubt") {
-            shared.declare(doubt, of: id) { mailbox.post(.lossDeclared(id)) }
-        }
-        if !isStarted { mailbox.post(.lossDeclared(id)) }
+        shared.declareOnThread(doubt, of: id) { mailbox.post(.lossDeclared(id)) }
     }
 
     mutating func lossDeclared(_ id: DiskID) {
