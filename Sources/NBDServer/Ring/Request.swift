@@ -80,6 +80,8 @@ struct Piece {
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
+    /// It was tried once more as room had just been given back.
+    var triedForRoom = false
     /// Nothing but holes is made holes again.
     var changesNothing = false
 

@@ -240,8 +240,17 @@ extension RingLoop {
             let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem
         else { return false }
         let mailbox = mailbox
-        return shared.watch.reclaim(fileSystem, shared) {
+        let reclaimed = shared.watch.reclaim(fileSystem, shared) {
             mailbox.post(.spaceReclaimed(piece: piece))
+        }
+        switch reclaimed {
+        case .waiting: return true
+        case .nothing: return false
+        case .justGiven:
+            if pieces[piece].triedForRoom { return false }
+            pieces[piece].triedForRoom = true
+            resubmit(piece)
+            return true
         }
     }
 
