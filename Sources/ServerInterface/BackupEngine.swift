@@ -27,6 +27,8 @@ package protocol BackupEngine: Sendable {
     func dirtyReport(
         since checkpoint: String, disk: DiskID, extentLimit: Int
     ) async throws(ServerFault) -> DirtyReport
+    /// Forgets what is kept elsewhere for a tracking directory that has been removed for good.
+    func forgetTracking(directory: String)
     /// Adds a listener for the live exports.
     func listenLive(
         _ endpoint: ListenEndpoint, security: ListenerSecurity
@@ -49,4 +51,6 @@ package protocol BackupEngine: Sendable {
 extension BackupEngine {
     /// An engine that never waits for a storage has nobody to answer.
     package func refuseNewCalls() async {}
+    /// Nor has one without files anything to forget.
+    package func forgetTracking(directory: String) {}
 }
