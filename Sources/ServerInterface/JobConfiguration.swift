@@ -59,7 +59,7 @@ package struct JobConfiguration: Sendable {
     package var endpoint: ListenEndpoint
     package var security: ListenerSecurity
     /// A guest write held by copying for longer than this breaks the job, in milliseconds.
-    package var holdLimitMilliseconds: UInt64
+    package var copyTimeoutMilliseconds: UInt64
     /// A checkpoint made in the same instant; it stays when the job ends.
     package var checkpoint: CheckpointConfiguration?
     /// Clients may release clusters with TRIM: their scratch is reused, and later reads fail.
@@ -67,7 +67,7 @@ package struct JobConfiguration: Sendable {
     package init(
         id: String, domain: String = "", disks: [JobDiskConfiguration],
         endpoint: ListenEndpoint, security: ListenerSecurity = .plaintext,
-        holdLimitMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil,
+        copyTimeoutMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil,
         clientRelease: Bool = false
     ) {
         self.clientRelease = clientRelease
@@ -77,7 +77,7 @@ package struct JobConfiguration: Sendable {
         self.security = security
         self.disks = disks
         self.endpoint = endpoint
-        self.holdLimitMilliseconds = holdLimitMilliseconds
+        self.copyTimeoutMilliseconds = copyTimeoutMilliseconds
     }
 }
 

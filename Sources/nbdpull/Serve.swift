@@ -159,7 +159,7 @@ struct ServeRun {
             runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
             allowPlaintext: settings.allowPlaintext,
             offersTLS: settings.security.offersTLS,
-            holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
+            copyTimeoutMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)

@@ -141,7 +141,7 @@ package struct BackupPlan: Sendable, Hashable {
     /// - Throws: 1 for a disk that takes part and has no entry in `diskIDs`.
     package func jobConfiguration(
         diskIDs: [String: DiskID], domain: String = "", security: ListenerSecurity = .plaintext,
-        holdLimitMilliseconds: UInt64, checkpoint: CheckpointConfiguration? = nil
+        copyTimeoutMilliseconds: UInt64, checkpoint: CheckpointConfiguration? = nil
     ) throws(ControlError) -> JobConfiguration {
         var configured: [JobDiskConfiguration] = []
         for disk in disks where disk.participates {
@@ -161,6 +161,6 @@ package struct BackupPlan: Sendable, Hashable {
         }
         return JobConfiguration(
             id: jobID, domain: domain, disks: configured, endpoint: endpoint, security: security,
-            holdLimitMilliseconds: holdLimitMilliseconds, checkpoint: checkpoint)
+            copyTimeoutMilliseconds: copyTimeoutMilliseconds, checkpoint: checkpoint)
     }
 }

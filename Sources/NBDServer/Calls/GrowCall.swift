@@ -86,14 +86,14 @@ struct GrowCall: RingCall {
         guard attempts < Limits.growthAttempts else {
             return end(.failure(.holdTimedOut(milliseconds: Self.holdMilliseconds)))
         }
-        ring.post(.release(disk))
+        ring.post(.resume(disk))
         state = .pausing
         questions.begin(milliseconds: Limits.growthPauseMilliseconds, now: now)
         return nil
     }
 
     private func end(_ result: Result<Bool, ServerFault>) -> Result<Bool, ServerFault> {
-        ring.post(.release(disk))
+        ring.post(.resume(disk))
         return result
     }
 }

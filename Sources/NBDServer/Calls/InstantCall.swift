@@ -74,9 +74,9 @@ struct InstantCall: RingCall {
                 shared.mailboxes[ring].post(.hold(id, own.ticket(disk)))
             case .carryOut(let part):
                 instant.carryOut(part, shared.mailboxes, own.ticket(disks.count + part))
-            case .release(let disk):
+            case .resume(let disk):
                 let (id, ring) = disks[disk]
-                shared.mailboxes[ring].post(.release(id))
+                shared.mailboxes[ring].post(.resume(id))
             case .takeBack: undo = UndoCall(instant, shared, now: now)
             }
         }

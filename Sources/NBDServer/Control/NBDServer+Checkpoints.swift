@@ -18,7 +18,9 @@ extension NBDServer {
 
     /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before.
     package func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault) {
-        _ = try await onDisks([disk]) { self.delete(name, disk) }.get()
+        _ = try await onDisks([disk]) {
+            DeleteCheckpointCall(name, disk, self).run()
+        }.get()
     }
 
     /// Everything written since a checkpoint, up to now; at most `extentLimit` extents are listed.
@@ -131,32 +133,6 @@ extension NBDServer {
             guard case .store = state.tracking[disk] else { return false }
             state.tracking[disk] = .store(store)
             return true
-        }
-    }
-
-    func delete(_ name: String, _ disk: DiskID) -> Result<Bool, ServerFault> {
-        let found = store(disk)
-        guard case .success(let (export, before)) = found else {
-            if case .failure(let fault) = found { return .failure(fault) }
-            return .failure(.unknownDisk)
-        }
-        guard before.record.chain.checkpoints.contains(name) else { return .success(false) }
-        var store = before
-        do throws(TrackingFault) {
-            if let bits = try store.bitsToAdd(deleting: name) {
-                let added = RingQuestion(shared.mailboxes[export.homeRing]) {
-                    .addBits(disk, bits, $0)
-                }
-                guard added.run() == .done else {
-                    return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
-                }
-            }
-            try store.delete(checkpoint: name)
-            guard keep(store, disk) else { throw .lost }
-            return .success(true)
-        } catch {
-            return .failure(
-                .notTracked(export: export.description.name, detail: Self.text(error)))
         }
     }
 

@@ -169,7 +169,7 @@ struct KernelIO: RingIO, ~Copyable {
     // MARK: Sockets
 
     mutating func accept(_ listener: ListenerHandle) throws(SystemFault) -> SocketHandle? {
-        guard let descriptor = try SocketCalls.accept(listener.number)?.release() else {
+        guard let descriptor = try SocketCalls.accept(listener.number)?.giveAway() else {
             return nil
         }
         return SocketHandle(descriptor)

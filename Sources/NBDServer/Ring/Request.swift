@@ -10,10 +10,8 @@ struct Request {
     /// Bytes handed to pieces so far, from the request's offset.
     var issued: UInt64 = 0
     var piecesInFlight = 0
-    /// The first error, kept until the reply.
-    var error: WireError?
-    var errorText = ""
-    var errorOffset: UInt64 = 0
+    /// The first failure, kept until the reply.
+    var failure: RequestFailure?
     /// A reply that may not be cut (simple, DF) and is too long for one buffer: it has the connection
     /// to itself while it is sent piece by piece behind one header.
     var isExclusive = false
@@ -33,6 +31,15 @@ struct Request {
         guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
         return disk
     }
+}
+
+/// Why a request cannot be answered with success.
+struct RequestFailure {
+    let error: WireError
+    /// For clients whose replies are chunks.
+    let text: String
+    /// Where it happened, in bytes of the disk.
+    let offset: UInt64
 }
 
 /// What one operation of a request does.

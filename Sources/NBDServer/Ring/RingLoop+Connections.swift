@@ -94,7 +94,7 @@ extension RingLoop where IO: ~Copyable {
         let first = connections[slot].inbox.first
         var input: [UInt8] = []
         append(first..<(first + connections[slot].inbox.count), to: &input)
-        let security = releaseSession(slot)
+        let security = takeChannel(slot)
         arena.free(
             connections[slot].inbox.buffer, pages: Limits.inputBytes / BufferArena.pageBytes)
         let connection = connections.remove(slot)
@@ -189,7 +189,7 @@ extension RingLoop where IO: ~Copyable {
         }
         let left = leaveExport(slot)
         arena.free(connections[slot].inbox.buffer, pages: Limits.inputBytes / BufferArena.pageBytes)
-        _ = releaseSession(slot)
+        _ = takeChannel(slot)
         let connection = connections.remove(slot)
         io.close(connection.socket)
         shared.drop(

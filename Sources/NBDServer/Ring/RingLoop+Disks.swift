@@ -31,17 +31,17 @@ extension RingLoop where IO: ~Copyable {
         perform(slot)
         let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
-            holdLimitNanoseconds: export.holdLimitNanoseconds)
+            copyTimeoutNanoseconds: export.copyTimeoutNanoseconds)
         guard let job else { return false }
         disks[slot].jobs[job] = export
         return true
     }
 
     /// Lets the changes go that waited for a job to begin.
-    mutating func release(_ disk: DiskID) {
+    mutating func resume(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
         disks[slot].holdTicket = nil
-        disks[slot].changes.release(now: now)
+        disks[slot].changes.resume(now: now)
         perform(slot)
     }
 

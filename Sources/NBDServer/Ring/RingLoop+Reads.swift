@@ -339,7 +339,7 @@ extension RingLoop where IO: ~Copyable {
         let isLast =
             requests[request].piecesInFlight == 0
             && requests[request].issued == requests[request].valid.length
-        let failed = requests[request].error != nil
+        let failed = requests[request].failure != nil
         if connections[slot].phase == .closing || failed {
             if let buffer = value.buffer { giveBack(buffer, of: slot) }
         } else {
@@ -368,10 +368,10 @@ extension RingLoop where IO: ~Copyable {
         if connections[slot].transmission.current == request {
             connections[slot].transmission.current = nil
         }
-        if connections[slot].phase != .closing, let error = requests[request].error {
+        if connections[slot].phase != .closing, let failure = requests[request].failure {
             replyError(
-                slot, requests[request].valid.echo, error, requests[request].errorText,
-                at: requests[request].errorOffset)
+                slot, requests[request].valid.echo, failure.error, failure.text,
+                at: failure.offset)
         }
         discard(request)
     }

@@ -42,7 +42,7 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ request: RequestIndex, _ offset: UInt64, _ count: UInt64
     ) -> Bool {
         // After an error no data follows: the reply ends with the error.
-        guard requests[request].error == nil,
+        guard requests[request].failure == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
             connections[slot].transmission.path.sendsByReference
         else { return false }

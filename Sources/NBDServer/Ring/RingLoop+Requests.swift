@@ -268,10 +268,8 @@ extension RingLoop where IO: ~Copyable {
     mutating func fail(
         _ request: RequestIndex, _ error: WireError, _ text: String, at offset: UInt64
     ) {
-        guard requests[request].error == nil else { return }
-        requests[request].error = error
-        requests[request].errorText = text
-        requests[request].errorOffset = offset
+        guard requests[request].failure == nil else { return }
+        requests[request].failure = RequestFailure(error: error, text: text, offset: offset)
     }
 
     /// Frees a finished or abandoned request.
@@ -288,8 +286,8 @@ extension RingLoop where IO: ~Copyable {
         let slot = requests[request].connection
         if connections[slot].phase != .closing {
             let echo = requests[request].valid.echo
-            if let error = requests[request].error {
-                replyError(slot, echo, error, requests[request].errorText)
+            if let failure = requests[request].failure {
+                replyError(slot, echo, failure.error, failure.text)
             } else {
                 replySuccess(slot, echo)
             }

@@ -41,7 +41,7 @@ extension RingLoop where IO: ~Copyable {
             growth.recording.set(recording)
             grown = HomeTracking(
                 recording: recording, log: log, doubt: old.doubt,
-                isClearingHeld: old.isClearingHeld)
+                isClearingPaused: old.isClearingPaused)
             disks[slot].changes.record(in: intent, regionShift: log.regionShift)
         } else {
             // Given up before: it ends, as it knows only the old size.

@@ -83,7 +83,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Gives the channel's memory back; returns what another ring needs to go on.
-    mutating func releaseSession(_ slot: ConnectionIndex) -> ConnectionSecurity {
+    mutating func takeChannel(_ slot: ConnectionIndex) -> ConnectionSecurity {
         var security = ConnectionSecurity(
             mode: connections[slot].tlsMode, localPeer: connections[slot].localPeer,
             rights: connections[slot].rights)

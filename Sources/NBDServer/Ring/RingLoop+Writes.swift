@@ -5,7 +5,7 @@ import PointInTime
 import System
 import Tables
 
-/// Guest writes on a disk's home ring: received, held while old data is copied, then submitted.
+/// Guest writes on a disk's home ring: received, kept waiting while old data is copied, then submitted.
 extension RingLoop where IO: ~Copyable {
     // MARK: Cutting a write into pieces
 
@@ -118,7 +118,7 @@ extension RingLoop where IO: ~Copyable {
         let disk = pieces[piece].homeDisk
         switch disks[disk].changes.admit(change(piece), now: now) {
         case .go: submitChange(piece)
-        case .held: perform(disk)
+        case .waits: perform(disk)
         }
     }
 

@@ -22,7 +22,7 @@ extension RingLoop where IO: ~Copyable {
             cut: disks[disk].tailStart)
         switch disks[disk].changes.admitZeroing(request.zeroing, &zeroingPlaces) {
         case .go: resumeZeroing(request)
-        case .held: break
+        case .waits: break
         }
     }
 
@@ -35,7 +35,7 @@ extension RingLoop where IO: ~Copyable {
     /// Takes the next part of the request, or answers it.
     mutating func continueZeroing(_ request: RequestIndex) {
         while true {
-            if requests[request].error != nil
+            if requests[request].failure != nil
                 || connections[requests[request].connection].phase == .closing
             {
                 requests[request].zeroing?.abandon()
@@ -62,7 +62,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func stepAside(_ request: RequestIndex) -> Bool {
         let disk = requests[request].homeDisk
         let wasFull = zeroingPlaces.isFull
-        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .held else {
+        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .waits else {
             return false
         }
         if wasFull { zeroingMayStart = true }

@@ -165,9 +165,10 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     private mutating func giveTurns() {
         serveGuests()
         swap(&ready, &clientTurn)
-        for slot in clientTurn where connections.contains(slot) && connections[slot].isInReadyList {
-            connections[slot].isInReadyList = false
-            serve(slot)
+        // By position: to iterate over an array counts a reference to it.
+        for position in clientTurn.indices {
+            guard isReady(clientTurn[position]) else { continue }
+            giveTurn(clientTurn[position])
             guard disks.count > 0 else { continue }
             io.submit(waiting: false)
             takeCompletions()
@@ -176,11 +177,20 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         clientTurn.removeAll(keepingCapacity: true)
     }
 
+    /// Whether a connection that was ready is still there, and waits for its turn.
+    private func isReady(_ slot: ConnectionIndex) -> Bool {
+        connections.contains(slot) && connections[slot].isInReadyList
+    }
+
+    private mutating func giveTurn(_ slot: ConnectionIndex) {
+        connections[slot].isInReadyList = false
+        serve(slot)
+    }
+
     private mutating func serveGuests() {
         swap(&readyGuests, &guestTurn)
-        for slot in guestTurn where connections.contains(slot) && connections[slot].isInReadyList {
-            connections[slot].isInReadyList = false
-            serve(slot)
+        for position in guestTurn.indices where isReady(guestTurn[position]) {
+            giveTurn(guestTurn[position])
         }
         guestTurn.removeAll(keepingCapacity: true)
     }
@@ -228,7 +238,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             ticket.answer(removeDisk(disk, claim))
         case .hold(let disk, let ticket): hold(disk, ticket)
         case .attachJob(let export, let ticket): ticket.answer(attach(export))
-        case .release(let disk): release(disk)
+        case .resume(let disk): resume(disk)
         case .detachJob(let export, let ticket): detach(export, ticket)
         case .breakJob(let export, let cause): breakJob(export, cause)
         case .releaseClusters(let export, let clusters, let ring, let request):

@@ -25,7 +25,8 @@ enum RingMessage: Sendable {
     case hold(DiskID, Ticket)
     /// The disk is held: from this instant on the job needs every cluster.
     case attachJob(BackupExport, Ticket)
-    case release(DiskID)
+    /// Let the disk's changes go on.
+    case resume(DiskID)
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Ticket)
     case breakJob(BackupExport, BreakCause)

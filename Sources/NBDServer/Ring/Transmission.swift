@@ -48,7 +48,7 @@ struct Transmission {
     var coldWindows: ColdWindows?
     /// Bytes read that the job's figure does not have yet.
     var unreportedBytes: UInt64 = 0
-    /// Pages of the arena held by requests and replies.
+    /// Pages of the arena taken by requests and replies.
     var bufferPages = 0
     /// The last turn stopped for want of room; sending gives some back.
     var isBlocked = false
