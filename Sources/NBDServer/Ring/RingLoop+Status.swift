@@ -12,17 +12,15 @@ import Scratch
 extension RingLoop {
     mutating func startStatus(_ slot: ConnectionIndex, _ request: ValidRequest, _ asked: ContextSet)
     {
-        connections[slot].status.asked = asked
-        connections[slot].status.contextIndex = 0
-        startContext(slot, request)
-    }
-
-    private mutating func startContext(_ slot: ConnectionIndex, _ request: ValidRequest) {
-        connections[slot].status.startContext(at: request.offset)
+        connections[slot].status.start(request, asked: asked)
     }
 
     mutating func continueStatus(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         let valid = requests[request].valid
+        if connections[slot].status.pass == .measuring {
+            measure(slot, valid)
+            return .again
+        }
         skipUnasked(slot)
         if !connections[slot].status.isGathered {
             gatherExtents(slot, valid)
@@ -45,12 +43,27 @@ extension RingLoop {
         if !isLast {
             // One context a turn, as there may be many.
             connections[slot].status.contextIndex += 1
-            startContext(slot, valid)
+            connections[slot].status.startContext(at: valid.offset)
             return .again
         }
         connections[slot].current = nil
         discard(request)
         return .issued
+    }
+
+    /// One turn of finding out how far the bitmaps' extents fit, before anything is answered.
+    private mutating func measure(_ slot: ConnectionIndex, _ valid: ValidRequest) {
+        skipUnasked(slot)
+        let context = connections[slot].contexts[connections[slot].status.contextIndex]
+        if context.index > 0 {
+            gatherExtents(slot, valid)
+            guard connections[slot].status.isGathered else { return }
+        }
+        guard !isLastContext(slot) else {
+            return connections[slot].status.startAnswering(at: valid.offset)
+        }
+        connections[slot].status.contextIndex += 1
+        connections[slot].status.startContext(at: valid.offset)
     }
 
     /// Goes to the next context that is asked for; there is one.
@@ -84,13 +97,16 @@ extension RingLoop {
 
     private mutating func gatherAllocation(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         let source: RawSource
+        var changes: [FrozenBitmap] = []
         switch connections[slot].target {
         case .live(let export): source = export.source
-        case .backup(let export): source = export.source
+        case .backup(let export):
+            source = export.source
+            changes = export.bitmaps
         case nil: preconditionFailure("a request without an export")
         }
         connections[slot].status.gatherAllocation(
-            valid, of: source, under: connections[slot].path.ledger,
+            valid, of: source, under: connections[slot].path.ledger, changes: changes,
             hasLongExtents: connections[slot].replies.hasLongExtents)
     }
 
@@ -98,7 +114,7 @@ extension RingLoop {
     private mutating func gatherDirty(
         _ slot: ConnectionIndex, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
     ) {
-        let end = valid.offset + valid.length
+        let end = connections[slot].status.end
         let position = connections[slot].status.position
         if position < end {
             connections[slot].status.position = connections[slot].status.extents.append(
