@@ -341,11 +341,11 @@ enum PassedSocket {
 /// Waits for the stop signal, then does what stopping takes.
 struct StopService: Service {
     /// Done first: from then on a stop signal is waited for.
-    var begin: @Sendable () -> Void = {}
+    var begin: @Sendable () async throws -> Void = {}
     let stop: @Sendable () async -> Void
 
     func run() async throws {
-        begin()
+        try await begin()
         // Cancelled means that another service failed; there is as much to clean up then.
         try? await gracefulShutdown()
         await stop()

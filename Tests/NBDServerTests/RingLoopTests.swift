@@ -6,7 +6,7 @@ import PointInTime
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 import Testing
 

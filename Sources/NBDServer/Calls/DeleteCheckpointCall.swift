@@ -1,6 +1,6 @@
 import NBDProtocol
 import ServerInterface
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 

@@ -1,6 +1,6 @@
 import Core
 import ServerInterface
-import System
+import SystemLayer
 
 /// Fixes an instant, then freezes the bits of its exports and makes its checkpoint durable; or takes all of
 /// it back.

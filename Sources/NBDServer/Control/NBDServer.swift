@@ -2,7 +2,7 @@ import BoundedCalls
 import Disk
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// The server: rings, disks with their live exports, jobs with their backup exports.
 ///

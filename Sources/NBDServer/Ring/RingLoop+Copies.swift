@@ -4,7 +4,7 @@ import IORing
 import PointInTime
 import ScratchFiles
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// A copy of old content on its way from the source to scratch.

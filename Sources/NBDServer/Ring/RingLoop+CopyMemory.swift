@@ -1,7 +1,7 @@
 import Core
 import IORing
 import PointInTime
-import System
+import SystemLayer
 import Tables
 
 /// A run of the arena that holds old content.

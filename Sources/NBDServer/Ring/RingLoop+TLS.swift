@@ -1,7 +1,7 @@
 import IORing
 import NBDProtocol
 import ServerInterface
-import System
+import SystemLayer
 import TLS
 import Tables
 

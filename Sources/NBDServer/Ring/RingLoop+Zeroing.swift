@@ -3,7 +3,7 @@ import Disk
 import IORing
 import NBDProtocol
 import PointInTime
-import System
+import SystemLayer
 import Tables
 
 /// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at

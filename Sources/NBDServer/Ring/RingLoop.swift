@@ -4,7 +4,7 @@ import NBDProtocol
 import PointInTime
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// One ring's whole state, owned by its thread.

@@ -1,6 +1,6 @@
 import IORing
 import ServerInterface
-import System
+import SystemLayer
 import TrackingFiles
 
 /// Work is done on threads of its own: a call that never returns takes nothing from the ring, neither its
