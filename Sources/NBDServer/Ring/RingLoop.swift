@@ -215,7 +215,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         for slot in disks.indices where disks.contains(slot) {
             tickTracking(slot)
             publishFigures(slot)
-            guard disks[slot].changes.copies.hasActiveJobs else { continue }
+            guard disks[slot].changes.hasActiveJobs else { continue }
             disks[slot].changes.expire(now: now)
             perform(slot)
         }
