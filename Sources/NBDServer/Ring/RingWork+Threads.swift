@@ -33,7 +33,8 @@ extension RingWork {
     }
 
     private func declare(
-        _ doubt: TrackingDoubt, of disk: DiskID, _ home: Mailbox<RingMessage>, _ shared: ServerShared
+        _ doubt: TrackingDoubt, of disk: DiskID, _ home: Mailbox<RingMessage>,
+        _ shared: ServerShared
     ) -> Bool {
         shared.declareOnThread(doubt, of: disk) { home.post(.lossDeclared(disk)) }
         return true
