@@ -19,7 +19,7 @@ struct BackupBegin: AsyncParsableCommand {
     var fallbackFull = false
     @Flag(help: "Treat TRIM as \"no longer needed\": free its scratch; later reads fail.")
     var clientRelease = false
-    @Flag(help: "Freeze the guest's file systems for the instant, by --libvirt-upstream of serve.")
+    @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
     var quiesce = false
     // A job here does not end with the machine.
     @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false

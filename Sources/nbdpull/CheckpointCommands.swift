@@ -12,7 +12,7 @@ struct CheckpointCreate: AsyncParsableCommand {
     @Flag(help: "Register a checkpoint that was made earlier.") var redefine = false
     @Flag(help: "With --redefine: refuse it unless every disk still has its bitmap.")
     var redefineValidate = false
-    @Flag(help: "Freeze the guest's file systems for the instant, by --libvirt-upstream of serve.")
+    @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
     var quiesce = false
 
     func validate() throws {
@@ -59,7 +59,7 @@ struct CheckpointCreateAs: AsyncParsableCommand {
         help: "DISK[,checkpoint=TYPE][,bitmap=NAME]; may be repeated. (default: all disks)")
     var diskspec: [String] = []
     @Flag(name: .customLong("print-xml"), help: "Print the XML instead.") var printXML = false
-    @Flag(help: "Freeze the guest's file systems for the instant, by --libvirt-upstream of serve.")
+    @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
     var quiesce = false
 
     func validate() throws { _ = try arguments() }
