@@ -8,7 +8,9 @@ package struct ReservedPaths: Sendable {
 
     package init(_ own: [String] = []) { self.own = own }
 
-    /// Throws when an open file is one of them, by whatever path it was opened.
+    /// Throws when an open file is one of them, also when it was opened through links.
+    ///
+    /// What has another name of its own, by a hard link or a bind mount, is not recognised.
     package func check(_ descriptor: Int32) throws(SourceFault) {
         if FileCalls.isKernelInterface(descriptor) { throw .kernelInterface }
         guard !own.isEmpty, let path = FileCalls.path(of: descriptor) else { return }

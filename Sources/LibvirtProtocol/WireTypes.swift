@@ -107,10 +107,12 @@ extension XDRReader {
         return TypedParameter(field, value)
     }
 
-    /// An array of typed parameters.
-    package mutating func parameters() throws(XDRError) -> [TypedParameter] {
+    /// An array of at most `limit` typed parameters.
+    package mutating func parameters(
+        limit: Int = LibvirtLimits.parametersMax
+    ) throws(XDRError) -> [TypedParameter] {
         var list: [TypedParameter] = []
-        for _ in 0..<(try count(limit: LibvirtLimits.parametersMax, elementBytes: 12)) {
+        for _ in 0..<(try count(limit: limit, elementBytes: 12)) {
             list.append(try parameter())
         }
         return list

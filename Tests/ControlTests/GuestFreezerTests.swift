@@ -7,7 +7,7 @@ import Testing
 @testable import Control
 
 /// A guest's agent behind a libvirtd: what it is asked, and whether the guest stands still.
-private final class Agent: Sendable {
+final class Agent: Sendable {
     /// What becomes of a freeze.
     enum Manner: Sendable {
         case willing
@@ -99,15 +99,15 @@ private final class Timeout: Sendable {
 
 @Suite("Quiesce: a guest that is frozen is thawed, whatever happens", .timeLimit(.minutes(2)))
 struct GuestFreezerTests {
-    private let fixture: ControlFixture
-    private let events = EventLog()
-    private let uuid = "11111111-2222-4333-8444-555555555555"
+    let fixture: ControlFixture
+    let events = EventLog()
+    let uuid = "11111111-2222-4333-8444-555555555555"
 
     init() throws { fixture = try ControlFixture() }
 
-    private var path: String { fixture.root + "/libvirtd" }
+    var path: String { fixture.root + "/libvirtd" }
 
-    private func limits() -> GuestFreezer.Limits {
+    func limits() -> GuestFreezer.Limits {
         var limits = GuestFreezer.Limits()
         limits.freeze = .milliseconds(500)
         limits.frozen = .seconds(20)
@@ -118,15 +118,15 @@ struct GuestFreezerTests {
         return limits
     }
 
-    private func freezer(
-        _ state: StateDirectory? = nil, _ limits: GuestFreezer.Limits? = nil
+    func freezer(
+        _ state: (any FreezeNotes)? = nil, _ limits: GuestFreezer.Limits? = nil
     ) -> GuestFreezer {
         GuestFreezer(
             upstream: UpstreamSettings(socketPath: path), state: state, events: events,
             limits: limits ?? self.limits())
     }
 
-    private func libvirtd(_ agent: Agent) async throws -> ScriptedLibvirtd {
+    func libvirtd(_ agent: Agent) async throws -> ScriptedLibvirtd {
         try await ScriptedLibvirtd(path) { agent.script($0, $1) }
     }
 
@@ -141,7 +141,7 @@ struct GuestFreezerTests {
         #expect(state.freezes().records.map(\.uuid) == [uuid])
         #expect(await freezer.thaw(owner: "job"))
         #expect(!agent.isFrozen)
-        #expect(state.freezes().records.isEmpty)
+        #expect(try await eventually { state.freezes().records.isEmpty })
         #expect(libvirtd.count(.domainFSFreeze) == 1)
         #expect(await !freezer.thaw(owner: "job"))
         let asked = try #require(

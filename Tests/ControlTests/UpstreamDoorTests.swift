@@ -156,6 +156,35 @@ struct UpstreamDoorTests {
         }
     }
 
+    @Test("figures of a machine are taken from libvirtd as many as clients take")
+    func manyFigures() async throws {
+        let figures = (0..<20_000).map { TypedParameter("f.\($0)", .uint(UInt32($0))) }
+        let record = LibvirtCalls.reply {
+            $0.count(1)
+            $0.domain(Self.machine)
+            $0.parameters(figures)
+        }.bytes
+        try await withDoor({ packet, libvirtd in
+            packet.header.procedure == Procedure.getAllDomainStats.rawValue
+                ? .results(record) : Self.script(packet, libvirtd)
+        }) { client, _, _ in
+            let reply = try await client.call(
+                .getAllDomainStats,
+                LibvirtCalls.reply {
+                    $0.domains([])
+                    $0.uint(0)
+                    $0.uint(0)
+                }.bytes)
+            var reader = XDRReader(reply.body)
+            var counts: [String: Int] = [:]
+            for _ in 0..<(try reader.count(limit: 16)) {
+                let name = try reader.domain().name
+                counts[name] = try reader.parameters(limit: LibvirtLimits.statisticsMax).count
+            }
+            #expect((counts["machine"] ?? 0) >= figures.count)
+        }
+    }
+
     @Test("checkpoints of our domains never reach libvirtd, those of others always do")
     func checkpoints() async throws {
         try await withDoor { client, libvirtd, manager in

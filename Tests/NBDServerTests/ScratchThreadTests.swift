@@ -148,6 +148,20 @@ private final class Threads: Sendable {
         await fixture.close()
     }
 
+    @Test("a job whose scratch was there before is not broken for room that it cannot give back")
+    func reused() async throws {
+        let fixture = try await ServerFixture()
+        let file = try FileCalls.open(fixture.path("scratch"), [.write, .createNew])
+        try FileCalls.setSize(file.raw, bytes: ServerFixture.diskBytes)
+        let export = try await fixture.begin(reusesScratch: true)
+        let fileSystem = try #require(export.scratch.fileSystem)
+        let shared = fixture.server.shared
+        #expect(shared.watch.reclaim(fileSystem, shared) {} == .nothing)
+        #expect(shared.watch.reclaim(fileSystem, shared) {} == .nothing)
+        #expect(export.loss == nil && !export.ledger.view.isClosed)
+        await fixture.close()
+    }
+
     @Test("P2: scratch is watched before the instant: from then on a guest may need the room")
     func watchedBefore() async throws {
         // The ring is busy with a client that has come, so that no write can be held yet.

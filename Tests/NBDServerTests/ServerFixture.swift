@@ -60,9 +60,9 @@ final class ServerFixture: Sendable {
     }
 
     /// Begins a job with scratch and socket in the directory.
-    func begin() async throws(ServerFault) -> BackupExport {
+    func begin(reusesScratch: Bool = false) async throws(ServerFault) -> BackupExport {
         let scratch = ScratchConfiguration(
-            kind: .file, path: path("scratch"), reuseExternal: false)
+            kind: .file, path: path("scratch"), reuseExternal: reusesScratch)
         _ = try await server.beginJob(
             JobConfiguration(
                 id: "job",

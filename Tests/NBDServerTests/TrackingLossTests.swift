@@ -163,6 +163,31 @@ import Testing
         await base.close()
     }
 
+    @Test("P3: a loss that could not be noted is said once more when the last sync has failed")
+    func unsynced() async throws {
+        let fixture = try await Fixture()
+        let server = fixture.server
+        try fixture.doubt().retire()
+        // A device's mark does not last: there is only the record.
+        let places = DiskDirectory(fixture.base.path("late"))
+        let doubt = TrackingDoubt(
+            TrackingPlaces(files: places, memory: nil, isInMemory: false, mark: nil),
+            spare: server.shared.spare)
+        #expect(!doubt.declare().isDurable)
+        server.state.withLock { state in
+            state.trackingCare.doubts[fixture.disk] = doubt
+            state.tracking[fixture.disk] = .unavailable("a test")
+        }
+        // The directory is there again; the record in it would be believed.
+        try places.make()
+        _ = try places.create(TrackingPlaces.recordName, reserving: 0)
+        #expect(fixture.base.exists("late/record"))
+        server.abandonTracking(fixture.disk)
+        #expect(!fixture.base.exists("late/record"))
+        #expect(doubt.isOver)
+        await fixture.base.close()
+    }
+
     @Test("several disks that are closed at once all get their time, unless one has been in vain")
     func closing() async throws {
         let fixture = try await ServerFixture()

@@ -286,15 +286,16 @@ extension NBDServer {
             at: place, what: "the sync of '\(leaving.path)'", .end(milliseconds: limit),
             late: { _ in _ = parting.take() }
         ) { Self.sync(parting) }
-        if case .success(true) = synced {
-            _ = await storage.run(
-                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
-            ) { () -> Result<Bool, ServerFault> in
-                if let source = parting.look({ $0?.source }) ?? nil {
-                    self.closeTracking(disk, source)
-                }
-                return .success(true)
+        let isSynced = (try? synced.get()) == true
+        _ = await storage.run(
+            at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+        ) { () -> Result<Bool, ServerFault> in
+            if isSynced, let source = parting.look({ $0?.source }) ?? nil {
+                self.closeTracking(disk, source)
+            } else {
+                self.abandonTracking(disk)
             }
+            return .success(true)
         }
         // Whatever has not been closed in order is left as after a kill.
         dropTracking(disk)

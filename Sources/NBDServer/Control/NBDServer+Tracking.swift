@@ -193,6 +193,21 @@ extension NBDServer {
         }
     }
 
+    /// The disk has been withdrawn and not synced: nothing is marked as exact, but that its changes
+    /// were not recorded is said once more where it is not known to last.
+    func abandonTracking(_ disk: DiskID) {
+        let doubt = state.withLock { state -> TrackingDoubt? in
+            guard case .unavailable = state.tracking[disk] else { return nil }
+            return state.trackingCare.doubts.removeValue(forKey: disk)
+        }
+        guard let doubt else { return }
+        guard doubt.lastOutcome?.isDurable != true else { return doubt.retire() }
+        close(doubt) {
+            _ = doubt.declare()
+            doubt.retire()
+        }
+    }
+
     /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.
     func dropTracking(_ disk: DiskID) {
         state.withLock { state in

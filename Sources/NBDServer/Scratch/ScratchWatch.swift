@@ -94,8 +94,10 @@ final class ScratchWatch: Sendable {
         _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
     ) -> Reclaimed {
         let found = state.withLock { state -> (exports: [BackupExport], reclaim: Reclaim)? in
+            // A file that was there before keeps its room: to break its job would help nobody.
             let exports = state.exports.values.filter {
-                $0.scratch.fileSystem == fileSystem && !state.given.contains($0.id)
+                $0.scratch.fileSystem == fileSystem && $0.scratch.isOurs
+                    && !state.given.contains($0.id)
             }
             guard !exports.isEmpty else { return nil }
             let reclaim = Reclaim(exports.count, answer: answer)

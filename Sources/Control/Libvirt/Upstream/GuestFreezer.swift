@@ -1,11 +1,12 @@
-import Foundation
+import BoundedCalls
 import LibvirtProtocol
+import ServerInterface
 
 /// Freezes and thaws guests through the libvirtd that runs their machines.
 ///
 /// A freeze is noted on disk before it is asked for, has a connection of its own, and is thawed in a
-/// task of its own: no caller that fails or leaves, no libvirtd that hangs or restarts, and no crash of
-/// this process keeps a guest frozen.
+/// task of its own: no caller that fails or leaves, no libvirtd that hangs or restarts, no state
+/// directory that hangs and no crash of this process keeps a guest frozen.
 package actor GuestFreezer: GuestFreezing {
     /// How long things take.
     package struct Limits: Sendable, Hashable {
@@ -20,8 +21,8 @@ package actor GuestFreezer: GuestFreezing {
         /// Between two attempts at first, and at most.
         package var firstPause: Duration = .seconds(1)
         package var longestPause: Duration = .seconds(30)
-        /// Until nothing more is tried before the next start.
-        package var giveUp: Duration = .seconds(3600)
+        /// Between two reports that a guest cannot be thawed; it is tried until it is.
+        package var reportAgain: Duration = .seconds(3600)
 
         package init() {}
     }
@@ -38,23 +39,28 @@ package actor GuestFreezer: GuestFreezing {
         /// The agent has been asked, or may have been: it must be thawed.
         var isAsked = false
         var isThawing = false
+        /// Writes its note to disk; true when there was one already.
+        var note: Task<Bool, Never>?
+        /// There was a note before: the guest may have been left frozen by an earlier freeze of ours.
+        var wasNotedBefore = false
         var watchdog: Task<Void, Never>?
         let thawed = LateValue<Bool>()
     }
 
-    private let upstream: UpstreamSettings
-    private let state: StateDirectory?
-    private let limits: Limits
+    let upstream: UpstreamSettings
+    private let state: (any FreezeNotes)?
+    let limits: Limits
     private let events: EventLog
+    /// Runs what the state directory is asked: it may hang, and must not keep a guest frozen.
+    private let storage = StorageCalls()
     private var freezes: [String: Freeze] = [:]
-    /// Agents whose response timeout is being put back; the next freeze waits for that, or it would lose
-    /// its own.
-    private var settling: [String: (number: Int, task: Task<Void, Never>)] = [:]
-    private var lastSettling = 0
+    /// Guests whose agents get their response timeout back, and whose notes are being removed; the next
+    /// freeze waits for that, or it would lose its own.
+    private var settling: [String: LateValue<Bool>] = [:]
     private var isStopping = false
 
     package init(
-        upstream: UpstreamSettings, state: StateDirectory?, events: EventLog,
+        upstream: UpstreamSettings, state: (any FreezeNotes)?, events: EventLog,
         limits: Limits = Limits()
     ) {
         self.upstream = upstream
@@ -95,8 +101,16 @@ package actor GuestFreezer: GuestFreezing {
     package func shutdown() async {
         isStopping = true
         for uuid in freezes.keys { startThaw(uuid) }
-        for freeze in freezes.values { _ = await freeze.thawed.value(within: limits.thaw) }
-        for settling in settling.values { await settling.task.value }
+        await wait(for: freezes.values.map(\.thawed), limits.thaw)
+        await wait(for: Array(settling.values), .seconds(UpstreamLimits.shortAnswerSeconds))
+    }
+
+    /// Waits for all of them, as long as for one.
+    private func wait(for values: [LateValue<Bool>], _ time: Duration) async {
+        let end = ContinuousClock.now + time
+        for value in values {
+            _ = await value.value(within: max(end - ContinuousClock.now, .zero))
+        }
     }
 
     package func freeze(
@@ -109,7 +123,7 @@ package actor GuestFreezer: GuestFreezing {
         do throws(ControlError) {
             try await ask(uuid, freeze)
         } catch {
-            forget(uuid)
+            forget(uuid, isThawed: false)
             throw error
         }
         let reply = await freeze.reply.value(within: limits.freeze)
@@ -129,8 +143,10 @@ package actor GuestFreezer: GuestFreezing {
 
     // Asks the agent; when this throws, it has not been asked.
     private func ask(_ uuid: String, _ freeze: Freeze) async throws(ControlError) {
-        await settling[uuid]?.task.value
-        try state?.save(StoredFreeze(uuid: uuid, domain: freeze.domain))
+        if let before = settling[uuid], await before.value(within: limits.freeze) == nil {
+            throw stateHangs()
+        }
+        try await note(uuid, freeze.domain)
         let connection = try await connect()
         freezes[uuid]?.connection = connection
         await boundAgent(uuid, freeze.domain, connection, seconds: agentSeconds)
@@ -166,52 +182,117 @@ package actor GuestFreezer: GuestFreezing {
         case .success(let packet):
             guard packet.header.status != PacketStatus.ok.rawValue else { return }
             let error = try? WireError(body: packet.body)
-            if let error, Self.wasNeverAsked(error) { forget(uuid) }
+            let mayBeOurs = freezes[uuid]?.wasNotedBefore ?? false
+            if let error, Self.wasNotFrozen(error, mayBeOurs: mayBeOurs) {
+                forget(uuid, isThawed: false)
+            }
             throw ControlError(error.map(UpstreamFault.refused) ?? garbled(packet))
         }
     }
 
-    private func garbled(_ packet: Packet) -> UpstreamFault {
-        .garbled(path: upstream.socketPath, detail: "an error of \(packet.body.count) bytes")
-    }
-
-    /// Errors with which libvirtd refuses before it asks the agent: not supported, read-only, no such
-    /// domain, not running, no agent.
-    private static let neverAsked: Set<Int32> = [3, 29, 42, 55, 74, 84]
-
-    /// An agent that is not there has the number of one that does not answer, and other words.
-    private static func wasNeverAsked(_ error: WireError) -> Bool {
-        neverAsked.contains(error.code)
-            || error.message.hasSuffix("QEMU guest agent is not connected")
-            || error.message.hasSuffix("QEMU guest agent is not available due to an error")
-    }
-
-    private func forget(_ uuid: String) {
+    private func forget(_ uuid: String, isThawed: Bool) {
         guard let freeze = freezes.removeValue(forKey: uuid) else { return }
         freeze.watchdog?.cancel()
-        if let connection = freeze.connection { settle(uuid, freeze.domain, connection) }
         freeze.thawed.set(true)
-        do throws(ControlError) {
-            try state?.removeFreeze(of: uuid)
-        } catch {
-            // The next start thaws a guest that is not frozen, which harms nobody.
-            events.append(
-                ControlEvent(.stateProblem, domain: freeze.domain, message: error.message))
+        settle(uuid, freeze, isThawed: isThawed)
+    }
+
+    /// Gives the agent its response timeout back and the connection up, and removes the note.
+    private func settle(_ uuid: String, _ freeze: Freeze, isThawed: Bool) {
+        guard isThawed || freeze.connection != nil || freeze.note != nil else { return }
+        let isDone = LateValue<Bool>()
+        settling[uuid] = isDone
+        Task {
+            async let removed: Void = removeNote(uuid, freeze, isThawed: isThawed)
+            if let connection = freeze.connection {
+                await boundAgent(uuid, freeze.domain, connection, seconds: Self.blocks)
+                connection.close()
+            }
+            await removed
+            isDone.set(true)
+            settling[uuid] = nil
+        }
+    }
+}
+
+// MARK: Notes on disk
+
+extension GuestFreezer {
+    /// Notes that a guest is about to be frozen; throws when that cannot be done in time.
+    private func note(_ uuid: String, _ domain: String) async throws(ControlError) {
+        guard let state else { return }
+        let record = StoredFreeze(uuid: uuid, domain: domain)
+        let saved = LateValue<SavedNote>()
+        let storage = storage
+        freezes[uuid]?.note = Task {
+            let result = await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) { () -> Result<SavedNote, ServerFault> in .success(SavedNote(record, in: state)) }
+            let note =
+                switch result {
+                case .success(let note): note
+                case .failure(let fault): SavedNote(problem: controlError(from: fault))
+                }
+            saved.set(note)
+            return note.wasThere
+        }
+        guard let note = await saved.value(within: limits.freeze) else { throw stateHangs() }
+        freezes[uuid]?.wasNotedBefore = note.wasThere
+        if let problem = note.problem { throw problem }
+    }
+
+    /// What became of a note.
+    private struct SavedNote: Sendable {
+        var wasThere = false
+        var problem: ControlError?
+
+        init(problem: ControlError) { self.problem = problem }
+
+        init(_ record: StoredFreeze, in state: any FreezeNotes) {
+            wasThere = state.hasFreeze(of: record.uuid)
+            do throws(ControlError) {
+                try state.save(record)
+            } catch {
+                problem = error
+            }
         }
     }
 
-    /// Gives the agent its response timeout back, and the connection up.
-    private func settle(_ uuid: String, _ name: String, _ connection: UpstreamConnection) {
-        lastSettling += 1
-        let number = lastSettling
-        let before = settling[uuid]?.task
-        let task = Task {
-            await before?.value
-            await boundAgent(uuid, name, connection, seconds: Self.blocks)
-            connection.close()
-            if settling[uuid]?.number == number { settling[uuid] = nil }
+    /// Removes a note once it is written, be it late.
+    ///
+    /// One that was there before says of an earlier freeze what only a thaw makes untrue.
+    private func removeNote(_ uuid: String, _ freeze: Freeze, isThawed: Bool) async {
+        guard let state, isThawed || freeze.note != nil else { return }
+        let wasThere = await freeze.note?.value ?? false
+        guard isThawed || !wasThere else { return }
+        let removal = await storage.run(
+            at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+        ) { () -> Result<ControlError?, ServerFault> in
+            do throws(ControlError) {
+                try state.removeFreeze(of: uuid)
+                return .success(nil)
+            } catch {
+                return .success(error)
+            }
         }
-        settling[uuid] = (number, task)
+        let problem: ControlError? =
+            switch removal {
+            case .success(let problem): problem
+            case .failure(let fault): controlError(from: fault)
+            }
+        // The next start thaws a guest that is not frozen, which harms nobody.
+        guard let problem else { return }
+        events.append(
+            ControlEvent(.stateProblem, domain: freeze.domain, message: problem.message))
+    }
+
+    private func stateHangs() -> ControlError {
+        let (seconds, attoseconds) = limits.freeze.components
+        return controlError(
+            from: .timedOut(
+                what: StoragePlace.tracking.text,
+                milliseconds: UInt64(clamping: seconds) * 1000
+                    + UInt64(clamping: attoseconds / 1_000_000_000_000_000)))
     }
 }
 
@@ -226,22 +307,20 @@ extension GuestFreezer {
     }
 
     private func thawUntilDone(_ uuid: String) async {
-        let began = ContinuousClock.now
         var pause = limits.firstPause
+        var reportsAt = ContinuousClock.now
         var isReported = false
         while let freeze = freezes[uuid] {
-            let failure = await thawOnce(uuid, freeze)
-            guard let failure else {
+            guard let failure = await thawOnce(uuid, freeze) else {
                 events.append(ControlEvent(.guestThawed, domain: freeze.domain))
-                return forget(uuid)
+                return forget(uuid, isThawed: true)
             }
-            if !isReported { report(freeze.domain, "\(failure): it is tried again") }
-            isReported = true
-            guard ContinuousClock.now - began < limits.giveUp else {
-                report(freeze.domain, "\(failure): given up; thaw it with virsh domfsthaw")
-                freezes[uuid]?.connection?.close()
-                freezes[uuid] = nil
-                return freeze.thawed.set(false)
+            if ContinuousClock.now >= reportsAt {
+                report(freeze.domain, "\(failure): it is tried again")
+                reportsAt = ContinuousClock.now + limits.reportAgain
+                // Who has not answered a freeze for so long is no longer waited for.
+                if isReported, freeze.reply.value == nil { freezes[uuid]?.connection?.close() }
+                isReported = true
             }
             try? await Task.sleep(for: pause)
             pause = min(pause * 2, limits.longestPause)
@@ -277,18 +356,6 @@ extension GuestFreezer {
         }
     }
 
-    /// A machine that is off has no frozen file systems.
-    private func isOff(
-        _ uuid: String, _ name: String, _ connection: UpstreamConnection
-    ) async -> Bool {
-        let reply = await connection.reply(to: .domainIsActive, Self.domain(uuid, name).bytes)
-        guard case .success(let packet) = reply,
-            packet.header.status == PacketStatus.ok.rawValue
-        else { return false }
-        var reader = XDRReader(packet.body)
-        return (try? reader.int()) == 0
-    }
-
     /// The freeze's own connection, or a new one when that is gone; who freezes on a connection that is
     /// gone is not waited for.
     private func liveConnection(_ uuid: String) async throws(ControlError) -> UpstreamConnection {
@@ -301,70 +368,5 @@ extension GuestFreezer {
         freeze.connection?.close()
         freezes[uuid]?.connection = connection
         return connection
-    }
-
-    /// By itself libvirtd waits for an agent for ever, and lets nobody else talk to it meanwhile, not
-    /// even to thaw: so it is told to give up in time, and afterwards to wait again.
-    private func boundAgent(
-        _ uuid: String, _ name: String, _ connection: UpstreamConnection, seconds: Int32
-    ) async {
-        var arguments = Self.domain(uuid, name)
-        arguments.int(seconds)
-        arguments.uint(0)
-        // One that does not know how is older than libvirt 5.10.
-        _ = await connection.reply(
-            to: .domainAgentSetResponseTimeout, arguments.bytes,
-            seconds: UpstreamLimits.shortAnswerSeconds)
-    }
-
-    private var agentSeconds: Int32 {
-        Int32(clamping: max(limits.freeze.components.seconds - 5, 1))
-    }
-
-    /// Libvirt's own default (`VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK`).
-    private static let blocks: Int32 = -2
-
-    private func connect() async throws(ControlError) -> UpstreamConnection {
-        do throws(UpstreamFault) {
-            return try await UpstreamConnection.open(
-                upstream, uri: upstream.uri ?? "", flags: 0, deliver: { _ in })
-        } catch {
-            throw ControlError(error)
-        }
-    }
-
-    private func ask(
-        _ procedure: Procedure, _ uuid: String, _ name: String,
-        _ connection: UpstreamConnection, _ seconds: Int64?
-    ) async -> Result<Packet, UpstreamFault> {
-        var arguments = Self.domain(uuid, name)
-        // No mount points: all of them. No flags.
-        arguments.strings([])
-        arguments.uint(0)
-        return await connection.reply(to: procedure, arguments.bytes, seconds: seconds)
-    }
-
-    private static func domain(_ uuid: String, _ name: String) -> XDRWriter {
-        var writer = XDRWriter()
-        writer.domain(WireDomain(name: name, uuid: UUIDText.bytes(uuid), id: -1))
-        return writer
-    }
-}
-
-extension ControlError {
-    /// What libvirtd has to say, or why it says nothing.
-    init(_ fault: UpstreamFault) {
-        let error = fault.wire
-        self.init(
-            code: "libvirtd-refused", libvirtCode: Int(error.code), message: error.message,
-            httpStatus: 502)
-    }
-
-    /// A thaw of before has not come to an end.
-    static func stillFrozen(_ name: String) -> ControlError {
-        ControlError(
-            .operationInvalid, code: "guest-frozen", status: 409,
-            detail: "the file systems of domain '\(name)' are frozen already, or are still being "
-                + "thawed: try again when that is done")
     }
 }

@@ -30,17 +30,19 @@ final class LateValue<Value: Sendable>: Sendable {
             state.lastNumber += 1
             return state.lastNumber
         }
-        let timer = Task {
-            try? await Task.sleep(for: time)
-            self.giveUp(number)
-        }
-        defer { timer.cancel() }
+        var timer: Task<Void, Never>?
+        defer { timer?.cancel() }
         return await withCheckedContinuation { continuation in
             let value = state.withLock { state -> Value? in
                 if state.value == nil { state.waiters[number] = continuation }
                 return state.value
             }
-            if let value { continuation.resume(returning: value) }
+            if let value { return continuation.resume(returning: value) }
+            // Not before there is somebody to tell that the time is over.
+            timer = Task {
+                try? await Task.sleep(for: time)
+                self.giveUp(number)
+            }
         }
     }
 

@@ -150,7 +150,9 @@ extension UpstreamExchange {
         var records: [DomainRecord] = []
         for _ in 0..<(try reader.count(limit: LibvirtLimits.domainsMax)) {
             records.append(
-                DomainRecord(domain: try reader.domain(), parameters: try reader.parameters()))
+                DomainRecord(
+                    domain: try reader.domain(),
+                    parameters: try reader.parameters(limit: LibvirtLimits.statisticsMax)))
         }
         return records
     }
