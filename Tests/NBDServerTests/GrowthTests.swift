@@ -1,12 +1,14 @@
 import Disk
 import Foundation
 import Glibc
-import IORing
-import Scratch
+import PointInTime
 import Synchronization
+import System
 import Testing
 
+@testable import BoundedCalls
 @testable import NBDServer
+@testable import ServerInterface
 
 /// Disks that grow while other calls are at work on them.
 @Suite struct GrowthTests {
@@ -99,26 +101,5 @@ import Testing
         while server.state.withLock({ !$0.growing.isEmpty }), Date() < end { usleep(500) }
         #expect(try await server.growDisk(fixture.disk, sizeBytes: 3 * bytes) == 3 * bytes)
         await fixture.close()
-    }
-
-    @Test("a resize that the ring is at when the time is over is waited for")
-    func ringIsAtIt() throws {
-        let (outcome, done) = (Outcome(), Latch(count: 1))
-        _ = try WorkerThread(name: "test-ring") {
-            #expect(outcome.take())
-            usleep(300_000)
-            outcome.succeeded.store(true, ordering: .releasing)
-            done.arrive()
-        }
-        #expect(outcome.isSettled(done, milliseconds: 200))
-        let isDone = outcome.succeeded.load(ordering: .acquiring)
-        #expect(isDone)
-    }
-
-    @Test("a resize that the ring has not begun in time is taken back")
-    func ringIsStuck() {
-        let (outcome, done) = (Outcome(), Latch(count: 1))
-        #expect(!outcome.isSettled(done, milliseconds: 20))
-        #expect(!outcome.take(), "the ring could still begin")
     }
 }

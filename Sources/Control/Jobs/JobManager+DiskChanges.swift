@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Single disks of a domain come, go, and change; machines on other disks do not notice.
 extension JobManager {
@@ -69,7 +69,7 @@ extension JobManager {
                 events.append(
                     ControlEvent(
                         .diskResized, domain: name, disk: found.target,
-                        message: "\(bytes) bytes, for whoever connects from now on"))
+                        message: "\(bytes) bytes, for new connections"))
             } catch {
                 throw controlError(from: error)
             }

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// A backup job before it runs: every default filled in, every refusal that needs no I/O made.
 package struct BackupPlan: Sendable, Hashable {
@@ -45,7 +45,7 @@ package struct BackupPlan: Sendable, Hashable {
     package let endpoint: ListenEndpoint
     /// Checkpoint given for all disks.
     package let incremental: String?
-    /// What the request said by `tls`.
+    /// The request's `tls`.
     package let tls: Bool?
 
     /// Decides everything about a job that can be decided without touching a file.

@@ -67,9 +67,8 @@ struct Piece {
     var ioCount = 0
     /// Arena offset at which `ioOffset` lies; the page before it takes the reply's header.
     var data = 0
-    /// The allocation, or -1.
-    var buffer = -1
-    var pages = 0
+    /// Where the data lies; nil for what has none.
+    var buffer: ArenaRun?
     /// Bytes of a write that are received, then those of the widened range that are written.
     var progress = 0
     /// The home disk, when the connection may write.
@@ -98,6 +97,13 @@ struct Piece {
         guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
         return disk
     }
+    /// The buffer of a piece that has data.
+    var ownBuffer: ArenaRun {
+        guard let buffer else { preconditionFailure("reads and writes have a buffer") }
+        return buffer
+    }
+    /// Arena offset of the page in front of the data.
+    var margin: Int { ownBuffer.offset }
     /// Arena offset of the guest's first byte.
     var guestData: Int { data + Int(offset - ioOffset) }
     /// Arena offset of the byte at which a read goes on.

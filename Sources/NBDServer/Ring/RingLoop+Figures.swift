@@ -1,11 +1,12 @@
-import IORing
 import NBDProtocol
+import ServerInterface
+import Tables
 
 /// What machines ask of disks, counted on their home rings.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Counts a request of a machine's.
     mutating func count(_ request: ValidRequest, of slot: ConnectionIndex) {
-        guard let disk = connections[slot].disk else { return }
+        guard let disk = connections[slot].transmission.disk else { return }
         disks[disk].figures.count(request.command, request.length)
     }
 

@@ -2,22 +2,24 @@ import Core
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import ScratchFiles
 import Synchronization
+import System
+import Tables
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
 /// Only where the pages cannot change before the peer has them: a source that nobody may write, and
 /// scratch of our own making, whose slots are written once unless clients may let go of them.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: ConnectionIndex) {
         let isUnix = connections[slot].isUnix
         let isSecured = connections[slot].isSecured
-        switch connections[slot].target {
+        switch connections[slot].transmission.target {
         case .live(let export):
             let clients = export.clientCount.load(ordering: .relaxed)
-            connections[slot].path.sourceByReference =
+            connections[slot].transmission.path.sourceByReference =
                 ReadStrategy(isUnix: isUnix, isSecured: isSecured, clients: clients)
                 .sendsByReference(
                     isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
@@ -25,10 +27,10 @@ extension RingLoop {
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
-            connections[slot].path.sourceByReference = strategy.sendsByReference(
+            connections[slot].transmission.path.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             // A slot that a client may let go of is written again.
-            connections[slot].path.scratchByReference = strategy.sendsByReference(
+            connections[slot].transmission.path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
                 neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
         case nil: break
@@ -42,20 +44,15 @@ extension RingLoop {
         // After an error no data follows: the reply ends with the error.
         guard requests[request].error == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
-            connections[slot].path.sendsByReference
+            connections[slot].transmission.path.sendsByReference
         else { return false }
         var read = PointInTimeRead(offset..<(offset + count))
-        guard let pages = stablePages(slot, &read),
-            FileCalls.isResident(
-                pages.descriptor, position: pages.position, count: Int(count)),
-            let pipe = pipes.take()
+        guard let place = stablePages(slot, &read),
+            let pages = io.takePages(
+                of: place.file, filePosition: place.position, count: Int(count))
         else { return false }
-        let filled = pipes.fill(
-            pipe, from: pages.descriptor, filePosition: pages.position, count: Int(count))
-        guard filled == Int(count), isComplete(slot, &read, filled),
-            let buffer = allocate(pages: 1, for: slot)
-        else {
-            pipes.discard(pipe)
+        guard finish(&read, slot, Int(count)), let buffer = allocate(pages: 1, for: slot) else {
+            io.endPages(pages, unsent: Int(count))
             return false
         }
         requests[request].issued += count
@@ -63,14 +60,14 @@ extension RingLoop {
             requests[request].piecesInFlight == 0
             && requests[request].issued == requests[request].valid.length
         let header = writeDataHeader(
-            request, offset: offset, count: count, isLast: isLast, at: buffer)
-        connections[slot].output.append(
+            request, offset: offset, count: count, isLast: isLast, at: buffer.offset)
+        connections[slot].outbox.replies.append(
             OutputSegment(
-                start: buffer, end: buffer + header, pipe: pipe, pipeBytes: filled,
-                buffer: buffer, pages: 1, isOpen: false))
-        noteRead(slot, offset, filled)
+                start: buffer.offset, end: buffer.offset + header, filePages: pages,
+                filePageBytes: Int(count), buffer: buffer, isOpen: false))
+        noteRead(slot, offset, Int(count))
         if requests[request].issued == requests[request].valid.length {
-            connections[slot].current = nil
+            connections[slot].transmission.current = nil
         }
         if isLast { endReadRequest(slot, request) }
         return true
@@ -79,22 +76,22 @@ extension RingLoop {
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
     private func stablePages(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead
-    ) -> (descriptor: Int32, position: UInt64)? {
-        let path = connections[slot].path
+    ) -> (file: FileHandle, position: UInt64)? {
+        let path = connections[slot].transmission.path
         switch read.next(path.ledger) {
         case .source(let count) where path.sourceByReference && count == read.left:
-            return (path.sourceDescriptor, read.position)
+            return (path.source, read.position)
         case .scratch(let position, let count) where path.scratchByReference && count == read.left:
-            return (path.scratchDescriptor, position)
+            return (path.scratch, position)
         case .source, .scratch, .zeros, .askScratch, .done, .closed, .released: return nil
         }
     }
 
-    /// Whether the pages that are in the pipe now are all of the read, and the instant's.
-    private func isComplete(
-        _ slot: ConnectionIndex, _ read: inout PointInTimeRead, _ count: Int
+    /// Ends a read whose pages were taken; false when they are not all of it, or not the instant's.
+    private mutating func finish(
+        _ read: inout PointInTimeRead, _ slot: ConnectionIndex, _ count: Int
     ) -> Bool {
-        let ledger = connections[slot].path.ledger
+        let ledger = connections[slot].transmission.path.ledger
         read.got(count, ledger)
         while true {
             switch read.next(ledger) {
@@ -114,7 +111,7 @@ extension RingLoop {
         guard needsDataHeader(request) else { return 0 }
         requests[request].headerSent = true
         let valid = requests[request].valid
-        let replies = connections[requests[request].connection].replies
+        let replies = connections[requests[request].connection].transmission.replies
         // Of a reply that may not be cut the header tells all that will follow, so that nothing but
         // hanging up is left when a later piece fails.
         let isWhole = requests[request].isExclusive
@@ -128,7 +125,8 @@ extension RingLoop {
     /// Whether a header stands in front of the request's next piece: of every chunk, else only of the
     /// first.
     func needsDataHeader(_ request: RequestIndex) -> Bool {
-        let usesChunks = connections[requests[request].connection].replies.mode.usesChunks
+        let usesChunks = connections[requests[request].connection].transmission.replies.mode
+            .usesChunks
         return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)
     }
 }

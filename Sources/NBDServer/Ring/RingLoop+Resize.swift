@@ -1,26 +1,26 @@
-import Bitmap
 import Core
 import Disk
-import IORing
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// A disk becomes larger on its home ring.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// While the disk is held: it ends later from now on, and the new part is dirty.
     ///
     /// Refused, to be tried again, while a job or the write-intent log is at work.
-    mutating func grow(
-        _ disk: DiskID, _ growth: DiskGrowth, _ outcome: Outcome, _ latch: Latch
-    ) {
-        defer { latch.arrive() }
+    mutating func grow(_ disk: DiskID, _ growth: DiskGrowth, _ claim: Claim) -> Bool {
         guard let slot = diskSlots[disk], disks[slot].changes.isQuiet,
             disks[slot].jobs.allSatisfy({ $0 == nil }),
-            !disks[slot].changes.isRecordBusy, outcome.take(),
+            !disks[slot].changes.isRecordBusy, claim.take(),
             growTracking(slot, growth)
-        else { return }
+        else { return false }
         disks[slot].sizeBytes = growth.sizeBytes
         disks[slot].tailStart = growth.sizeBytes
-        outcome.succeeded.store(true, ordering: .releasing)
+        return true
     }
 
     /// False when there is no memory for more bits.

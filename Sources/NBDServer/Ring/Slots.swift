@@ -1,7 +1,8 @@
-import Bitmap
 import Core
-import IORing
-import Scratch
+import PointInTime
+import System
+import Tables
+import Tracking
 
 /// A ring's tables, and what names a slot of each.
 typealias ConnectionIndex = SlotTable<Connection>.Index
@@ -34,8 +35,8 @@ extension [BackupExport?] {
     }
 }
 
-extension [Latch?] {
-    subscript(_ job: JobIndex) -> Latch? {
+extension [Ticket?] {
+    subscript(_ job: JobIndex) -> Ticket? {
         get { self[job.number] }
         set { self[job.number] = newValue }
     }

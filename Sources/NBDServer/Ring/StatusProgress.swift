@@ -1,7 +1,7 @@
 import Core
 import Disk
 import NBDProtocol
-import Scratch
+import PointInTime
 
 /// How far the block status request of a connection has come.
 struct StatusProgress {
@@ -36,34 +36,33 @@ struct StatusProgress {
         map.removeAll()
     }
 
-    /// Notes when the reply's extents are all there; tells whether they are.
-    mutating func isComplete(_ valid: ValidRequest, hasLongExtents: Bool) -> Bool {
+    /// Ends the gathering when the reply's extents are all there.
+    mutating func endIfComplete(_ valid: ValidRequest, hasLongExtents: Bool) {
         let isFirstKnown =
             valid.flags.contains(.reqOne) && extents.hasFirst(isLong: hasLongExtents)
-        guard position == valid.offset + valid.length || extents.isFull || isFirstKnown else {
-            return false
-        }
-        isGathered = true
-        return true
+        isGathered =
+            position == valid.offset + valid.length || extents.isFull || isFirstKnown
     }
 
     /// One turn of gathering allocation, for a backup export under the job's ledger.
     ///
     /// What was told ahead is older than the ledger's word on it, as the rule of reads wants.
-    mutating func gatherAllocation(
-        _ valid: ValidRequest, of source: RawSource, under ledger: LedgerView?,
-        hasLongExtents: Bool
+    mutating func gatherAllocation<IO: RingIO & ~Copyable>(
+        _ valid: ValidRequest, of source: RawSource, asking io: inout IO,
+        under ledger: LedgerView?, hasLongExtents: Bool
     ) {
         let end = valid.offset + valid.length
         // Of a single extent nothing is gained by having more of them told.
         let isAhead = !valid.flags.contains(.reqOne)
         var lookups = Limits.lookupsPerTurn
         for _ in 0..<Limits.runsPerTurn {
-            if isComplete(valid, hasLongExtents: hasLongExtents) { return }
+            endIfComplete(valid, hasLongExtents: hasLongExtents)
+            if isGathered { return }
             if knownEnd <= position {
                 guard lookups > 0 else { return }
-                let run = source.allocation(
-                    at: position, end: end, endsHole: knownEnd == position && !knownIsData,
+                let run = io.allocation(
+                    of: source, at: position, end: end,
+                    endsHole: knownEnd == position && !knownIsData,
                     ahead: isAhead, map: &map)
                 knownIsData = run.isData
                 knownEnd = run.end
