@@ -144,8 +144,13 @@ let package = Package(
             swiftSettings: strict),
         .target(
             name: "Simulation",
-            dependencies: ["Core", "Scratch", "Bitmap", "IORing", "UnitSupport"],
+            dependencies: [
+                "Core", "PointInTime", "ScratchFiles", "Tracking", "TrackingFiles", "System",
+                "UnitSupport",
+            ],
             path: "Tests/Simulation", swiftSettings: strict),
+        .testTarget(
+            name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: strict),
         .executableTarget(
             name: "nbdpull-simulate", dependencies: ["Simulation"], path: "Tests/Simulate",
             swiftSettings: strict),

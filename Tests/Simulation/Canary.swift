@@ -3,10 +3,12 @@
 ///
 /// Production code stays as it is: what breaks is how it is driven, or what storage tells it.
 package enum Canary: String, CaseIterable, Sendable {
-    /// A change is submitted although it has to wait for a copy.
+    /// A change is made although it has to wait for a copy.
     case releasesBeforeCopy
-    /// A change is submitted when the old content is in memory, not yet kept.
+    /// A change is made when the old content is in memory, not yet kept.
     case releasesBeforePublishing
+    /// Clusters are called holes without a look.
+    case notesHolesUnseen
     /// A copy counts as kept before it is written.
     case publishesBeforeCopy
     /// A read asks the ledger before it reads, not after.
@@ -37,6 +39,8 @@ package enum Canary: String, CaseIterable, Sendable {
     case forgetsDisk
     /// Writes that the disk loses later are nobody's business.
     case ignoresLostWrites
+    /// A sync that failed is forgotten by the next one.
+    case forgetsFailedSync
     /// Fault A1: scratch is never asked whether it has lost something.
     case trustsScratch
     /// Fault A1, half mended: scratch is asked before it is read.

@@ -11,13 +11,12 @@ package struct Command {
     private var replays: UInt64?
     private var steps: [Int]?
     private var canary: Canary?
-    private var jobs = 1
     private var isVerbose = false
     private let problem: String?
 
     private static let usage = """
-        usage: nbdpull-simulate [smoke] [--histories N] [--first SEED] [--jobs N]
-               nbdpull-simulate soak --seconds N [--jobs N]
+        usage: nbdpull-simulate [smoke] [--histories N] [--first SEED]
+               nbdpull-simulate soak --seconds N [--offset N]
                nbdpull-simulate replay --seed SEED [--steps LIST] [--canary NAME]
                nbdpull-simulate canaries [--canary NAME] [--histories N]
                nbdpull-simulate sweep
@@ -37,7 +36,8 @@ package struct Command {
             case "--seconds": seconds = left.popFirst().flatMap { Int($0) }
             case "--first": firstSeed = left.popFirst().flatMap { UInt64($0) } ?? 1
             case "--seed": replays = left.popFirst().flatMap { UInt64($0) }
-            case "--jobs": jobs = left.popFirst().flatMap { Int($0) } ?? 1
+            case "--offset":
+                firstSeed &+= (left.popFirst().flatMap { UInt64($0) } ?? 0) &* 1_000_000_007
             case "--steps": steps = left.popFirst().flatMap { StepList.steps($0) }
             case "--canary": canary = left.popFirst().flatMap { Canary(rawValue: $0) }
             default: problem = "unknown argument '\(word)'"

@@ -29,7 +29,8 @@ enum Crash {
                 left /= 10
             } while left > 0 && position > 0
             unsafe _ = write(2, text.utf8Start, text.utf8CodeUnitCount)
-            unsafe _ = write(2, bytes.baseAddress! + position, bytes.count - position)
+            let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[position...])
+            unsafe _ = write(2, rest.baseAddress, rest.count)
         }
         _exit(99)
     }

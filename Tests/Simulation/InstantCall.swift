@@ -1,6 +1,6 @@
-import Bitmap
 import Core
-import Scratch
+import Tracking
+import TrackingFiles
 
 /// A call that fixes an instant: the begin of a job, a checkpoint, or both.
 ///
@@ -16,6 +16,8 @@ final class InstantCall {
     private var sealedBits: [Int: DirtyBitmap] = [:]
     private var deadline: UInt64
     private(set) var isOver = false
+    /// It waits for storage in the middle.
+    private(set) var isInStorage = false
     /// Each disk at the moment when all were quiet.
     private var instants: [[Stamp]] = []
 
@@ -48,8 +50,10 @@ final class InstantCall {
     /// Reads bases and makes layers; then the disks are asked to hold.
     func start() {
         let born = world.process
+        isInStorage = true
         let isReady = prepare()
         guard world.isAlive(born) else { return }
+        isInStorage = false
         guard isReady else { return giveUp() }
         fixing = InstantFixing(
             diskCount: disks.count, partCount: parts.count + swaps.count + snapshots.count)
@@ -203,7 +207,7 @@ final class InstantCall {
     private func checkInstant(_ part: JobDisk) {
         guard let index = disks.firstIndex(where: { $0 === part.disk }), index < instants.count
         else { return }
-        if part.instant != instants[index] {
+        if part.instant != instants[index], part.lostBefore == part.disk.source.lostCount {
             world.fail("P1: disk \(part.disk.number) changes while an instant is fixed")
         }
         part.instant = instants[index]
@@ -215,8 +219,10 @@ final class InstantCall {
         let born = world.process
         freeze()
         if let checkpoint {
+            isInStorage = true
             let isSealed = seal(checkpoint)
             guard world.isAlive(born) else { return }
+            isInStorage = false
             guard isSealed else { return takeBack() }
             for disk in disks {
                 disk.makeKnown(checkpoint)
@@ -237,6 +243,8 @@ final class InstantCall {
             guard let bits, bits.blockCount == union.blockCount else { continue }
             union.formUnion(bits)
             part.dirty = union
+            // Else the job breaks when that is noticed.
+            guard part.lostBefore == part.disk.source.lostCount else { continue }
             part.disk.check(union, since: base, against: part.instant, "a job's bitmap")
         }
     }

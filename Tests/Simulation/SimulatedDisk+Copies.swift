@@ -1,5 +1,6 @@
 import Core
-import Scratch
+import PointInTime
+import ScratchFiles
 
 /// A write of old content on its way to scratch.
 struct ScratchWriteInFlight {
@@ -19,10 +20,13 @@ extension SimulatedDisk {
         world.submit(.source(number), parts: 2) { [self] part, _ in
             let half = part == 0 ? 0..<count / 2 : count / 2..<count
             for index in half {
-                stamps[index] = source.shape.isInside(first + index) ? source.sectors[first + index] : 0
+                stamps[index] =
+                    source.shape.isInside(first + index) ? source.sectors[first + index] : 0
             }
             return nil
-        } end: { [self] errno in copyRead(copy, clusters, stamps, errno) }
+        } end: { [self] errno in
+            copyRead(copy, clusters, stamps, errno)
+        }
     }
 
     private func copyRead(
@@ -38,20 +42,18 @@ extension SimulatedDisk {
                 }
             }
         }
+        if world.canary == .releasesBeforePublishing, errno == nil { writeHeld(clusters) }
         changes.sourceRead(copy, errno: errno, zeroClusters: zeros, now: world.now)
-        if world.canary == .releasesBeforePublishing { submitHeld(clusters) }
         perform()
     }
 
-    /// A driver that takes a copy in memory for one that is kept.
-    private func submitHeld(_ clusters: Range<Int>) {
+    /// A driver that takes old content in memory for content that is kept.
+    private func writeHeld(_ clusters: Range<Int>) {
         for case let request? in requests where !request.isAtWork {
             guard let change = request.change else { continue }
             let own = ClusterGeometry.clusters(
                 touching: change.bytes.lowerBound, length: UInt64(change.bytes.count))
-            if !changes.isHeld, clusters.contains(own.lowerBound), own.count == 1 {
-                submitChange(request.number)
-            }
+            if clusters.contains(own.lowerBound), own.count == 1 { writeEarly(request) }
         }
     }
 
@@ -77,7 +79,9 @@ extension SimulatedDisk {
             }
             if isLost { job.scratch.lose() }
             return nil
-        } end: { [self] errno in if !isEarly { scratchWritten(write, job, errno) } }
+        } end: { [self] errno in
+            if !isEarly { scratchWritten(write, job, errno) }
+        }
         scratchWrites.append(ScratchWriteInFlight(write: write, job: job, operation: operation))
         if isEarly { scratchWritten(write, job, nil) }
     }
@@ -161,10 +165,19 @@ extension SimulatedDisk {
         let isWaited = scratchWrites.contains { entry in
             entry.job === job || (entry.job.isWhole && !entry.job.job.isEnding)
         }
-        if !reads, !isWaited { world.fail("P2: job \(job.job.number) breaks for another's scratch") }
+        if !reads, !isWaited {
+            world.fail("P2: job \(job.job.number) breaks for another's scratch")
+        }
     }
 
     func tickJobs() {
+        for case let job? in jobs where job.isWhole && job.lostBefore != source.lostCount {
+            hasFailed = true
+            if let index = job.index {
+                changes.breakJob(index, .sourceLost(errno: 5), now: world.now)
+                perform()
+            }
+        }
         changes.expire(now: world.now)
         perform()
         checkWaits()
@@ -173,7 +186,7 @@ extension SimulatedDisk {
     /// Whatever hangs: a write that waits for copies goes on when every job's limit is over.
     private func checkWaits() {
         guard !changes.isHeld, !changes.isLogAwaited, blockBytes == DiskShape.sectorBytes,
-            !isLogOverdue, let limit = world.swarm.holdLimits.max()
+            lossDeadline == .max, !changes.isRecordBusy, let limit = world.swarm.holdLimits.max()
         else { return }
         for case let request? in requests
         where request.kind == .write && !request.isAtWork && request.change != nil {

@@ -1,6 +1,7 @@
-import Bitmap
 import Core
-import Scratch
+import PointInTime
+import ScratchFiles
+import Tracking
 
 /// Guests' requests, as a ring drives them.
 extension SimulatedDisk {
@@ -15,7 +16,8 @@ extension SimulatedDisk {
         else { return }
         world.lastStamp += 1
         let request = GuestRequest(
-            number, kind, bytes ?? range(), stamp: kind == .write ? world.lastStamp : 0, isDurable: durable,
+            number, kind, bytes ?? range(), stamp: kind == .write ? world.lastStamp : 0,
+            isDurable: durable,
             now: world.now)
         requests[number] = request
         world.note("disk \(number): \(kind) \(request.bytes) stamp \(request.stamp) as \(number)")
@@ -43,8 +45,9 @@ extension SimulatedDisk {
     // MARK: Changes
 
     private func widened(_ bytes: Range<UInt64>) -> Range<UInt64> {
-        bytes.lowerBound / blockBytes * blockBytes
-            ..< min((bytes.upperBound + blockBytes - 1) / blockBytes * blockBytes, sizeBytes)
+        bytes.lowerBound / blockBytes
+            * blockBytes..<min(
+                (bytes.upperBound + blockBytes - 1) / blockBytes * blockBytes, sizeBytes)
     }
 
     /// A write, or a step of a zeroing request, asks for its way.
@@ -57,10 +60,15 @@ extension SimulatedDisk {
             changesNothing: changesNothing, isStep: isStep)
         request.change = change
         request.stepWrites = isWrite
+        if world.canary == .notesHolesUnseen {
+            changes.noteHole(
+                ClusterGeometry.clusters(
+                    touching: bytes.lowerBound, length: UInt64(bytes.count)))
+        }
         switch changes.admit(change, now: world.now) {
         case .go: submitChange(request.number)
         case .held:
-            if world.canary == .releasesBeforeCopy { submitChange(request.number) }
+            if world.canary == .releasesBeforeCopy { writeEarly(request) }
             perform()
         }
     }
@@ -71,20 +79,27 @@ extension SimulatedDisk {
             return world.fail("disk \(self.number): change \(number) is let go, and there is none")
         }
         if request.isAtWork {
-            if world.canary == .releasesBeforeCopy { return }
             return world.fail("disk \(self.number): change \(number) is let go twice")
         }
         request.isAtWork = true
         checkUnneeded(change)
         if request.stepWrites {
             if world.canary != .marksAfterChange { record(change.bytes) }
-            if change.blocks != change.bytes { readEdges(request, change) } else {
+            if change.blocks != change.bytes {
+                readEdges(request, change)
+            } else {
                 write(request, change, [])
             }
         } else {
             if !change.changesNothing { recordAllocation(change.bytes) }
             punch(request, change)
         }
+    }
+
+    /// A driver that does not wait: the write is made, and made again when its turn comes.
+    func writeEarly(_ request: GuestRequest) {
+        guard request.kind == .write, !changes.isHeld, changes.copies.hasActiveJobs else { return }
+        source.write(request.stamp, at: source.shape.indices(request.bytes))
     }
 
     /// P1, where the order is known: nothing that a whole job needs is overwritten.
@@ -125,9 +140,12 @@ extension SimulatedDisk {
             source.write(stamps[half], at: all.lowerBound + half.lowerBound, isLost: isLost)
             note(change.bytes, request, own.clamped(to: indices(half, all.lowerBound)))
             guard part == 1, isDurable, world.canary != .answersBeforeSync else { return nil }
-            let lostBefore = source.lostCount
             source.writeBack(Array(own))
-            return source.lostCount > lostBefore ? 5 : nil
+            // Some of it may have been lost before the rest was written.
+            let isLost = request.written.contains { source.versions[$0.index] < $0.version }
+            if isLost { hasFailed = true }
+            if isLost, world.canary != .forgetsFailedSync { hasFailedSync = true }
+            return hasFailedSync ? 5 : nil
         } end: { [self] errno in
             if world.canary == .marksAfterChange { record(change.bytes) }
             endChange(request, errno: errno, failed: last?.errno != nil)
@@ -171,7 +189,9 @@ extension SimulatedDisk {
                 }
             }
             return nil
-        } end: { [self] errno in endChange(request, errno: errno, failed: last?.errno != nil) }
+        } end: { [self] errno in
+            endChange(request, errno: errno, failed: last?.errno != nil)
+        }
     }
 
     /// The change is complete or has failed.
@@ -225,13 +245,21 @@ extension SimulatedDisk {
 
     private func sync(_ request: GuestRequest, then: @escaping () -> Void) {
         world.submit(.source(number)) { [self] _, _ in
-            if source.sync() { return nil }
+            if source.sync(by: .guests) { return hasFailedSync ? 5 : nil }
+            hasFailed = true
             // The kernel has told it once; the next sync succeeds and means nothing.
-            return world.canary == .triesSyncAgain && source.sync() ? nil : 5
-        } end: { errno in
+            if world.canary == .triesSyncAgain, source.sync(by: .guests) { return nil }
+            if world.canary != .forgetsFailedSync { hasFailedSync = true }
+            return 5
+        } end: { [self] errno in
             if let errno {
                 request.errno = errno
                 request.mayFail = true
+                // Guests know now that something is lost.
+                answered = source.kept(answered)
+                for case let other? in requests where other.kind == .flush {
+                    other.answeredBefore = source.kept(other.answeredBefore)
+                }
             }
             then()
         }

@@ -1,5 +1,6 @@
-import Bitmap
 import Core
+import Tracking
+import TrackingFiles
 
 /// What is known of a disk is compared with what the server says.
 extension SimulatedDisk {
@@ -77,9 +78,11 @@ extension SimulatedDisk {
     /// What the next process can know of changes that nothing records.
     func noteEnd() {
         checkpoints.removeAll { !$0.isKnown }
-        if !(recording?.isLive ?? false) { spoilExactness() }
+        if evidenceHasFailed || !(recording?.isLive ?? false) { spoilExactness() }
         // Nobody has had the time to see it.
         if seenLost != source.lostCount { makeUnprovable() }
+        // Guests that come back do not hear of it: the kernel tells no file that is opened later.
+        answered = source.kept(answered)
         let outcome = doubt?.lastOutcome
         guard hasUnrecorded, outcome?.isDurable != true, wasTold else { return }
         if isSaidInMemory || outcome?.isSaid == true {

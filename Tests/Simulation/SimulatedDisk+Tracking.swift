@@ -1,6 +1,7 @@
-import Bitmap
 import Core
-import IORing
+import System
+import Tracking
+import TrackingFiles
 
 /// Changes are recorded, as a ring and its threads do it.
 extension SimulatedDisk {
@@ -19,6 +20,7 @@ extension SimulatedDisk {
     func start() {
         let born = world.process
         isOwned = true
+        source.reopen()
         open(born)
         if world.isAlive(born) { isOwned = false }
         checkAnswers()
@@ -28,13 +30,12 @@ extension SimulatedDisk {
         let places = TrackingPlaces(
             files: SimulatedDirectory("/state/\(number)", disk: number, isMemory: false, world),
             memory: SimulatedDirectory("/memory/\(number)", disk: number, isMemory: true, world),
-            isInMemory: true, mark: SimulatedMark(disk: number, isLasting: world.swarm.isFile, world),
+            isInMemory: true,
+            mark: SimulatedMark(disk: number, isLasting: world.swarm.isFile, world),
             bootID: "boot \(world.boot)")
         let doubt = TrackingDoubt(places, spare: Self.spare)
         self.doubt = doubt
         do throws(TrackingFault) {
-            // What a killed server has written may not be durable, and the new log knows nothing of it.
-            guard syncSource() else { throw .lost }
             seenLost = source.lostCount
             let store = try TrackingStore.open(
                 places, source: identity, granularityBytes: 1 << UInt32(Self.blockShift))
@@ -55,7 +56,7 @@ extension SimulatedDisk {
         changes.record(
             in: WriteIntent(
                 regionCount: store.log.shape.regionCount, changeLimit: Self.changeLimit,
-                generation: IntentLogFile.firstGeneration),
+                generation: IntentLogFile.firstGeneration, isAllMarked: store.log.isAllMarked),
             regionShift: store.log.regionShift)
         isServed = true
         isOnlyInMemory = false
@@ -64,6 +65,7 @@ extension SimulatedDisk {
 
     private func serveUntracked(_ doubt: TrackingDoubt) {
         let born = world.process
+        spoilExactness()
         if world.canary == .servesSilently {
             tracking = .unavailable
             isServed = true
@@ -128,6 +130,7 @@ extension SimulatedDisk {
             guard world.isAlive(born) else { return }
             world.post(ring) { [self] in
                 logDeadline = .max
+                lastRelease = world.now
                 changes.logWritten(succeeded: succeeded)
                 perform()
             }
@@ -163,9 +166,11 @@ extension SimulatedDisk {
     }
 
     /// Makes everything durable that was written to the disk; false when some of it is lost.
+    ///
+    /// By a descriptor of the server's own: guests must hear of what is lost as well.
     func syncSource() -> Bool {
         if world.canary == .forgetsDisk { return true }
-        return world.nextFault(.source(number)) == nil && source.sync()
+        return world.nextFault(.source(number)) == nil && source.sync(by: .server)
     }
 
     /// A driver that syncs the same file once more and believes it.
@@ -207,6 +212,7 @@ extension SimulatedDisk {
     func declareLoss() {
         world.note("disk \(number): tracking is lost")
         tracking = .unavailable
+        spoilExactness()
         if world.canary == .losesSilently {
             changes.lossDeclared()
             return
@@ -221,6 +227,7 @@ extension SimulatedDisk {
     private func lossDeclared() {
         if world.now > lossDeadline { wasTold = true }
         lossDeadline = .max
+        lastRelease = world.now
         changes.lossDeclared()
         perform()
     }
@@ -247,6 +254,7 @@ extension SimulatedDisk {
     /// A checkpoint can neither be made nor taken back.
     func trackingIsLost() {
         tracking = .unavailable
+        spoilExactness()
         declareLater {}
     }
 

@@ -1,7 +1,7 @@
-import Bitmap
 import Core
-import IORing
-import Scratch
+import PointInTime
+import Tracking
+import TrackingFiles
 
 /// A guest's request, from its arrival to its answer.
 final class GuestRequest {
@@ -81,6 +81,9 @@ final class SimulatedDisk {
     var isOnlyInMemory = false
     /// An I/O of the source has gone wrong since the process began.
     var hasFailed = false
+    /// What tells of the session has gone wrong since the process began: the next one may have to believe
+    /// the log.
+    var evidenceHasFailed = false
 
     // MARK: The process
 
@@ -107,6 +110,8 @@ final class SimulatedDisk {
     /// A thread or call is saving the layer.
     var isSaving = false
     var retriesDoubt = false
+    /// A guest's sync has failed: no later one is believed.
+    var hasFailedSync = false
     /// Failed write-backs of the source that were noticed.
     var seenLost = 0
     /// When changes that an instant held went on.
@@ -166,6 +171,8 @@ final class SimulatedDisk {
         isSaving = false
         retriesDoubt = false
         hasFailed = false
+        evidenceHasFailed = false
+        hasFailedSync = false
         lastRelease = 0
         seenLost = source.lostCount
         isSaidInMemory = false
@@ -179,8 +186,8 @@ final class SimulatedDisk {
     var hasRequests: Bool { requests.contains { $0 != nil } }
 
     func blocks(_ bytes: Range<UInt64>) -> Range<Int> {
-        Int(bytes.lowerBound >> Self.blockShift)
-            ..< Int((bytes.upperBound - 1) >> Self.blockShift) + 1
+        Int(bytes.lowerBound >> Self.blockShift)..<Int((bytes.upperBound - 1) >> Self.blockShift)
+            + 1
     }
 
     /// Something has happened after which answers may name more than was changed.

@@ -1,5 +1,5 @@
-import Bitmap
-import IORing
+import System
+import TrackingFiles
 
 /// A file as everyone sees it, and as it is after a loss of power.
 struct FileContent {

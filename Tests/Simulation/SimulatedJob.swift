@@ -1,6 +1,7 @@
-import Bitmap
 import Core
-import Scratch
+import PointInTime
+import ScratchFiles
+import Tracking
 
 /// A backup job: its part on each of its disks, and what a user was told of it.
 final class SimulatedJob {
@@ -35,6 +36,8 @@ final class JobDisk {
     var isWhole = false
     var isBroken = false
     var isDetached = true
+    /// Failed write-backs of its disk before it began.
+    var lostBefore = 0
     /// An I/O of its scratch has gone wrong.
     var hasFailed = false
     /// Clusters that its client has let go of.
@@ -46,6 +49,7 @@ final class JobDisk {
         self.disk = disk
         self.ledger = ledger
         self.holdLimit = holdLimit
+        lostBefore = disk.source.lostCount
     }
 
     private var world: World { disk.world }
@@ -183,7 +187,8 @@ final class JobDisk {
         remove(reader)
         let indices = disk.source.shape.indices(reader.bytes)
         let expected = Array(instant[indices])
-        guard reader.collected != expected else { return }
+        // The job breaks as soon as that is noticed, before any verdict.
+        guard lostBefore == disk.source.lostCount, reader.collected != expected else { return }
         let wrong = indices.first { offset in
             let place = offset - indices.lowerBound
             return place >= reader.collected.count

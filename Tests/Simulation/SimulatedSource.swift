@@ -1,4 +1,4 @@
-import Scratch
+import PointInTime
 
 /// A disk's content as a few hot clusters at the beginning of each region of its write-intent log: the
 /// rest is a hole that nobody touches.
@@ -66,10 +66,11 @@ final class SimulatedSource {
     private var isData: [Bool]
     /// Sectors whose write-back is going to fail.
     private var doomed: Set<Int> = []
-    /// The next sync reports a failed write-back, once.
-    private var owesError = false
     /// Failed write-backs; what a witness sees, which forgets nothing.
     private(set) var lostCount = 0
+    /// Of these, the ones that each descriptor was told of: each is told once.
+    private var toldCounts = [0, 0]
+    private var lastVersion: UInt32 = 0
     /// A time of change that counts up.
     private(set) var changed: UInt64 = 1
     /// Versions that guests may rely on after a loss of power.
@@ -115,13 +116,15 @@ final class SimulatedSource {
 
     private func set(_ index: Int, _ stamp: Stamp, _ isLost: Bool) {
         sectors[index] = stamp
-        versions[index] += 1
+        lastVersion += 1
+        versions[index] = lastVersion
         if isLost { doomed.insert(index) } else { doomed.remove(index) }
     }
 
     private func pages(_ indices: Range<Int>) -> Range<Int> {
-        indices.lowerBound / DiskShape.pageSectors
-            ..< (indices.upperBound + DiskShape.pageSectors - 1) / DiskShape.pageSectors
+        indices.lowerBound
+            / DiskShape.pageSectors..<(indices.upperBound + DiskShape.pageSectors - 1)
+            / DiskShape.pageSectors
     }
 
     /// Where the run of data or holes that begins at a sector ends, at most at `end`.
@@ -134,21 +137,24 @@ final class SimulatedSource {
         return (first, min(next, end))
     }
 
-    /// Writes back everything; false when something was lost since the last call.
-    func sync() -> Bool {
+    /// Whose descriptor it is.
+    enum User: Int { case guests, server }
+
+    /// Writes back everything; false when something was lost that the descriptor was not told of.
+    func sync(by user: User) -> Bool {
         writeBack(Array(sectors.indices))
-        defer { owesError = false }
-        return !owesError
+        defer { toldCounts[user.rawValue] = lostCount }
+        return toldCounts[user.rawValue] == lostCount
     }
 
-    /// Sectors go to the device; false when some are lost.
+    /// Sectors go to the device, or are lost.
     func writeBack(_ indices: [Int]) {
         for index in indices where versions[index] != durableVersions[index] {
             if doomed.contains(index) {
                 // The page leaves the cache as if it were clean.
                 sectors[index] = durable[index]
                 versions[index] = durableVersions[index]
-                owesError = true
+                if sectors[index] != 0 { isData[index / DiskShape.pageSectors] = true }
                 lostCount += 1
             } else {
                 durable[index] = sectors[index]
@@ -157,6 +163,15 @@ final class SimulatedSource {
         }
         doomed.subtract(indices)
     }
+
+    /// Opened by another process: an error that nobody was told of is told to whoever opens next.
+    func reopen() {
+        let told = toldCounts.max() ?? 0
+        toldCounts = [told, told]
+    }
+
+    /// Of versions that guests know, those that did not get lost.
+    func kept(_ known: [UInt32]) -> [UInt32] { zip(known, durableVersions).map { min($0, $1) } }
 
     /// Writes that are in the cache are going to be lost; whether there were any.
     func doom(_ draw: inout Draw) -> Bool {
@@ -184,8 +199,10 @@ final class SimulatedSource {
         }
         sectors = durable
         versions = durableVersions
+        for index in sectors.indices where sectors[index] != 0 {
+            isData[index / DiskShape.pageSectors] = true
+        }
         doomed = []
-        owesError = false
     }
 
     /// The first sector that has lost what a guest was told is durable.

@@ -1,4 +1,4 @@
-import Scratch
+import PointInTime
 
 /// Lets each I/O of a scenario go wrong, one after the other.
 ///
@@ -15,10 +15,10 @@ package struct Sweep {
         package var failure: String?
     }
 
-    struct Scenario {
+    struct Scenario: Sendable {
         let name: String
-        let prepare: (World) -> Void
-        let body: (World) -> Void
+        let prepare: @Sendable (World) -> Void
+        let body: @Sendable (World) -> Void
     }
 
     package init() {}

@@ -1,6 +1,6 @@
-import Bitmap
 import Core
-import Scratch
+import ScratchFiles
+import TrackingFiles
 
 /// Calls: jobs, checkpoints, start and stop.
 extension World {

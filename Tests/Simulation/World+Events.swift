@@ -1,5 +1,4 @@
 import Core
-import Scratch
 
 /// What happens in a step.
 extension World {
@@ -73,7 +72,9 @@ extension World {
 
     private func spoil() {
         let disk = draw.below(disks.count)
-        var places: [Place] = [.source(disk), .state(disk), .state(disk), .memory(disk), .mark(disk)]
+        var places: [Place] = [
+            .source(disk), .state(disk), .state(disk), .memory(disk), .mark(disk),
+        ]
         for job in jobs {
             for part in job.parts {
                 places.append(.scratch(job: job.number, disk: part.disk.number))

@@ -1,5 +1,4 @@
 import Core
-import IORing
 
 /// A promise that was broken.
 package struct Violation: Error, Sendable, Hashable {
@@ -171,7 +170,10 @@ package final class World {
         if fault != nil {
             switch place {
             case .source(let disk): disks[disk].hasFailed = true
-            case .state(let disk), .memory(let disk), .mark(let disk): disks[disk].spoilExactness()
+            case .memory(let disk), .mark(let disk):
+                disks[disk].evidenceHasFailed = true
+                disks[disk].spoilExactness()
+            case .state(let disk): disks[disk].spoilExactness()
             case .scratch: break
             }
         }
@@ -200,7 +202,7 @@ package final class World {
             var mayHangForEver = forEver
             if case .source = place { mayHangForEver = false }
             operation.fate = mayHangForEver ? .hangsForEver : .hangs
-            if draw.chance(50) { operation.partsLeft = 0 }
+            if mayHangForEver, draw.chance(50) { operation.partsLeft = 0 }
         case .losesLater: operation.isLost = true
         case .delays: operation.patience = 30
         }

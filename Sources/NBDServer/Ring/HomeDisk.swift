@@ -38,6 +38,12 @@ struct HomeDisk: ~Copyable {
 
     var figures = GuestFigures()
 
+    /// What a sync behind the page cache has failed with: from then on none is believed.
+    ///
+    /// The kernel tells a descriptor once that writes are lost, and takes their pages for clean; the next
+    /// sync would succeed and mean nothing.
+    var syncErrno: Int32?
+
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true

@@ -227,10 +227,24 @@ extension RingLoop where IO: ~Copyable {
         if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
         if Self.lacksRoom(result), reclaimRoom(piece) { return }
-        if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
+        if result <= 0 {
+            noteFailedWrite(piece, result)
+            return endChange(piece, errno: result == 0 ? Errno.io : -result)
+        }
         pieces[piece].progress += Int(result)
         if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
-        endChange(piece, errno: nil)
+        endChange(piece, errno: isDurable(piece) ? disks[pieces[piece].homeDisk].syncErrno : nil)
+    }
+
+    private func isDurable(_ piece: PieceIndex) -> Bool {
+        requests[pieces[piece].request].valid.flags.contains(.fua)
+    }
+
+    /// A durable write may be told of what earlier writes have lost, and nobody else is then.
+    private mutating func noteFailedWrite(_ piece: PieceIndex, _ result: Int32) {
+        let disk = pieces[piece].homeDisk
+        guard isDurable(piece), disks[disk].export.source.hasLostWrites else { return }
+        disks[disk].syncErrno = disks[disk].syncErrno ?? (result == 0 ? Errno.io : -result)
     }
 
     // MARK: Room for the guest
@@ -290,10 +304,17 @@ extension RingLoop where IO: ~Copyable {
     }
 
     mutating func syncCompleted(_ piece: PieceIndex, result: Int32) {
-        let request = pieces.remove(piece).request
+        let value = pieces.remove(piece)
+        let request = value.request
+        let disk = value.homeDisk
         requests[request].piecesInFlight -= 1
-        if result < 0 {
-            fail(request, wireError(-result), "the disk could not be made durable", at: 0)
+        if result < 0, disks[disk].alignment == 1, disks[disk].syncErrno == nil {
+            disks[disk].syncErrno = -result
+        }
+        if result < 0 || disks[disk].syncErrno != nil {
+            fail(
+                request, wireError(disks[disk].syncErrno ?? -result),
+                "the disk could not be made durable", at: 0)
         }
         if requests[request].valid.command == .flush {
             finish(request)
