@@ -1,3 +1,4 @@
+import Disk
 import Core
 import IORing
 import NBDProtocol

@@ -1,3 +1,4 @@
+import Disk
 import IORing
 import System
 import TrackingFiles
