@@ -1,6 +1,7 @@
 import Core
 import Disk
 import PointInTime
+import ScratchFiles
 import ServerInterface
 import Simulation
 import System

@@ -1,5 +1,7 @@
+import IORing
 import Simulation
 import System
+import Tables
 
 @testable import NBDServer
 
@@ -77,6 +79,8 @@ extension ServerWorld {
                 fail("P6: ring \(ring) has \(box.loop.arena.usedPages) pages in use by nobody")
             }
         }
-        if shared.counts.current != 0 { fail("P6: \(shared.counts.current) connections are counted") }
+        if shared.counts.current != 0 {
+            fail("P6: \(shared.counts.current) connections are counted")
+        }
     }
 }

@@ -133,7 +133,7 @@ extension ServerWorld {
     // MARK: Calls
 
     func stepCalls() {
-        if var (call, job) = begin {
+        if let job = begin?.job, var call = begin?.call {
             let outcome = call.step(now: now)
             begin = (call, job)
             if let outcome {
@@ -144,7 +144,8 @@ extension ServerWorld {
         }
         var index = 0
         while index < endings.count {
-            var (call, job) = endings[index]
+            let job = endings[index].job
+            var call = endings[index].call
             let outcome = call.step(now: now)
             endings[index] = (call, job)
             if outcome != nil {
@@ -177,7 +178,9 @@ extension ServerWorld {
         let job = ServedJob(jobCount)
         let slots: UInt32 = draw.chance(20) ? UInt32(1 + draw.below(6)) : 1000
         for disk in disks where draw.chance(80) {
-            if let part = try? JobPart(jobCount, disk, self, slots: slots) { job.parts.append(part) }
+            if let part = try? JobPart(jobCount, disk, self, slots: slots) {
+                job.parts.append(part)
+            }
         }
         guard !job.parts.isEmpty else { return }
         jobs.append(job)

@@ -1,5 +1,7 @@
 import NBDProtocol
+import ServerInterface
 import Simulation
+import System
 import WireClient
 
 @testable import NBDServer
@@ -51,7 +53,9 @@ extension ServerWorld {
         let bytes = Array(socket.output.prefix(count))
         socket.output.removeFirst(count)
         do throws(WireViolation) {
-            if peer.transmission == nil { try negotiate(peer, bytes) } else {
+            if peer.transmission == nil {
+                try negotiate(peer, bytes)
+            } else {
                 peer.transmission?.receive(bytes)
             }
             while let reply = try peer.transmission?.next() { take(reply, peer) }
@@ -187,7 +191,9 @@ extension ServerWorld {
             let isExcused =
                 part.export.brokenReason != nil || peer.job?.isEnding == true
                 || peer.job?.hasFailed == true || part.scratch.hasLost
-            if !isExcused { fail("P5: a whole job's read fails with \(reply.error): \(reply.text)") }
+            if !isExcused {
+                fail("P5: a whole job's read fails with \(reply.error): \(reply.text)")
+            }
             return
         }
         if !peer.hasRaved {

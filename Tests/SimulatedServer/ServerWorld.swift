@@ -3,7 +3,8 @@ import Core
 import IORing
 import NBDProtocol
 import ServerInterface
-import Simulation
+import ScratchFiles
+package import Simulation
 import System
 
 @testable import NBDServer

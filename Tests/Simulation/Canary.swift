@@ -15,8 +15,8 @@ package enum Canary: String, CaseIterable, Sendable {
     case checksBeforeRead
     /// A disk says that it is quiet while changes are in flight.
     case quietBeforeChangesEnd
-    /// Each disk goes on as soon as its own part of an instant is done.
-    case releasesDiskByDisk
+    /// Each disk does its part of an instant and goes on as soon as it is quiet itself.
+    case fixesDiskByDisk
     /// A checkpoint is made without the ring recording in its layer.
     case sealsWithoutSwap
     /// Marks leave the log between a checkpoint's instant and its record.

@@ -11,7 +11,7 @@ package struct Command {
     private var replays: UInt64?
     private var steps: [Int]?
     private var canary: Canary?
-    private var isVerbose = false
+    private var isFull = false
     private let problem: String?
 
     private static let usage = """
@@ -19,7 +19,7 @@ package struct Command {
                nbdpull-simulate soak --seconds N [--offset N]
                nbdpull-simulate replay --seed SEED [--steps LIST] [--canary NAME]
                nbdpull-simulate canaries [--canary NAME] [--histories N]
-               nbdpull-simulate sweep
+               nbdpull-simulate sweep [--full]
         """
 
     package init(_ arguments: [String]) {
@@ -31,7 +31,8 @@ package struct Command {
             case "soak": firstSeed = UInt64(time(nil)) &* 1_000_003
             case "canaries": mode = .canaries
             case "sweep": mode = .sweep
-            case "replay": isVerbose = true
+            case "--full": isFull = true
+            case "replay": break
             case "--histories": count = left.popFirst().flatMap { Int($0) } ?? 0
             case "--seconds": seconds = left.popFirst().flatMap { Int($0) }
             case "--first": firstSeed = left.popFirst().flatMap { UInt64($0) } ?? 1
@@ -108,7 +109,7 @@ package struct Command {
 
     private func sweep() -> Int32 {
         var status: Int32 = 0
-        for result in Sweep().run(trace: true) {
+        Sweep(isFull: isFull).run { result in
             if let failure = result.failure {
                 print("\(result.scenario): \(failure)")
                 status = 1

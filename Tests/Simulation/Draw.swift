@@ -48,7 +48,7 @@ package struct StepList: Sendable, Hashable {
     }
 
     /// The seed of one step.
-    func stepSeed(_ number: Int) -> UInt64 {
+    package func stepSeed(_ number: Int) -> UInt64 {
         var generator = SplitMix64(seed: seed ^ (UInt64(number + 1) &* 0xD6E8_FEB8_6659_FD93))
         return generator.next()
     }

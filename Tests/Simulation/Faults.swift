@@ -17,6 +17,8 @@ package enum Condition: Hashable, Sendable {
     case hangs
     /// Nothing that is begun is ever answered.
     case hangsForEver
+    /// Writes succeed and are lost on the way.
+    case loses
 }
 
 /// What becomes of one I/O.
@@ -33,30 +35,40 @@ package enum Fault: Hashable, Sendable {
 }
 
 /// Decides which I/O goes wrong.
-struct Faults {
+package struct Faults {
     /// A fault at one I/O of a scenario, for sweeps.
-    struct Plan {
+    package struct Plan {
         /// Counted from zero over all places.
-        var at: Int
-        var fault: Fault
+        package var at: Int
+        package var fault: Fault
         /// Every later I/O of the same place has it, too.
-        var stays: Bool
+        package var stays: Bool
+
+        package init(at: Int, fault: Fault, stays: Bool) {
+            self.at = at
+            self.fault = fault
+            self.stays = stays
+        }
     }
 
-    private(set) var conditions: [Place: Condition] = [:]
+    package init() {}
+
+    package private(set) var conditions: [Place: Condition] = [:]
     /// I/Os so far.
-    private(set) var count = 0
-    var plan: Plan?
+    package private(set) var count = 0
+    package var plan: Plan?
     private var stuckPlace: Place?
     /// The planned fault has come.
-    private(set) var isReached = false
+    package private(set) var isReached = false
     /// Faults may come; false: storage works.
-    var areOn = true
+    package var areOn = true
 
-    mutating func set(_ condition: Condition?, at place: Place) { conditions[place] = condition }
+    package mutating func set(_ condition: Condition?, at place: Place) {
+        conditions[place] = condition
+    }
 
     /// Counts from here on, to the I/O that is to go wrong.
-    mutating func begin(_ plan: Plan) {
+    package mutating func begin(_ plan: Plan) {
         self.plan = plan
         count = 0
         isReached = false
@@ -64,7 +76,7 @@ struct Faults {
     }
 
     /// Storage works from now on, as far as it answers.
-    mutating func stop() {
+    package mutating func stop() {
         areOn = false
         conditions = [:]
         plan = nil
@@ -72,16 +84,16 @@ struct Faults {
     }
 
     /// Places that do not work, in a fixed order.
-    var broken: [Place] {
+    package var broken: [Place] {
         conditions.keys.sorted { "\($0)" < "\($1)" }
     }
 
-    func hangs(_ place: Place) -> Bool {
+    package func hangs(_ place: Place) -> Bool {
         conditions[place] == .hangs || conditions[place] == .hangsForEver
     }
 
     /// What goes wrong with the next I/O at a place; nil: nothing.
-    mutating func next(_ place: Place, rate: Int, _ draw: inout Draw) -> Fault? {
+    package mutating func next(_ place: Place, rate: Int, _ draw: inout Draw) -> Fault? {
         guard areOn else { return nil }
         count += 1
         if let planned = planned(place) { return planned }
@@ -89,6 +101,7 @@ struct Faults {
         case .fails(let errno): return .fails(errno)
         case .hangs: return .hangs(forEver: false)
         case .hangsForEver: return .hangs(forEver: true)
+        case .loses: return draw.chance(50) ? .losesLater : nil
         case nil: break
         }
         guard rate > 0, draw.below(1000) < rate else { return nil }
@@ -112,5 +125,5 @@ struct Faults {
     }
 
     /// EIO, ENOSPC, EROFS.
-    static let errnos: [Int32] = [5, 28, 30]
+    package static let errnos: [Int32] = [5, 28, 30]
 }

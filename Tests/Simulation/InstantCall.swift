@@ -133,6 +133,11 @@ final class InstantCall {
     private func hold(_ disk: SimulatedDisk, _ index: Int) {
         disk.holdReply = { [self] in
             disk.holdReply = nil
+            if world.canary == .fixesDiskByDisk, let part = parts.first(where: { $0.disk === disk })
+            {
+                _ = part.attach()
+                release(disk)
+            }
             reply { [self] in
                 fixing.isQuiet(disk: index)
                 if !fixing.isHolding, instants.isEmpty { allAreQuiet() }
@@ -171,12 +176,15 @@ final class InstantCall {
 
     /// Asks the part's ring: jobs, then layers, then snapshots.
     private func carryOut(_ part: Int) {
+        if part < parts.count, parts[part].index != nil {
+            checkInstant(parts[part])
+            return reply { [self] in fixing.carriedOut(part: part, succeeded: true) }
+        }
         if part < parts.count {
             let disk = parts[part]
             return ask(part, disk.disk) { [self] in
                 let isIn = disk.attach()
                 if isIn { checkInstant(disk) }
-                if world.canary == .releasesDiskByDisk { release(disk.disk) }
                 return isIn
             }
         }
@@ -254,15 +262,15 @@ final class InstantCall {
         let born = world.process
         var sealed: [(Swap, TrackingStore)] = []
         for swap in swaps {
-            guard let before = swap.disk.store, !swap.disk.isSaving else {
+            guard let before = swap.disk.store, !swap.disk.isSaving(swap.old) else {
                 unseal(sealed)
                 return false
             }
             var store = before
-            swap.disk.isSaving = true
+            swap.disk.savingLayers.insert(swap.old.serial)
             let isSealed = (try? store.seal(checkpoint: name, next: swap.next)) != nil
             guard world.isAlive(born) else { return false }
-            swap.disk.isSaving = false
+            swap.disk.savingLayers.remove(swap.old.serial)
             guard isSealed, swap.disk.keep(store) else {
                 unseal(sealed)
                 return false

@@ -20,7 +20,8 @@ extension SimulatedDisk {
             isDurable: durable,
             now: world.now)
         requests[number] = request
-        world.note("disk \(number): \(kind) \(request.bytes) stamp \(request.stamp) as \(number)")
+        world.note(
+            "disk \(self.number): \(kind) \(request.bytes) stamp \(request.stamp) as \(number)")
         switch kind {
         case .write: startChange(request, request.bytes)
         case .zero, .discard: startZeroing(request)
@@ -31,7 +32,7 @@ extension SimulatedDisk {
     /// Sectors next to one another in a few neighbouring clusters.
     private func range() -> Range<UInt64> {
         let perRegion = DiskShape.hotClusters * DiskShape.clusterSectors
-        let region = world.draw.below(source.shape.regions)
+        let region = world.draw.chance(50) ? 0 : world.draw.below(source.shape.regions)
         let isWhole = world.draw.chance(40)
         let unit = isWhole ? DiskShape.clusterSectors : 1
         let first = world.draw.below(perRegion / unit) * unit

@@ -51,7 +51,8 @@ extension SimulatedDisk {
 
     /// Every checkpoint that can be used answers right.
     func checkAnswers() {
-        guard isServed, !isOwned, seenLost == source.lostCount, let store, let recording else {
+        let isSeen = seenLost == source.lostCount || world.canary == .ignoresLostWrites
+        guard isServed, !isOwned, isSeen, let store, let recording else {
             return
         }
         let wereOn = world.faults.areOn
@@ -78,13 +79,17 @@ extension SimulatedDisk {
     /// What the next process can know of changes that nothing records.
     func noteEnd() {
         checkpoints.removeAll { !$0.isKnown }
-        if evidenceHasFailed || !(recording?.isLive ?? false) { spoilExactness() }
+        // A call in the middle may leave a layer of which nothing is known.
+        if evidenceHasFailed || isOwned || !(recording?.isLive ?? false) { spoilExactness() }
         // Nobody has had the time to see it.
         if seenLost != source.lostCount { makeUnprovable() }
         // Guests that come back do not hear of it: the kernel tells no file that is opened later.
         answered = source.kept(answered)
         let outcome = doubt?.lastOutcome
-        guard hasUnrecorded, outcome?.isDurable != true, wasTold else { return }
+        guard hasUnrecorded, outcome?.isDurable != true else { return }
+        // Memory refuses everything, and the process is gone before anything else could be said.
+        if outcome == nil, !isSaidInMemory { return makeUnprovable() }
+        guard wasTold else { return }
         if isSaidInMemory || outcome?.isSaid == true {
             isOnlyInMemory = true
         } else {

@@ -90,8 +90,8 @@ extension SimulatedDisk {
             if world.canary == .servesSilently || world.canary == .forgetsToGiveUp { break }
             if !(doubt?.lastOutcome?.isDurable ?? false) { _ = doubt?.declare() }
         case .store(var store):
-            guard !isSaving else { break }
-            isSaving = true
+            guard !isSaving(store.recording) else { break }
+            savingLayers.insert(store.recording.serial)
             store.compressSealed()
             guard world.isAlive(born) else { return }
             try? store.close(source: identity)
@@ -103,10 +103,8 @@ extension SimulatedDisk {
 
     func record(_ bytes: Range<UInt64>) {
         for index in checkpoints.indices { checkpoints[index].touched.formUnion(blocks(bytes)) }
-        guard case .store = tracking, let recording else {
-            hasUnrecorded = true
-            return
-        }
+        if store == nil { hasUnrecorded = true }
+        guard let recording else { return }
         if !recording.mark(offset: bytes.lowerBound, length: UInt64(bytes.count)) {
             hasUnrecorded = true
             loseTracking()

@@ -107,8 +107,13 @@ final class SimulatedDisk {
     var logDeadline = UInt64.max
     var lossDeadline = UInt64.max
     var ticks = 0
-    /// A thread or call is saving the layer.
-    var isSaving = false
+    /// Layers that threads or calls are saving: whoever else wants to waits.
+    var savingLayers: Set<UInt64> = []
+    /// Whether somebody saves the layer that records.
+    var isSaving: Bool { recording.map { isSaving($0) } ?? false }
+
+    func isSaving(_ layer: RecordingLayer) -> Bool { savingLayers.contains(layer.serial) }
+
     var retriesDoubt = false
     /// A guest's sync has failed: no later one is believed.
     var hasFailedSync = false
@@ -168,7 +173,7 @@ final class SimulatedDisk {
         logDeadline = .max
         lossDeadline = .max
         ticks = 0
-        isSaving = false
+        savingLayers = []
         retriesDoubt = false
         hasFailed = false
         evidenceHasFailed = false

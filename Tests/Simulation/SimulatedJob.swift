@@ -54,6 +54,9 @@ final class JobDisk {
 
     private var world: World { disk.world }
 
+    /// Nobody reads, but who waits for storage that never answers.
+    var isReadersDone: Bool { readers.allSatisfy(\.isStuck) }
+
     // MARK: On the home ring
 
     /// The job's instant is now; false: there is no place for it.
@@ -92,7 +95,7 @@ final class JobDisk {
     func startRead() {
         guard job.isPublished, !job.isEnding, readers.count < 3 else { return }
         let perRegion = DiskShape.hotClusters * DiskShape.clusterSectors
-        let region = world.draw.below(disk.source.shape.regions)
+        let region = world.draw.chance(50) ? 0 : world.draw.below(disk.source.shape.regions)
         let first = world.draw.below(perRegion)
         let count = 1 + world.draw.below(5 * DiskShape.clusterSectors)
         let start = disk.source.shape.byte(at: region * perRegion + first)
@@ -158,7 +161,7 @@ final class JobDisk {
         let bytes = from..<from + UInt64(given)
         var stamps: [Stamp] = []
         if world.canary == .checksBeforeRead { reader.read.got(given, ledger.view) }
-        world.submit(place) { [disk] _, _ in
+        reader.operation = world.submit(place) { [disk] _, _ in
             stamps = take(disk.source.shape.indices(bytes))
             return nil
         } end: { [self] errno in
@@ -224,6 +227,9 @@ final class Reader {
     var read: PointInTimeRead
     var collected: [Stamp] = []
     var isWaiting = false
+    var operation: Operation?
+    /// It waits for storage that never answers; its connection is closed with its job.
+    var isStuck: Bool { isWaiting && operation?.fate == .hangsForEver }
     /// A write-back had failed before scratch was read.
     var hadLost = false
 

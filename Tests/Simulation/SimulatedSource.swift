@@ -2,81 +2,86 @@ import PointInTime
 
 /// A disk's content as a few hot clusters at the beginning of each region of its write-intent log: the
 /// rest is a hole that nobody touches.
-struct DiskShape: Hashable {
-    static let sectorBytes: UInt64 = 512
-    static let regionShift: UInt64 = 27
+package struct DiskShape: Hashable {
+    package static let sectorBytes: UInt64 = 512
+    package static let regionShift: UInt64 = 27
     /// Clusters at the beginning of each region that guests use.
-    static let hotClusters = 8
-    static let clusterSectors = 32
-    static let pageSectors = 8
+    package static let hotClusters = 8
+    package static let clusterSectors = 32
+    package static let pageSectors = 8
 
-    var regions: Int
+    package var regions: Int
     /// Bytes of the last cluster that belong to the disk.
-    var tailBytes: UInt64
+    package var tailBytes: UInt64
 
-    var sizeBytes: UInt64 {
+    package init(regions: Int, tailBytes: UInt64) {
+        self.regions = regions
+        self.tailBytes = tailBytes
+    }
+
+    package var sizeBytes: UInt64 {
         UInt64(regions - 1) << Self.regionShift
             + UInt64(Self.hotClusters - 1) << ClusterGeometry.shift + tailBytes
     }
     /// Sectors that are kept.
-    var sectorCount: Int { regions * Self.hotClusters * Self.clusterSectors }
+    package var sectorCount: Int { regions * Self.hotClusters * Self.clusterSectors }
 
     /// Where a byte's sector is kept; the byte lies in a hot cluster.
-    func index(of byte: UInt64) -> Int {
+    package func index(of byte: UInt64) -> Int {
         let region = Int(byte >> Self.regionShift)
         let sector = Int((byte & (1 << Self.regionShift - 1)) / Self.sectorBytes)
         return region * Self.hotClusters * Self.clusterSectors + sector
     }
 
-    func indices(_ bytes: Range<UInt64>) -> Range<Int> {
+    package func indices(_ bytes: Range<UInt64>) -> Range<Int> {
         let first = index(of: bytes.lowerBound)
         return first..<first + Int((bytes.upperBound - bytes.lowerBound + 511) / 512)
     }
 
     /// The disk's byte that a kept sector begins with.
-    func byte(at index: Int) -> UInt64 {
+    package func byte(at index: Int) -> UInt64 {
         let perRegion = Self.hotClusters * Self.clusterSectors
         return UInt64(index / perRegion) << Self.regionShift
             + UInt64(index % perRegion) * Self.sectorBytes
     }
 
     /// Whether a kept sector lies within the disk.
-    func isInside(_ index: Int) -> Bool { byte(at: index) < sizeBytes }
+    package func isInside(_ index: Int) -> Bool { byte(at: index) < sizeBytes }
 }
 
 /// What a sector holds: the number of the write that made it, 0 for zeros.
-typealias Stamp = UInt32
+package typealias Stamp = UInt32
 
 extension Stamp {
     /// What nobody may ever read: half of a sector, or scratch never written.
-    static let garbage: Stamp = .max
+    package static let garbage: Stamp = .max
 }
 
 /// A disk under the server: a page cache over a device with a volatile cache.
-final class SimulatedSource {
-    private(set) var shape: DiskShape
+package final class SimulatedSource {
+    package private(set) var shape: DiskShape
     /// As everyone sees it.
-    private(set) var sectors: [Stamp]
+    package private(set) var sectors: [Stamp]
     /// As it is after a loss of power.
     private var durable: [Stamp]
     /// How often each sector was written, as seen and as it is after a loss of power.
-    private(set) var versions: [UInt32]
+    package private(set) var versions: [UInt32]
     private var durableVersions: [UInt32]
     /// Pages of 4 KiB that are allocated.
     private var isData: [Bool]
     /// Sectors whose write-back is going to fail.
     private var doomed: Set<Int> = []
     /// Failed write-backs; what a witness sees, which forgets nothing.
-    private(set) var lostCount = 0
+    package private(set) var lostCount = 0
     /// Of these, the ones that each descriptor was told of: each is told once.
     private var toldCounts = [0, 0]
     private var lastVersion: UInt32 = 0
     /// A time of change that counts up.
-    private(set) var changed: UInt64 = 1
+    package private(set) var changed: UInt64 = 1
     /// Versions that guests may rely on after a loss of power.
-    var floors: [UInt32]
+    package var floors: [UInt32]
 
-    init(_ shape: DiskShape) {
+    package init(_ shape: DiskShape) {
         self.shape = shape
         let count = shape.sectorCount
         sectors = (0..<count).map { index in
@@ -95,22 +100,26 @@ final class SimulatedSource {
     // MARK: What guests and the server do
 
     /// Sectors get a stamp; the versions that they have then.
-    func write(_ stamp: Stamp, at indices: Range<Int>, isLost: Bool = false) {
+    package func write(_ stamp: Stamp, at indices: Range<Int>, isLost: Bool = false) {
         for index in indices { set(index, stamp, isLost) }
         for page in pages(indices) { isData[page] = true }
         changed += 1
     }
 
-    func write(_ stamps: ArraySlice<Stamp>, at first: Int, isLost: Bool = false) {
+    package func write(_ stamps: ArraySlice<Stamp>, at first: Int, isLost: Bool = false) {
         for (offset, stamp) in stamps.enumerated() { set(first + offset, stamp, isLost) }
         for page in pages(first..<first + stamps.count) { isData[page] = true }
         changed += 1
     }
 
     /// Whole pages become holes.
-    func punch(_ indices: Range<Int>) {
-        for index in indices { set(index, 0, false) }
-        for page in pages(indices) { isData[page] = false }
+    package func punch(_ indices: Range<Int>) {
+        // What is a hole already does not change, whatever becomes of the power.
+        for page in pages(indices) where isData[page] {
+            let first = page * DiskShape.pageSectors
+            for index in first..<first + DiskShape.pageSectors { set(index, 0, false) }
+            isData[page] = false
+        }
         changed += 1
     }
 
@@ -128,7 +137,7 @@ final class SimulatedSource {
     }
 
     /// Where the run of data or holes that begins at a sector ends, at most at `end`.
-    func allocation(at index: Int, end: Int) -> (isData: Bool, end: Int) {
+    package func allocation(at index: Int, end: Int) -> (isData: Bool, end: Int) {
         let first = isData[index / DiskShape.pageSectors]
         var next = (index / DiskShape.pageSectors + 1) * DiskShape.pageSectors
         while next < end, isData[next / DiskShape.pageSectors] == first {
@@ -138,17 +147,17 @@ final class SimulatedSource {
     }
 
     /// Whose descriptor it is.
-    enum User: Int { case guests, server }
+    package enum User: Int { case guests, server }
 
     /// Writes back everything; false when something was lost that the descriptor was not told of.
-    func sync(by user: User) -> Bool {
+    package func sync(by user: User) -> Bool {
         writeBack(Array(sectors.indices))
         defer { toldCounts[user.rawValue] = lostCount }
         return toldCounts[user.rawValue] == lostCount
     }
 
     /// Sectors go to the device, or are lost.
-    func writeBack(_ indices: [Int]) {
+    package func writeBack(_ indices: [Int]) {
         for index in indices where versions[index] != durableVersions[index] {
             if doomed.contains(index) {
                 // The page leaves the cache as if it were clean.
@@ -165,16 +174,18 @@ final class SimulatedSource {
     }
 
     /// Opened by another process: an error that nobody was told of is told to whoever opens next.
-    func reopen() {
+    package func reopen() {
         let told = toldCounts.max() ?? 0
         toldCounts = [told, told]
     }
 
     /// Of versions that guests know, those that did not get lost.
-    func kept(_ known: [UInt32]) -> [UInt32] { zip(known, durableVersions).map { min($0, $1) } }
+    package func kept(_ known: [UInt32]) -> [UInt32] {
+        zip(known, durableVersions).map { min($0, $1) }
+    }
 
     /// Writes that are in the cache are going to be lost; whether there were any.
-    func doom(_ draw: inout Draw) -> Bool {
+    package func doom(_ draw: inout Draw) -> Bool {
         let dirty = sectors.indices.filter { versions[$0] != durableVersions[$0] }
         guard let first = draw.pick(dirty) else { return false }
         doomed.insert(first)
@@ -185,7 +196,7 @@ final class SimulatedSource {
     // MARK: What happens to it
 
     /// The power goes: of what was in the cache each sector is kept, lost, or torn.
-    func losePower(_ draw: inout Draw) {
+    package func losePower(_ draw: inout Draw) {
         for index in sectors.indices where versions[index] != durableVersions[index] {
             switch draw.below(10) {
             case 0...3:
@@ -206,10 +217,10 @@ final class SimulatedSource {
     }
 
     /// The first sector that has lost what a guest was told is durable.
-    var brokenPromise: Int? { sectors.indices.first { durableVersions[$0] < floors[$0] } }
+    package var brokenPromise: Int? { sectors.indices.first { durableVersions[$0] < floors[$0] } }
 
     /// The disk gets another region behind its last.
-    func grow() {
+    package func grow() {
         shape.regions += 1
         let more = shape.sectorCount - sectors.count
         sectors += [Stamp](repeating: 0, count: more)
@@ -223,13 +234,15 @@ final class SimulatedSource {
 }
 
 /// Scratch of one disk in one job.
-final class SimulatedScratch {
+package final class SimulatedScratch {
     private var slots: [[Stamp]] = []
     /// A write-back has failed, for whoever asks.
-    private(set) var hasLost = false
-    private(set) var isGone = false
+    package private(set) var hasLost = false
+    package private(set) var isGone = false
 
-    func write(_ stamps: ArraySlice<Stamp>, slot: Int, from sector: Int) {
+    package init() {}
+
+    package func write(_ stamps: ArraySlice<Stamp>, slot: Int, from sector: Int) {
         while slots.count <= slot {
             slots.append([Stamp](repeating: .garbage, count: DiskShape.clusterSectors))
         }
@@ -237,7 +250,7 @@ final class SimulatedScratch {
     }
 
     /// What bytes of it hold; garbage where nothing was written.
-    func read(at position: UInt64, count: Int) -> [Stamp] {
+    package func read(at position: UInt64, count: Int) -> [Stamp] {
         (0..<(count + 511) / 512).map { offset in
             let sector = Int(position / 512) + offset
             let slot = sector / DiskShape.clusterSectors
@@ -246,13 +259,13 @@ final class SimulatedScratch {
         }
     }
 
-    var hasContent: Bool { !slots.isEmpty }
+    package var hasContent: Bool { !slots.isEmpty }
 
-    func lose() { hasLost = true }
+    package func lose() { hasLost = true }
 
     /// What was lost leaves the cache.
-    func evict() { slots = slots.map { $0.map { _ in .garbage } } }
+    package func evict() { slots = slots.map { $0.map { _ in .garbage } } }
 
     /// It is emptied, or belongs to somebody else.
-    func empty() { isGone = true }
+    package func empty() { isGone = true }
 }

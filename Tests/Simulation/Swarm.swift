@@ -13,18 +13,19 @@ package enum EventKind: Int, CaseIterable, Sendable {
     fileprivate var usual: Int {
         switch self {
         case .io: 300
-        case .deliver: 100
-        case .guestWrite: 60
-        case .thread, .tick, .moveReader: 50
+        case .deliver: 130
+        case .moveReader: 100
+        case .guestWrite, .tick: 60
+        case .thread: 50
         case .start: 40
-        case .resume: 30
-        case .startRead, .checkTracking: 12
-        case .beginJob: 10
-        case .guestZero, .guestFlush, .guestDurableWrite, .endJob: 8
-        case .makeCheckpoint, .guestDiscard, .spoil, .heal: 6
-        case .deleteCheckpoint, .releaseClusters, .loseScratch, .evictScratch: 4
-        case .kill, .cutPower, .cleanStop: 3
-        case .loseSource, .changeMeanwhile, .growMeanwhile, .removeFile: 2
+        case .resume, .startRead: 30
+        case .beginJob: 16
+        case .makeCheckpoint, .checkTracking: 10
+        case .guestZero, .guestFlush, .guestDurableWrite, .endJob, .spoil: 8
+        case .loseScratch, .guestDiscard, .heal: 6
+        case .deleteCheckpoint, .releaseClusters, .evictScratch, .cutPower: 4
+        case .kill, .cleanStop, .loseSource: 3
+        case .changeMeanwhile, .growMeanwhile, .removeFile: 2
         }
     }
 
@@ -90,7 +91,28 @@ package struct Swarm: Sendable {
         if weights[EventKind.guestWrite.rawValue] == 0 {
             weights[EventKind.guestWrite.rawValue] = 20
         }
+        focus(&draw)
     }
 
-    mutating func set(_ kind: EventKind, _ weight: Int) { weights[kind.rawValue] = weight }
+    /// Some histories are about one thing: readers against writers, or tracking over bad storage.
+    private mutating func focus(_ draw: inout Draw) {
+        switch draw.below(4) {
+        case 0:
+            multiply([(.startRead, 5), (.moveReader, 4), (.beginJob, 3), (.guestWrite, 2)])
+            for kind in [EventKind.kill, .cutPower, .cleanStop] { weights[kind.rawValue] = 0 }
+            regions = 1
+        case 1:
+            multiply([
+                (.makeCheckpoint, 3), (.spoil, 3), (.heal, 3), (.cutPower, 3), (.kill, 2),
+                (.thread, 3), (.tick, 2), (.guestWrite, 1),
+            ])
+            for kind in [EventKind.startRead, .moveReader, .beginJob] { weights[kind.rawValue] = 0 }
+            pauseRate = 30
+        default: break
+        }
+    }
+
+    private mutating func multiply(_ factors: [(EventKind, Int)]) {
+        for (kind, factor) in factors { weights[kind.rawValue] = kind.usual * factor }
+    }
 }

@@ -21,25 +21,34 @@ package struct Sweep {
         let body: @Sendable (World) -> Void
     }
 
-    package init() {}
+    /// Each fault with each way to end, instead of one after the other.
+    private let isFull: Bool
 
-    package func run(trace: Bool = false) -> [Result] { Self.scenarios.map { run($0, trace) } }
+    package init(isFull: Bool) { self.isFull = isFull }
+
+    /// Runs every scenario; tells of each when it is over.
+    package func run(telling tell: (Result) -> Void) {
+        for scenario in Self.scenarios { tell(run(scenario)) }
+    }
 
     private static let faults: [Fault] = [
         .fails(5), .fails(28), .fails(30), .failsDone(5), .losesLater, .delays,
         .hangs(forEver: false), .hangs(forEver: true),
     ]
 
-    private func run(_ scenario: Scenario, _ trace: Bool) -> Result {
+    private func run(_ scenario: Scenario) -> Result {
         var result = Result(scenario: scenario.name)
         for fault in Self.faults {
             for stays in [false, true] {
                 var at = 0
                 var isTouched = true
                 while isTouched, result.failure == nil {
-                    for ending in 0..<3 {
+                    for ending in isFull ? [0, 1, 2] : [at % 3] {
                         let plan = Faults.Plan(at: at, fault: fault, stays: stays)
-                        let world = world(scenario, plan, ending, trace)
+                        var world = world(scenario, plan, ending, isTraced: false)
+                        if world.violation != nil {
+                            world = self.world(scenario, plan, ending, isTraced: true)
+                        }
                         result.runs += 1
                         isTouched = world.planWasReached
                         result.operations = max(result.operations, at)
@@ -59,10 +68,10 @@ package struct Sweep {
     }
 
     private func world(
-        _ scenario: Scenario, _ plan: Faults.Plan, _ ending: Int, _ trace: Bool
+        _ scenario: Scenario, _ plan: Faults.Plan, _ ending: Int, isTraced: Bool
     ) -> World {
         let world = World(StepList(seed: UInt64(plan.at), taken: []), swarm: .calm)
-        if trace { world.trace = [] }
+        if isTraced { world.trace = [] }
         world.ending = ending
         scenario.prepare(world)
         world.faults.begin(plan)

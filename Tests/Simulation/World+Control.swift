@@ -91,10 +91,11 @@ extension World {
             disk.isOwned = false
             return
         }
-        disk.isSaving = true
+        let layer = store.recording.serial
+        disk.savingLayers.insert(layer)
         let isDeleted = (try? store.delete(checkpoint: name)) != nil
         guard isAlive(born) else { return }
-        disk.isSaving = false
+        disk.savingLayers.remove(layer)
         disk.isOwned = false
         if isDeleted, disk.keep(store) { disk.checkpoints.removeAll { $0.name == name } }
         disk.compressLater()
@@ -113,7 +114,7 @@ extension World {
     func dropJobs() {
         jobs.removeAll { job in
             (job.isEnding || !calls.contains { $0.job === job && !$0.isOver } && !job.isPublished)
-                && job.isDetached && job.parts.allSatisfy { $0.readers.isEmpty }
+                && job.isDetached && job.parts.allSatisfy { $0.isReadersDone }
         }
     }
 

@@ -85,7 +85,8 @@ extension World {
         var condition = Condition.fails(errno)
         switch place {
         case .scratch, .state:
-            if draw.chance(50) { condition = draw.chance(50) ? .hangs : .hangsForEver }
+            let others: [Condition] = [.hangs, .hangsForEver, .loses]
+            if draw.chance(70) { condition = others[draw.below(3)] }
         case .source: if draw.chance(50) { condition = .hangs }
         case .memory, .mark: break
         }
@@ -108,6 +109,7 @@ extension World {
         guard let part = pickPart(), part.scratch.hasContent else { return }
         if kind == .loseScratch {
             part.scratch.lose()
+            if draw.chance(50) { part.scratch.evict() }
         } else if part.scratch.hasLost {
             part.scratch.evict()
         }

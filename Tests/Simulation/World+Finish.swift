@@ -19,7 +19,7 @@ extension World {
                 && disks.allSatisfy { !$0.hasRequests && $0.changes.isIdle }
         }
         guard isGoing else { return }
-        settle("readers") { [self] in jobs.allSatisfy { $0.parts.allSatisfy(\.readers.isEmpty) } }
+        settle("readers") { [self] in jobs.allSatisfy { $0.parts.allSatisfy(\.isReadersDone) } }
         for disk in disks { disk.checkAnswers() }
         for job in jobs { end(job) }
         settle("jobs") { [self] in

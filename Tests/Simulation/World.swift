@@ -1,10 +1,16 @@
 import Core
+import TrackingFiles
 
 /// A promise that was broken.
 package struct Violation: Error, Sendable, Hashable {
     package let text: String
     /// Number of the step in which it was seen; -1: after the last one.
     package let step: Int
+
+    package init(text: String, step: Int) {
+        self.text = text
+        self.step = step
+    }
 }
 
 /// A whole server over simulated storage, and everyone who uses it.
@@ -240,13 +246,14 @@ package final class World {
     func runThread(at index: Int) {
         let call = threads[index]
         let disk = disks[call.disk]
-        if call.saves, disk.isSaving { return }
+        let layer = call.saves ? disk.recording?.serial : nil
+        if let layer, disk.savingLayers.contains(layer) { return }
         threads.remove(at: index)
         let born = process
-        if call.saves { disk.isSaving = true }
+        if let layer { disk.savingLayers.insert(layer) }
         note("thread \(call.name) of disk \(call.disk)")
         call.body()
-        if call.saves, isAlive(born) { disk.isSaving = false }
+        if let layer, isAlive(born) { disk.savingLayers.remove(layer) }
     }
 
     func post(_ ring: SimulatedRing, _ message: @escaping () -> Void) {
