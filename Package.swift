@@ -149,17 +149,6 @@ let package = Package(
                 "UnitSupport",
             ],
             path: "Tests/Simulation", swiftSettings: strict),
-        .target(
-            name: "SimulatedServer",
-            dependencies: [
-                "Simulation", "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol",
-                "PointInTime", "ScratchFiles", "ServerInterface", "System", "Tables",
-                "TrackingFiles", "WireClient",
-            ],
-            path: "Tests/SimulatedServer", swiftSettings: strict),
-        .testTarget(
-            name: "SimulatedServerTests", dependencies: ["SimulatedServer", "Simulation"],
-            swiftSettings: strict),
         .testTarget(
             name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: strict),
         .executableTarget(
