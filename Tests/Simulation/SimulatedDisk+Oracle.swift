@@ -88,7 +88,7 @@ extension SimulatedDisk {
         let outcome = doubt?.lastOutcome
         guard hasUnrecorded, outcome?.isDurable != true else { return }
         // Memory refuses everything, and the process is gone before anything else could be said.
-        if outcome == nil, !isSaidInMemory { return makeUnprovable() }
+        if outcome == nil, isLossUnderWay, !isSaidInMemory { return makeUnprovable() }
         guard wasTold else { return }
         if isSaidInMemory || outcome?.isSaid == true {
             isOnlyInMemory = true

@@ -215,6 +215,7 @@ extension SimulatedDisk {
             changes.lossDeclared()
             return
         }
+        isLossUnderWay = true
         isSaidInMemory = doubt?.sayInMemory() ?? false
         lossDeadline = world.now + World.lossTimeout
         declareLater { [self] in
@@ -251,6 +252,7 @@ extension SimulatedDisk {
 
     /// A checkpoint can neither be made nor taken back.
     func trackingIsLost() {
+        isLossUnderWay = true
         tracking = .unavailable
         spoilExactness()
         declareLater {}

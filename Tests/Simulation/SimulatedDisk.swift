@@ -121,6 +121,8 @@ final class SimulatedDisk {
     var seenLost = 0
     /// When changes that an instant held went on.
     var lastRelease: UInt64 = 0
+    /// That changes are not recorded is about to be said.
+    var isLossUnderWay = false
     /// It was said in memory that changes are not recorded.
     var isSaidInMemory = false
     /// Changes were made that nothing records.
@@ -180,6 +182,7 @@ final class SimulatedDisk {
         hasFailedSync = false
         lastRelease = 0
         seenLost = source.lostCount
+        isLossUnderWay = false
         isSaidInMemory = false
         hasUnrecorded = false
         wasTold = false

@@ -61,6 +61,8 @@ package struct Swarm: Sendable {
     var shortRate: Int
     /// A call of the state directory lets others go first so many times of a hundred.
     var pauseRate: Int
+    /// The log has been cleared when the history begins.
+    var startsCalm: Bool
     /// Clients of a job may let go of clusters.
     var releases: Bool
 
@@ -88,6 +90,7 @@ package struct Swarm: Sendable {
         shortRate = draw.chance(50) ? 0 : 20
         pauseRate = draw.chance(50) ? 0 : 5 + draw.below(20)
         releases = draw.chance(30)
+        startsCalm = draw.chance(80)
         if weights[EventKind.guestWrite.rawValue] == 0 {
             weights[EventKind.guestWrite.rawValue] = 20
         }

@@ -113,6 +113,7 @@ extension World {
     /// Disks that are served, written, and have a checkpoint.
     func startWell() {
         start()
+        calm()
         writeEverywhere()
         makeCheckpoint(on: disks)
         calm()

@@ -103,6 +103,7 @@ extension Swarm {
         swarm.shortRate = 0
         swarm.pauseRate = 0
         swarm.releases = false
+        swarm.startsCalm = true
         swarm.jobsAtOnce = 2
         return swarm
     }

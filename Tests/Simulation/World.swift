@@ -92,10 +92,18 @@ package final class World {
     package func run() -> Violation? {
         draw = Draw(seed: steps.seed)
         start()
+        if swarm.startsCalm { forgetTheStart() }
         while isGoing, takeStep() {}
         end()
         dissolve()
         return violation
+    }
+
+    /// The log forgets what it marks at a start, so that changes wait for it again.
+    private func forgetTheStart() {
+        faults.areOn = false
+        calm()
+        faults.areOn = true
     }
 
     var isGoing: Bool { violation == nil && !isOver }
