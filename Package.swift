@@ -14,7 +14,10 @@ let strict: [SwiftSetting] = [
 
 let package = Package(
     name: "nbdpull",
-    products: [.executable(name: "nbdpull", targets: ["nbdpull"])],
+    products: [
+        .executable(name: "nbdpull", targets: ["nbdpull"]),
+        .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
@@ -141,6 +144,18 @@ let package = Package(
         .target(name: "WireClient", path: "Tests/WireClient", swiftSettings: strict),
         .testTarget(
             name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
+            swiftSettings: strict),
+        .target(
+            name: "Simulation",
+            dependencies: [
+                "Core", "PointInTime", "ScratchFiles", "Tracking", "TrackingFiles", "SystemLayer",
+                "UnitSupport",
+            ],
+            path: "Tests/Simulation", swiftSettings: strict),
+        .testTarget(
+            name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: strict),
+        .executableTarget(
+            name: "nbdpull-simulate", dependencies: ["Simulation"], path: "Tests/Simulate",
             swiftSettings: strict),
         .target(
             name: "FuzzEntries",

@@ -276,8 +276,8 @@ extension NBDServer {
     /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
     /// without hanging others.
     ///
-    /// When the sync fails or is not over in time there is no mark, and the next start treats the
-    /// stop as unclean.
+    /// When the sync is not over in time there is no mark, and the next start treats the stop as unclean.
+    /// When it fails the disk has lost writes, and no bit tells which: its checkpoints are given up.
     private func close(
         _ parting: Parting<LiveExport?>, _ disk: DiskID, _ leaving: Leaving, _ limit: Int32
     ) async -> Result<Bool, ServerFault> {
@@ -293,6 +293,14 @@ extension NBDServer {
                 if let source = parting.look({ $0?.source }) ?? nil {
                     self.closeTracking(disk, source)
                 }
+                return .success(true)
+            }
+        }
+        if case .failure(.sourceUnusable) = synced {
+            _ = await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) { () -> Result<Bool, ServerFault> in
+                self.distrustTracking(disk)
                 return .success(true)
             }
         }
@@ -314,6 +322,7 @@ extension NBDServer {
         }
         do throws(SystemFault) {
             try source.sync()
+            try source.makeDurable()
             return .success(true)
         } catch {
             return .failure(

@@ -193,6 +193,12 @@ extension NBDServer {
         }
     }
 
+    /// The disk has lost writes: what is clean by its bits may have changed.
+    func distrustTracking(_ disk: DiskID) {
+        guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
+        _ = doubt.declare()
+    }
+
     /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.
     func dropTracking(_ disk: DiskID) {
         state.withLock { state in

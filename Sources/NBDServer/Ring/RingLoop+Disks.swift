@@ -54,7 +54,7 @@ extension RingLoop where IO: ~Copyable {
         disks[slot].changes.record(
             in: WriteIntent(
                 regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
-                generation: IntentLogFile.firstGeneration),
+                generation: IntentLogFile.firstGeneration, isAllMarked: seed.log.isAllMarked),
             regionShift: seed.log.regionShift)
         disks[slot].tracking = HomeTracking(
             recording: seed.recording, log: seed.log, doubt: seed.doubt)
