@@ -37,6 +37,30 @@ package struct SharedWords: @unchecked Sendable, BitwiseCopyable {
         unsafe atomic(index).pointee.store(value, ordering: .releasing)
     }
 
+    /// Writes a run of words to a file, in the machine's own order; nil, or the errno.
+    ///
+    /// For the thread that stores them.
+    func write(
+        _ descriptor: Int32, first: Int, count: Int, at position: UInt64
+    ) -> Int32? {
+        precondition(first >= 0 && count >= 0 && first + count <= self.count)
+        var done = 0
+        while done < count * 4 {
+            // SAFETY: the range was checked; the kernel reads it during the call only.
+            let result = unsafe pwrite(
+                descriptor, UnsafeRawPointer(words + first) + done, count * 4 - done,
+                off_t(position) + off_t(done))
+            if result < 0 {
+                if errno == EINTR { continue }
+                return errno
+            }
+            // A file takes some of it, or says why not.
+            if result == 0 { return EIO }
+            done += result
+        }
+        return nil
+    }
+
     /// Stores a value and returns the one before; what was done before that one was stored is visible
     /// after.
     package func exchange(_ value: UInt32, at index: Int) -> UInt32 {
@@ -71,5 +95,65 @@ package final class SharedWordsStorage: Sendable {
     deinit {
         // SAFETY: the mapping made in init; holders of views keep this object alive.
         unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), byteCount)
+    }
+
+    /// Fills a run of words from a file, before anybody else has a view; false when the file ends
+    /// within it.
+    package func fill(
+        from descriptor: Int32, first: Int, count: Int, at position: UInt64
+    ) throws(SystemFault) -> Bool {
+        precondition(first >= 0 && count >= 0 && first + count <= view.count)
+        var done = 0
+        while done < count * 4 {
+            // SAFETY: the range lies in the mapping made in init, which this object keeps; the kernel
+            // fills it during the call only.
+            let result = unsafe pread(
+                descriptor, UnsafeMutableRawPointer(bitPattern: address + UInt(first * 4 + done)),
+                count * 4 - done, off_t(position) + off_t(done))
+            if result < 0 {
+                if errno == EINTR { continue }
+                throw SystemFault(call: "pread", errno: errno)
+            }
+            if result == 0 { return false }
+            done += result
+        }
+        return true
+    }
+
+    /// What a run of words holds, looked at before anybody else has a view.
+    package struct Tally: Sendable, Hashable {
+        package var zeros = 0
+        package var ones = 0
+        /// Words with all bits set.
+        package var full = 0
+        /// All others, and the largest of them.
+        package var others = 0
+        package var largest: UInt32 = 0
+
+        package init() {}
+    }
+
+    /// Counts what a run of words holds, and adds it.
+    package func count(_ range: Range<Int>, into tally: inout Tally) {
+        precondition(range.lowerBound >= 0 && range.upperBound <= view.count)
+        guard !range.isEmpty else { return }
+        let start = unsafe UnsafePointer<UInt32>(bitPattern: address + UInt(range.lowerBound * 4))
+        guard let start = unsafe start else { return }
+        // SAFETY: the range lies in the mapping, and nobody stores in it while it is filled.
+        let words = unsafe UnsafeBufferPointer(start: start, count: range.count)
+        var (zeros, ones, full): (Int, Int, Int) = (0, 0, 0)
+        var largest = tally.largest
+        for index in 0..<range.count {
+            let word = unsafe words[index]
+            zeros &+= word == 0 ? 1 : 0
+            ones &+= word == 1 ? 1 : 0
+            full &+= word == .max ? 1 : 0
+            largest = max(largest, word == .max ? 0 : word)
+        }
+        tally.others += range.count - zeros - ones - full
+        tally.zeros += zeros
+        tally.ones += ones
+        tally.full += full
+        tally.largest = largest
     }
 }

@@ -35,20 +35,46 @@ package enum ClusterPlace: Sendable, Hashable {
 package final class Ledger: Sendable {
     package let geometry: ClusterGeometry
     private let storage: SharedWordsStorage
+    /// What the next process would go on with; nil: nothing.
+    package let file: LedgerFile?
+    /// What was in use when an earlier process left the ledger; nil for a new one.
+    package let found: LedgerUse?
     /// Clusters preserved, zero ones included.
     package let preservedClusters = Atomic<UInt64>(0)
     /// Preserved clusters that are all zeros.
     package let zeroClusters = Atomic<UInt64>(0)
 
     /// A ledger on which nothing is preserved yet.
-    package init(geometry: ClusterGeometry) throws(SystemFault) {
+    ///
+    /// `file` follows it from then on.
+    package init(geometry: ClusterGeometry, file: LedgerFile? = nil) throws(SystemFault) {
         self.geometry = geometry
+        self.file = file
+        found = nil
         storage = try SharedWordsStorage(count: geometry.clusterCount + 1)
+    }
+
+    /// The ledger that an earlier process has left.
+    ///
+    /// Scratch has `slotLimit` slots. Throws when the words contradict each other or that.
+    package init(
+        _ left: LedgerFile.Found, slotLimit: UInt32
+    ) throws(LedgerFileFault) {
+        geometry = ClusterGeometry(sizeBytes: left.facts.sizeBytes)
+        do throws(SystemFault) {
+            storage = try SharedWordsStorage(count: geometry.clusterCount + 1)
+        } catch {
+            throw .system(error)
+        }
+        file = left.file
+        let content = try left.file.read(into: storage, clusterCount: geometry.clusterCount)
+        found = try LedgerUse(content, storage.view, slotLimit: slotLimit)
+        note(preserved: found?.preserved ?? 0, zero: found?.zeros ?? 0)
     }
 
     /// The ledger as data path code sees it; valid while this object lives.
     package var view: LedgerView {
-        LedgerView(geometry: geometry, words: storage.view)
+        LedgerView(geometry: geometry, words: storage.view, mirror: file?.mirror ?? .none)
     }
 
     /// The words as they are now; with `rewind`, for walks that try every order of events from one
@@ -77,14 +103,16 @@ package final class Ledger: Sendable {
 package struct LedgerView: Sendable, BitwiseCopyable {
     package let geometry: ClusterGeometry
     private let words: SharedWords
+    private let mirror: WordsMirror
 
     /// Slots that a word can name.
     package static let slotsMax = UInt32.max - 2
     private static let releasedWord = UInt32.max
 
-    fileprivate init(geometry: ClusterGeometry, words: SharedWords) {
+    fileprivate init(geometry: ClusterGeometry, words: SharedWords, mirror: WordsMirror) {
         self.geometry = geometry
         self.words = words
+        self.mirror = mirror
     }
 
     /// Where a cluster's content is now.
@@ -132,6 +160,7 @@ package struct LedgerView: Sendable, BitwiseCopyable {
     package func release(_ cluster: Int) -> ClusterPlace {
         let place = place(of: cluster)
         words.store(Self.releasedWord, at: cluster)
+        mirror.note(cluster)
         return place
     }
 
@@ -146,12 +175,20 @@ package struct LedgerView: Sendable, BitwiseCopyable {
             precondition(slot < Self.slotsMax, "slot number out of range")
             words.store(slot + 2, at: cluster)
         }
+        mirror.note(cluster)
     }
 
-    /// Home ring only: nothing read under this job may be handed out from now on.
-    package func close() { words.store(1, at: geometry.clusterCount) }
+    /// Nothing read under this job may be handed out from now on, and no other process goes on with it.
+    package func close() {
+        words.store(1, at: geometry.clusterCount)
+        // Every time: another thread that has stored the word may not have come this far.
+        mirror.close()
+    }
 
-    /// Home ring only: everything published before is visible to readers before any write submitted
-    /// after.
-    package func settle() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
+    /// Home ring only: everything published before is visible to readers, and there for the next
+    /// process, before any write submitted after.
+    package func settle() {
+        mirror.flush(words)
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+    }
 }

@@ -34,6 +34,12 @@ package final class ScratchStorage: Sendable {
     /// What tells a file made by us from another that later has its name; nil for what was there
     /// before.
     package let file: (device: UInt64, inode: UInt64)?
+    /// The file or device, by whatever name it was opened.
+    package let node: FileNode?
+    /// Bytes of a device; 0 for a file.
+    package let deviceBytes: UInt64
+    /// The errno of a write error from before it was opened that nobody had been told of, or nil.
+    package let earlierError: Int32?
     /// Told of write errors, one for each reader.
     private let witnesses: [WriteErrorWitness]
     /// The same for whoever is no reader.
@@ -61,8 +67,10 @@ package final class ScratchStorage: Sendable {
         let inode = isOurs ? try FileCalls.identity(descriptor.raw).inode : nil
         file = fileSystem.flatMap { device in inode.map { (device, $0) } }
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
-        // An error of whoever had the file before is none of ours.
-        _ = FileCalls.writeError(descriptor.raw)
+        node = FileCalls.node(descriptor.raw)
+        deviceBytes = fileSystem == nil ? freeBytes : 0
+        // An error of whoever had the file before is none of a new job's.
+        earlierError = FileCalls.writeError(descriptor.raw)
         var witnesses: [WriteErrorWitness] = []
         // What lies in memory is never written back.
         for _ in 0..<(readsNeverWait ? 0 : readers) {
@@ -122,6 +130,18 @@ package final class ScratchStorage: Sendable {
             }
         } catch {
             throw error.errno == Errno.exists ? .exists : .cannotCreate(error)
+        }
+    }
+
+    /// Opens the file that an earlier process has created, which `remove` deletes.
+    package static func reopen(
+        path: String, geometry: ClusterGeometry, readers: Int = 1
+    ) throws(ScratchFault) -> ScratchStorage {
+        do throws(SystemFault) {
+            let descriptor = try FileCalls.open(path, [.write])
+            return try file(path, descriptor, isOurs: true, geometry, readers)
+        } catch {
+            throw .unusable(.system(error))
         }
     }
 

@@ -82,6 +82,7 @@ struct ServeSettings {
             try source.int("tracking-timeout", in: 1...86400)
             ?? ServerConfiguration.defaultTrackingTimeoutSeconds
         server.witnessDirectory = runDirectory + "/tracking"
+        server.stateDirectory = stateDirectory
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
         scratchDirectory = try source.string("scratch-dir").map(ServeArguments.absolutePath)

@@ -55,6 +55,9 @@ package func controlError(from fault: ServerFault) -> ControlError {
             detail: "cannot listen on \(endpoint): \(errorText)")
     case .unknownJob(let id):
         .jobNotFound(id)
+    case .jobNotResumed(let detail):
+        ControlError(
+            .operationFailed, code: "job-not-resumed", status: 409, detail: detail)
     case .holdTimedOut(let milliseconds):
         ControlError(
             .operationTimeout, code: "hold-timed-out", status: 500,

@@ -148,6 +148,10 @@ package struct StoredJob: Sendable, Hashable, Codable {
     ///
     /// A record says that the job has not ended well: whoever finds it takes the checkpoint back.
     package var checkpoint: String?
+    /// Why it broke, if it did and could still be written down.
+    package var brokenReason: String?
+    /// What the next server needs to go on with it, while it runs whole; nil: it cannot.
+    package var resume: Lenient<StoredResume>?
     /// How it ended, once it has; then the record is kept only for what is still to be cleaned up.
     package var ended: JobInfo?
 
@@ -164,6 +168,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
         self.cancelledReason = nil
         self.elapsedMilliseconds = nil
         self.checkpoint = nil
+        self.brokenReason = nil
+        self.resume = nil
         self.ended = nil
     }
 }

@@ -58,7 +58,7 @@ extension NBDServer {
     }
 
     /// Ends what is in flight on the exports; what hangs is waited for as long as the limit allows.
-    private func letGo(_ exports: Parting<[BackupExport]>, _ milliseconds: Int32) async {
+    func letGo(_ exports: Parting<[BackupExport]>, _ milliseconds: Int32) async {
         let begun = MonotonicClock.now()
         // Readers are told before the disks stop preserving: nothing read after that is handed out.
         let detached = exports.look { self.postDetach($0) }

@@ -27,9 +27,10 @@ extension RingLoop {
         perform(slot)
         let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
-            holdLimitNanoseconds: export.holdLimitNanoseconds)
+            holdLimitNanoseconds: export.holdLimitNanoseconds, found: export.ledger.found)
         guard let job else { return false }
         disks[slot].jobs[job] = export
+        if export.ledger.found != nil { afterCopy(slot) }
         return true
     }
 

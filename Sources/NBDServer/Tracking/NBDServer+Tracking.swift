@@ -105,7 +105,7 @@ extension NBDServer {
     private static func places(
         _ directory: String, _ source: RawSource, _ witness: String?
     ) -> TrackingPlaces {
-        let memory = memory(for: directory, witness)
+        let memory = memory("tracking", for: directory, witness)
         return TrackingPlaces(
             files: DiskDirectory(directory), memory: memory.map { DiskDirectory($0.path) },
             isInMemory: memory?.isInMemory ?? false,
@@ -113,16 +113,16 @@ extension NBDServer {
                 source.raw, isFile: source.type == .regular, owner: source))
     }
 
-    /// A directory for one disk's session: in memory that outlives the process, or else where the
-    /// server was told.
-    private static func memory(
-        for directory: String, _ witness: String?
+    /// A directory for what belongs to another one, such as a disk's session: in memory that outlives the
+    /// process, or else where the server was told.
+    static func memory(
+        _ kind: String, for directory: String, _ witness: String?
     ) -> (path: String, isInMemory: Bool)? {
         // FNV-1a: a name for the path; the session says whose it is.
         let hash = directory.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
             ($0 ^ UInt64($1)) &* 0x100_0000_01B3
         }
-        let name = "tracking-" + String(hash, radix: 16)
+        let name = "\(kind)-" + String(hash, radix: 16)
         let shared = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
         if StateFiles.isMemory("/dev/shm") {
             try? StateFiles.makeDirectory(shared)
