@@ -1,5 +1,6 @@
+import BoundedCalls
 import Foundation
-import NBDServer
+import ServerInterface
 
 /// Jobs that the last server has left running go on: same name, place, exports, bytes and deadline.
 ///

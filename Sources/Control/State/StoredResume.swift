@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// All that a running job was begun with, for the next server.
 package struct StoredResume: Sendable, Hashable, Codable {
