@@ -1,4 +1,4 @@
-/// What control needs of the server below it: the seam where tests put a fake.
+/// What control needs from the server below it: the seam where tests put a fake.
 ///
 /// Every call is a control-plane call: it may take milliseconds and is never made per request.
 package protocol BackupEngine: Sendable {

@@ -1,4 +1,4 @@
-/// What a server is started with.
+/// The configuration of a server.
 package struct ServerConfiguration: Sendable {
     /// Rings (threads) that serve machines, and as many that serve backup clients; nil takes the
     /// number of cores, at most 4.
@@ -25,7 +25,7 @@ package struct ServerConfiguration: Sendable {
     package var copyMemoryBytes: Int
     /// Room that scratch leaves on a file system which holds a machine's disk as well.
     package var scratchReserve: ScratchReserve
-    /// Who may open unix sockets beside this server's own user.
+    /// Who may open unix sockets besides this server's own user.
     package var socketAccess: SocketAccess
 
     /// TLS credentials and access rules.

@@ -25,7 +25,7 @@ import Testing
         var resume = StoredResume(
             bootID: SystemCalls.bootID, uuid: definition.uuid, plan: plan,
             endpoint: .unix(path: "/tmp/x.sock", mode: 0o600), security: .plaintext,
-            clientRelease: true, holdLimitMilliseconds: 7, holdNanoseconds: 9,
+            clientRelease: true, copyTimeoutMilliseconds: 7, holdNanoseconds: 9,
             begunNanoseconds: SystemCalls.nanosecondsSinceBoot - 100_000_000_000,
             timeToLiveSeconds: 1000, diskSizes: ["vda": 77], memory: "/dev/shm/x")
         change(&record, &resume)
@@ -45,7 +45,7 @@ import Testing
         _ = await manager.restore()
         let asked = engine.look { $0.expected }
         #expect(asked.map(\.liveExports) == [["vm1/vda", "vm1/vdb"]])
-        #expect(asked.first?.configuration.holdLimitMilliseconds == 7)
+        #expect(asked.first?.configuration.copyTimeoutMilliseconds == 7)
         #expect(asked.first?.configuration.clientRelease == true)
         let info = try await manager.jobInfo(domain: "vm1", job: Self.id)
         #expect(info.state == "running")

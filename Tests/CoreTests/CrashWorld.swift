@@ -62,7 +62,7 @@ struct CrashWorld {
     private mutating func attach() {
         gate = CopyBeforeWrite(changeLimit: Self.changeLimit)
         let attached = gate.attach(
-            ledger.view, slotLimit: Self.slotLimit, holdLimitNanoseconds: .max,
+            ledger.view, slotLimit: Self.slotLimit, copyTimeoutNanoseconds: .max,
             found: ledger.found)
         guard let attached else { preconditionFailure("a gate without jobs has a place") }
         job = attached

@@ -82,7 +82,7 @@ struct LedgerFileTests {
         var gate = CopyBeforeWrite(changeLimit: 1)
         let job = try #require(
             gate.attach(
-                found.view, slotLimit: 1000, holdLimitNanoseconds: .max, found: use))
+                found.view, slotLimit: 1000, copyTimeoutNanoseconds: .max, found: use))
         #expect(gate.slotsUsed(job: job) == 3)
     }
 

@@ -30,7 +30,7 @@ extension JobManager {
             endpoint: started.endpoint,
             security: try job.plan.security(offersTLS: settings.offersTLS),
             clientRelease: job.clientRelease,
-            holdLimitMilliseconds: settings.holdLimitMilliseconds,
+            copyTimeoutMilliseconds: settings.copyTimeoutMilliseconds,
             holdNanoseconds: started.holdNanoseconds,
             begunNanoseconds: SystemCalls.nanosecondsSinceBoot &- age.wholeNanoseconds,
             timeToLiveSeconds: timeToLiveSeconds, diskSizes: started.diskSizes, memory: memory)
@@ -132,7 +132,7 @@ extension JobManager {
         var configuration = try resume.plan.jobConfiguration(
             diskIDs: Dictionary(targets.map { ($0, DiskID(number: 0)) }) { first, _ in first },
             domain: job.domain, security: resume.security,
-            holdLimitMilliseconds: resume.holdLimitMilliseconds)
+            copyTimeoutMilliseconds: resume.copyTimeoutMilliseconds)
         configuration.endpoint = resume.endpoint
         configuration.clientRelease = resume.clientRelease
         return JobResumption(

@@ -141,7 +141,7 @@ extension JobManager {
             status = try await engine.diskStatus(id)
         } catch {
             note(
-                "its checkpoints cannot be looked at: \(controlError(from: error).message)",
+                "its checkpoints cannot be read: \(controlError(from: error).message)",
                 of: name, disk: disk.target)
             return
         }

@@ -15,7 +15,7 @@ package struct StoredResume: Sendable, Hashable, Codable {
     package var endpoint: ListenEndpoint
     package var security: ListenerSecurity
     package var clientRelease: Bool
-    package var holdLimitMilliseconds: UInt64
+    package var copyTimeoutMilliseconds: UInt64
     /// How long writes were held at the begin.
     package var holdNanoseconds: UInt64
     /// When it began, in nanoseconds since the machine was started.

@@ -30,7 +30,7 @@ final class BackupExport: Sendable {
     /// A client's TRIM says that it does not need the range any more.
     let mayRelease: Bool
     let geometry: ClusterGeometry
-    let holdLimitNanoseconds: UInt64
+    let copyTimeoutNanoseconds: UInt64
     /// The bitmaps behind the export's contexts from index 1 on, each with everything written since
     /// its checkpoint, frozen at the instant.
     ///
@@ -55,8 +55,9 @@ final class BackupExport: Sendable {
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
-        allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
-        mayRelease: Bool, memory: JobMemory? = nil, left: LeftExport? = nil
+        allocatedBytes: UInt64, granularityShift: UInt64, copyTimeoutMilliseconds: UInt64,
+        mayRelease: Bool, startThread: @escaping ThreadStart = WorkerThread.start,
+        memory: JobMemory? = nil, left: LeftExport? = nil
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -77,7 +78,8 @@ final class BackupExport: Sendable {
         self.allocatedBytes = allocatedBytes
         let room = left?.facts.roomBytes ?? scratch.roomBytes(leaving: reservedBytes)
         roomBytes = room
-        writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
+        writer = ScratchWriter(
+            scratch, home: home, reservedBytes: reservedBytes, start: startThread)
         // Once: a disk may grow meanwhile.
         let sizeBytes = left?.facts.sizeBytes ?? live.source.sizeBytes
         geometry = ClusterGeometry(sizeBytes: sizeBytes)
@@ -98,7 +100,7 @@ final class BackupExport: Sendable {
                         allocatedBytes: allocatedBytes, hasBitmap: !bitmaps.isEmpty)))
         }
         self.mayRelease = mayRelease
-        holdLimitNanoseconds = holdLimitMilliseconds.saturatingMultiply(1_000_000)
+        copyTimeoutNanoseconds = copyTimeoutMilliseconds.saturatingMultiply(1_000_000)
         // A client sends no TRIM to an export that calls itself read-only.
         let kind: TransmissionFlags = mayRelease ? .sendTrim : .readOnly
         description = ExportDescription(
@@ -131,7 +133,7 @@ final class BackupExport: Sendable {
             "scratch of disk '\(target)' could not be written: \(SystemFault.text(for: errno))"
         case .scratchFull:
             "scratch of disk '\(target)' is full"
-        case .holdLimit(let milliseconds):
+        case .copyTimeout(let milliseconds):
             "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
         case .scratchRead(let errno):
             "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"

@@ -193,7 +193,7 @@ extension NBDServer {
                 scratch: found.scratch, home: shared.mailboxes[live.homeRing],
                 reservedBytes: facts.reservedBytes, allocatedBytes: facts.allocatedBytes,
                 granularityShift: found.left.granularityShift,
-                holdLimitMilliseconds: configuration.holdLimitMilliseconds,
+                copyTimeoutMilliseconds: configuration.copyTimeoutMilliseconds,
                 mayRelease: configuration.clientRelease, left: found.left)
         } catch {
             return .failure(.init("no memory for it: \(error.errorText)"))
@@ -205,8 +205,8 @@ extension NBDServer {
         shared.watch.add([export], shared)
         guard attachInOrder(export, live) else {
             shared.watch.remove([export.id])
+            shared.mailboxes[live.homeRing].post(.detachJob(export, Replies().ticket()))
             export.writer.close()
-            detachAll([export])
             return .failure(.init("disk '\(export.target)' has no place for it"))
         }
         export.keepFigures()
@@ -219,10 +219,14 @@ extension NBDServer {
         let replies = Replies()
         mailbox.post(.hold(live.disk, replies.ticket()))
         mailbox.post(.attachJob(export, replies.ticket()))
-        mailbox.post(.release(live.disk))
-        guard let held = replies.next(within: Limits.ringMilliseconds), held.succeeded,
-            let attached = replies.next(within: Limits.ringMilliseconds)
-        else { return false }
-        return attached.succeeded
+        mailbox.post(.resume(live.disk))
+        let deadline = MonotonicClock.now() + UInt64(Limits.ringMilliseconds) * 1_000_000
+        var missing = 2
+        while missing > 0 {
+            replies.wait(until: deadline)
+            guard let reply = replies.take(), reply.succeeded else { return false }
+            missing -= 1
+        }
+        return true
     }
 }

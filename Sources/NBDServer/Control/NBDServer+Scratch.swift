@@ -55,7 +55,7 @@ extension NBDServer {
                 disk, jobID: configuration.id, live: live, scratch: scratch.storage,
                 home: shared.mailboxes[live.homeRing], reservedBytes: scratch.reservedBytes,
                 allocatedBytes: scratch.allocatedBytes ?? .max, granularityShift: shift,
-                holdLimitMilliseconds: configuration.holdLimitMilliseconds,
+                copyTimeoutMilliseconds: configuration.copyTimeoutMilliseconds,
                 mayRelease: configuration.clientRelease,
                 memory: jobMemory.map {
                     JobMemory(directory: $0, jobID: configuration.id, disk: index)

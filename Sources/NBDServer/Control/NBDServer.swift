@@ -50,6 +50,13 @@ package final class NBDServer: Sendable {
         }
     }
 
+    /// A server whose rings somebody else drives; nothing that hangs threads is asked of it.
+    init(simulating shared: ServerShared) {
+        self.shared = shared
+        threads = []
+        jobMemory = nil
+    }
+
     private static var defaultRings: Int {
         min(SystemFacts.coreCount, ServerConfiguration.defaultRingsMax)
     }

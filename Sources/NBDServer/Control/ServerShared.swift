@@ -14,7 +14,7 @@ final class ServerShared: Sendable {
     let security: SecurityStore
     let counts: ConnectionCounts
     let copyMemory: CopyMemory
-    let watch = ScratchWatch()
+    let watch: ScratchWatch
     /// For saying what must be said when descriptors have run out.
     let spare = SpareDescriptor()
     /// Listeners wait until a connection goes.
@@ -23,7 +23,7 @@ final class ServerShared: Sendable {
     private let nextBackupRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    /// `isSimulated`: nobody sleeps on the mailboxes.
+    /// `isSimulated`: nobody sleeps on the mailboxes, and scratch is watched by nobody.
     init(
         _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
         isSimulated: Bool = false
@@ -37,7 +37,12 @@ final class ServerShared: Sendable {
         mailboxes = boxes
         self.configuration = configuration
         counts = ConnectionCounts(configuration)
+        watch = isSimulated ? ScratchWatch(start: Self.noThread) : ScratchWatch()
         copyMemory = CopyMemory(limitBytes: configuration.copyMemoryBytes)
+    }
+
+    private static let noThread: ThreadStart = { (_, _) throws(SystemFault) in
+        throw SystemFault(call: "pthread_create", errno: Errno.again)
     }
 
     /// The ring for the next connection or disk: they are spread evenly.

@@ -18,7 +18,7 @@ struct HomeDisk: ~Copyable {
     /// By job.
     var jobs: [BackupExport?]
     /// Who waits for a job's last operation.
-    var detachLatches: [Latch?]
+    var detachTickets: [Ticket?]
     /// The actions of `changes` are being performed.
     var isPerforming = false
     /// By copy.
@@ -53,7 +53,7 @@ struct HomeDisk: ~Copyable {
             changeLimit: Limits.piecesPerRing, hasBlocks: alignment > 1,
             zeroingLimit: Limits.zeroingPerDisk)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
-        detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
+        detachTickets = [Ticket?](repeating: nil, count: CopyBeforeWrite.jobsMax)
     }
 
     /// The handle by which a range is written; it begins on one side of the tail's start and ends

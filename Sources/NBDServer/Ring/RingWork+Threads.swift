@@ -1,5 +1,6 @@
-import Bitmap
 import IORing
+import System
+import TrackingFiles
 
 /// Work is done on threads of its own: a call that never returns takes nothing from the ring, neither its
 /// thread nor one of the kernel's workers for it.

@@ -1,5 +1,6 @@
-import Bitmap
 import IORing
+import ServerInterface
+import TrackingFiles
 
 /// What a ring has others do, because it may take for ever: the outcome comes back as a message.
 enum RingWork: Sendable {
