@@ -92,10 +92,11 @@ package final class ScratchStorage: Sendable {
         self.wholeBytes = wholeBytes
         self.fileSystem = fileSystem
         let inode = isOurs ? try FileCalls.identity(descriptor.raw).inode : nil
-        file = fileSystem.flatMap { device in inode.map { (device, $0) } }
-        readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
+        file = FileCalls.device(descriptor.raw).flatMap { device in inode.map { (device, $0) } }
         node = FileCalls.node(descriptor.raw)
-        deviceBytes = fileSystem == nil ? freeBytes : 0
+        readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
+        let facts = try FileCalls.facts(descriptor.raw)
+        deviceBytes = facts.type == .blockDevice ? facts.sizeBytes : 0
         // An error of whoever had the file before is none of a new job's.
         earlierError = FileCalls.writeError(descriptor.raw)
         var witnesses: [WriteErrorWitness] = []
@@ -166,30 +167,55 @@ package final class ScratchStorage: Sendable {
     ///
     /// `readers`: so many threads read it, each with its own witness.
     package static func create(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
+        let descriptor: OwnedDescriptor
         do throws(SystemFault) {
-            let descriptor = try FileCalls.open(path, [.write, .createNew])
-            do throws(SystemFault) {
-                return try file(path, descriptor, isOurs: true, geometry, readers)
-            } catch {
-                try? FileCalls.remove(path)
-                throw error
-            }
+            descriptor = try FileCalls.open(path, [.write, .createNew])
         } catch {
             throw error.errno == Errno.exists ? .exists : .cannotCreate(error)
+        }
+        do throws(SourceFault) {
+            try reserved.check(descriptor.raw)
+            try hold(descriptor.raw)
+        } catch {
+            try? FileCalls.remove(path)
+            throw .unusable(error)
+        }
+        do throws(SystemFault) {
+            return try file(path, descriptor, isOurs: true, geometry, readers)
+        } catch {
+            try? FileCalls.remove(path)
+            throw .cannotCreate(error)
         }
     }
 
     /// Opens the file that an earlier process has created, which `remove` deletes.
     package static func reopen(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
+        let descriptor = try openLeft(path, reserved)
         do throws(SystemFault) {
-            let descriptor = try FileCalls.open(path, [.write])
             return try file(path, descriptor, isOurs: true, geometry, readers)
         } catch {
             throw .unusable(.system(error))
+        }
+    }
+
+    private static func openLeft(
+        _ path: String, _ reserved: ReservedPaths
+    ) throws(ScratchFault) -> OwnedDescriptor {
+        do throws(SourceFault) {
+            let descriptor = try RawSource.open(path, [.write])
+            let found = try RawSource.facts(descriptor.raw).type
+            guard found == .regular else { throw .wrongType(expected: .regular, found: found) }
+            try reserved.check(descriptor.raw)
+            try hold(descriptor.raw)
+            return descriptor
+        } catch {
+            throw .unusable(error)
         }
     }
 
@@ -197,9 +223,10 @@ package final class ScratchStorage: Sendable {
     ///
     /// Its content is meaningless afterwards.
     package static func reuse(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
-        let descriptor = try openExisting(path, .regular)
+        let descriptor = try openExisting(path, .regular, reserved)
         do throws(SystemFault) {
             return try file(path, descriptor, isOurs: false, geometry, readers)
         } catch {
@@ -209,9 +236,10 @@ package final class ScratchStorage: Sendable {
 
     /// Uses a block device, which may be smaller than the disk.
     package static func device(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
-        let descriptor = try openExisting(path, .blockDevice)
+        let descriptor = try openExisting(path, .blockDevice, reserved)
         let size: UInt64
         do throws(SystemFault) {
             size = try FileCalls.facts(descriptor.raw).sizeBytes
@@ -262,8 +290,20 @@ package final class ScratchStorage: Sendable {
         UInt32(min(count, UInt64(LedgerView.slotsMax)))
     }
 
+    /// Keeps a file that was just made from being served as a disk while a job has it.
+    ///
+    /// Where the file system has no locks there is none to be seen either.
+    private static func hold(_ descriptor: Int32) throws(SourceFault) {
+        do throws(SourceFault) {
+            try SourceLock.acquire(descriptor, forWriting: true)
+        } catch {
+            if case .system = error { return }
+            throw error
+        }
+    }
+
     private static func openExisting(
-        _ path: String, _ type: FileType
+        _ path: String, _ type: FileType, _ reserved: ReservedPaths
     ) throws(ScratchFault) -> OwnedDescriptor {
         do throws(SourceFault) {
             let options: FileCalls.OpenOptions =
@@ -271,6 +311,7 @@ package final class ScratchStorage: Sendable {
             let descriptor = try RawSource.open(path, options)
             let found = try RawSource.facts(descriptor.raw).type
             guard found == type else { throw .wrongType(expected: type, found: found) }
+            try reserved.check(descriptor.raw)
             // Also keeps a disk's own source from being used as its scratch.
             try SourceLock.acquire(descriptor.raw, forWriting: true)
             return descriptor

@@ -34,6 +34,8 @@ package protocol BackupEngine: Sendable {
     func dirtyReport(
         since checkpoint: String, disk: DiskID, extentLimit: Int
     ) async throws(ServerFault) -> DirtyReport
+    /// Forgets what is kept elsewhere for a tracking directory that has been removed for good.
+    func forgetTracking(directory: String)
     /// Adds a listener for the live exports.
     func listenLive(
         _ endpoint: ListenEndpoint, security: ListenerSecurity
@@ -56,6 +58,8 @@ package protocol BackupEngine: Sendable {
 extension BackupEngine {
     /// An engine that never waits for a storage has nobody to answer.
     package func refuseNewCalls() async {}
+    /// Nor has one without files anything to forget.
+    package func forgetTracking(directory: String) {}
 
     /// Jobs of an engine that keeps nothing in memory end with it.
     package func expectJobs(_ jobs: [JobResumption]) async {}

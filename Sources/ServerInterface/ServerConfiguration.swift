@@ -28,6 +28,9 @@ package struct ServerConfiguration: Sendable {
     /// Who may open unix sockets besides this server's own user.
     package var socketAccess: SocketAccess
 
+    /// Descriptors that other parts of the process may come to use.
+    package var otherDescriptors = 0
+
     /// TLS credentials and access rules.
     package var security: SecurityConfiguration
     /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
@@ -36,6 +39,8 @@ package struct ServerConfiguration: Sendable {
     /// The state directory: the jobs of one server are kept apart from those of others by it; nil: none
     /// of them outlives its process.
     package var stateDirectory: String?
+    /// Files and directories of the server's own, which are refused as sources and as scratch.
+    package var ownPaths: [String] = []
     /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in
     /// seconds.
     package var trackingTimeoutSeconds: Int

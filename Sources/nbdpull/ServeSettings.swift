@@ -83,6 +83,7 @@ struct ServeSettings {
             ?? ServerConfiguration.defaultTrackingTimeoutSeconds
         server.witnessDirectory = runDirectory + "/tracking"
         server.stateDirectory = stateDirectory
+        server.ownPaths = StateDirectory.ownPaths(in: stateDirectory)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
         scratchDirectory = try source.string("scratch-dir").map(ServeArguments.absolutePath)
@@ -98,6 +99,10 @@ struct ServeSettings {
                     + " which has one")
         }
         libvirtUpstream = try Self.libvirtUpstream(source)
+        if libvirtAccess != nil {
+            server.otherDescriptors = LibvirtServer.descriptorsMax(
+                hasUpstream: libvirtUpstream != nil)
+        }
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
     }

@@ -117,7 +117,7 @@ extension PointInTimeSuite {
             try Command.run("truncate", ["-s", "0", rig.disk]).output()
             var failure: NBDFailure?
             do { _ = try NBDClient(try rig.job.uri("vda")).read(4 << 20, 4096) } catch {
-                failure = error
+                failure = error as? NBDFailure
             }
             #expect(failure != nil)
             try NBDClient(rig.server.liveURI("vm1", "vda")).write([1], at: 6 << 20)

@@ -42,6 +42,13 @@ package final class StateDirectory: Sendable {
     private static let parts = ["domains", "jobs", "history", "checkpoints", "disks", "frozen"]
     private let lock: SystemCalls.Descriptor
 
+    /// What no disk and no scratch may be: the files below the state directory that are the server's.
+    ///
+    /// Other files may lie beside them.
+    package static func ownPaths(in path: String) -> [String] {
+        (["lock"] + parts).map { path + "/" + $0 }
+    }
+
     var domainsPath: String { path + "/domains" }
     private var jobsPath: String { path + "/jobs" }
     private var historyPath: String { path + "/history" }
@@ -105,13 +112,22 @@ package final class StateDirectory: Sendable {
         load(kind: "job", StoredJob.self, from: jobsPath)
     }
 
-    /// Puts a job's record that cannot be read out of the way, so that it is met only once.
+    /// Puts a job's record that cannot be read out of the way, so that it is met only once; `syncJobs`
+    /// makes that last.
     package func setAside(_ file: DamagedFile) throws(ControlError) {
         do {
             try SystemCalls.rename(file.path, to: file.path + ".damaged")
-            try SystemCalls.syncDirectory((file.path as NSString).deletingLastPathComponent)
         } catch {
             throw Self.cannotWrite(file.path, error.text)
+        }
+    }
+
+    /// Makes it last that records of jobs were set aside.
+    package func syncJobs() throws(ControlError) {
+        do {
+            try SystemCalls.syncDirectory(jobsPath)
+        } catch {
+            throw Self.cannotWrite(jobsPath, error.text)
         }
     }
 

@@ -20,9 +20,7 @@ final class BackupExport: Sendable {
     let source: RawSource
     let scratch: ScratchStorage
     let writer: ScratchWriter
-    /// Free bytes of scratch's file system that are left to machines' disks there; 0 where it holds
-    /// none.
-    let reservedBytes: UInt64
+    let kept: KeptRoom
     /// Bytes that scratch can take as far as is known at the begin.
     let roomBytes: UInt64
     let ledger: Ledger
@@ -74,12 +72,11 @@ final class BackupExport: Sendable {
         source = live.source
         earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
-        self.reservedBytes = reservedBytes
+        kept = KeptRoom(reservedBytes)
         self.allocatedBytes = allocatedBytes
         let room = left?.facts.roomBytes ?? scratch.roomBytes(leaving: reservedBytes)
         roomBytes = room
-        writer = ScratchWriter(
-            scratch, home: home, reservedBytes: reservedBytes, start: startThread)
+        writer = ScratchWriter(scratch, home: home, kept: kept, start: startThread)
         // Once: a disk may grow meanwhile.
         let sizeBytes = left?.facts.sizeBytes ?? live.source.sizeBytes
         geometry = ClusterGeometry(sizeBytes: sizeBytes)

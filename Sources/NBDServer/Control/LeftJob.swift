@@ -15,9 +15,14 @@ struct LeftJob {
     private let configuration: JobDiskConfiguration
     private let memory: JobMemory
     private let readers: Int
+    private let reserved: ReservedPaths
 
-    init(_ job: JobResumption, _ disk: Int, _ memory: JobMemory, readers: Int) {
+    init(
+        _ job: JobResumption, _ disk: Int, _ memory: JobMemory, readers: Int,
+        reserved: ReservedPaths
+    ) {
         self.job = job
+        self.reserved = reserved
         self.memory = memory
         self.readers = readers
         configuration = job.configuration.disks[disk]
@@ -145,10 +150,14 @@ struct LeftJob {
     }
 
     private func openScratch(_ geometry: ClusterGeometry) throws(ScratchFault) -> ScratchStorage {
-        switch (configuration.scratch.kind, configuration.scratch.reuseExternal) {
-        case (.block, _): try .device(path: scratchPath, geometry: geometry, readers: readers)
-        case (.file, true): try .reuse(path: scratchPath, geometry: geometry, readers: readers)
-        case (.file, false): try .reopen(path: scratchPath, geometry: geometry, readers: readers)
+        let path = scratchPath
+        return switch (configuration.scratch.kind, configuration.scratch.reuseExternal) {
+        case (.block, _):
+            try .device(path: path, geometry: geometry, readers: readers, reserved: reserved)
+        case (.file, true):
+            try .reuse(path: path, geometry: geometry, readers: readers, reserved: reserved)
+        case (.file, false):
+            try .reopen(path: path, geometry: geometry, readers: readers, reserved: reserved)
         }
     }
 

@@ -256,6 +256,7 @@ extension NBDServer {
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
         for export in exports { export.keepFigures() }
+        keepRoom(exports)
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
         let files = exports.compactMap { export in

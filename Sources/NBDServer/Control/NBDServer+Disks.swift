@@ -5,6 +5,9 @@ package import ServerInterface
 import Synchronization
 import System
 
+import ScratchFiles
+package import ServerInterface
+
 /// Disks come and go.
 extension NBDServer {
     /// Opens and locks the source and publishes its live export.
@@ -116,10 +119,16 @@ extension NBDServer {
                 try RawSource(
                     path: configuration.path,
                     expected: configuration.kind == .file ? .regular : .blockDevice,
-                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none))
+                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                    reserved: shared.configuration.reserved))
         } catch {
             if case .inUse(_, let node?) = error, let export = export(of: node) {
                 return .failure(.sourceServed(path: configuration.path, export: export))
+            }
+            if case .inUse(_, let node?) = error, let job = job(withScratch: node) {
+                return .failure(
+                    .sourceLocked(
+                        path: configuration.path, detail: "it is scratch of backup job \(job)"))
             }
             return .failure(Self.fault(configuration.path, error))
         }
@@ -129,6 +138,13 @@ extension NBDServer {
     private func export(of node: FileNode) -> String? {
         state.withLock { state in
             state.disks.values.first { $0.source.node == node }?.description.name
+        }
+    }
+
+    /// The job that keeps old content in a file or device.
+    private func job(withScratch node: FileNode) -> String? {
+        state.withLock { state in
+            state.jobs.first { $0.value.exports.contains { $0.scratch.node == node } }?.key
         }
     }
 
@@ -163,6 +179,7 @@ extension NBDServer {
             state.disks[export.disk] = export
             state.tracking[export.disk] = tracking
         }
+        keepRoom(state.withLock { $0.jobs.values.flatMap(\.exports) })
         _ = live.add(.live(export))
     }
 
@@ -325,6 +342,9 @@ extension NBDServer {
         case .alignmentTooLarge(let alignment):
             "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
         case .empty: "the device has no bytes: it may be without a medium"
+        case .kernelInterface:
+            "it is a file of the kernel's own (/proc, /sys or the like) and holds no disk"
+        case .ownState: "this server keeps its own state in it"
         case .tooLarge(let size):
             "its size of \(size) bytes is larger than \(RawSource.sizeBytesMax) bytes, the most that is"
                 + " served"

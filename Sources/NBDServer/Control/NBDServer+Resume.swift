@@ -147,8 +147,10 @@ extension NBDServer {
         ) { () -> Result<Result<PreparedExport.Found, PreparedExport.Refusal>, ServerFault> in
             .success(
                 Result { () throws(PreparedExport.Refusal) in
-                    try LeftJob(job, disk, self.memory(of: job, disk), readers: self.readers)
-                        .open(source)
+                    try LeftJob(
+                        job, disk, self.memory(of: job, disk), readers: self.readers,
+                        reserved: self.shared.configuration.reserved
+                    ).open(source)
                 })
         }
         let found: Result<PreparedExport.Found, PreparedExport.Refusal> =

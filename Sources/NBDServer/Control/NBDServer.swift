@@ -22,7 +22,15 @@ package final class NBDServer: Sendable {
     let jobMemory: String?
 
     /// Starts the rings.
-    package init(configuration: ServerConfiguration) throws(ServerFault) {
+    package convenience init(configuration: ServerConfiguration) throws(ServerFault) {
+        try self.init(configuration: configuration, startThread: DetachedThread.run(name:_:))
+    }
+
+    /// The same; `startThread` starts the threads that say what must be said of a disk's tracking.
+    init(
+        configuration: ServerConfiguration,
+        startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool
+    ) throws(ServerFault) {
         SystemFacts.ignoreBrokenPipes()
         let rings = configuration.rings ?? Self.defaultRings
         guard (1...64).contains(rings) else {
@@ -30,7 +38,8 @@ package final class NBDServer: Sendable {
         }
         // A pipe is two descriptors; peers that stall can keep all of them in use.
         let layout = RingLayout(rings: rings, servesJobs: configuration.servesJobs)
-        let kept = Limits.reservedDescriptors + layout.descriptorsMax
+        let kept =
+            Limits.reservedDescriptors + configuration.otherDescriptors + layout.descriptorsMax
         let room = SystemFacts.raiseDescriptorLimit() - kept
         guard configuration.maxConnections <= room else {
             throw .limitReached(
@@ -40,7 +49,8 @@ package final class NBDServer: Sendable {
         let security = try SecurityStore(configuration.security)
         jobMemory = JobMemory.directory(configuration)
         do throws(SystemFault) {
-            shared = try ServerShared(layout, configuration, security: security)
+            shared = try ServerShared(
+                layout, configuration, security: security, startThread: startThread)
             threads = try Self.startRings(shared)
         } catch {
             throw .systemUnsupported(

@@ -17,6 +17,8 @@ final class ServerShared: Sendable {
     let watch: ScratchWatch
     /// For saying what must be said when descriptors have run out.
     let spare = SpareDescriptor()
+    /// Starts a thread for what may hang; false when none can be had.
+    let startThread: @Sendable (String, @escaping @Sendable () -> Void) -> Bool
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)
@@ -26,8 +28,11 @@ final class ServerShared: Sendable {
     /// `isSimulated`: nobody sleeps on the mailboxes, and scratch is watched by nobody.
     init(
         _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
+        startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool =
+            DetachedThread.run(name:_:),
         isSimulated: Bool = false
     ) throws(SystemFault) {
+        self.startThread = startThread
         self.layout = layout
         self.security = security
         var boxes: [Mailbox<RingMessage>] = []

@@ -38,6 +38,9 @@ struct HomeDisk: ~Copyable {
 
     var figures = GuestFigures()
 
+    /// Losses of writes, as the source's witness counts them, that a machine was told by a sync.
+    var lossesTold = 0
+
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true

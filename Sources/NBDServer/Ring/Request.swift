@@ -76,7 +76,8 @@ struct Piece {
     var data = 0
     /// Where the data lies; nil for what has none.
     var buffer: ArenaRun?
-    /// Bytes of a write that are received, then those of the widened range that are written.
+    /// Bytes of a write that are received, then those of the widened range that are written; of a sync
+    /// how often it was interrupted.
     var progress = 0
     /// The home disk, when the connection may write.
     let disk: DiskIndex?
@@ -85,6 +86,8 @@ struct Piece {
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
+    /// How often it found its file system full and was tried again.
+    var roomAttempts: UInt8 = 0
     /// Nothing but holes is made holes again.
     var changesNothing = false
 

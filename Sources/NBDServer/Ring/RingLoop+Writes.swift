@@ -1,4 +1,5 @@
 import Core
+import Disk
 import IORing
 import NBDProtocol
 import PointInTime
@@ -243,7 +244,9 @@ extension RingLoop where IO: ~Copyable {
     /// Has jobs give room back, for which the change waits; false when there is nothing to give back.
     mutating func reclaimRoom(_ piece: PieceIndex) -> Bool {
         guard let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem else { return false }
-        return io.start(.reclaim(fileSystem: fileSystem, piece: piece))
+        let isFirst = pieces[piece].roomAttempts < 2
+        if isFirst { pieces[piece].roomAttempts += 1 }
+        return io.start(.reclaim(fileSystem: fileSystem, piece: piece, isFirst: isFirst))
     }
 
     /// A change that found no room goes to the source once more.
@@ -284,21 +287,40 @@ extension RingLoop where IO: ~Copyable {
         var piece = Piece(request: request, disk: disk, kind: .sync, offset: 0, count: 0)
         piece.handedOverAt = now
         requests[request].piecesInFlight += 1
-        let number = pieces.insert(piece)
-        io.prepareSync(
-            disks[disk].file, tag: Operation.piece(number).tag)
+        prepareSync(pieces.insert(piece))
+    }
+
+    private mutating func prepareSync(_ piece: PieceIndex) {
+        io.prepareSync(disks[pieces[piece].homeDisk].file, tag: Operation.piece(piece).tag)
     }
 
     mutating func syncCompleted(_ piece: PieceIndex, result: Int32) {
-        let request = pieces.remove(piece).request
+        if result == -Errno.interrupted, pieces[piece].progress < Limits.interruptionsMax {
+            pieces[piece].progress += 1
+            return prepareSync(piece)
+        }
+        let value = pieces.remove(piece)
+        let request = value.request
         requests[request].piecesInFlight -= 1
-        if result < 0 {
-            fail(request, wireError(-result), "the disk could not be made durable", at: 0)
+        if let errno = syncFault(value, result: result) {
+            fail(request, wireError(errno), "the disk could not be made durable", at: 0)
         }
         if requests[request].valid.command == .flush {
             finish(request)
         } else {
             continueZeroing(request)
         }
+    }
+
+    /// The errno of a sync that has not made everything durable.
+    ///
+    /// One that was cut off may have been told of lost writes and kept it to itself; the kernel tells
+    /// that descriptor no more, but it does tell the source's witness.
+    private mutating func syncFault(_ piece: Piece, result: Int32) -> Int32? {
+        guard result < 0 || piece.progress > 0 else { return nil }
+        let found = disks[piece.homeDisk].export.source.witness.errors()
+        defer { disks[piece.homeDisk].lossesTold = found.count }
+        if result < 0 { return -result }
+        return found.count > disks[piece.homeDisk].lossesTold ? found.errno : nil
     }
 }
