@@ -135,7 +135,9 @@ package final class LedgerFile: Sendable {
             throw .header(error)
         }
         let state = Array(header[Int(statePosition)..<Int(statePosition) + 4])
-        guard state == [UInt8(WordsMirrorStorage.State.whole.rawValue), 0, 0, 0] else { throw .notWhole }
+        guard state == [UInt8(WordsMirrorStorage.State.whole.rawValue), 0, 0, 0] else {
+            throw .notWhole
+        }
         return Found(
             facts: facts, figures: figures(header),
             file: LedgerFile(path: path, follow(descriptor)))

@@ -25,9 +25,10 @@ package struct WordsMirror: @unchecked Sendable, BitwiseCopyable {
 
         package init(
             owner: UnsafeMutableRawPointer,
-            flush: @escaping @convention(c) (
-                UnsafeMutableRawPointer, UnsafeRawPointer, Int, Int
-            ) -> Void,
+            flush:
+                @escaping @convention(c) (
+                    UnsafeMutableRawPointer, UnsafeRawPointer, Int, Int
+                ) -> Void,
             close: @escaping @convention(c) (UnsafeMutableRawPointer) -> Void
         ) {
             unsafe self.owner = unsafe owner

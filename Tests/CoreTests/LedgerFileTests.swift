@@ -133,7 +133,9 @@ struct LedgerFileTests {
             #expect(throws: LedgerFacts.Damage.self) { try LedgerFacts.decode(damaged) }
         }
         for count in bytes.indices.dropLast() {
-            #expect(throws: LedgerFacts.Damage.self) { try LedgerFacts.decode(Array(bytes[..<count])) }
+            #expect(throws: LedgerFacts.Damage.self) {
+                try LedgerFacts.decode(Array(bytes[..<count]))
+            }
         }
     }
 }

@@ -68,8 +68,11 @@ extension PointInTimeSuite {
             try changed.expectFailed("was changed while no server had it") {
                 Thread.sleep(forTimeInterval: 3)
                 try Command.run(
-                    "dd", ["if=/dev/zero", "of=" + changed.scratch, "bs=4096", "count=1",
-                        "conv=notrunc", "status=none"]
+                    "dd",
+                    [
+                        "if=/dev/zero", "of=" + changed.scratch, "bs=4096", "count=1",
+                        "conv=notrunc", "status=none",
+                    ]
                 ).output()
             }
         }
@@ -89,8 +92,11 @@ extension PointInTimeSuite {
             try changed.expectFailed("was changed while no server had it") {
                 Thread.sleep(forTimeInterval: 3)
                 try Command.run(
-                    "dd", ["if=/dev/zero", "of=" + changed.disk, "bs=4096", "count=1",
-                        "conv=notrunc", "status=none"]
+                    "dd",
+                    [
+                        "if=/dev/zero", "of=" + changed.disk, "bs=4096", "count=1",
+                        "conv=notrunc", "status=none",
+                    ]
                 ).output()
             }
         }
@@ -142,15 +148,19 @@ extension PointInTimeSuite {
             let file = try #require(try Self.memoryFiles(damaged.job).first)
             try damaged.expectFailed("is damaged") {
                 try Command.run(
-                    "dd", ["if=/dev/zero", "of=" + file, "bs=1", "seek=40", "count=8",
-                        "conv=notrunc", "status=none"]
+                    "dd",
+                    [
+                        "if=/dev/zero", "of=" + file, "bs=1", "seek=40", "count=8",
+                        "conv=notrunc", "status=none",
+                    ]
                 ).output()
             }
             let newer = try Rig()
             let header = try #require(try Self.memoryFiles(newer.job).first)
             try newer.expectFailed("has version 9") {
                 try Command.run(
-                    "sh", ["-c", "printf 9 | dd of='\(header)' bs=1 seek=15 conv=notrunc status=none"]
+                    "sh",
+                    ["-c", "printf 9 | dd of='\(header)' bs=1 seek=15 conv=notrunc status=none"]
                 ).output()
             }
         }

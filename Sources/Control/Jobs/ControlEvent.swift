@@ -80,9 +80,9 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .watermark, .trackingRecovered, .clientRefused: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
-        case .jobBegin, .jobResumed, .domainDefined, .domainUndefined, .domainChanged, .diskAttached,
-            .diskDetached, .diskResized, .checkpointCreated,
-            .checkpointDeleted, .guestFrozen, .guestThawed:
+        case .jobBegin, .jobResumed, .domainDefined, .domainUndefined, .domainChanged,
+            .diskAttached, .diskDetached, .diskResized, .checkpointCreated, .checkpointDeleted,
+            .guestFrozen, .guestThawed:
             .info
         }
     }

@@ -56,8 +56,9 @@ package func controlError(from fault: ServerFault) -> ControlError {
     case .unknownJob(let id):
         .jobNotFound(id)
     case .jobNotResumed(let detail):
+        // It is the reason why the job has failed, and stands where those stand.
         ControlError(
-            .operationFailed, code: "job-not-resumed", status: 409, detail: detail)
+            code: "job-not-resumed", libvirtCode: 9, message: detail, httpStatus: 409)
     case .holdTimedOut(let milliseconds):
         ControlError(
             .operationTimeout, code: "hold-timed-out", status: 500,

@@ -99,7 +99,8 @@ struct LeftJob {
         }
         if let errno = source.witness.earlier {
             throw Refusal(
-                "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))")
+                "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
+            )
         }
         try judgeTime(of: source.raw, "disk '\(target)'", found)
     }
