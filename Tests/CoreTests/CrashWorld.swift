@@ -160,7 +160,7 @@ struct CrashWorld {
             case .readSource(let task, let clusters): reading[task] = clusters
             case .writeScratch(let write): saving.append(write)
             case .copyDone(let task): buffers[task] = nil
-            case .release(let change): changes[change.number]?.isSubmitted = true
+            case .pass(let change): changes[change.number]?.isSubmitted = true
             case .jobBroken, .jobDetached: problems.append("the job broke")
             }
         }

@@ -80,9 +80,9 @@ struct LedgerFileTests {
         let use = try #require(found.found)
         #expect(use.preserved == 4 && use.zeros == 1 && use.slotsUsed == 10)
         var gate = CopyBeforeWrite(changeLimit: 1)
-        let job = try #require(
-            gate.attach(
-                found.view, slotLimit: 1000, copyTimeoutNanoseconds: .max, found: use))
+        let attached = gate.attach(
+            found.view, slotLimit: 1000, copyTimeoutNanoseconds: .max, found: use)
+        let job = try #require(attached)
         #expect(gate.slotsUsed(job: job) == 3)
     }
 
