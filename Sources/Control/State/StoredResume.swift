@@ -25,6 +25,26 @@ package struct StoredResume: Sendable, Hashable, Codable {
     package var diskSizes: [String: UInt64]
     /// Where its files in memory lie.
     package var memory: String
+
+    package init(
+        bootID: String, uuid: String, plan: BackupPlan, endpoint: ListenEndpoint,
+        security: ListenerSecurity, clientRelease: Bool, copyTimeoutMilliseconds: UInt64,
+        holdNanoseconds: UInt64, begunNanoseconds: UInt64, timeToLiveSeconds: UInt64?,
+        diskSizes: [String: UInt64], memory: String
+    ) {
+        self.bootID = bootID
+        self.uuid = uuid
+        self.plan = plan
+        self.endpoint = endpoint
+        self.security = security
+        self.clientRelease = clientRelease
+        self.copyTimeoutMilliseconds = copyTimeoutMilliseconds
+        self.holdNanoseconds = holdNanoseconds
+        self.begunNanoseconds = begunNanoseconds
+        self.timeToLiveSeconds = timeToLiveSeconds
+        self.diskSizes = diskSizes
+        self.memory = memory
+    }
 }
 
 /// A part of a record that another version may have written in another form: what cannot be read is nil,
