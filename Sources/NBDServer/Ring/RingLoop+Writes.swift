@@ -1,4 +1,3 @@
-import Disk
 import Core
 import Disk
 import IORing
