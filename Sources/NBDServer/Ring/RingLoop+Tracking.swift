@@ -1,5 +1,5 @@
-import Disk
 import Core
+import Disk
 import ServerInterface
 import Synchronization
 import SystemLayer
