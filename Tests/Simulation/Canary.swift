@@ -51,4 +51,9 @@ package enum Canary: String, CaseIterable, Sendable {
     case forgetsToGiveUp
     /// Fault B6: what a broken job still writes is waited for.
     case waitsForBrokenJobs
+
+    /// Takes more histories than there are in `make test`; walks of `TrackingTests` and `CoreTests` find it.
+    var isRare: Bool {
+        [.believesAfterError, .hidesErrors, .asksScratchBeforeReading].contains(self)
+    }
 }
