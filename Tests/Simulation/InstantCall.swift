@@ -123,7 +123,7 @@ final class InstantCall {
             let disk = disks[index]
             world.post(disk.ring) { [self] in hold(disk, index) }
         case .carryOut(let part): carryOut(part)
-        case .release(let index):
+        case .resume(let index):
             let disk = disks[index]
             world.post(disk.ring) { [self] in release(disk) }
         case .takeBack: takeBack()
@@ -161,7 +161,7 @@ final class InstantCall {
     private func release(_ disk: SimulatedDisk) {
         disk.holdReply = nil
         guard disk.changes.isHeld else { return }
-        disk.changes.release(now: world.now)
+        disk.changes.resume(now: world.now)
         disk.lastRelease = world.now
         disk.perform()
     }

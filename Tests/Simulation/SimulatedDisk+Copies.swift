@@ -153,7 +153,7 @@ extension SimulatedDisk {
             }
         case .scratchFull:
             if world.swarm.slotLimit > 500 { world.fail("P2: a job breaks for room, and has it") }
-        case .holdLimit: checkHoldLimit(job)
+        case .copyTimeout: checkHoldLimit(job)
         case .spaceForGuest: break
         }
     }

@@ -68,7 +68,7 @@ extension SimulatedDisk {
         }
         switch changes.admit(change, now: world.now) {
         case .go: submitChange(request.number)
-        case .held:
+        case .waits:
             if world.canary == .releasesBeforeCopy { writeEarly(request) }
             perform()
         }
@@ -273,7 +273,7 @@ extension SimulatedDisk {
             request.bytes, isDiscard: request.kind == .discard, cut: .max)
         switch changes.admitZeroing(ZeroingID(request.number), &ring.places) {
         case .go: resumeZeroing(request.number)
-        case .held: perform()
+        case .waits: perform()
         }
     }
 
@@ -306,7 +306,7 @@ extension SimulatedDisk {
 
     private func stepsAside(_ request: GuestRequest) -> Bool {
         let id = ZeroingID(request.number)
-        guard changes.continueZeroing(id, &ring.places) == .held else { return false }
+        guard changes.continueZeroing(id, &ring.places) == .waits else { return false }
         request.zeroing.place = .waiting
         perform()
         return true

@@ -63,7 +63,7 @@ final class JobDisk {
     func attach() -> Bool {
         disk.perform()
         index = disk.changes.attach(
-            ledger.view, slotLimit: world.swarm.slotLimit, holdLimitNanoseconds: holdLimit)
+            ledger.view, slotLimit: world.swarm.slotLimit, copyTimeoutNanoseconds: holdLimit)
         guard let index else { return false }
         disk.jobs[index.number] = self
         isWhole = true
