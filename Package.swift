@@ -41,6 +41,7 @@ let package = Package(
         .target(name: "TLS", dependencies: ["CGnuTLS", "IORing"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
+        .target(name: "VhostProtocol", swiftSettings: strict),
         .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
         .target(
             name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
@@ -94,6 +95,10 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "LibvirtProtocolTests", dependencies: ["LibvirtProtocol"], swiftSettings: strict),
+        .target(name: "VhostClient", path: "Tests/VhostClient", swiftSettings: strict),
+        .testTarget(
+            name: "VhostProtocolTests",
+            dependencies: ["VhostProtocol", "VhostClient", "UnitSupport"], swiftSettings: strict),
         .testTarget(
             name: "NBDServerTests",
             dependencies: ["NBDServer", "Scratch", "Disk", "TLS", "IORing"], swiftSettings: strict),
@@ -114,7 +119,9 @@ let package = Package(
             swiftSettings: strict),
         .target(
             name: "FuzzEntries",
-            dependencies: ["NBDProtocol", "LibvirtProtocol", "Bitmap", "Control", "NBDServer"],
+            dependencies: [
+                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Bitmap", "Control", "NBDServer",
+            ],
             path: "Tests/FuzzEntries", swiftSettings: strict),
         .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),
         .testTarget(
