@@ -27,6 +27,7 @@ let package = Package(
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ],
     targets: [
+        .systemLibrary(name: "CLinux"),
         .systemLibrary(
             name: "CLibURing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(
@@ -36,24 +37,39 @@ let package = Package(
             name: "CGnuTLS", pkgConfig: "gnutls", providers: [.apt(["libgnutls28-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
 
-        .target(name: "IORing", dependencies: ["CLibURing"], swiftSettings: strict),
-        .target(name: "Disk", dependencies: ["IORing"], swiftSettings: strict),
-        .target(name: "TLS", dependencies: ["CGnuTLS", "IORing"], swiftSettings: strict),
+        .target(name: "Tables", swiftSettings: strict),
+        .target(name: "System", dependencies: ["CLinux", "Tables"], swiftSettings: strict),
+        .target(
+            name: "IORing", dependencies: ["CLibURing", "CLinux", "System"], swiftSettings: strict),
+        .target(name: "Disk", dependencies: ["System"], swiftSettings: strict),
+        .target(name: "TLS", dependencies: ["CGnuTLS", "System"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
         .target(name: "VhostProtocol", swiftSettings: strict),
-        .target(name: "Bitmap", dependencies: ["CZlib", "IORing"], swiftSettings: strict),
+        .target(name: "Tracking", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
-            name: "Scratch", dependencies: ["Bitmap", "Disk", "IORing"], swiftSettings: strict),
-        .target(name: "Core", dependencies: ["Scratch", "Bitmap"], swiftSettings: strict),
+            name: "TrackingFiles", dependencies: ["Tracking", "System"], swiftSettings: strict),
+        .target(name: "PointInTime", dependencies: ["Tables", "Tracking"], swiftSettings: strict),
+        .target(
+            name: "ScratchFiles", dependencies: ["PointInTime", "Disk", "System", "Tables"],
+            swiftSettings: strict),
+        .target(name: "Core", dependencies: ["PointInTime", "Tracking"], swiftSettings: strict),
+        .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),
+        .target(
+            name: "BoundedCalls", dependencies: ["ServerInterface", "System"],
+            swiftSettings: strict),
         .target(
             name: "NBDServer",
-            dependencies: ["Core", "Scratch", "Bitmap", "NBDProtocol", "Disk", "TLS", "IORing"],
+            dependencies: [
+                "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
+                "ScratchFiles", "ServerInterface", "System", "TLS", "Tables", "Tracking",
+                "TrackingFiles",
+            ],
             swiftSettings: strict),
         .target(
             name: "Control",
             dependencies: [
-                "NBDServer", "LibvirtProtocol", "CLibXML2",
+                "BoundedCalls", "LibvirtProtocol", "ServerInterface", "CLibXML2",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
@@ -67,7 +83,7 @@ let package = Package(
         .executableTarget(
             name: "nbdpull",
             dependencies: [
-                "Control", "NBDServer",
+                "Control", "NBDServer", "ServerInterface",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Logging", package: "swift-log"),
@@ -78,14 +94,21 @@ let package = Package(
 
         .target(name: "UnitSupport", path: "Tests/UnitSupport", swiftSettings: strict),
         .testTarget(
-            name: "BitmapTests", dependencies: ["Bitmap", "IORing", "UnitSupport"],
+            name: "SystemTests",
+            dependencies: ["Disk", "IORing", "System", "Tables", "CLinux", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "IORingTests", dependencies: ["Disk", "IORing", "CLibURing", "UnitSupport"],
+            name: "IORingTests", dependencies: ["Disk", "IORing", "System", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "ScratchTests",
-            dependencies: ["Core", "Scratch", "Bitmap", "Disk", "IORing", "UnitSupport"],
+            name: "TrackingTests",
+            dependencies: ["Tracking", "TrackingFiles", "System", "UnitSupport"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "CoreTests",
+            dependencies: [
+                "Core", "PointInTime", "ScratchFiles", "Tracking", "Disk", "System", "UnitSupport",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "TLSTests", dependencies: ["TLS", "CGnuTLS", "TestSupport"],
@@ -101,11 +124,15 @@ let package = Package(
             dependencies: ["VhostProtocol", "VhostClient", "UnitSupport"], swiftSettings: strict),
         .testTarget(
             name: "NBDServerTests",
-            dependencies: ["NBDServer", "Scratch", "Disk", "TLS", "IORing"], swiftSettings: strict),
+            dependencies: [
+                "NBDServer", "BoundedCalls", "Disk", "IORing", "PointInTime", "ScratchFiles",
+                "ServerInterface", "System", "TLS", "Tracking", "TrackingFiles",
+            ],
+            swiftSettings: strict),
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "Control", "LibvirtProtocol", "UnitSupport",
+                "Control", "BoundedCalls", "LibvirtProtocol", "ServerInterface", "UnitSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
@@ -120,7 +147,8 @@ let package = Package(
         .target(
             name: "FuzzEntries",
             dependencies: [
-                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Bitmap", "Control", "NBDServer",
+                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Tracking", "TrackingFiles", "Control",
+                "NBDServer", "ServerInterface",
             ],
             path: "Tests/FuzzEntries", swiftSettings: strict),
         .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),

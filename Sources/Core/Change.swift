@@ -1,4 +1,4 @@
-package import Bitmap
+package import Tracking
 
 /// A change of a disk: a write, or one step of a zero or discard.
 package struct Change: Sendable, Hashable {

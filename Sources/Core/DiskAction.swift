@@ -1,5 +1,5 @@
-package import Bitmap
-package import Scratch
+package import PointInTime
+package import Tracking
 
 /// What the driver of a disk's changes is to do; actions are carried out in order.
 package enum DiskAction: Sendable, Hashable {

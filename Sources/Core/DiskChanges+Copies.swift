@@ -1,4 +1,4 @@
-package import Scratch
+package import PointInTime
 
 /// Jobs and their copies: what reads of the source, writes to scratch and clients report.
 extension DiskChanges {

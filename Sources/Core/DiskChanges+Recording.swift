@@ -1,4 +1,4 @@
-package import Bitmap
+package import Tracking
 
 /// Changes are recorded: what the write-intent log and the bits' own file report.
 extension DiskChanges {

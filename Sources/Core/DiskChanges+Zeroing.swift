@@ -1,4 +1,4 @@
-package import Scratch
+package import PointInTime
 
 /// Zeroing and discarding requests of one disk, of which only some are at work at a time.
 ///

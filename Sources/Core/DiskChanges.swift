@@ -1,5 +1,5 @@
-import Bitmap
-package import Scratch
+package import PointInTime
+import Tracking
 
 /// Everything that a change of one disk passes, as one state machine without I/O: changes, completions
 /// and calls in, actions out.

@@ -1,4 +1,4 @@
-package import Scratch
+package import PointInTime
 
 /// One read of a disk, from a live export or as a backup job's instant had it: read, then check.
 ///

@@ -1,4 +1,4 @@
-import Bitmap
+import Tracking
 
 /// The write-intent log of a disk whose changes are recorded, by what changes touch.
 struct RecordedRegions: Sendable, Hashable {

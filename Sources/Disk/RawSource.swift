@@ -1,5 +1,5 @@
-package import IORing
 import Synchronization
+package import System
 
 /// Why a source cannot be opened.
 package enum SourceFault: Error, Sendable, Hashable {
@@ -17,6 +17,29 @@ package enum SourceFault: Error, Sendable, Hashable {
     case tooLarge(sizeBytes: UInt64)
     /// `cache='none'` is served for devices with blocks of up to 4 KiB.
     case alignmentTooLarge(Int)
+}
+
+/// What is known of a source without opening it.
+package struct SourceFacts: Sendable {
+    package var path: String
+    package var type = FileType.regular
+    package var sizeBytes: UInt64
+    package var isReadOnly = false
+    /// Over 1 where the page cache is bypassed.
+    package var alignment = 1
+    package var readsNeverWait = false
+    /// What the source is called where it is read and written, and where its tail is written.
+    package var raw: Int32
+    package var tailRaw: Int32
+    package var witness: WriteErrorWitness
+
+    package init(path: String, sizeBytes: UInt64, raw: Int32, witness: WriteErrorWitness) {
+        self.path = path
+        self.sizeBytes = sizeBytes
+        self.raw = raw
+        tailRaw = raw
+        self.witness = witness
+    }
 }
 
 /// An open raw file or block device that holds a disk's bytes from offset zero.
@@ -58,13 +81,13 @@ package final class RawSource: Sendable {
     package let node: FileNode?
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
-    private let descriptor: OwnedDescriptor
+    private let descriptor: OwnedDescriptor?
     /// Held while the file's length or the disk's size changes: neither is cut short by a call that
     /// was decided on before the other.
     private let length = Mutex<Void>(())
 
     /// The descriptor's number, valid while this object lives.
-    package var raw: Int32 { descriptor.raw }
+    package let raw: Int32
 
     /// Largest size that is served: half the address space of NBD's signed users, in bytes.
     package static let sizeBytesMax: UInt64 = 1 << 62
@@ -121,7 +144,29 @@ package final class RawSource: Sendable {
         self.alignment = alignment
         readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
         holes = facts.type == .regular ? FileCalls.holeKnowledge(descriptor.raw) : .none
-        self.descriptor = descriptor
+        raw = descriptor.raw
+        self.descriptor = consume descriptor
+    }
+
+    /// A source of which no descriptor is open, known by its facts; what is asked of it here is asked of a
+    /// simulated world elsewhere.
+    package init(_ facts: SourceFacts) {
+        path = facts.path
+        type = facts.type
+        size = Atomic(facts.sizeBytes)
+        isReadOnly = facts.isReadOnly
+        isDirect = facts.alignment > 1
+        alignment = facts.alignment
+        tailStart = facts.sizeBytes / UInt64(facts.alignment) * UInt64(facts.alignment)
+        hasTail = !facts.sizeBytes.isMultiple(of: UInt64(facts.alignment))
+        raw = facts.raw
+        tailRaw = facts.tailRaw
+        tailDescriptor = nil
+        descriptor = nil
+        readsNeverWait = facts.readsNeverWait
+        holes = .none
+        node = nil
+        witness = facts.witness
     }
 
     /// Opens a path; a system error becomes a source fault.

@@ -1,4 +1,5 @@
 import Glibc
+package import System
 
 /// The pages of one ring: every buffer that the kernel reads from or writes to lies here.
 ///

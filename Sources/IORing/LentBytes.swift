@@ -1,4 +1,5 @@
 import Glibc
+import System
 
 /// A range of an arena that a thread without a ring may read, as long as its lender keeps it
 /// allocated.
@@ -12,6 +13,12 @@ package struct LentBytes: @unchecked Sendable {
     fileprivate init(start: UnsafeRawPointer, count: Int) {
         unsafe self.start = unsafe start
         self.count = count
+    }
+
+    /// The bytes as they are now.
+    package func copy() -> [UInt8] {
+        // SAFETY: the range was checked when it was lent, and stays allocated until its lender is told.
+        unsafe Array(UnsafeRawBufferPointer(start: start, count: count))
     }
 
     /// Writes the bytes to a file; may wait for the device.

@@ -1,5 +1,7 @@
 import CLibURing
+import CLinux
 import Glibc
+package import System
 
 /// One finished operation: the tag it was submitted with and the kernel's result (negative errno on
 /// failure).

@@ -1,5 +1,6 @@
-import CLibURing
+import CLinux
 import Glibc
+package import System
 
 /// A descriptor that becomes readable at a fixed period: the clock tick of a ring.
 package struct PeriodicTimer: ~Copyable {

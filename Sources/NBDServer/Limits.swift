@@ -1,4 +1,4 @@
-import Scratch
+import PointInTime
 
 /// The bounds of everything a peer can make the server hold or do (promise P6).
 package enum Limits {

@@ -1,6 +1,6 @@
 import ArgumentParser
 import Control
-import NBDServer
+import ServerInterface
 
 /// The limits and permissions that `serve` and `export` share.
 struct ConnectionOptions: ParsableArguments {

@@ -1,7 +1,7 @@
 import ArgumentParser
 import Control
 import Foundation
-import NBDServer
+import ServerInterface
 
 /// virsh's words for which state of a machine a change is for: here there is one, and it is kept.
 struct ChangeTimeOptions: ParsableArguments {

@@ -1,5 +1,6 @@
 import Control
 import NBDServer
+import ServerInterface
 
 /// The one place that knows which engine serves the disks.
 enum EngineFactory {

@@ -2,7 +2,7 @@ import ArgumentParser
 import Control
 import Foundation
 import Logging
-import NBDServer
+import ServerInterface
 import ServiceLifecycle
 import UnixSignals
 

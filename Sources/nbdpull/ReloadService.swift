@@ -1,5 +1,5 @@
 import Control
-import NBDServer
+import ServerInterface
 import ServiceLifecycle
 import UnixSignals
 

@@ -4,6 +4,7 @@ import Control
 import Foundation
 import Logging
 import NBDServer
+import ServerInterface
 import ServiceLifecycle
 import UnixSignals
 

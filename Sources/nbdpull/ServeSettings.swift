@@ -2,7 +2,7 @@ import Configuration
 import Control
 import Foundation
 import Logging
-import NBDServer
+import ServerInterface
 
 /// What `serve` was told, from all sources: command line, then environment, then file, then
 /// defaults.

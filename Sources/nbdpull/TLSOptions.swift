@@ -1,6 +1,6 @@
 import ArgumentParser
 import Control
-import NBDServer
+import ServerInterface
 
 /// The options of `serve` and `export` that say who may connect, and what they may use.
 struct TLSOptions: ParsableArguments {

@@ -1,6 +1,6 @@
 import Control
 import Foundation
-import NBDServer
+import ServerInterface
 
 /// A manager over a fake engine, with directories of its own that go when the test is over.
 final class ControlFixture: Sendable {

@@ -1,6 +1,6 @@
 import Control
 import Foundation
-import NBDServer
+import ServerInterface
 import Synchronization
 
 /// An engine without disks: it remembers what it was asked and does as it is told.

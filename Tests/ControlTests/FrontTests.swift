@@ -1,7 +1,7 @@
 import Control
 import Foundation
 import Logging
-import NBDServer
+import ServerInterface
 import ServiceLifecycle
 import Testing
 

@@ -1,6 +1,6 @@
 import Foundation
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 import Synchronization
 import Testing
 

@@ -1,6 +1,6 @@
 import Control
 import Foundation
-import NBDServer
+import ServerInterface
 import Testing
 
 @Suite struct JobManagerTests {

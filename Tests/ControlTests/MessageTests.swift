@@ -1,5 +1,5 @@
 import Control
-import NBDServer
+import ServerInterface
 import Testing
 
 /// Errors name what is wrong, where, and what would do.

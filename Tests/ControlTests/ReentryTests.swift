@@ -1,6 +1,6 @@
 import Control
 import Foundation
-import NBDServer
+import ServerInterface
 import Testing
 
 /// The manager is entered again while it waits for the engine.

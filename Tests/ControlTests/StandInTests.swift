@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 import Testing
 
 @testable import Control

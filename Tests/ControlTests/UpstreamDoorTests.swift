@@ -1,7 +1,7 @@
 import Foundation
 import LibvirtProtocol
-import NBDServer
 import NIOCore
+import ServerInterface
 import ServiceLifecycle
 import Testing
 

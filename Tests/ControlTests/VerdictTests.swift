@@ -1,6 +1,6 @@
 import Control
 import Foundation
-import NBDServer
+import ServerInterface
 import Testing
 
 /// The checkpoint made with a backup is a base only if the backup ended well.

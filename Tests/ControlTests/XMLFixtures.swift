@@ -1,5 +1,5 @@
 import Control
-import NBDServer
+import ServerInterface
 import Testing
 
 /// Runs `body`, which must throw, and returns its error.

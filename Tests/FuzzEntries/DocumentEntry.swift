@@ -1,5 +1,5 @@
 import Control
-import NBDServer
+import ServerInterface
 
 /// XML from strangers: refused with an error, or read into something that is fit to use.
 enum DocumentEntry {

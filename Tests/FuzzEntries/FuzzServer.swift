@@ -1,5 +1,6 @@
 import Glibc
 import NBDServer
+import ServerInterface
 import Synchronization
 
 /// A whole server in this process: a live disk, a job with a dirty bitmap over it, and a job whose

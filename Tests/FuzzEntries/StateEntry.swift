@@ -1,5 +1,5 @@
-import Bitmap
 import Control
+import Tracking
 
 /// Files of the state directory: damaged ones are told apart from whole ones, and none is trusted
 /// with more memory than its length can stand for.

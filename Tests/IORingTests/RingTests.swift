@@ -1,5 +1,6 @@
 import Foundation
 import IORing
+import System
 import Testing
 import UnitSupport
 

@@ -1,15 +1,4 @@
-import Foundation
-import Glibc
 import IORing
-import Testing
-
-extension Process {
-    /// Ends the program at once; a child of a test's thread may have every other signal blocked.
-    func killAndWait() {
-        kill(processIdentifier, SIGKILL)
-        waitUntilExit()
-    }
-}
 
 extension BufferArena {
     /// Fills a range with bytes that depend on their place.

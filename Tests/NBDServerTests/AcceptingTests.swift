@@ -3,6 +3,7 @@ import Glibc
 import Testing
 
 @testable import NBDServer
+@testable import ServerInterface
 
 /// A listening socket of the test's own.
 private func listening(_ path: String) -> Int32 {

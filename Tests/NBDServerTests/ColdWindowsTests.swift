@@ -133,3 +133,16 @@ struct ColdWindowsTests {
         #expect(windows.end(0, Self.window, now: late) == nil)
     }
 }
+
+extension ColdWindows {
+    /// A range is about to be read; `isCold` is asked about windows that are new.
+    fileprivate mutating func begin(
+        _ offset: UInt64, _ count: UInt64, now: UInt64, isCold: (_ window: Range<UInt64>) -> Bool
+    ) {
+        guard let windows = enter(offset, count) else { return }
+        for window in windows {
+            guard let bytes = unjudged(window) else { continue }
+            judge(window, isCold: isCold(bytes), now: now)
+        }
+    }
+}

@@ -2,6 +2,7 @@ import Synchronization
 import Testing
 
 @testable import NBDServer
+@testable import ServerInterface
 
 /// How many calls have each disk at this moment.
 private final class Owners: Sendable {

@@ -1,5 +1,5 @@
-import Bitmap
 import Testing
+import Tracking
 
 @testable import NBDServer
 

@@ -1,12 +1,14 @@
 import Disk
 import Foundation
 import Glibc
-import IORing
-import Scratch
+import PointInTime
 import Synchronization
+import System
 import Testing
 
+@testable import BoundedCalls
 @testable import NBDServer
+@testable import ServerInterface
 
 /// Disks that grow while other calls are at work on them.
 @Suite struct GrowthTests {

@@ -1,10 +1,13 @@
 import Glibc
 import IORing
-import Scratch
+import PointInTime
+import ScratchFiles
 import Synchronization
+import System
 import Testing
 
 @testable import NBDServer
+@testable import ServerInterface
 
 /// Threads that a test counts, or refuses to start.
 private final class Threads: Sendable {

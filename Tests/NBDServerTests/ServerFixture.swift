@@ -1,10 +1,11 @@
 import Foundation
 import Glibc
-import IORing
 import Synchronization
+import System
 import Testing
 
 @testable import NBDServer
+@testable import ServerInterface
 
 /// Something that a thread hangs on until the test lets go.
 final class Gate: Sendable {

@@ -2,7 +2,9 @@ import Glibc
 import Synchronization
 import Testing
 
+@testable import BoundedCalls
 @testable import NBDServer
+@testable import ServerInterface
 
 /// Something that a call hangs on until the test lets go.
 private final class Hang: Sendable {

@@ -1,11 +1,13 @@
 import Foundation
 import Glibc
-import IORing
 import Synchronization
+import System
 import Testing
 
-@testable import Bitmap
 @testable import NBDServer
+@testable import ServerInterface
+@testable import Tracking
+@testable import TrackingFiles
 
 /// Tracking that is lost while something else is done to it, or closed late.
 @Suite struct TrackingLossTests {

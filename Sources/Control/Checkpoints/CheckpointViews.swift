@@ -1,5 +1,5 @@
 package import Foundation
-package import NBDServer
+package import ServerInterface
 
 /// One disk's part in a checkpoint.
 package struct CheckpointDiskView: Sendable, Hashable, Codable {

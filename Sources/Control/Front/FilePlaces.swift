@@ -1,5 +1,5 @@
 import Foundation
-package import NBDServer
+package import ServerInterface
 
 extension ServeArguments {
     /// The path made absolute against the working directory.

@@ -1,6 +1,6 @@
 import Dispatch
 import Foundation
-package import NBDServer
+package import ServerInterface
 import Synchronization
 
 /// What can be said of the hosts that somebody named.

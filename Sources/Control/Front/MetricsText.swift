@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// What `/metrics` tells, taken at one moment.
 package struct MetricsSnapshot: Sendable {

@@ -1,8 +1,8 @@
 import Foundation
 import HTTPTypes
 import Hummingbird
-import NBDServer
 import NIOCore
+import ServerInterface
 
 /// Every route of the control socket, over one manager.
 package struct Routes: Sendable {

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Makes the server's security of what the `--tls-…` options say.
 package enum SecurityArguments {

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Reads the small languages of the `serve` and `export` options.
 package enum ServeArguments {

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Sizes as settings write them: bytes, or a number with K, M, G or T (powers of 1024).
 package enum SizeText {

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Writes NBD URIs (NBD URI specification) for exports of this server.
 package enum ExportURI {

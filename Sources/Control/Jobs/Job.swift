@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 /// One backup job as the manager keeps it.
 struct Job: Sendable {

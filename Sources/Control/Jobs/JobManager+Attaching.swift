@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// Disks of domains are opened and closed.
 extension JobManager {

@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 /// What a client asks of `backup-begin`.
 package struct BeginRequest: Sendable, Hashable {

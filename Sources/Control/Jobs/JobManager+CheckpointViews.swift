@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 extension JobManager {
     /// Most extents listed per disk when they are asked for.

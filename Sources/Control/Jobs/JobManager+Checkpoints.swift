@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 extension JobManager {
     /// Creates a checkpoint from libvirt's `<domaincheckpoint>`; all its disks at one instant.

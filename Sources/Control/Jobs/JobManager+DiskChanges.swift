@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Single disks of a domain come, go, and change; machines on other disks do not notice.
 extension JobManager {

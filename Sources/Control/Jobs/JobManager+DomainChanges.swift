@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// What a domain's disks have to go through to become those of another definition.
 struct DomainDifference {

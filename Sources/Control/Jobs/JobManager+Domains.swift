@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 extension JobManager {
     /// Defines a domain and serves its disks; a domain that is there already is changed to it.

@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 extension JobManager {
     /// Ends a job with a verdict; returns its last figures.

@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 extension JobManager {
     /// Ended jobs kept of one domain; the oldest go first.

@@ -1,4 +1,5 @@
-import NBDServer
+import BoundedCalls
+import ServerInterface
 
 /// Files that jobs make at paths that users named: looked at and removed away from the actor, because
 /// a path may hang.

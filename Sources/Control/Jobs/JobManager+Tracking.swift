@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 extension JobManager {
     /// How the engine is to open one disk; nil for an empty drive.

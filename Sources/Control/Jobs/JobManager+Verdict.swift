@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// What becomes of the checkpoint that was made with a job.
 ///

@@ -1,4 +1,5 @@
-package import NBDServer
+import BoundedCalls
+package import ServerInterface
 
 /// What the manager is told once.
 package struct JobManagerSettings: Sendable {

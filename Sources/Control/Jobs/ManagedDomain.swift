@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// A domain and what has become of its disks.
 struct ManagedDomain: Sendable {

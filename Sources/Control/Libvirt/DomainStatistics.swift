@@ -1,5 +1,5 @@
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 
 /// What `virConnectGetAllDomainStats` tells of a domain.
 enum DomainStatistics {

@@ -1,4 +1,5 @@
-import NBDServer
+import BoundedCalls
+import ServerInterface
 
 /// The size of a disk in its three senses, in bytes.
 struct BlockFigures: Sendable, Hashable {

@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// What is known of a domain without asking anything that may hang.
 struct DomainFacts: Sendable {

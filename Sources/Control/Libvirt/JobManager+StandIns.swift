@@ -1,5 +1,5 @@
 import Foundation
-import NBDServer
+import ServerInterface
 
 /// Images that stand in for disks in what backup tools are shown.
 extension JobManager {

@@ -1,5 +1,5 @@
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 
 /// One call as its handler sees it.
 ///

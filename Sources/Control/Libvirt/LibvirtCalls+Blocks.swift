@@ -1,5 +1,5 @@
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 
 /// What clients ask about a domain's disks.
 extension LibvirtCalls {

@@ -1,5 +1,5 @@
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 
 /// How far jobs are, and their end.
 ///

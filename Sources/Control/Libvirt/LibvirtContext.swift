@@ -1,5 +1,5 @@
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 import Synchronization
 
 /// A domain as the libvirt door shows it.

@@ -1,5 +1,5 @@
 import LibvirtProtocol
-import NBDServer
+import ServerInterface
 
 /// Tells clients of the libvirt door what happens, each what it has asked for.
 ///

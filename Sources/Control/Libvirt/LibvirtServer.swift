@@ -1,9 +1,9 @@
 import Foundation
 import Glibc
 import LibvirtProtocol
-package import NBDServer
 import NIOCore
 import NIOPosix
+package import ServerInterface
 import ServiceLifecycle
 
 /// The libvirt door: a unix socket that speaks libvirt's remote protocol, for unmodified clients of

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// A backup job before it runs: every default filled in, every refusal that needs no I/O made.
 package struct BackupPlan: Sendable, Hashable {

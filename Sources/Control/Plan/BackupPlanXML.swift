@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 extension BackupPlan {
     /// Describes the job as libvirt's `backup-dumpxml` does, every default filled in.

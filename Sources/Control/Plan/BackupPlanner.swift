@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// Fills in one disk after the other, remembering what the earlier ones have taken.
 struct BackupPlanner {

@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// How much of a disk a backup holds.
 package enum BackupMode: String, Sendable, Hashable, Codable {

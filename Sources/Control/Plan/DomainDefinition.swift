@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// A disk of a domain, as its definition describes it.
 package struct DomainDisk: Sendable, Hashable {

@@ -1,4 +1,4 @@
-import NBDServer
+import ServerInterface
 
 /// Reads one `<disk>` of a domain: what can be served, what cannot, and what is refused.
 ///

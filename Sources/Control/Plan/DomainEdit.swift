@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// A `<disk>` that stands alone, as virsh's device commands take it.
 struct DiskElement {

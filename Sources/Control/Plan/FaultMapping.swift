@@ -1,4 +1,4 @@
-package import NBDServer
+package import ServerInterface
 
 /// Says in the terms of the control interface why the server could not do what it was asked.
 ///

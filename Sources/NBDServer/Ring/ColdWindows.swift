@@ -43,27 +43,34 @@ struct ColdWindows {
         windows.reserveCapacity(Self.count)
     }
 
-    /// A range is about to be read, `now` in nanoseconds; `isCold` is asked about windows that are new
-    /// here.
-    mutating func begin(
-        _ offset: UInt64, _ count: UInt64, now: UInt64, isCold: (_ window: Range<UInt64>) -> Bool
-    ) {
+    /// A range is about to be read: the windows that it leads to, of which those that are `unjudged` are
+    /// to be judged.
+    ///
+    /// Nil while the reads stay in a window.
+    mutating func enter(_ offset: UInt64, _ count: UInt64) -> ClosedRange<UInt64>? {
         let first = offset / Self.bytes
         let last = (offset + max(count, 1) - 1) / Self.bytes
-        if first == current, last == current { return }
+        if first == current, last == current { return nil }
         let goesOn = first == current || first == current &+ 1
         current = last
-        guard goesOn || count >= Self.leapBytes else { return }
-        for number in first...last + Self.ahead {
-            let range = range(number)
-            guard !range.isEmpty, !windows.contains(where: { $0.number == number }) else {
-                continue
-            }
-            remember(
-                Window(
-                    number: number, isCold: isCold(range),
-                    left: range.upperBound - range.lowerBound, judgedAt: now))
-        }
+        guard goesOn || count >= Self.leapBytes else { return nil }
+        return first...last + Self.ahead
+    }
+
+    /// The bytes of a window that is not remembered; nil when it is, or has none.
+    func unjudged(_ window: UInt64) -> Range<UInt64>? {
+        let range = range(window)
+        guard !range.isEmpty, !windows.contains(where: { $0.number == window }) else { return nil }
+        return range
+    }
+
+    /// Remembers a window, of which nothing was cached (`isCold`) at `now`, in nanoseconds.
+    mutating func judge(_ window: UInt64, isCold: Bool, now: UInt64) {
+        let range = range(window)
+        remember(
+            Window(
+                number: window, isCold: isCold, left: range.upperBound - range.lowerBound,
+                judgedAt: now))
     }
 
     /// A range of at most a window has been read; returns what is to be given back: a window, or two

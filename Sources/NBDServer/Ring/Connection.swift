@@ -1,13 +1,14 @@
-import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ServerInterface
+import System
 
 /// Plain facts of what a connection reads, copied here so that the data path touches no shared
 /// object.
 ///
-/// The objects behind the descriptors are kept alive by the connection's `target`.
+/// The objects behind the handles are kept alive by the connection's `target`.
 struct ReadPath {
-    var sourceDescriptor: Int32
+    var source: FileHandle
     /// 1 through the page cache, else what O_DIRECT needs.
     var alignment: Int
     var sourceNeverWaits: Bool
@@ -17,11 +18,11 @@ struct ReadPath {
     var dropsBehind = false
     /// Present on backup exports.
     var ledger: LedgerView?
-    var scratchDescriptor: Int32 = -1
+    var scratch = FileHandle.none
     var scratchNeverWaits = false
-    /// Asked after each read of scratch whether what was written there is still there; -1 where
+    /// Asked after each read of scratch whether what was written there is still there; nil where
     /// nothing can be lost.
-    var scratchWitness: Int32 = -1
+    var scratchWitness: FileHandle?
     /// Pages of the source may be handed to this peer without a copy.
     var sourceByReference = false
     /// Pages of the scratch may.
@@ -48,7 +49,7 @@ enum ConnectionPhase {
 
 /// One connection, owned by one ring.
 struct Connection: ~Copyable {
-    let descriptor: OwnedDescriptor
+    let socket: SocketHandle
     let scope: ExportScope
     let isUnix: Bool
     let peer: PeerAddress?
@@ -94,7 +95,7 @@ struct Connection: ~Copyable {
     var reader: RequestReader?
     var replies = ReplyEncoder(.simple)
     var contexts: [SelectedContext] = []
-    var path = ReadPath(sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
+    var path = ReadPath(source: .none, alignment: 1, sourceNeverWaits: false)
     /// Slot of the home disk when the connection may write.
     var disk: DiskIndex?
     var requestCount = 0
@@ -115,14 +116,12 @@ struct Connection: ~Copyable {
     /// The last turn stopped for want of room; sending gives some back.
     var isBlocked = false
 
-    init(
-        descriptor: consuming OwnedDescriptor, _ seed: ConnectionSeed, input: Int, now: UInt64
-    ) {
+    init(_ seed: ConnectionSeed, input: Int, now: UInt64) {
         tlsMode = seed.security.mode
         localPeer = seed.security.localPeer
         rights = seed.security.rights
         handshake = Handshake(tls: seed.security.mode.policy)
-        self.descriptor = descriptor
+        socket = seed.socket
         scope = seed.scope
         isUnix = seed.isUnix
         peer = seed.peer
@@ -140,14 +139,14 @@ struct Connection: ~Copyable {
     var isReferenced: Bool { isReceiving || waitsForWritable || requestCount > 0 }
 }
 
-/// One run of the arena that waits to be sent, and the pages in a pipe that follow it.
+/// One run of the arena that waits to be sent, and the pages of a file that follow it.
 struct OutputSegment {
     /// Next byte to send.
     var start: Int
     var end: Int
-    /// The pipe, or -1, and the bytes in it not yet taken by the socket.
-    var pipe = -1
-    var pipeBytes = 0
+    /// Pages of a file, and the bytes of them not yet taken by the socket.
+    var filePages: PageRun?
+    var filePageBytes = 0
     /// The allocation that holds it.
     let buffer: Int
     let pages: Int
@@ -155,13 +154,13 @@ struct OutputSegment {
     var isOpen: Bool
 
     /// Bytes not yet taken by the socket.
-    var unsentBytes: Int { end - start + pipeBytes }
+    var unsentBytes: Int { end - start + filePageBytes }
 
     /// Notes that the socket took bytes of it, but not all.
     mutating func advance(_ bytes: Int) {
         let inMemory = min(bytes, end - start)
         start += inMemory
-        pipeBytes -= bytes - inMemory
+        filePageBytes -= bytes - inMemory
     }
 }
 

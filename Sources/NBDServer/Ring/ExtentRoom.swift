@@ -1,5 +1,5 @@
-import Bitmap
 import NBDProtocol
+import Tracking
 
 /// The extents of one reply; room is taken when a connection first asks for block status and then
 /// kept.

@@ -1,12 +1,13 @@
 import Core
 import Disk
-import IORing
-import Scratch
+import PointInTime
+import ServerInterface
+import System
 
 /// A disk on its home ring: everything that a guest write has to pass.
 struct HomeDisk: ~Copyable {
     let export: LiveExport
-    let descriptor: Int32
+    let file: FileHandle
     var sizeBytes: UInt64
     /// 1 through the page cache, else what O_DIRECT needs.
     let alignment: Int
@@ -43,7 +44,7 @@ struct HomeDisk: ~Copyable {
 
     init(_ export: LiveExport) {
         self.export = export
-        descriptor = export.source.raw
+        file = FileHandle(export.source.raw)
         sizeBytes = export.source.sizeBytes
         alignment = export.source.alignment
         tailStart = export.source.tailStart
@@ -55,10 +56,10 @@ struct HomeDisk: ~Copyable {
         detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
     }
 
-    /// The descriptor by which a range is written; it begins on one side of the tail's start and ends
+    /// The handle by which a range is written; it begins on one side of the tail's start and ends
     /// there.
-    func descriptor(forWritingAt offset: UInt64) -> Int32 {
-        offset < tailStart ? descriptor : export.source.tailRaw
+    func file(forWritingAt offset: UInt64) -> FileHandle {
+        offset < tailStart ? file : FileHandle(export.source.tailRaw)
     }
 
     /// What writes at `offset` are aligned to, in bytes.

@@ -1,4 +1,4 @@
-import Bitmap
+import TrackingFiles
 
 /// A disk's change tracking on its home ring.
 struct HomeTracking {

@@ -1,5 +1,5 @@
-import IORing
-import Scratch
+import PointInTime
+import Tables
 
 /// What a completion belongs to.
 enum Operation {

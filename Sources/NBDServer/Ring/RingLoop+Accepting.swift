@@ -1,13 +1,15 @@
 import IORing
 import NBDProtocol
+import ServerInterface
 import Synchronization
+import System
+import Tables
 
 /// Connections come; when there is no place left, those that have not chosen an export make way.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     mutating func armAccept(_ listener: RingListener) {
-        ring.preparePoll(
-            listener.raw, writable: false,
-            tag: Operation.accept(listener: listener.number).tag)
+        io.prepareEvent(
+            .acceptable(listener.handle), tag: Operation.accept(listener: listener.number).tag)
     }
 
     mutating func acceptAll(from number: UInt64, result: Int32) {
@@ -24,10 +26,8 @@ extension RingLoop {
             // A peer that connects as fast as it can gets no more of a turn than others.
             for _ in 0..<Limits.acceptsPerTurn {
                 if case .afterEviction = shared.counts.room(for: listener.scope) { break }
-                guard let descriptor = try SocketCalls.accept(listener.raw)?.release() else {
-                    break
-                }
-                place(descriptor, listener)
+                guard let socket = try io.accept(listener.handle) else { break }
+                place(socket, listener)
             }
             armAccept(listener)
         } catch {
@@ -36,19 +36,16 @@ extension RingLoop {
         }
     }
 
-    private mutating func place(_ descriptor: Int32, _ listener: RingListener) {
-        let peer = listener.isUnix ? nil : SocketCalls.peer(of: descriptor)
+    private mutating func place(_ socket: SocketHandle, _ listener: RingListener) {
+        let peer = listener.isUnix ? nil : io.address(of: socket)
         guard case .free = shared.counts.room(for: listener.scope),
             shared.counts.admit(listener.scope, peer)
         else {
-            _ = OwnedDescriptor(adopting: descriptor)
-            return
+            return io.close(socket)
         }
-        SocketCalls.tune(descriptor, isUnix: listener.isUnix)
-        let user = listener.isUnix ? SocketCalls.peer(descriptor) : nil
-        let local = user.map { LocalPeer(user: $0.user, group: $0.group) }
+        let local = io.welcome(socket, isUnix: listener.isUnix)
         let seed = ConnectionSeed(
-            descriptor: descriptor, scope: listener.scope, isUnix: listener.isUnix, peer: peer,
+            socket: socket, scope: listener.scope, isUnix: listener.isUnix, peer: peer,
             security: ConnectionSecurity(
                 mode: listener.security, localPeer: local,
                 rights: shared.security.rights(tls: nil, local: local)),
@@ -61,9 +58,9 @@ extension RingLoop {
         if let position = listeners.firstIndex(where: { $0.number == number }) {
             listeners.remove(at: position)
             pausedListeners.removeAll { $0.number == number }
-            ring.prepareCancel(
+            io.prepareCancel(
                 Operation.accept(listener: number).tag, tag: Operation.ignored.tag)
-            ring.submit(waiting: false)
+            io.submit(waiting: false)
         }
         latch.arrive()
     }

@@ -1,23 +1,25 @@
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import ScratchFiles
+import ServerInterface
 import Synchronization
+import System
+import Tables
 
 /// Connections come, receive, and go.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Adopting and handing over
 
     mutating func adopt(_ seed: ConnectionSeed) {
-        let descriptor = OwnedDescriptor(adopting: seed.descriptor)
         guard stopLatch == nil, !connections.isFull,
             let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
         else {
+            io.close(seed.socket)
             shared.drop(seed.scope, seed.peer, inHandshake: seed.negotiated == nil)
             return
         }
-        let slot = connections.insert(
-            Connection(descriptor: descriptor, seed, input: input, now: now))
+        let slot = connections.insert(Connection(seed, input: input, now: now))
         store(seed.input, at: input)
         connections[slot].inputEnd = seed.input.count
         guard adoptSession(slot, seed.security) else { return close(slot) }
@@ -61,19 +63,20 @@ extension RingLoop {
         switch target {
         case .live(let export):
             connections[slot].path = ReadPath(
-                sourceDescriptor: export.source.raw, alignment: export.source.alignment,
+                source: FileHandle(export.source.raw), alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].path = ReadPath(
-                sourceDescriptor: export.source.raw, alignment: export.source.alignment,
+                source: FileHandle(export.source.raw), alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes,
                 dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
                 ledger: export.ledger.view,
-                scratchDescriptor: export.scratch.raw,
+                scratch: FileHandle(export.scratch.raw),
                 scratchNeverWaits: export.scratch.readsNeverWait,
                 scratchWitness: export.scratch.witness(
-                    of: index - shared.layout.rings(for: .backups).lowerBound))
+                    of: index - shared.layout.rings(for: .backups).lowerBound
+                ).map(FileHandle.init))
             connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
@@ -101,7 +104,7 @@ extension RingLoop {
         shared.mailboxes[home].post(
             .adopt(
                 ConnectionSeed(
-                    descriptor: connection.release(), scope: scope, isUnix: isUnix,
+                    socket: connection.socket, scope: scope, isUnix: isUnix,
                     peer: peer, security: security, negotiated: negotiated, input: input,
                     output: [])))
     }
@@ -127,8 +130,8 @@ extension RingLoop {
         precondition(unparsed < Limits.inputBytes, "a message always fits the input buffer")
         if connections[slot].isSecured { return receiveSealed(slot) }
         connections[slot].isReceiving = true
-        ring.prepareReceive(
-            connections[slot].descriptor.raw, into: arena, at: input + unparsed,
+        io.prepareReceive(
+            connections[slot].socket, into: arena, at: input + unparsed,
             count: Limits.inputBytes - unparsed, whole: false,
             tag: Operation.receive(slot).tag)
     }
@@ -158,7 +161,7 @@ extension RingLoop {
         bidFarewell(slot)
         connections[slot].phase = .closing
         connections[slot].deadline = now + Limits.farewellNanoseconds
-        SocketCalls.shutdown(connections[slot].descriptor.raw)
+        io.shutdown(connections[slot].socket)
         abandonCurrent(slot)
         markReady(slot)
     }
@@ -182,6 +185,7 @@ extension RingLoop {
         arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
         _ = releaseSession(slot)
         let connection = connections.remove(slot)
+        io.close(connection.socket)
         shared.drop(
             connection.scope, connection.peer, inHandshake: connection.isInHandshakeCount)
         if let left { report(left) }
@@ -193,8 +197,7 @@ extension RingLoop {
         guard let target = connections[slot].target else { return nil }
         reportBytesRead(slot)
         connections[slot].target = nil
-        connections[slot].path = ReadPath(
-            sourceDescriptor: -1, alignment: 1, sourceNeverWaits: false)
+        connections[slot].path = ReadPath(source: .none, alignment: 1, sourceNeverWaits: false)
         switch target {
         case .live(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
@@ -204,13 +207,6 @@ extension RingLoop {
         return Departure(
             export: target.id, name: target.description.name,
             jobID: connections[slot].scope.jobID)
-    }
-
-    /// A connection has left its export.
-    private struct Departure {
-        let export: ExportID
-        let name: String
-        let jobID: String?
     }
 
     private mutating func report(_ departure: Departure) {
@@ -236,7 +232,9 @@ extension RingLoop {
     }
 }
 
-extension Connection {
-    /// Gives the socket away.
-    consuming func release() -> Int32 { descriptor.release() }
+/// A connection has left its export.
+private struct Departure {
+    let export: ExportID
+    let name: String
+    let jobID: String?
 }

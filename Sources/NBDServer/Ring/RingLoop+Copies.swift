@@ -1,8 +1,11 @@
 import Core
 import Disk
 import IORing
-import Scratch
+import PointInTime
+import ScratchFiles
 import Synchronization
+import System
+import Tables
 
 /// A copy of old content on its way from the source to scratch.
 struct CopyInFlight {
@@ -23,8 +26,14 @@ struct PendingScratchWrite {
     let serial: UInt64
 }
 
+/// A write to scratch that was given up while it was being carried out.
+struct OrphanWrite {
+    let ticket: ScratchTicket
+    let buffer: CopyBufferIndex
+}
+
 /// Carries out what copy-before-write asks for.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Performs every action that the disk's changes have asked for.
     mutating func perform(_ disk: DiskIndex) {
         // What an action brings about at once is performed after it, by the loop that is running.
@@ -57,9 +66,9 @@ extension RingLoop {
     }
 
     /// Nobody reads a broken job: what it has kept makes room at once.
-    private func emptyScratch(_ disk: DiskIndex, _ job: JobIndex) {
+    private mutating func emptyScratch(_ disk: DiskIndex, _ job: JobIndex) {
         guard let export = disks[disk].jobs[job], export.scratch.isOurs else { return }
-        export.writer.empty {}
+        _ = io.start(.emptyScratch(export))
     }
 
     // MARK: Reading old content
@@ -89,8 +98,8 @@ extension RingLoop {
     ) -> Bool {
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         guard disks[disk].alignment == 1, bytes <= Limits.inlineCopyBytes else { return false }
-        let got = FileCalls.read(
-            disks[disk].descriptor, into: arena, at: copyBuffer(disk, task), count: bytes,
+        let got = io.readNow(
+            disks[disk].file, into: &arena, at: copyBuffer(disk, task), count: bytes,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound),
             mayWait: disks[disk].export.source.readsNeverWait)
         guard got == bytes else { return false }
@@ -106,8 +115,8 @@ extension RingLoop {
         disks[disk].copies[task].handedOverAt = now
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         // With O_DIRECT whole blocks are asked for; the read ends where the file does.
-        ring.prepareRead(
-            disks[disk].descriptor, into: arena, at: copyBuffer(disk, task) + progress,
+        io.prepareRead(
+            disks[disk].file, into: arena, at: copyBuffer(disk, task) + progress,
             count: (bytes - progress + alignment - 1) / alignment * alignment,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound) + UInt64(progress),
             tag: Operation.copyRead(disk, task).tag)
@@ -176,13 +185,17 @@ extension RingLoop {
         let bytes = arena.lend(
             copyBuffers[buffer].offset + write.position * ClusterGeometry.clusterBytes,
             count: write.count * ClusterGeometry.clusterBytes)
-        export.writer.write(
-            ticket, bytes, position: UInt64(write.slot) << ClusterGeometry.shift)
+        let isStarted = io.start(
+            .writeScratch(
+                export, ticket, bytes, position: UInt64(write.slot) << ClusterGeometry.shift))
+        if !isStarted { mailbox.post(.scratchWritten(ticket, .failed(Errno.again))) }
     }
 
-    /// A writer is through with a write that has not been given up.
+    /// A write to scratch is over.
     mutating func scratchWritten(_ ticket: ScratchTicket, _ outcome: ScratchOutcome) {
-        guard scratchWrites.element(ticket.number)?.serial == ticket.serial else { return }
+        guard scratchWrites.element(ticket.number)?.serial == ticket.serial else {
+            return endOrphan(ticket)
+        }
         let done = scratchWrites.remove(ticket.number)
         switch outcome {
         case .written:
@@ -201,16 +214,22 @@ extension RingLoop {
     /// are over now.
     mutating func giveUpWrites(_ disk: DiskIndex, _ job: JobIndex) {
         guard let export = disks[disk].jobs[job] else { return }
-        export.writer.revoke { ticket in
+        if let ticket = io.revokeWrites(to: export) {
             let buffer = scratchWrites[ticket.number].buffer
             keepForWriter(buffer)
-            return buffer
+            orphans.append(OrphanWrite(ticket: ticket, buffer: buffer))
         }
         for number in scratchWrites.indices(where: { $0.disk == disk && $0.write.job == job }) {
             let write = scratchWrites.remove(number).write
             disks[disk].changes.scratchWritten(write, errno: Errno.canceled, now: now)
         }
         cancelUnwantedCopies(disk)
+    }
+
+    /// A write that was given up is over at last: its buffer is free.
+    private mutating func endOrphan(_ ticket: ScratchTicket) {
+        guard let position = orphans.firstIndex(where: { $0.ticket == ticket }) else { return }
+        letGo(ofCopyBuffer: orphans.remove(at: position).buffer)
     }
 
     mutating func afterCopy(_ disk: DiskIndex) {

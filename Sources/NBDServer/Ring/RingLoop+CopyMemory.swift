@@ -1,6 +1,8 @@
 import Core
 import IORing
-import Scratch
+import PointInTime
+import System
+import Tables
 
 /// A run of the arena that holds old content.
 struct CopyBuffer {
@@ -16,7 +18,7 @@ struct CopyBuffer {
 }
 
 /// Buffers of copies: from the server's budget, and one for each disk that it always gets.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Gives a copy its buffer and reads; without memory it waits its turn.
     mutating func startCopy(_ disk: DiskIndex, _ task: CopyIndex) {
         if disks[disk].waitingCopies.isEmpty, takeBuffer(disk, task) {

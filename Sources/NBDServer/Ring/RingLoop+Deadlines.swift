@@ -1,11 +1,13 @@
-import IORing
 import NBDProtocol
+import ServerInterface
+import System
+import Tables
 
 /// Peers that are too slow, silent or gone lose their connection.
 ///
 /// Live exports know no deadline once an export is chosen: a guest may be idle or paused for as long
 /// as it likes, and what it can make the server hold is bounded.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     mutating func checkDeadline(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
         case .handshake, .securing, .draining:
@@ -40,12 +42,12 @@ extension RingLoop {
 
     /// A peer from which nothing is received now, as its requests wait, may be gone: then they need
     /// not be carried out.
-    private func hasHungUp(_ slot: ConnectionIndex) -> Bool {
+    private mutating func hasHungUp(_ slot: ConnectionIndex) -> Bool {
         guard !connections[slot].isReceiving, connections[slot].requestCount > 0,
             now - min(now, connections[slot].lastProgress) > Limits.hangUpCheckNanoseconds,
             // Once a second, not all connections in the same tick.
             (tickCount + slot.number) % (1_000 / Limits.tickMilliseconds) == 0
         else { return false }
-        return SocketCalls.hasHungUp(connections[slot].descriptor.raw)
+        return io.hasHungUp(connections[slot].socket)
     }
 }

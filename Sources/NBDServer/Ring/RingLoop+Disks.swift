@@ -1,11 +1,15 @@
-import Bitmap
 import Core
-import IORing
-import Scratch
+import PointInTime
+import ScratchFiles
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// Jobs begin and end on a disk's home ring.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Fixing an instant
 
     /// From now on changes wait; reports when none is in flight.
@@ -82,7 +86,7 @@ extension RingLoop {
     }
 
     mutating func jobDetached(_ slot: DiskIndex, _ job: JobIndex) {
-        disks[slot].jobs[job]?.writer.close()
+        if let export = disks[slot].jobs[job] { _ = io.start(.closeScratch(export)) }
         disks[slot].jobs[job] = nil
         disks[slot].detachLatches[job]?.arrive()
         disks[slot].detachLatches[job] = nil

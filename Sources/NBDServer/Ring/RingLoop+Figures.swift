@@ -1,8 +1,9 @@
-import IORing
 import NBDProtocol
+import ServerInterface
+import Tables
 
 /// What machines ask of disks, counted on their home rings.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Counts a request of a machine's.
     mutating func count(_ request: ValidRequest, of slot: ConnectionIndex) {
         guard let disk = connections[slot].disk else { return }

@@ -1,8 +1,10 @@
 import IORing
 import NBDProtocol
+import System
+import Tables
 
 /// Replies leave.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Memory
 
     /// Takes pages for a request of the connection, within its share; nil: try again when some are
@@ -27,15 +29,7 @@ extension RingLoop {
     /// Frees a reply's memory when its connection no longer counts it.
     mutating func free(_ segment: OutputSegment) {
         arena.free(segment.buffer, pages: segment.pages)
-        if segment.pipe >= 0 { giveBack(segment) }
-    }
-
-    private mutating func giveBack(_ segment: OutputSegment) {
-        if segment.pipeBytes == 0 {
-            pipes.giveBack(segment.pipe)
-        } else {
-            pipes.discard(segment.pipe)
-        }
+        if let pages = segment.filePages { io.endPages(pages, unsent: segment.filePageBytes) }
     }
 
     // MARK: Small replies
@@ -119,33 +113,32 @@ extension RingLoop {
         }
     }
 
-    /// Sends the first replies: those in memory with one call, or what the first has in its pipe.
+    /// Sends the first replies: those in memory with one call, or pages of a file.
     private mutating func sendFront(_ slot: ConnectionIndex) -> Int {
-        let socket = connections[slot].descriptor.raw
+        let socket = connections[slot].socket
         let first = connections[slot].output[0]
-        if first.start == first.end, first.pipe >= 0 {
-            return pipes.send(
-                first.pipe, to: socket, count: first.pipeBytes,
+        if first.start == first.end, let pages = first.filePages {
+            return io.sendPages(
+                pages, to: socket, count: first.filePageBytes,
                 more: connections[slot].output.count > 1)
         }
-        gather.removeAll()
+        io.beginGather()
         var pagesFollow = false
         let count = min(connections[slot].output.count, GatherList.capacity)
         for position in 0..<count where !pagesFollow {
             let segment = connections[slot].output[position]
-            gather.append(arena, at: segment.start, count: segment.end - segment.start)
-            pagesFollow = segment.pipe >= 0
+            io.gather(arena, at: segment.start, count: segment.end - segment.start)
+            pagesFollow = segment.filePages != nil
         }
-        return gather.send(socket, more: pagesFollow)
+        return io.sendGathered(to: socket, more: pagesFollow)
     }
 
     /// The socket took nothing: waits until it does, or closes.
     mutating func notSent(_ slot: ConnectionIndex, _ errno: Int) {
         guard errno == Int(Errno.again) else { return close(slot) }
         connections[slot].waitsForWritable = true
-        ring.preparePoll(
-            connections[slot].descriptor.raw, writable: true,
-            tag: Operation.writable(slot).tag)
+        io.prepareEvent(
+            .writable(connections[slot].socket), tag: Operation.writable(slot).tag)
     }
 
     /// Replies of that many bytes are on their way: their memory is given back.
@@ -159,7 +152,7 @@ extension RingLoop {
             }
             left -= size
             let done = connections[slot].output.removeFirst()
-            if done.pipe >= 0 { pipes.giveBack(done.pipe) }
+            if let pages = done.filePages { io.endPages(pages, unsent: 0) }
             if done.isOpen {
                 arena.free(done.buffer, pages: done.pages)
             } else {

@@ -1,11 +1,13 @@
 import Core
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
 import Synchronization
+import System
+import Tables
 
 /// Reads: of a live disk, and of a backup export by "read, then check".
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Small reads that the page cache can answer
 
     /// Answers a small read at once if everything it needs is in memory; false: take the long way.
@@ -41,13 +43,13 @@ extension RingLoop {
             switch read.next(path.ledger) {
             case .source(let count):
                 wanted = count
-                got = FileCalls.read(
-                    path.sourceDescriptor, into: arena, at: place, count: count,
+                got = io.readNow(
+                    path.source, into: &arena, at: place, count: count,
                     filePosition: read.position, mayWait: path.sourceNeverWaits)
             case .scratch(let position, let count):
                 wanted = count
-                got = FileCalls.read(
-                    path.scratchDescriptor, into: arena, at: place, count: count,
+                got = io.readNow(
+                    path.scratch, into: &arena, at: place, count: count,
                     filePosition: position, mayWait: path.scratchNeverWaits)
             case .zeros(let count):
                 wanted = count
@@ -71,9 +73,9 @@ extension RingLoop {
     /// A page whose write-back failed leaves the cache like any other, and what the device has in its
     /// place reads without an error. The ledger is closed when this returns, and whoever read looks
     /// at that.
-    func askScratch(_ slot: ConnectionIndex) {
-        let witness = connections[slot].path.scratchWitness
-        guard witness >= 0, let errno = FileCalls.writeError(witness),
+    mutating func askScratch(_ slot: ConnectionIndex) {
+        guard let witness = connections[slot].path.scratchWitness,
+            let errno = io.writeError(witness),
             case .backup(let export) = connections[slot].target
         else { return }
         shared.breakNow(export, .scratchLost(errno: errno))
@@ -81,10 +83,13 @@ extension RingLoop {
 
     /// Bytes of a backup export are about to be read.
     private mutating func willRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64) {
-        guard connections[slot].path.dropsBehind else { return }
-        let source = connections[slot].path.sourceDescriptor
-        connections[slot].coldWindows?.begin(offset, count, now: now) {
-            FileCalls.isAbsent(source, $0)
+        guard connections[slot].path.dropsBehind,
+            let windows = connections[slot].coldWindows?.enter(offset, count)
+        else { return }
+        for window in windows {
+            guard let bytes = connections[slot].coldWindows?.unjudged(window) else { continue }
+            let isCold = io.isUncached(connections[slot].path.source, bytes)
+            connections[slot].coldWindows?.judge(window, isCold: isCold, now: now)
         }
     }
 
@@ -94,8 +99,8 @@ extension RingLoop {
         guard connections[slot].path.dropsBehind,
             let window = connections[slot].coldWindows?.end(offset, UInt64(count), now: now)
         else { return }
-        ring.prepareAdvice(
-            .drop, connections[slot].path.sourceDescriptor, filePosition: window.lowerBound,
+        io.prepareAdvice(
+            .drop, connections[slot].path.source, filePosition: window.lowerBound,
             count: UInt32(window.upperBound - window.lowerBound), tag: Operation.ignored.tag)
     }
 
@@ -222,16 +227,16 @@ extension RingLoop {
     private mutating func readScratch(
         _ piece: PieceIndex, _ path: ReadPath, _ position: UInt64, _ count: Int, _ target: Int
     ) -> Bool {
-        let got = FileCalls.read(
-            path.scratchDescriptor, into: arena, at: target, count: count,
+        let got = io.readNow(
+            path.scratch, into: &arena, at: target, count: count,
             filePosition: position, mayWait: path.scratchNeverWaits)
         if got > 0 {
             pieces[piece].read.got(got, path.ledger)
             return true
         }
         pieces[piece].handedOverAt = now
-        ring.prepareRead(
-            path.scratchDescriptor, into: arena, at: target, count: count,
+        io.prepareRead(
+            path.scratch, into: arena, at: target, count: count,
             filePosition: position, tag: Operation.piece(piece).tag)
         return false
     }
@@ -241,8 +246,8 @@ extension RingLoop {
     ) -> Bool {
         let position = pieces[piece].read.position
         if !path.isDirect {
-            let got = FileCalls.read(
-                path.sourceDescriptor, into: arena, at: target, count: count,
+            let got = io.readNow(
+                path.source, into: &arena, at: target, count: count,
                 filePosition: position, mayWait: path.sourceNeverWaits)
             if got > 0 {
                 pieces[piece].read.got(got, path.ledger)
@@ -255,8 +260,8 @@ extension RingLoop {
         let end = position + UInt64(count)
         let wideEnd = (end + alignment - 1) / alignment * alignment
         pieces[piece].handedOverAt = now
-        ring.prepareRead(
-            path.sourceDescriptor, into: arena,
+        io.prepareRead(
+            path.source, into: arena,
             at: pieces[piece].data + Int(start - pieces[piece].ioOffset),
             count: Int(wideEnd - start), filePosition: start,
             tag: Operation.piece(piece).tag)

@@ -2,14 +2,16 @@ import Core
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import ScratchFiles
 import Synchronization
+import System
+import Tables
 
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
 /// Only where the pages cannot change before the peer has them: a source that nobody may write, and
 /// scratch of our own making, whose slots are written once unless clients may let go of them.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: ConnectionIndex) {
         let isUnix = connections[slot].isUnix
@@ -45,17 +47,12 @@ extension RingLoop {
             connections[slot].path.sendsByReference
         else { return false }
         var read = PointInTimeRead(offset..<(offset + count))
-        guard let pages = stablePages(slot, &read),
-            FileCalls.isResident(
-                pages.descriptor, position: pages.position, count: Int(count)),
-            let pipe = pipes.take()
+        guard let place = stablePages(slot, &read),
+            let pages = io.takePages(
+                of: place.file, filePosition: place.position, count: Int(count))
         else { return false }
-        let filled = pipes.fill(
-            pipe, from: pages.descriptor, filePosition: pages.position, count: Int(count))
-        guard filled == Int(count), isComplete(slot, &read, filled),
-            let buffer = allocate(pages: 1, for: slot)
-        else {
-            pipes.discard(pipe)
+        guard isComplete(slot, &read, Int(count)), let buffer = allocate(pages: 1, for: slot) else {
+            io.endPages(pages, unsent: Int(count))
             return false
         }
         requests[request].issued += count
@@ -66,9 +63,9 @@ extension RingLoop {
             request, offset: offset, count: count, isLast: isLast, at: buffer)
         connections[slot].output.append(
             OutputSegment(
-                start: buffer, end: buffer + header, pipe: pipe, pipeBytes: filled,
-                buffer: buffer, pages: 1, isOpen: false))
-        noteRead(slot, offset, filled)
+                start: buffer, end: buffer + header, filePages: pages,
+                filePageBytes: Int(count), buffer: buffer, pages: 1, isOpen: false))
+        noteRead(slot, offset, Int(count))
         if requests[request].issued == requests[request].valid.length {
             connections[slot].current = nil
         }
@@ -79,19 +76,19 @@ extension RingLoop {
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
     private func stablePages(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead
-    ) -> (descriptor: Int32, position: UInt64)? {
+    ) -> (file: FileHandle, position: UInt64)? {
         let path = connections[slot].path
         switch read.next(path.ledger) {
         case .source(let count) where path.sourceByReference && count == read.left:
-            return (path.sourceDescriptor, read.position)
+            return (path.source, read.position)
         case .scratch(let position, let count) where path.scratchByReference && count == read.left:
-            return (path.scratchDescriptor, position)
+            return (path.scratch, position)
         case .source, .scratch, .zeros, .askScratch, .done, .closed, .released: return nil
         }
     }
 
-    /// Whether the pages that are in the pipe now are all of the read, and the instant's.
-    private func isComplete(
+    /// Whether the pages that were taken are all of the read, and the instant's.
+    private mutating func isComplete(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead, _ count: Int
     ) -> Bool {
         let ledger = connections[slot].path.ledger

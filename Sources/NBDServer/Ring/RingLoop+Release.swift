@@ -1,7 +1,9 @@
 import Core
-import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ScratchFiles
+import System
+import Tables
 
 /// Clusters that nothing is kept for any more, as soon as the home ring comes to it.
 struct ReleaseStep {
@@ -16,7 +18,7 @@ struct ReleaseStep {
 ///
 /// The ledger has one writer, so the connection's ring asks the disk's home ring, a bounded step at a
 /// time; the request stays open meanwhile, and with it the connection.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     mutating func startRelease(_ request: RequestIndex) { continueRelease(request) }
 
     /// Asks for the next step, or answers the request.

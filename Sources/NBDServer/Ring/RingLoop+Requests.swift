@@ -1,9 +1,10 @@
 import IORing
 import NBDProtocol
-import Scratch
+import System
+import Tables
 
 /// A connection's turn: requests are parsed, begun and answered.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     mutating func serve(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
         case .handshake: negotiate(slot)
@@ -217,8 +218,8 @@ extension RingLoop {
             Piece(
                 request: request, disk: connections[slot].disk, kind: .prefetch,
                 offset: valid.offset, count: valid.length))
-        ring.prepareAdvice(
-            .prefetch, connections[slot].path.sourceDescriptor, filePosition: valid.offset,
+        io.prepareAdvice(
+            .prefetch, connections[slot].path.source, filePosition: valid.offset,
             count: UInt32(min(valid.length, Limits.prefetchBytes)),
             tag: Operation.piece(piece).tag)
     }
@@ -230,16 +231,6 @@ extension RingLoop {
     }
 
     // MARK: Issuing
-
-    /// What became of an attempt to cut the current request into pieces.
-    enum IssueResult {
-        /// All of it is on its way; the next request may be parsed.
-        case issued
-        /// Something has to complete first; that gives the connection its next turn.
-        case blocked
-        /// There is more to do now, but others come first.
-        case again
-    }
 
     private mutating func issue(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         switch requests[request].valid.command {
@@ -311,4 +302,14 @@ extension RingLoop {
         default: .ioError
         }
     }
+}
+
+/// What became of an attempt to cut the current request into pieces.
+enum IssueResult {
+    /// All of it is on its way; the next request may be parsed.
+    case issued
+    /// Something has to complete first; that gives the connection its next turn.
+    case blocked
+    /// There is more to do now, but others come first.
+    case again
 }

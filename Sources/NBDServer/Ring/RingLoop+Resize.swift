@@ -1,11 +1,14 @@
-import Bitmap
 import Core
 import Disk
-import IORing
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// A disk becomes larger on its home ring.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// While the disk is held: it ends later from now on, and the new part is dirty.
     ///
     /// Refused, to be tried again, while a job or the write-intent log is at work.

@@ -1,15 +1,16 @@
-import Bitmap
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import Tables
+import Tracking
 
 /// Block status: which parts of a range hold data, a few lookups a turn.
 ///
 /// For a backup export the rule of reads applies: allocation is looked up in the source first, then
 /// the ledger is asked, so a cluster that a guest write changed meanwhile is answered from the
 /// ledger.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     mutating func startStatus(_ slot: ConnectionIndex, _ request: ValidRequest, _ asked: ContextSet)
     {
         connections[slot].status.asked = asked
@@ -90,7 +91,7 @@ extension RingLoop {
         case nil: preconditionFailure("a request without an export")
         }
         connections[slot].status.gatherAllocation(
-            valid, of: source, under: connections[slot].path.ledger,
+            valid, of: source, asking: &io, under: connections[slot].path.ledger,
             hasLongExtents: connections[slot].replies.hasLongExtents)
     }
 

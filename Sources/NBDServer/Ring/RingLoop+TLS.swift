@@ -1,11 +1,14 @@
 import IORing
 import NBDProtocol
+import ServerInterface
+import System
 import TLS
+import Tables
 
 /// TLS between the socket and everything else: what is received is opened, what is sent is sealed.
 ///
 /// Parser, requests and replies see plaintext only and do not know. Nothing here waits.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     private static var inputPages: Int { Limits.sealedInputBytes / BufferArena.pageBytes }
     private static var outputPages: Int { Limits.sealedOutputBytes / BufferArena.pageBytes }
 
@@ -114,9 +117,9 @@ extension RingLoop {
         // Nothing more is opened or parsed; what is being received lies in the sealed buffer.
         let place = connections[slot].isReceiving ? connections[slot].input : channel.input
         store(farewell, at: place)
-        gather.removeAll()
-        gather.append(arena, at: place, count: farewell.count)
-        _ = gather.send(connections[slot].descriptor.raw)
+        io.beginGather()
+        io.gather(arena, at: place, count: farewell.count)
+        _ = io.sendGathered(to: connections[slot].socket, more: false)
     }
 
     // MARK: Receiving
@@ -145,8 +148,8 @@ extension RingLoop {
         connections[slot].tls?.inputStart = 0
         connections[slot].tls?.inputEnd = left
         connections[slot].isReceiving = true
-        ring.prepareReceive(
-            connections[slot].descriptor.raw, into: arena, at: channel.input + left,
+        io.prepareReceive(
+            connections[slot].socket, into: arena, at: channel.input + left,
             count: Limits.sealedInputBytes - left, whole: false,
             tag: Operation.receive(slot).tag)
     }
@@ -205,7 +208,7 @@ extension RingLoop {
             flush(slot)
             // A peer that goes without a word of NBD is answered in kind.
             if connections[slot].output.isEmpty { bidFarewell(slot) }
-            SocketCalls.shutdown(connections[slot].descriptor.raw)
+            io.shutdown(connections[slot].socket)
         }
         return result.produced
     }
@@ -216,11 +219,11 @@ extension RingLoop {
     mutating func flushSealed(_ slot: ConnectionIndex) {
         while !connections[slot].waitsForWritable {
             guard seal(slot), let channel = connections[slot].tls else { return }
-            gather.removeAll()
-            gather.append(
+            io.beginGather()
+            io.gather(
                 arena, at: channel.output + channel.outputStart,
                 count: channel.outputEnd - channel.outputStart)
-            let sent = gather.send(connections[slot].descriptor.raw)
+            let sent = io.sendGathered(to: connections[slot].socket, more: false)
             guard sent >= 0 else { return notSent(slot, -sent) }
             connections[slot].lastProgress = now
             connections[slot].tls?.outputStart += sent
@@ -269,7 +272,7 @@ extension RingLoop {
         -> Bool
     {
         let segment = connections[slot].output[0]
-        precondition(segment.pipe < 0, "what is sealed lies in memory")
+        precondition(segment.filePages == nil, "what is sealed lies in memory")
         // Room was made and not used: an empty record would look like the end to some clients.
         guard segment.start < segment.end else {
             took(slot, 0)
@@ -286,7 +289,7 @@ extension RingLoop {
         took(slot, result.consumed)
         if result.end == nil { return true }
         // What is left cannot be sealed any more: the socket's end is seen by whoever waits for it.
-        SocketCalls.shutdown(connections[slot].descriptor.raw)
+        io.shutdown(connections[slot].socket)
         while !connections[slot].output.isEmpty {
             took(slot, connections[slot].output[0].unsentBytes)
         }

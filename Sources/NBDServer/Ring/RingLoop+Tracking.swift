@@ -1,10 +1,13 @@
-import Bitmap
 import Core
-import IORing
+import ServerInterface
 import Synchronization
+import System
+import Tables
+import Tracking
+import TrackingFiles
 
 /// Changes are recorded: durably marked by region before they are made, by block when they are.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Under a change
 
     /// Sets the bits of bytes that are about to change.
@@ -14,25 +17,20 @@ extension RingLoop {
         if isRight == false { loseTracking(disk, Self.wrongLiveBits) }
     }
 
-    private static let wrongLiveBits = "its bits in memory can neither be written nor removed"
+    private static var wrongLiveBits: String {
+        "its bits in memory can neither be written nor removed"
+    }
 
     // MARK: The write-intent log
-
-    // Files of the state directory are written on threads of their own: a call that never returns
-    // takes nothing from the ring, neither its thread nor one of the kernel's workers for it.
 
     mutating func writeLog(_ disk: DiskIndex, _ generation: UInt64) {
         guard let tracking = disks[disk].tracking else { return }
         disks[disk].tracking?.logDeadline =
             now + UInt64(shared.configuration.trackingTimeoutSeconds) * 1_000_000_000
-        let (log, words) = (tracking.log, disks[disk].changes.logWords)
-        let (id, mailbox) = (disks[disk].export.disk, mailbox)
-        let isStarted = DetachedThread.run(name: "nbdpull-intent") {
-            let failure = fault { () throws(SystemFault) in
-                try log.write(words, generation: generation)
-            }
-            mailbox.post(.intentLogWritten(id, failure))
-        }
+        let id = disks[disk].export.disk
+        let isStarted = io.start(
+            .writeLog(
+                id, tracking.log, words: disks[disk].changes.logWords, generation: generation))
         if !isStarted { mailbox.post(.intentLogWritten(id, Self.noThread)) }
     }
 
@@ -49,12 +47,8 @@ extension RingLoop {
 
     mutating func saveBits(_ disk: DiskIndex) {
         guard let recording = disks[disk].tracking?.recording else { return }
-        let (id, mailbox) = (disks[disk].export.disk, mailbox)
-        let isStarted = DetachedThread.run(name: "nbdpull-bits") {
-            let failure = fault { () throws(SystemFault) in try recording.save() }
-            mailbox.post(.bitsSaved(id, failure))
-        }
-        if !isStarted { mailbox.post(.bitsSaved(id, Self.noThread)) }
+        let id = disks[disk].export.disk
+        if !io.start(.saveBits(id, recording)) { mailbox.post(.bitsSaved(id, Self.noThread)) }
     }
 
     private static var noThread: SystemFault {
@@ -109,16 +103,11 @@ extension RingLoop {
     /// The changes that wait for the log go when it is said, or when that takes too long.
     mutating func declareLoss(_ disk: DiskIndex) {
         guard let tracking = disks[disk].tracking else { return }
-        let (doubt, id, mailbox, shared) = (
-            tracking.doubt, disks[disk].export.disk, mailbox, shared
-        )
-        _ = doubt.sayInMemory()
+        let id = disks[disk].export.disk
+        _ = tracking.doubt.sayInMemory()
         shared.emit(.trackingLost(disk: id, detail: tracking.lossReason))
         disks[disk].tracking?.lossDeadline = now + Limits.lossNanoseconds
-        let isStarted = DetachedThread.run(name: "nbdpull-doubt") {
-            shared.declare(doubt, of: id) { mailbox.post(.lossDeclared(id)) }
-        }
-        if !isStarted { mailbox.post(.lossDeclared(id)) }
+        if !io.start(.declareLoss(id, tracking.doubt)) { mailbox.post(.lossDeclared(id)) }
     }
 
     mutating func lossDeclared(_ id: DiskID) {
@@ -174,15 +163,5 @@ extension RingLoop {
         if disks[slot].tracking?.recording.formUnion(bits) == false {
             loseTracking(slot, Self.wrongLiveBits)
         }
-    }
-}
-
-/// What a call has failed with, or nil.
-private func fault(_ body: () throws(SystemFault) -> Void) -> SystemFault? {
-    do throws(SystemFault) {
-        try body()
-        return nil
-    } catch {
-        return error
     }
 }

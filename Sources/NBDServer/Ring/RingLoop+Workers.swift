@@ -1,17 +1,18 @@
 import Core
 import IORing
-import Scratch
+import PointInTime
+import Tables
 
 /// Storage that hangs keeps the kernel's workers of a ring, which are few; each that it keeps is
 /// replaced, so that other disks and jobs go on.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Counts the operations that hang, and lets the kernel have as many workers more.
     mutating func replaceHungWorkers() {
         let hung = hungOperations()
         // A clock that was late sees everything late once.
         guard hung > 0 || workers > ownWorkers else { return }
         if ownWorkers == 0 {
-            ownWorkers = ring.fileWorkers() ?? 0
+            ownWorkers = io.fileWorkers() ?? 0
             workers = ownWorkers
         }
         guard ownWorkers > 0 else { return }
@@ -21,7 +22,7 @@ extension RingLoop {
             * UInt32(Self.workerStep)
         guard wanted > workers || hung == 0 else { return }
         workers = hung == 0 ? ownWorkers : wanted
-        ring.setFileWorkers(workers, tag: Operation.ignored.tag)
+        io.setFileWorkers(workers, tag: Operation.ignored.tag)
     }
 
     private static var workerStep: Int { 16 }

@@ -1,10 +1,12 @@
 import Core
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import System
+import Tables
 
 /// Guest writes on a disk's home ring: received, held while old data is copied, then submitted.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     // MARK: Cutting a write into pieces
 
     mutating func issueWrite(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
@@ -57,8 +59,8 @@ extension RingLoop {
         precondition(!connections[slot].isReceiving, "input is not received while requests wait")
         connections[slot].receivingPiece = piece
         connections[slot].isReceiving = true
-        ring.prepareReceive(
-            connections[slot].descriptor.raw, into: arena,
+        io.prepareReceive(
+            connections[slot].socket, into: arena,
             at: pieces[piece].guestData + there, count: wanted - there, whole: true,
             tag: Operation.receive(slot).tag)
         pieces[piece].progress = there
@@ -92,8 +94,8 @@ extension RingLoop {
         connections[slot].receivingPiece = piece
         if connections[slot].isSecured { return armSealed(slot) }
         connections[slot].isReceiving = true
-        ring.prepareReceive(
-            connections[slot].descriptor.raw, into: arena, at: pieces[piece].guestData + got,
+        io.prepareReceive(
+            connections[slot].socket, into: arena, at: pieces[piece].guestData + got,
             count: Int(pieces[piece].count) - got, whole: true,
             tag: Operation.receive(slot).tag)
     }
@@ -155,8 +157,8 @@ extension RingLoop {
         pieces[piece].edge = edge
         pieces[piece].handedOverAt = now
         // The page in front of the data, which only replies to reads use.
-        ring.prepareRead(
-            disks[disk].descriptor, into: arena, at: value.buffer, count: alignment,
+        io.prepareRead(
+            disks[disk].file, into: arena, at: value.buffer, count: alignment,
             filePosition: block, tag: Operation.piece(piece).tag)
     }
 
@@ -189,8 +191,8 @@ extension RingLoop {
         let value = pieces[piece]
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
-        ring.prepareWrite(
-            disks[value.homeDisk].descriptor(forWritingAt: value.offset), from: arena,
+        io.prepareWrite(
+            disks[value.homeDisk].file(forWritingAt: value.offset), from: arena,
             at: value.data + value.progress,
             count: value.ioCount - value.progress,
             filePosition: value.ioOffset + UInt64(value.progress),
@@ -210,11 +212,11 @@ extension RingLoop {
     /// False: nothing has happened, and the kernel's workers are to do it.
     private mutating func writeInline(_ piece: PieceIndex) -> Bool {
         let value = pieces[piece]
-        let start = MonotonicClock.now()
-        let result = FileCalls.write(
-            disks[value.homeDisk].descriptor, from: arena, at: value.data, count: value.ioCount,
+        let start = io.now()
+        let result = io.writeNow(
+            disks[value.homeDisk].file, from: arena, at: value.data, count: value.ioCount,
             filePosition: value.ioOffset)
-        let end = MonotonicClock.now()
+        let end = io.now()
         disks[value.homeDisk].inlineWrites.took(end - start, now: end)
         if result == -Int(Errno.again) { return false }
         writeCompleted(piece, result: Int32(result))
@@ -238,10 +240,7 @@ extension RingLoop {
         guard result == -Errno.noSpace || result == -Errno.quota,
             let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem
         else { return false }
-        let mailbox = mailbox
-        return shared.watch.reclaim(fileSystem, shared) {
-            mailbox.post(.spaceReclaimed(piece: piece))
-        }
+        return io.start(.reclaim(fileSystem: fileSystem, piece: piece))
     }
 
     /// A change that found no room goes to the source once more.
@@ -282,8 +281,8 @@ extension RingLoop {
         piece.handedOverAt = now
         requests[request].piecesInFlight += 1
         let number = pieces.insert(piece)
-        ring.prepareSync(
-            disks[disk].descriptor, tag: Operation.piece(number).tag)
+        io.prepareSync(
+            disks[disk].file, tag: Operation.piece(number).tag)
     }
 
     mutating func syncCompleted(_ piece: PieceIndex, result: Int32) {

@@ -2,7 +2,9 @@ import Core
 import Disk
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import System
+import Tables
 
 /// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at
 /// the ends by writing.
@@ -10,7 +12,7 @@ import Scratch
 /// A request goes step by step, one at a time, so that no step holds the ring. A job begins before
 /// the request, after it, or between two steps that meet at a cluster's edge: the content of a
 /// cluster is never half of a request.
-extension RingLoop {
+extension RingLoop where IO: ~Copyable {
     /// Begins the request, now or when no job is beginning and others have finished.
     mutating func startZeroing(_ request: RequestIndex) {
         let disk = requests[request].homeDisk
@@ -156,7 +158,8 @@ extension RingLoop {
         let lookLimit = min(
             ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),
             disks[disk].sizeBytes)
-        let known = disks[disk].export.source.allocation(
+        let known = io.allocation(
+            of: disks[disk].export.source,
             at: hasJobs ? ClusterGeometry.start(of: first) : start, end: lookLimit)
         guard hasJobs else {
             return known.isData ? (lookEnd, false) : (min(known.end, lookEnd), true)
@@ -188,7 +191,8 @@ extension RingLoop {
         var position = pieces[piece].offset
         for _ in 0..<Limits.lookupsPerTurn {
             guard position < end else { return }
-            let known = disks[disk].export.source.allocation(at: position, end: end)
+            let known = io.allocation(
+                of: disks[disk].export.source, at: position, end: end)
             if known.isData { record(disk, position..<known.end) }
             position = known.end
         }
@@ -205,8 +209,8 @@ extension RingLoop {
         guard isPossible else { return allocationImpossible(piece) }
         pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].handedOverAt = now
-        ring.prepareAllocate(
-            disks[value.homeDisk].descriptor, mode: usesZeroRange ? .zeroRange : .punchHole,
+        io.prepareAllocate(
+            disks[value.homeDisk].file, mode: usesZeroRange ? .zeroRange : .punchHole,
             filePosition: value.offset, count: value.count,
             tag: Operation.piece(piece).tag)
     }
@@ -243,8 +247,8 @@ extension RingLoop {
         guard !range.isEmpty else { return false }
         let disk = requests[request].homeDisk
         if !requests[request].valid.flags.contains(.noHole) {
-            let known = disks[disk].export.source.allocation(
-                at: range.lowerBound, end: range.upperBound)
+            let known = io.allocation(
+                of: disks[disk].export.source, at: range.lowerBound, end: range.upperBound)
             if !known.isData, known.end == range.upperBound { return false }
         }
         return writeZeros(request, range)

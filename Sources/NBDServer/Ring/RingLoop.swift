@@ -1,28 +1,27 @@
-import Bitmap
 import Core
 import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ServerInterface
 import Synchronization
+import System
+import Tables
 
 /// One ring's whole state, owned by its thread.
 ///
 /// The loop takes completions, hands each to the part that waits for it, then gives every
 /// connection to which something happened one turn. Nothing in here locks, allocates or counts
-/// references per request: state lies in fixed tables and is named by slot numbers.
-struct RingLoop: ~Copyable {
+/// references per request: state lies in fixed tables and is named by slot numbers. What it asks of the
+/// world goes through `io`.
+struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
-    // The ring is declared before the arena so that it goes first: the kernel lets go of the
-    // buffers.
-    var ring: Ring
+    // Declared before the arena so that it goes first: the kernel lets go of the buffers.
+    var io: IO
     var arena: BufferArena
-    var gather = GatherList()
-    var pipes: PipePool
-    let clock: PeriodicTimer
     /// Read once a turn, in nanoseconds.
-    var now: UInt64 = MonotonicClock.now()
+    var now: UInt64
 
     var connections: SlotTable<Connection>
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
@@ -31,6 +30,8 @@ struct RingLoop: ~Copyable {
     var diskSlots: [DiskID: DiskIndex] = [:]
     var scratchWrites = GrowingTable<PendingScratchWrite>()
     var lastScratchSerial: UInt64 = 0
+    /// Writes to scratch that nobody waits for, and whose buffers are in use all the same.
+    var orphans: [OrphanWrite] = []
     var copyBuffers = GrowingTable<CopyBuffer>()
     /// Disks with copies that wait for memory, and whether there may be some by now.
     var hungryDisks: [DiskIndex] = []
@@ -58,84 +59,67 @@ struct RingLoop: ~Copyable {
     var readyGuests: [ConnectionIndex] = []
     var ready: [ConnectionIndex] = []
     var guestTurn: [ConnectionIndex] = []
-    var turn: [ConnectionIndex] = []
+    var clientTurn: [ConnectionIndex] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [ConnectionIndex] = []
     var completions: [Completion] = []
     var stopLatch: Latch?
 
-    /// Waits for the last connection of an export to go.
-    struct Closer {
-        let export: ExportID
-        let latch: Latch
-    }
-
-    init(index: Int, shared: ServerShared) throws(SystemFault) {
-        self.index = index
-        self.shared = shared
-        mailbox = shared.mailboxes[index]
-        let ring = try Ring(
-            entries: 512, completionEntries: UInt32(Limits.operationsPerRing))
+    /// A ring that has nothing yet, on the world that `io` is.
+    init(index: Int, shared: ServerShared, io: consuming IO) throws(SystemFault) {
         let arena = try BufferArena(
             capacityBytes: Limits.arenaBytes(
                 connections: shared.configuration.maxConnections,
                 copies: shared.copyMemory.limitBytes))
-        let clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
-        pipes = PipePool(limit: shared.layout.pipesPerRing)
-        self.ring = ring
+        self.index = index
+        self.shared = shared
+        mailbox = shared.mailboxes[index]
+        now = io.now()
+        self.io = io
         self.arena = arena
-        self.clock = clock
         connections = SlotTable(capacity: shared.configuration.maxConnections)
         completions.reserveCapacity(128)
     }
 
-    /// Runs until told to stop and the last connection is gone.
-    mutating func run() {
-        switch shared.layout.duty(of: index) {
-        case .guests: WorkerThread.preferShortSlices()
-        case .backups: WorkerThread.giveWay()
-        }
-        ring.preparePoll(mailbox.raw, writable: false, tag: Operation.mailbox.tag)
-        ring.preparePoll(clock.raw, writable: false, tag: Operation.clock.tag)
-        while !isFinished {
-            if ready.isEmpty, readyGuests.isEmpty, releaseSteps.isEmpty {
-                awaitCompletions()
-            } else {
-                ring.submit(waiting: false)
-            }
-            takeCompletions()
-            giveTurns()
-            takeReleaseStep()
-        }
-        stopLatch?.arrive()
+    // MARK: Driving
+
+    // Whoever drives the loop begins it, then gives it a turn whenever there are completions or it wants
+    // one, until it is finished, and ends it. Nothing of this waits.
+
+    /// Asks for messages and ticks.
+    mutating func begin() {
+        io.prepareEvent(.messages, tag: Operation.mailbox.tag)
+        io.prepareEvent(.tick, tag: Operation.clock.tag)
     }
 
-    /// Submits what was prepared, and comes back when there is something to do.
-    private mutating func awaitCompletions() {
-        // What the kernel works on takes as long as it takes, and a processor perhaps.
-        let limit = pieces.count == 0 ? briefWait.nanoseconds : 0
-        let begun = MonotonicClock.now()
-        if limit > 0 {
-            repeat {
-                ring.submit(waiting: false)
-                let count = ring.completionCount
-                if count > 0 { return briefWait.found(completions: count) }
-            } while MonotonicClock.now() < begun + limit
-            briefWait.missed()
-        }
-        ring.submit(waiting: true)
-        briefWait.slept(MonotonicClock.now() - begun, completions: ring.completionCount)
+    /// Whether there is something to do without a completion.
+    var wantsTurn: Bool { !ready.isEmpty || !readyGuests.isEmpty || !releaseSteps.isEmpty }
+
+    /// Takes the completions that are there, and gives a turn to everyone to whom something happened.
+    mutating func turn() {
+        takeCompletions()
+        giveTurns()
+        takeReleaseStep()
     }
 
-    private var isFinished: Bool {
+    /// Whether the ring was told to stop and nothing keeps it.
+    var isFinished: Bool {
         guard stopLatch != nil else { return false }
         return now > stopDeadline || (connections.count == 0 && disks.count == 0)
     }
 
+    /// Leaves what is still there.
+    mutating func end() {
+        for slot in connections.indices where connections.contains(slot) {
+            io.close(connections[slot].socket)
+        }
+        stopLatch?.arrive()
+    }
+
     private mutating func takeCompletions() {
-        now = MonotonicClock.now()
+        now = io.now()
         repeat {
-            ring.drain(into: &completions)
+            io.drain(into: &completions, &arena)
             for index in completions.indices { dispatch(completions[index]) }
         } while completions.count == completions.capacity
         startWaitingZeroing()
@@ -145,12 +129,12 @@ struct RingLoop: ~Copyable {
     private mutating func dispatch(_ completion: Completion) {
         switch Operation(tag: completion.tag) {
         case .mailbox:
-            for message in mailbox.takeAll() { handle(message) }
-            ring.preparePoll(mailbox.raw, writable: false, tag: completion.tag)
+            for message in io.takeMessages() { handle(message) }
+            io.prepareEvent(.messages, tag: completion.tag)
         case .clock:
-            clock.consume()
+            io.takeTick()
             tick()
-            ring.preparePoll(clock.raw, writable: false, tag: completion.tag)
+            io.prepareEvent(.tick, tag: completion.tag)
         case .accept(let listener): acceptAll(from: listener, result: completion.result)
         case .receive(let slot): received(slot, result: completion.result)
         case .writable(let slot):
@@ -176,16 +160,16 @@ struct RingLoop: ~Copyable {
     /// clients of read-only disks: none waits for more than one of those.
     private mutating func giveTurns() {
         serveGuests()
-        swap(&ready, &turn)
-        for slot in turn where connections.contains(slot) && connections[slot].isInReadyList {
+        swap(&ready, &clientTurn)
+        for slot in clientTurn where connections.contains(slot) && connections[slot].isInReadyList {
             connections[slot].isInReadyList = false
             serve(slot)
             guard disks.count > 0 else { continue }
-            ring.submit(waiting: false)
+            io.submit(waiting: false)
             takeCompletions()
             serveGuests()
         }
-        turn.removeAll(keepingCapacity: true)
+        clientTurn.removeAll(keepingCapacity: true)
     }
 
     private mutating func serveGuests() {
@@ -247,7 +231,6 @@ struct RingLoop: ~Copyable {
                 ReleaseStep(export: export, clusters: clusters, ring: ring, request: request))
         case .clustersReleased(let request): clustersReleased(request)
         case .scratchWritten(let ticket, let outcome): scratchWritten(ticket, outcome)
-        case .copyBufferLetGo(let buffer): letGo(ofCopyBuffer: buffer)
         case .copyMemoryFreed: copiesMayStart = true
         case .spaceReclaimed(let piece): resubmit(piece)
         case .closeConnections(let export, let gracefully, let latch):
@@ -274,4 +257,10 @@ struct RingLoop: ~Copyable {
             }
         }
     }
+}
+
+/// Waits for the last connection of an export to go.
+struct Closer {
+    let export: ExportID
+    let latch: Latch
 }

@@ -1,9 +1,12 @@
-import Bitmap
+import BoundedCalls
 import Disk
-import IORing
 import NBDProtocol
-import Scratch
+import PointInTime
+import ServerInterface
 import Synchronization
+import System
+import Tracking
+import TrackingFiles
 
 /// What other threads ask a ring to do.
 enum RingMessage: Sendable {
@@ -29,10 +32,8 @@ enum RingMessage: Sendable {
     /// A client has let go of clusters; its ring is told when they are released.
     case releaseClusters(BackupExport, Range<Int>, ring: Int, request: RequestIndex)
     case clustersReleased(request: RequestIndex)
-    /// A job's writer is through with a write.
+    /// A write to a job's scratch is over, given up or not.
     case scratchWritten(ScratchTicket, ScratchOutcome)
-    /// A write that was given up is over at last: its buffer is free.
-    case copyBufferLetGo(CopyBufferIndex)
     /// Another ring has given back memory that this one may wait for.
     case copyMemoryFreed
     /// Jobs have given room back: the guest's change is tried again.
@@ -113,7 +114,7 @@ final class RingListener: Sendable {
     let place: StoragePlace
     private let listener: Mutex<Listener?>
     /// Valid while the listener is open.
-    let raw: Int32
+    let handle: ListenerHandle
 
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
@@ -125,8 +126,23 @@ final class RingListener: Sendable {
         self.scope = scope
         isUnix = listener.isUnix
         port = listener.port
-        raw = listener.raw
+        handle = ListenerHandle(listener.raw)
         self.listener = Mutex(listener)
+    }
+
+    /// A socket that is none of this process.
+    init(
+        number: UInt64, scope: ExportScope, security: ListenerSecurity, isUnix: Bool,
+        handle: ListenerHandle
+    ) {
+        self.number = number
+        self.scope = scope
+        self.security = security
+        self.isUnix = isUnix
+        self.handle = handle
+        place = .disks
+        port = 0
+        listener = Mutex(nil)
     }
 
     /// Closes the socket and removes its file; only after the ring has let go of it.
@@ -141,7 +157,7 @@ final class RingListener: Sendable {
 /// A connection on its way to a ring.
 struct ConnectionSeed: Sendable {
     /// Owned by the message; the ring that takes it closes it.
-    let descriptor: Int32
+    let socket: SocketHandle
     let scope: ExportScope
     let isUnix: Bool
     /// The address of a TCP peer.

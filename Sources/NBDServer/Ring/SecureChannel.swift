@@ -1,4 +1,5 @@
 import NBDProtocol
+import ServerInterface
 import TLS
 
 /// TLS of one connection, and the buffers on its outer side.

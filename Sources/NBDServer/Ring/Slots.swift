@@ -1,7 +1,8 @@
-import Bitmap
 import Core
-import IORing
-import Scratch
+import PointInTime
+import System
+import Tables
+import Tracking
 
 /// A ring's tables, and what names a slot of each.
 typealias ConnectionIndex = SlotTable<Connection>.Index

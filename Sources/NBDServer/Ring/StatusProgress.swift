@@ -1,7 +1,7 @@
 import Core
 import Disk
 import NBDProtocol
-import Scratch
+import PointInTime
 
 /// How far the block status request of a connection has come.
 struct StatusProgress {
@@ -50,9 +50,9 @@ struct StatusProgress {
     /// One turn of gathering allocation, for a backup export under the job's ledger.
     ///
     /// What was told ahead is older than the ledger's word on it, as the rule of reads wants.
-    mutating func gatherAllocation(
-        _ valid: ValidRequest, of source: RawSource, under ledger: LedgerView?,
-        hasLongExtents: Bool
+    mutating func gatherAllocation<IO: RingIO & ~Copyable>(
+        _ valid: ValidRequest, of source: RawSource, asking io: inout IO,
+        under ledger: LedgerView?, hasLongExtents: Bool
     ) {
         let end = valid.offset + valid.length
         // Of a single extent nothing is gained by having more of them told.
@@ -62,8 +62,9 @@ struct StatusProgress {
             if isComplete(valid, hasLongExtents: hasLongExtents) { return }
             if knownEnd <= position {
                 guard lookups > 0 else { return }
-                let run = source.allocation(
-                    at: position, end: end, endsHole: knownEnd == position && !knownIsData,
+                let run = io.allocation(
+                    of: source, at: position, end: end,
+                    endsHole: knownEnd == position && !knownIsData,
                     ahead: isAhead, map: &map)
                 knownIsData = run.isData
                 knownEnd = run.end

@@ -1,0 +1,155 @@
+/* The Linux calls and constants that Swift's Glibc module does not show. */
+#ifndef NBDPULL_CLINUX_SHIM_H
+#define NBDPULL_CLINUX_SHIM_H
+/* Features are settled before a header can; GNU calls are switched on alone. */
+#include <features.h>
+#ifndef __USE_GNU
+#define __USE_GNU 1
+#endif
+#include <fcntl.h>
+#include <linux/fiemap.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+/* Macros that Swift cannot import, under names of our own. */
+static const int nbdpull_RWF_DSYNC = RWF_DSYNC;
+static const int nbdpull_RWF_NOWAIT = RWF_NOWAIT;
+static const int nbdpull_O_DIRECT = O_DIRECT;
+static const int nbdpull_F_OFD_GETLK = F_OFD_GETLK;
+static const int nbdpull_F_OFD_SETLK = F_OFD_SETLK;
+static const int nbdpull_SEEK_DATA = SEEK_DATA;
+static const int nbdpull_SEEK_HOLE = SEEK_HOLE;
+static const int nbdpull_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
+static const int nbdpull_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;
+static const int nbdpull_FALLOC_FL_ZERO_RANGE = 0x10;
+static const unsigned nbdpull_SYNC_FILE_RANGE_WAIT_BEFORE = SYNC_FILE_RANGE_WAIT_BEFORE;
+static const int nbdpull_F_SETPIPE_SZ = F_SETPIPE_SZ;
+static const int nbdpull_MSG_MORE = MSG_MORE;
+static const int nbdpull_SO_SNDBUFFORCE = SO_SNDBUFFORCE;
+static const int nbdpull_MSG_DONTWAIT = MSG_DONTWAIT;
+static const int nbdpull_MSG_NOSIGNAL = MSG_NOSIGNAL;
+static const short nbdpull_POLLRDHUP = 0x2000;
+static const int nbdpull_MSG_WAITALL = MSG_WAITALL;
+static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
+static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
+static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
+static const long nbdpull_EXT4_SUPER_MAGIC = 0xEF53L;
+static const unsigned long nbdpull_FS_IOC_FIEMAP = 0xC020660BUL;
+static const unsigned long nbdpull_FS_IOC_GETFLAGS = 0x80086601UL;
+static const unsigned nbdpull_EXT4_EXTENTS_FL = 0x00080000U;
+
+/* ioctl is variadic, which Swift does not import. */
+static inline int nbdpull_ioctl_size(int fd, unsigned long request, unsigned long long *value) {
+    return ioctl(fd, request, value);
+}
+static inline int nbdpull_ioctl_int(int fd, unsigned long request, int *value) {
+    return ioctl(fd, request, value);
+}
+static inline int nbdpull_ioctl_memory(int fd, unsigned long request, void *memory) {
+    return ioctl(fd, request, memory);
+}
+/* glibc declares the address as a transparent union, which Swift does not import. */
+static inline int nbdpull_accept(int fd) {
+    return accept4(fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+/* The address of a socket's own or of its other side. */
+static inline int nbdpull_socket_address(int fd, int of_peer, struct sockaddr_storage *address, socklen_t *length) {
+    return of_peer ? getpeername(fd, (struct sockaddr *)address, length)
+                   : getsockname(fd, (struct sockaddr *)address, length);
+}
+/* struct ucred is a GNU one. */
+static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
+    *user = peer.uid;
+    *group = peer.gid;
+    return 0;
+}
+static inline void nbdpull_name_thread(const char *name) {
+    pthread_setname_np(pthread_self(), name);
+}
+/* Linux 6.12: a thread that asks for short slices is run soon after it wakes. Elsewhere without effect. */
+static inline void nbdpull_ask_for_short_slices(unsigned long long nanoseconds) {
+    struct {
+        unsigned size, policy;
+        unsigned long long flags;
+        int nice;
+        unsigned priority;
+        unsigned long long runtime, deadline, period;
+        unsigned clamp_min, clamp_max;
+    } wish = {sizeof wish};
+    if (syscall(SYS_sched_getattr, 0, &wish, sizeof wish, 0) != 0 || wish.policy != 0) return;
+    wish.runtime = nanoseconds;
+    syscall(SYS_sched_setattr, 0, &wish, 0);
+}
+/* Of the calling thread alone (process 0), as Linux has it. The call itself tells 20 less the niceness. */
+static inline void nbdpull_be_nicer(int by) {
+    const int of_process = 0;
+    int nice = 20 - (int)syscall(SYS_getpriority, of_process, 0) + by;
+    syscall(SYS_setpriority, of_process, 0, nice < 19 ? nice : 19);
+}
+static inline int nbdpull_lock_when_touched(void *memory, size_t bytes) {
+    return mlock2(memory, bytes, MLOCK_ONFAULT);
+}
+/* The file offset alignment that O_DIRECT needs on a regular file; 0 when the file system does not say. */
+static inline unsigned nbdpull_direct_alignment(int fd) {
+    struct statx facts;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &facts) != 0) return 0;
+    if (!(facts.stx_mask & STATX_DIOALIGN)) return 0;
+    return facts.stx_dio_offset_align > facts.stx_dio_mem_align ? facts.stx_dio_offset_align
+                                                                : facts.stx_dio_mem_align;
+}
+static inline long nbdpull_get_mark(int fd, const char *name, void *value, size_t bytes) {
+    return fgetxattr(fd, name, value, bytes);
+}
+static inline int nbdpull_set_mark(int fd, const char *name, const void *value, size_t bytes) {
+    return fsetxattr(fd, name, value, bytes, 0);
+}
+static inline int nbdpull_fcntl_lock(int fd, int command, struct flock *lock) {
+    return fcntl(fd, command, lock);
+}
+static inline int nbdpull_pipe(int *reading, int *writing) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return -1;
+    *reading = ends[0];
+    *writing = ends[1];
+    return 0;
+}
+static inline long nbdpull_splice_from_file(
+    int file, unsigned long long position, int pipe, unsigned long count) {
+    __off64_t offset = (__off64_t)position;
+    return splice(file, &offset, pipe, 0, count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+}
+static inline long nbdpull_splice_to_socket(int pipe, int socket, unsigned long count, int more) {
+    return splice(
+        pipe, 0, socket, 0, count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0));
+}
+/* cachestat (Linux 6.5): how many pages of the range the page cache has, or -1. */
+static inline long nbdpull_cached_pages(
+    int fd, unsigned long long position, unsigned long long count) {
+    struct { unsigned long long offset, length; } range = {position, count};
+    struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
+    if (syscall(451, fd, &range, &found, 0) != 0) return -1;
+    return (long)found.cached;
+}
+#endif

@@ -1,0 +1,184 @@
+import Disk
+import NBDProtocol
+import PointInTime
+import ScratchFiles
+import ServerInterface
+import Synchronization
+import System
+import Tracking
+
+/// One disk of a job as backup clients read it: the disk at the job's instant.
+///
+/// Connections hold it while they live, so the ledger, the scratch and the source outlast every
+/// read in flight.
+final class BackupExport: Sendable {
+    let id = ExportID.next()
+    let jobID: String
+    let target: String
+    let disk: DiskID
+    let homeRing: Int
+    let source: RawSource
+    let scratch: ScratchStorage
+    let writer: ScratchWriter
+    /// Free bytes of scratch's file system that are left to machines' disks there; 0 where it holds
+    /// none.
+    let reservedBytes: UInt64
+    /// Bytes that scratch can take as far as is known at the begin.
+    let roomBytes: UInt64
+    let ledger: Ledger
+    let description: ExportDescription
+    /// A client's TRIM says that it does not need the range any more.
+    let mayRelease: Bool
+    let geometry: ClusterGeometry
+    let holdLimitNanoseconds: UInt64
+    /// The bitmaps behind the export's contexts from index 1 on, each with everything written since
+    /// its checkpoint, frozen at the instant.
+    ///
+    /// Filled before the first client can come; none on full backups.
+    let bitmaps: [FrozenBitmap]
+    let clientCount = Atomic<Int>(0)
+    let bytesRead = Atomic<UInt64>(0)
+    /// Bytes that the source took on its file system at the begin.
+    private let allocatedBytes: UInt64
+    let scratchUsedBytes = Atomic<UInt64>(0)
+    /// The watermark event has been sent.
+    let watermarkSent = Atomic<Bool>(false)
+    /// Write errors of the source that were known at the begin.
+    private let earlierSourceErrors: Int
+    private let reason = Mutex<String?>(nil)
+
+    init(
+        _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
+        scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
+        allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
+        mayRelease: Bool
+    ) throws(SystemFault) {
+        bitmaps =
+            configuration.incremental.map {
+                [
+                    FrozenBitmap(
+                        name: $0.bitmap, checkpoint: $0.checkpoint,
+                        granularityShift: granularityShift)
+                ]
+            } ?? []
+        self.jobID = jobID
+        target = configuration.target
+        disk = live.disk
+        homeRing = live.homeRing
+        source = live.source
+        earlierSourceErrors = live.source.witness.errors().count
+        self.scratch = scratch
+        self.reservedBytes = reservedBytes
+        self.allocatedBytes = allocatedBytes
+        roomBytes = scratch.roomBytes(leaving: reservedBytes)
+        writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
+        // Once: a disk may grow meanwhile.
+        let sizeBytes = live.source.sizeBytes
+        geometry = ClusterGeometry(sizeBytes: sizeBytes)
+        ledger = try Ledger(geometry: geometry)
+        self.mayRelease = mayRelease
+        holdLimitNanoseconds = holdLimitMilliseconds.saturatingMultiply(1_000_000)
+        // A client sends no TRIM to an export that calls itself read-only.
+        let kind: TransmissionFlags = mayRelease ? .sendTrim : .readOnly
+        description = ExportDescription(
+            name: configuration.exportName, description: nil,
+            sizeBytes: sizeBytes,
+            flags: kind.union([.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]),
+            takesWrites: false,
+            contexts: [MetaContext.allocation]
+                + bitmaps.map { MetaContext.dirtyBitmapPrefix + $0.name })
+    }
+
+    /// Why the job's disk broke, or nil while it is whole.
+    var brokenReason: String? { reason.withLock { $0 } }
+
+    /// Keeps the first reason; returns whether this was it.
+    func noteBroken(_ text: String) -> Bool {
+        reason.withLock { reason in
+            if reason != nil { return false }
+            reason = text
+            return true
+        }
+    }
+
+    /// The reason of a break in words for people, without server paths.
+    func text(for cause: BreakCause) -> String {
+        switch cause {
+        case .sourceRead(let errno):
+            "old data of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+        case .scratchWrite(let errno):
+            "scratch of disk '\(target)' could not be written: \(SystemFault.text(for: errno))"
+        case .scratchFull:
+            "scratch of disk '\(target)' is full"
+        case .holdLimit(let milliseconds):
+            "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
+        case .scratchRead(let errno):
+            "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+        case .scratchLost(let errno):
+            "scratch of disk '\(target)' lost what was written to it:"
+                + " \(SystemFault.text(for: errno))"
+        case .sourceLost(let errno):
+            "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
+        case .spaceForGuest:
+            "scratch of disk '\(target)' gave way: its file system also holds a machine's disk, and"
+                + " no space is left for both"
+        }
+    }
+
+    /// Why what was read so far cannot be relied on, as far as the kernel has found out; asked before
+    /// any verdict, and now and then.
+    var loss: BreakCause? {
+        if let errno = scratch.writeError() { return .scratchLost(errno: errno) }
+        let found = source.witness.errors()
+        return found.count > earlierSourceErrors ? .sourceLost(errno: found.errno) : nil
+    }
+
+    var report: JobDiskReport {
+        JobDiskReport(
+            target: target, sizeBytes: source.sizeBytes,
+            scratchUsedBytes: scratchUsedBytes.load(ordering: .relaxed),
+            preservedClusters: ledger.preservedClusters.load(ordering: .relaxed),
+            zeroClusters: ledger.zeroClusters.load(ordering: .relaxed),
+            bytesRead: bytesRead.load(ordering: .relaxed), bytesToRead: bytesToRead)
+    }
+
+    private var bytesToRead: UInt64 {
+        bitmaps.first?.dirtyBytes(ofSize: geometry.sizeBytes)
+            ?? min(allocatedBytes, geometry.sizeBytes)
+    }
+}
+
+/// One dirty bitmap of an incremental job.
+final class FrozenBitmap: Sendable {
+    /// Behind `qemu:dirty-bitmap:`.
+    let name: String
+    let checkpoint: String
+    let granularityShift: UInt64
+    private let box = BitmapBox()
+
+    init(name: String, checkpoint: String, granularityShift: UInt64) {
+        self.name = name
+        self.checkpoint = checkpoint
+        self.granularityShift = granularityShift
+    }
+
+    /// Set once, before the job's listener accepts.
+    func freeze(_ bitmap: DirtyBitmap) { box.put(bitmap) }
+
+    /// Bytes that are dirty, of a disk of `sizeBytes`.
+    func dirtyBytes(ofSize sizeBytes: UInt64) -> UInt64 {
+        let bitmap = bitmap
+        let blocks = UInt64(bitmap.dirtyCount) << granularityShift
+        guard bitmap.blockCount > 0, bitmap.isDirty(bitmap.blockCount - 1) else { return blocks }
+        let covered = UInt64(bitmap.blockCount) << granularityShift
+        return blocks - min(covered - min(sizeBytes, covered), blocks)
+    }
+
+    /// The bits; a job without them is never served.
+    var bitmap: DirtyBitmap {
+        guard let bitmap = box.bitmap else {
+            preconditionFailure("an incremental export is served before its bitmap is frozen")
+        }
+        return bitmap
+    }
+}

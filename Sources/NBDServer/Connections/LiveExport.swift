@@ -1,0 +1,47 @@
+import Disk
+import NBDProtocol
+import ServerInterface
+import Synchronization
+import System
+
+/// A disk as its machine uses it.
+final class LiveExport: Sendable {
+    let id = ExportID.next()
+    let disk: DiskID
+    let source: RawSource
+    /// What a client is told that connects now: the size follows the source.
+    var description: ExportDescription {
+        var description = fixed
+        description.sizeBytes = source.sizeBytes
+        return description
+    }
+    private let fixed: ExportDescription
+    /// Guest discards reach the source.
+    let discards: Bool
+    /// The file system that the source takes its room from; nil for a device.
+    let fileSystem: UInt64?
+    /// The ring that owns the disk's writes, and with them all connections that may write.
+    let homeRing: Int
+    let clientCount = Atomic<Int>(0)
+    let figures = PublishedFigures()
+
+    init(_ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int) {
+        self.disk = disk
+        self.source = source
+        self.homeRing = homeRing
+        fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil
+        discards = configuration.discardMode == .unmap && !source.isReadOnly
+        var flags: TransmissionFlags = [.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]
+        if source.isReadOnly {
+            flags.insert(.readOnly)
+        } else {
+            // All writers share one ring and one descriptor, so a flush on any connection covers
+            // them all: MULTI_CONN holds.
+            flags.formUnion([.sendWriteZeroes, .sendFastZero])
+            if discards { flags.insert(.sendTrim) }
+        }
+        fixed = ExportDescription(
+            name: configuration.exportName, description: configuration.description,
+            sizeBytes: source.sizeBytes, flags: flags, contexts: [MetaContext.allocation])
+    }
+}

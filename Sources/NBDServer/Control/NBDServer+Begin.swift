@@ -1,0 +1,296 @@
+import BoundedCalls
+import Disk
+import NBDProtocol
+import PointInTime
+import ScratchFiles
+package import ServerInterface
+import Synchronization
+import System
+import Tracking
+import TrackingFiles
+
+/// Jobs begin.
+///
+/// What the caller named, scratch and a place to listen, is made first, each where it may hang without
+/// hanging others. Then the call owns its disks: what it knows of their checkpoints is still true, the
+/// instant is fixed, and the exports are served.
+extension NBDServer {
+    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
+    /// disks and serves the exports.
+    ///
+    /// A fault leaves nothing behind: no file, no socket, no job.
+    package func beginJob(
+        _ configuration: JobConfiguration
+    ) async throws(ServerFault) -> JobStarted {
+        let started = try await begin(configuration).get()
+        compressLater(configuration.checkpoint?.disks ?? [])
+        return started
+    }
+
+    private func begin(
+        _ configuration: JobConfiguration
+    ) async -> Result<JobStarted, ServerFault> {
+        if let fault = reserve(configuration) { return .failure(fault) }
+        defer {
+            state.withLock { _ = $0.beginning.removeValue(forKey: configuration.id) }
+        }
+        let disks = Set(configuration.disks.map(\.disk))
+        let bases: [DiskID: SealedBits]
+        switch await readBasesFirst(configuration) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let found): bases = found
+        }
+        let scope = ExportScope(jobID: configuration.id, domain: configuration.domain)
+        let (exports, opened): ([BackupExport], OpenedListener)
+        switch await makePlaces(configuration, scope) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let made): (exports, opened) = made
+        }
+        let begun = await onDisks(disks) {
+            self.begin(configuration, exports, bases, scope, opened)
+        }
+        guard case .failure(let fault) = begun else { return begun }
+        scope.removeAll()
+        await discard(opened)
+        await removeScratch(Parting(exports))
+        return .failure(fault)
+    }
+
+    /// Makes scratch and the listener at the same time: they do not depend on each other.
+    ///
+    /// On a fault nothing is left; scratch's is the one reported.
+    private func makePlaces(
+        _ configuration: JobConfiguration, _ scope: ExportScope
+    ) async -> Result<([BackupExport], OpenedListener), ServerFault> {
+        async let opening = open(
+            configuration.endpoint, scope: scope, security: configuration.security)
+        let made = await makeExports(configuration, scope)
+        switch (made, await opening) {
+        case (.success(let exports), .success(let opened)): return .success((exports, opened))
+        case (.success(let exports), .failure(let fault)):
+            // A bind that hangs keeps the scope, and is to keep no disk with it.
+            scope.removeAll()
+            await removeScratch(Parting(exports))
+            return .failure(fault)
+        case (.failure(let fault), .success(let opened)):
+            scope.removeAll()
+            await discard(opened)
+            return .failure(fault)
+        case (.failure(let fault), .failure):
+            scope.removeAll()
+            return .failure(fault)
+        }
+    }
+
+    /// A listener that no ring has seen.
+    private func discard(_ opened: OpenedListener) async {
+        _ = await storage.run(
+            at: opened.listener.place, what: "the socket",
+            .end(milliseconds: Limits.closingMilliseconds)
+        ) { () -> Result<Bool, ServerFault> in
+            opened.listener.close()
+            return .success(true)
+        }
+    }
+
+    /// Takes the job's name, and its disks: none of them is detached while the job begins.
+    private func reserve(_ configuration: JobConfiguration) -> ServerFault? {
+        let id = configuration.id
+        let disks = Set(configuration.disks.map(\.disk))
+        guard disks.count == configuration.disks.count else {
+            return .diskBusy(name: "the same disk twice in job \(id)")
+        }
+        return state.withLock { state in
+            guard !state.isStopping else { return .shuttingDown }
+            guard state.jobs[id] == nil, state.beginning[id] == nil, !state.ending.contains(id)
+            else { return .exportNameTaken(name: id) }
+            for disk in disks {
+                guard let export = state.disks[disk] else { return .unknownDisk }
+                guard !state.detaching.contains(disk) else {
+                    return .diskBusy(name: export.description.name)
+                }
+            }
+            state.beginning[id] = disks
+            return nil
+        }
+    }
+
+    // MARK: Bases
+
+    /// What a disk's sealed layers say, and of what chain.
+    struct SealedBits: Sendable {
+        let chain: LayerChain
+        /// By the checkpoints that the job's bitmaps have as bases.
+        var bits: [String: DirtyBitmap] = [:]
+    }
+
+    /// Reads the sealed layers since every base checkpoint: found out before anything is made whether
+    /// they are there and whole.
+    private func readBasesFirst(
+        _ configuration: JobConfiguration
+    ) async -> Result<[DiskID: SealedBits], ServerFault> {
+        let incremental = configuration.disks.filter { $0.incremental != nil }
+        guard !incremental.isEmpty else { return .success([:]) }
+        return await onDisks(Set(incremental.map(\.disk))) {
+            var bases: [DiskID: SealedBits] = [:]
+            for disk in incremental {
+                if let fault = self.readBase(disk, &bases) { return .failure(fault) }
+            }
+            return .success(bases)
+        }
+    }
+
+    /// Reads one disk's layers, unless what was read of the very same chain is there.
+    private func readBase(
+        _ disk: JobDiskConfiguration, _ bases: inout [DiskID: SealedBits]
+    ) -> ServerFault? {
+        guard let incremental = disk.incremental else { return nil }
+        let found = store(disk.disk)
+        guard case .success(let (_, store)) = found else {
+            if case .failure(.notTracked(_, let detail)) = found {
+                return .checkpointUnusable(
+                    checkpoint: incremental.checkpoint, target: disk.target, detail: detail)
+            }
+            return .unknownDisk
+        }
+        let chain = store.record.chain
+        if bases[disk.disk]?.chain == chain { return nil }
+        do throws(TrackingFault) {
+            let bits = try store.sealedUnion(since: incremental.checkpoint)
+            bases[disk.disk] = SealedBits(chain: chain, bits: [incremental.checkpoint: bits])
+            return nil
+        } catch {
+            return .checkpointUnusable(
+                checkpoint: incremental.checkpoint, target: disk.target,
+                detail: Self.text(error))
+        }
+    }
+
+    // MARK: The instant, by a call that owns the disks
+
+    private func begin(
+        _ configuration: JobConfiguration, _ exports: [BackupExport],
+        _ bases: [DiskID: SealedBits], _ scope: ExportScope, _ opened: OpenedListener
+    ) -> Result<JobStarted, ServerFault> {
+        guard !state.withLock({ $0.isStopping }) else { return .failure(.shuttingDown) }
+        // A disk may have grown since its export was made; from here on it does not.
+        for export in exports where export.geometry.sizeBytes != export.source.sizeBytes {
+            return .failure(.diskBusy(name: export.target))
+        }
+        // Before the instant: from then on a machine may need the room.
+        shared.watch.add(exports, shared)
+        let begun = beginWatched(configuration, exports, bases, scope, opened)
+        if case .failure = begun {
+            shared.watch.remove(exports.map(\.id))
+            // The watch may have looked at scratch of disks that never had the job.
+            for export in exports { export.writer.close() }
+        }
+        return begun
+    }
+
+    private func beginWatched(
+        _ configuration: JobConfiguration, _ exports: [BackupExport],
+        _ bases: [DiskID: SealedBits], _ scope: ExportScope, _ opened: OpenedListener
+    ) -> Result<JobStarted, ServerFault> {
+        var instant = Instant()
+        instant.exports = exports
+        if let fault = prepare(configuration, bases, &instant) {
+            abandon(instant.swaps, fault)
+            return .failure(fault)
+        }
+        switch fix(instant, for: configuration) {
+        case .failure(let fault):
+            abandon(instant.swaps, fault)
+            return .failure(fault)
+        case .success(let hold):
+            return .success(publish(configuration.id, exports, scope, opened, hold))
+        }
+    }
+
+    /// Everything that must be true at the instant; on a fault, `instant` holds the layers made.
+    private func prepare(
+        _ configuration: JobConfiguration, _ known: [DiskID: SealedBits],
+        _ instant: inout Instant
+    ) -> ServerFault? {
+        // Others may have changed the chain since the layers were read.
+        var bases = known
+        for disk in configuration.disks {
+            if let fault = readBase(disk, &bases) { return fault }
+        }
+        instant.sealedBits = bases.mapValues(\.bits)
+        if let checkpoint = configuration.checkpoint,
+            let fault = prepare(checkpoint, &instant)
+        {
+            return fault
+        }
+        let swapped = Set(instant.swaps.map(\.disk))
+        for export in instant.exports
+        where !export.bitmaps.isEmpty && !swapped.contains(export.disk) {
+            instant.snapshots.append(
+                RecordingSnapshot(disk: export.disk, homeRing: export.homeRing))
+        }
+        return nil
+    }
+
+    /// Fixes the instant, freezes the bitmaps, makes the checkpoint durable; on a fault nothing has
+    /// happened.
+    private func fix(
+        _ instant: Instant, for configuration: JobConfiguration
+    ) -> Result<UInt64, ServerFault> {
+        let hold: UInt64
+        switch fix(instant) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let nanoseconds): hold = nanoseconds
+        }
+        if let fault = freeze(instant) {
+            undo(instant)
+            return .failure(fault)
+        }
+        if let checkpoint = configuration.checkpoint,
+            let fault = seal(checkpoint.name, instant.swaps)
+        {
+            undo(instant)
+            return .failure(fault)
+        }
+        return .success(hold)
+    }
+
+    /// Gives every incremental export its bitmaps: the sealed layers since each one's base, and the
+    /// bits that were recorded up to the instant.
+    private func freeze(_ instant: Instant) -> ServerFault? {
+        for export in instant.exports where !export.bitmaps.isEmpty {
+            let bits =
+                instant.swaps.first { $0.disk == export.disk }?.old.snapshot()
+                ?? instant.snapshots.first { $0.disk == export.disk }?.box.bitmap
+            for dirty in export.bitmaps {
+                guard var union = instant.sealedBits[export.disk]?[dirty.checkpoint], let bits,
+                    union.blockCount == bits.blockCount
+                else { return .unknownDisk }
+                union.formUnion(bits)
+                dirty.freeze(union)
+            }
+        }
+        return nil
+    }
+
+    private func publish(
+        _ id: String, _ exports: [BackupExport], _ scope: ExportScope, _ opened: OpenedListener,
+        _ hold: UInt64
+    ) -> JobStarted {
+        let job = RunningJob(
+            id: id, exports: exports, scope: scope, listener: opened.listener,
+            holdNanoseconds: hold)
+        state.withLock { $0.jobs[id] = job }
+        shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
+        let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
+        let files = exports.compactMap { export in
+            export.scratch.file.map { (export.scratch.path, $0) }
+        }
+        return JobStarted(
+            endpoint: opened.endpoint, holdNanoseconds: hold,
+            diskSizes: Dictionary(sizes) { first, _ in first },
+            scratchFiles: Dictionary(files) { first, _ in first }.mapValues {
+                ScratchFile(device: $0.device, inode: $0.inode)
+            })
+    }
+}

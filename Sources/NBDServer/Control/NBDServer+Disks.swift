@@ -1,0 +1,357 @@
+import BoundedCalls
+import Disk
+import NBDProtocol
+package import ServerInterface
+import Synchronization
+import System
+
+/// Disks come and go.
+extension NBDServer {
+    /// Opens and locks the source and publishes its live export.
+    package func attachDisk(
+        _ configuration: DiskConfiguration
+    ) async throws(ServerFault) -> DiskID {
+        try await attach(configuration).get()
+    }
+
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes
+    /// the source.
+    package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
+        _ = try await detach(disk, .ordinary).get()
+    }
+
+    /// A momentary look at an attached disk.
+    package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
+        guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
+        let tracking = trackingStatus(disk)
+        var status = DiskStatus(
+            sizeBytes: export.source.sizeBytes,
+            clientCount: export.clientCount.load(ordering: .relaxed),
+            dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking)
+        status.figures = export.figures.value
+        return status
+    }
+
+    // MARK: Attaching
+
+    private func attach(_ configuration: DiskConfiguration) async -> Result<DiskID, ServerFault> {
+        let place: Reservation
+        switch reserve(configuration) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let taken): place = taken
+        }
+        defer { giveBack(place, configuration.exportName) }
+        let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
+        let opened = await storage.run(
+            at: .of(configuration.path), what: "'\(configuration.path)'",
+            .begin(milliseconds: limit)
+        ) { self.openSource(configuration) }
+        switch opened {
+        case .failure(let fault): return .failure(fault)
+        case .success(let source):
+            return await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) {
+                guard self.keep(place, configuration.exportName) else {
+                    return .failure(.exportNameTaken(name: configuration.exportName))
+                }
+                return self.publish(configuration, source, place.home)
+            }
+        }
+    }
+
+    /// A disk's name and its place on a ring while it is being attached.
+    struct Reservation: Sendable {
+        let home: Int
+        let number: UInt64
+        /// It waits for its storage as long as that takes, so a later call may have the name.
+        var yields: Bool
+    }
+
+    private func giveBack(_ place: Reservation, _ name: String) {
+        state.withLock { state in
+            if state.attaching[name]?.number == place.number { state.attaching[name] = nil }
+        }
+    }
+
+    /// From here on nobody else gets the name; false when somebody has it already.
+    private func keep(_ place: Reservation, _ name: String) -> Bool {
+        state.withLock { state in
+            guard state.attaching[name]?.number == place.number else { return false }
+            state.attaching[name]?.yields = false
+            return true
+        }
+    }
+
+    /// Takes the name and a place on a ring for a disk that is being attached.
+    private func reserve(_ configuration: DiskConfiguration) -> Result<Reservation, ServerFault> {
+        let name = configuration.exportName
+        let home = shared.pickRing(for: .guests)
+        return state.withLock { state in
+            guard !state.isStopping else { return .failure(.shuttingDown) }
+            guard state.attaching[name]?.yields ?? true, live.target(named: name) == nil else {
+                return .failure(.exportNameTaken(name: name))
+            }
+            let count =
+                state.disks.values.count { $0.homeRing == home }
+                + state.attaching.values.count { $0.home == home }
+            guard count < Limits.disksPerRing else {
+                return .failure(
+                    .limitReached(what: "disks of a ring", limit: Limits.disksPerRing))
+            }
+            state.lastReservation += 1
+            let place = Reservation(
+                home: home, number: state.lastReservation, yields: configuration.waitsForStorage)
+            state.attaching[name] = place
+            return .success(place)
+        }
+    }
+
+    private func openSource(
+        _ configuration: DiskConfiguration
+    ) -> Result<RawSource, ServerFault> {
+        do throws(SourceFault) {
+            return .success(
+                try RawSource(
+                    path: configuration.path,
+                    expected: configuration.kind == .file ? .regular : .blockDevice,
+                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none))
+        } catch {
+            if case .inUse(_, let node?) = error, let export = export(of: node) {
+                return .failure(.sourceServed(path: configuration.path, export: export))
+            }
+            return .failure(Self.fault(configuration.path, error))
+        }
+    }
+
+    /// The name by which a source is served already.
+    private func export(of node: FileNode) -> String? {
+        state.withLock { state in
+            state.disks.values.first { $0.source.node == node }?.description.name
+        }
+    }
+
+    /// On a thread: takes up the disk's tracking, gives it to its ring, makes it known.
+    private func publish(
+        _ configuration: DiskConfiguration, _ source: RawSource, _ home: Int
+    ) -> Result<DiskID, ServerFault> {
+        let disk = state.withLock { state in
+            state.lastDisk += 1
+            return DiskID(number: state.lastDisk)
+        }
+        let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
+        let tracking: (DiskTracking, TrackingSeed?)?
+        do throws(ServerFault) {
+            tracking = try openTracking(configuration, source, disk)
+        } catch {
+            return .failure(error)
+        }
+        let added = Latch(count: 1)
+        shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
+        guard added.wait(milliseconds: Limits.ringMilliseconds) else {
+            // Messages are looked at in their order: it goes as soon as it has come.
+            shared.mailboxes[home].post(.removeDisk(disk, Outcome(), Latch(count: 1)))
+            return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
+        }
+        state.withLock { state in
+            state.disks[disk] = export
+            state.tracking[disk] = tracking?.0
+        }
+        _ = live.add(.live(export))
+        return .success(disk)
+    }
+
+    // MARK: Detaching
+
+    /// How long the parts of a detach may take, in milliseconds.
+    struct DetachTerms {
+        var graceful: Int32
+        var forced: Int32
+        var sync: Int32
+
+        static let ordinary = DetachTerms(
+            graceful: Limits.drainMilliseconds, forced: Limits.drainMilliseconds,
+            sync: Limits.syncMilliseconds)
+        /// They end before `Limits.stopDisksMilliseconds`.
+        static let stopping = DetachTerms(
+            graceful: Limits.stopDrainMilliseconds, forced: 3_000, sync: 18_000)
+    }
+
+    /// What is known of a disk that leaves; not the disk itself, whose last reference goes on a
+    /// thread.
+    private struct Leaving {
+        let export: ExportID
+        let name: String
+        let path: String
+        let home: Int
+    }
+
+    func detach(
+        _ disk: DiskID, _ terms: DetachTerms, onlyUnused: Bool = false
+    ) async -> Result<Bool, ServerFault> {
+        guard await queues.take([disk], milliseconds: Limits.queueMilliseconds) else {
+            return .failure(.disksTaken(milliseconds: UInt64(Limits.queueMilliseconds)))
+        }
+        defer { queues.giveBack([disk]) }
+        let leaving: Leaving
+        switch startLeaving(disk) {
+        case .failure(let fault): return .failure(fault)
+        case .success(let found): leaving = found
+        }
+        defer { state.withLock { _ = $0.detaching.remove(disk) } }
+        if onlyUnused, let fault = await checkUnused(disk, leaving) { return .failure(fault) }
+        if await !closeConnections(of: [leaving.export], gracefully: true, terms.graceful) {
+            _ = await closeConnections(of: [leaving.export], gracefully: false, terms.forced)
+        }
+        if let fault = await removeFromRing(disk, leaving) {
+            if let export = state.withLock({ $0.disks[disk] }) { _ = live.add(.live(export)) }
+            return .failure(fault)
+        }
+        let parting = state.withLock { Parting($0.disks.removeValue(forKey: disk)) }
+        return await close(parting, disk, leaving, terms.sync)
+    }
+
+    /// Whether somebody is connected to a disk whose export is withdrawn; then it is published again.
+    private func checkUnused(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
+        // A ring that had found the export has counted its client when it answers this.
+        let isSettled = await closeConnections(
+            of: [ExportID.next()], gracefully: true, Limits.ringMilliseconds)
+        guard let export = state.withLock({ $0.disks[disk] }) else { return .unknownDisk }
+        let clients = export.clientCount.load(ordering: .relaxed)
+        if isSettled, clients == 0 { return nil }
+        _ = live.add(.live(export))
+        return isSettled
+            ? .diskInUse(name: leaving.name, clients: clients)
+            : .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+    }
+
+    /// Withdraws the export; refused while a job begins on the disk.
+    private func startLeaving(_ disk: DiskID) -> Result<Leaving, ServerFault> {
+        state.withLock { state in
+            guard let export = state.disks[disk] else { return .failure(.unknownDisk) }
+            let name = export.description.name
+            guard !state.beginning.values.contains(where: { $0.contains(disk) }) else {
+                return .failure(.diskBusy(name: name))
+            }
+            let hasJob = state.jobs.values.contains { $0.exports.contains { $0.disk == disk } }
+            guard !hasJob else { return .failure(.diskBusy(name: name)) }
+            state.detaching.insert(disk)
+            live.remove(name: name)
+            return .success(
+                Leaving(
+                    export: export.id, name: name, path: export.source.path,
+                    home: export.homeRing))
+        }
+    }
+
+    private func removeFromRing(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
+        let removed = Latch(count: 1)
+        let outcome = Outcome()
+        shared.mailboxes[leaving.home].post(.removeDisk(disk, outcome, removed))
+        if await !removed.isReached(within: Limits.ringMilliseconds) {
+            if outcome.take() {
+                return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+            }
+            // The ring is at it in this moment.
+            _ = await removed.isReached(within: Limits.ringMilliseconds)
+        }
+        return outcome.succeeded.load(ordering: .acquiring) ? nil : .diskBusy(name: leaving.name)
+    }
+
+    /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
+    /// without hanging others.
+    ///
+    /// When the sync fails or is not over in time there is no mark, and the next start treats the
+    /// stop as unclean.
+    private func close(
+        _ parting: Parting<LiveExport?>, _ disk: DiskID, _ leaving: Leaving, _ limit: Int32
+    ) async -> Result<Bool, ServerFault> {
+        let place = StoragePlace.of(leaving.path)
+        let synced = await storage.run(
+            at: place, what: "the sync of '\(leaving.path)'", .end(milliseconds: limit),
+            late: { _ in _ = parting.take() }
+        ) { Self.sync(parting) }
+        if case .success(true) = synced {
+            _ = await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) { () -> Result<Bool, ServerFault> in
+                if let source = parting.look({ $0?.source }) ?? nil {
+                    self.closeTracking(disk, source)
+                }
+                return .success(true)
+            }
+        }
+        // Whatever has not been closed in order is left as after a kill.
+        dropTracking(disk)
+        if case .failure(.timedOut) = synced { return synced.map { _ in true } }
+        // To close a file may write what is left of it.
+        _ = await storage.run(at: place, what: "'\(leaving.path)'", .end(milliseconds: limit)) {
+            _ = parting.take()
+            return Result<Bool, ServerFault>.success(true)
+        }
+        return synced.map { _ in true }
+    }
+
+    /// Whether there was something to sync.
+    private static func sync(_ parting: Parting<LiveExport?>) -> Result<Bool, ServerFault> {
+        guard let source = parting.look({ $0?.source }) ?? nil, !source.isReadOnly else {
+            return .success(false)
+        }
+        do throws(SystemFault) {
+            try source.sync()
+            return .success(true)
+        } catch {
+            return .failure(
+                .sourceUnusable(
+                    path: source.path, detail: "\(error.call): \(error.errorText)"))
+        }
+    }
+
+    /// Disconnects everyone who uses one of the exports; false when the time is over before they are
+    /// gone.
+    func closeConnections(
+        of exports: [ExportID], gracefully: Bool, _ milliseconds: Int32
+    ) async -> Bool {
+        let closed = Latch(count: shared.mailboxes.count * exports.count)
+        for export in exports {
+            for mailbox in shared.mailboxes {
+                mailbox.post(.closeConnections(export, gracefully: gracefully, closed))
+            }
+        }
+        return await closed.isReached(within: milliseconds)
+    }
+
+    // MARK: Faults
+
+    static func fault(_ path: String, _ fault: SourceFault) -> ServerFault {
+        if case .inUse(let detail, _) = fault { return .sourceLocked(path: path, detail: detail) }
+        return .sourceUnusable(path: path, detail: detail(of: fault))
+    }
+
+    static func detail(of fault: SourceFault) -> String {
+        switch fault {
+        case .system(let fault): "\(fault.call): \(fault.errorText)"
+        case .inUse(let detail, _): detail
+        case .alignmentTooLarge(let alignment):
+            "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
+        case .empty: "the device has no bytes: it may be without a medium"
+        case .tooLarge(let size):
+            "its size of \(size) bytes is larger than \(RawSource.sizeBytesMax) bytes, the most that is"
+                + " served"
+        case .wrongType(let expected, let found):
+            "it is \(name(found)), expected \(name(expected))"
+        case .sizeNotAligned(let size, let alignment):
+            "the device's size of \(size) bytes is not a multiple of \(alignment), which cache='none'"
+                + " needs: use another cache mode"
+        }
+    }
+
+    private static func name(_ type: FileType) -> String {
+        switch type {
+        case .regular: "a regular file"
+        case .blockDevice: "a block device"
+        case .directory: "a directory"
+        case .other: "neither a file nor a block device"
+        }
+    }
+}

@@ -1,0 +1,174 @@
+import BoundedCalls
+package import ServerInterface
+import Synchronization
+import System
+
+/// Listeners of live exports and of jobs.
+extension NBDServer {
+    /// Adds a listener for the live exports; returns the endpoint with its real port.
+    package func listenLive(
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint {
+        serveLive(try await open(endpoint, scope: live, security: security).get())
+    }
+
+    /// Serves live exports on a socket that listens already, which becomes the server's own.
+    ///
+    /// Returns where it is bound.
+    package func adoptLive(
+        descriptor: Int32, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint {
+        guard security == .plaintext || shared.security.offersTLS else { throw .tlsNotConfigured }
+        do throws(SystemFault) {
+            let listener = try Listener.adopting(descriptor)
+            let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
+            return serveLive(wrap(listener, live, security, endpoint))
+        } catch {
+            throw .cannotListen(
+                endpoint: "descriptor \(descriptor)", errorText: error.errorText)
+        }
+    }
+
+    private func serveLive(_ opened: OpenedListener) -> ListenEndpoint {
+        state.withLock { $0.liveListeners.append(opened.listener) }
+        shared.acceptor(for: .guests).post(.addListener(opened.listener))
+        return opened.endpoint
+    }
+
+    struct OpenedListener: Sendable {
+        let listener: RingListener
+        let endpoint: ListenEndpoint
+    }
+
+    /// Binds a listener; it accepts only once a ring has it.
+    ///
+    /// The file system of a socket, or the name server for a host, is waited for with a limit.
+    func open(
+        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity
+    ) async -> Result<OpenedListener, ServerFault> {
+        guard security == .plaintext || shared.security.offersTLS else {
+            return .failure(.tlsNotConfigured)
+        }
+        let what =
+            switch endpoint {
+            case .unix(let path, _): "'\(path)'"
+            case .tcp: endpoint.place.text
+            }
+        return await storage.run(
+            at: endpoint.place, what: what,
+            .begin(milliseconds: shared.configuration.storageMilliseconds),
+            late: { $0.listener.close() }
+        ) {
+            self.bind(endpoint) { listener, bound in self.wrap(listener, scope, security, bound) }
+        }
+    }
+
+    private func bind(
+        _ endpoint: ListenEndpoint,
+        _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
+    ) -> Result<OpenedListener, ServerFault> {
+        do throws(SystemFault) {
+            switch endpoint {
+            case .unix(let path, let mode):
+                let access = shared.configuration.socketAccess
+                let listener = try Listener.unix(
+                    path: path, mode: access.mode ?? mode, group: access.group)
+                return .success(wrap(listener, endpoint))
+            case .tcp(let host, let port?):
+                let listener = try Listener.tcp(host: host, port: port)
+                let bound = ListenEndpoint.tcp(host: host, port: listener.port)
+                return .success(wrap(listener, bound))
+            case .tcp(let host, nil):
+                return try openAutomatic(host, wrap)
+            }
+        } catch {
+            return .failure(
+                .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
+        }
+    }
+
+    private func openAutomatic(
+        _ host: String, _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
+    ) throws(SystemFault) -> Result<OpenedListener, ServerFault> {
+        for port in Limits.automaticPorts {
+            do throws(SystemFault) {
+                let listener = try Listener.tcp(host: host, port: port)
+                return .success(wrap(listener, .tcp(host: host, port: port)))
+            } catch {
+                guard error.errno == Errno.addressInUse else { throw error }
+            }
+        }
+        let ports = Limits.automaticPorts
+        return .failure(
+            .cannotListen(
+                endpoint: "\(host):\(ports.lowerBound)-\(ports.upperBound)",
+                errorText: "Failed to find an available port: Address already in use"))
+    }
+
+    private func wrap(
+        _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
+        _ endpoint: ListenEndpoint
+    ) -> OpenedListener {
+        let number = state.withLock { state in
+            state.lastListener += 1
+            return state.lastListener
+        }
+        return OpenedListener(
+            listener: RingListener(
+                number: number, scope: scope, security: security, place: endpoint.place,
+                listener: listener),
+            endpoint: endpoint)
+    }
+
+    /// Stops accepting and removes a unix socket's file; what hangs is waited for a moment only, and
+    /// done later.
+    func close(_ listener: RingListener) async {
+        let removed = Latch(count: 1)
+        shared.acceptor(for: listener.scope.duty)
+            .post(.removeListener(number: listener.number, removed))
+        _ = await storage.run(
+            at: listener.place, what: "the socket", .end(milliseconds: Limits.closingMilliseconds)
+        ) { () -> Result<Bool, ServerFault> in
+            // Its descriptor is given back only when no ring looks at it any more.
+            _ = removed.wait(milliseconds: -1)
+            listener.close()
+            return .success(true)
+        }
+    }
+}
+
+extension ListenEndpoint {
+    /// Where a passed socket listens, before it is adopted.
+    package static func bound(to descriptor: Int32) throws(ServerFault) -> ListenEndpoint {
+        do throws(SystemFault) {
+            return try ListenEndpoint(boundTo: descriptor, port: 0)
+        } catch {
+            throw .cannotListen(
+                endpoint: "descriptor \(descriptor)", errorText: error.errorText)
+        }
+    }
+
+    init(boundTo descriptor: Int32, port: UInt16) throws(SystemFault) {
+        if let path = try Listener.unixPath(of: descriptor) {
+            self = .unix(path: path, mode: 0)
+        } else {
+            self = .tcp(host: try Listener.tcpHost(of: descriptor), port: port)
+        }
+    }
+
+    /// The endpoint in an error text.
+    var text: String {
+        switch self {
+        case .unix(let path, _): path
+        case .tcp(let host, let port): port.map { "\(host):\($0)" } ?? host
+        }
+    }
+
+    /// What binding it depends on.
+    var place: StoragePlace {
+        switch self {
+        case .unix(let path, _): .of(path)
+        case .tcp(let host, _): .host(host)
+        }
+    }
+}

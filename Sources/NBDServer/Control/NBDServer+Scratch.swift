@@ -1,0 +1,214 @@
+import BoundedCalls
+import Disk
+import NBDProtocol
+import PointInTime
+import ScratchFiles
+import ServerInterface
+import Synchronization
+import System
+import TrackingFiles
+
+/// Scratch of jobs: made and removed where it may hang without hanging others.
+extension NBDServer {
+    /// Makes every export with its scratch, all at once; on a fault nothing is left.
+    ///
+    /// What is made later than its limit is removed when it comes.
+    func makeExports(
+        _ configuration: JobConfiguration, _ scope: ExportScope
+    ) async -> Result<[BackupExport], ServerFault> {
+        var lives: [LiveExport] = []
+        for disk in configuration.disks {
+            guard let live = state.withLock({ $0.disks[disk.disk] }) else {
+                return .failure(.unknownDisk)
+            }
+            lives.append(live)
+        }
+        let opened = await openScratch(configuration.disks, lives)
+        var exports: [BackupExport] = []
+        var fault: ServerFault?
+        for (index, scratch) in opened.enumerated() {
+            switch scratch {
+            case .failure(let first): fault = fault ?? first
+            case .success(let scratch):
+                switch makeExport(configuration, index, lives[index], scratch, scope) {
+                case .failure(let first):
+                    fault = fault ?? first
+                    await removeScratch(scratch.storage)
+                case .success(let export): exports.append(export)
+                }
+            }
+        }
+        guard let fault else { return .success(exports) }
+        await removeScratch(Parting(exports))
+        return .failure(fault)
+    }
+
+    private func makeExport(
+        _ configuration: JobConfiguration, _ index: Int, _ live: LiveExport,
+        _ scratch: OpenedScratch, _ scope: ExportScope
+    ) -> Result<BackupExport, ServerFault> {
+        let disk = configuration.disks[index]
+        var shift: UInt64 = 0
+        if case .success(let (_, store)) = store(disk.disk) { shift = store.granularityShift }
+        do throws(SystemFault) {
+            let export = try BackupExport(
+                disk, jobID: configuration.id, live: live, scratch: scratch.storage,
+                home: shared.mailboxes[live.homeRing], reservedBytes: scratch.reservedBytes,
+                allocatedBytes: scratch.allocatedBytes ?? .max, granularityShift: shift,
+                holdLimitMilliseconds: configuration.holdLimitMilliseconds,
+                mayRelease: configuration.clientRelease)
+            guard scope.add(.backup(export)) else {
+                return .failure(.exportNameTaken(name: disk.exportName))
+            }
+            return .success(export)
+        } catch {
+            return .failure(
+                .systemUnsupported(
+                    detail: "no memory for the ledger of '\(disk.target)': \(error.errorText)"))
+        }
+    }
+
+    private struct OpenedScratch: Sendable {
+        let storage: ScratchStorage
+        /// Room that it leaves on its file system.
+        let reservedBytes: UInt64
+        /// Bytes that the disk's source takes; nil for one that cannot tell.
+        var allocatedBytes: UInt64?
+    }
+
+    /// Opens the scratch of all disks at once; in their order.
+    private func openScratch(
+        _ disks: [JobDiskConfiguration], _ lives: [LiveExport]
+    ) async -> [Result<OpenedScratch, ServerFault>] {
+        await withTaskGroup(of: (Int, Result<OpenedScratch, ServerFault>).self) { group in
+            for (index, disk) in disks.enumerated() {
+                let geometry = ClusterGeometry(sizeBytes: lives[index].source.sizeBytes)
+                let source = lives[index].source
+                group.addTask {
+                    var result = await self.openScratch(disk, geometry)
+                    if case .success(var scratch) = result {
+                        scratch.allocatedBytes = await self.allocatedBytes(source)
+                        result = .success(scratch)
+                    }
+                    return (index, result)
+                }
+            }
+            var opened = [Result<OpenedScratch, ServerFault>](
+                repeating: .failure(.unknownDisk), count: disks.count)
+            for await (index, result) in group { opened[index] = result }
+            return opened
+        }
+    }
+
+    private func openScratch(
+        _ disk: JobDiskConfiguration, _ geometry: ClusterGeometry
+    ) async -> Result<OpenedScratch, ServerFault> {
+        await storage.run(
+            at: .of(disk.scratch.path), what: "'\(disk.scratch.path)'",
+            .begin(milliseconds: shared.configuration.storageMilliseconds),
+            late: { $0.storage.remove() }
+        ) {
+            let storage: ScratchStorage
+            do throws(ScratchFault) {
+                storage = try Self.openScratch(disk.scratch, geometry, readers: self.readers)
+            } catch {
+                return .failure(Self.fault(disk, error))
+            }
+            let opened = self.reserve(storage)
+            if case .failure = opened { storage.remove() }
+            return opened
+        }
+    }
+
+    /// A figure for people: a source that takes long to tell it holds up no begin.
+    private func allocatedBytes(_ source: RawSource) async -> UInt64? {
+        guard source.type == .regular else { return nil }
+        let looked = await storage.run(
+            at: .of(source.path), what: "'\(source.path)'",
+            .begin(milliseconds: Limits.figureMilliseconds)
+        ) { .success(FileCalls.allocatedBytes(source.raw)) }
+        guard case .success(let bytes) = looked else { return nil }
+        return bytes
+    }
+
+    /// Threads that read scratch.
+    private var readers: Int { shared.layout.rings(for: .backups).count }
+
+    /// Room that scratch leaves on its file system: some where a machine's disk lies there, too.
+    private func reserve(_ scratch: ScratchStorage) -> Result<OpenedScratch, ServerFault> {
+        guard let fileSystem = scratch.fileSystem, let space = FileCalls.space(scratch.raw),
+            let other = state.withLock({ state in
+                state.disks.values.first {
+                    $0.fileSystem == fileSystem && !$0.source.isReadOnly
+                }
+            })
+        else { return .success(OpenedScratch(storage: scratch, reservedBytes: 0)) }
+        let kept = shared.configuration.scratchReserve.bytes(of: space.totalBytes)
+        guard space.freeBytes > kept else {
+            return .failure(
+                .scratchUnusable(
+                    path: scratch.path,
+                    detail: "its file system also holds disk '\(other.description.name)': of its"
+                        + " \(space.freeBytes) free bytes \(kept) are kept for machines"
+                        + " (--scratch-reserve); put scratch elsewhere (<scratch>, --scratch-dir)"))
+        }
+        return .success(OpenedScratch(storage: scratch, reservedBytes: kept))
+    }
+
+    private static func openScratch(
+        _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry, readers: Int
+    ) throws(ScratchFault) -> ScratchStorage {
+        switch (scratch.kind, scratch.reuseExternal) {
+        case (.block, _):
+            try .device(path: scratch.path, geometry: geometry, readers: readers)
+        case (.file, true):
+            try .reuse(path: scratch.path, geometry: geometry, readers: readers)
+        case (.file, false):
+            try .create(path: scratch.path, geometry: geometry, readers: readers)
+        }
+    }
+
+    private static func fault(_ disk: JobDiskConfiguration, _ fault: ScratchFault) -> ServerFault {
+        switch fault {
+        case .exists: .scratchExists(path: disk.scratch.path, target: disk.target)
+        case .cannotCreate(let fault):
+            .scratchNotCreated(path: disk.scratch.path, errorText: fault.errorText)
+        case .unusable(let fault):
+            .scratchUnusable(path: disk.scratch.path, detail: detail(of: fault))
+        case .tooSmall(let size):
+            .scratchUnusable(
+                path: disk.scratch.path,
+                detail: "its \(size) bytes do not hold one cluster of"
+                    + " \(ClusterGeometry.clusterBytes) bytes")
+        }
+    }
+
+    // MARK: Removing
+
+    /// Removes the scratch of exports, each storage by itself, and waits for a moment: what takes
+    /// longer is done later.
+    ///
+    /// The last reference goes there, so that no ring and no caller frees a large file.
+    func removeScratch(_ exports: Parting<[BackupExport]>) async {
+        let each = (exports.take() ?? []).map { Parting<BackupExport>($0) }
+        let tasks = each.compactMap { parting in
+            parting.look { $0.scratch.path }.map { path in
+                Task { await self.remove(path) { parting.take()?.scratch.remove() } }
+            }
+        }
+        _ = await Patience.wait(for: tasks, milliseconds: Limits.removalMilliseconds)
+    }
+
+    private func removeScratch(_ scratch: ScratchStorage) async {
+        await remove(scratch.path) { scratch.remove() }
+    }
+
+    private func remove(_ path: String, _ body: @escaping @Sendable () -> Void) async {
+        _ = await storage.run(
+            at: .of(path), what: "'\(path)'", .end(milliseconds: Limits.removalMilliseconds)
+        ) { () -> Result<Bool, ServerFault> in
+            body()
+            return .success(true)
+        }
+    }
+}

@@ -1,0 +1,325 @@
+import Disk
+import NBDProtocol
+import ServerInterface
+import Synchronization
+import System
+import Tracking
+import TrackingFiles
+
+/// What the control thread knows of disks' tracking beside their stores.
+struct TrackingCare: Sendable {
+    /// What says that a disk's changes are not recorded, by disk.
+    var doubts: [DiskID: TrackingDoubt] = [:]
+    /// What is wrong with tracking that goes on.
+    var problems: [DiskID: String] = [:]
+    /// Tracking that is still being closed, on threads of their own.
+    var closing: [Closing] = []
+
+    struct Closing: Sendable {
+        let doubt: TrackingDoubt
+        /// The end of its disk has waited for it in vain.
+        var isOverdue = false
+    }
+}
+
+/// A disk's change tracking comes and goes with the disk.
+extension NBDServer {
+    /// Tracking of an attached disk, as calls know it.
+    enum DiskTracking: Sendable {
+        case store(TrackingStore)
+        /// There is none: it could not be opened, or was lost.
+        case unavailable(String)
+    }
+
+    /// Opens the tracking of a disk that is being attached; nil when none is wanted.
+    ///
+    /// A disk is served even when its changes cannot be tracked: the guest comes first, and every
+    /// use of a checkpoint says why it is not there. But not before that is said where the next start
+    /// sees it; where it cannot be said, the disk is refused, and so is one that is too large for its
+    /// granularity. An empty disk is served untracked: what it had recorded is of other content.
+    func openTracking(
+        _ configuration: DiskConfiguration, _ source: RawSource, _ disk: DiskID
+    ) throws(ServerFault) -> (DiskTracking, TrackingSeed?)? {
+        guard let tracking = configuration.tracking, !source.isReadOnly else { return nil }
+        let places = Self.places(
+            tracking.directory, source, shared.configuration.witnessDirectory)
+        let doubt = TrackingDoubt(places, spare: shared.spare)
+        state.withLock { $0.trackingCare.doubts[disk] = doubt }
+        let closing = state.withLock { state in
+            state.trackingCare.closing.map(\.doubt).filter { $0.directory == tracking.directory }
+        }
+        guard source.sizeBytes > 0 else {
+            for other in closing { other.bar() }
+            let detail =
+                "the disk was empty when it was attached (attach it again when it has grown)"
+            return (.unavailable(try serveUntracked(detail, source, doubt, disk)), nil)
+        }
+        do throws(TrackingFault) {
+            guard closing.isEmpty else {
+                // What it still writes must not contradict what is said here.
+                for other in closing { other.bar() }
+                throw .system(
+                    path: tracking.directory, SystemFault(call: "close", errno: Errno.again))
+            }
+            let store = try TrackingStore.open(
+                places, source: try Self.identity(source),
+                granularityBytes: tracking.granularityBytes)
+            doubt.prepare()
+            return (
+                .store(store),
+                TrackingSeed(recording: store.recording, log: store.log, doubt: doubt)
+            )
+        } catch {
+            if case .tooManyBlocks = error {
+                dropTracking(disk)
+                throw .sourceUnusable(path: source.path, detail: Self.text(error))
+            }
+            let reason = Self.text(error)
+            return (.unavailable(try serveUntracked(reason, source, doubt, disk)), nil)
+        }
+    }
+
+    /// Says that a disk is served untracked; returns what is to be known of it.
+    private func serveUntracked(
+        _ reason: String, _ source: RawSource, _ doubt: TrackingDoubt, _ disk: DiskID
+    ) throws(ServerFault) -> String {
+        let outcome = doubt.declare()
+        guard outcome.isSaid else {
+            dropTracking(disk)
+            throw .sourceUnusable(
+                path: source.path,
+                detail: "its changes cannot be tracked (\(reason)), and that they are not cannot be"
+                    + " noted anywhere (\(outcome.failures.joined(separator: ", ")))")
+        }
+        guard !outcome.isDurable else { return "changes are not recorded: \(reason)" }
+        keepDeclaring(doubt)
+        return "changes are not recorded: \(reason); \(Self.text(outcome))"
+    }
+
+    private func keepDeclaring(_ doubt: TrackingDoubt) {
+        _ = DetachedThread.run(name: "nbdpull-doubt") {
+            doubt.keepDeclaring(everyMilliseconds: Limits.doubtRetryMilliseconds)
+        }
+    }
+
+    // MARK: Places
+
+    private static func places(
+        _ directory: String, _ source: RawSource, _ witness: String?
+    ) -> TrackingPlaces {
+        let memory = memory(for: directory, witness)
+        return TrackingPlaces(
+            files: DiskDirectory(directory), memory: memory.map { DiskDirectory($0.path) },
+            isInMemory: memory?.isInMemory ?? false,
+            mark: AttributeMark(
+                source.raw, isFile: source.type == .regular, owner: source))
+    }
+
+    /// A directory for one disk's session: in memory that outlives the process, or else where the
+    /// server was told.
+    private static func memory(
+        for directory: String, _ witness: String?
+    ) -> (path: String, isInMemory: Bool)? {
+        // FNV-1a: a name for the path; the session says whose it is.
+        let hash = directory.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
+            ($0 ^ UInt64($1)) &* 0x100_0000_01B3
+        }
+        let name = "tracking-" + String(hash, radix: 16)
+        let shared = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
+        if StateFiles.isMemory("/dev/shm") {
+            try? StateFiles.makeDirectory(shared)
+            if StateFiles.isPrivate(shared) { return ("\(shared)/\(name)", true) }
+        }
+        guard let witness else { return nil }
+        try? StateFiles.makeDirectory(witness)
+        return ("\(witness)/\(name)", StateFiles.isMemory(witness))
+    }
+
+    private static func identity(_ source: RawSource) throws(TrackingFault) -> SourceIdentity {
+        guard source.type == .regular else {
+            return SourceIdentity(
+                path: source.path, sizeBytes: source.sizeBytes, inode: 0, changedNanoseconds: 0)
+        }
+        do throws(SystemFault) {
+            let facts = try FileCalls.identity(source.raw)
+            return SourceIdentity(
+                path: source.path, sizeBytes: source.sizeBytes, inode: facts.inode,
+                changedNanoseconds: facts.changedNanoseconds)
+        } catch {
+            throw .system(path: source.path, error)
+        }
+    }
+
+    // MARK: Ending
+
+    /// The disk has been withdrawn and synced: its bits are exact.
+    func closeTracking(_ disk: DiskID, _ source: RawSource) {
+        let (tracking, doubt) = state.withLock { state in
+            state.trackingCare.problems[disk] = nil
+            return (
+                state.tracking.removeValue(forKey: disk),
+                state.trackingCare.doubts.removeValue(forKey: disk)
+            )
+        }
+        guard let tracking, let doubt else { return }
+        close(doubt) {
+            switch tracking {
+            case .unavailable:
+                if !(doubt.lastOutcome?.isDurable ?? false) { _ = doubt.declare() }
+            case .store(var store):
+                do throws(TrackingFault) {
+                    store.compressSealed()
+                    try store.close(source: try Self.identity(source))
+                } catch {
+                    // The record still says "in use": the next start treats the stop as unclean.
+                    break
+                }
+            }
+            doubt.retire()
+        }
+    }
+
+    /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.
+    func dropTracking(_ disk: DiskID) {
+        state.withLock { state in
+            state.tracking[disk] = nil
+            state.trackingCare.problems[disk] = nil
+            state.trackingCare.doubts.removeValue(forKey: disk)?.retire()
+        }
+    }
+
+    /// Closes on a thread of its own, as a file system that hangs must not take the control thread
+    /// with it; until it is done nobody opens the directory again.
+    func close(_ doubt: TrackingDoubt, _ body: @escaping @Sendable () -> Void) {
+        let isStuck = state.withLock { state in
+            defer { state.trackingCare.closing.append(.init(doubt: doubt)) }
+            return state.trackingCare.closing.contains(where: \.isOverdue)
+        }
+        let closed = Latch(count: 1)
+        let work: @Sendable () -> Void = {
+            body()
+            self.state.withLock { $0.trackingCare.closing.removeAll { $0.doubt === doubt } }
+            closed.arrive()
+        }
+        guard DetachedThread.run(name: "nbdpull-close", work) else { return work() }
+        // Where one hangs, the others are not waited for as long: a stop has an end.
+        let isClosed = closed.wait(
+            milliseconds: isStuck
+                ? Limits.trackingStuckMilliseconds : Limits.trackingCloseMilliseconds)
+        if !isClosed { noteOverdue(doubt) }
+    }
+
+    func noteOverdue(_ doubt: TrackingDoubt) {
+        state.withLock { state in
+            let index = state.trackingCare.closing.firstIndex { $0.doubt === doubt }
+            if let index { state.trackingCare.closing[index].isOverdue = true }
+        }
+    }
+
+    // MARK: Loss and problems
+
+    /// Keeps what rings tell of tracking; on any thread.
+    func noteTracking(_ event: ServerEvent) {
+        switch event {
+        case .trackingLost(let disk, let detail):
+            state.withLock { state in
+                guard state.tracking[disk] != nil else { return }
+                state.tracking[disk] = .unavailable(
+                    "changes could not be recorded durably (\(detail)): its checkpoints are given up"
+                )
+            }
+        case .trackingProblem(let disk, let detail):
+            state.withLock { $0.trackingCare.problems[disk] = detail }
+        default: break
+        }
+    }
+
+    /// A checkpoint can neither be made nor taken back: no incremental backup may rely on any.
+    func trackingIsLost(_ disk: DiskID, _ detail: String) {
+        shared.emit(.trackingLost(disk: disk, detail: detail))
+        guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
+        let shared = shared
+        let isStarted = DetachedThread.run(name: "nbdpull-doubt") {
+            shared.declare(doubt, of: disk) {}
+        }
+        // Late is better than never.
+        if !isStarted { _ = doubt.declare() }
+    }
+
+    // MARK: Looking
+
+    func trackingStatus(_ disk: DiskID) -> TrackingStatus? {
+        let (tracking, problem) = state.withLock {
+            ($0.tracking[disk], $0.trackingCare.problems[disk])
+        }
+        switch tracking {
+        case nil: return nil
+        case .unavailable(let text):
+            return TrackingStatus(
+                granularityBytes: 0, checkpoints: [], dirtyBytes: 0, recoveredBytes: 0,
+                problem: problem.map { "\(text); \($0)" } ?? text)
+        case .store(let store):
+            return TrackingStatus(
+                granularityBytes: store.record.granularityBytes,
+                checkpoints: store.record.chain.checkpoints,
+                dirtyBytes: min(
+                    UInt64(store.recording.dirtyCount) << store.granularityShift,
+                    store.record.source.sizeBytes),
+                recoveredBytes: store.recoveredBytes, problem: problem ?? store.problem)
+        }
+    }
+
+    /// The store of a tracked disk, or why there is none.
+    func store(_ disk: DiskID) -> Result<(LiveExport, TrackingStore), ServerFault> {
+        let (export, tracking) = state.withLock { ($0.disks[disk], $0.tracking[disk]) }
+        guard let export else { return .failure(.unknownDisk) }
+        switch tracking {
+        case .store(let store): return .success((export, store))
+        case .unavailable(let text):
+            return .failure(.notTracked(export: export.description.name, detail: text))
+        case nil:
+            return .failure(
+                .notTracked(
+                    export: export.description.name, detail: "the disk is served untracked"))
+        }
+    }
+
+    static func text(_ fault: TrackingFault) -> String {
+        switch fault {
+        case .system(let path, let fault): "'\(path)': \(fault.call): \(fault.errorText)"
+        case .unknownCheckpoint(let name): "there is no checkpoint '\(name)'"
+        case .checkpointExists(let name): "checkpoint '\(name)' exists already"
+        case .damagedLayer(let path, let detail): "'\(path)' is damaged: \(detail)"
+        case .tooManyBlocks(let size, let granularity, let needed):
+            "its \(size) bytes are more than \(LayerCodec.blockCountMax) blocks of \(granularity)"
+                + " bytes, the most that are tracked: "
+                + (needed <= TrackingStore.granularityBytesMax
+                    ? "use a granularity of \(needed) bytes or more" : "no granularity is enough")
+        case .recordFull(let limit):
+            "its record would be longer than \(limit) bytes: delete checkpoints"
+        case .lost: "changes could not be recorded meanwhile: its checkpoints are given up"
+        }
+    }
+
+    /// What became of the attempt to say that a disk is not tracked, where that is not durable.
+    static func text(_ outcome: DoubtOutcome) -> String {
+        outcome.isSaid
+            ? "that could only be noted until the machine is restarted"
+                + " (\(outcome.failures.joined(separator: ", ")))"
+            : "that could not be noted anywhere (\(outcome.failures.joined(separator: ", ")));"
+                + " take full backups after the next start"
+    }
+}
+
+extension ServerShared {
+    /// Says that a disk's changes are no longer recorded, and keeps trying; for a thread of its own.
+    ///
+    /// `said` is called after the first attempt, whatever came of it.
+    func declare(_ doubt: TrackingDoubt, of disk: DiskID, said: () -> Void) {
+        let outcome = doubt.declare()
+        said()
+        guard !outcome.isDurable else { return }
+        emit(.trackingProblem(disk: disk, detail: NBDServer.text(outcome)))
+        doubt.keepDeclaring(everyMilliseconds: Limits.doubtRetryMilliseconds)
+    }
+}

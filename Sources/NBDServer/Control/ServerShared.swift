@@ -1,0 +1,101 @@
+import PointInTime
+import ScratchFiles
+import ServerInterface
+import Synchronization
+import System
+
+/// What all rings and all calls share.
+///
+/// Nothing here is touched per request.
+final class ServerShared: Sendable {
+    let layout: RingLayout
+    let mailboxes: [Mailbox<RingMessage>]
+    let configuration: ServerConfiguration
+    let security: SecurityStore
+    let counts: ConnectionCounts
+    let copyMemory: CopyMemory
+    let watch = ScratchWatch()
+    /// For saying what must be said when descriptors have run out.
+    let spare = SpareDescriptor()
+    /// Listeners wait until a connection goes.
+    let acceptWaits = Atomic<Bool>(false)
+    private let nextGuestRing = Atomic<Int>(0)
+    private let nextBackupRing = Atomic<Int>(0)
+    private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
+
+    /// `isSimulated`: nobody sleeps on the mailboxes.
+    init(
+        _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
+        isSimulated: Bool = false
+    ) throws(SystemFault) {
+        self.layout = layout
+        self.security = security
+        var boxes: [Mailbox<RingMessage>] = []
+        for _ in 0..<layout.count {
+            boxes.append(isSimulated ? Mailbox(unwatched: ()) : try Mailbox())
+        }
+        mailboxes = boxes
+        self.configuration = configuration
+        counts = ConnectionCounts(configuration)
+        copyMemory = CopyMemory(limitBytes: configuration.copyMemoryBytes)
+    }
+
+    /// The ring for the next connection or disk: they are spread evenly.
+    func pickRing(for duty: RingDuty) -> Int {
+        let rings = layout.rings(for: duty)
+        let number =
+            switch duty {
+            case .guests: nextGuestRing.add(1, ordering: .relaxed).oldValue
+            case .backups: nextBackupRing.add(1, ordering: .relaxed).oldValue
+            }
+        return rings.lowerBound + Int(UInt(bitPattern: number) % UInt(rings.count))
+    }
+
+    /// The ring that accepts the connections of a kind.
+    func acceptor(for duty: RingDuty) -> Mailbox<RingMessage> {
+        mailboxes[layout.rings(for: duty).lowerBound]
+    }
+
+    func setEventHandler(_ new: @escaping @Sendable (ServerEvent) -> Void) {
+        handler.withLock { $0 = new }
+    }
+
+    func emit(_ event: ServerEvent) {
+        let handler = handler.withLock { $0 }
+        handler?(event)
+    }
+
+    /// Keeps why a job's disk broke; the first reason is an event.
+    func noteBroken(_ export: BackupExport, _ cause: BreakCause) {
+        let text = export.text(for: cause)
+        if export.noteBroken(text) { emit(.jobBroken(id: export.jobID, reason: text)) }
+    }
+
+    /// Breaks a job's disk from any thread: from now on nothing that is read of it is handed out.
+    ///
+    /// Its home ring stops copying for it soon after.
+    func breakNow(_ export: BackupExport, _ cause: BreakCause) {
+        noteBroken(export, cause)
+        export.ledger.view.close()
+        mailboxes[export.homeRing].post(.breakJob(export, cause))
+    }
+
+    /// Says once that scratch of a job's disk is running out.
+    func noteWatermark(_ export: BackupExport) {
+        guard !export.watermarkSent.exchange(true, ordering: .relaxed) else { return }
+        emit(
+            .scratchWatermark(
+                id: export.jobID, target: export.target,
+                usedBytes: export.scratchUsedBytes.load(ordering: .relaxed),
+                limitBytes: export.roomBytes))
+    }
+
+    /// A connection is gone: whoever waits for its place is told.
+    func drop(_ scope: ExportScope, _ peer: PeerAddress?, inHandshake: Bool) {
+        counts.drop(scope, peer, inHandshake: inHandshake)
+        if acceptWaits.exchange(false, ordering: .acquiringAndReleasing) {
+            acceptor(for: .guests).post(.resumeAccepting)
+            acceptor(for: .backups).post(.resumeAccepting)
+        }
+    }
+}

@@ -1,0 +1,218 @@
+import Disk
+import IORing
+
+/// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not wait.
+struct KernelIO: RingIO, ~Copyable {
+    private var ring: Ring
+    private var list = GatherList()
+    private var pipes: PipePool
+    private let clock: PeriodicTimer
+    private let shared: ServerShared
+    private let mailbox: Mailbox<RingMessage>
+
+    /// Must be made on the thread that will use it.
+    init(index: Int, shared: ServerShared) throws(SystemFault) {
+        let ring = try Ring(
+            entries: 512, completionEntries: UInt32(Limits.operationsPerRing))
+        clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
+        self.ring = ring
+        pipes = PipePool(limit: shared.layout.pipesPerRing)
+        self.shared = shared
+        mailbox = shared.mailboxes[index]
+    }
+
+    // MARK: Prepared operations
+
+    mutating func prepareRead(
+        _ file: FileHandle, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, tag: UInt64
+    ) {
+        ring.prepareRead(
+            file.number, into: arena, at: offset, count: count, filePosition: filePosition,
+            tag: tag)
+    }
+
+    mutating func prepareWrite(
+        _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, durable: Bool, tag: UInt64
+    ) {
+        ring.prepareWrite(
+            file.number, from: arena, at: offset, count: count, filePosition: filePosition,
+            durable: durable, tag: tag)
+    }
+
+    mutating func prepareAllocate(
+        _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64
+    ) {
+        ring.prepareAllocate(
+            file.number, mode: mode, filePosition: filePosition, count: count, tag: tag)
+    }
+
+    mutating func prepareSync(_ file: FileHandle, tag: UInt64) {
+        ring.prepareSync(file.number, tag: tag)
+    }
+
+    mutating func prepareAdvice(
+        _ advice: CacheAdvice, _ file: FileHandle, filePosition: UInt64, count: UInt32, tag: UInt64
+    ) {
+        ring.prepareAdvice(
+            advice, file.number, filePosition: filePosition, count: count, tag: tag)
+    }
+
+    mutating func prepareReceive(
+        _ socket: SocketHandle, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        whole: Bool, tag: UInt64
+    ) {
+        ring.prepareReceive(
+            socket.number, into: arena, at: offset, count: count, whole: whole, tag: tag)
+    }
+
+    mutating func prepareEvent(_ event: RingEvent, tag: UInt64) {
+        switch event {
+        case .writable(let socket): ring.preparePoll(socket.number, writable: true, tag: tag)
+        case .acceptable(let listener): ring.preparePoll(listener.number, writable: false, tag: tag)
+        case .messages: ring.preparePoll(mailbox.raw, writable: false, tag: tag)
+        case .tick: ring.preparePoll(clock.raw, writable: false, tag: tag)
+        }
+    }
+
+    mutating func prepareCancel(_ target: UInt64, tag: UInt64) {
+        ring.prepareCancel(target, tag: tag)
+    }
+
+    mutating func submit(waiting: Bool) { ring.submit(waiting: waiting) }
+
+    var completionCount: Int { ring.completionCount }
+
+    mutating func drain(into completions: inout [Completion], _: inout BufferArena) {
+        ring.drain(into: &completions)
+    }
+
+    // MARK: At once
+
+    mutating func readNow(
+        _ file: FileHandle, into arena: inout BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, mayWait: Bool
+    ) -> Int {
+        FileCalls.read(
+            file.number, into: arena, at: offset, count: count, filePosition: filePosition,
+            mayWait: mayWait)
+    }
+
+    mutating func writeNow(
+        _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64
+    ) -> Int {
+        FileCalls.write(
+            file.number, from: arena, at: offset, count: count, filePosition: filePosition)
+    }
+
+    mutating func beginGather() { list.removeAll() }
+
+    mutating func gather(_ arena: borrowing BufferArena, at offset: Int, count: Int) {
+        list.append(arena, at: offset, count: count)
+    }
+
+    mutating func sendGathered(to socket: SocketHandle, more: Bool) -> Int {
+        list.send(socket.number, more: more)
+    }
+
+    mutating func takePages(of file: FileHandle, filePosition: UInt64, count: Int) -> PageRun? {
+        guard FileCalls.isResident(file.number, position: filePosition, count: count),
+            let pipe = pipes.take()
+        else { return nil }
+        let filled = pipes.fill(
+            pipe, from: file.number, filePosition: filePosition, count: count)
+        guard filled == count else {
+            pipes.discard(pipe)
+            return nil
+        }
+        return PageRun(pipe)
+    }
+
+    mutating func sendPages(
+        _ pages: PageRun, to socket: SocketHandle, count: Int, more: Bool
+    ) -> Int {
+        pipes.send(Int(pages.number), to: socket.number, count: count, more: more)
+    }
+
+    mutating func endPages(_ pages: PageRun, unsent: Int) {
+        if unsent == 0 {
+            pipes.giveBack(Int(pages.number))
+        } else {
+            pipes.discard(Int(pages.number))
+        }
+    }
+
+    mutating func allocation(
+        of source: RawSource, at position: UInt64, end: UInt64
+    ) -> (isData: Bool, end: UInt64) {
+        source.allocation(at: position, end: end)
+    }
+
+    mutating func allocation(
+        of source: RawSource, at position: UInt64, end: UInt64, endsHole: Bool, ahead: Bool,
+        map: inout AllocationMap
+    ) -> AllocationRun {
+        source.allocation(at: position, end: end, endsHole: endsHole, ahead: ahead, map: &map)
+    }
+
+    mutating func isUncached(_ file: FileHandle, _ range: Range<UInt64>) -> Bool {
+        FileCalls.isAbsent(file.number, range)
+    }
+
+    mutating func writeError(_ witness: FileHandle) -> Int32? {
+        FileCalls.writeError(witness.number)
+    }
+
+    // MARK: Sockets
+
+    mutating func accept(_ listener: ListenerHandle) throws(SystemFault) -> SocketHandle? {
+        guard let descriptor = try SocketCalls.accept(listener.number)?.release() else {
+            return nil
+        }
+        return SocketHandle(descriptor)
+    }
+
+    mutating func address(of socket: SocketHandle) -> PeerAddress? {
+        SocketCalls.peer(of: socket.number)
+    }
+
+    mutating func welcome(_ socket: SocketHandle, isUnix: Bool) -> LocalPeer? {
+        SocketCalls.tune(socket.number, isUnix: isUnix)
+        guard isUnix, let user = SocketCalls.peer(socket.number) else { return nil }
+        return LocalPeer(user: user.user, group: user.group)
+    }
+
+    mutating func hasHungUp(_ socket: SocketHandle) -> Bool {
+        SocketCalls.hasHungUp(socket.number)
+    }
+
+    mutating func shutdown(_ socket: SocketHandle) { SocketCalls.shutdown(socket.number) }
+
+    mutating func close(_ socket: SocketHandle) {
+        _ = OwnedDescriptor(adopting: socket.number)
+    }
+
+    // MARK: Time
+
+    mutating func now() -> UInt64 { MonotonicClock.now() }
+
+    mutating func takeTick() { clock.consume() }
+
+    // MARK: Others
+
+    mutating func takeMessages() -> [RingMessage] { mailbox.takeAll() }
+
+    mutating func start(_ work: RingWork) -> Bool { work.start(for: mailbox, shared) }
+
+    mutating func revokeWrites(to export: BackupExport) -> ScratchTicket? {
+        export.writer.revoke()
+    }
+
+    mutating func fileWorkers() -> UInt32? { ring.fileWorkers() }
+
+    mutating func setFileWorkers(_ count: UInt32, tag: UInt64) {
+        ring.setFileWorkers(count, tag: tag)
+    }
+}

@@ -1,0 +1,166 @@
+import Disk
+import IORing
+
+/// All that a ring's loop asks of the world: the kernel in the server (`KernelIO`), a simulated world in
+/// tests.
+///
+/// Three kinds of calls. *Prepared* operations end later, in any order, with a completion that carries
+/// their tag. Calls *at once* never wait (but for `readNow` where it says so) and decide on the spot what
+/// happens next. *Work* is handed to others, who answer with a message.
+protocol RingIO: ~Copyable {
+    // MARK: Prepared operations
+
+    // Results are those of the system call: bytes, or the negative errno. Buffers are ranges of the arena,
+    // which stay allocated until the completion has been taken. Fewer bytes than asked for are no error.
+
+    /// Reads a range of a file; the bytes lie in the arena when the completion is taken.
+    mutating func prepareRead(
+        _ file: FileHandle, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, tag: UInt64)
+
+    /// Writes a range of the arena to a file, at any time up to the completion; `durable` makes it
+    /// persistent before that.
+    mutating func prepareWrite(
+        _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, durable: Bool, tag: UInt64)
+
+    /// Zeroes a range of a file without writing it; EOPNOTSUPP where the source cannot.
+    mutating func prepareAllocate(
+        _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64)
+
+    /// Makes every write that was completed before durable.
+    mutating func prepareSync(_ file: FileHandle, tag: UInt64)
+
+    /// Says what is to become of a range in the page cache; changes no byte.
+    mutating func prepareAdvice(
+        _ advice: CacheAdvice, _ file: FileHandle, filePosition: UInt64, count: UInt32, tag: UInt64)
+
+    /// Receives from a socket: at least a byte; 0 at the end of the stream.
+    ///
+    /// With `whole` all of them, unless the stream ends or the call is interrupted.
+    mutating func prepareReceive(
+        _ socket: SocketHandle, into arena: borrowing BufferArena, at offset: Int, count: Int,
+        whole: Bool, tag: UInt64)
+
+    /// Completes once when the event happens, or has happened already.
+    mutating func prepareEvent(_ event: RingEvent, tag: UInt64)
+
+    /// Takes back the event that was asked for with the tag `target`: it completes with ECANCELED, unless
+    /// it has happened.
+    mutating func prepareCancel(_ target: UInt64, tag: UInt64)
+
+    /// Hands over what was prepared; `waiting` until there is a completion.
+    mutating func submit(waiting: Bool)
+
+    /// Completions that wait to be taken.
+    var completionCount: Int { get }
+
+    /// Puts completions that are there in place of what was in the array, oldest first, as many as fit its
+    /// capacity.
+    ///
+    /// What was read or received lies in the arena then.
+    mutating func drain(into completions: inout [Completion], _ arena: inout BufferArena)
+
+    // MARK: At once
+
+    /// Reads what the page cache has of a range, or all of it where `mayWait`; returns bytes or the
+    /// negative errno (EAGAIN: nothing is cached).
+    mutating func readNow(
+        _ file: FileHandle, into arena: inout BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64, mayWait: Bool
+    ) -> Int
+
+    /// Writes into the page cache; returns bytes or the negative errno.
+    mutating func writeNow(
+        _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
+        filePosition: UInt64
+    ) -> Int
+
+    /// Begins a new list of ranges to be sent.
+    mutating func beginGather()
+
+    /// Adds a range to the list; at most `GatherList.capacity` of them.
+    mutating func gather(_ arena: borrowing BufferArena, at offset: Int, count: Int)
+
+    /// Sends the list as far as the socket takes it; returns bytes or the negative errno (EAGAIN: none).
+    ///
+    /// `more`: other bytes follow at once.
+    mutating func sendGathered(to socket: SocketHandle, more: Bool) -> Int
+
+    /// Takes the pages that hold a range of a file, without a copy: they show later changes of the file.
+    ///
+    /// Nil unless all of them are cached, and room for them is to be had.
+    mutating func takePages(
+        of file: FileHandle, filePosition: UInt64, count: Int
+    ) -> PageRun?
+
+    /// Sends the next `count` bytes of the pages; returns bytes or the negative errno, as `sendGathered`.
+    mutating func sendPages(
+        _ pages: PageRun, to socket: SocketHandle, count: Int, more: Bool
+    ) -> Int
+
+    /// Ends pages of which so many bytes were not sent.
+    mutating func endPages(_ pages: PageRun, unsent: Int)
+
+    /// What lies at a place of a source, see `RawSource.allocation`.
+    mutating func allocation(
+        of source: RawSource, at position: UInt64, end: UInt64
+    ) -> (isData: Bool, end: UInt64)
+
+    /// The same from answer to answer; more than was asked for may be kept in the map.
+    mutating func allocation(
+        of source: RawSource, at position: UInt64, end: UInt64, endsHole: Bool, ahead: Bool,
+        map: inout AllocationMap
+    ) -> AllocationRun
+
+    /// Whether the page cache holds nothing of a range; false where that cannot be told.
+    mutating func isUncached(_ file: FileHandle, _ range: Range<UInt64>) -> Bool
+
+    /// The errno of a failed write-back that this handle has not been told of, or nil: told once.
+    mutating func writeError(_ witness: FileHandle) -> Int32?
+
+    /// The next peer that waits; nil when none does. Throws when there is no room for it.
+    mutating func accept(_ listener: ListenerHandle) throws(SystemFault) -> SocketHandle?
+
+    /// The address of a TCP peer.
+    mutating func address(of socket: SocketHandle) -> PeerAddress?
+
+    /// Makes a new socket ready for its replies; returns who is at the other end of a unix socket.
+    mutating func welcome(_ socket: SocketHandle, isUnix: Bool) -> LocalPeer?
+
+    /// Whether the peer has closed its half, whatever is still unread.
+    mutating func hasHungUp(_ socket: SocketHandle) -> Bool
+
+    /// Ends both directions: what was prepared on the socket completes soon.
+    mutating func shutdown(_ socket: SocketHandle)
+
+    /// Ends the socket; nothing on it is in flight.
+    mutating func close(_ socket: SocketHandle)
+
+    // MARK: Time
+
+    /// Nanoseconds of a clock that never goes back.
+    mutating func now() -> UInt64
+
+    // MARK: Others
+
+    /// Takes messages out of the ring's mailbox, oldest first.
+    mutating func takeMessages() -> [RingMessage]
+
+    /// Takes the tick that has come.
+    mutating func takeTick()
+
+    /// Has others do something; false: it is not done, and no message follows.
+    mutating func start(_ work: RingWork) -> Bool
+
+    /// Forgets the writes to a job's scratch that have not begun; returns the one that has, whose buffer
+    /// stays in use until its message comes. Each is returned once.
+    mutating func revokeWrites(to export: BackupExport) -> ScratchTicket?
+
+    /// Workers that may carry out operations on files at once, as the kernel chose; nil where it does not
+    /// tell.
+    mutating func fileWorkers() -> UInt32?
+
+    /// Lets so many workers carry them out; those that hang count.
+    mutating func setFileWorkers(_ count: UInt32, tag: UInt64)
+}

@@ -1,0 +1,35 @@
+import IORing
+
+/// A ring on a thread of its own.
+extension RingLoop where IO == KernelIO {
+    /// Runs until told to stop and the last connection is gone.
+    mutating func run() {
+        switch shared.layout.duty(of: index) {
+        case .guests: WorkerThread.preferShortSlices()
+        case .backups: WorkerThread.giveWay()
+        }
+        begin()
+        while !isFinished {
+            if wantsTurn { io.submit(waiting: false) } else { awaitCompletions() }
+            turn()
+        }
+        end()
+    }
+
+    /// Submits what was prepared, and comes back when there is something to do.
+    private mutating func awaitCompletions() {
+        // What the kernel works on takes as long as it takes, and a processor perhaps.
+        let limit = pieces.count == 0 ? briefWait.nanoseconds : 0
+        let begun = io.now()
+        if limit > 0 {
+            repeat {
+                io.submit(waiting: false)
+                let count = io.completionCount
+                if count > 0 { return briefWait.found(completions: count) }
+            } while io.now() < begun + limit
+            briefWait.missed()
+        }
+        io.submit(waiting: true)
+        briefWait.slept(io.now() - begun, completions: io.completionCount)
+    }
+}

@@ -1,0 +1,63 @@
+import Bitmap
+import IORing
+
+/// Work is done on threads of its own: a call that never returns takes nothing from the ring, neither its
+/// thread nor one of the kernel's workers for it.
+extension RingWork {
+    /// Has it done; what comes of it is told to `home`.
+    func start(for home: Mailbox<RingMessage>, _ shared: ServerShared) -> Bool {
+        switch self {
+        case .writeLog(let disk, let log, let words, let generation):
+            DetachedThread.run(name: "nbdpull-intent") {
+                let failure = fault { () throws(SystemFault) in
+                    try log.write(words, generation: generation)
+                }
+                home.post(.intentLogWritten(disk, failure))
+            }
+        case .saveBits(let disk, let recording):
+            DetachedThread.run(name: "nbdpull-bits") {
+                let failure = fault { () throws(SystemFault) in try recording.save() }
+                home.post(.bitsSaved(disk, failure))
+            }
+        case .declareLoss(let disk, let doubt):
+            DetachedThread.run(name: "nbdpull-doubt") {
+                shared.declare(doubt, of: disk) { home.post(.lossDeclared(disk)) }
+            }
+        case .writeScratch(let export, let ticket, let bytes, let position):
+            write(export, ticket, bytes, position)
+        case .emptyScratch(let export): empty(export)
+        case .closeScratch(let export): close(export)
+        case .reclaim(let fileSystem, let piece):
+            shared.watch.reclaim(fileSystem, shared) { home.post(.spaceReclaimed(piece: piece)) }
+        }
+    }
+
+    // What comes of a write of scratch that has no thread is a message as well.
+
+    private func write(
+        _ export: BackupExport, _ ticket: ScratchTicket, _ bytes: LentBytes, _ position: UInt64
+    ) -> Bool {
+        export.writer.write(ticket, bytes, position: position)
+        return true
+    }
+
+    private func empty(_ export: BackupExport) -> Bool {
+        export.writer.empty {}
+        return true
+    }
+
+    private func close(_ export: BackupExport) -> Bool {
+        export.writer.close()
+        return true
+    }
+}
+
+/// What a call has failed with, or nil.
+private func fault(_ body: () throws(SystemFault) -> Void) -> SystemFault? {
+    do throws(SystemFault) {
+        try body()
+        return nil
+    } catch {
+        return error
+    }
+}

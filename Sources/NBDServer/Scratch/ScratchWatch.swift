@@ -1,0 +1,154 @@
+import PointInTime
+import ScratchFiles
+import Synchronization
+import System
+
+/// Looks after the scratch of all running jobs from outside the data path.
+///
+/// A write error that the kernel reports late breaks the job although nobody reads. Where scratch
+/// shares a file system with a machine's disk the job gives way before the machine runs out of room,
+/// and when it has run out all the same, its write waits until the jobs there have given theirs back.
+final class ScratchWatch: Sendable {
+    private let state = Mutex(State())
+    private let wakeups = WakeCount()
+    private let start: ThreadStart
+
+    init(start: @escaping ThreadStart = WorkerThread.start) { self.start = start }
+
+    private struct State {
+        var exports: [ExportID: BackupExport] = [:]
+        /// Exports that have nothing left to give back.
+        var given: Set<ExportID> = []
+        var waiting: [Reclaim] = []
+        var hasThread = false
+    }
+
+    /// A guest's change that waits for room.
+    private final class Reclaim: Sendable {
+        let deadline: UInt64
+        private let missing: Atomic<Int>
+        private let isAnswered = Atomic<Bool>(false)
+        private let answer: @Sendable () -> Void
+
+        init(_ count: Int, answer: @escaping @Sendable () -> Void) {
+            missing = Atomic(count)
+            self.answer = answer
+            deadline = MonotonicClock.now() + Limits.reclaimNanoseconds
+        }
+
+        func oneIsDone() {
+            if missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { finish() }
+        }
+
+        func finish() {
+            if !isAnswered.exchange(true, ordering: .acquiringAndReleasing) { answer() }
+        }
+
+        var isOver: Bool { isAnswered.load(ordering: .acquiring) }
+    }
+
+    /// Begins to watch; `shared` is told of what is found.
+    func add(_ exports: [BackupExport], _ shared: ServerShared) {
+        state.withLock { state in
+            for export in exports { state.exports[export.id] = export }
+        }
+        wakeups.signal()
+        // Without a thread readers look for themselves; the next job's begin tries again.
+        _ = ensureThread(shared)
+    }
+
+    /// Whether there is a thread, started if need be.
+    private func ensureThread(_ shared: ServerShared) -> Bool {
+        let isThere = state.withLock { state in
+            defer { state.hasThread = true }
+            return state.hasThread
+        }
+        if isThere { return true }
+        do throws(SystemFault) {
+            try start("nbdpull-watch") { self.run(shared) }
+            return true
+        } catch {
+            state.withLock { $0.hasThread = false }
+            return false
+        }
+    }
+
+    func remove(_ exports: [ExportID]) {
+        state.withLock { state in
+            for export in exports {
+                state.exports[export] = nil
+                state.given.remove(export)
+            }
+        }
+        wakeups.signal()
+    }
+
+    /// A guest has found its file system full: breaks the jobs that have scratch there, and calls
+    /// `answer` when their room is given back, or after a while.
+    ///
+    /// False when there is nothing to give back: the file system is full of other things.
+    func reclaim(
+        _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
+    ) -> Bool {
+        let found = state.withLock { state -> (exports: [BackupExport], reclaim: Reclaim)? in
+            let exports = state.exports.values.filter {
+                $0.scratch.fileSystem == fileSystem && !state.given.contains($0.id)
+            }
+            guard !exports.isEmpty else { return nil }
+            let reclaim = Reclaim(exports.count, answer: answer)
+            // From here on the thread stays until it is answered.
+            state.waiting.append(reclaim)
+            return (exports, reclaim)
+        }
+        guard let (exports, reclaim) = found else { return false }
+        guard ensureThread(shared) else {
+            // Nobody would look at the deadline.
+            state.withLock { $0.waiting.removeAll { $0 === reclaim } }
+            return false
+        }
+        for export in exports {
+            shared.breakNow(export, .spaceForGuest)
+            export.writer.empty {
+                self.state.withLock { _ = $0.given.insert(export.id) }
+                reclaim.oneIsDone()
+            }
+        }
+        return true
+    }
+
+    // MARK: On the watch's thread
+
+    private func run(_ shared: ServerShared) {
+        var pause = Limits.scratchWatchMilliseconds
+        while true {
+            let isWoken = wakeups.wait(milliseconds: pause)
+            let (exports, waiting, isIdle) = state.withLock { state in
+                state.waiting.removeAll { $0.isOver }
+                let isIdle = state.exports.isEmpty && state.waiting.isEmpty
+                if isIdle, !isWoken { state.hasThread = false }
+                return (Array(state.exports.values), state.waiting, isIdle)
+            }
+            if isIdle, !isWoken { return }
+            // The next job may begin soon.
+            pause = isIdle ? Limits.idleMilliseconds : Limits.scratchWatchMilliseconds
+            let now = MonotonicClock.now()
+            for reclaim in waiting where now > reclaim.deadline { reclaim.finish() }
+            for export in exports where !export.ledger.view.isClosed { look(at: export, shared) }
+        }
+    }
+
+    private func look(at export: BackupExport, _ shared: ServerShared) {
+        if let loss = export.loss { return shared.breakNow(export, loss) }
+        guard export.reservedBytes > 0 else { return }
+        // On the writer's thread: the file system may hang.
+        export.writer.look { space in
+            if space.freeBytes < export.reservedBytes {
+                shared.breakNow(export, .spaceForGuest)
+            } else if space.freeBytes - export.reservedBytes
+                < export.roomBytes / 100 * (100 - Limits.scratchWatermarkPercent)
+            {
+                shared.noteWatermark(export)
+            }
+        }
+    }
+}

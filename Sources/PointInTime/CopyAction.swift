@@ -1,0 +1,72 @@
+package import Tracking
+
+/// What a guest write must do about the jobs of its disk.
+package enum Admission: Sendable, Hashable {
+    /// Nothing that it touches is still needed: submit it now.
+    case go
+    /// It waits for copies; its `.release` follows exactly once.
+    case held
+}
+
+/// Why a job broke.
+package enum BreakCause: Sendable, Hashable {
+    /// Old content could not be read from the source (positive errno).
+    case sourceRead(errno: Int32)
+    /// Old content could not be written to scratch (positive errno).
+    case scratchWrite(errno: Int32)
+    /// Every slot of the scratch is taken.
+    case scratchFull
+    /// A guest write was held longer than the job allows.
+    case holdLimit(milliseconds: UInt64)
+    /// Preserved content could not be read back (positive errno).
+    case scratchRead(errno: Int32)
+    /// Preserved content had been written, and the kernel could not bring it to the device later
+    /// (positive errno).
+    case scratchLost(errno: Int32)
+    /// The machine's own writes could not be brought to the source later (positive errno), so what is
+    /// read there may be something else.
+    case sourceLost(errno: Int32)
+    /// Scratch lies on the file system of a machine's disk, which needs the room.
+    case spaceForGuest
+}
+
+/// What copy-before-write asks its driver to do; every action is carried out in order.
+package enum CopyAction: Sendable, Hashable {
+    /// Read clusters from the source into the task's buffer; answer with `readFinished`.
+    case readSource(task: CopyIndex, clusters: Range<Int>)
+    /// Write clusters from the task's buffer to neighbouring slots; answer with
+    /// `scratchWriteFinished`.
+    case writeScratch(ScratchWrite)
+    /// The copy is over: nothing will be read into the task's buffer or written from it on behalf of
+    /// the gate.
+    ///
+    /// The task's number is free for the next copy.
+    case copyDone(task: CopyIndex)
+    /// The guest write may be submitted now.
+    case release(ChangeID)
+    /// The job is broken: its ledger is closed already.
+    ///
+    /// Its writes to scratch that are in flight may be given up and answered at once.
+    case jobBroken(job: JobIndex, cause: BreakCause)
+    /// Nothing of the job is in flight any more; its slot may be used again.
+    case jobDetached(job: JobIndex)
+}
+
+/// One write of preserved clusters to a job's scratch.
+package struct ScratchWrite: Sendable, Hashable {
+    package let task: CopyIndex
+    package let job: JobIndex
+    /// First cluster, counted from the task's first.
+    package let position: Int
+    package let count: Int
+    /// Slot of the first cluster.
+    package let slot: UInt32
+
+    package init(task: CopyIndex, job: JobIndex, position: Int, count: Int, slot: UInt32) {
+        self.task = task
+        self.job = job
+        self.position = position
+        self.count = count
+        self.slot = slot
+    }
+}

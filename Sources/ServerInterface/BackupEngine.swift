@@ -1,0 +1,52 @@
+/// What control needs of the server below it: the seam where tests put a fake.
+///
+/// Every call is a control-plane call: it may take milliseconds and is never made per request.
+package protocol BackupEngine: Sendable {
+    /// Opens and locks the source and publishes its live export.
+    func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
+    func detachDisk(_ disk: DiskID) async throws(ServerFault)
+    /// The same, unless a client is connected to the live export: `diskInUse` then, and nothing has changed.
+    func detachDiskIfUnused(_ disk: DiskID) async throws(ServerFault)
+    /// Makes a disk larger while it is served, or takes the size that its source has by now; returns its size in bytes.
+    /// Clients see it when they connect anew; what is new counts as changed.
+    func growDisk(_ disk: DiskID, sizeBytes: UInt64?) async throws(ServerFault) -> UInt64
+    func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus
+    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the backup exports.
+    /// A fault leaves nothing behind: no file, no socket, no job.
+    func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted
+    func jobReport(id: String) async throws(ServerFault) -> JobReport
+    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
+    func endJob(id: String) async throws(ServerFault) -> JobReport
+    /// Makes a checkpoint on several disks at one instant; all of them or none.
+    func createCheckpoint(_ configuration: CheckpointConfiguration) async throws(ServerFault)
+    /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before, so no other checkpoint's
+    /// answer changes. A disk without that checkpoint is left as it is.
+    func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault)
+    /// Everything written since a checkpoint, up to now; at most `extentLimit` extents are listed.
+    func dirtyReport(
+        since checkpoint: String, disk: DiskID, extentLimit: Int
+    ) async throws(ServerFault) -> DirtyReport
+    /// Adds a listener for the live exports.
+    func listenLive(
+        _ endpoint: ListenEndpoint, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint
+    /// Serves live exports on a socket that listens already; returns where it is bound.
+    func adoptLive(
+        descriptor: Int32, security: ListenerSecurity
+    ) async throws(ServerFault) -> ListenEndpoint
+    /// Reads credentials and access rules again; connections keep theirs. On a fault nothing has changed.
+    func reloadSecurity() async throws(ServerFault)
+    /// Receives the server's events; set once, before the first disk is attached.
+    func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void)
+    /// Begins nothing from now on, and answers those who wait for a storage to begin something; what has begun can
+    /// still be ended.
+    func refuseNewCalls() async
+    /// Stops accepting, finishes requests in flight, flushes and closes every source.
+    func shutdown() async
+}
+
+extension BackupEngine {
+    /// An engine that never waits for a storage has nobody to answer.
+    package func refuseNewCalls() async {}
+}

@@ -1,0 +1,28 @@
+package import NBDProtocol
+
+/// What machines have asked of a disk since it was attached: requests that were valid, answered or
+/// not.
+package struct GuestFigures: Sendable, Hashable {
+    package var readRequests: UInt64 = 0
+    package var readBytes: UInt64 = 0
+    package var writeRequests: UInt64 = 0
+    /// What is to be trimmed or zeroed counts as written: it changes the disk.
+    package var writeBytes: UInt64 = 0
+    package var flushRequests: UInt64 = 0
+
+    package init() {}
+
+    /// Counts a valid request of so many bytes.
+    package mutating func count(_ command: Command, _ bytes: UInt64) {
+        switch command {
+        case .read:
+            readRequests &+= 1
+            readBytes &+= bytes
+        case .write, .trim, .writeZeroes:
+            writeRequests &+= 1
+            writeBytes &+= bytes
+        case .flush: flushRequests &+= 1
+        case .cache, .blockStatus, .disconnect: break
+        }
+    }
+}

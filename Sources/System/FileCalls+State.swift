@@ -1,0 +1,141 @@
+import CLinux
+import Glibc
+import Synchronization
+
+/// Plain calls on the small files that must outlive the server.
+extension FileCalls {
+    /// Opens a file for reading and writing that is made, mode 0600, or emptied when it exists.
+    package static func openEmptied(_ path: String) throws(SystemFault) -> OwnedDescriptor {
+        let number = try SystemFault.check("open") {
+            // SAFETY: the string is passed for the time of the call.
+            unsafe Glibc.open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        }
+        return OwnedDescriptor(adopting: number)
+    }
+
+    /// Gives a file another name; a file of that name is replaced in one step.
+    package static func rename(_ from: String, to: String) throws(SystemFault) {
+        _ = try SystemFault.check("rename") {
+            // SAFETY: the strings are passed for the time of the call.
+            unsafe Glibc.rename(from, to)
+        }
+    }
+
+    /// Removes an empty directory.
+    package static func removeDirectory(_ path: String) throws(SystemFault) {
+        _ = try SystemFault.check("rmdir") {
+            // SAFETY: the string is passed for the time of the call.
+            unsafe rmdir(path)
+        }
+    }
+
+    /// Makes room for a file of this size, where the file system can; it reads as zeros.
+    package static func reserve(_ descriptor: Int32, bytes: UInt64) throws(SystemFault) {
+        do throws(SystemFault) {
+            _ = try SystemFault.check("fallocate") {
+                fallocate(descriptor, 0, 0, off_t(clamping: bytes))
+            }
+        } catch {
+            guard error.errno == EOPNOTSUPP else { throw error }
+            try setSize(descriptor, bytes: bytes)
+        }
+    }
+
+    /// Up to `count` bytes from a position on; fewer at the file's end.
+    package static func read(
+        _ descriptor: Int32, at position: UInt64, count: Int
+    ) throws(SystemFault) -> [UInt8] {
+        var failure: Int32 = 0
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+            while filled < count {
+                // SAFETY: the range lies within the buffer.
+                let result = unsafe pread(
+                    descriptor, buffer.baseAddress.map { unsafe $0 + filled }, count - filled,
+                    off_t(clamping: position) + off_t(filled))
+                if result == 0 { return }
+                if result < 0 {
+                    if errno == EINTR { continue }
+                    failure = errno
+                    return
+                }
+                filled += result
+            }
+        }
+        if failure != 0 { throw SystemFault(call: "pread", errno: failure) }
+        return bytes
+    }
+
+    /// Writes a run of words to a file.
+    package static func write(
+        _ descriptor: Int32, _ words: LazyWords, first: Int, count: Int, at position: UInt64
+    ) throws(SystemFault) {
+        try words.write(descriptor, first: first, count: count, at: position)
+    }
+
+    /// An extended attribute of an open file; nil when it has none of that name, or cannot have any.
+    package static func mark(
+        _ descriptor: Int32, _ name: String
+    ) throws(SystemFault) -> String? {
+        var bytes = [UInt8](repeating: 0, count: markBytesMax)
+        // SAFETY: the kernel writes at most as many bytes as the array has.
+        let result = unsafe bytes.withUnsafeMutableBytes { buffer in
+            unsafe nbdpull_get_mark(descriptor, name, buffer.baseAddress, buffer.count)
+        }
+        if result >= 0 { return String(decoding: bytes.prefix(result), as: UTF8.self) }
+        switch errno {
+        case ENODATA, EOPNOTSUPP, EPERM, ENOSYS: return nil
+        default: throw SystemFault(call: "fgetxattr", errno: errno)
+        }
+    }
+
+    /// Sets an extended attribute of an open file.
+    package static func setMark(
+        _ descriptor: Int32, _ name: String, _ value: String
+    ) throws(SystemFault) {
+        let bytes = Array(value.utf8)
+        _ = try SystemFault.check("fsetxattr") {
+            // SAFETY: the kernel reads as many bytes as the array has.
+            unsafe bytes.withUnsafeBytes { buffer in
+                unsafe nbdpull_set_mark(descriptor, name, buffer.baseAddress, buffer.count)
+            }
+        }
+    }
+
+    /// Makes everything about the file durable, its attributes too.
+    package static func syncWhole(_ descriptor: Int32) throws(SystemFault) {
+        _ = try SystemFault.check("fsync") { fsync(descriptor) }
+    }
+
+    /// A longer attribute is not ours, in bytes.
+    private static let markBytesMax = 256
+}
+
+/// A descriptor that is kept so that one can be had when none is left.
+package final class SpareDescriptor: Sendable {
+    /// -1 when even this one could not be had.
+    private let number = Mutex<Int32>(-1)
+
+    package init() { number.withLock { $0 = Self.any() } }
+
+    deinit { number.withLock { if $0 >= 0 { close($0) } } }
+
+    private static func any() -> Int32 {
+        // SAFETY: the string is passed for the time of the call.
+        unsafe Glibc.open("/dev/null", O_RDONLY | O_CLOEXEC)
+    }
+
+    /// Runs work while one descriptor more than usual is free.
+    package func lend(_ body: () -> Void) {
+        number.withLock { number in
+            if number >= 0 { close(number) }
+            number = -1
+        }
+        body()
+        number.withLock { if $0 < 0 { $0 = Self.any() } }
+    }
+}
+
+extension Errno {
+    package static let notDirectory = ENOTDIR
+    package static let tooManyFilesInSystem = ENFILE
+}

@@ -1,0 +1,180 @@
+import Synchronization
+package import System
+import Tracking
+
+/// What became of the attempt to say that a disk's tracking is not to be believed.
+package struct DoubtOutcome: Sendable, Hashable {
+    /// It is said where it outlives the machine's restart.
+    package var isDurable = false
+    /// It is said where whoever opens the disk next sees it.
+    package var isSaid = false
+    /// What could not be done: `'path': call: text`.
+    package var failures: [String] = []
+    /// A call failed because no descriptor was left.
+    package var lackedDescriptors = false
+
+    package init() {}
+}
+
+/// Says that changes of a disk were made, or may have been, that are not recorded.
+///
+/// Each place alone is enough for the next start: no record, a mark on the source that the record does
+/// not know, a session in memory that says so. All are tried, because any of them may be full,
+/// read-only, broken or gone.
+package final class TrackingDoubt: Sendable {
+    private let places: TrackingPlaces
+    private let spare: SpareDescriptor
+    /// The session's file, open beforehand, so that it can be written over without waiting.
+    private let open = Mutex<(any TrackedFile)?>(nil)
+    private let outcome = Mutex<DoubtOutcome?>(nil)
+
+    package init(_ places: TrackingPlaces, spare: SpareDescriptor) {
+        self.places = places
+        self.spare = spare
+    }
+
+    /// The tracking directory that it is about.
+    package var directory: String { places.files.path }
+
+    /// What the last `declare` came to; nil when there was none.
+    package var lastOutcome: DoubtOutcome? { outcome.withLock { $0 } }
+
+    /// Whether nobody is to say anything any more: the disk is held by a later session.
+    private let isRetired = Atomic<Bool>(false)
+    private let retired = Latch(count: 1)
+
+    /// Tries until it is said durably, or this object retires; for a thread of its own.
+    package func keepDeclaring(everyMilliseconds: Int32) {
+        while !(lastOutcome?.isDurable ?? false) {
+            if retired.wait(milliseconds: everyMilliseconds) { return }
+            _ = declare()
+        }
+    }
+
+    /// Nothing is said any more; a call that is at work may still end.
+    package func retire() {
+        guard !isRetired.exchange(true, ordering: .acquiringAndReleasing) else { return }
+        retired.arrive()
+    }
+
+    /// The session that has these places writes no record any more, nor removes what a later one says;
+    /// may wait as long as the storage does.
+    package func bar() { places.gate.close() }
+
+    /// Opens what `sayInMemory` needs; after the session was announced.
+    package func prepare() {
+        guard places.isInMemory, let memory = places.memory else { return }
+        let file = try? memory.open(TrackingPlaces.sessionName, writable: true)
+        open.withLock { $0 = file }
+    }
+
+    private var untracked: [UInt8] {
+        TrackingSession(
+            id: TrackingSession.freshID(), bootID: places.bootID, state: .untracked,
+            directory: places.files.path
+        ).encode()
+    }
+
+    /// Says it in memory alone, without a call that can wait for a device; false when that failed.
+    package func sayInMemory() -> Bool {
+        guard let file = open.withLock({ $0 }) else { return false }
+        do throws(SystemFault) {
+            try file.write(untracked, at: 0)
+            return true
+        } catch {
+            return false
+        }
+    }
+
+    /// Says it in every place; may wait as long as the storage does.
+    ///
+    /// Called again after a failure, it tries again.
+    package func declare() -> DoubtOutcome {
+        var found = attempt()
+        if !found.isDurable, found.lackedDescriptors {
+            spare.lend { found = attempt() }
+        }
+        let result = found
+        outcome.withLock { $0 = result }
+        return result
+    }
+
+    private func attempt() -> DoubtOutcome {
+        var outcome = DoubtOutcome()
+        if isRetired.load(ordering: .acquiring) { return outcome }
+        sayInSession(&outcome)
+        // Before the record: its directory may hang, and where the source hangs, so do its changes.
+        markSource(&outcome)
+        removeRecord(&outcome)
+        return outcome
+    }
+
+    private func note(_ path: String, _ fault: SystemFault, _ outcome: inout DoubtOutcome) {
+        outcome.failures.append("'\(path)': \(fault.call): \(fault.errorText)")
+        if fault.errno == Errno.tooManyFiles || fault.errno == Errno.tooManyFilesInSystem {
+            outcome.lackedDescriptors = true
+        }
+    }
+
+    private func sayInSession(_ outcome: inout DoubtOutcome) {
+        guard let memory = places.memory else { return }
+        if sayInMemory() { outcome.isSaid = true }
+        do throws(SystemFault) {
+            try memory.make()
+            try memory.replace(TrackingPlaces.sessionName, with: untracked)
+            outcome.isSaid = true
+            return
+        } catch {
+            note(memory.path + "/" + TrackingPlaces.sessionName, error, &outcome)
+        }
+        if outcome.isSaid { return }
+        // Written over where it is, which needs no room; else an empty file, which nobody can read.
+        do throws(SystemFault) {
+            let file = try memory.open(TrackingPlaces.sessionName, writable: true)
+            try file.write(untracked, at: 0)
+            outcome.isSaid = true
+        } catch {
+            if (try? memory.create(TrackingPlaces.sessionName, reserving: 0)) != nil {
+                outcome.isSaid = true
+            }
+        }
+    }
+
+    private func removeRecord(_ outcome: inout DoubtOutcome) {
+        let path = places.files.path + "/" + TrackingPlaces.recordName
+        var isGone = false
+        bar()
+        do throws(SystemFault) {
+            try places.files.remove(TrackingPlaces.recordName)
+            isGone = true
+            outcome.isSaid = true
+            try places.files.sync()
+            outcome.isDurable = true
+            return
+        } catch {
+            note(path, error, &outcome)
+        }
+        if isGone { return }
+        do throws(SystemFault) {
+            // A record that is torn is none.
+            let file = try places.files.open(TrackingPlaces.recordName, writable: true)
+            try file.write([UInt8](repeating: 0, count: 16), at: 0)
+            outcome.isSaid = true
+            try file.sync()
+            outcome.isDurable = true
+        } catch {
+            note(path, error, &outcome)
+        }
+    }
+
+    private func markSource(_ outcome: inout DoubtOutcome) {
+        guard let mark = places.mark else { return }
+        do throws(SystemFault) {
+            try mark.write("untracked " + TrackingSession.freshID())
+            outcome.isSaid = true
+            if mark.isLasting { outcome.isDurable = true }
+        } catch {
+            note("the source's attribute", error, &outcome)
+        }
+    }
+}

@@ -1,5 +1,0 @@
-import Bitmap
-
-extension ChangeID: ExpressibleByIntegerLiteral {
-    package init(integerLiteral number: Int) { self.init(number) }
-}
