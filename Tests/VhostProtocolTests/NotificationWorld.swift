@@ -14,6 +14,9 @@ final class NotificationWorld {
         var isLazy = true
         /// Whether the device tells of each chain by itself.
         var publishesEach = false
+        /// How often at most the driver runs in the midst of the device's work; a lost wake-up needs
+        /// one or two such moments.
+        var interruptions = Int.max
         /// Broken on purpose: no fences, or no second look.
         var hasFences = true
         var looksAgain = true
@@ -40,6 +43,7 @@ final class NotificationWorld {
     private var isKicked = false
     private var isCalled = false
     private var isDeviceAsleep = true
+    private var interruptions = 0
 
     init(_ setting: Setting, choose: @escaping (Int) -> Int) throws {
         self.setting = setting
@@ -92,9 +96,13 @@ final class NotificationWorld {
 
     /// Before one of the device's accesses: any number of the driver's steps.
     private func interrupt() {
+        guard interruptions < setting.interruptions else { return }
+        var hasDriven = false
         while canDrive, choose(2) == 1 {
+            hasDriven = true
             do { try drive() } catch { step = .done }
         }
+        if hasDriven { interruptions += 1 }
     }
 
     // MARK: The device
@@ -147,6 +155,8 @@ final class NotificationWorld {
             step = sent < setting.requests ? .send : setting.waitsForCalls ? .collect : .done
         case .collect:
             driver.suppressCalls()
+            // That, too, may have arrived before anything else happens.
+            if setting.isLazy, !setting.hasEventIndex, choose(2) == 1 { side.fence() }
             returned += try driver.collect().count
             step = returned == setting.before + sent ? .done : .arm
         case .arm:
