@@ -1,6 +1,5 @@
-// What a session makes of messages about queues. A queue starts with its kick's descriptor and
-// stops with GET_VRING_BASE (vhost-user, "Ring states"); in between SET_VRING_ENABLE pauses and
-// resumes it.
+// Messages about queues. A queue starts when it gets its kick descriptor and stops with
+// GET_VRING_BASE (vhost-user, "Ring states"); in between, SET_VRING_ENABLE pauses and resumes it.
 
 extension BackEndSession {
     mutating func handleQueue(
@@ -13,7 +12,7 @@ extension BackEndSession {
             state.queues[index].size = UInt16(size)
         case .setQueueAddresses(let index, let flags, let addresses):
             try needStopped(index)
-            // The one flag there is belongs to migration, which is not offered.
+            // The only flag defined is for migration, which is not offered.
             guard flags == 0 else { throw .addressFlags(queue: index, flags) }
             state.queues[index].addresses = addresses
         case .setQueueBase(let index, let base):
@@ -39,7 +38,7 @@ extension BackEndSession {
         return acknowledge(header.request, header.needsReply)
     }
 
-    /// Whether a queue may have so many entries.
+    /// Whether `size` is a valid queue size.
     static func isQueueSize(_ size: UInt32) -> Bool {
         size > 0 && size <= UInt32(VhostLimits.queueSizeMax) && size & (size - 1) == 0
     }
@@ -113,7 +112,7 @@ extension BackEndSession {
         return perform(.stopQueue(index: index), header, then: next)
     }
 
-    /// A queue has stopped, as GET_VRING_BASE wanted.
+    /// The queue that GET_VRING_BASE named has stopped.
     mutating func stopped(_ next: State, request: UInt32, next base: UInt16) -> SessionStep {
         guard let index = stoppingQueue else { preconditionFailure("no queue was to stop") }
         stoppingQueue = nil

@@ -1,32 +1,32 @@
-// The back-end's side of a vhost-user session as a machine: messages in, replies and actions out.
-// What the messages about queues do is in BackEndSession+Queues.swift.
+// The back-end's side of a vhost-user session as a state machine: messages in, replies and actions
+// out. Messages about queues are handled in BackEndSession+Queues.swift.
 
 /// The back-end's side of one vhost-user session for a block device.
 ///
-/// A value without sockets, memory or clock. The driver reads a header and its payload, hands them
-/// to `receive` and does what the step says; after an action it calls `performed`. Nothing that a
-/// front-end sends traps, and a refused message changes nothing. Whoever asks for an answer
-/// (REPLY_ACK) is told of a refusal and may go on; otherwise the session ends, for the front-end
-/// would go on as if all were well.
+/// A value: no sockets, no memory, no clock. The driver reads a header and its payload, passes them
+/// to `receive` and carries out the step it gets back; after an action it calls `performed`.
+/// Nothing a front-end sends can trap, and a refused message changes nothing. If the front-end
+/// asked for an acknowledgement (REPLY_ACK), it is told of the refusal and the session goes on;
+/// otherwise the session ends, because the front-end would take the message for accepted.
 package struct BackEndSession: Sendable {
-    /// What is waited for.
+    /// An action that has not been reported yet.
     private struct Pending: Sendable {
         let code: RequestCode
         let request: UInt32
         let needsReply: Bool
-        /// The session as it is when the action is done.
+        /// The state once the action is done.
         var next: State
-        /// What the reply to GET_INFLIGHT_FD says.
+        /// Payload of the reply to GET_INFLIGHT_FD.
         var inflightReply: [UInt8] = []
     }
 
-    /// All that messages change.
+    /// Everything that messages can change.
     struct State: Sendable {
-        /// What the guest uses; nil before SET_FEATURES.
+        /// The negotiated features; nil before SET_FEATURES.
         var features: DeviceFeatures?
         var protocolFeatures: ProtocolFeatures = []
         var memory = MemoryTable()
-        /// Where queues that start remember what is in flight.
+        /// The in-flight area that queues use from their next start on.
         var inflight: InflightArea?
         var queues: [QueueState]
     }
@@ -35,35 +35,36 @@ package struct BackEndSession: Sendable {
     package private(set) var device: BlockDescription
     var state: State
     private var pending: Pending?
-    /// The queue that is being stopped.
+    /// The queue that GET_VRING_BASE is stopping.
     var stoppingQueue: Int?
     private var isOver = false
 
-    /// A session at its beginning, with `device.queueCount` queues at most.
+    /// A new session with `device.queueCount` queues.
     package init(_ device: BlockDescription) {
         self.device = device
         state = State(queues: Array(repeating: QueueState(), count: device.queueCount))
     }
 
-    /// What the guest uses; nothing before SET_FEATURES.
+    /// The negotiated features; empty before SET_FEATURES.
     package var features: DeviceFeatures { state.features ?? [] }
 
-    /// The regions of memory, mapped.
+    /// The guest's memory.
     package var memory: MemoryTable { state.memory }
 
-    /// Queues that are started, paused or not.
+    /// Queues that have been started, including paused ones.
     package var startedQueues: [Int] {
         state.queues.indices.filter { state.queues[$0].running != nil }
     }
 
-    /// The rules for the guest's requests, by what it has agreed to.
+    /// The rules for the guest's requests under the negotiated features.
     package var rules: BlockRules { BlockRules(device, features) }
 
-    /// The disk has another size from now on; the guest learns of it when it asks.
+    /// Changes the disk's size; the guest sees it the next time it reads the configuration space.
     package mutating func resized(sizeBytes: UInt64) { device.sizeBytes = sizeBytes }
 
-    /// Takes one message; `payload` has the size that the header announces, and `descriptors` came
-    /// with it.
+    /// Handles one message.
+    ///
+    /// `payload` is as long as the header says; `descriptors` is how many descriptors came with it.
     ///
     /// Must not be called while an action is pending.
     package mutating func receive(
@@ -82,7 +83,7 @@ package struct BackEndSession: Sendable {
         }
     }
 
-    /// The pending action is done, or is not to be had.
+    /// Reports how the pending action went.
     package mutating func performed(_ outcome: ActionOutcome) -> SessionStep {
         guard var done = pending else { preconditionFailure("no action is pending") }
         pending = nil
@@ -188,7 +189,7 @@ package struct BackEndSession: Sendable {
         return perform(.changeMemory(added: added, removed: removed), header, then: next)
     }
 
-    /// Queues that are started keep their rings where they are, or the change is refused.
+    /// Refuses a change that would move or remove the rings of a started queue.
     private func keepRings(in memory: MemoryTable) throws(SessionRefusal) {
         for (index, queue) in state.queues.enumerated() {
             guard let rings = queue.running, let addresses = queue.addresses,
@@ -206,7 +207,7 @@ package struct BackEndSession: Sendable {
         guard byteCount <= VhostLimits.configBytesMax,
             Int(offset) <= VhostLimits.configBytesMax - byteCount, flags <= 1
         else {
-            // This request has a way to say no: a reply without a payload.
+            // This request has its own refusal: a reply without a payload.
             return .refused(
                 .configRange(offset: offset, byteCount: byteCount),
                 SessionReply(to: header.request, []))
@@ -256,7 +257,7 @@ package struct BackEndSession: Sendable {
         return perform(.useInflight(used), header, then: next)
     }
 
-    /// Bytes of an area for so many queues; nil when there cannot be as many, or none.
+    /// Size of an area for that many queues, in bytes; nil if the numbers are out of range.
     private static func inflightBytes(_ area: InflightDescription) -> UInt64? {
         guard area.queueCount >= 1, Int(area.queueCount) <= VhostLimits.queuesMax,
             isQueueSize(UInt32(area.queueSize))
@@ -276,12 +277,12 @@ package struct BackEndSession: Sendable {
 
     // MARK: Answers
 
-    /// Refuses what needs an extension that was not agreed on.
+    /// Throws unless the protocol feature has been negotiated.
     func need(_ feature: ProtocolFeatures, _ code: RequestCode) throws(SessionRefusal) {
         guard state.protocolFeatures.contains(feature) else { throw .notNegotiated(code) }
     }
 
-    /// An action after which the session is `next`.
+    /// Starts an action; the state becomes `next` when it is done.
     mutating func perform(
         _ action: SessionAction, _ header: MessageHeader, then next: State
     ) -> SessionStep {
@@ -297,7 +298,7 @@ package struct BackEndSession: Sendable {
         .reply(SessionReply(to: header.request, word: word))
     }
 
-    /// Says that a message was taken, if that is asked for.
+    /// Acknowledges a message if the front-end asked for it.
     func acknowledge(_ request: UInt32, _ needsReply: Bool) -> SessionStep {
         guard needsReply, state.protocolFeatures.contains(.replyAck) else { return .proceed }
         return .reply(SessionReply(to: request, word: 0))
@@ -307,7 +308,7 @@ package struct BackEndSession: Sendable {
         _ refusal: SessionRefusal, request: UInt32, needsReply: Bool
     ) -> SessionStep {
         let code = RequestCode(rawValue: request)
-        // Guests write to read-only fields by mistake; nothing follows from it.
+        // A guest may write to read-only fields by mistake; ignore it.
         if refusal == .configReadOnly, !needsReply { return .refused(refusal, nil) }
         if code == .getConfig { return .refused(refusal, SessionReply(to: request, [])) }
         let hasOwnReply =
@@ -317,7 +318,7 @@ package struct BackEndSession: Sendable {
                 true
             default: false
             }
-        // Where a number is the answer there is none that says no.
+        // Requests that are answered with a number have no way to report an error.
         if needsReply, !hasOwnReply, state.protocolFeatures.contains(.replyAck) {
             return .refused(refusal, SessionReply(to: request, word: 1))
         }

@@ -1,21 +1,21 @@
 /// A disk as a guest's driver sees it.
 package struct BlockDescription: Equatable, Sendable {
-    /// Bytes; the part of a sector at the end is not seen.
+    /// Size in bytes; a partial sector at the end is not visible.
     package var sizeBytes: UInt64
     /// Bytes of a logical block: a power of two from 512 to 65536.
     package let blockBytes: UInt32
     /// Bytes of a physical block: the logical one, or a power of two above it.
     package let physicalBlockBytes: UInt32
-    /// Bytes that reads and writes had best be a multiple of; zero: not told.
+    /// Preferred I/O size in bytes; zero if unknown.
     package let optimalBytes: UInt32
-    /// Whether nothing may be changed.
+    /// Whether the disk is read-only.
     package let isReadOnly: Bool
-    /// Queues at most: 1 to `VhostLimits.queuesMax`.
+    /// Number of queues: 1 to `VhostLimits.queuesMax`.
     package let queueCount: Int
-    /// What GET_ID answers: at most 20 bytes, the rest is cut.
+    /// The answer to GET_ID, cut to 20 bytes.
     package let identity: String
 
-    /// A disk with the given properties, which are in their bounds.
+    /// A disk with the given properties, which must be in range.
     package init(
         sizeBytes: UInt64, blockBytes: UInt32 = 512, physicalBlockBytes: UInt32 = 4096,
         optimalBytes: UInt32 = 0, isReadOnly: Bool = false, queueCount: Int, identity: String
@@ -33,7 +33,7 @@ package struct BlockDescription: Equatable, Sendable {
         self.identity = identity
     }
 
-    /// Whether a block may have so many bytes.
+    /// Whether this is a valid block size.
     package static func isBlock(_ byteCount: UInt32) -> Bool {
         byteCount >= 512 && byteCount <= 65536 && byteCount & (byteCount - 1) == 0
     }
@@ -41,7 +41,7 @@ package struct BlockDescription: Equatable, Sendable {
     /// Sectors of 512 bytes.
     package var capacity: UInt64 { sizeBytes / BlockShape.sectorBytes }
 
-    /// What is offered: of the device, of its queues, and of the protocol.
+    /// All features that are offered: of the device, its queues and the protocol.
     package var features: DeviceFeatures {
         var features: DeviceFeatures = [
             .segmentsMax, .blockSize, .flush, .topology, .multiQueue, .indirectDescriptors,
@@ -64,7 +64,7 @@ package struct BlockDescription: Equatable, Sendable {
         space.setLittleEndian(optimalBytes / blockBytes, at: ConfigOffset.optimalIO)
         space.setLittleEndian(UInt16(queueCount), at: ConfigOffset.queueCount)
         guard !isReadOnly else { return space }
-        // One range a request: what a driver wants to say in several it says in several requests.
+        // One range per request keeps requests small; drivers send several requests instead.
         space.setLittleEndian(VhostLimits.rangeSectorsMax, at: ConfigOffset.discardSectorsMax)
         space.setLittleEndian(UInt32(1), at: ConfigOffset.discardRangesMax)
         space.setLittleEndian(
@@ -75,7 +75,7 @@ package struct BlockDescription: Equatable, Sendable {
         return space
     }
 
-    /// The text of GET_ID, filled up with zeros.
+    /// The identity, padded with zeros.
     var identityBytes: [UInt8] {
         var bytes = Array(identity.utf8.prefix(BlockShape.idBytes))
         while bytes.count < BlockShape.idBytes { bytes.append(0) }

@@ -1,4 +1,4 @@
-// What becomes of a request of the guest's: carried out, or answered at once.
+// Requests that have been checked, and their answers.
 
 /// What a request does.
 @frozen
@@ -7,19 +7,19 @@ public enum BlockCommand: Equatable, Sendable, BitwiseCopyable {
     case read
     /// Writes what is in the segments.
     case write
-    /// Makes every write durable that was answered before.
+    /// Makes all completed writes durable.
     case flush
     /// Says that the range's content no longer matters.
     case discard
-    /// Makes the range read as zeros; with `mayUnmap` its blocks may be given back.
+    /// Makes the range read as zeros; with `mayUnmap` its blocks may be deallocated.
     case writeZeroes(mayUnmap: Bool)
 }
 
 /// A request that was checked against the disk it is for.
 ///
-/// Only `BlockRules` makes one. Its range lies on the disk, in whole sectors, and is not empty
+/// Only `BlockRules` makes one. Its range is inside the disk, in whole sectors, and not empty
 /// unless the command is a flush. Reads and writes are at most `VhostLimits.requestBytesMax` long,
-/// and their segments have just as many bytes, all of them in shared memory.
+/// and their segments have exactly that many bytes, all in shared memory.
 @frozen
 public struct BlockRequest: Equatable, Sendable, BitwiseCopyable {
     /// What to do.
@@ -34,9 +34,9 @@ public struct BlockRequest: Equatable, Sendable, BitwiseCopyable {
     public let offset: UInt64
     /// Bytes concerned.
     public let byteCount: UInt64
-    /// Whether it must be durable before it is answered: the guest sends no flushes.
+    /// Whether it must be durable before it is answered, because the guest sends no flushes.
     public let isDurable: Bool
-    /// Where to say how it went.
+    /// Where the status byte goes.
     public let status: GuestPlace
 
     @inlinable
@@ -55,11 +55,11 @@ public struct BlockRequest: Equatable, Sendable, BitwiseCopyable {
         self.status = status
     }
 
-    /// What to complete the chain with once the request has gone like this.
+    /// The answer for this result.
     @inlinable
     public func answer(_ result: BlockStatus) -> BlockAnswer {
         let data = command == .read ? UInt32(truncatingIfNeeded: byteCount) : 0
-        // Written bytes are counted from the front: of a read that failed there may be none.
+        // The count is of contiguous bytes from the start; after a failed read there may be none.
         let written = result == .ok || data == 0 ? data + 1 : 0
         return BlockAnswer(head: head, status: status, result: result, written: written)
     }
@@ -70,7 +70,7 @@ public struct BlockRequest: Equatable, Sendable, BitwiseCopyable {
 public struct BlockAnswer: Equatable, Sendable, BitwiseCopyable {
     /// The chain to complete.
     public let head: UInt16
-    /// Where to say how it went.
+    /// Where the status byte goes.
     public let status: GuestPlace
     /// How it went.
     public let result: BlockStatus
@@ -96,7 +96,7 @@ public enum BlockVerdict: Equatable, Sendable, BitwiseCopyable {
 }
 
 extension Virtqueue {
-    /// Says how a request went and gives its chain back; the guest sees it with the next `publish`.
+    /// Stores a request's status and completes its chain, effective with the next `publish`.
     @inlinable
     public mutating func answer<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ answer: BlockAnswer

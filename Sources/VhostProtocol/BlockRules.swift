@@ -1,10 +1,9 @@
-// Which requests reach a disk. One validator turns a chain into a request that is bounded by
-// construction, or says what the guest is told instead.
+// Validates requests: a chain becomes a request that is bounded by construction, or an answer.
 
-/// The rules for requests of one guest, fixed by its disk and by what it has agreed to.
+/// The rules for one guest's requests, fixed by its disk and the negotiated features.
 ///
-/// Every chain gets a verdict, whatever it holds, or breaks its queue because there is nowhere to
-/// say one. The header and the range of a discard are read once.
+/// Every chain gets a verdict, unless it has no status byte, which breaks the queue. Header and
+/// ranges are loaded once.
 @frozen
 public struct BlockRules: Sendable {
     @usableFromInline let capacity: UInt64
@@ -14,7 +13,7 @@ public struct BlockRules: Sendable {
     @usableFromInline let isWriteThrough: Bool
     @usableFromInline let identity: [UInt8]
 
-    /// The rules for `device` when its guest uses `features`.
+    /// The rules for `device` under the negotiated `features`.
     package init(_ device: BlockDescription, _ features: DeviceFeatures) {
         capacity = device.capacity
         isReadOnly = device.isReadOnly
@@ -24,9 +23,9 @@ public struct BlockRules: Sendable {
         identity = device.identityBytes
     }
 
-    /// Decides what becomes of a chain, whose segments are in `segments`.
+    /// Decides what to do with a chain whose segments are in `segments`.
     ///
-    /// Takes header and status off the segments, so that those of a request are its data.
+    /// Trims header and status off, so that a request's segments are only its data.
     @inlinable
     public func check<Memory: GuestMemory & ~Copyable>(
         _ chain: DescriptorChain, _ memory: borrowing Memory,
@@ -96,7 +95,7 @@ public struct BlockRules: Sendable {
         let words = data.takeRecord(memory, &segments)
         let count = UInt32(truncatingIfNeeded: words.second)
         let flags = UInt32(truncatingIfNeeded: words.second >> 32)
-        // For a discard the flag means nothing, and is refused like those that are reserved.
+        // The unmap flag is for write zeroes only (virtio 5.2.6.2).
         guard flags & ~(isDiscard ? 0 : BlockShape.unmapFlag) == 0 else {
             return refuse(chain, status, .unsupported)
         }
@@ -127,7 +126,7 @@ public struct BlockRules: Sendable {
                 written += 1
             }
         }
-        // The status counts only when nothing is left out before it.
+        // The status byte counts only if the bytes before it are contiguous.
         let isFilled = UInt64(written) == data.writableBytes
         return .answer(
             BlockAnswer(
@@ -145,15 +144,15 @@ public struct BlockRules: Sendable {
     func refuse(
         _ chain: DescriptorChain, _ status: GuestPlace, _ result: BlockStatus
     ) -> BlockVerdict {
-        // With data to write to in front of it the status is not the first byte written.
+        // If data precedes the status, nothing contiguous has been written.
         let written: UInt32 = chain.writableBytes == 1 ? 1 : 0
         return .answer(
             BlockAnswer(head: chain.head, status: status, result: result, written: written))
     }
 }
 
-/// The segments of a chain while header and status are taken off them: drivers may cut a request
-/// into buffers as they like (virtio 2.7.4).
+/// Trims header and status off a chain's segments: drivers may split a request into buffers as they
+/// like (virtio 2.7.4).
 @usableFromInline
 struct DataSegments {
     /// Segments left to read.
@@ -163,7 +162,7 @@ struct DataSegments {
     @usableFromInline var readableBytes: UInt64
     @usableFromInline var writableBytes: UInt64
 
-    /// All segments of a chain that was kept whole.
+    /// All segments of a chain that was stored completely.
     @inlinable
     init(_ chain: DescriptorChain) {
         readable = 0..<chain.readableSegments
@@ -172,7 +171,7 @@ struct DataSegments {
         writableBytes = chain.writableBytes
     }
 
-    /// Reads the next 16 bytes, which are there, and takes them off.
+    /// Loads and removes the next 16 readable bytes, which must be there.
     @inlinable
     mutating func takeRecord<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ segments: inout MutableSpan<GuestSegment>
@@ -197,7 +196,7 @@ struct DataSegments {
         return GuestWords(first: words.0, second: words.1)
     }
 
-    /// Takes bytes off the first segment to read, which has them.
+    /// Removes bytes from the first readable segment, which must have them.
     @inlinable
     mutating func advance(_ segments: inout MutableSpan<GuestSegment>, by byteCount: UInt64) {
         let first = readable.lowerBound
@@ -211,7 +210,7 @@ struct DataSegments {
         }
     }
 
-    /// Takes the last byte off what may be written to.
+    /// Removes the last writable byte.
     @inlinable
     mutating func dropStatus(_ segments: inout MutableSpan<GuestSegment>) {
         writableBytes -= 1

@@ -1,5 +1,5 @@
-// Little-endian integers: rings and configuration space are little-endian (virtio 1.4), messages
-// have the machine's own order, and all machines that this runs on are little-endian.
+// Little-endian integers. Rings and configuration space are little-endian (virtio 1.4), messages
+// are in native order, and all supported machines are little-endian.
 
 extension Span<UInt8> {
     /// The little-endian integer that starts `offset` bytes in.
@@ -22,7 +22,7 @@ extension [UInt8] {
         }
     }
 
-    /// Overwrites what stands `offset` bytes in.
+    /// Overwrites the integer at `offset`.
     mutating func setLittleEndian<T: FixedWidthInteger & UnsignedInteger>(
         _ value: T, at offset: Int
     ) {

@@ -1,69 +1,70 @@
-// One chain of descriptors, walked once: what the guest says is read, checked and kept here, and
-// nothing of it is read again.
+// Walks a descriptor chain once. Each descriptor is loaded, checked and kept; nothing is read
+// twice.
 
-/// A chain of buffers that the guest has made available.
+/// A chain of buffers that the guest made available.
 ///
-/// Its segments stand in the caller's buffer: what the guest wrote for us first, then what we may
-/// write.
+/// Its segments are in the caller's buffer, device-readable ones first.
 @frozen
 public struct DescriptorChain: Equatable, Sendable, BitwiseCopyable {
-    /// The descriptor it begins with, by which it is given back.
+    /// Index of its first descriptor; identifies it in the used ring.
     public let head: UInt16
-    /// Segments to read.
+    /// Number of device-readable segments.
     @usableFromInline var readableSegments = 0
-    /// Segments to write to.
+    /// Number of device-writable segments.
     @usableFromInline var writableSegments = 0
-    /// Bytes to read, of all descriptors, kept or not.
+    /// Device-readable bytes of all descriptors, including those not stored.
     @usableFromInline var readableBytes: UInt64 = 0
-    /// Bytes to write to, likewise.
+    /// Device-writable bytes of all descriptors, including those not stored.
     @usableFromInline var writableBytes: UInt64 = 0
-    /// The last byte that may be written to; nil when there is none in memory.
+    /// The last device-writable byte, where the status goes; nil if it is not in memory.
     @usableFromInline var lastWritable: GuestPlace?
-    /// Whether the data is wrong, though the last byte is there to say so: it is not all in memory,
-    /// or in more segments than the caller has room for.
+    /// Whether part of the data is outside memory, or the caller's buffer was too small for its
+    /// segments.
     @usableFromInline var isRefused = false
 
     @inlinable init(head: UInt16) { self.head = head }
 
-    /// Bytes to read, wherever they are.
+    /// Device-readable bytes, including those outside memory.
     package var readableTotal: UInt64 { readableBytes }
-    /// Bytes to write to, wherever they are.
+    /// Device-writable bytes, including those outside memory.
     package var writableTotal: UInt64 { writableBytes }
-    /// Whether its data is not all in memory, or in too many segments.
+    /// Whether part of its data is outside memory or in too many segments.
     package var isWrong: Bool { isRefused }
 }
 
-/// Why a queue is broken: nothing in it is believed any more, and the guest has lost it.
+/// Why a queue is broken.
+///
+/// It cannot be used any more.
 public enum VirtqueueFault: Error, Equatable, Sendable, BitwiseCopyable {
-    /// A ring is not in memory, or not in one piece.
+    /// A ring is not inside one region.
     case ringOutsideMemory
-    /// The available index has moved by more than there are entries.
+    /// The available index moved by more than the queue size.
     case availableIndex(next: UInt16, found: UInt16)
-    /// An available entry names a descriptor that there is not.
+    /// An available entry is out of range.
     case headOutOfRange(UInt16)
-    /// An available entry names a chain that has not been given back.
+    /// An available entry names a chain that is still in flight.
     case headInFlight(UInt16)
-    /// A descriptor's successor is out of its table.
+    /// A `next` field is out of range.
     case nextOutOfRange(head: UInt16, next: UInt16)
-    /// A chain has more descriptors than its table: it is a loop.
+    /// A chain is longer than its table, so it loops.
     case chainTooLong(head: UInt16)
-    /// An indirect table, which was not agreed on.
+    /// An indirect table without the feature.
     case indirectNotNegotiated(head: UInt16)
-    /// An indirect table in an indirect table, or one that has a successor.
+    /// A nested indirect table, or one with a `next` descriptor.
     case indirectMisplaced(head: UInt16)
-    /// An indirect table of no, too many, or a broken number of descriptors.
+    /// An indirect table of invalid length.
     case indirectLength(head: UInt16, UInt32)
-    /// An indirect table that is not in memory, or not in one piece.
+    /// An indirect table that is not inside one region.
     case indirectOutsideMemory(head: UInt16)
-    /// A buffer to read behind one to write to.
+    /// A device-readable buffer after a device-writable one.
     case readableAfterWritable(head: UInt16)
-    /// No byte to say how a request went.
+    /// No writable byte for the status.
     case noStatus(head: UInt16)
-    /// The in-flight area does not fit the queue, or is of another version.
+    /// The in-flight area is for another queue size or has an unknown version.
     case inflightShape(version: UInt16, descriptors: UInt16)
-    /// The in-flight area and the used ring are further apart than a batch can be.
+    /// The in-flight area's used index is too far from the used ring's.
     case inflightIndex(area: UInt16, used: UInt16)
-    /// The in-flight area names a descriptor that there is not.
+    /// A head in the in-flight area is out of range.
     case inflightHead(UInt16)
 
     /// One line for a log: what was wrong, and with which value.
@@ -92,7 +93,7 @@ public enum VirtqueueFault: Error, Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// A descriptor, read once (virtio 2.7.5).
+/// A descriptor, loaded once (virtio 2.7.5).
 @usableFromInline
 struct Descriptor: BitwiseCopyable {
     @usableFromInline let address: UInt64
@@ -115,9 +116,9 @@ struct Descriptor: BitwiseCopyable {
 }
 
 extension DescriptorChain {
-    /// Follows the chain from its head through a table of `count` descriptors at `table`.
+    /// Follows the chain from its head through the `count` descriptors at `table`.
     ///
-    /// Ends after `count` descriptors, or those of one indirect table; each is loaded once.
+    /// Visits at most `count` descriptors, plus those of one indirect table, each once.
     @inlinable
     mutating func walk<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, table: GuestPlace, count: UInt16, hasIndirect: Bool,
@@ -152,7 +153,7 @@ extension DescriptorChain {
         }
     }
 
-    /// Where the table is that a descriptor names.
+    /// The indirect table that a descriptor refers to.
     @inlinable
     func indirectTable<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ found: Descriptor
@@ -174,7 +175,7 @@ extension DescriptorChain {
         into segments: inout MutableSpan<GuestSegment>
     ) throws(VirtqueueFault) {
         var left = UInt64(found.byteCount)
-        // A buffer of no bytes says nothing, wherever it is.
+        // Ignore empty buffers, wherever they point.
         guard left > 0 else { return }
         if found.isWritable {
             writableBytes += left
@@ -191,7 +192,7 @@ extension DescriptorChain {
             }
             keep(segment, isWritable: found.isWritable, into: &segments)
             left -= segment.byteCount
-            // The last region may end with the last address.
+            // Wraps only if the last region ends at the last address.
             address &+= segment.byteCount
         }
     }

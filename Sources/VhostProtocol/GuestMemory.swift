@@ -1,51 +1,50 @@
-// Memory that is shared with a guest, as the code sees it that must not trust it. These types are
-// public and inlinable, as are the queue's: the compiler hands bodies of `package` functions to no
-// other module.
+// Access to memory that a guest shares and that must not be trusted. These types and the queue's
+// are public and inlinable because the compiler does not specialise `package` functions across
+// modules.
 
-/// A place in shared memory whose bytes may be touched: the memory has made it, or it was advanced
-/// within what the memory had checked.
+/// A checked place in shared memory: made by a `GuestMemory`, or advanced within a range it
+/// returned.
 @frozen
 public struct GuestPlace: Equatable, Sendable, BitwiseCopyable {
-    /// What it is to the memory: an address of this process, or a number in a test.
+    /// An address of this process; in tests, any number.
     public let rawValue: UInt64
-    /// A place that the memory knows by `rawValue`.
+    /// A place for `GuestMemory` implementations to hand out.
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
 
-    /// The place so many bytes behind this one.
+    /// The place `byteCount` bytes further on.
     @inlinable public func advanced(by byteCount: UInt64) -> GuestPlace {
         GuestPlace(rawValue: rawValue &+ byteCount)
     }
 }
 
-/// Bytes of a request that lie in one piece: an entry of an iovec.
+/// A contiguous part of a request's buffer: one iovec entry.
 @frozen
 public struct GuestSegment: Equatable, Sendable, BitwiseCopyable {
     /// The first byte.
     public var place: GuestPlace
-    /// How many there are; more than none.
+    /// Number of bytes; not zero.
     public var byteCount: UInt64
-    /// A segment of so many bytes.
+    /// A segment at `place`.
     @inlinable public init(place: GuestPlace, byteCount: UInt64) {
         self.place = place
         self.byteCount = byteCount
     }
 }
 
-/// Memory that a guest shares, and changes at any moment.
+/// Memory that a guest shares and may change at any moment.
 ///
-/// Every load reads once: what it returns is what is checked and used. Loads have acquire order and
-/// stores release order, and the compiler keeps all of them in their order. Integers are
-/// little-endian.
+/// Each load reads memory exactly once, and callers check and use only the value returned. Loads
+/// have acquire and stores release ordering. Integers are little-endian.
 public protocol GuestMemory: ~Copyable {
-    /// The leading bytes of `byteCount` at a guest's address that lie in one piece: at least one
-    /// and at most all of them; nil when the first byte is in no region.
+    /// The longest contiguous prefix of the range, at least one byte; nil if the first byte is in
+    /// no region.
     func segment(at address: UInt64, byteCount: UInt64) -> GuestSegment?
 
     /// One byte.
     func load8(_ place: GuestPlace) -> UInt8
     /// Two bytes; the place is aligned.
     func load16(_ place: GuestPlace) -> UInt16
-    /// Sixteen bytes as two words, of any alignment; only here each byte may be read in any order.
+    /// Sixteen bytes at any alignment, each read once, in any order.
     func loadPair(_ place: GuestPlace) -> GuestWords
     /// Eight bytes; the place is aligned.
     func load64(_ place: GuestPlace) -> UInt64
@@ -59,7 +58,7 @@ public protocol GuestMemory: ~Copyable {
     /// Eight bytes; the place is aligned.
     func store64(_ value: UInt64, _ place: GuestPlace)
 
-    /// What was stored before is seen by all before anything is loaded after.
+    /// A full fence: orders earlier stores before later loads.
     func fence()
 }
 

@@ -1,6 +1,6 @@
-// What a queue had in flight, where it outlives the process (vhost-user, "Inflight I/O tracking").
-// Stores are made in the order that the specification gives: a process may end between any two of
-// them. The area is the front-end's to change, so it is read once, at the start, and not believed.
+// Records what a queue has in flight in memory that outlives the process (vhost-user, "Inflight I/O
+// tracking"). Stores follow the specification's order, because the process may die between any two.
+// The front-end can change the area, so it is read only at the start, and validated.
 
 /// One queue's part of an in-flight area.
 @frozen
@@ -14,7 +14,7 @@ struct InflightPlaces: BitwiseCopyable {
         self.size = size
     }
 
-    /// Bytes of one queue's part: the next one begins behind them.
+    /// Size of one queue's part, including padding, in bytes.
     static func partBytes(_ size: UInt16) -> UInt64 {
         let bytes = InflightLayout.states + UInt64(size) * InflightLayout.stateBytes
         return (bytes + InflightLayout.alignment - 1) & ~(InflightLayout.alignment - 1)
@@ -28,7 +28,7 @@ struct InflightPlaces: BitwiseCopyable {
 
     // MARK: While the queue runs
 
-    /// A chain was taken.
+    /// A chain has been taken.
     @inlinable
     func take<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ head: UInt16, counter: UInt64
@@ -37,7 +37,7 @@ struct InflightPlaces: BitwiseCopyable {
         memory.store8(1, state(head, InflightLayout.stateInflight))
     }
 
-    /// A chain stands in the used ring, whose index does not say so yet.
+    /// A chain is in the used ring, but the used index does not include it yet.
     @inlinable
     func link<Memory: GuestMemory & ~Copyable>(_ memory: borrowing Memory, _ head: UInt16) {
         let last = place.advanced(by: InflightLayout.lastBatchHead)
@@ -45,13 +45,13 @@ struct InflightPlaces: BitwiseCopyable {
         memory.store16(head, last)
     }
 
-    /// The used index says that a chain was given back.
+    /// The published used index includes the chain.
     @inlinable
     func clear<Memory: GuestMemory & ~Copyable>(_ memory: borrowing Memory, _ head: UInt16) {
         memory.store8(0, state(head, InflightLayout.stateInflight))
     }
 
-    /// No chain up to this used index is in flight.
+    /// No chain before this used index is in flight.
     @inlinable
     func settle<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ usedIndex: UInt16
@@ -63,13 +63,13 @@ struct InflightPlaces: BitwiseCopyable {
 
     /// What an earlier process had in flight.
     struct Found {
-        /// Heads, the one that was taken first last.
+        /// Heads in reverse order of taking.
         var heads: [UInt16]
-        /// Behind the number of the one that was taken last.
+        /// One more than the highest number in use.
         var nextCounter: UInt64
     }
 
-    /// Makes an unused area ready (nil), or finds what was in flight.
+    /// Initialises an unused area and returns nil, or returns what was in flight.
     func open<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, usedIndex: UInt16
     ) throws(VirtqueueFault) -> Found? {
@@ -97,7 +97,7 @@ struct InflightPlaces: BitwiseCopyable {
         return order(memory, heads)
     }
 
-    /// The heads that the used ring holds, though they may still be marked.
+    /// Heads of the last batch, which are in the used ring but may still be marked.
     private func lastBatch<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, usedIndex: UInt16
     ) throws(VirtqueueFault) -> Set<UInt16> {
@@ -114,7 +114,7 @@ struct InflightPlaces: BitwiseCopyable {
         return heads
     }
 
-    /// Heads by the order in which they were taken, and how to count on.
+    /// Sorts heads by their numbers.
     private func order<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ heads: [UInt16]
     ) -> Found {

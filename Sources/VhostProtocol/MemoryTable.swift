@@ -1,15 +1,14 @@
-// Which of the guest's memory is shared: regions, each of which the driver maps from a descriptor.
+// The memory that a guest shares: regions, each mapped from a descriptor.
 
-/// A region as a front-end describes it, not yet checked (vhost-user, "Memory regions
-/// description").
+/// A region as the front-end describes it, unchecked (vhost-user, "Memory regions description").
 package struct MemoryRegion: Equatable, Sendable, BitwiseCopyable {
-    /// Where the guest has it.
+    /// Guest physical address.
     package var guestAddress: UInt64
-    /// Its size, in bytes.
+    /// Size in bytes.
     package var byteCount: UInt64
-    /// Where the front-end has it.
+    /// Address in the front-end.
     package var userAddress: UInt64
-    /// Where it begins in its file, in bytes.
+    /// Offset in its file, in bytes.
     package var fileOffset: UInt64
 
     /// A region with the given fields.
@@ -22,14 +21,14 @@ package struct MemoryRegion: Equatable, Sendable, BitwiseCopyable {
         self.fileOffset = fileOffset
     }
 
-    /// Whether REM_MEM_REG means this region; where it is in its file does not matter.
+    /// Whether REM_MEM_REG means this region; the file offset does not count.
     func isNamed(by other: MemoryRegion) -> Bool {
         guestAddress == other.guestAddress && byteCount == other.byteCount
             && userAddress == other.userAddress
     }
 }
 
-/// Names a region for as long as the session lasts; none is given twice.
+/// Identifies a region for the length of the session; numbers are not reused.
 package struct MemorySlot: Hashable, Sendable, BitwiseCopyable {
     package let number: UInt32
 }
@@ -40,17 +39,17 @@ package enum MemoryRefusal: Error, Equatable, Sendable, BitwiseCopyable {
     case empty
     /// An address, size or offset that is no multiple of `VhostLimits.pageBytes`.
     case notAligned(MemoryRegion)
-    /// A region whose end is beyond the last address, or beyond the largest file.
+    /// A region that ends beyond the last address or the largest file offset.
     case endsBeyondAddresses(MemoryRegion)
-    /// Two regions have the same guest address.
+    /// Two regions share a guest address.
     case overlaps(guestAddress: UInt64)
     /// More than `VhostLimits.regionsMax`.
     case tooManyRegions
     /// More than `VhostLimits.memoryBytesMax` in all.
     case tooMuchMemory
-    /// REM_MEM_REG of what is not there.
+    /// REM_MEM_REG for an unknown region.
     case unknownRegion(MemoryRegion)
-    /// The rings of a queue that runs would be gone, or elsewhere.
+    /// The change would move or remove the rings of a started queue.
     case ringsInUse(queue: Int)
 
     /// One line for a log: what was wrong, and with which value.
@@ -77,11 +76,11 @@ extension MemoryRegion {
 
 /// The regions of one guest.
 ///
-/// Regions share no guest address, and no sum over one can overflow. The front-end's own addresses
-/// may overlap, for a guest may see the same memory twice; the region with the lowest guest address
-/// counts.
+/// Guest addresses never overlap, and no sum over a region can overflow. Front-end addresses may
+/// overlap, because a guest may see the same memory twice; the region with the lowest guest address
+/// wins.
 package struct MemoryTable: Equatable, Sendable {
-    /// A region that was checked, and its name.
+    /// A checked region.
     package struct Entry: Equatable, Sendable, BitwiseCopyable {
         package let slot: MemorySlot
         package let region: MemoryRegion
@@ -94,7 +93,9 @@ package struct MemoryTable: Equatable, Sendable {
     /// A guest without memory.
     package init() {}
 
-    /// Takes all regions away and has these instead; their order is that of their slots.
+    /// Replaces all regions.
+    ///
+    /// Returns the new slots in the order of `regions`.
     mutating func replace(with regions: [MemoryRegion]) throws(MemoryRefusal) -> [MemorySlot] {
         var table = self
         table.entries = []
@@ -124,7 +125,7 @@ package struct MemoryTable: Equatable, Sendable {
         return slot
     }
 
-    /// Takes one region away.
+    /// Removes one region.
     mutating func remove(_ region: MemoryRegion) throws(MemoryRefusal) -> MemorySlot {
         guard let place = entries.firstIndex(where: { $0.region.isNamed(by: region) }) else {
             throw .unknownRegion(region)
@@ -132,7 +133,8 @@ package struct MemoryTable: Equatable, Sendable {
         return entries.remove(at: place).slot
     }
 
-    /// The guest's address of bytes that lie at `userAddress` in the front-end, all in one region.
+    /// The guest address of a range at `userAddress` in the front-end; nil unless one region holds
+    /// all of it.
     func guestAddress(ofUser userAddress: UInt64, byteCount: UInt64) -> UInt64? {
         for entry in entries {
             let region = entry.region
@@ -160,6 +162,6 @@ package struct MemoryTable: Equatable, Sendable {
 }
 
 extension MemoryRegion {
-    /// Behind the last guest address; only of a region that was checked.
+    /// End of the guest addresses; only for a checked region.
     fileprivate var guestEnd: UInt64 { guestAddress + byteCount }
 }

@@ -1,20 +1,20 @@
-// Messages as they stand on the socket, and what can be wrong with one whoever is in the right.
+// Messages as they arrive on the socket, and how they can be malformed.
 
-/// The header of a message, checked.
+/// A message header that has been checked.
 package struct MessageHeader: Equatable, Sendable, BitwiseCopyable {
     /// Size of a header, in bytes.
     package static let byteCount = 12
 
     /// The request's number, known or not.
     package let request: UInt32
-    /// Whether the front-end wants an answer, if REPLY_ACK is on.
+    /// Whether the front-end wants an acknowledgement, if REPLY_ACK is negotiated.
     package let needsReply: Bool
-    /// Bytes that follow; at most `VhostLimits.payloadBytesMax`.
+    /// Size of the payload in bytes; at most `VhostLimits.payloadBytesMax`.
     package let payloadBytes: Int
 
-    /// Decodes the header at the start of `input`, which holds `byteCount` bytes at least.
+    /// Decodes the header at the start of `input`, which holds at least `byteCount` bytes.
     ///
-    /// A fault here means that the stream is out of step: the session cannot go on.
+    /// After a fault the stream is out of step and the session cannot go on.
     package init(_ input: Span<UInt8>) throws(MessageFault) {
         let flags = input.littleEndian(UInt32.self, at: 4)
         let size = input.littleEndian(UInt32.self, at: 8)
@@ -40,27 +40,27 @@ package struct MessageHeader: Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// What is wrong with a message by itself.
+/// How a message is malformed.
 package enum MessageFault: Error, Equatable, Sendable, BitwiseCopyable {
-    /// A version that there is not.
+    /// An unknown protocol version.
     case wrongVersion(UInt32)
-    /// A header's flag that is unknown, or that only replies have.
+    /// An unknown header flag, or the reply flag.
     case unknownFlags(UInt32)
     /// A payload over `VhostLimits.payloadBytesMax`.
     case payloadTooLong(UInt32)
-    /// A request that is unknown here.
+    /// An unsupported request.
     case unknownRequest(UInt32)
-    /// A payload of another size than the request's.
+    /// A payload of the wrong size.
     case wrongPayloadSize(RequestCode, byteCount: Int)
-    /// More or fewer descriptors than the request has.
+    /// The wrong number of descriptors.
     case wrongDescriptorCount(RequestCode, count: Int)
-    /// More regions than a message may have, or none.
+    /// No regions, or more than a message may have.
     case wrongRegionCount(UInt32)
-    /// A queue's index and flags with a bit that means nothing.
+    /// Unknown bits beside a queue index.
     case unknownQueueBits(UInt64)
     /// A flag that is neither zero nor one.
     case notABoolean(UInt32)
-    /// A number that is too large for its field.
+    /// A number out of range.
     case numberTooLarge(RequestCode, UInt32)
 
     /// One line for a log: what was wrong, and with which value.
@@ -83,7 +83,7 @@ package enum MessageFault: Error, Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// Where a queue's rings are, in the front-end's own addresses (vhost-user, "A vring address
+/// Addresses of a queue's rings in the front-end's address space (vhost-user, "A vring address
 /// description").
 package struct UserRingAddresses: Equatable, Sendable, BitwiseCopyable {
     /// The descriptor table.
@@ -94,13 +94,13 @@ package struct UserRingAddresses: Equatable, Sendable, BitwiseCopyable {
     package var available: UInt64
 }
 
-/// The area of requests in flight (vhost-user, "Inflight description").
+/// An in-flight area as a message describes it (vhost-user, "Inflight description").
 package struct InflightDescription: Equatable, Sendable, BitwiseCopyable {
     /// Size of the area, in bytes.
     package var byteCount: UInt64
-    /// Where it begins in its file, in bytes.
+    /// Offset in its file, in bytes.
     package var offset: UInt64
-    /// Queues that it has room for.
+    /// Number of queues it has room for.
     package var queueCount: UInt16
     /// Entries of each.
     package var queueSize: UInt16
@@ -114,15 +114,15 @@ package struct InflightDescription: Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// A descriptor for a queue, or that there is none.
+/// A queue's new descriptor, or none.
 package struct QueueDescriptor: Equatable, Sendable, BitwiseCopyable {
-    /// The queue, which may not be there.
+    /// The queue's index; may be out of range.
     package var queue: Int
-    /// Whether the message has brought a descriptor: its first and only one.
+    /// Whether the message carries a descriptor; if so, exactly one.
     package var isPresent: Bool
 }
 
-/// A front-end's message, decoded: sizes and numbers of descriptors are right, nothing else is
+/// A decoded message: payload size and number of descriptors are right, nothing else has been
 /// checked.
 package enum FrontEndMessage: Equatable, Sendable {
     case getFeatures

@@ -1,9 +1,8 @@
-/// Takes messages apart.
+/// Decodes messages.
 package enum MessageDecoder {
-    /// The message behind `header`, whose payload is `payload` and which came with so many
-    /// descriptors.
+    /// Decodes the message with this header and payload, which came with `descriptors` descriptors.
     ///
-    /// `payload` has the size that the header announces.
+    /// `payload` is as long as the header says.
     package static func decode(
         _ header: MessageHeader, _ payload: Span<UInt8>, descriptors: Int
     ) throws(MessageFault) -> FrontEndMessage {
@@ -52,7 +51,7 @@ private struct PayloadReader {
         }
     }
 
-    /// A request that is all said by its number.
+    /// A request without a payload.
     func bare(_ payload: Span<UInt8>) throws(MessageFault) -> FrontEndMessage {
         try expect(payload, 0)
         switch code {
@@ -79,7 +78,7 @@ private struct PayloadReader {
         guard count >= 1, count <= UInt32(VhostLimits.descriptorsMax) else {
             throw .wrongRegionCount(count)
         }
-        // Some front-ends send the whole array, whatever is used of it.
+        // Some front-ends always send the whole array.
         let used = PayloadBytes.memoryTableHeader + Int(count) * PayloadBytes.region
         let whole =
             PayloadBytes.memoryTableHeader + VhostLimits.descriptorsMax * PayloadBytes.region
@@ -103,7 +102,7 @@ private struct PayloadReader {
             try expectDescriptors(1)
             return .addRegion(region)
         }
-        // One may come along, by the specification; it is closed unused.
+        // The specification tolerates one descriptor, which is closed unused.
         guard descriptors <= 1 else { throw .wrongDescriptorCount(code, count: descriptors) }
         return .removeRegion(region)
     }
@@ -187,7 +186,7 @@ private struct PayloadReader {
 }
 
 extension MemoryRegion {
-    /// The region that stands `offset` bytes into a payload.
+    /// The region at `offset` in a payload.
     fileprivate init(_ payload: Span<UInt8>, at offset: Int) {
         self.init(
             guestAddress: payload.littleEndian(UInt64.self, at: offset),

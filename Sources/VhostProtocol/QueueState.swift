@@ -1,6 +1,6 @@
-// One queue as its session knows it, and where its rings are.
+// What a session knows about one queue.
 
-/// Where a queue's rings are in the guest's memory.
+/// Guest addresses of a queue's rings.
 package struct RingAddresses: Equatable, Sendable, BitwiseCopyable {
     /// The descriptor table.
     package let descriptors: UInt64
@@ -21,19 +21,19 @@ package struct RingAddresses: Equatable, Sendable, BitwiseCopyable {
         UInt64(size) * SplitRing.descriptorBytes
     }
 
-    /// Bytes of an available ring, with the event index behind it.
+    /// Bytes of an available ring including its event index.
     package static func availableBytes(_ size: UInt16) -> UInt64 {
         SplitRing.elementsOffset + UInt64(size) * SplitRing.availableElementBytes
             + SplitRing.eventBytes
     }
 
-    /// Bytes of a used ring, with the event index behind it.
+    /// Bytes of a used ring including its event index.
     package static func usedBytes(_ size: UInt16) -> UInt64 {
         SplitRing.elementsOffset + UInt64(size) * SplitRing.usedElementBytes
             + SplitRing.eventBytes
     }
 
-    /// Where in the guest the rings of a front-end's queue are.
+    /// Translates front-end addresses and checks alignment and bounds.
     init(
         _ user: UserRingAddresses, size: UInt16, queue: Int, in table: MemoryTable
     ) throws(SessionRefusal) {
@@ -53,16 +53,16 @@ package struct RingAddresses: Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// What a session knows of one queue.
+/// State of one queue.
 struct QueueState: Equatable, Sendable {
-    /// Entries, once they are told.
+    /// Number of entries, once set.
     var size: UInt16?
-    /// The next available index to begin with.
+    /// The available index to start from.
     var base: UInt16 = 0
-    /// Where its rings are, once they are told.
+    /// Addresses of its rings, once set.
     var addresses: UserRingAddresses?
-    /// Whether SET_VRING_ENABLE lets it run.
+    /// Set by SET_VRING_ENABLE.
     var isEnabled = false
-    /// Where its rings are in the guest while it is started, paused or not.
+    /// Guest addresses of its rings while it is started, including while it is paused.
     var running: RingAddresses?
 }

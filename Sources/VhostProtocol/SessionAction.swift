@@ -1,15 +1,17 @@
-// What a session asks of its driver, and what the driver answers. Descriptors are named by their
-// place among those that came with the message; the driver closes all that an action does not name.
+// What a session asks of its driver, and what the driver reports back. Descriptors are identified
+// by their index among those that came with the message; the driver closes all that no action uses.
 
 /// What the driver of a session does next.
 package enum SessionStep: Equatable, Sendable {
-    /// Nothing is to be said; the next message may come.
+    /// No reply; read the next message.
     case proceed
-    /// Send this; the next message may come.
+    /// Send this, then read the next message.
     case reply(SessionReply)
-    /// Carry this out, then call `performed`; no message may be taken before.
+    /// Carry this out and call `performed` before reading the next message.
     case perform(SessionAction)
-    /// The message is refused and has changed nothing. Send the reply, if there is one, and go on.
+    /// The message was refused and changed nothing.
+    ///
+    /// Send the reply, if any, and read the next one.
     case refused(SessionRefusal, SessionReply?)
     /// Stop all queues, unmap everything and close the connection.
     case close(SessionRefusal)
@@ -19,7 +21,7 @@ package enum SessionStep: Equatable, Sendable {
 package struct SessionReply: Equatable, Sendable {
     /// Header and payload.
     package let bytes: [UInt8]
-    /// Whether the descriptor of the area made by `makeInflight` goes with it.
+    /// Whether to attach the descriptor that `makeInflight` made.
     package let carriesInflight: Bool
 
     init(to request: UInt32, _ payload: [UInt8], carriesInflight: Bool = false) {
@@ -36,20 +38,20 @@ package struct SessionReply: Equatable, Sendable {
 
 /// What a message makes the driver do.
 package enum SessionAction: Equatable, Sendable {
-    /// Map all that is added, then use it and forget what is removed.
+    /// Map the added regions, then switch to them and drop the removed ones.
     ///
-    /// All or nothing: when one region cannot be mapped, the old ones stay. What is removed is
-    /// unmapped when no request in flight touches it any more; `performed` is called after that.
-    /// Places of queues that run are looked up anew: their guest addresses are the same.
+    /// All or nothing: if one region cannot be mapped, the old ones stay. A removed region is
+    /// unmapped once no request in flight uses it, and `performed` is called after that. Started
+    /// queues look their rings up again; the guest addresses have not changed.
     case changeMemory(added: [MappedRegion], removed: [MemorySlot])
     /// Change one queue.
     case changeQueue(index: Int, QueueChange)
-    /// Take no more requests from the queue, finish those in flight, drop its descriptors and say
+    /// Take no more requests, finish those in flight, close the queue's descriptors and report
     /// where it stopped (`ActionOutcome.stopped`).
     case stopQueue(index: Int)
-    /// Make a file of so many zero bytes that cannot shrink; it goes with the reply.
+    /// Create a zero-filled file of that size that cannot shrink; it goes with the reply.
     case makeInflight(byteCount: UInt64)
-    /// Map the area, which queues that start from now on use, and give the last one up.
+    /// Map the area for queues that start from now on, and drop the previous one.
     case useInflight(InflightArea)
     /// Stop these queues as `stopQueue` does, in any order.
     case reset(queues: [Int])
@@ -57,26 +59,30 @@ package enum SessionAction: Equatable, Sendable {
 
 /// A region that is to be mapped.
 package struct MappedRegion: Equatable, Sendable, BitwiseCopyable {
-    /// Its name from now on.
+    /// Identifies it from now on.
     package let slot: MemorySlot
-    /// Where it is.
+    /// Its addresses and size.
     package let region: MemoryRegion
-    /// Which of the message's descriptors it is mapped from.
+    /// Index of the descriptor to map it from.
     package let descriptor: Int
 }
 
-/// What becomes of a queue; a message does one thing.
+/// A change to one queue.
 package enum QueueChange: Equatable, Sendable {
-    /// Use the message's descriptor, and take requests from now on, or not before `resume`.
+    /// Start with the message's descriptor as kick.
+    ///
+    /// If `isEnabled` is false, take no requests before `resume`.
+    ///
+    /// A queue that turns out to be broken still counts as started and is stopped like any other.
     case start(QueueSetup)
-    /// Use the message's descriptor instead of the last one.
+    /// Replace the kick descriptor with the message's.
     case setKick
-    /// Use the message's descriptor, or none, and signal it at once: what was signalled last may
-    /// have gone to the old one.
+    /// Replace the call descriptor with the message's, or with none, and signal it at once: the
+    /// last signal may have gone to the old one.
     case setCall(isPresent: Bool)
-    /// Use the message's descriptor, or none.
+    /// Replace the error descriptor with the message's, or with none.
     case setError(isPresent: Bool)
-    /// Take no more requests; those in flight go on.
+    /// Take no more requests; let those in flight finish.
     case pause
     /// Take requests again.
     case resume
@@ -86,7 +92,7 @@ package enum QueueChange: Equatable, Sendable {
 package struct QueueSetup: Equatable, Sendable, BitwiseCopyable {
     /// Entries; a power of two up to `VhostLimits.queueSizeMax`.
     package let size: UInt16
-    /// The next available index, unless the in-flight area knows better.
+    /// The next available index, unless a used in-flight area overrides it.
     package let base: UInt16
     /// Where the rings are; each lies in one region and is aligned.
     package let rings: RingAddresses
@@ -94,9 +100,9 @@ package struct QueueSetup: Equatable, Sendable, BitwiseCopyable {
     package let hasEventIndex: Bool
     /// VIRTIO_F_INDIRECT_DESC.
     package let hasIndirectDescriptors: Bool
-    /// Where its part of the in-flight area begins, if there is an area.
+    /// Offset of its part of the in-flight area, if there is one.
     package let inflightOffset: UInt64?
-    /// Whether requests are taken at once.
+    /// Whether to take requests at once.
     package let isEnabled: Bool
 
     /// A queue with the given fields.
@@ -114,18 +120,18 @@ package struct QueueSetup: Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// An in-flight area that a front-end has handed back.
+/// An in-flight area that the front-end handed back.
 package struct InflightArea: Equatable, Sendable, BitwiseCopyable {
-    /// Where it begins in its file; a multiple of `VhostLimits.pageBytes`.
+    /// Offset in its file, in bytes; a multiple of `VhostLimits.pageBytes`.
     package let fileOffset: UInt64
-    /// Its size: room for all queues.
+    /// Size in bytes; large enough for all its queues.
     package let byteCount: UInt64
-    /// Queues that it has room for.
+    /// Number of queues it has room for.
     package let queueCount: Int
     /// Entries of each.
     package let queueSize: UInt16
 
-    /// Where a queue's part begins, from the start of the area, in bytes.
+    /// Offset of a queue's part from the start of the area, in bytes.
     func offset(ofQueue queue: Int) -> UInt64 {
         UInt64(queue) * InflightPlaces.partBytes(queueSize)
     }
@@ -133,10 +139,10 @@ package struct InflightArea: Equatable, Sendable, BitwiseCopyable {
 
 /// How an action went.
 package enum ActionOutcome: Equatable, Sendable, BitwiseCopyable {
-    /// As asked.
+    /// Done.
     case done
-    /// A queue has stopped; this is the next available index.
+    /// The queue has stopped; `next` is the next available index.
     case stopped(next: UInt16)
-    /// It could not be done, for this error number of the system; nothing has changed.
+    /// It failed with this errno and changed nothing.
     case failed(errno: Int32)
 }

@@ -1,42 +1,42 @@
 /// Why a message is refused.
 package enum SessionRefusal: Error, Equatable, Sendable, BitwiseCopyable {
-    /// The message is wrong by itself.
+    /// The message is malformed.
     case message(MessageFault)
-    /// The memory is.
+    /// The memory it describes is unacceptable.
     case memory(MemoryRefusal)
     /// Features that are not offered.
     case featuresNotOffered(UInt64)
     /// Extensions of the protocol that are not offered.
     case protocolFeaturesNotOffered(UInt64)
-    /// Features change while a queue runs.
+    /// A change of features while a queue is started.
     case featuresInUse
-    /// The request belongs to an extension that was not agreed on.
+    /// The request needs a feature that was not negotiated.
     case notNegotiated(RequestCode)
-    /// A queue that is not there.
+    /// A queue index out of range.
     case unknownQueue(Int)
     /// A size that is no power of two up to `VhostLimits.queueSizeMax`.
     case queueSize(queue: Int, UInt32)
-    /// Flags of a queue's addresses that were not offered.
+    /// Ring address flags that are not offered.
     case addressFlags(queue: Int, UInt32)
-    /// The queue runs: it is stopped before it changes.
+    /// A change to a queue that has to be stopped first.
     case queueRuns(Int)
-    /// A kick for a queue that has no size, no addresses or no features.
+    /// A kick descriptor for a queue without size, addresses or negotiated features.
     case queueNotSetUp(Int)
-    /// A kick without a descriptor: a queue is not polled forever.
+    /// A request to poll the queue instead of waiting for kicks.
     case kickWithoutDescriptor(queue: Int)
-    /// A ring that is not in memory, not in one region, or not aligned.
+    /// A ring that is misaligned or not inside one region.
     case ringOutsideMemory(queue: Int, address: UInt64)
-    /// A part of the configuration space that is not there, or flags that are unknown.
+    /// A range outside the configuration space, or unknown flags.
     case configRange(offset: UInt32, byteCount: Int)
-    /// A write to the configuration space, all of which is read-only.
+    /// A write to the configuration space, which is read-only.
     case configReadOnly
-    /// An in-flight area of no or too many queues or entries, too small, or at an odd place.
+    /// An in-flight area with bad queue numbers, too small, or misaligned.
     case inflightShape(InflightDescription)
-    /// An in-flight area while a queue runs.
+    /// A change of the in-flight area while a queue is started.
     case inflightInUse
-    /// A queue that is larger than the in-flight area's, or not in it.
+    /// A queue that the in-flight area has no room for.
     case inflightTooSmall(queue: Int)
-    /// The driver could not do it.
+    /// The driver's action failed.
     case failed(RequestCode, errno: Int32)
 
     /// One line for a log: what was wrong, and with which value.

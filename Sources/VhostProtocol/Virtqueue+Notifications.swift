@@ -1,12 +1,12 @@
-// Who tells whom, and when it may be left out (virtio 2.7.7 and 2.7.10).
+// Notifications in both directions, and when to suppress them (virtio 2.7.7 and 2.7.10).
 //
-// Both directions have the same shape: one side publishes an index and then looks whether the other
-// wants to be told; the other says that it wants to be told and then looks at the index again. Each
-// puts a fence between its store and its load, so at least one of them sees the other's store, and
-// no wake-up is lost.
+// Both directions work alike. One side publishes an index, then checks whether the other wants a
+// notification; the other asks for a notification, then checks the index again. Both put a full
+// fence between store and load, so at least one of them sees the other's store and no wake-up is
+// lost.
 
 extension Virtqueue {
-    /// Whether the guest wants to be notified of what was published since it was notified last.
+    /// Whether the guest wants a notification for what was published since the last call.
     @inlinable
     mutating func wantsCall<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory
@@ -23,33 +23,34 @@ extension Virtqueue {
             return true
         }
         let isWanted = Self.hasPassed(event, from: last, to: usedIndex)
-        // What was not told counts as told: the guest has asked for a later index.
+        // Even if not notified: the guest asked for a later index.
         notifiedIndex = usedIndex
         return isWanted
     }
 
-    /// Whether an index that moves from `last` to `now` passes the one behind `event`.
+    /// Whether moving an index from `last` to `now` passes `event + 1`.
     @inlinable
     static func hasPassed(_ event: UInt16, from last: UInt16, to now: UInt16) -> Bool {
         now &- event &- 1 < now &- last
     }
 
-    /// Asks the guest not to kick: the ring is looked at anyway.
+    /// Asks the guest not to kick while the ring is being processed.
     ///
-    /// A kick may come all the same.
+    /// The guest may kick anyway.
     @inlinable
     public mutating func suppressKicks<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory
     ) {
-        // With event indices an old one does it: the guest passes it once in 65,536 chains.
+        // A stale event index does the same: the guest passes it only once per 65,536 chains.
         guard !hasEventIndex else { return }
         memory.store16(SplitRing.noNotifyFlag, used)
     }
 
-    /// Asks the guest to kick for the next chain, and looks once more; whether a chain is there
-    /// already.
+    /// Asks the guest to kick for the next chain, then checks the ring again.
     ///
-    /// Only after false may the caller wait for the kick.
+    /// Returns whether a chain is already there.
+    ///
+    /// The caller may wait for a kick only if it returns false.
     @inlinable
     public mutating func wantKicks<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory

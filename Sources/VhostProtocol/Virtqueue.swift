@@ -1,56 +1,56 @@
-// The device's side of a split virtqueue (virtio 2.7). What is kept here is never read back from
-// the rings: both are the guest's. Notifications are in Virtqueue+Notifications.swift, what
-// outlives the process in InflightPlaces.swift.
+// The device's side of a split virtqueue (virtio 2.7). All state is private; nothing is read back
+// from the rings, which the guest can write. Notifications are in Virtqueue+Notifications.swift,
+// the in-flight area in InflightPlaces.swift.
 
 /// A split virtqueue that a guest drives.
 ///
-/// Takes chains out of the available ring and puts them into the used one. A guest can break only
-/// its own queue: whatever the rings hold, at most `size` chains are in flight, each head once, and
-/// every walk ends. After a fault the queue is of no use. Nothing is allocated after `init`.
+/// Takes chains from the available ring and returns them through the used ring. Whatever the rings
+/// contain, at most `size` chains are in flight, no head twice, and every walk ends. After a fault
+/// the queue must not be used. Nothing is allocated after `init`.
 @frozen
 public struct Virtqueue: ~Copyable {
     /// Entries; a power of two.
     public let size: UInt16
     @usableFromInline let hasEventIndex: Bool
     @usableFromInline let hasIndirect: Bool
-    /// Where the rings are; looked up anew when memory changes.
+    /// Places of the rings; updated when memory changes.
     @usableFromInline var descriptors: GuestPlace
     @usableFromInline var available: GuestPlace
     @usableFromInline var used: GuestPlace
 
     /// The available index of the next chain to take.
     @usableFromInline var takenAvailable: UInt16
-    /// The available index up to which chains may be taken without another look.
+    /// The available index as last loaded: chains up to it can be taken without another load.
     @usableFromInline var seenAvailable: UInt16
-    /// The used index that the guest has been told.
+    /// The published used index.
     @usableFromInline var usedIndex: UInt16
-    /// The used index at which the guest was notified last; nil: never.
+    /// The used index at the last check for a notification; nil before the first.
     @usableFromInline var notifiedIndex: UInt16?
-    /// One bit for each head that was taken and not completed.
+    /// One bit per head, set from `next` to `publish`: until then the guest cannot legally make it
+    /// available again.
     @usableFromInline var inFlight: [UInt64]
-    /// How many there are.
+    /// Number of bits set.
     @usableFromInline var headsInFlight = 0
-    /// Heads completed since the used index was told last.
+    /// Heads completed since the last `publish`.
     @usableFromInline var batch: [UInt16]
     @usableFromInline var batchCount: UInt16 = 0
 
-    /// What outlives the process, if anything does.
+    /// This queue's part of the in-flight area, if there is one.
     @usableFromInline var inflight: InflightPlaces?
-    /// Numbers heads in the order in which they were taken.
+    /// Number of the next head taken; gives the order for resubmission.
     @usableFromInline var nextCounter: UInt64 = 0
-    /// Heads that an earlier process had in flight, the next one last.
+    /// Heads to resubmit, in reverse order.
     @usableFromInline var resubmitted: [UInt16] = []
 
-    /// The available index of the next chain to take: where a queue that was stopped goes on.
+    /// The available index of the next chain to take; a stopped queue resumes there.
     public var nextAvailable: UInt16 { takenAvailable }
-    /// Chains that were taken and not completed; at most `size`.
+    /// Chains taken and not yet published as used; at most `size`.
     public var inFlightCount: Int { headsInFlight }
 
-    /// A queue at its start; `inflight` is its part of the area, if there is one.
+    /// Opens a queue; `inflight` is its part of the in-flight area, if there is one.
     ///
-    /// With an area that was used, chains in flight come first out of `next`, in the order in which
-    /// they were taken, and the available index is what follows from them instead of what `setup`
-    /// says.
+    /// If the area has been used before, `next` first returns the chains that were in flight, in
+    /// their original order, and the available index is derived from the area instead of `setup`.
     package init<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ setup: QueueSetup, inflight: GuestPlace? = nil
     ) throws(VirtqueueFault) {
@@ -72,12 +72,12 @@ public struct Virtqueue: ~Copyable {
         self.inflight = area
         resubmitted = found?.heads ?? []
         nextCounter = found?.nextCounter ?? 0
-        // A front-end whose back-end has vanished cannot know where it was; the area does.
+        // A front-end whose back-end died does not know the index; the area does.
         takenAvailable = found.map { usedIndex &+ UInt16($0.heads.count) } ?? setup.base
         seenAvailable = takenAvailable
     }
 
-    /// Looks the rings up anew, at the same guest addresses, after memory has changed.
+    /// Looks up the rings again after memory has changed; their guest addresses are the same.
     package mutating func relocate<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, _ rings: RingAddresses
     ) throws(VirtqueueFault) {
@@ -87,7 +87,7 @@ public struct Virtqueue: ~Copyable {
         used = places.used
     }
 
-    /// Whether `next` would find a chain.
+    /// Whether `next` would return a chain.
     @inlinable
     public mutating func hasNext<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory
@@ -101,9 +101,9 @@ public struct Virtqueue: ~Copyable {
         return found != takenAvailable
     }
 
-    /// Takes the next chain and puts its segments into `segments`; nil: there is none.
+    /// Takes the next chain, if there is one, and stores its segments in `segments`.
     ///
-    /// The chain is in flight until `complete`.
+    /// The chain is in flight until it is completed and published.
     @inlinable
     public mutating func next<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, into segments: inout MutableSpan<GuestSegment>
@@ -111,7 +111,7 @@ public struct Virtqueue: ~Copyable {
         guard try hasNext(memory) else { return nil }
         let head: UInt16
         if let waiting = resubmitted.popLast() {
-            // The area names it already, in its old order.
+            // The area already has it, with its original number.
             head = waiting
             guard insert(head) else { throw .headInFlight(head) }
         } else {
@@ -126,7 +126,7 @@ public struct Virtqueue: ~Copyable {
         return chain
     }
 
-    /// The next entry of the available ring, of which there is one.
+    /// Takes the next entry of the available ring, which is not empty.
     @inlinable
     mutating func takeAvailable<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory
@@ -140,14 +140,15 @@ public struct Virtqueue: ~Copyable {
         return head
     }
 
-    /// Gives a chain back with so many bytes written; the guest sees it with the next `publish`.
+    /// Returns a chain to the guest, effective with the next `publish`.
     ///
-    /// `head` is one that `next` has returned, and is in flight.
+    /// `head` came from `next` and has not been completed; `written` is the number of bytes written
+    /// to it.
     @inlinable
     public mutating func complete<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory, head: UInt16, written: UInt32
     ) {
-        remove(head)
+        precondition(batchCount < size, "a chain is completed once")
         let entry = UInt64((usedIndex &+ batchCount) & (size - 1))
         let place = used.advanced(
             by: SplitRing.elementsOffset &+ entry &* SplitRing.usedElementBytes)
@@ -158,7 +159,9 @@ public struct Virtqueue: ~Copyable {
         batchCount += 1
     }
 
-    /// Tells the guest of what was completed since; whether it wants to be notified of that.
+    /// Publishes completed chains.
+    ///
+    /// Returns whether to signal the guest.
     @inlinable
     public mutating func publish<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory
@@ -166,17 +169,18 @@ public struct Virtqueue: ~Copyable {
         guard batchCount > 0 else { return false }
         usedIndex &+= batchCount
         memory.store16(usedIndex, used.advanced(by: SplitRing.indexOffset))
-        if let inflight {
-            for index in 0..<Int(batchCount) { inflight.clear(memory, batch[index]) }
-            inflight.settle(memory, usedIndex)
+        for index in 0..<Int(batchCount) {
+            remove(batch[index])
+            inflight?.clear(memory, batch[index])
         }
+        inflight?.settle(memory, usedIndex)
         batchCount = 0
         return wantsCall(memory)
     }
 
     // MARK: Heads in flight
 
-    /// Marks a head; false: it was marked.
+    /// Marks a head; returns false if it was already marked.
     @inlinable
     mutating func insert(_ head: UInt16) -> Bool {
         let bit: UInt64 = 1 << UInt64(head & 63)
@@ -195,7 +199,7 @@ public struct Virtqueue: ~Copyable {
     }
 }
 
-/// Where the rings of a queue are, each in one piece.
+/// Places of a queue's rings.
 private struct RingPlaces {
     let descriptors: GuestPlace
     let available: GuestPlace

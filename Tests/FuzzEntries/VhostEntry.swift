@@ -169,8 +169,9 @@ private final class FuzzMemory: GuestMemory {
     private static let allBytes = 0x1240
 
     private var bytes: [UInt8]
-    /// What the guest still writes: two bytes of place, two of content.
-    private var changes: ArraySlice<UInt8>
+    /// What the guest writes over and over: two bytes of place, two of content.
+    private let changes: [UInt8]
+    private var nextChange = 0
     private let stride: Int
     private var accesses = 0
 
@@ -179,18 +180,20 @@ private final class FuzzMemory: GuestMemory {
         bytes = Array(content.prefix(Self.allBytes))
         bytes += [UInt8](repeating: 0, count: Self.allBytes - bytes.count)
         // The last bytes change what the first ones have said.
-        changes = stride == 0 ? [] : input.suffix(min(content.count, 64))
+        changes = Array(input.suffix(min(content.count, 64)))
         self.stride = stride
     }
 
     private func change() {
         accesses += 1
         guard stride > 0, accesses.isMultiple(of: stride), changes.count >= 4 else { return }
-        let next = Array(changes.prefix(4))
-        changes = changes.dropFirst(4)
-        let place = (Int(next[0]) | Int(next[1]) << 8) % Int(Self.guestBytes - 1)
-        bytes[place] = next[2]
-        bytes[place + 1] = next[3]
+        if nextChange + 4 > changes.count { nextChange = 0 }
+        let place =
+            (Int(changes[nextChange]) | Int(changes[nextChange + 1]) << 8)
+            % Int(Self.guestBytes - 1)
+        bytes[place] = changes[nextChange + 2]
+        bytes[place + 1] = changes[nextChange + 3]
+        nextChange += 4
     }
 
     func segment(at address: UInt64, byteCount: UInt64) -> GuestSegment? {

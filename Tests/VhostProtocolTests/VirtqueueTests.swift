@@ -58,6 +58,27 @@ struct VirtqueueTests {
         #expect(rig.inFlightCount == 1)
     }
 
+    @Test("a head that was completed is not taken again before the guest can know")
+    func tooEarly() throws {
+        let rig = try Rig()
+        _ = rig.driver.stage(Self.buffer)
+        rig.driver.publish()
+        let head = try #require(try rig.next()?.head)
+        // The guest makes the same chain available as often as it likes, while the device works.
+        for index in UInt16(1)...9 {
+            rig.complete(head)
+            rig.memory.write(little(head), rig.driver.available + 4 + 2 * UInt64(index % 4))
+            rig.memory.write(little(index + 1), rig.driver.available + 2)
+            do throws(VirtqueueFault) {
+                _ = try rig.next()
+                Issue.record("head \(head) is taken too early")
+            } catch {
+                #expect(error == .headInFlight(head))
+                return
+            }
+        }
+    }
+
     @Test("at most as many chains are in flight as there are entries, for every size")
     func sizes() throws {
         for shift in 0...10 {
