@@ -147,7 +147,8 @@ let package = Package(
         .target(
             name: "FuzzEntries",
             dependencies: [
-                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Tracking", "TrackingFiles", "Control",
+                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Tracking", "TrackingFiles",
+                "Control",
                 "NBDServer", "ServerInterface",
             ],
             path: "Tests/FuzzEntries", swiftSettings: strict),
