@@ -212,7 +212,7 @@ struct ChainTests {
     func changing(seed: Int) throws {
         var random = SplitMix64(seed: UInt64(seed))
         var carriedOut = 0
-        for _ in 0..<1000 {
+        for _ in 0..<400 {
             let memory = GuestArray(0x1000)
             var choices = SplitMix64(seed: random.next())
             memory.onAccess = { Self.change(memory, &choices) }

@@ -51,6 +51,17 @@ struct InflightTests {
             return taken
         }
 
+        /// Has all chains taken and given back in another order, so that later ones have heads in it.
+        mutating func shuffle(_ random: inout SplitMix64) throws {
+            send(8)
+            let rig = try Rig(memory, driver, base: driver.collected, area: area)
+            var heads: [UInt16] = []
+            while let head = try rig.next()?.head { heads.append(head) }
+            for head in heads.shuffled(using: &random) { rig.complete(head) }
+            _ = rig.publish()
+            try collect()
+        }
+
         mutating func collect() throws {
             returned += try driver.collect().map { UInt16($0.id) }
         }
@@ -95,6 +106,7 @@ struct InflightTests {
         var random = SplitMix64(seed: UInt64(seed))
         for _ in 0..<50 {
             var world = World(base: UInt16(truncatingIfNeeded: random.next()))
+            try world.shuffle(&random)
             world.send(8)
             var rig = try Rig(
                 world.memory, world.driver, base: world.driver.collected, area: world.area)
