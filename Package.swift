@@ -125,8 +125,9 @@ let package = Package(
         .testTarget(
             name: "NBDServerTests",
             dependencies: [
-                "NBDServer", "BoundedCalls", "Disk", "IORing", "PointInTime", "ScratchFiles",
-                "ServerInterface", "System", "TLS", "Tracking", "TrackingFiles",
+                "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
+                "ScratchFiles", "ServerInterface", "System", "TLS", "Tables", "Tracking",
+                "TrackingFiles",
             ],
             swiftSettings: strict),
         .testTarget(

@@ -5,8 +5,8 @@ import System
 ///
 /// Nearly every alarm is cancelled long before. One thread sleeps until the earliest one, so that
 /// setting and cancelling an alarm cost a lock and wake nobody.
-final class Alarms: Sendable {
-    static let shared = Alarms()
+package final class Alarms: Sendable {
+    package static let shared = Alarms()
 
     private struct Alarm: Sendable {
         /// On the monotonic clock, in nanoseconds.
@@ -29,7 +29,7 @@ final class Alarms: Sendable {
     /// nothing.
     ///
     /// Returns the number to cancel it with.
-    func set(after milliseconds: Int32, _ body: @escaping @Sendable () -> Void) -> UInt64 {
+    package func set(after milliseconds: Int32, _ body: @escaping @Sendable () -> Void) -> UInt64 {
         let deadline = MonotonicClock.now() + UInt64(max(milliseconds, 0)) * 1_000_000
         let (number, needsThread, isEarlier) = state.withLock { state in
             state.lastNumber += 1

@@ -53,6 +53,7 @@ static const unsigned long nbdpull_BLKGETSIZE64 = 0x80081272UL;
 static const unsigned long nbdpull_BLKSSZGET = 0x1268UL;
 static const long nbdpull_TMPFS_MAGIC = 0x01021994L;
 static const long nbdpull_EXT4_SUPER_MAGIC = 0xEF53L;
+static const long nbdpull_BTRFS_SUPER_MAGIC = 0x9123683EL;
 static const unsigned long nbdpull_FS_IOC_FIEMAP = 0xC020660BUL;
 static const unsigned long nbdpull_FS_IOC_GETFLAGS = 0x80086601UL;
 static const unsigned nbdpull_EXT4_EXTENTS_FL = 0x00080000U;
@@ -110,6 +111,42 @@ static inline void nbdpull_be_nicer(int by) {
 }
 static inline int nbdpull_lock_when_touched(void *memory, size_t bytes) {
     return mlock2(memory, bytes, MLOCK_ONFAULT);
+}
+/* Tells one btrfs from another, whatever subvolume a file lies in; 0 when it does not say. */
+static inline unsigned long long nbdpull_btrfs_id(int fd) {
+    unsigned long long facts[128] = {0}; /* struct btrfs_ioctl_fs_info_args, its uuid from byte 16 on */
+    const unsigned long fs_info = 0x8400941FUL;
+    return ioctl(fd, fs_info, facts) == 0 ? facts[2] ^ facts[3] : 0;
+}
+/* Whether a file system is the kernel's way to show itself: its files have no room of their own. */
+static inline int nbdpull_is_interface(long type) {
+    static const unsigned interfaces[] = {
+        0x9FA0U,     /* proc */
+        0x62656572U, /* sysfs */
+        0x64626720U, /* debugfs */
+        0x74726163U, /* tracefs */
+        0x73636673U, /* securityfs */
+        0x62656570U, /* configfs */
+        0x0027E0EBU, /* cgroup */
+        0x63677270U, /* cgroup 2 */
+        0xCAFE4A11U, /* bpf */
+        0x6165676CU, /* pstore */
+        0xDE5E81E4U, /* efivarfs */
+        0xF97CFF8CU, /* selinux */
+        0x43415D53U, /* smack */
+        0x5A3C69F0U, /* apparmor */
+        0x42494E4DU, /* binfmt_misc */
+        0x65735543U, /* fusectl */
+        0x19800202U, /* mqueue */
+        0x07655821U, /* resctrl */
+        0x6E736673U, /* nsfs */
+        0x50494446U, /* pidfs */
+        0x1CD1U,     /* devpts */
+        0x958458F6U, /* hugetlbfs, which takes no writes */
+    };
+    for (unsigned long i = 0; i < sizeof interfaces / sizeof *interfaces; i++)
+        if ((unsigned)type == interfaces[i]) return 1;
+    return 0;
 }
 /* The file offset alignment that O_DIRECT needs on a regular file; 0 when the file system does not say. */
 static inline unsigned nbdpull_direct_alignment(int fd) {

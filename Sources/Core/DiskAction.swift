@@ -3,11 +3,11 @@ package import Tracking
 
 /// What the driver of a disk's changes is to do; actions are carried out in order.
 package enum DiskAction: Sendable, Hashable {
-    /// The held change may go: mark its blocks, then submit it. `finished` follows.
+    /// The change that has waited may go: mark its blocks, then submit it. `finished` follows.
     case submit(ChangeID)
     /// The zeroing request is at work: take its first or next step.
     case zero(ZeroingID)
-    /// Nothing is in flight on a held disk: its content stays as it is until `release`.
+    /// Nothing is in flight on a held disk: its content stays as it is until it resumes.
     case quiet
 
     /// Read clusters from the source into the copy's buffer; answer with `sourceRead`.

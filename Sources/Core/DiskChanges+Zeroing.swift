@@ -14,24 +14,24 @@ struct ZeroingQueue: Sendable, Hashable {
 }
 
 extension DiskChanges {
-    /// Asks whether a zeroing request may begin; `.held`: `.zero` follows.
+    /// Asks whether a zeroing request may begin; `.waits`: `.zero` follows.
     package mutating func admitZeroing(_ id: ZeroingID, _ ring: inout Places) -> Admission {
         guard zeroing.waiting.isEmpty, mayZero(ring) else {
             zeroing.waiting.append(id)
-            return .held
+            return .waits
         }
         beginZeroing(&ring)
         return .go
     }
 
-    /// Asks whether a request at work may take its next step; `.held`: it has stepped aside for an
+    /// Asks whether a request at work may take its next step; `.waits`: it has stepped aside for an
     /// instant, and `.zero` follows.
     package mutating func continueZeroing(_ id: ZeroingID, _ ring: inout Places) -> Admission {
         guard isHeld else { return .go }
         endZeroing(&ring)
         zeroingChangedAll()
         zeroing.waiting.append(id)
-        return .held
+        return .waits
     }
 
     /// A request at work changes nothing more: an instant need not wait for it.

@@ -15,7 +15,7 @@ import Tracking
 /// 5. *submit*: the driver marks its blocks and submits it.
 ///
 /// Mostly all gates are open: then `admit` says `.go`, and nothing is queued, stored or allocated. A
-/// held change comes back exactly once, as `.submit`, whatever fails meanwhile. `finished` follows in
+/// change that waits comes back exactly once, as `.submit`, whatever fails meanwhile. `finished` follows in
 /// both cases.
 package struct DiskChanges: Sendable, Hashable {
     /// The jobs of the disk, and what is being copied for them.
@@ -34,12 +34,12 @@ package struct DiskChanges: Sendable, Hashable {
     /// `.quiet` is owed as soon as nothing is in flight.
     private var owesQuiet = false
 
-    private var heldForBegin: [Change] = []
+    private var waitingForBegin: [Change] = []
     /// By number, those that wait for a copy or for the log; as long as the highest number that ever did.
     private var parked: [Parked?] = []
     /// At work, where `hasBlocks`, and those that wait for them.
     private var running: [Change] = []
-    private var heldForOverlap: [Change] = []
+    private var waitingForOverlap: [Change] = []
     /// Through all gates, for the driver to submit.
     private var free: [ChangeID] = []
     private var nextFree = 0
@@ -65,11 +65,11 @@ package struct DiskChanges: Sendable, Hashable {
 // MARK: Changes
 
 extension DiskChanges {
-    /// Asks whether a change may be submitted; `.held`: perform the actions, `.submit` follows.
+    /// Asks whether a change may be submitted; `.waits`: perform the actions, `.submit` follows.
     package mutating func admit(_ change: Change, now: UInt64) -> Admission {
         if isHeld, !change.isStep {
-            heldForBegin.append(change)
-            return .held
+            waitingForBegin.append(change)
+            return .waits
         }
         inFlight += 1
         return passCopy(change, now: now)
@@ -84,16 +84,16 @@ extension DiskChanges {
             running.swapAt(position, running.count - 1)
             running.removeLast()
         }
-        guard !heldForOverlap.isEmpty else { return }
-        let waiting = heldForOverlap
-        heldForOverlap.removeAll(keepingCapacity: true)
-        for change in waiting { resume(passOverlap(change), change.id) }
+        guard !waitingForOverlap.isEmpty else { return }
+        let waiting = waitingForOverlap
+        waitingForOverlap.removeAll(keepingCapacity: true)
+        for change in waiting { passOn(passOverlap(change), change.id) }
     }
 
     private mutating func passCopy(_ change: Change, now: UInt64) -> Admission {
         let clusters = ClusterGeometry.clusters(
             touching: change.bytes.lowerBound, length: UInt64(change.bytes.count))
-        if copies.admit(change.id, clusters: clusters, now: now) == .held {
+        if copies.admit(change.id, clusters: clusters, now: now) == .waits {
             return park(change, at: .copy)
         }
         return passOverlap(change)
@@ -103,17 +103,17 @@ extension DiskChanges {
         guard hasBlocks else { return passIntent(change) }
         // Those that wait already go first, or a busy block would keep them waiting for ever.
         if running.contains(where: change.overlaps)
-            || heldForOverlap.contains(where: change.overlaps)
+            || waitingForOverlap.contains(where: change.overlaps)
         {
-            heldForOverlap.append(change)
-            return .held
+            waitingForOverlap.append(change)
+            return .waits
         }
         running.append(change)
         return passIntent(change)
     }
 
     private mutating func passIntent(_ change: Change) -> Admission {
-        guard !change.changesNothing, intent?.admit(change) == .held else { return .go }
+        guard !change.changesNothing, intent?.admit(change) == .waits else { return .go }
         return park(change, at: .intent)
     }
 
@@ -125,19 +125,19 @@ extension DiskChanges {
         }
         precondition(parked[change.id.number] == nil, "a change waits at one gate at a time")
         parked[change.id.number] = Parked(change: change, gate: gate)
-        return .held
+        return .waits
     }
 
     private mutating func unpark(_ id: ChangeID, from gate: ParkedGate) -> Change {
-        guard let held = parked[id.number], held.gate == gate else {
+        guard let waiting = parked[id.number], waiting.gate == gate else {
             preconditionFailure("only a change that waits at the gate is let go there")
         }
         parked[id.number] = nil
-        return held.change
+        return waiting.change
     }
 
-    /// A change that was held has passed all gates, or waits at the next.
-    private mutating func resume(_ admission: Admission, _ id: ChangeID) {
+    /// A change that has waited has passed all gates, or waits at the next.
+    private mutating func passOn(_ admission: Admission, _ id: ChangeID) {
         if admission == .go { free.append(id) }
     }
 }
@@ -182,8 +182,8 @@ extension DiskChanges {
         case .copyDone(let copy): return .copyDone(copy)
         case .jobBroken(let job, let cause): return .jobBroken(job, cause)
         case .jobDetached(let job): return .jobDetached(job)
-        case .release(let id):
-            resume(passOverlap(unpark(id, from: .copy)), id)
+        case .pass(let id):
+            passOn(passOverlap(unpark(id, from: .copy)), id)
             return nil
         }
     }
@@ -193,7 +193,7 @@ extension DiskChanges {
         case .writeLog(let generation): return .writeLog(generation: generation)
         case .syncBits: return .syncBits
         case .trackingLost: return .declareLoss
-        case .release(let id):
+        case .pass(let id):
             _ = unpark(id, from: .intent)
             return .submit(id)
         }
@@ -214,25 +214,25 @@ extension DiskChanges {
     package var isQuiet: Bool { isHeld && inFlight == 0 }
 
     /// The instant is over: what waited for it goes on.
-    package mutating func release(now: UInt64) {
+    package mutating func resume(now: UInt64) {
         isHeld = false
         owesQuiet = false
-        let waiting = heldForBegin
-        heldForBegin.removeAll(keepingCapacity: true)
-        for change in waiting { resume(admit(change, now: now), change.id) }
+        let waiting = waitingForBegin
+        waitingForBegin.removeAll(keepingCapacity: true)
+        for change in waiting { passOn(admit(change, now: now), change.id) }
     }
 
     /// Begins a job whose instant is now; nil when there is no place for it.
     package mutating func attach(
-        _ ledger: LedgerView, slotLimit: UInt32, holdLimitNanoseconds: UInt64
+        _ ledger: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64
     ) -> JobIndex? {
         precondition(isQuiet, "an instant is fixed on a quiet disk")
         return copies.attach(
-            ledger, slotLimit: slotLimit, holdLimitNanoseconds: holdLimitNanoseconds)
+            ledger, slotLimit: slotLimit, copyTimeoutNanoseconds: copyTimeoutNanoseconds)
     }
 
     /// Whether no change and no zeroing request is in flight or waits.
     package var isIdle: Bool {
-        inFlight == 0 && heldForBegin.isEmpty && zeroing.waiting.isEmpty
+        inFlight == 0 && waitingForBegin.isEmpty && zeroing.waiting.isEmpty
     }
 }

@@ -1,19 +1,19 @@
 /// One instant for several disks, as a state machine without I/O: answers and time in, actions out.
 ///
 /// All disks are held. When each has said that it is quiet, the parts of the instant are carried out: jobs
-/// are attached, layers are exchanged. When all of them are, the disks are released. The instant lies
-/// between the last disk's word that it is quiet and the first release, so it is the same for all.
+/// are attached, layers are exchanged. When all of them are, the disks resume. The instant lies
+/// between the last disk's word that it is quiet and the first that resumes, so it is the same for all.
 ///
-/// Whatever fails or does not answer in time, every disk is released, and what may have been carried out is
-/// taken back. Answers that come late are ignored: a disk looks at what it is asked in order, so its release
-/// and the taking back come after what they undo.
+/// Whatever fails or does not answer in time, every disk resumes, and what may have been carried out is
+/// taken back. Answers that come late are ignored: a disk looks at what it is asked in order, so that it resumes
+/// and is taken back come after what they undo.
 package struct InstantFixing: Sendable, Hashable {
     package enum Action: Sendable, Hashable {
         /// Hold the disk; answer when it is quiet.
         case hold(disk: Int)
         /// Carry out a part on its disk, which is held and quiet; answer whether it could be done.
         case carryOut(part: Int)
-        case release(disk: Int)
+        case resume(disk: Int)
         /// Take back every part, as far as it was carried out.
         case takeBack
     }
@@ -103,7 +103,7 @@ package struct InstantFixing: Sendable, Hashable {
 
     private mutating func end(_ outcome: Outcome) {
         phase = .over(outcome)
-        actions += (0..<diskCount).map { .release(disk: $0) }
+        actions += (0..<diskCount).map { .resume(disk: $0) }
         if outcome == .stuck || outcome == .refused { actions.append(.takeBack) }
     }
 }

@@ -8,6 +8,12 @@ package struct AllocationRun: Sendable, Equatable {
     package let end: UInt64
     /// Time that the answer took, in lookups of a single place: none where the answer was known.
     package let lookups: Int
+
+    package init(isData: Bool, end: UInt64, lookups: Int) {
+        self.isData = isData
+        self.end = end
+        self.lookups = lookups
+    }
 }
 
 /// What a file system told about a stretch of a source with one call, so that the next answers come

@@ -13,6 +13,10 @@ package enum SourceFault: Error, Sendable, Hashable {
     case sizeNotAligned(sizeBytes: UInt64, alignment: Int)
     /// A block device of no bytes, such as a drive without a medium; an empty file is a disk.
     case empty
+    /// A file of the kernel's own, such as those in `/proc`: it holds no disk.
+    case kernelInterface
+    /// A file that the server keeps its own state in.
+    case ownState
     /// More bytes than `RawSource.sizeBytesMax`.
     case tooLarge(sizeBytes: UInt64)
     /// `cache='none'` is served for devices with blocks of up to 4 KiB.
@@ -98,7 +102,8 @@ package final class RawSource: Sendable {
     /// same file, and a block device that is mounted or otherwise held by the kernel is refused for
     /// writing.
     package init(
-        path: String, expected: FileType, readOnly: Bool, direct: Bool
+        path: String, expected: FileType, readOnly: Bool, direct: Bool,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(SourceFault) {
         var options: FileCalls.OpenOptions = []
         if !readOnly { options.insert(.write) }
@@ -109,6 +114,7 @@ package final class RawSource: Sendable {
         guard facts.type == expected else {
             throw .wrongType(expected: expected, found: facts.type)
         }
+        try reserved.check(descriptor.raw)
         if facts.sizeBytes == 0, facts.type == .blockDevice { throw .empty }
         guard facts.sizeBytes <= Self.sizeBytesMax else {
             throw .tooLarge(sizeBytes: facts.sizeBytes)

@@ -8,6 +8,11 @@ package import System
 package struct Completion: Sendable {
     package let tag: UInt64
     package let result: Int32
+
+    package init(tag: UInt64, result: Int32) {
+        self.tag = tag
+        self.result = result
+    }
 }
 
 /// One io_uring, used by one thread only.

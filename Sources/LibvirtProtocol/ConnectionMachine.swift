@@ -15,14 +15,14 @@ package struct IncomingCall: Sendable, Hashable {
 /// One client's conversation as a machine over bytes: it decides what a packet is and who may send
 /// it, and knows nothing of sockets, clocks and domains.
 package struct ConnectionMachine: Sendable {
-    /// What is to be done next, in this order.
+    /// What to do next, in this order.
     package enum Action: Sendable, Hashable {
         case send(Packet)
         /// Answer it, now or later; ``finished(bytes:)`` follows.
         case call(IncomingCall)
         /// A call of a procedure or program that is not served, or a part of a stream.
         case unserved(Packet)
-        /// The peer has said what cannot be understood, or has nothing more to say.
+        /// The peer has broken the protocol, or has nothing more to send.
         case hangUp(HangUp)
     }
 
@@ -37,7 +37,7 @@ package struct ConnectionMachine: Sendable {
     package enum Phase: Sendable, Hashable {
         case greeting
         case open(isReadOnly: Bool)
-        /// The client has closed it: what it still says is not looked at.
+        /// The client has closed it: whatever it still sends is ignored.
         case closing
     }
 
@@ -121,7 +121,7 @@ package struct ConnectionMachine: Sendable {
         if header.program == LibvirtProgram.keepalive { return keepalive(header) }
         switch PacketType(rawValue: header.type) {
         case .call: break
-        // Clients are told not to send any: nothing here takes them.
+        // Clients are told not to send any: nothing here accepts them.
         case .callWithDescriptors: return .unserved(packet)
         // What follows a stream that has ended is on its way already.
         case .stream, .streamHole: return .unserved(packet)

@@ -11,9 +11,9 @@ package enum LibvirtEventKind {
     package static let legacy: ClosedRange<Int32> = 0...15
 }
 
-/// Something that clients may have asked to be told.
+/// An event that clients may have registered for.
 package enum LibvirtEvent: Sendable, Hashable {
-    /// What has become of a domain (`virDomainEventType`), and how.
+    /// What happened to a domain (`virDomainEventType`), and how.
     package enum Lifecycle: Sendable, Hashable {
         case defined, changed, undefined, started, stopped
 
@@ -28,7 +28,7 @@ package enum LibvirtEvent: Sendable, Hashable {
         }
     }
 
-    /// What has become of a block job (`virConnectDomainEventBlockJobStatus`).
+    /// What happened to a block job (`virConnectDomainEventBlockJobStatus`).
     package enum BlockJobStatus: Int32, Sendable, Hashable {
         case completed = 0
         case failed = 1

@@ -2,9 +2,9 @@
 /// P6).
 package enum LibvirtLimits {
     /// The longest packet that is read, in bytes, its length field included: a string of the longest
-    /// kind and what stands around it.
+    /// kind and what surrounds it.
     package static let packetBytesMax = (4 << 20) + (64 << 10)
-    /// The same before a connection is opened: what is said until then is short.
+    /// The same before a connection is opened: until then packets are short.
     package static let greetingBytesMax = 64 << 10
     /// The longest string, in bytes; libvirt's own limit.
     package static let stringBytesMax = 4 << 20
@@ -24,9 +24,9 @@ package enum LibvirtLimits {
     package static let registrationsMax = 1024
     /// Bytes of replies and events that a peer has not taken, above which no call of it is read.
     package static let unsentBytesToRead = 1 << 20
-    /// The same above which an event, which nobody has asked for just now, ends the connection.
+    /// The same for an event, which is not the answer to a request: above it, the connection ends.
     package static let unsentBytesForEvents = 4 << 20
-    /// The same above which a reply does, too.
+    /// The same for a reply: above it, the connection ends as well.
     package static let unsentBytesMax = 64 << 20
     /// Connections at once.
     package static let connectionsMax = 256

@@ -11,7 +11,7 @@ package enum PacketType: UInt32, Sendable, Hashable, CaseIterable {
     case streamHole = 6
 }
 
-/// What has become of a call.
+/// The state of a call.
 package enum PacketStatus: UInt32, Sendable, Hashable, CaseIterable {
     case ok = 0
     case error = 1

@@ -1,4 +1,4 @@
-/// What makes a stream of bytes unreadable: where the next packet begins is not known any more.
+/// Why a stream of bytes is unreadable: it is no longer known where the next packet begins.
 package enum FramingError: Error, Sendable, Hashable {
     /// The length is smaller than a header.
     case tooShort(UInt32)

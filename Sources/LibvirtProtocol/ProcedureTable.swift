@@ -1,4 +1,4 @@
-/// One procedure that is served: who may call it, and what goes to and fro.
+/// One procedure that is served: who may call it, its arguments and its results.
 package struct ProcedureEntry: Sendable, Hashable {
     /// Who may call.
     package enum Access: Sendable, Hashable {

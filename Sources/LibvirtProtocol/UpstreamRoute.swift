@@ -99,7 +99,7 @@ package enum UpstreamSerial {
     }
 }
 
-/// What libvirtd's URI is when a client has opened the door's.
+/// The URI to open at libvirtd when a client has opened the door's.
 package enum UpstreamURI {
     /// Drivers that a libvirtd may have; any other name is the door's own.
     private static let drivers: Set<String> = [

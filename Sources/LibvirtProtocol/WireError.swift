@@ -6,7 +6,7 @@ package struct WireError: Error, Sendable, Hashable {
     package var domain: Int32
     /// The whole text.
     package var message: String
-    /// The text's form, with `%s` for the detail; absent where there is none.
+    /// The text's format, with `%s` for the detail; absent if there is none.
     package var form: String?
     package var detail: String?
     /// Two numbers that go with the text; -1 says that there are none.

@@ -1,4 +1,4 @@
-/// What the protocol itself refuses; the numbers and texts are libvirtd's.
+/// Errors of the protocol itself; the numbers and texts are libvirtd's.
 extension WireError {
     /// Arguments that are not what the procedure takes; nothing of them is repeated.
     package static let malformed = WireError(
@@ -35,7 +35,7 @@ extension WireError {
         noSupport(procedure.function, domain: procedure.errorDomain)
     }
 
-    /// What a call that nobody serves is answered with; nil for what is no call.
+    /// The answer to a call that is not served; nil if it is not a call.
     package static func unserved(_ packet: Packet) -> WireError? {
         switch PacketType(rawValue: packet.header.type) {
         case .call, .callWithDescriptors: break

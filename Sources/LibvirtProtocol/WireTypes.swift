@@ -1,6 +1,6 @@
 /// A domain as calls and replies name it.
 package struct WireDomain: Sendable, Hashable {
-    /// Longest name in bytes that is looked at.
+    /// Longest name that is accepted, in bytes.
     package static let nameBytesMax = 4096
 
     package var name: String

@@ -1,4 +1,4 @@
-/// What is wrong with bytes that should be XDR (RFC 4506) of a known shape.
+/// Why bytes are not XDR (RFC 4506) of a known shape.
 package enum XDRError: Error, Sendable, Hashable {
     /// The bytes end before the value does.
     case truncated(needed: Int, left: Int)
@@ -15,7 +15,7 @@ package enum XDRError: Error, Sendable, Hashable {
 }
 
 extension XDRError: CustomStringConvertible {
-    /// What is wrong, without a byte of the peer's.
+    /// What is wrong, without repeating a byte of the peer's.
     package var description: String {
         switch self {
         case .truncated(let needed, let left): "\(needed) bytes are needed, \(left) are left"

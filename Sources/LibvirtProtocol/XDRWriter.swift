@@ -1,6 +1,6 @@
 /// Writes XDR values (RFC 4506) one after the other.
 package struct XDRWriter: Sendable, Hashable {
-    /// What has been written.
+    /// The bytes written so far.
     package private(set) var bytes: [UInt8] = []
 
     /// Begins with nothing.

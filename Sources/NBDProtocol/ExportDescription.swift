@@ -1,4 +1,4 @@
-/// What negotiation needs to know of an export.
+/// What negotiation needs to know about an export.
 package struct ExportDescription: Sendable, Equatable {
     /// The canonical name, which may differ from the one a client asked for.
     package var name: String
@@ -42,7 +42,7 @@ package struct ExportDescription: Sendable, Equatable {
         self.contexts = contexts
     }
 
-    /// The flags a client is told, given how replies are sent.
+    /// The flags announced to a client, given how replies are sent.
     ///
     /// Bits that would promise what this server never does are taken out: FAST_ZERO without
     /// WRITE_ZEROES, and RESIZE. BLOCK_STATUS payloads are announced before any context is set, as a
@@ -86,7 +86,7 @@ package protocol ExportDirectory: ~Copyable {
 
 /// A meta context the client selected.
 package struct SelectedContext: Equatable, Sendable {
-    /// The number that stands for the context in BLOCK_STATUS; below `ProtocolLimits.contextsMax`.
+    /// The context's number in BLOCK_STATUS; below `ProtocolLimits.contextsMax`.
     package let id: UInt32
     /// The context's full name.
     package let name: String
@@ -103,7 +103,7 @@ package struct SelectedContext: Equatable, Sendable {
 
 /// What both sides agreed on when transmission begins.
 package struct Negotiated: Sendable, Equatable {
-    /// The chosen export; its flags are the ones the client was told.
+    /// The chosen export; its flags are the ones announced to the client.
     package var export: ExportDescription
     /// How every request is answered.
     package var replyMode: ReplyMode

@@ -8,7 +8,7 @@ package enum HandshakeStep: Equatable, Sendable {
     /// Send the reply, drop `consumed` bytes from the input, and call again with the rest.
     case progressed(consumed: Int)
     /// Send the reply as plaintext, then everything in both directions goes through TLS; when that
-    /// stands, call `secured` and go on.
+    /// is established, call `secured` and continue.
     case startTLS(consumed: Int)
     /// Send the reply; what follows the consumed bytes is the transmission phase.
     case finished(consumed: Int, Negotiated)
@@ -22,7 +22,7 @@ package enum HandshakeFault: Error, Equatable, Sendable {
     case clientAborted
     /// The client set a flag that was not offered.
     case unknownClientFlags(UInt32)
-    /// What should be an option begins with something else.
+    /// An option does not begin with the option magic.
     case badOptionMagic(UInt64)
     /// An option announces more than `ProtocolLimits.optionSkipBytesMax`.
     case optionTooLong(code: UInt32, byteCount: UInt32)
@@ -119,7 +119,7 @@ package struct Handshake: Sendable {
     private var phase = Phase.clientFlags
     private var clientFlags: HandshakeFlags = []
     let tls: TLSPolicy
-    /// Whether TLS stands; then it is never asked for again.
+    /// Whether TLS is established; then it is never negotiated again.
     private(set) var isSecured = false
     private var optionCount = 0
     private var optionLimit = ProtocolLimits.optionsMax
@@ -136,7 +136,7 @@ package struct Handshake: Sendable {
     /// A handshake at its beginning: the greeting is sent, nothing is received.
     package init(tls: TLSPolicy = .off) { self.tls = tls }
 
-    /// TLS stands: everything negotiated in plaintext is forgotten, but for the client's flags.
+    /// TLS is established: forgets what was negotiated in plaintext, except the client's flags.
     ///
     /// A peer that changed the plaintext has changed nothing (CVE-2021-3716). To be called once, after
     /// `startTLS`.

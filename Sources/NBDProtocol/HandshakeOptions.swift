@@ -14,7 +14,7 @@ extension Handshake {
         case startTLS
     }
 
-    /// The options whose payload is looked at.
+    /// The options whose payload is parsed.
     enum BufferedOption {
         case list, structuredReply, extendedHeaders, info, go, listMetaContext, setMetaContext
     }
@@ -177,7 +177,7 @@ extension Handshake {
         selection = ContextSelection(exportName: request.exportName, contexts: contexts)
     }
 
-    /// What transmission with `export` would be, or nil when a selected context is gone.
+    /// What transmission with `export` would look like, or nil if a selected context is gone.
     ///
     /// Contexts count only if they were set for the very name that is asked for now.
     private func negotiated(

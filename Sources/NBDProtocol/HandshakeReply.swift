@@ -44,7 +44,7 @@ extension [UInt8] {
         append(contentsOf: name.utf8)
     }
 
-    /// Appends what INFO and GO tell of `export`, whose flags are the negotiated ones.
+    /// Appends what INFO and GO report about `export`, whose flags are the negotiated ones.
     ///
     /// EXPORT and BLOCK_SIZE always, NAME and DESCRIPTION on request.
     mutating func appendInfo(code: UInt32, _ export: ExportDescription, for request: InfoRequest) {

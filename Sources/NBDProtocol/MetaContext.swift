@@ -2,7 +2,7 @@
 package enum MetaContext {
     /// Allocation status of extents; every export has it.
     package static let allocation = "base:allocation"
-    /// What stands in front of a dirty bitmap's name.
+    /// Prefix of a dirty bitmap's name.
     package static let dirtyBitmapPrefix = "qemu:dirty-bitmap:"
 
     /// Queries that mean everything beneath them when listing.

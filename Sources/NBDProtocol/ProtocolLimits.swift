@@ -3,7 +3,7 @@ package enum ProtocolLimits {
     /// Longest name, query or description in bytes of UTF-8; the specification's own bound.
     package static let stringBytesMax = 4096
 
-    /// Longest payload of INFO, GO, LIST_META_CONTEXT or SET_META_CONTEXT that is looked at, in bytes.
+    /// Longest payload of INFO, GO, LIST_META_CONTEXT or SET_META_CONTEXT that is parsed, in bytes.
     ///
     /// Room for a name of full length and hundreds of ordinary queries; a receive buffer of
     /// `optionHeaderBytes` more holds every option the handshake has to see whole.

@@ -28,9 +28,9 @@ package struct ReplyEncoder: Sendable, Equatable, BitwiseCopyable {
         case .extended: 32
         }
     }
-    /// Size of what stands in front of a READ's data, in bytes.
+    /// Size of what precedes a READ's data, in bytes.
     package var dataHeaderBytes: Int { headerBytes + (mode == .simple ? 0 : 8) }
-    /// Size of what stands in front of a BLOCK_STATUS chunk's extents, in bytes.
+    /// Size of what precedes a BLOCK_STATUS chunk's extents, in bytes.
     package var statusHeaderBytes: Int { headerBytes + (mode == .extended ? 8 : 4) }
     /// Size of one extent, in bytes.
     package var extentBytes: Int { mode == .extended ? 16 : 8 }
@@ -92,7 +92,7 @@ package struct ReplyEncoder: Sendable, Equatable, BitwiseCopyable {
 
     // MARK: Reads
 
-    /// Writes what stands in front of a READ's data; `dataBytes` bytes of data follow it.
+    /// Writes what precedes a READ's data; `dataBytes` bytes of data follow it.
     ///
     /// In chunks `place` is where the data lies in the export, `dataBytes` is at least one and at most
     /// 2^32 - 9, and with `done` no error may be found after this. A simple reply has this once, and

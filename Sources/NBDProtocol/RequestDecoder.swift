@@ -1,4 +1,4 @@
-/// A request as it stands on the wire, not yet checked.
+/// A request as it was on the wire, not yet checked.
 package struct RawRequest: Equatable, Sendable, BitwiseCopyable {
     /// Command flags, known or not.
     package var flags: UInt16
@@ -24,7 +24,7 @@ package struct RawRequest: Equatable, Sendable, BitwiseCopyable {
     }
 }
 
-/// What was found where a request should begin.
+/// What is at the place where a request should begin.
 package enum RequestDecode: Equatable, Sendable, BitwiseCopyable {
     /// The header is incomplete: this many bytes are needed, counted from the decoded offset.
     case needBytes(atLeast: Int)
@@ -59,7 +59,7 @@ package enum RequestDecoder {
         _ input: Span<UInt8>, at offset: Int, _ header: RequestHeader
     ) -> RequestDecode {
         let available = input.count - offset
-        // A wrong magic is told as soon as it is there, whatever comes after it.
+        // A wrong magic is reported as soon as it is complete, whatever follows.
         if available >= 4, input.bigEndian(UInt32.self, at: offset) != header.magic {
             return .badMagic
         }

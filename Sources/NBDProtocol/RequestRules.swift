@@ -1,5 +1,5 @@
-// Which requests reach a disk. One validator turns a raw request into a valid one, or says what the
-// peer is told instead and how many payload bytes stand between this request and the next.
+// Which requests reach a disk. One validator turns a raw request into a valid one, or says which
+// answer is sent instead and how many payload bytes lie between this request and the next.
 
 /// The rules for requests on one connection, fixed by what was negotiated.
 ///
@@ -96,7 +96,7 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         case .trim, .cache:
             return isWithinExport(raw.offset, raw.length) ? nil : .rangeBeyondEnd
         case .blockStatus:
-            // The range is looked at later: it may stand in the payload.
+            // The range is checked later: it may be in the payload.
             guard flags.contains(.payloadLength) else { return nil }
             return isContextList(byteCount: raw.length) ? nil : .malformedContextList
         case .flush, .disconnect:

@@ -1,4 +1,4 @@
-// What becomes of a request: carried out, or answered with an error.
+// Verdict on a request: carried out, or answered with an error.
 
 /// What every reply repeats of its request.
 package struct RequestEcho: Equatable, Sendable, BitwiseCopyable {
@@ -45,7 +45,7 @@ package struct ValidRequest: Equatable, Sendable, BitwiseCopyable {
 
 /// Why a request is refused.
 package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
-    /// The command's number is none of the protocol's.
+    /// The protocol has no command of that number.
     case unknownCommand
     /// The transmission flags do not offer the command.
     case commandNotOffered
@@ -104,7 +104,7 @@ package enum RefusalReason: Equatable, Sendable, BitwiseCopyable, CaseIterable {
     }
 }
 
-/// What a refused request is answered.
+/// The answer to a refused request.
 package struct Refusal: Equatable, Sendable, BitwiseCopyable {
     /// What the reply repeats.
     package let echo: RequestEcho
@@ -129,7 +129,7 @@ package struct Refusal: Equatable, Sendable, BitwiseCopyable {
     package var text: String { reason.text }
 }
 
-/// What becomes of a request.
+/// The verdict on a request.
 package enum RequestVerdict: Equatable, Sendable, BitwiseCopyable {
     /// Carry it out; for a WRITE, `length` bytes of payload follow.
     ///

@@ -117,7 +117,7 @@ package struct TransmissionFlags: OptionSet, Sendable, BitwiseCopyable {
     package static let sendDF = TransmissionFlags(rawValue: 1 << 7)
     /// FLUSH and FUA on one connection cover completed writes of all connections.
     package static let canMultiConn = TransmissionFlags(rawValue: 1 << 8)
-    /// RESIZE is offered; never told to a client, as there is no such command here.
+    /// RESIZE is offered; never announced, as there is no such command here.
     package static let sendResize = TransmissionFlags(rawValue: 1 << 9)
     /// CACHE is offered.
     package static let sendCache = TransmissionFlags(rawValue: 1 << 10)
@@ -167,7 +167,7 @@ package enum Command: UInt16, Sendable, BitwiseCopyable {
     case blockStatus = 7
 }
 
-/// Error numbers as they stand on the wire, whatever the host calls them.
+/// Error numbers on the wire, independent of the host's.
 package enum WireError: UInt32, Sendable, BitwiseCopyable {
     /// Success.
     case none = 0

@@ -149,6 +149,10 @@ package enum Limits {
     package static let lossNanoseconds: UInt64 = 2_000_000_000
     /// How often it is tried again to say so where it could not be said, in milliseconds.
     package static let doubtRetryMilliseconds: Int32 = 10_000
+    /// How soon a thread that could not be had is asked for again, in milliseconds.
+    package static let threadRetryMilliseconds: Int32 = 1_000
+    /// How often a sync that was cut off is made again before it counts as failed.
+    package static let interruptionsMax = 64
     /// How long the end of a disk waits for its tracking to be closed, in milliseconds.
     package static let trackingCloseMilliseconds: Int32 = 30_000
     /// The same while another disk's has not been closed in time, in milliseconds.

@@ -4,8 +4,8 @@ package import Tracking
 package enum Admission: Sendable, Hashable {
     /// Nothing that it touches is still needed: submit it now.
     case go
-    /// It waits for copies; its `.release` follows exactly once.
-    case held
+    /// It waits for copies; its `.pass` follows exactly once.
+    case waits
 }
 
 /// Why a job broke.
@@ -16,8 +16,8 @@ package enum BreakCause: Sendable, Hashable {
     case scratchWrite(errno: Int32)
     /// Every slot of the scratch is taken.
     case scratchFull
-    /// A guest write was held longer than the job allows.
-    case holdLimit(milliseconds: UInt64)
+    /// A guest write has waited longer than the job allows.
+    case copyTimeout(milliseconds: UInt64)
     /// Preserved content could not be read back (positive errno).
     case scratchRead(errno: Int32)
     /// Preserved content had been written, and the kernel could not bring it to the device later
@@ -43,7 +43,7 @@ package enum CopyAction: Sendable, Hashable {
     /// The task's number is free for the next copy.
     case copyDone(task: CopyIndex)
     /// The guest write may be submitted now.
-    case release(ChangeID)
+    case pass(ChangeID)
     /// The job is broken: its ledger is closed already.
     ///
     /// Its writes to scratch that are in flight may be given up and answered at once.

@@ -59,10 +59,10 @@ extension CopyBeforeWrite {
         for task in CopyIndex.all where tasks[task].isActive {
             let age = now - min(now, tasks[task].startedAt)
             forEachJob(tasks[task].jobs & activeJobs) { gate, job in
-                let limit = gate.jobs[job].holdLimitNanoseconds
+                let limit = gate.jobs[job].copyTimeoutNanoseconds
                 let isWaitedFor =
                     gate.tasks[task].isReading || gate.tasks[task].writesByJob[job.number] > 0
-                if isWaitedFor, age > limit { gate.breakForHolding(job, now: now) }
+                if isWaitedFor, age > limit { gate.breakLate(job, now: now) }
             }
         }
         // Breaking a job moves writes from list to list, so all are looked through first.
@@ -70,12 +70,12 @@ extension CopyBeforeWrite {
         for task in tasks where task.isActive {
             overdue |= self.overdue(for: task.waiters, now: now)
         }
-        forEachJob(overdue) { gate, job in gate.breakForHolding(job, now: now) }
+        forEachJob(overdue) { gate, job in gate.breakLate(job, now: now) }
     }
 
-    private mutating func breakForHolding(_ job: JobIndex, now: UInt64) {
-        let limit = jobs[job].holdLimitNanoseconds
-        breakJob(job, cause: .holdLimit(milliseconds: limit / 1_000_000), now: now)
+    private mutating func breakLate(_ job: JobIndex, now: UInt64) {
+        let limit = jobs[job].copyTimeoutNanoseconds
+        breakJob(job, cause: .copyTimeout(milliseconds: limit / 1_000_000), now: now)
     }
 
     /// Whole jobs that need what a write of the list waits to overwrite, for longer than they allow.
@@ -83,9 +83,9 @@ extension CopyBeforeWrite {
         var overdue: UInt16 = 0
         var change = Int(list.head)
         while change >= 0 {
-            let age = now - min(now, waiters[change].heldSince)
+            let age = now - min(now, waiters[change].waitingSince)
             let late = JobIndex.all.reduce(into: UInt16(0)) { mask, job in
-                if age > jobs[job].holdLimitNanoseconds { mask |= job.mask }
+                if age > jobs[job].copyTimeoutNanoseconds { mask |= job.mask }
             }
             if late & activeJobs & ~overdue != 0 {
                 for cluster in waiters[change].clusters { overdue |= need(of: cluster) & late }
@@ -188,19 +188,19 @@ extension CopyBeforeWrite {
         reconsider(hungry, now: now)
     }
 
-    /// Looks at waiting writes again: those that need nothing more are released, the others queue
+    /// Looks at waiting writes again: those that need nothing more pass, the others queue
     /// anew.
     private mutating func reconsider(_ list: WaitList, now: UInt64) {
         var change = Int(list.head)
         while change >= 0 {
             let next = Int(waiters[change].next)
-            if place(change, now: now) { actions.append(.release(ChangeID(change))) }
+            if place(change, now: now) { actions.append(.pass(ChangeID(change))) }
             change = next
         }
     }
 
-    /// After a job stopped needing anything: releases the writes that only its copies held.
-    mutating func releaseUnneeded(now: UInt64) {
+    /// After a job stopped needing anything: the writes pass that waited only for its copies.
+    mutating func passUnneeded(now: UInt64) {
         for task in CopyIndex.all where tasks[task].isActive {
             let list = tasks[task].waiters
             guard list.head >= 0 else { continue }

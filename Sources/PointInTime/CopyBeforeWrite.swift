@@ -8,7 +8,7 @@ package import Tracking
 /// - A guest write is let go only when no job that is whole still needs a cluster it touches.
 /// - A cluster is copied at most once per job; writes to it meanwhile share the copy, and a copy
 ///   serves all jobs.
-/// - Every held write is released exactly once, whatever fails: a failure breaks the job, never the
+/// - Every write that waits passes exactly once, whatever fails: a failure breaks the job, never the
 ///   write.
 package struct CopyBeforeWrite: Sendable, Hashable {
     /// Jobs that one disk can have at once: a mask of them fits 16 bits.
@@ -29,7 +29,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         var slotLimit: UInt32 = 0
         /// Slots below `slotsUsed` that hold nothing any more.
         var freeSlots = FreeSlots()
-        var holdLimitNanoseconds: UInt64 = .max
+        var copyTimeoutNanoseconds: UInt64 = .max
         /// Tasks in flight that name this job.
         var taskCount = 0
     }
@@ -76,7 +76,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     struct Waiter: Hashable {
         var clusters = 0..<0
         /// When the write was admitted to wait.
-        var heldSince: UInt64 = 0
+        var waitingSince: UInt64 = 0
         var next: Int32 = -1
     }
 
@@ -89,7 +89,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     var jobs = [Job](repeating: Job(), count: jobsMax)
     var tasks = [Task](repeating: Task(), count: tasksMax)
     var activeTasks = 0
-    /// By change; as long as the highest number that was ever held needs.
+    /// By change; as long as the highest number that ever waited needs.
     var waiters: [Waiter] = []
     private let changeLimit: Int
     /// Writes that found no free task.
@@ -144,7 +144,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     ///
     /// Nil when there is no slot for it.
     package mutating func attach(
-        _ view: LedgerView, slotLimit: UInt32, holdLimitNanoseconds: UInt64
+        _ view: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64
     ) -> JobIndex? {
         let free = JobIndex.all.first { job in
             !jobs[job].isActive && !jobs[job].isDetaching && jobs[job].view == nil
@@ -152,7 +152,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         guard let free else { return nil }
         jobs[free] = Job(
             isActive: true, view: LedgerViewBox(view: view), slotLimit: slotLimit,
-            holdLimitNanoseconds: holdLimitNanoseconds)
+            copyTimeoutNanoseconds: copyTimeoutNanoseconds)
         activeJobs |= free.mask
         return free
     }
@@ -164,7 +164,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         deactivate(job)
         jobs[job].isDetaching = true
         finishDetaching(job)
-        releaseUnneeded(now: now)
+        passUnneeded(now: now)
     }
 
     /// Breaks a job for a reason found outside, a failed read of its scratch for example.
@@ -172,7 +172,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         guard jobs[job].isActive else { return }
         deactivate(job)
         actions.append(.jobBroken(job: job, cause: cause))
-        releaseUnneeded(now: now)
+        passUnneeded(now: now)
     }
 
     private mutating func deactivate(_ job: JobIndex) {
@@ -196,8 +196,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     ) -> Admission {
         guard activeJobs != 0 else { return .go }
         makeRoom(for: change.number)
-        waiters[change.number] = Waiter(clusters: clusters, heldSince: now)
-        return place(change.number, now: now) ? .go : .held
+        waiters[change.number] = Waiter(clusters: clusters, waitingSince: now)
+        return place(change.number, now: now) ? .go : .waits
     }
 
     /// A thousand disks with jobs must not each pay for all changes that there could be.
@@ -240,7 +240,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
             }
         }
         view.settle()
-        releaseUnneeded(now: now)
+        passUnneeded(now: now)
     }
 
     /// Starts the copies a write needs and queues it behind one of them; true when it needs none.
@@ -256,7 +256,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound
             } else if let task = start(
-                from: cluster, to: clusters.upperBound, now: min(now, waiters[change].heldSince))
+                from: cluster, to: clusters.upperBound, now: min(now, waiters[change].waitingSince))
             {
                 waitFor = waitFor ?? task
                 cluster = tasks[task].clusters.upperBound

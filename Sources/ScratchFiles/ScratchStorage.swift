@@ -61,6 +61,8 @@ package final class ScratchStorage: Sendable {
     /// What tells a file made by us from another that later has its name; nil for what was there
     /// before.
     package let file: (device: UInt64, inode: UInt64)?
+    /// The file or device, by whatever name it was opened.
+    package let node: FileNode?
     /// Told of write errors, one for each reader.
     private let witnesses: [WriteErrorWitness]
     /// The same for whoever is no reader.
@@ -86,7 +88,8 @@ package final class ScratchStorage: Sendable {
         self.wholeBytes = wholeBytes
         self.fileSystem = fileSystem
         let inode = isOurs ? try FileCalls.identity(descriptor.raw).inode : nil
-        file = fileSystem.flatMap { device in inode.map { (device, $0) } }
+        file = FileCalls.device(descriptor.raw).flatMap { device in inode.map { (device, $0) } }
+        node = FileCalls.node(descriptor.raw)
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
         // An error of whoever had the file before is none of ours.
         _ = FileCalls.writeError(descriptor.raw)
@@ -113,6 +116,7 @@ package final class ScratchStorage: Sendable {
         wholeBytes = UInt64(facts.slotLimit) << ClusterGeometry.shift
         fileSystem = facts.fileSystem
         file = nil
+        node = nil
         readsNeverWait = facts.readsNeverWait
         witnesses = facts.readers
         witness = facts.witness
@@ -155,18 +159,27 @@ package final class ScratchStorage: Sendable {
     ///
     /// `readers`: so many threads read it, each with its own witness.
     package static func create(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
+        let descriptor: OwnedDescriptor
         do throws(SystemFault) {
-            let descriptor = try FileCalls.open(path, [.write, .createNew])
-            do throws(SystemFault) {
-                return try file(path, descriptor, isOurs: true, geometry, readers)
-            } catch {
-                try? FileCalls.remove(path)
-                throw error
-            }
+            descriptor = try FileCalls.open(path, [.write, .createNew])
         } catch {
             throw error.errno == Errno.exists ? .exists : .cannotCreate(error)
+        }
+        do throws(SourceFault) {
+            try reserved.check(descriptor.raw)
+            try hold(descriptor.raw)
+        } catch {
+            try? FileCalls.remove(path)
+            throw .unusable(error)
+        }
+        do throws(SystemFault) {
+            return try file(path, descriptor, isOurs: true, geometry, readers)
+        } catch {
+            try? FileCalls.remove(path)
+            throw .cannotCreate(error)
         }
     }
 
@@ -174,9 +187,10 @@ package final class ScratchStorage: Sendable {
     ///
     /// Its content is meaningless afterwards.
     package static func reuse(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
-        let descriptor = try openExisting(path, .regular)
+        let descriptor = try openExisting(path, .regular, reserved)
         do throws(SystemFault) {
             return try file(path, descriptor, isOurs: false, geometry, readers)
         } catch {
@@ -186,9 +200,10 @@ package final class ScratchStorage: Sendable {
 
     /// Uses a block device, which may be smaller than the disk.
     package static func device(
-        path: String, geometry: ClusterGeometry, readers: Int = 1
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
     ) throws(ScratchFault) -> ScratchStorage {
-        let descriptor = try openExisting(path, .blockDevice)
+        let descriptor = try openExisting(path, .blockDevice, reserved)
         let size: UInt64
         do throws(SystemFault) {
             size = try FileCalls.facts(descriptor.raw).sizeBytes
@@ -239,8 +254,20 @@ package final class ScratchStorage: Sendable {
         UInt32(min(count, UInt64(LedgerView.slotsMax)))
     }
 
+    /// Keeps a file that was just made from being served as a disk while a job has it.
+    ///
+    /// Where the file system has no locks there is none to be seen either.
+    private static func hold(_ descriptor: Int32) throws(SourceFault) {
+        do throws(SourceFault) {
+            try SourceLock.acquire(descriptor, forWriting: true)
+        } catch {
+            if case .system = error { return }
+            throw error
+        }
+    }
+
     private static func openExisting(
-        _ path: String, _ type: FileType
+        _ path: String, _ type: FileType, _ reserved: ReservedPaths
     ) throws(ScratchFault) -> OwnedDescriptor {
         do throws(SourceFault) {
             let options: FileCalls.OpenOptions =
@@ -248,6 +275,7 @@ package final class ScratchStorage: Sendable {
             let descriptor = try RawSource.open(path, options)
             let found = try RawSource.facts(descriptor.raw).type
             guard found == type else { throw .wrongType(expected: type, found: found) }
+            try reserved.check(descriptor.raw)
             // Also keeps a disk's own source from being used as its scratch.
             try SourceLock.acquire(descriptor.raw, forWriting: true)
             return descriptor

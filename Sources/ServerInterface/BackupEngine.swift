@@ -1,4 +1,4 @@
-/// What control needs of the server below it: the seam where tests put a fake.
+/// What control needs from the server below it: the seam where tests put a fake.
 ///
 /// Every call is a control-plane call: it may take milliseconds and is never made per request.
 package protocol BackupEngine: Sendable {
@@ -27,6 +27,8 @@ package protocol BackupEngine: Sendable {
     func dirtyReport(
         since checkpoint: String, disk: DiskID, extentLimit: Int
     ) async throws(ServerFault) -> DirtyReport
+    /// Forgets what is kept elsewhere for a tracking directory that has been removed for good.
+    func forgetTracking(directory: String)
     /// Adds a listener for the live exports.
     func listenLive(
         _ endpoint: ListenEndpoint, security: ListenerSecurity
@@ -49,4 +51,6 @@ package protocol BackupEngine: Sendable {
 extension BackupEngine {
     /// An engine that never waits for a storage has nobody to answer.
     package func refuseNewCalls() async {}
+    /// Nor has one without files anything to forget.
+    package func forgetTracking(directory: String) {}
 }

@@ -8,7 +8,7 @@ package enum SourceKind: String, Sendable, Hashable, Codable {
     case block
 }
 
-/// Whether the host's page cache stands between a live export and its source.
+/// Whether a live export uses the host's page cache.
 package enum CacheMode: String, Sendable, Hashable, Codable {
     /// `cache='none'`: O_DIRECT, every write goes to the device itself.
     case none
@@ -77,7 +77,7 @@ package struct DiskStatus: Sendable {
     package var dirtyBytes: UInt64
     /// Present when changes are tracked.
     package var tracking: TrackingStatus?
-    /// What machines have asked of it; a tenth of a second old.
+    /// What machines have requested; up to a tenth of a second old.
     package var figures = GuestFigures()
     package init(
         sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil

@@ -1,12 +1,12 @@
 package import NBDProtocol
 
-/// What machines have asked of a disk since it was attached: requests that were valid, answered or
+/// What machines have requested of a disk since it was attached: valid requests, answered or
 /// not.
 package struct GuestFigures: Sendable, Hashable {
     package var readRequests: UInt64 = 0
     package var readBytes: UInt64 = 0
     package var writeRequests: UInt64 = 0
-    /// What is to be trimmed or zeroed counts as written: it changes the disk.
+    /// Trimming and zeroing count as writing, because they change the disk.
     package var writeBytes: UInt64 = 0
     package var flushRequests: UInt64 = 0
 

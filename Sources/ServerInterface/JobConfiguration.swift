@@ -59,15 +59,15 @@ package struct JobConfiguration: Sendable {
     package var endpoint: ListenEndpoint
     package var security: ListenerSecurity
     /// A guest write held by copying for longer than this breaks the job, in milliseconds.
-    package var holdLimitMilliseconds: UInt64
+    package var copyTimeoutMilliseconds: UInt64
     /// A checkpoint made in the same instant; it stays when the job ends.
     package var checkpoint: CheckpointConfiguration?
-    /// Clients may let go of clusters by TRIM: their scratch is used again, later reads fail.
+    /// Clients may release clusters with TRIM: their scratch is reused, and later reads fail.
     package var clientRelease: Bool
     package init(
         id: String, domain: String = "", disks: [JobDiskConfiguration],
         endpoint: ListenEndpoint, security: ListenerSecurity = .plaintext,
-        holdLimitMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil,
+        copyTimeoutMilliseconds: UInt64 = 30_000, checkpoint: CheckpointConfiguration? = nil,
         clientRelease: Bool = false
     ) {
         self.clientRelease = clientRelease
@@ -77,11 +77,11 @@ package struct JobConfiguration: Sendable {
         self.security = security
         self.disks = disks
         self.endpoint = endpoint
-        self.holdLimitMilliseconds = holdLimitMilliseconds
+        self.copyTimeoutMilliseconds = copyTimeoutMilliseconds
     }
 }
 
-/// What a begun job was given.
+/// The result of beginning a job.
 package struct JobStarted: Sendable {
     /// The endpoint with its real port.
     package var endpoint: ListenEndpoint
@@ -103,7 +103,7 @@ package struct JobStarted: Sendable {
     }
 }
 
-/// What tells a scratch file from another that later has its name.
+/// Distinguishes a scratch file from a later one of the same name.
 package struct ScratchFile: Sendable, Hashable {
     /// `st_dev`.
     package var device: UInt64

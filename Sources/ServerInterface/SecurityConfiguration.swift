@@ -1,4 +1,4 @@
-/// Which files say who may connect and what they may use.
+/// The files that decide who may connect and what they may use.
 package struct SecurityConfiguration: Sendable, Hashable {
     /// Directory with `server-cert.pem`, `server-key.pem`, `ca-cert.pem` and perhaps `ca-crl.pem`.
     package var certificates: String?
@@ -8,7 +8,7 @@ package struct SecurityConfiguration: Sendable, Hashable {
     ///
     /// Users with a key need none.
     package var verifiesPeer: Bool
-    /// File of access rules (``AccessRules``); nil: whoever may connect may use everything.
+    /// File of access rules (``AccessRules``); nil: anyone who can connect may use everything.
     package var rules: String?
 
     /// Without files there is no TLS, and no rules.

@@ -1,4 +1,4 @@
-/// What a server is started with.
+/// The configuration of a server.
 package struct ServerConfiguration: Sendable {
     /// Rings (threads) that serve machines, and as many that serve backup clients; nil takes the
     /// number of cores, at most 4.
@@ -25,7 +25,7 @@ package struct ServerConfiguration: Sendable {
     package var copyMemoryBytes: Int
     /// Room that scratch leaves on a file system which holds a machine's disk as well.
     package var scratchReserve: ScratchReserve
-    /// Who may open unix sockets beside this server's own user.
+    /// Who may open unix sockets besides this server's own user.
     package var socketAccess: SocketAccess
 
     /// TLS credentials and access rules.
@@ -33,6 +33,8 @@ package struct ServerConfiguration: Sendable {
     /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
     /// had; nil: nowhere.
     package var witnessDirectory: String?
+    /// Files and directories of the server's own, which are refused as sources and as scratch.
+    package var ownPaths: [String] = []
     /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in
     /// seconds.
     package var trackingTimeoutSeconds: Int

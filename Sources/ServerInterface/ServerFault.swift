@@ -43,7 +43,7 @@ package enum ServerFault: Error, Sendable, Hashable {
     case shuttingDown
     /// What the caller named, a path or a host name, did not answer in time.
     ///
-    /// What the call makes later is taken back.
+    /// Whatever the call produces later is undone.
     case timedOut(what: String, milliseconds: UInt64)
     /// So many calls wait already for what does not answer.
     case storageStuck(what: String, calls: Int)
@@ -59,7 +59,7 @@ package enum ServerFault: Error, Sendable, Hashable {
     case systemUnsupported(detail: String)
 }
 
-/// What the server tells control about, unasked.
+/// Events that the server reports to control.
 package enum ServerEvent: Sendable {
     /// A job broke by itself; its exports answer EIO from now on.
     case jobBroken(id: String, reason: String)

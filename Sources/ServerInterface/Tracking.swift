@@ -2,7 +2,7 @@
 package struct TrackingConfiguration: Sendable, Hashable {
     /// A directory of this disk alone; made (0700) when missing.
     package var directory: String
-    /// Bytes that one bit stands for: a power of two, 4 KiB to 2 MiB.
+    /// Bytes for each bit: a power of two, 4 KiB to 2 MiB.
     ///
     /// Applies to a disk that has no checkpoint yet; an existing chain keeps its own.
     package var granularityBytes: UInt32
@@ -13,7 +13,7 @@ package struct TrackingConfiguration: Sendable, Hashable {
     }
 }
 
-/// What is known of a disk's changes.
+/// The state of a disk's change tracking.
 package struct TrackingStatus: Sendable, Hashable {
     package var granularityBytes: UInt32
     /// Checkpoints that an incremental backup can start from, oldest first.
@@ -48,7 +48,7 @@ package struct CheckpointConfiguration: Sendable, Hashable {
     }
 }
 
-/// What a disk of an incremental job serves beside its data.
+/// The bitmap that a disk of an incremental job serves besides its data.
 package struct IncrementalConfiguration: Sendable, Hashable {
     /// Everything written since this checkpoint is dirty.
     package var checkpoint: String

@@ -66,7 +66,9 @@ package enum FileCalls {
         // SAFETY: the kernel fills the local; it keeps no pointer.
         _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
         switch facts.st_mode & S_IFMT {
-        case S_IFREG: return (.regular, UInt64(facts.st_size))
+        case S_IFREG:
+            // Where a file system says something negative the size is beyond every limit.
+            return (.regular, UInt64(bitPattern: Int64(facts.st_size)))
         case S_IFBLK: return (.blockDevice, try blockDeviceBytes(descriptor))
         case S_IFDIR: return (.directory, 0)
         default: return (.other, 0)

@@ -4,7 +4,46 @@ import Glibc
 /// The file system of an open file, as far as its room is concerned.
 extension FileCalls {
     /// Tells one file system from another: two files with the same number share their room.
+    ///
+    /// Subvolumes of btrfs are devices of their own and share their room all the same.
     package static func fileSystem(_ descriptor: Int32) -> UInt64? {
+        var facts = statfs()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        if unsafe fstatfs(descriptor, &facts) == 0,
+            Int(facts.f_type) == nbdpull_BTRFS_SUPER_MAGIC
+        {
+            let id = nbdpull_btrfs_id(descriptor)
+            if id != 0 { return id }
+        }
+        return device(descriptor)
+    }
+
+    /// Whether a file shows something of the kernel's (`/proc`, `/sys`, ...): its size means nothing,
+    /// and writes to it are commands.
+    package static func isKernelInterface(_ descriptor: Int32) -> Bool {
+        var facts = statfs()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        return unsafe fstatfs(descriptor, &facts) == 0
+            && nbdpull_is_interface(Int(facts.f_type)) != 0
+    }
+
+    /// The path by which an open file is known now, links resolved; nil when it has none.
+    ///
+    /// Needs `/proc`.
+    package static func path(of descriptor: Int32) -> String? {
+        resolved("/proc/self/fd/\(descriptor)")
+    }
+
+    /// A path without links; nil when nothing is there.
+    package static func resolved(_ path: String) -> String? {
+        // SAFETY: the string is passed for the time of the call; what it returns is copied and freed.
+        guard let found = unsafe realpath(path, nil) else { return nil }
+        defer { unsafe free(found) }
+        return unsafe String(cString: found)
+    }
+
+    /// `st_dev`: with an inode's number it tells a file from others.
+    package static func device(_ descriptor: Int32) -> UInt64? {
         var facts = stat()
         // SAFETY: the kernel fills the local; it keeps no pointer.
         guard unsafe fstat(descriptor, &facts) == 0 else { return nil }

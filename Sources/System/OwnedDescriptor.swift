@@ -18,7 +18,7 @@ package struct OwnedDescriptor: ~Copyable, Sendable {
     }
 
     /// Gives the descriptor away unclosed.
-    package consuming func release() -> Int32 {
+    package consuming func giveAway() -> Int32 {
         let number = raw
         discard self
         return number

@@ -1,6 +1,6 @@
 import CGnuTLS
 
-/// What went wrong with credentials or a session.
+/// A fault of credentials or of a session.
 ///
 /// Texts are the library's own or ours: nothing a peer sent is ever in them.
 package enum TLSFault: Error, Sendable, Hashable {

@@ -63,7 +63,7 @@ extension TLSSession {
         return unsafe String(validating: bytes, as: UTF8.self)
     }
 
-    /// Names looked at in one certificate.
+    /// Most names read from one certificate.
     private static let alternativeNamesMax: UInt32 = 64
 
     private static func alternativeNames(of certificate: gnutls_x509_crt_t) -> [String] {

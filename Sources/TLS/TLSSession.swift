@@ -1,16 +1,16 @@
 import CGnuTLS
 
-/// How a session's handshake goes on.
+/// The next step of a session's handshake.
 package enum TLSProgress: Sendable, Equatable {
     /// More bytes of the peer are needed.
     case wantsInput
-    /// The session stands.
+    /// The session is established.
     case established
-    /// It is over; what is in the outbox tells the peer why.
+    /// It has failed; the outbox has the alert for the peer.
     case failed(TLSFault)
 }
 
-/// What became of bytes that went through a session.
+/// The result of passing bytes through a session.
 package struct TLSTransfer: Sendable, Equatable {
     /// Bytes of the source that are done with.
     package var consumed = 0
@@ -22,7 +22,7 @@ package struct TLSTransfer: Sendable, Equatable {
 
 /// Why a session is over.
 package enum TLSEnd: Sendable, Equatable {
-    /// The peer said goodbye.
+    /// The peer has sent close_notify.
     case closed
     case failed(TLSFault)
 }
@@ -41,9 +41,9 @@ package final class TLSSession: @unchecked Sendable {
     /// Kept alive: the library does not count its users.
     private let credentials: TLSCredentials
     private let wire: UnsafeMutablePointer<Wire>
-    /// Nothing more is sent: the session has failed, or the goodbye has been said.
+    /// Nothing more is sent: the session has failed, or close_notify has been sent.
     private var isOver = false
-    /// The peer has said goodbye: nothing more will come from it, but it may still be told things.
+    /// The peer has sent close_notify: it sends nothing more, but can still be sent data.
     private var peerHasClosed = false
 
     /// Most plaintext of one record, in bytes (RFC 8446, 5.1).
@@ -240,7 +240,7 @@ package final class TLSSession: @unchecked Sendable {
         return result
     }
 
-    /// Puts the goodbye (close_notify) into the outbox, once; also when the peer has said its own.
+    /// Puts close_notify into the outbox, once; also if the peer has sent its own.
     package func sayGoodbye() {
         guard !isOver else { return }
         isOver = true

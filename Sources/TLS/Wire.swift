@@ -1,11 +1,11 @@
 import CGnuTLS
 
-/// What a session's callbacks read from and write to; lies where the library can find it.
+/// What a session's callbacks read from and write to, at an address that the library keeps.
 @safe
 struct Wire {
     let session: gnutls_session_t
     let keys: [[UInt8]: [UInt8]]
-    /// What a client's certificate must be good for, if it says.
+    /// The purpose that a client's certificate must allow, if it names any.
     var purpose: gnutls_typed_vdata_st
 
     /// Bytes of the peer, lent for the time of one call.

@@ -2,8 +2,8 @@
 package enum IntentAdmission: Sendable, Hashable {
     /// Every region of the write is durably marked (or tracking is lost): submit it now.
     case go
-    /// It waits for the log; its `.release` follows exactly once.
-    case held
+    /// It waits for the log; its `.pass` follows exactly once.
+    case waits
 }
 
 /// What the write-intent log asks its driver to do; actions are performed in order.
@@ -16,8 +16,8 @@ package enum IntentAction: Sendable, Hashable {
     case writeLog(generation: UInt64)
     /// Make every fine bit that is set now durable; answer with `bitsSynced`. One at a time.
     case syncBits
-    /// The held write may be submitted now.
-    case release(ChangeID)
+    /// The write that waited may be submitted now.
+    case pass(ChangeID)
     /// The log cannot be written: from now on nothing is promised.
     ///
     /// Comes once. No write to an unmarked region goes before the driver has answered with
@@ -73,15 +73,15 @@ package struct WriteIntent: Sendable, Hashable {
     private var current = ChangeList()
     private var next = ChangeList()
     /// Changes that may go.
-    private var released = ChangeList()
-    /// Links of the lists; `notHeld` for changes in none.
+    private var passed = ChangeList()
+    /// Links of the lists; `notWaiting` for changes in none.
     private var links: [Int32]
     private var isLossReported = false
     private var isLossDeclared = false
 
     private enum ClearingState: Hashable { case idle, wanted, syncing }
 
-    private static let notHeld: Int32 = -2
+    private static let notWaiting: Int32 = -2
     private static let listEnd: Int32 = -1
 
     private struct ChangeList: Hashable {
@@ -108,7 +108,7 @@ package struct WriteIntent: Sendable, Hashable {
         clearing = empty
         touched = empty
         writesInFlight = [Int32](repeating: 0, count: regionCount)
-        links = [Int32](repeating: Self.notHeld, count: changeLimit)
+        links = [Int32](repeating: Self.notWaiting, count: changeLimit)
     }
 
     /// The regions of `1 << shift` bytes that a byte range touches; the range is not empty.
@@ -142,7 +142,7 @@ extension WriteIntent {
     /// Asks whether a guest write, zero or discard that touches these regions may be submitted.
     ///
     /// `.go` when all of them are durably marked. The name is free for other changes after `.go`,
-    /// and after its `.release` otherwise; `finished` follows in both cases.
+    /// and after its `.pass` otherwise; `finished` follows in both cases.
     package mutating func admit(_ change: ChangeID, regions: Range<Int>) -> IntentAdmission {
         precondition(!regions.isEmpty && regions.lowerBound >= 0)
         precondition(regions.upperBound <= regionCount, "region outside the disk")
@@ -159,21 +159,21 @@ extension WriteIntent {
             if writing[index] & bit == 0 { isBeingWritten = false }
         }
         if isDurable || isLossDeclared { return .go }
-        precondition(links[change.number] == Self.notHeld, "the change is held already")
+        precondition(links[change.number] == Self.notWaiting, "the change waits already")
         if isLost {
             // Not before it is said that the chain is broken.
-            release(appending(change, to: ChangeList()))
+            pass(appending(change, to: ChangeList()))
         } else if isBeingWritten {
             current = appending(change, to: current)
         } else {
             next = appending(change, to: next)
         }
-        return .held
+        return .waits
     }
 
     /// The admitted write is complete, or will never be submitted.
     ///
-    /// Called once for each admission, with the same regions; after its release if it was held.
+    /// Called once for each admission, with the same regions; after its `.pass` if it has waited.
     package mutating func finished(regions: Range<Int>) {
         for region in regions {
             writesInFlight[region] -= 1
@@ -189,14 +189,14 @@ extension WriteIntent {
     }
 
     /// Every change of the list may go, after those that may already.
-    private mutating func release(_ list: ChangeList) {
+    private mutating func pass(_ list: ChangeList) {
         guard !list.isEmpty else { return }
-        if released.isEmpty {
-            released.head = list.head
+        if passed.isEmpty {
+            passed.head = list.head
         } else {
-            links[Int(released.tail)] = list.head
+            links[Int(passed.tail)] = list.head
         }
-        released.tail = list.tail
+        passed.tail = list.tail
     }
 }
 
@@ -209,12 +209,12 @@ extension WriteIntent {
     /// admits all that came in and only then asks pays one log write for all of it.
     package mutating func nextAction() -> IntentAction? {
         if takeLoss() { return .trackingLost }
-        if !released.isEmpty, !isLost || isLossDeclared {
-            let first = Int(released.head)
-            released.head = links[first]
-            if released.isEmpty { released = ChangeList() }
-            links[first] = Self.notHeld
-            return .release(ChangeID(first))
+        if !passed.isEmpty, !isLost || isLossDeclared {
+            let first = Int(passed.head)
+            passed.head = links[first]
+            if passed.isEmpty { passed = ChangeList() }
+            links[first] = Self.notWaiting
+            return .pass(ChangeID(first))
         }
         if isLost { return nil }
         if !isWriting, !next.isEmpty || isRewriteDue {
@@ -253,8 +253,8 @@ extension WriteIntent {
     package mutating func giveUp() {
         guard !isLost else { return }
         isLost = true
-        release(current)
-        release(next)
+        pass(current)
+        pass(next)
         current = ChangeList()
         next = ChangeList()
     }
@@ -285,9 +285,9 @@ extension WriteIntent {
         } else {
             isLost = true
         }
-        release(waiting)
+        pass(waiting)
         if isLost {
-            release(next)
+            pass(next)
             next = ChangeList()
         }
     }

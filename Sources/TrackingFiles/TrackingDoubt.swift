@@ -42,6 +42,7 @@ package final class TrackingDoubt: Sendable {
     /// Whether nobody is to say anything any more: the disk is held by a later session.
     private let isRetired = Atomic<Bool>(false)
     private let retired = Latch(count: 1)
+    package var isOver: Bool { isRetired.load(ordering: .acquiring) }
 
     /// Tries until it is said durably, or this object retires; for a thread of its own.
     package func keepDeclaring(everyMilliseconds: Int32) {

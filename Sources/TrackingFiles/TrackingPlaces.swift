@@ -50,6 +50,18 @@ package struct TrackingPlaces: Sendable {
         }
     }
 
+    /// Removes what a memory directory says of a tracking directory; what cannot be removed stays, and
+    /// does no harm.
+    package static func forgetSession(in memory: any TrackedDirectory, of directory: String) {
+        let bytes = try? memory.read(sessionName, limit: TrackingSession.bytesMax)
+        // By an accident of names it may be another disk's.
+        if let bytes, let session = TrackingSession.decode(bytes), session.directory != directory {
+            return
+        }
+        for name in (try? memory.names()) ?? [] { try? memory.remove(name) }
+        try? memory.removeIfEmpty()
+    }
+
     func findMark() -> Finding<String> {
         do throws(SystemFault) {
             return try mark?.read().map { .found($0) } ?? .nothing

@@ -5,19 +5,19 @@ import Foundation
 struct BackupBegin: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "backup-begin",
-        abstract: "Begin a backup job; prints its id and the URI of every backup export.")
+        abstract: "Begin a backup job; print its id and the URI of every backup export.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
     @Argument(help: "Backup XML; - is standard input. (default: all disks, on a unix socket)")
     var backupxml: String?
     @Option(name: .customLong("backupxml"), help: "The same as <backupxml>.")
     var backupxmlOption: String?
-    @Option(help: "Create a checkpoint together with the backup.") var checkpointxml: String?
-    @Flag(help: "Use scratch files that exist already, and keep them.") var reuseExternal = false
-    @Option(help: "End the job as failed after so many seconds.") var ttl: UInt64?
-    @Flag(help: "Back a disk up in full that cannot start from its checkpoint; say why.")
+    @Option(help: "Create a checkpoint at the backup's instant.") var checkpointxml: String?
+    @Flag(help: "Use existing scratch files, and keep them.") var reuseExternal = false
+    @Option(help: "End the job as failed after this many seconds.") var ttl: UInt64?
+    @Flag(help: "If a disk cannot start from its checkpoint, back it up in full and say why.")
     var fallbackFull = false
-    @Flag(help: "A client's TRIM says what it needs no more: kept no longer, later reads fail.")
+    @Flag(help: "Treat TRIM as \"no longer needed\": free its scratch; later reads fail.")
     var clientRelease = false
     // A job here does not end with the machine.
     @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false
@@ -39,10 +39,10 @@ struct BackupBegin: AsyncParsableCommand {
 
 struct BackupDumpXML: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "backup-dumpxml", abstract: "Print a job's XML, every default filled in.")
+        commandName: "backup-dumpxml", abstract: "Print a job's XML with all defaults filled in.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; needed when several run.") var job: String?
+    @Option(help: "The job's id; required while several run.") var job: String?
 
     func validate() throws { _ = try target.name() }
 
@@ -56,11 +56,11 @@ struct BackupDumpXML: AsyncParsableCommand {
 
 struct BackupList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "backup-list", abstract: "List the running backup jobs, or the ended ones.")
+        commandName: "backup-list", abstract: "List the running or ended backup jobs.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "Only this domain's.") var domain: String?
+    @Argument(help: "Only this domain's jobs.") var domain: String?
     @Option(name: .customLong("domain"), help: "The same as <domain>.") var domainOption: String?
-    @Flag(help: "The last jobs that have ended instead; reading them changes nothing.")
+    @Flag(help: "List the last ended jobs instead; reading them changes nothing.")
     var completed = false
 
     func validate() throws { _ = try Words.fill([domain], [domainOption]) }
@@ -88,12 +88,12 @@ struct BackupEnd: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "backup-end", abstract: "End a backup job with a verdict.",
         discussion: """
-            A checkpoint made with the job stays only if the backup is good: a job that broke ends \
-            as failed whatever is said here, its checkpoint is taken back, and the status is 1.
+            A checkpoint made with the job stays only if the backup is good. A job that broke ends \
+            as failed in any case: its checkpoint is taken back, and the exit status is 1.
             """)
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; needed when several run.") var job: String?
+    @Option(help: "The job's id; required while several run.") var job: String?
     @Flag(help: "The backup is worthless: take back the checkpoint made with it.") var failed =
         false
 
@@ -129,11 +129,11 @@ struct DomJobInfo: AsyncParsableCommand {
         commandName: "domjobinfo", abstract: "Show a backup job's figures.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; needed when several run.") var job: String?
-    @Flag(help: "The last ended job instead; shown once, backup-list --completed keeps it.")
+    @Option(help: "The job's id; required while several run.") var job: String?
+    @Flag(help: "Show the last ended job, once; backup-list --completed keeps it.")
     var completed = false
-    @Flag(help: "With --completed: it can be shown again.") var keepCompleted = false
-    @Flag(help: "The figures with libvirt's names and numbers.") var rawstats = false
+    @Flag(help: "With --completed: leave it to be shown again.") var keepCompleted = false
+    @Flag(help: "Use libvirt's names and numbers.") var rawstats = false
     // Ended jobs are shown whatever became of them.
     @Flag(help: .hidden) var anystats = false
 
@@ -154,12 +154,12 @@ struct DomJobAbort: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "domjobabort", abstract: "Abort a backup job.",
         discussion: """
-            As with libvirt, a checkpoint made with the job stays, unless the job was broken: then \
+            As in libvirt, a checkpoint made with the job stays, unless the job was broken: then \
             it is taken back.
             """)
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; needed when several run.") var job: String?
+    @Option(help: "The job's id; required while several run.") var job: String?
 
     func validate() throws { _ = try target.name() }
 

@@ -9,8 +9,8 @@ struct CheckpointCreate: AsyncParsableCommand {
     @OptionGroup var target: DomainArgument
     @Argument(help: "Checkpoint XML; - is standard input. (default: all disks)") var file: String?
     @Option(name: .customLong("xmlfile"), help: "The same as <file>.") var xmlfile: String?
-    @Flag(help: "Take up what is known of a checkpoint that was made before.") var redefine = false
-    @Flag(help: "With --redefine: refuse it unless every disk still holds its bitmap.")
+    @Flag(help: "Register a checkpoint that was made earlier.") var redefine = false
+    @Flag(help: "With --redefine: refuse it unless every disk still has its bitmap.")
     var redefineValidate = false
 
     func validate() throws {
@@ -43,7 +43,7 @@ struct CheckpointCreateAs: AsyncParsableCommand {
     @OptionGroup var target: DomainArgument
     @Argument(
         help: ArgumentHelp(
-            "The checkpoint's name, a description, and disks as for --diskspec.",
+            "The checkpoint's name, a description, and disks as with --diskspec.",
             valueName: "name> <description> <diskspec"))
     var words: [String] = []
     @Option(help: "The checkpoint's name. (default: the time in seconds)") var name: String?
@@ -109,8 +109,8 @@ struct CheckpointDumpXML: AsyncParsableCommand {
         discussion: "With --size, --json also lists the changed extents of every disk.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: CheckpointArguments
-    @Flag(help: "With the bytes changed since.") var size = false
-    @Flag(help: "Without the domain's XML.") var noDomain = false
+    @Flag(help: "Include the number of bytes changed since.") var size = false
+    @Flag(help: "Leave out the domain's XML.") var noDomain = false
     // There are no secrets in it.
     @Flag(name: .customLong("security-info"), help: .hidden) var securityInfo = false
 
@@ -145,11 +145,11 @@ struct CheckpointDelete: AsyncParsableCommand {
         commandName: "checkpoint-delete", abstract: "Delete a checkpoint.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: CheckpointArguments
-    @Flag(help: "Its descendants too.") var children = false
-    @Flag(help: "Its descendants, not itself.") var childrenOnly = false
+    @Flag(help: "Delete its descendants too.") var children = false
+    @Flag(help: "Delete its descendants but not the checkpoint itself.") var childrenOnly = false
     @Flag(
         help: """
-            Only what is known of it: its bitmaps stay until it is redefined, another takes its \
+            Forget the checkpoint but keep its bitmaps until it is redefined, another takes its \
             name, or the domain is undefined with --checkpoints.
             """) var metadata = false
 

@@ -7,15 +7,15 @@ struct CheckpointList: AsyncParsableCommand {
         commandName: "checkpoint-list", abstract: "List a domain's checkpoints.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Flag(help: "A column with the parent.") var parent = false
-    @Flag(help: "Only those without a parent.") var roots = false
-    @Flag(help: "Only those without children.") var leaves = false
-    @Flag(help: "Only those with children.") var noLeaves = false
-    @Flag(help: "As a tree.") var tree = false
+    @Flag(help: "Add a column with the parent.") var parent = false
+    @Flag(help: "Only checkpoints without a parent.") var roots = false
+    @Flag(help: "Only checkpoints without children.") var leaves = false
+    @Flag(help: "Only checkpoints with children.") var noLeaves = false
+    @Flag(help: "Print a tree.") var tree = false
     @Option(help: "Only the children of this checkpoint.") var from: String?
-    @Flag(help: "With --from: everything below it.") var descendants = false
-    @Flag(help: "Names only.") var name = false
-    @Flag(help: "Parents before their children instead of by name.") var topological = false
+    @Flag(help: "With --from: all its descendants.") var descendants = false
+    @Flag(help: "Print names only.") var name = false
+    @Flag(help: "Sort parents before their children instead of by name.") var topological = false
 
     func validate() throws {
         _ = try target.name()

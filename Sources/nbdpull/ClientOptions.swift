@@ -3,12 +3,12 @@ import Control
 import Foundation
 import Glibc
 
-/// What every command that prints takes.
+/// Options of every command that prints.
 struct OutputOptions: ParsableArguments {
     @Flag(name: .long, help: "Print JSON.")
     var json = false
 
-    @Flag(name: [.customShort("q"), .long], help: "Leave out informational lines and table heads.")
+    @Flag(name: [.customShort("q"), .long], help: "Omit informational lines and table headings.")
     var quiet = false
 
     /// Prints the server's answer as JSON, or `text` of it.
@@ -32,11 +32,11 @@ struct OutputOptions: ParsableArguments {
     }
 }
 
-/// What every client command takes.
+/// Options of every client command.
 struct ClientOptions: ParsableArguments {
     @Option(
         name: .long,
-        help: "The server's control socket. (default: NBDPULL_SOCKET, else the run directory's)")
+        help: "The server's control socket. (default: NBDPULL_SOCKET, or the run directory's)")
     var socket: String?
 
     @OptionGroup var output: OutputOptions

@@ -4,10 +4,10 @@ import ServerInterface
 
 /// The limits and permissions that `serve` and `export` share.
 struct ConnectionOptions: ParsableArguments {
-    @Option(help: "Most NBD connections at once. (default: 100)") var maxConnections: Int?
-    @Option(help: "Of these, from one TCP address. (default: half)")
+    @Option(help: "Maximum number of NBD connections. (default: 100)") var maxConnections: Int?
+    @Option(help: "Maximum from one TCP address. (default: half of --max-connections)")
     var maxConnectionsPerPeer: Int?
-    @Option(help: "Permission bits of the unix sockets for NBD, octal. (default: 0600)")
+    @Option(help: "Mode of the unix sockets for NBD, octal. (default: 0600)")
     var socketMode: String?
     @Option(help: "Group of the unix sockets for NBD, by name or number.")
     var socketGroup: String?

@@ -5,7 +5,7 @@ import ServerInterface
 
 /// virsh's words for which state of a machine a change is for: here there is one, and it is kept.
 struct ChangeTimeOptions: ParsableArguments {
-    @Flag(help: "Taken for virsh's sake: a change is always made now and kept.") var config = false
+    @Flag(help: "Accepted for virsh: changes are always made now and kept.") var config = false
     @Flag(help: "The same.") var live = false
     @Flag(help: "The same.") var current = false
     @Flag(help: "The same.") var persistent = false
@@ -16,12 +16,12 @@ struct AttachDisk: AsyncParsableCommand {
         commandName: "attach-disk", abstract: "Add a disk to a domain and serve it.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var disk: NewDiskArguments
-    @Option(help: "file or block. (default: what the source is)") var sourcetype: String?
+    @Option(help: "file or block. (default: whatever the source is)") var sourcetype: String?
     @Option(help: "disk, cdrom, floppy or lun. (default: disk)") var type: String?
     @Option(help: "readonly.") var mode: String?
     @Option(help: "Cache mode: none, writeback, ...") var cache: String?
     @Option(help: "unmap or ignore.") var discard: String?
-    @Option(help: "raw, the only format that is served.") var subdriver: String?
+    @Option(help: "raw: the only supported format.") var subdriver: String?
     @Option(help: "Kept in the XML.") var driver: String?
     @Option(help: "Kept in the XML.") var targetbus: String?
     @Option(help: "Kept in the XML.") var serial: String?
@@ -41,7 +41,7 @@ struct AttachDisk: AsyncParsableCommand {
         let (domain, source, target) = try disk.values()
         let xml = xml(source, target)
         guard !printXML else { return Console.out(xml) }
-        // As deep as it will stand in the domain's XML.
+        // Indented as it will be in the domain's XML.
         let placed = xml.replacing("\n", with: "\n    ")
         try await options.change(
             ControlClient.Call(
@@ -89,8 +89,8 @@ struct AttachDevice: AsyncParsableCommand {
 struct DetachDisk: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "detach-disk",
-        abstract: "Take a disk out of a domain; refused while a machine uses it.",
-        discussion: "Its part of the domain's checkpoints ends. Other disks keep theirs.")
+        abstract: "Remove a disk from a domain; refused while a machine uses it.",
+        discussion: "The disk leaves the domain's checkpoints; other disks keep theirs.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var disk: DiskTargetArguments
     @Flag(help: "Disconnect the machines that use it.") var force = false
@@ -109,9 +109,9 @@ struct DetachDisk: AsyncParsableCommand {
 struct UpdateDevice: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "update-device",
-        abstract: "Replace a domain's disk by another description of the same target.",
+        abstract: "Change how a domain's disk is described.",
         discussion: """
-            Refused while a machine uses the disk and it would be served in another way (source, \
+            Refused while a machine uses the disk, if it would be served differently (source, \
             cache, discard, readonly).
             """)
     @OptionGroup var options: ClientOptions
@@ -131,13 +131,13 @@ struct UpdateDevice: AsyncParsableCommand {
 
 struct ChangeMedia: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "change-media", abstract: "Put another medium into a CD or floppy drive.")
+        commandName: "change-media", abstract: "Change the medium in a CD or floppy drive.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var media: MediaArguments
     @Flag(help: "Empty the drive.") var eject = false
-    @Flag(help: "Fill the drive, which is what a medium means anyway.") var insert = false
+    @Flag(help: "Insert the medium; implied by naming one.") var insert = false
     @Flag(help: "The same.") var update = false
-    @Flag(help: "The medium is a block device. (default: what it is)") var block = false
+    @Flag(help: "The medium is a block device. (default: detected)") var block = false
     @Flag(help: "Disconnect the machines that use it.") var force = false
     @OptionGroup var changeTime: ChangeTimeOptions
 
@@ -161,15 +161,15 @@ struct ChangeMedia: AsyncParsableCommand {
 
 struct BlockResize: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "blockresize", abstract: "Make a domain's disk larger while it is served.",
+        commandName: "blockresize", abstract: "Enlarge a domain's disk while it is served.",
         discussion: """
-            Machines that are connected go on with the size they know; who connects anew is told \
-            the new one. A file is extended; a device must have grown before.
+            Connected machines keep the size they know; new connections get the new one. A file \
+            is extended; a device must have grown already.
             """)
     @OptionGroup var options: ClientOptions
     @OptionGroup var disk: DiskSizeArguments
-    @Flag(help: "A size without a unit is in bytes.") var bytes = false
-    @Flag(help: "Take the size that the source has by now.") var capacity = false
+    @Flag(help: "Sizes without a unit are in bytes.") var bytes = false
+    @Flag(help: "Use the size that the source has now.") var capacity = false
 
     func validate() throws {
         guard capacity == (try disk.values().size == nil) else {

@@ -4,11 +4,11 @@ import Foundation
 
 struct Define: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Define a domain from its XML and serve its disks, or change one.",
+        abstract: "Define or change a domain from its XML, and serve its disks.",
         discussion: """
-            A domain of the same name and uuid is changed: only disks that are new, gone or served \
-            in another way are touched. A disk that cannot be served (qcow2, network, ...) is left \
-            out and listed with its reason.
+            An existing domain of the same name and uuid is changed: only disks that are new, gone \
+            or served differently are touched. A disk that cannot be served (qcow2, network, ...) \
+            is left out and listed with the reason.
             """)
     @OptionGroup var options: ClientOptions
     @Argument(help: "Domain XML; - is standard input.") var file: String?
@@ -23,7 +23,7 @@ struct Define: AsyncParsableCommand {
     private func path() throws(ValidationError) -> String {
         try Words.need(try Words.fill([file], [fileOption])[0], "file")
     }
-    @Flag(help: "Disconnect machines from disks that are gone or served in another way.")
+    @Flag(help: "Disconnect machines from disks that are gone or served differently.")
     var force = false
 
     func run() async throws {
@@ -96,7 +96,7 @@ struct DomBlkList: AsyncParsableCommand {
         commandName: "domblklist", abstract: "List a domain's disks.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Flag(help: "Size, live NBD URI, client, dirty bytes and checkpoints too.") var details = false
+    @Flag(help: "Include size, live URI, clients, dirty bytes, checkpoints.") var details = false
     // What is defined is what is served.
     @Flag(help: .hidden) var inactive = false
 

@@ -4,17 +4,17 @@ import Foundation
 
 struct Event: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Print what happened lately, one line per event.",
+        abstract: "Print recent events, one per line.",
         discussion: """
-            With --all or --event, and without --follow, it waits for the next event, as virsh does.
+            With --all or --event, and without --follow, wait for the next event, as virsh does.
             """)
     @OptionGroup var options: ClientOptions
-    @Option(name: .customLong("domain"), help: "Only this domain's.") var domain: String?
+    @Option(name: .customLong("domain"), help: "Only this domain's events.") var domain: String?
     @Option(help: "Only events of this kind; see --list.") var event: String?
     @Flag(help: "Wait for events of any kind.") var all = false
-    @Flag(help: "Go on with what happens from now on.") var follow = false
-    @Flag(help: "The same as --follow, without what happened before.") var loop = false
-    @Option(help: "Wait for so many seconds at most.") var timeout: UInt32?
+    @Flag(help: "Keep printing events as they happen.") var follow = false
+    @Flag(help: "The same as --follow, without past events.") var loop = false
+    @Option(help: "Wait for at most this many seconds.") var timeout: UInt32?
     @Flag(help: "List the kinds of events.") var list = false
     // Every line has its time.
     @Flag(help: .hidden) var timestamp = false

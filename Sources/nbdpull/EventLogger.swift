@@ -6,7 +6,7 @@ import Synchronization
 
 /// Writes every event as a line of the log, at its level.
 ///
-/// On a thread of its own: a standard error that nobody reads must hold up nobody.
+/// On a thread of its own: a standard error that is not read must not hold anything up.
 final class EventLogger: Sendable {
     /// Lines waiting to be written before more are dropped.
     private static let waitingMax = 4096

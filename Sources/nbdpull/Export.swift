@@ -11,20 +11,20 @@ struct Export: AsyncParsableCommand {
         abstract: "Serve one file or block device until killed, without any state.")
     @Option(help: "Unix socket to listen on. (default: one in the run or temporary directory)")
     var socket: String?
-    @Option(help: "ADDR:PORT to listen on instead; port 0 takes the first free one.")
+    @Option(help: "ADDR:PORT to listen on instead; port 0 picks a free one.")
     var tcp: String?
     @Option(help: "Export name. (default: the empty name)") var name = ""
     @Option(
         name: [.customShort("D"), .long],
-        help: "A text for people, which clients are shown; at most 4096 bytes.")
+        help: "Description shown to clients; at most 4096 bytes.")
     var description: String?
-    @Flag(help: "Serve it read-only; many clients may share it.") var readOnly = false
+    @Flag(help: "Serve it read-only.") var readOnly = false
     @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
-    @Option(help: "Threads that serve. (default: cores, at most 4)") var rings: Int?
+    @Option(help: "Number of threads. (default: one per core, at most 4)") var rings: Int?
     @OptionGroup var connections: ConnectionOptions
     @Flag(help: "Print the NBD URI on standard output.") var printUri = false
     @Flag(
-        help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
+        help: "Allow plaintext TCP beyond loopback, and alongside TLS.")
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var output: OutputOptions

@@ -2,13 +2,13 @@ import ArgumentParser
 
 /// The door for libvirt's clients.
 struct LibvirtOptions: ParsableArguments {
-    @Flag(help: "No socket for libvirt's clients (RUN-DIR/libvirt-sock).") var noLibvirt = false
-    @Option(help: "Permission bits of the socket for libvirt's clients, octal. (default: 0600)")
+    @Flag(help: "Do not listen for libvirt's clients (RUN-DIR/libvirt-sock).") var noLibvirt = false
+    @Option(help: "Mode of the socket for libvirt's clients, octal. (default: 0600)")
     var libvirtSocketMode: String?
     @Option(help: "Group of the socket for libvirt's clients, by name or number.")
     var libvirtSocketGroup: String?
-    @Option(help: "Socket of the libvirtd that runs the machines; its answers and ours are merged.")
+    @Option(help: "Socket of the libvirtd that runs the machines; merges its answers.")
     var libvirtUpstream: String?
-    @Option(help: "URI to open it with. (default: the client's, or what libvirtd chooses)")
+    @Option(help: "URI to open it with. (default: the client's, or libvirtd's choice)")
     var libvirtUpstreamUri: String?
 }

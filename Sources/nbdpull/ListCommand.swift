@@ -6,13 +6,13 @@ struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "List the domains.",
         discussion: """
-            Every domain is served, whether its machine runs or not, so all are listed without \
-            --all, and filters for machines that are off find none.
+            Domains are served whether their machines run or not, so all of them are listed even \
+            without --all, and filters for stopped machines find none.
             """)
     @OptionGroup var options: ClientOptions
-    @Flag(help: "All domains, as always.") var all = false
-    @Flag(help: "Names only.") var name = false
-    @Flag(help: "Uuids only.") var uuid = false
+    @Flag(help: "List all domains, which is the default.") var all = false
+    @Flag(help: "Print names only.") var name = false
+    @Flag(help: "Print uuids only.") var uuid = false
     @Flag(help: "Only domains with checkpoints.") var withCheckpoint = false
     @Flag(help: "Only domains without checkpoints.") var withoutCheckpoint = false
     @OptionGroup var virsh: VirshListOptions

@@ -9,7 +9,7 @@ struct Nbdpull: AsyncParsableCommand {
 
     static let configuration = CommandConfiguration(
         commandName: "nbdpull",
-        abstract: "Serves virtual machine disks over NBD, and their backups in pull mode.",
+        abstract: "Serve virtual machine disks over NBD, and back them up in pull mode.",
         version: version,
         groupedSubcommands: [
             CommandGroup(name: "Server", subcommands: [Serve.self, Export.self]),

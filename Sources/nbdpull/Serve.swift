@@ -12,56 +12,55 @@ struct Serve: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Serve domains' disks and their backups until stopped.",
         discussion: """
-            Every option can also be set by an environment variable (--run-dir is \
-            NBDPULL_RUN_DIR) or in the file that --config names; the command line wins over the \
-            environment, the environment over the file. A name that means nothing is refused in \
-            both.
+            Every option can also be set with an environment variable (NBDPULL_RUN_DIR for \
+            --run-dir) or in the file given with --config. The command line overrides the \
+            environment, and the environment overrides the file. Unknown names are refused in both.
             """)
-    @Option(help: "YAML or JSON file with settings, by the names of these options.")
+    @Option(help: "YAML or JSON file with settings named like these options.")
     var config: String?
-    @Option(help: "Where domains are kept. (root: /var/lib/nbdpull, else below XDG_STATE_HOME)")
+    @Option(help: "State directory. (root: /var/lib/nbdpull, else below XDG_STATE_HOME)")
     var stateDir: String?
-    @Option(help: "Where the sockets are. (root: /run/nbdpull, else below XDG_RUNTIME_DIR)")
+    @Option(help: "Directory for sockets. (root: /run/nbdpull, else below XDG_RUNTIME_DIR)")
     var runDir: String?
-    @Option(help: "ADDR:PORT; the live exports over TCP as well.") var liveTcp: String?
+    @Option(help: "ADDR:PORT for serving live exports over TCP too.") var liveTcp: String?
     @Option(help: "Define this domain (XML file) at the start; may be repeated.")
     var domain: [String] = []
     @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
     var disk: [String] = []
-    @Option(help: "Name of the domain that --disk makes. (default: default)") var name: String?
-    @Option(help: "Threads for machines, and as many for backups. (default: cores, at most 4)")
+    @Option(help: "Name of the domain made by --disk. (default: default)") var name: String?
+    @Option(help: "Threads for machines; backups get as many. (default: cores, at most 4)")
     var rings: Int?
     @OptionGroup var connections: ConnectionOptions
-    @Option(help: "Of these, to the exports of one job. (default: three quarters)")
+    @Option(help: "Maximum to one job's exports. (default: 3/4 of --max-connections)")
     var maxConnectionsPerJob: Int?
-    @Option(help: "Seconds until a backup client that stops in mid-sentence goes; 0: never. (600)")
+    @Option(help: "Seconds a backup client may stall mid-message; 0: forever. (default: 600)")
     var stallTimeout: Int?
-    @Option(help: "Seconds until a backup client that asks nothing goes; 0: never. (0)")
+    @Option(help: "Seconds a backup client may be idle; 0: forever. (default: 0)")
     var idleTimeout: Int?
-    @Option(help: "Seconds a call waits for a path or host that does not answer. (default: 30)")
+    @Option(help: "Seconds to wait for a path or host that does not answer. (default: 30)")
     var storageTimeout: Int?
-    @Option(help: "Seconds a guest write may wait for copying until the job breaks. (default: 30)")
+    @Option(help: "Seconds a guest write waits for a copy before the job breaks. (default: 30)")
     var copyTimeout: Int?
-    @Option(help: "Memory for old content on its way to scratch. (default: 256M)")
+    @Option(help: "Memory for copies to scratch. (default: 256M)")
     var copyMemory: String?
-    @Option(help: "Where scratch goes that a request does not place. (default: beside the disk)")
+    @Option(help: "Directory for scratch that a request does not name. (default: the disk's)")
     var scratchDir: String?
     @Option(
-        help: "Size or share that scratch leaves free where disks lie, too. (5%, at most 4G)")
+        help: "Size or share to leave free on file systems with disks. (5%, at most 4G)")
     var scratchReserve: String?
-    @Option(help: "Seconds a guest write may wait for change tracking until it is given up. (30)")
+    @Option(help: "Seconds a guest write waits for change tracking before tracking is lost. (30)")
     var trackingTimeout: Int?
     // Gone; told apart from a misspelt option, as scripts and units may still name it.
     @Flag(help: .hidden) var lendPages = false
-    @Option(help: "Bytes per bit of dirty bitmaps, for domains that do not say. (default: 65536)")
+    @Option(help: "Bytes per dirty bit, unless a domain says otherwise. (default: 65536)")
     var granularity: Int?
     @Flag(
-        help: "Allow plaintext TCP on other than loopback addresses, and where TLS is configured.")
+        help: "Allow plaintext TCP beyond loopback, and alongside TLS.")
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var libvirt: LibvirtOptions
-    @Flag(name: [.customShort("q"), .long], help: "No warnings, only errors.") var quiet = false
-    @Option(help: "Least severe log lines: debug, info, warning, error. (default: info)")
+    @Flag(name: [.customShort("q"), .long], help: "Print errors only.") var quiet = false
+    @Option(help: "Minimum log level: debug, info, warning, error. (default: info)")
     var logLevel: String?
 
     func run() async throws {
@@ -131,7 +130,7 @@ struct ServeRun {
     }
 
     func run() async throws {
-        // Everything that can be refused is looked at before anything is opened.
+        // Everything that can be refused is checked before anything is opened.
         let start = try startDomains()
         let liveTCP = try await liveTCPEndpoint()
         let passed = try SocketActivation.descriptors(
@@ -160,7 +159,7 @@ struct ServeRun {
             runDirectory: settings.runDirectory, liveEndpoint: liveSocket,
             allowPlaintext: settings.allowPlaintext,
             offersTLS: settings.security.offersTLS,
-            holdLimitMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
+            copyTimeoutMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
@@ -177,7 +176,7 @@ struct ServeRun {
         for warning in warnings where !settings.quiet {
             Console.error("warning: \(warning)")
         }
-        // Said even to who asked for quiet: the server is not what it seems.
+        // Printed even with --quiet: the server is not what it seems.
         for problem in await manager.problems { Console.error("error: \(problem)") }
         do throws(ControlError) {
             try await listen(engine, liveTCP, passed)
@@ -192,7 +191,7 @@ struct ServeRun {
         _ engine: any BackupEngine, _ liveTCP: ListenEndpoint?, _ passed: [Int32]
     ) async throws(ControlError) {
         do throws(ServerFault) {
-            // The socket's permissions let nobody in but the server's own user.
+            // The socket's permissions admit only the server's own user.
             _ = try await engine.listenLive(
                 liveSocket, security: settings.security.offersTLS ? .selective : .plaintext)
             if let liveTCP {
@@ -309,7 +308,7 @@ struct ServeRun {
 
 /// A socket that the service manager has opened.
 enum PassedSocket {
-    /// Serves live exports on it if it may carry what would be said there.
+    /// Serves live exports on it, if what it would carry is allowed there.
     @discardableResult
     static func adopt(
         _ descriptor: Int32, _ engine: any BackupEngine, _ security: ListenerSecurity,

@@ -4,7 +4,7 @@ import Foundation
 import Logging
 import ServerInterface
 
-/// What `serve` was told, from all sources: command line, then environment, then file, then
+/// The settings of `serve`, from all sources: command line, then environment, then file, then
 /// defaults.
 struct ServeSettings {
     var stateDirectory: String
@@ -19,9 +19,9 @@ struct ServeSettings {
     /// Absolute path; nil puts scratch beside the disk.
     var scratchDirectory: String?
     var granularityBytes: UInt32
-    /// Who may open the socket for libvirt's clients; nil: there is none.
+    /// Who may open the socket for libvirt's clients; nil: there is no such socket.
     var libvirtAccess: SocketAccess?
-    /// The libvirtd that runs the machines; nil: nobody that this server knows.
+    /// The libvirtd that runs the machines; nil: unknown to this server.
     var libvirtUpstream: UpstreamSettings?
     var quiet: Bool
     var logLevel: Logger.Level
@@ -82,6 +82,7 @@ struct ServeSettings {
             try source.int("tracking-timeout", in: 1...86400)
             ?? ServerConfiguration.defaultTrackingTimeoutSeconds
         server.witnessDirectory = runDirectory + "/tracking"
+        server.ownPaths = StateDirectory.ownPaths(in: stateDirectory)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30
         scratchDirectory = try source.string("scratch-dir").map(ServeArguments.absolutePath)
@@ -168,7 +169,7 @@ struct ServeSettings {
     ) async throws -> any ConfigProvider {
         let place = ConfigReader(
             provider: InMemoryProvider(values: ["filePath": ConfigValue(stringLiteral: path)]))
-        // A pipe could be read only once, and a device for ever.
+        // A pipe can be read only once, and a device may never end.
         let file = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
         if let kind = SystemCalls.identity(of: file)?.kind, kind != .regular {
             throw ControlError.invalidArgument(
@@ -250,7 +251,7 @@ struct ServeSettings {
             do {
                 return try body()
             } catch {
-                // The library tells a missing value from a wrong one only in its text.
+                // Only the error's text distinguishes a missing value from a wrong one.
                 guard !"\(error)".hasPrefix("Missing required config value") else { return nil }
                 throw .invalidArgument(what: "setting '\(key)'", detail: "it must be \(kind)")
             }

@@ -40,7 +40,7 @@ final class SettingNames: Sendable {
         "NBDPULL_FUZZ_TARGET",
     ]
 
-    /// Settings of earlier versions, and why there are none such any more.
+    /// Settings of earlier versions, and what became of them.
     private static let goneSettings = [
         "lend-pages": "pages of disks that a machine may write are always copied; remove it"
     ]
@@ -119,7 +119,7 @@ final class SettingNames: Sendable {
         }
     }
 
-    /// What Kubernetes tells every container of a service that is named nbdpull.
+    /// Variables that Kubernetes sets in every container for a service named nbdpull.
     private static func isOfService(_ name: String) -> Bool {
         name == "NBDPULL_PORT" || name.hasPrefix("NBDPULL_PORT_")
             || name.hasPrefix("NBDPULL_SERVICE_")

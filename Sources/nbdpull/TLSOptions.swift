@@ -7,10 +7,10 @@ struct TLSOptions: ParsableArguments {
     @Option(
         help: "Directory with ca-cert.pem, server-cert.pem, server-key.pem, and ca-crl.pem if any.")
     var tlsCerts: String?
-    @Option(help: "File of user:hexkey lines.") var tlsPsk: String?
-    @Option(help: "yes or no: refuse clients without a certificate of the CA. (default: yes)")
+    @Option(help: "File of pre-shared keys: user:hexkey lines.") var tlsPsk: String?
+    @Option(help: "yes or no: refuse clients without a certificate from the CA. (default: yes)")
     var tlsVerifyPeer: String?
-    @Option(help: "File of access rules: which certificates, users and groups may use what.")
+    @Option(help: "File of access rules: which certificates, keys, users and groups may use what.")
     var tlsAuthz: String?
 
     /// The options together.

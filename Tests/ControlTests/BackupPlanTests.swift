@@ -222,16 +222,16 @@ import Testing
         let identifiers = [
             "vda": DiskID(number: 1), "vdb": DiskID(number: 2), "vdc": DiskID(number: 3),
         ]
-        let job = try planned.jobConfiguration(diskIDs: identifiers, holdLimitMilliseconds: 500)
+        let job = try planned.jobConfiguration(diskIDs: identifiers, copyTimeoutMilliseconds: 500)
         #expect(job.id == "00000000-0000-4000-8000-000000000001")
         #expect(job.endpoint == .unix(path: "/run/b.sock", mode: 0o600))
-        #expect(job.holdLimitMilliseconds == 500)
+        #expect(job.copyTimeoutMilliseconds == 500)
         #expect(job.disks.map(\.target) == ["vdb", "vda"])
         #expect(job.disks.map(\.exportName) == ["bee", "vda"])
         #expect(job.disks.map(\.disk.number) == [2, 1])
         #expect(job.disks[1].scratch.path == "/img/vda.raw.1795223818")
         let error = refusal { () throws(ControlError) in
-            try planned.jobConfiguration(diskIDs: [:], holdLimitMilliseconds: 500)
+            try planned.jobConfiguration(diskIDs: [:], copyTimeoutMilliseconds: 500)
         }
         #expect(error?.message == "internal error: disk 'vdb' is not attached to the server")
     }

@@ -261,6 +261,31 @@ import Testing
         #expect(try await names(again) == ["c1"])
     }
 
+    @Test("P6: thousands of damaged records are told of in a few lines, and met only once")
+    func manyDamagedRecords() async throws {
+        let fixture = try ControlFixture()
+        do {
+            let manager = try await fixture.managerWithCheckpoints("c1")
+            _ = consume manager
+        }
+        let jobs = fixture.stateDirectory + "/jobs"
+        for number in 0..<5000 {
+            try Data("torn".utf8).write(
+                to: URL(fileURLWithPath: "\(jobs)/x\(number).state"))
+        }
+        do {
+            let (manager, warnings) = try await fixture.restarted()
+            #expect(warnings.count == JobManager.damagedLinesMax + 1)
+            #expect(warnings.last?.contains("4984 more") == true, "\(warnings.last ?? "")")
+            #expect(try await names(manager) == ["c1"])
+            #expect(await manager.problems == [])
+            await manager.shutdown()
+        }
+        let (again, none) = try await fixture.restarted()
+        #expect(none == [])
+        #expect(try await names(again) == ["c1"])
+    }
+
     @Test("P3: a job that breaks between the last look and its end did not end well")
     func brokenAtTheEnd() async throws {
         for cause in [EndCause.success, .abort] {

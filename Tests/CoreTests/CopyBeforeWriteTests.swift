@@ -9,9 +9,9 @@ struct CopyBeforeWriteTests {
     /// One job on a disk with a cluster for each change, every task taken by an earlier write.
     private func starvedGate(_ ledger: Ledger) -> CopyBeforeWrite {
         var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.tasksMax + 1)
-        _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: 100_000_000)
+        _ = gate.attach(ledger.view, slotLimit: 100, copyTimeoutNanoseconds: 100_000_000)
         for change in 0..<CopyBeforeWrite.tasksMax {
-            #expect(admit(change, change..<(change + 1), now: 0, &gate) == .held)
+            #expect(admit(change, change..<(change + 1), now: 0, &gate) == .waits)
         }
         return gate
     }
@@ -43,14 +43,14 @@ struct CopyBeforeWriteTests {
     func copyIsOver() throws {
         let ledger = try ledger()
         var gate = CopyBeforeWrite(changeLimit: 1)
-        _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: .max)
-        #expect(admit(0, 0..<1, now: 0, &gate) == .held)
+        _ = gate.attach(ledger.view, slotLimit: 100, copyTimeoutNanoseconds: .max)
+        #expect(admit(0, 0..<1, now: 0, &gate) == .waits)
         gate.readFinished(task: 0, errno: nil, zeroClusters: 0, now: 0)
         let write = ScratchWrite(task: 0, job: 0, position: 0, count: 1, slot: 0)
         #expect(
             allActions(&gate) == [.readSource(task: 0, clusters: 0..<1), .writeScratch(write)])
         gate.scratchWriteFinished(write, errno: nil, now: 0)
-        #expect(allActions(&gate) == [.copyDone(task: 0), .release(0)])
+        #expect(allActions(&gate) == [.copyDone(task: 0), .pass(0)])
     }
 
     @Test("P2: a write behind a copy that hangs breaks a job that began after the copy did")
@@ -58,19 +58,19 @@ struct CopyBeforeWriteTests {
         let first = try ledger()
         let second = try ledger()
         var gate = CopyBeforeWrite(changeLimit: 2)
-        _ = gate.attach(first.view, slotLimit: 100, holdLimitNanoseconds: 100)
-        #expect(admit(0, 0..<1, now: 0, &gate) == .held)
+        _ = gate.attach(first.view, slotLimit: 100, copyTimeoutNanoseconds: 100)
+        #expect(admit(0, 0..<1, now: 0, &gate) == .waits)
         gate.expire(now: 101)
         _ = actions(&gate)
-        let later = gate.attach(second.view, slotLimit: 100, holdLimitNanoseconds: 100)
-        #expect(admit(1, 0..<1, now: 200, &gate) == .held)
+        let later = gate.attach(second.view, slotLimit: 100, copyTimeoutNanoseconds: 100)
+        #expect(admit(1, 0..<1, now: 200, &gate) == .waits)
         gate.expire(now: 299)
         #expect(actions(&gate).isEmpty)
         gate.expire(now: 301)
         #expect(
             actions(&gate) == [
-                .jobBroken(job: try #require(later), cause: .holdLimit(milliseconds: 0)),
-                .release(1),
+                .jobBroken(job: try #require(later), cause: .copyTimeout(milliseconds: 0)),
+                .pass(1),
             ])
     }
 
@@ -86,10 +86,10 @@ struct CopyBeforeWriteTests {
         var gate = starvedGate(ledger)
         #expect(actions(&gate).count == CopyBeforeWrite.tasksMax)
         let last = CopyBeforeWrite.tasksMax
-        #expect(admit(last, 40..<41, now: 0, &gate) == .held)
+        #expect(admit(last, 40..<41, now: 0, &gate) == .waits)
         #expect(actions(&gate).isEmpty)
         finish(7, &gate, now: 1)
-        #expect(actions(&gate) == [.release(7), .readSource(task: 7, clusters: 40..<41)])
+        #expect(actions(&gate) == [.pass(7), .readSource(task: 7, clusters: 40..<41)])
     }
 
     @Test("the limit counts from the write's admission, not from its copy's start")
@@ -97,7 +97,7 @@ struct CopyBeforeWriteTests {
         let ledger = try ledger()
         var gate = starvedGate(ledger)
         let last = CopyBeforeWrite.tasksMax
-        #expect(admit(last, 40..<41, now: 10_000_000, &gate) == .held)
+        #expect(admit(last, 40..<41, now: 10_000_000, &gate) == .waits)
         for task in 0..<last { finish(task, &gate, now: 90_000_000) }
         _ = actions(&gate)
         gate.expire(now: 110_000_000)
@@ -105,30 +105,30 @@ struct CopyBeforeWriteTests {
         gate.expire(now: 110_000_001)
         #expect(
             actions(&gate) == [
-                .jobBroken(job: 0, cause: .holdLimit(milliseconds: 100)), .release(ChangeID(last)),
+                .jobBroken(job: 0, cause: .copyTimeout(milliseconds: 100)), .pass(ChangeID(last)),
             ])
     }
 
-    @Test("a write that never gets a task is not held beyond the limit")
+    @Test("a write that never gets a task does not wait beyond the limit")
     func neverGetsATask() throws {
         let slow = try ledger()
         let strict = try ledger()
         var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.tasksMax + 1)
-        _ = gate.attach(slow.view, slotLimit: 100, holdLimitNanoseconds: .max)
+        _ = gate.attach(slow.view, slotLimit: 100, copyTimeoutNanoseconds: .max)
         for change in 0..<CopyBeforeWrite.tasksMax {
-            #expect(admit(change, change..<(change + 1), now: 0, &gate) == .held)
+            #expect(admit(change, change..<(change + 1), now: 0, &gate) == .waits)
         }
         let second = gate.attach(
-            strict.view, slotLimit: 100, holdLimitNanoseconds: 50_000_000)
+            strict.view, slotLimit: 100, copyTimeoutNanoseconds: 50_000_000)
         #expect(second == 1)
         let last = CopyBeforeWrite.tasksMax
-        #expect(admit(last, 40..<41, now: 0, &gate) == .held)
+        #expect(admit(last, 40..<41, now: 0, &gate) == .waits)
         _ = actions(&gate)
         gate.expire(now: 50_000_000)
         #expect(actions(&gate).isEmpty)
         gate.expire(now: 50_000_001)
         // The patient job still needs the cluster, so the write goes on waiting for it.
-        #expect(actions(&gate) == [.jobBroken(job: 1, cause: .holdLimit(milliseconds: 50))])
+        #expect(actions(&gate) == [.jobBroken(job: 1, cause: .copyTimeout(milliseconds: 50))])
         #expect(strict.view.isClosed && !slow.view.isClosed)
     }
 
@@ -137,23 +137,23 @@ struct CopyBeforeWriteTests {
         var gate = CopyBeforeWrite(changeLimit: 1)
         let ledger = try ledger()
         for job in JobIndex.all {
-            let slot = gate.attach(ledger.view, slotLimit: 1, holdLimitNanoseconds: .max)
+            let slot = gate.attach(ledger.view, slotLimit: 1, copyTimeoutNanoseconds: .max)
             #expect(slot == job)
         }
-        let none = gate.attach(ledger.view, slotLimit: 1, holdLimitNanoseconds: .max)
+        let none = gate.attach(ledger.view, slotLimit: 1, copyTimeoutNanoseconds: .max)
         #expect(none == nil)
         gate.detach(job: 5, now: 0)
         #expect(actions(&gate) == [.jobDetached(job: 5)])
-        let again = gate.attach(ledger.view, slotLimit: 1, holdLimitNanoseconds: .max)
+        let again = gate.attach(ledger.view, slotLimit: 1, copyTimeoutNanoseconds: .max)
         #expect(again == 5)
     }
 
-    @Test("a long write is copied in tasks of 1 MiB and released once, after the last")
+    @Test("a long write is copied in tasks of 1 MiB and passes once, after the last")
     func longWrite() throws {
         let ledger = try ledger()
         var gate = CopyBeforeWrite(changeLimit: 1)
-        _ = gate.attach(ledger.view, slotLimit: 200, holdLimitNanoseconds: .max)
-        #expect(admit(0, 3..<160, now: 0, &gate) == .held)
+        _ = gate.attach(ledger.view, slotLimit: 200, copyTimeoutNanoseconds: .max)
+        #expect(admit(0, 3..<160, now: 0, &gate) == .waits)
         #expect(
             actions(&gate) == [
                 .readSource(task: 0, clusters: 3..<67), .readSource(task: 1, clusters: 67..<131),
@@ -163,7 +163,7 @@ struct CopyBeforeWriteTests {
             #expect(actions(&gate).isEmpty)
             finish(task, &gate, now: 0)
         }
-        #expect(actions(&gate) == [.release(0)])
+        #expect(actions(&gate) == [.pass(0)])
         #expect(gate.figures(job: 0) == (157, 157))
         #expect(admit(0, 3..<160, now: 0, &gate) == .go)
     }
@@ -172,8 +172,8 @@ struct CopyBeforeWriteTests {
     func mixedCopy() throws {
         let ledger = try ledger()
         var gate = CopyBeforeWrite(changeLimit: 1)
-        _ = gate.attach(ledger.view, slotLimit: 100, holdLimitNanoseconds: .max)
-        #expect(admit(0, 0..<6, now: 0, &gate) == .held)
+        _ = gate.attach(ledger.view, slotLimit: 100, copyTimeoutNanoseconds: .max)
+        #expect(admit(0, 0..<6, now: 0, &gate) == .waits)
         _ = actions(&gate)
         gate.readFinished(task: 0, errno: nil, zeroClusters: 0b00_0100, now: 0)
         let first = ScratchWrite(task: 0, job: 0, position: 0, count: 2, slot: 0)
@@ -183,7 +183,7 @@ struct CopyBeforeWriteTests {
         #expect(actions(&gate).isEmpty)
         #expect(ledger.view.place(of: 4) == .slot(3))
         gate.scratchWriteFinished(first, errno: nil, now: 0)
-        #expect(actions(&gate) == [.release(0)])
+        #expect(actions(&gate) == [.pass(0)])
         #expect(ledger.view.place(of: 2) == .zero)
         #expect(gate.slotsUsed(job: 0) == 5)
     }

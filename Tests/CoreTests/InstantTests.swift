@@ -14,12 +14,12 @@ private struct InstantWorld: Hashable {
     /// A harness that lets this pass proves nothing.
     enum Rule: Hashable {
         case right
-        /// Carries out what a disk has to do and releases it as soon as that disk is quiet.
+        /// Carries out what a disk has to do and lets it resume as soon as that disk is quiet.
         case eachDiskByItself
         /// Does not wait until a disk is quiet.
         case asksNobody
-        /// Forgets to release a disk when the time was over.
-        case forgetsRelease
+        /// Forgets to let a disk resume when the time was over.
+        case forgetsToResume
     }
 
     enum Event: Hashable {
@@ -111,7 +111,7 @@ private struct InstantWorld: Hashable {
         let disk = writers[writer].script[0]
         switch disks[disk].admit(change(writer), now: 0) {
         case .go: writers[writer].isAtWork = true
-        case .held: writers[writer].isHeld = true
+        case .waits: writers[writer].isHeld = true
         }
     }
 
@@ -148,7 +148,7 @@ private struct InstantWorld: Hashable {
             let succeeds = refusingDisk != disk
             if succeeds { images[disk] = content[disk] }
             answers.append(.done(part: part, succeeded: succeeds))
-        case .release: disks[disk].release(now: 0)
+        case .resume: disks[disk].resume(now: 0)
         case .takeBack: images[disk] = nil
         }
     }
@@ -158,7 +158,7 @@ private struct InstantWorld: Hashable {
         switch answer {
         case .quiet(let disk):
             if rule == .eachDiskByItself {
-                inbox[disk] += [.carryOut(part: disk), .release(disk: disk)]
+                inbox[disk] += [.carryOut(part: disk), .resume(disk: disk)]
             }
             fixing.isQuiet(disk: disk)
         case .done(let part, let succeeded):
@@ -180,8 +180,8 @@ private struct InstantWorld: Hashable {
                 } else if rule != .eachDiskByItself {
                     inbox[part].append(action)
                 }
-            case .release(let disk):
-                let isForgotten = rule == .forgetsRelease && disk == 0 && !mayBeLate
+            case .resume(let disk):
+                let isForgotten = rule == .forgetsToResume && disk == 0 && !mayBeLate
                 if rule != .eachDiskByItself, !isForgotten { inbox[disk].append(action) }
             case .takeBack: for disk in disks.indices { inbox[disk].append(action) }
             }
@@ -279,10 +279,10 @@ struct InstantTests {
 
     @Test(
         "wrong ways to fix an instant are caught",
-        arguments: [InstantWorld.Rule.eachDiskByItself, .asksNobody, .forgetsRelease])
+        arguments: [InstantWorld.Rule.eachDiskByItself, .asksNobody, .forgetsToResume])
     fileprivate func canaries(rule: InstantWorld.Rule) {
         #expect(throws: Violation.self) {
-            try InstantWorld.walk(world(rule: rule, mayBeLate: rule == .forgetsRelease))
+            try InstantWorld.walk(world(rule: rule, mayBeLate: rule == .forgetsToResume))
         }
     }
 

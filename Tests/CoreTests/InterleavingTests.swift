@@ -91,26 +91,26 @@ struct InterleavingTests {
     }
 
     @Test("P2: the hold limit passes at any moment")
-    func holdLimit() throws {
+    func copyTimeout() throws {
         var scenario = failing([])
         scenario.ticks = 1
-        scenario.jobs = [JobPlan(holdLimitNanoseconds: 5)]
+        scenario.jobs = [JobPlan(copyTimeoutNanoseconds: 5)]
         try walk(scenario)
     }
 
     @Test("P2: the hold limit of one of two jobs passes: the other stays whole")
-    func holdLimitOfOne() throws {
+    func copyTimeoutOfOne() throws {
         var scenario = failing([])
         scenario.content = [1, 2]
         scenario.writeRanges = Self.isFull ? [0..<1, 0..<2] : [0..<2]
         scenario.readRanges = [0..<2]
         scenario.ticks = 2
-        scenario.jobs = [JobPlan(holdLimitNanoseconds: 15), JobPlan()]
+        scenario.jobs = [JobPlan(copyTimeoutNanoseconds: 15), JobPlan()]
         try walk(scenario)
     }
 
     @Test("P2: a job that begins behind a copy which hangs breaks at its own limit")
-    func holdLimitBehindEarlierCopy() throws {
+    func copyTimeoutBehindEarlierCopy() throws {
         var scenario = failing([])
         scenario.content = [1]
         scenario.writers = 1
@@ -119,8 +119,8 @@ struct InterleavingTests {
         scenario.readers = 0
         scenario.ticks = 3
         scenario.jobs = [
-            JobPlan(holdLimitNanoseconds: 5),
-            JobPlan(beginsAtStart: false, holdLimitNanoseconds: 5),
+            JobPlan(copyTimeoutNanoseconds: 5),
+            JobPlan(beginsAtStart: false, copyTimeoutNanoseconds: 5),
         ]
         try walk(scenario)
     }
@@ -262,7 +262,7 @@ struct InterleavingCanaryTests {
         let stage = try Stage(Scenario())
         var world = try stage.start()
         world.writes[0].clusters = 0..<1
-        world.writes[0].phase = .held
+        world.writes[0].phase = .waits
         #expect(throws: Violation.self) { try stage.letGo(0, in: &world) }
     }
 

@@ -40,7 +40,7 @@ struct JobPlan {
     /// Begun before anything else, or at any moment at which no guest write is in flight.
     var beginsAtStart = true
     var slotLimit: UInt32 = 1000
-    var holdLimitNanoseconds: UInt64 = .max
+    var copyTimeoutNanoseconds: UInt64 = .max
 }
 
 /// What may go wrong or happen besides writes and reads.

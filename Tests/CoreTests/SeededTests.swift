@@ -41,7 +41,7 @@ struct SeededTests {
         var scenario = large(writers: 8)
         scenario.ticks = 3
         scenario.jobs = [
-            JobPlan(slotLimit: 20), JobPlan(beginsAtStart: false, holdLimitNanoseconds: 15),
+            JobPlan(slotLimit: 20), JobPlan(beginsAtStart: false, copyTimeoutNanoseconds: 15),
             JobPlan(beginsAtStart: false),
         ]
         try run(scenario, seed: seed, longestWrite: 20)

@@ -2,7 +2,6 @@ import Core
 import PointInTime
 import ScratchFiles
 import Tracking
-import TrackingFiles
 
 /// A job as the oracle knows it.
 struct JobModel: Hashable {
@@ -50,7 +49,7 @@ struct SaveModel: Hashable {
 
 /// A guest write, or a step of a zeroing request; its name is its index.
 struct WriteModel: Hashable {
-    enum Phase: Hashable { case idle, held, letGo }
+    enum Phase: Hashable { case idle, waits, letGo }
 
     var phase = Phase.idle
     var left: Int
@@ -58,7 +57,7 @@ struct WriteModel: Hashable {
     var change = Change(ChangeID(0), bytes: 0..<1, blocks: 0..<1)
     var clusters = 0..<0
     var value: UInt16 = 0
-    var heldSince: UInt64 = 0
+    var waitingSince: UInt64 = 0
 }
 
 /// A zeroing request: the production's order of parts, a cluster a step.

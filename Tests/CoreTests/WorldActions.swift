@@ -58,7 +58,7 @@ extension Stage {
 
     /// The change goes to the source: nothing that it touches may still be needed.
     func letGo(_ index: Int, in world: inout World) throws(Violation) {
-        guard world.writes[index].phase == .held else {
+        guard world.writes[index].phase == .waits else {
             throw Violation(text: "write \(index) was let go twice")
         }
         try checkUnneeded(index, in: world)

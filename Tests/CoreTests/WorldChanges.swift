@@ -17,7 +17,7 @@ extension Stage {
                     }
                 }
             case .letGo: events.append(.reach(token: index))
-            case .idle, .held: break
+            case .idle, .waits: break
             }
         }
         for zeroer in world.zeroers.indices where world.zeroers[zeroer].phase == .idle {
@@ -57,7 +57,7 @@ extension Stage {
             }
             world.beginning = nil
             world.isQuiet = false
-            world.changes.release(now: world.now)
+            world.changes.resume(now: world.now)
         default: break
         }
         try drain(&world)
@@ -71,8 +71,8 @@ extension Stage {
         if !isHeld { world.changes.hold() }
         let slot = world.changes.attach(
             ledgers[job].view, slotLimit: plan.slotLimit,
-            holdLimitNanoseconds: plan.holdLimitNanoseconds)
-        if !isHeld { world.changes.release(now: world.now) }
+            copyTimeoutNanoseconds: plan.copyTimeoutNanoseconds)
+        if !isHeld { world.changes.resume(now: world.now) }
         guard let slot else { throw Violation(text: "no room for job \(job)") }
         guard !world.jobs.contains(where: { $0.isKnownToGate && $0.slot == slot }) else {
             throw Violation(text: "job \(job) got the slot of a job that is not detached")
@@ -118,8 +118,8 @@ extension Stage {
         world.writes[index].change = change
         world.writes[index].clusters = ClusterGeometry.clusters(
             touching: change.bytes.lowerBound, length: UInt64(change.bytes.count))
-        world.writes[index].phase = .held
-        world.writes[index].heldSince = world.now
+        world.writes[index].phase = .waits
+        world.writes[index].waitingSince = world.now
         let answer = world.changes.admit(change, now: world.now)
         if answer == .go { try letGo(index, in: &world) }
         try drain(&world)
@@ -153,7 +153,7 @@ extension Stage {
         switch world.zeroers[zeroer].zeroing.next() {
         case .pages(let pages, let isFirst):
             if !isFirst,
-                world.changes.continueZeroing(ZeroingID(zeroer), &world.ring) == .held
+                world.changes.continueZeroing(ZeroingID(zeroer), &world.ring) == .waits
             {
                 world.zeroers[zeroer].phase = .waiting
                 return

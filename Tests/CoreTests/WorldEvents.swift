@@ -173,12 +173,12 @@ extension Stage {
         return slot
     }
 
-    /// Whatever hangs: a write that was held for longer than every job allows goes on.
+    /// Whatever hangs: a write that waited for longer than every job allows goes on.
     private func checkNobodyWaitsTooLong(in world: World) throws(Violation) {
-        let limits = scenario.jobs.map(\.holdLimitNanoseconds)
+        let limits = scenario.jobs.map(\.copyTimeoutNanoseconds)
         guard let longest = limits.max() else { return }
         for (token, write) in world.writes.enumerated()
-        where write.phase == .held && world.now - write.heldSince > longest {
+        where write.phase == .waits && world.now - write.waitingSince > longest {
             throw Violation(text: "write \(token) waits although every job's limit is over")
         }
     }

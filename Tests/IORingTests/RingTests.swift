@@ -136,7 +136,7 @@ struct RingTests {
     func release() throws {
         let directory = try TemporaryDirectory()
         let file = try FileCalls.open(try directory.file("file", [1, 2, 3]), [])
-        let number = file.release()
+        let number = file.giveAway()
         let again = OwnedDescriptor(adopting: number)
         let size = try FileCalls.facts(again.raw).sizeBytes
         #expect(size == 3)

@@ -44,6 +44,31 @@ extension InteropSuite {
             try server.stop()
         }
 
+        @Test("what is said in memory of a disk's tracking goes with the disk, untracked or not")
+        func sessionsGo() throws {
+            let directory = try TemporaryDirectory()
+            try Images.sparse(directory.file("vda"), bytes: 1 << 20)
+            for name in ["vdb", "vdc"] { try Files.write("", to: directory.file(name)) }
+            let server = try ServerUnderTest([
+                DomainDescription(
+                    "vm1",
+                    ["vda", "vdb", "vdc"].map { DiskDescription($0, directory.file($0)) })
+            ])
+            func sessions() -> [String] {
+                let memory = "/dev/shm/nbdpull-\(geteuid())"
+                return Files.listing(memory).map { "\(memory)/\($0)/session" }.filter {
+                    guard let bytes = FileManager.default.contents(atPath: $0) else { return false }
+                    return String(decoding: bytes, as: UTF8.self).contains(server.stateDirectory)
+                }
+            }
+            #expect(sessions().count == 3)
+            try server.cli(["detach-disk", "vm1", "vdc"]).output()
+            #expect(sessions().count == 2)
+            try server.cli(["undefine", "vm1"]).output()
+            #expect(sessions() == [])
+            try server.stop()
+        }
+
         @Test(
             "with O_DIRECT the last bytes of any size are read, written, zeroed and trimmed",
             arguments: [1, 511, 513, 4095, 4097, 65_537, 1_000_001, 16_777_215])

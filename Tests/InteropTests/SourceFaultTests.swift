@@ -35,6 +35,110 @@ extension InteropSuite {
         }
 
         @Test(
+            "P2: a flush that a signal has cut off is made again, any other error is the guest's",
+            arguments: [[EINTR], [EINTR, EINTR, EINTR]])
+        func interruptedSyncs(errnos: [Int32]) throws {
+            let system = try OneFileSystem(bytes: Self.mebibyte)
+            let server = try ServerUnderTest([
+                DomainDescription("vm1", [DiskDescription("vda", system.path)])
+            ])
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            try guest.write([UInt8](repeating: 0x11, count: 64 << 10), at: 0)
+            try system.failSyncs(errnos)
+            try guest.flush()
+            #expect(system.isThroughWithPlan)
+            try system.failSyncs([EINTR, EIO])
+            #expect(throws: NBDFailure.self) { try guest.flush() }
+            #expect(system.isThroughWithPlan)
+            try guest.flush()
+            // Storage that does nothing else is not asked for ever.
+            try system.failSyncs([Int32](repeating: EINTR, count: 1000))
+            #expect(throws: NBDFailure.self) { try guest.flush() }
+            try system.failSyncs([])
+            try guest.flush()
+            try guest.disconnect()
+            try server.stop()
+        }
+
+        @Test("what is no disk is refused as a source and as scratch: the kernel's files, our own")
+        func reservedFiles() throws {
+            let directory = try TemporaryDirectory()
+            let path = directory.file("vda")
+            try Images.sparse(path, bytes: Self.mebibyte)
+            let server = try ServerUnderTest([
+                DomainDescription("vm1", [DiskDescription("vda", path)])
+            ])
+            let state = server.stateDirectory
+            let record = try #require(Files.listing(state + "/domains").first)
+            let memory = "/dev/shm/nbdpull-\(geteuid())"
+            let session = "\(memory)/\(try #require(Files.listing(memory).first))/session"
+            try FileManager.default.createSymbolicLink(
+                atPath: directory.file("link"), withDestinationPath: state + "/lock")
+            let cases = [
+                ("/proc/self/mem", "the kernel's own"), ("/proc/version", "the kernel's own"),
+                ("/sys/kernel/notes", "the kernel's own"), (state + "/lock", "its own state"),
+                (directory.file("link"), "its own state"),
+                ("\(state)/domains/\(record)", "its own state"), (session, "its own state"),
+            ]
+            for (source, text) in cases {
+                let file = directory.file("vm2.xml")
+                try Files.write(
+                    DomainDescription("vm2", [DiskDescription("vda", source)]).xml, to: file)
+                let refused = try server.cli(["define", file])
+                // Some of the kernel's files cannot even be opened for writing.
+                #expect(
+                    !refused.succeeded
+                        && (refused.stderr.contains(text) || refused.stderr.contains("open: ")),
+                    "\(source): \(refused)")
+                var backup = server.standardBackup(disks: ["vda"], tag: "a")
+                backup.disks[0].scratch = source
+                let begun = try server.cli(
+                    try server.beginArguments("vm1", backup) + ["--reuse-external"])
+                #expect(!begun.succeeded, "\(source): \(begun)")
+            }
+            var backup = server.standardBackup(disks: ["vda"], tag: "b")
+            backup.disks[0].scratch = state + "/domains/new.state"
+            #expect(try !server.cli(try server.beginArguments("vm1", backup)).succeeded)
+            #expect(Files.listing(state + "/domains") == [record])
+            // Beside them there is room for anything.
+            backup.disks[0].scratch = state + "/scratch"
+            try server.end("vm1", try server.begin("vm1", backup))
+            try server.stop()
+            try server.start()
+            try server.stop()
+        }
+
+        @Test("P5: scratch of a job is not served as a disk meanwhile", arguments: [false, true])
+        func scratchAsSource(isReused: Bool) throws {
+            let directory = try TemporaryDirectory()
+            let path = directory.file("vda")
+            try Images.sparse(path, bytes: Self.mebibyte)
+            let server = try ServerUnderTest([
+                DomainDescription("vm1", [DiskDescription("vda", path)])
+            ])
+            let backup = server.standardBackup(disks: ["vda"], tag: "a")
+            let scratch = backup.disks[0].scratch
+            if isReused { try Files.write("", to: scratch) }
+            let begun = try server.cli(
+                try server.beginArguments("vm1", backup)
+                    + (isReused ? ["--reuse-external", "--json"] : ["--json"]))
+            let job = try BegunJob(json: begun.output())
+            let file = directory.file("vm2.xml")
+            let link = directory.file("link")
+            try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: scratch)
+            for name in [scratch, link] {
+                try Files.write(
+                    DomainDescription("vm2", [DiskDescription("vda", name)]).xml, to: file)
+                let refused = try server.cli(["define", file])
+                #expect(
+                    !refused.succeeded && refused.stderr.contains("it is scratch of ")
+                        && refused.stderr.contains(job.id), "\(refused)")
+            }
+            try server.end("vm1", job)
+            try server.stop()
+        }
+
+        @Test(
             "P5: what a source that was cut short has lost is an error in a backup, never zeros",
             arguments: [false, true])
         func cutShort(inMidst: Bool) throws {

@@ -102,25 +102,4 @@ import Testing
         #expect(try await server.growDisk(fixture.disk, sizeBytes: 3 * bytes) == 3 * bytes)
         await fixture.close()
     }
-
-    @Test("a resize that the ring is at when the time is over is waited for")
-    func ringIsAtIt() throws {
-        let (outcome, done) = (Outcome(), Latch(count: 1))
-        _ = try WorkerThread(name: "test-ring") {
-            #expect(outcome.take())
-            usleep(300_000)
-            outcome.succeeded.store(true, ordering: .releasing)
-            done.arrive()
-        }
-        #expect(outcome.isSettled(done, milliseconds: 200))
-        let isDone = outcome.succeeded.load(ordering: .acquiring)
-        #expect(isDone)
-    }
-
-    @Test("a resize that the ring has not begun in time is taken back")
-    func ringIsStuck() {
-        let (outcome, done) = (Outcome(), Latch(count: 1))
-        #expect(!outcome.isSettled(done, milliseconds: 20))
-        #expect(!outcome.take(), "the ring could still begin")
-    }
 }

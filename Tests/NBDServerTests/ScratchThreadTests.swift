@@ -37,7 +37,7 @@ private final class Threads: Sendable {
     ) throws -> ScratchWriter {
         let storage = try ScratchStorage.create(
             path: directory.path(name), geometry: ClusterGeometry(sizeBytes: 1 << 20))
-        return ScratchWriter(storage, home: home, reservedBytes: 0, start: start)
+        return ScratchWriter(storage, home: home, kept: KeptRoom(0), start: start)
     }
 
     @Test("P2: what is asked of a scratch writer after its end is done by another thread")
@@ -114,18 +114,37 @@ private final class Threads: Sendable {
         threads.refuses.store(true, ordering: .releasing)
         watch.add([export], shared)
         // Nobody would look at the limit: the guest is told at once.
-        #expect(!watch.reclaim(fileSystem, shared) {})
+        #expect(watch.reclaim(fileSystem, shared) {} == .nothing)
         threads.refuses.store(false, ordering: .releasing)
         let gate = Gate()
         export.writer.look { _ in gate.wait() }
         let answered = Tally()
         let begin = MonotonicClock.now()
-        #expect(watch.reclaim(fileSystem, shared) { answered.add() })
+        #expect(watch.reclaim(fileSystem, shared) { answered.add() } == .waiting)
         watch.remove([export.id])
         #expect(await answered.reaches(1, within: 8))
         #expect(MonotonicClock.now() - begin >= Limits.reclaimNanoseconds)
         gate.open()
         #expect(await threads.ended.reaches(1))
+        await fixture.close()
+    }
+
+    @Test("P2: a write refused before room was given back, and heard of later, is tried again")
+    func heardOfLate() async throws {
+        let fixture = try await ServerFixture()
+        let export = try await fixture.begin()
+        let fileSystem = try #require(export.scratch.fileSystem)
+        let shared = fixture.server.shared
+        let answered = Tally()
+        #expect(shared.watch.reclaim(fileSystem, shared) { answered.add() } == .waiting)
+        #expect(await answered.reaches(1))
+        // The first write has its answer; one beside it was refused by the kernel before that.
+        #expect(shared.watch.reclaim(fileSystem, shared) { answered.add() } == .justGiven)
+        #expect(shared.watch.reclaim(fileSystem &+ 1, shared) {} == .nothing)
+        #expect(answered.value == 1)
+        // The job may even be gone by then.
+        _ = try? await fixture.server.endJob(id: "job")
+        #expect(shared.watch.reclaim(fileSystem, shared) {} == .justGiven)
         await fixture.close()
     }
 
@@ -151,9 +170,10 @@ private final class Threads: Sendable {
         }
         var isWatched = false
         for _ in 0..<1500 where !isWatched && begun.value == 0 {
-            isWatched = fixture.server.shared.watch.reclaim(
+            let found = fixture.server.shared.watch.reclaim(
                 fileSystem, fixture.server.shared
             ) {}
+            isWatched = found == .waiting
             try await Task.sleep(for: .milliseconds(1))
         }
         #expect(isWatched && begun.value == 0)

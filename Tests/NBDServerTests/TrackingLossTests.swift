@@ -133,6 +133,36 @@ import Testing
         await fixture.base.close()
     }
 
+    @Test("a doubt is said as soon as there is a thread for it, and holds up nobody before")
+    func noThreads() async throws {
+        let base = try await ServerFixture()
+        let refusals = Atomic<Int>(0)
+        let server = try NBDServer(configuration: ServerConfiguration(rings: 1)) { name, body in
+            if refusals.add(1, ordering: .relaxed).oldValue < 2 { return false }
+            return DetachedThread.run(name: name, body)
+        }
+        let file = try FileCalls.open(base.path("tracked"), [.write, .createNew])
+        try FileCalls.setSize(file.raw, bytes: ServerFixture.diskBytes)
+        var configuration = DiskConfiguration(
+            exportName: "vm1/vdb", path: base.path("tracked"), kind: .file, readOnly: false,
+            cacheMode: .buffered, discardMode: .unmap)
+        configuration.tracking = TrackingConfiguration(directory: base.path("tracking"))
+        let disk = try await server.attachDisk(configuration)
+        let doubt = try #require(server.state.withLock { $0.trackingCare.doubts[disk] })
+        server.trackingIsLost(disk, "a test")
+        #expect(doubt.lastOutcome == nil)
+        #expect(base.exists("tracking/record"))
+        let deadline = Date().addingTimeInterval(20)
+        while doubt.lastOutcome?.isDurable != true, Date() < deadline {
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        #expect(doubt.lastOutcome?.isDurable == true)
+        #expect(!base.exists("tracking/record"))
+        #expect(refusals.load(ordering: .relaxed) == 3)
+        await server.shutdown()
+        await base.close()
+    }
+
     @Test("several disks that are closed at once all get their time, unless one has been in vain")
     func closing() async throws {
         let fixture = try await ServerFixture()

@@ -178,6 +178,63 @@ extension PointInTimeSuite {
             try server.stop()
         }
 
+        @Test("P2: a disk that comes beside scratch while its job runs has its room kept")
+        func diskBesideScratch() throws {
+            let small = try TinyFileSystem(mebibytes: 48)
+            let directory = try TemporaryDirectory()
+            let server = try ServerUnderTest(
+                [
+                    DomainDescription(
+                        "vm1", [try disk(directory.file("vda"), mebibytes: 64)])
+                ], options: ["--scratch-reserve", "16M"])
+            var backup = server.standardBackup(disks: ["vda"], tag: "job")
+            backup.disks[0].scratch = small.path + "/scratch"
+            let job = try server.begin("vm1", backup)
+            try Images.sparse(small.path + "/vdb", bytes: 64 << 20)
+            try server.cli(["attach-disk", "vm1", small.path + "/vdb", "vdb"]).output()
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            let new = [UInt8](repeating: 0x22, count: Self.mebibyte)
+            for place in 0..<64 { try guest.write(new, at: place * Self.mebibyte) }
+            let reason = try waitUntilBroken(job.id, of: server)
+            #expect(reason.contains("gave way"), "\(reason)")
+            let other = try NBDClient(server.liveURI("vm1", "vdb"))
+            for place in 0..<30 { try other.write(new, at: place * Self.mebibyte) }
+            try other.flush()
+            _ = try server.cli(["backup-end", "vm1", "--failed"])
+            try server.stop()
+        }
+
+        private static let hasBtrfs = Files.read("/proc/filesystems").contains("\tbtrfs\n")
+
+        @Test(
+            "P2: subvolumes of one btrfs share their room",
+            .enabled(if: hasBtrfs, "this kernel has no btrfs"))
+        func subvolumes() throws {
+            let directory = try TemporaryDirectory()
+            let image = directory.file("image")
+            try Command.run(
+                "sh",
+                ["-c", "xz -dc Tests/faults/btrfs-subvolumes.img.xz > \(image)"]
+            ).output()
+            let device = try LoopDevice(over: image)
+            let place = try directory.directory("mount")
+            try Command.run("mount", [device.path, place]).output()
+            defer { _ = try? Command.run("umount", ["-l", place]) }
+            let path = place + "/a/vda"
+            _ = try Images.mixed(path, bytes: 8 << 20, seed: RunSettings.seed)
+            let server = try ServerUnderTest(
+                [DomainDescription("vm1", [DiskDescription("vda", path)])],
+                options: ["--scratch-reserve", "100G"])
+            var backup = server.standardBackup(disks: ["vda"], tag: "a")
+            backup.disks[0].scratch = place + "/b/scratch"
+            let refused = try server.cli(try server.beginArguments("vm1", backup))
+            #expect(
+                !refused.succeeded && refused.stderr.contains("also holds disk 'vm1/vda'"),
+                "\(refused)")
+            #expect(Files.listing(place + "/b").isEmpty)
+            try server.stop()
+        }
+
         @Test("P2: a job with healthy scratch is whole while another's scratch hangs")
         func laterJobBehindHungScratch() throws {
             let frozen = try TinyFileSystem(mebibytes: 64)

@@ -1,7 +1,7 @@
 import Foundation
 import Glibc
 
-/// A mounted file system of one file, whose reads fail as the test says (`Tests/faults/onefile.py`).
+/// A mounted file system of one file, whose reads and syncs fail as the test says (`Tests/faults/onefile.py`).
 package final class OneFileSystem {
     private let directory: TemporaryDirectory
     private let mount: String
@@ -27,6 +27,11 @@ package final class OneFileSystem {
         try Files.write(errnos.map(String.init).joined(separator: " "), to: plan)
     }
 
+    /// The next syncs fail, one after the other.
+    package func failSyncs(_ errnos: [Int32]) throws {
+        try Files.write(errnos.map(String.init).joined(separator: " "), to: plan + ".sync")
+    }
+
     /// From now on nothing is answered: to open the file hangs.
     package func hang() { server.signal(SIGSTOP) }
 
@@ -34,7 +39,9 @@ package final class OneFileSystem {
     package func answer() { server.signal(SIGCONT) }
 
     /// Whether all of them have failed.
-    package var isThroughWithPlan: Bool { Files.read(plan).isEmpty }
+    package var isThroughWithPlan: Bool {
+        Files.read(plan).isEmpty && Files.read(plan + ".sync").isEmpty
+    }
 
     deinit {
         answer()

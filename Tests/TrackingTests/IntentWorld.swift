@@ -7,8 +7,8 @@ import TrackingFiles
 /// every write has a name of its own.
 struct IntentWorld: Hashable {
     /// Ways to do it wrong, to prove that they are noticed.
-    enum Defect: Hashable { case releasesEarly, skipsSync, setsBitsLate, declaresLate }
-    enum Phase: Hashable { case idle, held, submitted }
+    enum Defect: Hashable { case passesEarly, skipsSync, setsBitsLate, declaresLate }
+    enum Phase: Hashable { case idle, waits, submitted }
     enum Event: Hashable {
         case start(writer: Int)
         case dataWritten(writer: Int)
@@ -80,7 +80,7 @@ struct IntentWorld: Hashable {
         for (index, writer) in writers.enumerated() {
             switch writer.phase {
             case .idle: if !writer.script.isEmpty { events.append(.start(writer: index)) }
-            case .held: break
+            case .waits: break
             case .submitted: events.append(.dataWritten(writer: index))
             }
         }
@@ -105,8 +105,8 @@ struct IntentWorld: Hashable {
         case .start(let index):
             let blocks = writers[index].script[0]
             let admission = intent.admit(ChangeID(index), regions: regions(blocks))
-            if admission == .go || defect == .releasesEarly { submit(index) }
-            if admission == .held, defect != .releasesEarly { writers[index].phase = .held }
+            if admission == .go || defect == .passesEarly { submit(index) }
+            if admission == .waits, defect != .passesEarly { writers[index].phase = .waits }
         case .dataWritten(let index):
             let blocks = writers[index].script.removeFirst()
             if defect == .setsBitsLate { bits |= Self.mask(blocks) }
@@ -151,10 +151,10 @@ struct IntentWorld: Hashable {
         case .syncBits:
             if syncing != nil { problem = "two syncs at once" }
             syncing = bits
-        case .release(let change):
-            if defect == .releasesEarly { return }
-            if writers[change.number].phase != .held {
-                problem = "a release of a write that is not held"
+        case .pass(let change):
+            if defect == .passesEarly { return }
+            if writers[change.number].phase != .waits {
+                problem = "a write passes that does not wait"
             }
             submit(change.number)
         case .trackingLost:

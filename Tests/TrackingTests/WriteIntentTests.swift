@@ -59,7 +59,7 @@ struct WriteIntentTests {
 
     @Test(
         "drivers that do it wrong are caught",
-        arguments: [IntentWorld.Defect.releasesEarly, .skipsSync, .setsBitsLate, .declaresLate])
+        arguments: [IntentWorld.Defect.passesEarly, .skipsSync, .setsBitsLate, .declaresLate])
     func canary(defect: IntentWorld.Defect) {
         let wrong = Self.scripts.compactMap {
             walk(
@@ -116,7 +116,7 @@ struct WriteIntentCostTests {
             case .writeLog: intent.logWritten(succeeded: true)
             case .syncBits: intent.bitsSynced(succeeded: true)
             case .trackingLost: intent.lossDeclared()
-            case .release: break
+            case .pass: break
             }
         }
         return actions
@@ -132,33 +132,33 @@ struct WriteIntentCostTests {
     func groupCommit() {
         var intent = WriteIntent(regionCount: 200, changeLimit: 200)
         for change in 0..<64 {
-            #expect(intent.admit(ChangeID(change), regions: change..<(change + 1)) == .held)
+            #expect(intent.admit(ChangeID(change), regions: change..<(change + 1)) == .waits)
         }
         #expect(intent.nextAction() == .writeLog(generation: 1))
         for change in 64..<128 {
-            #expect(intent.admit(ChangeID(change), regions: change..<(change + 1)) == .held)
+            #expect(intent.admit(ChangeID(change), regions: change..<(change + 1)) == .waits)
         }
         #expect(intent.nextAction() == nil)
         intent.logWritten(succeeded: true)
         let actions = run(&intent)
         #expect(logWrites(actions) == 1)
-        #expect(actions.count { if case .release = $0 { true } else { false } } == 128)
+        #expect(actions.count { if case .pass = $0 { true } else { false } } == 128)
     }
 
     @Test("a writer to a region that is being marked waits for that log write only")
     func joinsTheWriteInFlight() {
         var intent = WriteIntent(regionCount: 4, changeLimit: 4)
-        #expect(intent.admit(0, regions: 0..<2) == .held)
+        #expect(intent.admit(0, regions: 0..<2) == .waits)
         #expect(intent.nextAction() == .writeLog(generation: 1))
-        #expect(intent.admit(1, regions: 1..<2) == .held)
+        #expect(intent.admit(1, regions: 1..<2) == .waits)
         intent.logWritten(succeeded: true)
-        #expect(run(&intent) == [.release(0), .release(1)])
+        #expect(run(&intent) == [.pass(0), .pass(1)])
     }
 
     @Test("writes to marked regions cost no log write")
     func steadyState() {
         var intent = WriteIntent(regionCount: 100, changeLimit: 8)
-        #expect(intent.admit(0, regions: 0..<100) == .held)
+        #expect(intent.admit(0, regions: 0..<100) == .waits)
         _ = run(&intent)
         for index in 0..<10_000 {
             let region = index % 99
@@ -217,10 +217,10 @@ struct WriteIntentCostTests {
         intent.logWritten(succeeded: false)
         #expect(intent.isLost)
         // Found by the walk: a write that came between the failure and its report went ahead.
-        #expect(intent.admit(1, regions: 3..<4) == .held)
+        #expect(intent.admit(1, regions: 3..<4) == .waits)
         #expect(
             run(&intent) == [
-                .trackingLost, .release(2), .release(3), .release(1),
+                .trackingLost, .pass(2), .pass(3), .pass(1),
             ])
         #expect(intent.admit(0, regions: 2..<4) == .go)
         intent.startClearing()
@@ -239,10 +239,10 @@ struct WriteIntentCostTests {
         #expect(intent.nextAction() == .trackingLost)
         // Nothing goes before it is said.
         #expect(intent.nextAction() == nil)
-        #expect(intent.admit(2, regions: 0..<1) == .held)
+        #expect(intent.admit(2, regions: 0..<1) == .waits)
         intent.lossDeclared()
         #expect(
-            run(&intent) == [.release(0), .release(1), .release(2)])
+            run(&intent) == [.pass(0), .pass(1), .pass(2)])
         intent.logWritten(succeeded: true)
         #expect(run(&intent).isEmpty)
         #expect(intent.admit(3, regions: 3..<4) == .go)
@@ -266,7 +266,7 @@ struct WriteIntentCostTests {
         #expect(intent.nextAction() == .writeLog(generation: 2))
         intent.logWritten(succeeded: false)
         #expect(intent.nextAction() == nil && !intent.isLost)
-        #expect(intent.admit(0, regions: 0..<1) == .held)
-        #expect(run(&intent) == [.writeLog(generation: 2), .release(0)])
+        #expect(intent.admit(0, regions: 0..<1) == .waits)
+        #expect(run(&intent) == [.writeLog(generation: 2), .pass(0)])
     }
 }

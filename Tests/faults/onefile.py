@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A file system of one file, `disk`, whose reads fail as they are told to.
+"""A file system of one file, `disk`, whose reads and syncs fail as they are told to.
 
 usage: onefile.py MOUNTPOINT SIZE PLAN
 
 Speaks the kernel's FUSE protocol over /dev/fuse, so nothing has to be installed. While the file PLAN
-holds numbers, each read takes the first of them away and fails with it as its errno. Prints a line when
-it is mounted, and ends when it is unmounted.
+holds numbers, each read takes the first of them away and fails with it as its errno; so do syncs with
+PLAN.sync. Prints a line when it is mounted, and ends when it is unmounted.
 """
 
 import ctypes
@@ -30,16 +30,16 @@ def attributes(node):
                        4096, 0)
 
 
-def planned():
-    """The errno that this read fails with, or 0."""
+def planned(plan):
+    """The errno that this call fails with, or 0."""
     try:
-        with open(PLAN) as file:
+        with open(plan) as file:
             numbers = file.read().split()
     except FileNotFoundError:
         return 0
     if not numbers:
         return 0
-    with open(PLAN, "w") as file:
+    with open(plan, "w") as file:
         file.write(" ".join(numbers[1:]))
     return int(numbers[0])
 
@@ -59,14 +59,16 @@ def answer(code, node, body):
         return struct.pack("<QIi", 0, DIRECT_IO, 0)
     if code == READ:
         _, offset, size = struct.unpack_from("<2QI", body)
-        return planned() or bytes(content[offset:offset + size])
+        return planned(PLAN) or bytes(content[offset:offset + size])
     if code == WRITE:
         _, offset, size = struct.unpack_from("<2QI", body)
         content[offset:offset + size] = body[40:40 + size]
         return struct.pack("<2I", size, 0)
     if code == STATFS:
         return struct.pack("<5Q10I", 1 << 20, 1 << 19, 1 << 19, 0, 0, 4096, 255, 4096, *[0] * 7)
-    if code in (RELEASE, FSYNC, FLUSH, RELEASEDIR, ACCESS, DESTROY):
+    if code == FSYNC:
+        return planned(PLAN + ".sync") or b""
+    if code in (RELEASE, FLUSH, RELEASEDIR, ACCESS, DESTROY):
         return b""
     return errno.ENOSYS
 

@@ -1,4 +1,4 @@
-/// What can be wrong with a checkpoint or with a request for one.
+/// Errors of a checkpoint or of a request for one.
 extension ControlError {
     /// The name is taken.
     package static func checkpointExists(_ name: String) -> ControlError {

@@ -1,4 +1,4 @@
-/// What is known of one checkpoint, apart from the bitmaps, which the server below keeps.
+/// Everything about one checkpoint except its bitmaps, which the engine keeps.
 package struct CheckpointMetadata: Sendable, Hashable, Codable {
     /// One disk of the domain at the time.
     package struct Disk: Sendable, Hashable, Codable {
@@ -14,7 +14,7 @@ package struct CheckpointMetadata: Sendable, Hashable, Codable {
 
     /// How far the checkpoint has come; it matters in the state directory only.
     package enum Phase: String, Sendable, Hashable, Codable {
-        /// Being made: nobody was told of it, so the next start takes it back.
+        /// Being made: nobody knows of it yet, so the next start takes it back.
         case pending
         case committed
         /// Deleted with `--metadata`: unknown, but its bitmaps stay until it is redefined,

@@ -1,4 +1,4 @@
-/// The checkpoints of a domain and who is whose parent: a pure value.
+/// A domain's checkpoints and their parents: a pure value.
 ///
 /// Every parent named is in the tree and there are no cycles, whatever is done to it.
 package struct CheckpointTree: Sendable, Hashable {

@@ -1,6 +1,6 @@
-/// How many bytes one bit of a dirty bitmap stands for.
+/// How many bytes one bit of a dirty bitmap covers.
 package enum TrackingGranularity {
-    /// What domains get that say nothing else: the unit of copy-before-write.
+    /// The default.
     package static let bytesDefault: UInt32 = 65_536
     package static let bytesMin: UInt32 = 4096
     package static let bytesMax: UInt32 = 2 << 20

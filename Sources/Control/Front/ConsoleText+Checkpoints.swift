@@ -1,7 +1,7 @@
 package import Foundation
 
 extension ConsoleText {
-    /// `virsh checkpoint-list`: a table, with a column for parents on demand.
+    /// `virsh checkpoint-list`: a table, optionally with a column for parents.
     package static func checkpoints(
         _ checkpoints: [CheckpointView], parents: Bool, quiet: Bool
     ) -> String {
@@ -12,7 +12,7 @@ extension ConsoleText {
             ["Name", "Creation Time"] + (parents ? ["Parent"] : []), rows, quiet: quiet)
     }
 
-    /// `virsh checkpoint-list --name`: names, one a line.
+    /// `virsh checkpoint-list --name`: names, one per line.
     package static func checkpointNames(_ checkpoints: [CheckpointView]) -> String {
         checkpoints.map { $0.name + "\n" }.joined()
     }

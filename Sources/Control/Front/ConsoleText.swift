@@ -78,8 +78,8 @@ package enum ConsoleText {
         return table(head, rows, quiet: quiet)
     }
 
-    /// The job's id, then the URI of every export, one a line; then the disks that are backed up
-    /// in full against the client's wish, and why.
+    /// The job's id, then the URI of every export, one per line; then the disks that are backed up
+    /// in full although the client asked otherwise, and why.
     package static func begun(_ job: BegunJob) -> String {
         let fallbacks = job.exports.compactMap { export in
             export.fallbackReason.map { "disk '\(export.disk)' is backed up in full: \($0)" }

@@ -5,7 +5,7 @@ import NIOPosix
 
 /// The client side of the control socket, as the command line uses it.
 package struct ControlClient: Sendable {
-    /// Longest answer that is taken: a list over everything stays far below it.
+    /// Longest accepted answer; a list of everything stays far below it.
     static let answerBytesMax = 64 << 20
 
     package let socketPath: String

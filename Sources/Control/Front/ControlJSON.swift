@@ -47,7 +47,7 @@ package struct ErrorBody: Sendable, Hashable, Codable {
     }
 }
 
-/// A request's body: its keys are known, so that a misspelt one is told from one left out.
+/// A request's body: its keys are listed, so that a misspelt key is not taken for an absent one.
 package protocol JSONBody: Codable {
     /// Every key there is.
     static var keys: [String] { get }
@@ -56,7 +56,7 @@ package protocol JSONBody: Codable {
 /// `{"domains":[...]}`.
 package struct DomainsBody: Sendable, Hashable, Codable {
     package var domains: [DomainView]
-    /// What keeps the list from being whole: state files that are left out.
+    /// Why the list may be incomplete: state files that were left out.
     package var problems: [String]?
 }
 
@@ -99,7 +99,7 @@ package struct XMLBody: Sendable, Hashable, JSONBody {
 /// A job's XML, with what the XML cannot hold.
 package struct BackupXMLBody: Sendable, Hashable, Codable {
     package var xml: String
-    /// Tells, by `fallbackReason`, which disks are full against the client's wish.
+    /// Says by `fallbackReason` which disks are full although the client asked otherwise.
     package var exports: [ExportView]
 }
 
@@ -107,7 +107,7 @@ package struct BackupXMLBody: Sendable, Hashable, Codable {
 package struct DefineBody: Sendable, Hashable, JSONBody {
     package static let keys = ["xml", "granularityBytes"]
     package var xml: String
-    /// Bytes that one bit of a dirty bitmap stands for.
+    /// Bytes for each bit of a dirty bitmap.
     package var granularityBytes: UInt64?
     package init(xml: String, granularityBytes: UInt64? = nil) {
         self.xml = xml
@@ -132,7 +132,7 @@ package struct MediaBody: Sendable, Hashable, JSONBody {
 package struct SizeBody: Sendable, Hashable, JSONBody {
     package static let keys = ["sizeBytes", "capacity"]
     package var sizeBytes: UInt64?
-    /// True: the size that the disk's source has by now.
+    /// True: use the size that the disk's source has now.
     package var capacity: Bool?
     package init(sizeBytes: UInt64? = nil, capacity: Bool? = nil) {
         self.sizeBytes = sizeBytes
@@ -152,7 +152,7 @@ package struct BeginBody: Sendable, Hashable, JSONBody {
     package var ttlSeconds: UInt64?
     /// True: a disk that cannot start from its checkpoint is backed up in full.
     package var fallbackFull: Bool?
-    /// True: clients may let go of clusters by TRIM.
+    /// True: clients may release clusters with TRIM.
     package var clientRelease: Bool?
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
@@ -180,6 +180,6 @@ package struct ServerBody: Sendable, Hashable, Codable {
     package var name: String
     package var version: String
     package var pid: Int
-    /// Whether it holds all that its state directory should give it; `GET /readyz` says why not.
+    /// Whether it has everything that its state directory should contain; `GET /readyz` says why not.
     package var ready: Bool
 }

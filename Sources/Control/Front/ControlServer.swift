@@ -119,7 +119,7 @@ package struct ControlServer: Service {
 }
 
 extension ControlServer {
-    /// A body that is too large is still read for a while: a client that is hung up on while it sends
+    /// A body that is too large is still read for a while: a client that is cut off while it sends
     /// may never see the answer that says why.
     private static func collect(_ body: RequestBody) async throws -> ByteBuffer {
         var whole = ByteBuffer()

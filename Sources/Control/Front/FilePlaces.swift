@@ -18,7 +18,7 @@ extension ServeArguments {
     }
 }
 
-/// Where the server keeps its things when nobody says otherwise.
+/// Default directories and sockets.
 package enum DefaultPlaces {
     /// `/var/lib/nbdpull` for root; else below `XDG_STATE_HOME` (default `~/.local/state`).
     package static func stateDirectory(

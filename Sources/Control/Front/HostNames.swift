@@ -3,16 +3,16 @@ import Foundation
 package import ServerInterface
 import Synchronization
 
-/// What can be said of the hosts that somebody named.
+/// Explains why a host cannot be used.
 package enum HostNames {
     /// How long an explanation may take, in seconds.
     private static let secondsMax = 3.0
-    /// Name servers that do not answer hold up so many threads at most.
+    /// Most threads that silent name servers may hold up.
     private static let lookupsMax = 8
     private static let lookups = Mutex(0)
 
-    /// The error itself, or where the host of `endpoint` stands for no address, that: a name that is
-    /// none is no question of TLS.
+    /// The error itself; if the host of `endpoint` has no address, an error that says so instead,
+    /// because then TLS does not matter.
     ///
     /// Waits for name servers, a few seconds at most and no thread of the caller's.
     package static func explained(
@@ -44,7 +44,7 @@ package enum HostNames {
         }
     }
 
-    // Whoever comes first is heard.
+    // The first answer counts.
     private final class Answer: Sendable {
         private let waiting: Mutex<CheckedContinuation<String?, Never>?>
         init(_ continuation: CheckedContinuation<String?, Never>) {

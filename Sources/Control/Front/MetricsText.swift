@@ -1,6 +1,6 @@
 import ServerInterface
 
-/// What `/metrics` tells, taken at one moment.
+/// The figures of `/metrics`, taken at one moment.
 package struct MetricsSnapshot: Sendable {
     /// One disk that is served.
     package struct Disk: Sendable {

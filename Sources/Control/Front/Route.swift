@@ -23,7 +23,7 @@ package struct Route: Sendable {
         self.handler = handler
     }
 
-    /// Answers a call; one with a key in its query that means nothing here is refused.
+    /// Answers a call; unknown keys in its query are refused.
     func answer(_ call: RouteCall) async throws -> Response {
         for key in call.query.keys.sorted() where !query.contains(key) {
             throw ControlError.invalidArgument(

@@ -6,7 +6,7 @@ package enum ScaledSize {
     ///
     /// `K`, `KiB` and so on are powers of 1024, `KB` and so on of 1000, `b` and `bytes` one.
     ///
-    /// - Throws: 8 for what is no size, and for one of 2^64 bytes or more.
+    /// - Throws: 8 for text that is not a size, and for 2^64 bytes or more.
     package static func bytes(_ text: String, unit: UInt64) throws(ControlError) -> UInt64 {
         let digits = text.prefix { $0.isASCII && $0.isNumber }
         let suffix = text.dropFirst(digits.count).lowercased()

@@ -1,8 +1,8 @@
 package import ServerInterface
 
-/// Makes the server's security of what the `--tls-…` options say.
+/// Turns the `--tls-…` options into the server's security settings.
 package enum SecurityArguments {
-    /// Checks the options against each other; files are looked at by the server.
+    /// Checks the options against each other; the server reads the files.
     ///
     /// - Parameter verifyPeer: `yes`, `no`, or nil for yes.
     package static func configuration(

@@ -2,7 +2,7 @@ package import ServerInterface
 
 /// Reads the small languages of the `serve` and `export` options.
 package enum ServeArguments {
-    /// `ADDR:PORT`; an IPv6 address stands in brackets.
+    /// `ADDR:PORT`; an IPv6 address is in brackets.
     ///
     /// Port 0 asks for the first free one.
     package static func tcpEndpoint(
@@ -56,7 +56,7 @@ package enum ServeArguments {
             target: target, kind: sourceKind(of: absolute), path: absolute, readOnly: readOnly)
     }
 
-    // Splits at single commas; a doubled one stands for itself.
+    // Splits at single commas; a doubled comma is a comma.
     static func commaSeparated(_ text: String) -> [String] {
         var parts = [""]
         var rest = text[...]

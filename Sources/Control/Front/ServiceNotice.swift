@@ -1,4 +1,4 @@
-/// Tells a service manager how the server stands (the protocol of `sd_notify(3)`).
+/// Reports the server's state to a service manager (the protocol of `sd_notify(3)`).
 package enum ServiceNotice {
     /// Sends `state` (`READY=1`, `STOPPING=1`) to the socket that `NOTIFY_SOCKET` names; nothing
     /// without one.

@@ -2,7 +2,7 @@ package import ServerInterface
 
 /// Sizes as settings write them: bytes, or a number with K, M, G or T (powers of 1024).
 package enum SizeText {
-    /// Bytes from a text such as `256M`; nil when it is none, or too large for 64 bits.
+    /// Bytes from a text such as `256M`; nil if it is not a size, or too large for 64 bits.
     package static func bytes(_ text: String) -> UInt64? {
         var digits = text[...]
         if digits.lowercased().hasSuffix("ib") { digits = digits.dropLast(2) }

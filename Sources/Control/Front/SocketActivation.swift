@@ -19,7 +19,7 @@ package enum SocketActivation {
         guard let count = environment["LISTEN_FDS"], let owner = environment["LISTEN_PID"] else {
             return []
         }
-        // Meant for a parent of ours that left its variables behind.
+        // Meant for a parent process that left its variables behind.
         guard Int32(owner) == processID else { return [] }
         guard let count = Int(count), (0...descriptorsMax).contains(count) else {
             throw .invalidArgument(

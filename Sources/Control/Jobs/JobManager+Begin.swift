@@ -217,7 +217,7 @@ extension JobManager {
         var configuration = try job.plan.jobConfiguration(
             diskIDs: ids, domain: job.domain,
             security: try job.plan.security(offersTLS: settings.offersTLS),
-            holdLimitMilliseconds: settings.holdLimitMilliseconds,
+            copyTimeoutMilliseconds: settings.copyTimeoutMilliseconds,
             checkpoint: checkpoint)
         configuration.clientRelease = job.clientRelease
         return configuration

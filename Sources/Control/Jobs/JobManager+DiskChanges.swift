@@ -69,7 +69,7 @@ extension JobManager {
                 events.append(
                     ControlEvent(
                         .diskResized, domain: name, disk: found.target,
-                        message: "\(bytes) bytes, for whoever connects from now on"))
+                        message: "\(bytes) bytes, for new connections"))
             } catch {
                 throw controlError(from: error)
             }

@@ -117,7 +117,7 @@ extension JobManager {
         do throws(ControlError) {
             for disk in await inOrderOfOpening(difference) {
                 if difference.beginningAnew.contains(disk.target), disk.isTrackable {
-                    try state?.removeTracking(of: new.definition.uuid, target: disk.target)
+                    try endTracking(of: new.definition.uuid, target: disk.target)
                 }
                 let attachment = try await open(disk, of: new)
                 opened[disk.target] = attachment
@@ -201,7 +201,7 @@ extension JobManager {
         let name = old.definition.name
         for target in difference.endingTracking.sorted() {
             do throws(ControlError) {
-                try state?.removeTracking(of: old.definition.uuid, target: target)
+                try endTracking(of: old.definition.uuid, target: target)
             } catch {
                 // What is left is removed before a disk of this name is opened again.
                 note(error.message, of: name, disk: target)

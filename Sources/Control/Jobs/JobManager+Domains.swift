@@ -184,6 +184,11 @@ extension JobManager {
             state?.removeEmptyTracking(
                 of: definition.uuid, targets: definition.disks.map(\.target))
             try state?.removeTracking(of: definition.uuid)
+            for disk in definition.disks where disk.isTrackable {
+                guard let state else { break }
+                engine.forgetTracking(
+                    directory: state.trackingDirectory(of: definition.uuid, target: disk.target))
+            }
         } catch {
             note(error.message, of: definition.name)
         }

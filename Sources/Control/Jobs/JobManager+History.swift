@@ -32,7 +32,7 @@ extension JobManager {
                 jobs: Array(record.jobs.suffix(Self.historyMax)),
                 isLastUnread: record.isLastUnread && !record.jobs.isEmpty)
         }
-        return kept.damaged.map { note($0) }
+        return note(kept.damaged)
     }
 
     /// The jobs that have ended, of one domain or of all: in the order of their ends.
@@ -114,7 +114,19 @@ extension JobManager {
 
     /// What keeps the server from being what it should be, one line each; none when it is ready.
     package var problems: [String] {
-        unreadable.filter { state?.isUnreadable($0) ?? false }.map(\.text)
+        lines(unreadable.values.filter { state?.isUnreadable($0) ?? false })
+    }
+
+    /// Damaged files of one kind that are told of one by one; of more, how many there are.
+    package static let damagedLinesMax = 16
+
+    /// A line for each file, in the order of their paths, and one for those that are too many.
+    private func lines(_ files: [StateDirectory.DamagedFile]) -> [String] {
+        let told = files.sorted { $0.path < $1.path }
+        let more = told.dropFirst(Self.damagedLinesMax)
+        guard let next = more.first else { return told.map(\.text) }
+        return told.prefix(Self.damagedLinesMax).map(\.text)
+            + ["and \(more.count) more state files are left out, from '\(next.path)' on"]
     }
 
     /// The name of the domain that a name or a uuid stands for; the text itself when it is neither.
@@ -125,13 +137,13 @@ extension JobManager {
         return domains.values.first { $0.definition.uuid == uuid }?.definition.name ?? text
     }
 
-    /// Notes a file of the state directory that cannot be read; returns the line that says so.
+    /// Notes files of the state directory that cannot be read; returns the lines that say so.
     ///
-    /// It keeps the server from calling itself ready until it is gone, replaced or put right.
-    func note(_ file: StateDirectory.DamagedFile) -> String {
-        unreadable.removeAll { $0.path == file.path }
-        unreadable.append(file)
-        noteStateProblem(file.text)
-        return file.text
+    /// They keep the server from calling itself ready until they are gone, replaced or put right.
+    func note(_ files: [StateDirectory.DamagedFile]) -> [String] {
+        for file in files { unreadable[file.path] = file }
+        let lines = lines(files)
+        for line in lines { noteStateProblem(line) }
+        return lines
     }
 }

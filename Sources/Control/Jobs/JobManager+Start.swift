@@ -28,7 +28,7 @@ extension JobManager {
         let discarding = Set(cutOff.map(\.id))
         if let state {
             let kept = state.domains()
-            warnings += kept.damaged.map { note($0) }
+            warnings += note(kept.damaged)
             for record in kept.records where !names.contains(record.name) {
                 warnings += restore(record, discarding)
             }
@@ -41,7 +41,7 @@ extension JobManager {
         warnings += await openAll()
         if let state {
             for cleaned in await clean(cutOff) { warnings += await report(cleaned, state) }
-            for file in found?.damaged ?? [] { warnings += await setAside(file, state) }
+            warnings += await setAside(found?.damaged ?? [], state)
         }
         return warnings
     }
@@ -152,8 +152,8 @@ extension JobManager {
         for record in kept.records {
             unsettled[record.id] = Unsettled(domain: record.domain, checkpoint: record.checkpoint)
         }
+        warnings += note(kept.damaged)
         for file in kept.damaged {
-            warnings.append(note(file))
             // Its name is the job's id; that there is a record at all says how the job ended.
             unsettled[file.name] = Unsettled(domain: "", isForeign: file.isNewer)
         }
@@ -163,19 +163,23 @@ extension JobManager {
     // A damaged record has done its duty once the checkpoint of its job is gone. While a domain is
     // left out nobody knows whether it was one of that domain's.
     private func setAside(
-        _ file: StateDirectory.DamagedFile, _ state: StateDirectory
+        _ files: [StateDirectory.DamagedFile], _ state: StateDirectory
     ) async -> [String] {
-        guard !file.isNewer, file.path.hasSuffix(".state"), state.domains().damaged.isEmpty else {
-            return []
-        }
-        if unsettled[file.name]?.checkpoint != nil {
-            await settle(file.name)
-            // Settled, the record itself is gone.
-            return []
-        }
+        let ours = files.filter { !$0.isNewer && $0.path.hasSuffix(".state") }
+        guard !ours.isEmpty, state.domains().damaged.isEmpty else { return [] }
+        var aside: [String] = []
         do throws(ControlError) {
-            try state.setAside(file)
-            unsettled[file.name] = nil
+            for file in ours {
+                if unsettled[file.name]?.checkpoint != nil {
+                    // Settled, the record itself is gone.
+                    await settle(file.name)
+                } else {
+                    try state.setAside(file)
+                    aside.append(file.name)
+                }
+            }
+            if !aside.isEmpty { try state.syncJobs() }
+            for name in aside { unsettled[name] = nil }
             return []
         } catch {
             return [error.message]

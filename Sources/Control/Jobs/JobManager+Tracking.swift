@@ -71,7 +71,7 @@ extension JobManager {
         domain.keptLayers = kept.damagedNames.union(
             kept.records.filter { $0.phase == .forgotten }.map(\.name))
         domain.keepsEveryLayer = !kept.isListed
-        var warnings = kept.damaged.map { note($0) }
+        var warnings = note(kept.damaged)
         let bad = jobIDs.union(unsettled.filter { !$0.value.isForeign }.keys)
         let discarded = kept.records.filter { record in
             record.phase != .pending && record.jobID.map(bad.contains) ?? false
@@ -122,12 +122,19 @@ extension JobManager {
         do throws(ControlError) {
             for target in try state.trackedTargets(of: definition.uuid)
             where !tracked.contains(target) {
-                try state.removeTracking(of: definition.uuid, target: target)
+                try endTracking(of: definition.uuid, target: target)
             }
             return []
         } catch {
             return ["domain '\(definition.name)': \(error.message)"]
         }
+    }
+
+    /// Removes everything of one disk's change tracking.
+    func endTracking(of uuid: String, target: String) throws(ControlError) {
+        guard let state else { return }
+        try state.removeTracking(of: uuid, target: target)
+        engine.forgetTracking(directory: state.trackingDirectory(of: uuid, target: target))
     }
 
     /// Brings a disk that has just been attached in step with what is known of its domain.
@@ -141,7 +148,7 @@ extension JobManager {
             status = try await engine.diskStatus(id)
         } catch {
             note(
-                "its checkpoints cannot be looked at: \(controlError(from: error).message)",
+                "its checkpoints cannot be read: \(controlError(from: error).message)",
                 of: name, disk: disk.target)
             return
         }

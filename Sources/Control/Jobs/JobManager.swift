@@ -16,7 +16,7 @@ package struct JobManagerSettings: Sendable {
     /// A guest write held by copying for longer breaks the job.
     ///
     /// Milliseconds.
-    package var holdLimitMilliseconds: UInt64
+    package var copyTimeoutMilliseconds: UInt64
     /// A call waits so long for a path that does not answer.
     ///
     /// Milliseconds.
@@ -32,7 +32,7 @@ package struct JobManagerSettings: Sendable {
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
-        offersTLS: Bool = false, holdLimitMilliseconds: UInt64 = 30_000,
+        offersTLS: Bool = false, copyTimeoutMilliseconds: UInt64 = 30_000,
         granularityBytes: UInt32 = TrackingGranularity.bytesDefault,
         scratchDirectory: String? = nil
     ) {
@@ -42,7 +42,7 @@ package struct JobManagerSettings: Sendable {
         self.liveEndpoint = liveEndpoint
         self.allowPlaintext = allowPlaintext
         self.offersTLS = offersTLS
-        self.holdLimitMilliseconds = holdLimitMilliseconds
+        self.copyTimeoutMilliseconds = copyTimeoutMilliseconds
     }
 }
 
@@ -82,8 +82,8 @@ package actor JobManager {
     var history: [String: History] = [:]
     /// Jobs that did not end well and have left something behind, by id.
     var unsettled: [String: Unsettled] = [:]
-    /// Files of the state directory that could not be read when they were looked at.
-    var unreadable: [StateDirectory.DamagedFile] = []
+    /// Files of the state directory that could not be read when they were looked at, by path.
+    var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
     var nextDiskIndex = 1
     var lastScratchSuffix: Int64 = 0

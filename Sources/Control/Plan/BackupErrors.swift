@@ -1,4 +1,4 @@
-/// What can be wrong with a backup request or with the disks it names.
+/// Errors of a backup request or of the disks it names.
 extension ControlError {
     package static func unknownDisk(_ target: String) -> ControlError {
         ControlError(
@@ -26,7 +26,7 @@ extension ControlError {
             detail: "disk '\(target)' is not served: \(reason)")
     }
 
-    /// The image that stands in for a disk was taken for the disk.
+    /// A stand-in was given as a disk.
     package static func standInAsDisk(_ target: String, path: String) -> ControlError {
         ControlError(
             .unsupportedConfiguration, code: "stand-in-as-disk", status: 422,

@@ -45,7 +45,7 @@ package struct BackupPlan: Sendable, Hashable {
     package let endpoint: ListenEndpoint
     /// Checkpoint given for all disks.
     package let incremental: String?
-    /// What the request said by `tls`.
+    /// The request's `tls`.
     package let tls: Bool?
 
     /// Decides everything about a job that can be decided without touching a file.
@@ -141,7 +141,7 @@ package struct BackupPlan: Sendable, Hashable {
     /// - Throws: 1 for a disk that takes part and has no entry in `diskIDs`.
     package func jobConfiguration(
         diskIDs: [String: DiskID], domain: String = "", security: ListenerSecurity = .plaintext,
-        holdLimitMilliseconds: UInt64, checkpoint: CheckpointConfiguration? = nil
+        copyTimeoutMilliseconds: UInt64, checkpoint: CheckpointConfiguration? = nil
     ) throws(ControlError) -> JobConfiguration {
         var configured: [JobDiskConfiguration] = []
         for disk in disks where disk.participates {
@@ -161,6 +161,6 @@ package struct BackupPlan: Sendable, Hashable {
         }
         return JobConfiguration(
             id: jobID, domain: domain, disks: configured, endpoint: endpoint, security: security,
-            holdLimitMilliseconds: holdLimitMilliseconds, checkpoint: checkpoint)
+            copyTimeoutMilliseconds: copyTimeoutMilliseconds, checkpoint: checkpoint)
     }
 }

@@ -93,7 +93,7 @@ struct BackupPlanner {
             kind: disk.scratchKind, path: path, reuseExternal: reuseExternal)
     }
 
-    /// Removes empty and `.` components; `..` stays, since links may stand before it.
+    /// Removes empty and `.` components; `..` stays, since a link may precede it.
     static func lexicallyNormal(_ path: String) -> String {
         // Scalars, not characters: a combining mark behind a slash must not hide it.
         path.unicodeScalars.split(separator: "/").filter { !$0.elementsEqual(".".unicodeScalars) }

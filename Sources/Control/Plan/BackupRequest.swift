@@ -46,7 +46,7 @@ package struct BackupRequest: Sendable, Hashable {
 
     /// Where the backup exports are to be served; a nil TCP port is chosen by the server.
     package var endpoint: ListenEndpoint
-    /// What the request says by `tls`, which output repeats; nil when it says nothing.
+    /// The request's `tls`, which output repeats; nil if absent.
     package var tls: Bool?
     /// Checkpoint that all disks start from, unless they say otherwise.
     package var incremental: String?
@@ -68,8 +68,8 @@ package struct BackupRequest: Sendable, Hashable {
     /// `<seclabel>` is accepted and ignored: scratch is created by this server and opened by no
     /// other process, so there is nothing to relabel.
     ///
-    /// - Throws: 35 or 92 for XML that is none or not of this form; 67 for push mode, rdma and
-    ///   encrypted scratch; 84 for `transport='fd'`; 27 for a port out of range
+    /// - Throws: 35 for malformed XML, 92 where it does not match the schema; 67 for push mode,
+    ///   rdma and encrypted scratch; 84 for `transport='fd'`; 27 for a port out of range
     ///   or a socket path too long.
     package static func parse(_ xml: String) throws(ControlError) -> BackupRequest {
         let root = try XMLDocument.parse(xml, schema: .backup)

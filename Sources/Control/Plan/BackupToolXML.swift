@@ -5,7 +5,7 @@
 /// named are the disks' stand-ins (`StandInImage`), so what the XML says of them is true.
 /// docs/domain-xml.md is this file for users.
 package struct BackupToolXML {
-    /// What of a machine is to be described anew.
+    /// Which disks to describe differently, and how.
     package struct Options: Sendable, Hashable {
         /// Paths of stand-ins, by target.
         package var standIns: [String: String]
@@ -43,7 +43,7 @@ package struct BackupToolXML {
 
     /// Describes the machine; what has nothing to do with its disks stays as it is written.
     ///
-    /// - Throws: 35 or 92 for XML that is none, 1 for XML that cannot be edited in place.
+    /// - Throws: 35 or 92 for XML that is not valid, 1 for XML that cannot be edited in place.
     package static func text(
         of xml: String, _ options: Options
     ) throws(ControlError) -> String {
@@ -132,7 +132,7 @@ package struct BackupToolXML {
         }
     }
 
-    /// Says what is meant when nothing is said: tools look for it without asking whether it is there.
+    /// Writes out defaults: tools expect them without checking that they are there.
     private mutating func complete(_ disk: Int) {
         let type = elements[disk].attribute("type")
         if type == nil || elements[disk].attribute("device") == nil {
@@ -201,7 +201,7 @@ package struct BackupToolXML {
     private func edited() -> String {
         var text = ""
         var place = xml.startIndex
-        // What is inserted at a place stands in front of what replaces the text from there on.
+        // An insertion comes before a replacement that starts at the same place.
         let ordered = edits.enumerated().sorted {
             ($0.element.range.lowerBound, $0.element.range.upperBound, $0.offset)
                 < ($1.element.range.lowerBound, $1.element.range.upperBound, $1.offset)

@@ -1,6 +1,6 @@
 /// Reads `--diskspec` of `checkpoint-create-as`.
 package enum CheckpointDiskSpec {
-    /// Writes the `<domaincheckpoint>` that the options of `checkpoint-create-as` stand for.
+    /// Writes the `<domaincheckpoint>` that the options of `checkpoint-create-as` describe.
     ///
     /// - Throws: 8 for a specification that cannot be read.
     package static func document(

@@ -26,8 +26,8 @@ package struct CheckpointRequest: Sendable, Hashable {
 
     /// Reads a `<domaincheckpoint>` document.
     ///
-    /// - Throws: 35 or 92 for XML that is none or not of this form, 27 for a time out of range, 67
-    ///   for a disk listed twice.
+    /// - Throws: 35 for malformed XML, 92 where it does not match the schema, 27 for a time out of
+    ///   range, 67 for a disk listed twice.
     package static func parse(_ xml: String) throws(ControlError) -> CheckpointRequest {
         let root = try XMLDocument.parse(xml, schema: .checkpoint)
         let name = root.child("name")?.text

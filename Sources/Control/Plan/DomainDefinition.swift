@@ -22,7 +22,7 @@ package struct DomainDisk: Sendable, Hashable {
     package struct Unserved: Sendable, Hashable {
         /// The disk's type as written, for example `network`.
         package var type: String
-        /// What stands for its source in lists.
+        /// What lists show in place of a source.
         package var source: String?
         /// Why, as the end of "disk 'vda' is not served: ".
         package var reason: String
@@ -37,7 +37,7 @@ package struct DomainDisk: Sendable, Hashable {
     /// Whether there is something to serve, and it can be.
     package var isServable: Bool { path != nil && unserved == nil }
 
-    /// Whether the engine would be told the same of both.
+    /// Whether both would be served in the same way.
     func isServed(like other: DomainDisk) -> Bool {
         kind == other.kind && path == other.path && readOnly == other.readOnly
             && cacheMode == other.cacheMode && discardMode == other.discardMode
@@ -61,7 +61,7 @@ package struct DomainDisk: Sendable, Hashable {
     }
 }
 
-/// What is known of a virtual machine: its name and its disks.
+/// A virtual machine as defined: its name and its disks.
 package struct DomainDefinition: Sendable, Hashable {
     /// Longest domain name in bytes: what a file name may have, so at least what libvirt takes.
     package static let nameBytesMax = 255
@@ -103,7 +103,7 @@ package struct DomainDefinition: Sendable, Hashable {
     /// `knownUUID` finds by the name; else it is made up: at random, or from the name when
     /// `hasStableUUID` says that the text will be read again in the next run.
     ///
-    /// - Throws: 35 or 92 for XML that is none or not of this form, 27 for values that are wrong,
+    /// - Throws: 35 for malformed XML, 92 where it does not match the schema, 27 for wrong values,
     ///   67 for what a disk asks for and would not get.
     package static func parse(
         _ xml: String, hasStableUUID: Bool = false,
@@ -145,7 +145,7 @@ package struct DomainDefinition: Sendable, Hashable {
         return (definition, warnings)
     }
 
-    /// Checks what holds for every definition, however it was made.
+    /// Checks what every definition must satisfy, however it was made.
     ///
     /// - Throws: 27 for a name, a target or a path that cannot be used, 67 for a target used twice
     ///   and for too many disks.

@@ -22,7 +22,7 @@ struct DomainDiskReader {
 
     private let element: XMLElement
     private let target: String
-    /// What would be refused is a warning: the definition was accepted once.
+    /// Reports what would be refused today as a warning: the definition was accepted once.
     private let isKept: Bool
     private(set) var warnings: [String] = []
 
@@ -66,7 +66,7 @@ struct DomainDiskReader {
         return path?.isEmpty == true ? nil : path
     }
 
-    /// What stands for a source that is neither file nor device.
+    /// What is shown for a source that is neither file nor device.
     private var sourceName: String? {
         if let pool = source?.attribute("pool"), let volume = source?.attribute("volume") {
             return "\(pool)/\(volume)"

@@ -1,8 +1,8 @@
 package import ServerInterface
 
-/// A `<disk>` that stands alone, as virsh's device commands take it.
+/// A `<disk>` on its own, as virsh's device commands take it.
 struct DiskElement {
-    /// As it is written, without what stands around it.
+    /// As it was written, without anything around it.
     let text: String
     let element: XMLElement
     let disk: DomainDisk

@@ -16,7 +16,7 @@ package enum ErrorCategory: Int, Sendable, CaseIterable {
     case noDomainBackup = 104
     case checkpointInconsistent = 109
 
-    /// Text in front of the detail; empty where the detail stands alone.
+    /// Text in front of the detail; empty if the detail needs none.
     package var prefix: String {
         switch self {
         case .internalError: "internal error: "

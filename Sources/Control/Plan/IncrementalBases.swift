@@ -1,4 +1,4 @@
-/// What incremental backups of a domain may start from, as known when a job is planned.
+/// The checkpoints that incremental backups of a domain may start from, when a job is planned.
 package struct IncrementalBases: Sendable, Hashable {
     /// No checkpoint at all.
     package static let none = IncrementalBases()
@@ -9,7 +9,7 @@ package struct IncrementalBases: Sendable, Hashable {
     package var usable: [String: Set<String>]
     /// By target: why the chain may hold fewer than are known, when there is more to say.
     package var problems: [String: String]
-    /// By checkpoint: why it is no base yet, or no more.
+    /// By checkpoint: why it is not a base yet, or no longer one.
     package var unready: [String: String]
     /// A disk that cannot start from its checkpoint is backed up in full, instead of refusing the
     /// job.

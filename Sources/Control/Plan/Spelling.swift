@@ -19,7 +19,7 @@ package enum Spelling {
         return best?.word
     }
 
-    /// What to say behind the name of an unknown word: its nearest neighbour, else all there are.
+    /// What follows the name of an unknown word: its nearest neighbour, or all known words.
     package static func advice(_ word: String, known: [String]) -> String {
         if let near = nearest(word, in: known) { return "did you mean '\(near)'?" }
         guard !known.isEmpty else { return "none is known here" }

@@ -1,5 +1,5 @@
 /// A qcow2 image that stands in for a disk wherever a tool insists on a file: it holds nothing, has
-/// the disk's size, and whoever reads it reads the disk through its live export.
+/// the disk's size, and reading it reads the disk through its live export.
 ///
 /// It is marked as corrupt, which qemu takes as: may be read, never written. So no machine can be
 /// started on it, and nothing that was meant for the disk is lost in it. Fields and numbers are those
@@ -44,7 +44,7 @@ package struct StandInImage: Sendable, Hashable {
     /// Bytes of the whole file; what `pieces` does not fill is zeros.
     package var fileBytes: UInt64 { (3 + tableClusters) * clusterBytes }
 
-    /// What stands in the file, and where: the header, and the counts of the clusters in use.
+    /// The file's content and where it goes: the header, and reference counts.
     ///
     /// The table of the first level is all zeros: nothing is here, everything is in the backing file.
     package var pieces: [(offset: UInt64, bytes: [UInt8])] {

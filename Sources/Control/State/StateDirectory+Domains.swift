@@ -7,7 +7,7 @@ import Foundation
 extension StateDirectory {
     /// Longest name of a file, in bytes.
     private static let fileNameBytesMax = 255
-    /// What is appended to the name of a file that is being written.
+    /// Suffix of a file that is being written.
     private static let stagedEnding = ".new"
 
     /// Keeps a domain, replacing the one of the same uuid.

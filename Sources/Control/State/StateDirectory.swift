@@ -9,14 +9,14 @@ import Glibc
 /// after a crash each file is whole, old or new. A damaged file costs only itself, and one that a
 /// later version wrote is never replaced or removed. Calls block for the time of a few fsyncs.
 package final class StateDirectory: Sendable {
-    /// A file that cannot be read as what it should be.
+    /// A file that is not a valid record.
     package struct DamagedFile: Sendable, Hashable {
         package let path: String
         package let detail: String
         /// A later version wrote it.
         package var isNewer = false
 
-        /// What the name of the file stands for, as it was encoded.
+        /// The name that the file's name encodes.
         package var name: String {
             let name = (path as NSString).lastPathComponent
             let stem = name.hasSuffix(".state") ? String(name.dropLast(".state".count)) : name
@@ -32,7 +32,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    /// What a directory of records holds.
+    /// The contents of a directory of records.
     package struct Contents<Value: Sendable>: Sendable {
         package var records: [Value] = []
         package var damaged: [DamagedFile] = []
@@ -41,6 +41,13 @@ package final class StateDirectory: Sendable {
     package let path: String
     private static let parts = ["domains", "jobs", "history", "checkpoints", "disks", "frozen"]
     private let lock: SystemCalls.Descriptor
+
+    /// What no disk and no scratch may be: the files below the state directory that are the server's.
+    ///
+    /// Other files may lie beside them.
+    package static func ownPaths(in path: String) -> [String] {
+        (["lock"] + parts).map { path + "/" + $0 }
+    }
 
     var domainsPath: String { path + "/domains" }
     private var jobsPath: String { path + "/jobs" }
@@ -76,7 +83,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    /// Lets another server have the directory; nothing is kept here any more.
+    /// Lets another server use the directory; nothing more may be written through this object.
     ///
     /// A process with a thread that hangs in the kernel keeps its descriptors after its end.
     package func release() { SystemCalls.unlock(lock) }
@@ -86,7 +93,7 @@ package final class StateDirectory: Sendable {
         try save(kind: "job", job, to: file(jobsPath, job.id))
     }
 
-    /// Replaces a job's record by one that says more.
+    /// Replaces a job's record with one that says more.
     ///
     /// Outlives the process. After a loss of power either of the two may be there, whole.
     package func update(_ job: StoredJob) throws(ControlError) {
@@ -104,13 +111,22 @@ package final class StateDirectory: Sendable {
         load(kind: "job", StoredJob.self, from: jobsPath)
     }
 
-    /// Puts a job's record that cannot be read out of the way, so that it is met only once.
+    /// Puts a job's record that cannot be read out of the way, so that it is met only once; `syncJobs`
+    /// makes that last.
     package func setAside(_ file: DamagedFile) throws(ControlError) {
         do {
             try SystemCalls.rename(file.path, to: file.path + ".damaged")
-            try SystemCalls.syncDirectory((file.path as NSString).deletingLastPathComponent)
         } catch {
             throw Self.cannotWrite(file.path, error.text)
+        }
+    }
+
+    /// Makes it last that records of jobs were set aside.
+    package func syncJobs() throws(ControlError) {
+        do {
+            try SystemCalls.syncDirectory(jobsPath)
+        } catch {
+            throw Self.cannotWrite(jobsPath, error.text)
         }
     }
 
@@ -123,7 +139,7 @@ package final class StateDirectory: Sendable {
         return !((try? StateRecord.isWhole(Self.read(file.path))) ?? false)
     }
 
-    /// Keeps what is known of a domain's ended jobs.
+    /// Keeps a domain's ended jobs.
     ///
     /// The last one may be missing after a loss of power.
     package func save(_ history: StoredHistory) throws(ControlError) {
@@ -153,7 +169,7 @@ package final class StateDirectory: Sendable {
         guard encoded.utf8.count > Self.encodedBytesMax else {
             return "\(directory)/\(encoded).state"
         }
-        // FNV-1a; what the file is about stands in it as well.
+        // FNV-1a; the file itself also says what it is about.
         let hash = encoded.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
             ($0 ^ UInt64($1)) &* 0x100_0000_01B3
         }

@@ -108,7 +108,7 @@ package struct StoredDomain: Sendable, Hashable, Codable {
     package var uuid: String?
     /// The domain's XML as it was defined.
     package var xml: String
-    /// Bytes that one bit of a dirty bitmap stands for; nil takes the server's default.
+    /// Bytes for each bit of a dirty bitmap; nil means the server's default.
     package var granularityBytes: UInt32?
     package init(
         name: String, uuid: String? = nil, xml: String, granularityBytes: UInt32? = nil
@@ -146,7 +146,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
     package var elapsedMilliseconds: UInt64?
     /// Name of the checkpoint made with it.
     ///
-    /// A record says that the job has not ended well: whoever finds it takes the checkpoint back.
+    /// The record's existence means that the job has not ended well: on finding it, take the
+    /// checkpoint back.
     package var checkpoint: String?
     /// How it ended, once it has; then the record is kept only for what is still to be cleaned up.
     package var ended: JobInfo?

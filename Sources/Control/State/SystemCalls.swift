@@ -73,7 +73,7 @@ package enum SystemCalls {
         }
     }
 
-    /// Gives the lock back before the descriptor is closed.
+    /// Releases the lock before the descriptor is closed.
     package static func unlock(_ descriptor: borrowing Descriptor) {
         _ = flock(descriptor.raw, LOCK_UN)
     }
@@ -124,7 +124,7 @@ package enum SystemCalls {
         _ = unsafe rmdir(path)
     }
 
-    /// What a name is now (symbolic links are not followed), or nil when there is none.
+    /// What a name refers to now (symbolic links are not followed), or nil if it does not exist.
     package static func identity(of path: String) -> (identity: FileIdentity, kind: FileKind)? {
         guard let found = try? FileManager.default.attributesOfItem(atPath: path),
             let device = found[.systemNumber] as? NSNumber,
@@ -139,7 +139,7 @@ package enum SystemCalls {
         return (FileIdentity(device: device.uint64Value, inode: inode.uint64Value), kind)
     }
 
-    /// How long a file is and how much room its blocks take, or nil when it cannot be looked at;
+    /// How long a file is and how much room its blocks take, or nil if that cannot be found out;
     /// symbolic links are followed.
     package static func room(of path: String) -> (sizeBytes: UInt64, allocatedBytes: UInt64)? {
         var found = stat()
@@ -178,7 +178,7 @@ package enum SystemCalls {
     /// The effective user's number.
     package static var effectiveUser: UInt32 { geteuid() }
 
-    /// The number of a group, or nil when there is none of that name.
+    /// The number of a group, or nil if there is no group of that name.
     package static func group(named name: String) -> UInt32? {
         var entry = unsafe Glibc.group()
         var room = [CChar](repeating: 0, count: 64 << 10)
@@ -248,7 +248,7 @@ package enum SystemCalls {
 // MARK: Hosts
 
 extension SystemCalls {
-    /// Why a host's name stands for no address, nil when it does; asks name servers, so it may take
+    /// Why a host's name has no address, or nil if it has one; asks name servers, so it may take
     /// long.
     package static func resolutionProblem(of host: String) -> String? {
         var hints = unsafe addrinfo()

@@ -1,6 +1,6 @@
 /// Says what a `<domaincheckpoint>` that failed its schema got wrong.
 enum CheckpointSchemaExplanation {
-    /// What a checkpoint may be called, in words.
+    /// The rule for checkpoints' names, in words.
     static let nameRule =
         "letters of ASCII, digits, '_' and '-', and '.' where it is not the first"
 

@@ -1,5 +1,5 @@
 extension XMLSchema {
-    /// The parts of `<domain>` that matter here; everything else may stand anywhere and is kept.
+    /// The parts of `<domain>` that matter here; everything else is allowed anywhere and kept.
     package static let domain = XMLSchema(
         name: "domain.rng", documentLabel: "domain_definition",
         source: relaxNGGrammar(domainDocument + domainDisk), maximumBytes: 1 << 18,

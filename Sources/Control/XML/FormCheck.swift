@@ -1,4 +1,4 @@
-/// Finds what stands where the form of a document has no place for it.
+/// Finds what a document's schema has no place for.
 ///
 /// It words what a schema has refused and never decides by itself; so a check that is missing here
 /// costs a good message and nothing else.
@@ -16,7 +16,7 @@ enum FormCheck {
 
     /// One sentence for each child that `element` cannot have, or has more than once.
     ///
-    /// - Parameter repeatable: children that may stand any number of times.
+    /// - Parameter repeatable: children that may occur any number of times.
     static func children(
         of element: XMLElement, allowed: [String], repeatable: [String] = []
     ) -> [String] {
@@ -45,7 +45,7 @@ enum FormCheck {
         ]
     }
 
-    /// A sentence when text that must be a number is none.
+    /// A sentence if text that must be a number is not one.
     static func number(_ element: XMLElement?) -> [String] {
         guard let element, element.text.isEmpty || !element.text.utf8.allSatisfy(isDigit) else {
             return []
@@ -53,7 +53,7 @@ enum FormCheck {
         return ["\(place(element)) must hold a number, not '\(element.text)'"]
     }
 
-    /// A sentence when text stands where only elements may.
+    /// A sentence if there is text where only elements may be.
     static func text(in element: XMLElement) -> [String] {
         guard let word = element.text.split(whereSeparator: \.isWhitespace).first else { return [] }
         return ["\(place(element)) must not hold text, as '\(word.prefix(40))'"]

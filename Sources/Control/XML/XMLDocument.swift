@@ -192,7 +192,7 @@ package enum XMLDocument {
     }
 }
 
-/// What libxml2 had to say about one document.
+/// libxml2's messages about one document.
 private final class Reports {
     struct Line {
         let line: Int
@@ -202,7 +202,7 @@ private final class Reports {
     private(set) var lines: [Line] = []
     private(set) var documentTypeLine: Int?
 
-    /// All messages in one line, each with its place; nil when there is none.
+    /// All messages in one line, each with its position; nil if there are none.
     var text: String? {
         guard !lines.isEmpty else { return nil }
         return lines.map { "line \($0.line): \($0.message)" }.joined(separator: "; ")

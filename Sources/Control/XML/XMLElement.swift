@@ -4,7 +4,7 @@ package struct XMLAttribute: Sendable, Hashable {
     package let name: String
     /// Value with character references resolved and white space normalised (XML 1.0, 3.3.3).
     package let value: String
-    /// True when the attribute belongs to a namespace and so is none of ours.
+    /// True if the attribute belongs to a namespace and so does not concern us.
     package let isForeign: Bool
 
     package init(name: String, value: String, isForeign: Bool = false) {

@@ -2,13 +2,13 @@
 package struct XMLSchema: Sendable {
     /// Name in error messages, for example `domainbackup.rng`.
     package let name: String
-    /// What a document of this kind is called in parse errors, for example `domain_backup`.
+    /// The name of this kind of document in parse errors, for example `domain_backup`.
     package let documentLabel: String
     /// The schema itself, RELAX NG in XML syntax, without includes.
     package let source: String
     /// Largest document accepted, in bytes of UTF-8.
     package let maximumBytes: Int
-    /// Says in plain words what a document of this kind got wrong; empty when it cannot tell.
+    /// Says in plain words what is wrong with a document of this kind; empty if unknown.
     ///
     /// RELAX NG validators answer "extra element in interleave" for most mistakes.
     package let explain: @Sendable (XMLElement) -> [String]

@@ -1,5 +1,5 @@
-/// Where the elements of a document stand in its text, for whoever changes one and keeps the rest as
-/// it is written.
+/// Where a document's elements are in its text, for changing one and keeping the rest
+/// as it was written.
 struct XMLTags {
     /// One element.
     struct Element {
@@ -44,7 +44,7 @@ struct XMLTags {
         }
     }
 
-    /// The elements of a name directly within another one; nil stands for the document.
+    /// The elements of a name directly within another one; nil means the document.
     func children(of parent: Int?, named name: String) -> [Int] {
         elements.indices.filter {
             elements[$0].parent == parent

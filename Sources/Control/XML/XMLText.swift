@@ -22,7 +22,7 @@ enum XMLText {
         return nil
     }
 
-    /// Returns the root element as it is written, without what stands before and behind it.
+    /// Returns the root element as it was written, without what comes before and after it.
     ///
     /// The text must be well-formed and without a DOCTYPE.
     static func rootElement(_ text: String) -> String? { element(of: text, depth: 0, name: nil) }

@@ -20,9 +20,7 @@ final class BackupExport: Sendable {
     let source: RawSource
     let scratch: ScratchStorage
     let writer: ScratchWriter
-    /// Free bytes of scratch's file system that are left to machines' disks there; 0 where it holds
-    /// none.
-    let reservedBytes: UInt64
+    let kept: KeptRoom
     /// Bytes that scratch can take as far as is known at the begin.
     let roomBytes: UInt64
     let ledger: Ledger
@@ -30,7 +28,7 @@ final class BackupExport: Sendable {
     /// A client's TRIM says that it does not need the range any more.
     let mayRelease: Bool
     let geometry: ClusterGeometry
-    let holdLimitNanoseconds: UInt64
+    let copyTimeoutNanoseconds: UInt64
     /// The bitmaps behind the export's contexts from index 1 on, each with everything written since
     /// its checkpoint, frozen at the instant.
     ///
@@ -50,8 +48,8 @@ final class BackupExport: Sendable {
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
-        allocatedBytes: UInt64, granularityShift: UInt64, holdLimitMilliseconds: UInt64,
-        mayRelease: Bool
+        allocatedBytes: UInt64, granularityShift: UInt64, copyTimeoutMilliseconds: UInt64,
+        mayRelease: Bool, startThread: @escaping ThreadStart = WorkerThread.start
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -68,16 +66,16 @@ final class BackupExport: Sendable {
         source = live.source
         earlierSourceErrors = live.source.witness.errors().count
         self.scratch = scratch
-        self.reservedBytes = reservedBytes
+        kept = KeptRoom(reservedBytes)
         self.allocatedBytes = allocatedBytes
         roomBytes = scratch.roomBytes(leaving: reservedBytes)
-        writer = ScratchWriter(scratch, home: home, reservedBytes: reservedBytes)
+        writer = ScratchWriter(scratch, home: home, kept: kept, start: startThread)
         // Once: a disk may grow meanwhile.
         let sizeBytes = live.source.sizeBytes
         geometry = ClusterGeometry(sizeBytes: sizeBytes)
         ledger = try Ledger(geometry: geometry)
         self.mayRelease = mayRelease
-        holdLimitNanoseconds = holdLimitMilliseconds.saturatingMultiply(1_000_000)
+        copyTimeoutNanoseconds = copyTimeoutMilliseconds.saturatingMultiply(1_000_000)
         // A client sends no TRIM to an export that calls itself read-only.
         let kind: TransmissionFlags = mayRelease ? .sendTrim : .readOnly
         description = ExportDescription(
@@ -110,7 +108,7 @@ final class BackupExport: Sendable {
             "scratch of disk '\(target)' could not be written: \(SystemFault.text(for: errno))"
         case .scratchFull:
             "scratch of disk '\(target)' is full"
-        case .holdLimit(let milliseconds):
+        case .copyTimeout(let milliseconds):
             "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
         case .scratchRead(let errno):
             "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"

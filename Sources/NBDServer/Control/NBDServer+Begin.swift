@@ -195,16 +195,11 @@ extension NBDServer {
         var instant = Instant()
         instant.exports = exports
         if let fault = prepare(configuration, bases, &instant) {
-            abandon(instant.swaps, fault)
+            abandon(instant.swaps)
             return .failure(fault)
         }
-        switch fix(instant, for: configuration) {
-        case .failure(let fault):
-            abandon(instant.swaps, fault)
-            return .failure(fault)
-        case .success(let hold):
-            return .success(publish(configuration.id, exports, scope, opened, hold))
-        }
+        let call = DurableInstantCall(instant, checkpoint: configuration.checkpoint?.name, self)
+        return call.run().map { publish(configuration.id, exports, scope, opened, $0) }
     }
 
     /// Everything that must be true at the instant; on a fault, `instant` holds the layers made.
@@ -232,32 +227,9 @@ extension NBDServer {
         return nil
     }
 
-    /// Fixes the instant, freezes the bitmaps, makes the checkpoint durable; on a fault nothing has
-    /// happened.
-    private func fix(
-        _ instant: Instant, for configuration: JobConfiguration
-    ) -> Result<UInt64, ServerFault> {
-        let hold: UInt64
-        switch fix(instant) {
-        case .failure(let fault): return .failure(fault)
-        case .success(let nanoseconds): hold = nanoseconds
-        }
-        if let fault = freeze(instant) {
-            undo(instant)
-            return .failure(fault)
-        }
-        if let checkpoint = configuration.checkpoint,
-            let fault = seal(checkpoint.name, instant.swaps)
-        {
-            undo(instant)
-            return .failure(fault)
-        }
-        return .success(hold)
-    }
-
     /// Gives every incremental export its bitmaps: the sealed layers since each one's base, and the
     /// bits that were recorded up to the instant.
-    private func freeze(_ instant: Instant) -> ServerFault? {
+    func freeze(_ instant: Instant) -> ServerFault? {
         for export in instant.exports where !export.bitmaps.isEmpty {
             let bits =
                 instant.swaps.first { $0.disk == export.disk }?.old.snapshot()
@@ -281,6 +253,7 @@ extension NBDServer {
             id: id, exports: exports, scope: scope, listener: opened.listener,
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
+        keepRoom(exports)
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
         let files = exports.compactMap { export in

@@ -207,7 +207,8 @@ extension NBDServer {
         let growth = DiskGrowth(
             sizeBytes: sizeBytes,
             tracking: tracked.map { ($0.log, $0.store.blockCount(of: sizeBytes)) })
-        if let fault = hand(growth, to: export, disk) { return fault }
+        let grown = GrowCall(disk, growth, shared.mailboxes[export.homeRing]).run()
+        if case .failure(let fault) = grown { return fault }
         // The ring is ready for it: now it may be told.
         export.source.grow(to: sizeBytes)
         guard let tracked, let recording = growth.recording.value else { return nil }
@@ -226,33 +227,6 @@ extension NBDServer {
                         + " stop all of it counts as changed"))
         }
         return nil
-    }
-
-    /// The home ring takes the new size between two changes.
-    private func hand(
-        _ growth: DiskGrowth, to export: LiveExport, _ disk: DiskID
-    ) -> ServerFault? {
-        let ring = shared.mailboxes[export.homeRing]
-        for _ in 0..<Limits.growthAttempts {
-            let replies = Replies()
-            ring.post(.hold(disk, replies.ticket()))
-            let isQuiet = replies.next(within: Limits.holdMilliseconds) != nil
-            let outcome = Outcome()
-            if isQuiet {
-                let done = Latch(count: 1)
-                ring.post(.growDisk(disk, growth, outcome, done))
-                guard outcome.isSettled(done, milliseconds: Limits.ringMilliseconds) else {
-                    ring.post(.release(disk))
-                    return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
-                }
-            }
-            ring.post(.release(disk))
-            if outcome.succeeded.load(ordering: .acquiring) { return nil }
-            guard isQuiet else { break }
-            // The write-intent log is being written, or cleared: a matter of milliseconds.
-            _ = Latch(count: 1).wait(milliseconds: Limits.growthPauseMilliseconds)
-        }
-        return .holdTimedOut(milliseconds: UInt64(Limits.holdMilliseconds))
     }
 
     /// Waits, where nobody else does, until a file's new length is durable.
@@ -280,16 +254,4 @@ private final class GrowthTurn: Sendable {
     private let end: @Sendable () -> Void
     init(end: @escaping @Sendable () -> Void) { self.end = end }
     deinit { end() }
-}
-
-extension Outcome {
-    /// Waits until a ring has done, or refused, what it was asked; false when it has not begun in time
-    /// and will not any more.
-    func isSettled(_ done: Latch, milliseconds: Int32) -> Bool {
-        if done.wait(milliseconds: milliseconds) { return true }
-        if take() { return false }
-        // The ring is at it in this moment.
-        _ = done.wait(milliseconds: milliseconds)
-        return true
-    }
 }

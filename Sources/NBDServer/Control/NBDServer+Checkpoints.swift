@@ -18,7 +18,9 @@ extension NBDServer {
 
     /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before.
     package func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault) {
-        _ = try await onDisks([disk]) { self.delete(name, disk) }.get()
+        _ = try await onDisks([disk]) {
+            DeleteCheckpointCall(name, disk, self).run()
+        }.get()
     }
 
     /// Everything written since a checkpoint, up to now; at most `extentLimit` extents are listed.
@@ -33,20 +35,12 @@ extension NBDServer {
     private func create(_ configuration: CheckpointConfiguration) -> Result<Bool, ServerFault> {
         var instant = Instant()
         if let fault = prepare(configuration, &instant) {
-            abandon(instant.swaps, fault)
+            abandon(instant.swaps)
             return .failure(fault)
         }
-        switch fix(instant) {
-        case .failure(let fault):
-            abandon(instant.swaps, fault)
-            return .failure(fault)
-        case .success: break
+        return DurableInstantCall(instant, checkpoint: configuration.name, self).run().map { _ in
+            true
         }
-        if let fault = seal(configuration.name, instant.swaps) {
-            undo(Instant(swaps: instant.swaps))
-            return .failure(fault)
-        }
-        return .success(true)
     }
 
     /// Makes the layers that a checkpoint's disks will record in; on a fault those made are listed.
@@ -76,9 +70,9 @@ extension NBDServer {
     }
 
     /// Gives up layers that no ring records in.
-    func abandon(_ swaps: [RecordingSwap], _ fault: ServerFault) {
-        // One that does not answer may record in them yet: the next start adds what they hold.
-        if case .ringStuck = fault { return }
+    ///
+    /// One that a ring may still record in is left: the next start adds what it holds.
+    func abandon(_ swaps: [RecordingSwap]) {
         for swap in swaps {
             if case .success(let (_, store)) = store(swap.disk) { store.abandon(swap.next) }
         }
@@ -142,31 +136,6 @@ extension NBDServer {
         }
     }
 
-    func delete(_ name: String, _ disk: DiskID) -> Result<Bool, ServerFault> {
-        let found = store(disk)
-        guard case .success(let (export, before)) = found else {
-            if case .failure(let fault) = found { return .failure(fault) }
-            return .failure(.unknownDisk)
-        }
-        guard before.record.chain.checkpoints.contains(name) else { return .success(false) }
-        var store = before
-        do throws(TrackingFault) {
-            if let bits = try store.bitsToAdd(deleting: name) {
-                let added = Latch(count: 1)
-                shared.mailboxes[export.homeRing].post(.addBits(disk, bits, added))
-                guard added.wait(milliseconds: Limits.ringMilliseconds) else {
-                    return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
-                }
-            }
-            try store.delete(checkpoint: name)
-            guard keep(store, disk) else { throw .lost }
-            return .success(true)
-        } catch {
-            return .failure(
-                .notTracked(export: export.description.name, detail: Self.text(error)))
-        }
-    }
-
     private func report(
         _ checkpoint: String, _ disk: DiskID, _ limit: Int
     ) -> Result<DirtyReport, ServerFault> {
@@ -176,9 +145,10 @@ extension NBDServer {
             return .failure(.unknownDisk)
         }
         let box = BitmapBox()
-        let replies = Replies()
-        shared.mailboxes[export.homeRing].post(.snapshotRecording(disk, box, replies.ticket()))
-        guard replies.next(within: Limits.ringMilliseconds) != nil else {
+        let taken = RingQuestion(shared.mailboxes[export.homeRing]) {
+            .snapshotRecording(disk, box, $0)
+        }
+        guard taken.run() == .done else {
             return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
         }
         do throws(TrackingFault) {

@@ -5,6 +5,9 @@ package import ServerInterface
 import Synchronization
 import System
 
+import ScratchFiles
+package import ServerInterface
+
 /// Disks come and go.
 extension NBDServer {
     /// Opens and locks the source and publishes its live export.
@@ -115,10 +118,16 @@ extension NBDServer {
                 try RawSource(
                     path: configuration.path,
                     expected: configuration.kind == .file ? .regular : .blockDevice,
-                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none))
+                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                    reserved: shared.configuration.reserved))
         } catch {
             if case .inUse(_, let node?) = error, let export = export(of: node) {
                 return .failure(.sourceServed(path: configuration.path, export: export))
+            }
+            if case .inUse(_, let node?) = error, let job = job(withScratch: node) {
+                return .failure(
+                    .sourceLocked(
+                        path: configuration.path, detail: "it is scratch of backup job \(job)"))
             }
             return .failure(Self.fault(configuration.path, error))
         }
@@ -128,6 +137,13 @@ extension NBDServer {
     private func export(of node: FileNode) -> String? {
         state.withLock { state in
             state.disks.values.first { $0.source.node == node }?.description.name
+        }
+    }
+
+    /// The job that keeps old content in a file or device.
+    private func job(withScratch node: FileNode) -> String? {
+        state.withLock { state in
+            state.jobs.first { $0.value.exports.contains { $0.scratch.node == node } }?.key
         }
     }
 
@@ -146,19 +162,21 @@ extension NBDServer {
         } catch {
             return .failure(error)
         }
-        let added = Latch(count: 1)
-        shared.mailboxes[home].post(.addDisk(export, tracking?.1, added))
-        guard added.wait(milliseconds: Limits.ringMilliseconds) else {
-            // Messages are looked at in their order: it goes as soon as it has come.
-            shared.mailboxes[home].post(.removeDisk(disk, Outcome(), Latch(count: 1)))
+        guard AddDiskCall(export, tracking?.1, shared).run() else {
             return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
         }
-        state.withLock { state in
-            state.disks[disk] = export
-            state.tracking[disk] = tracking?.0
-        }
-        _ = live.add(.live(export))
+        serve(export, tracking?.0)
         return .success(disk)
+    }
+
+    /// Makes a disk known that is on its ring.
+    func serve(_ export: LiveExport, _ tracking: DiskTracking?) {
+        state.withLock { state in
+            state.disks[export.disk] = export
+            state.tracking[export.disk] = tracking
+        }
+        keepRoom(state.withLock { $0.jobs.values.flatMap(\.exports) })
+        _ = live.add(.live(export))
     }
 
     // MARK: Detaching
@@ -200,10 +218,10 @@ extension NBDServer {
         }
         defer { state.withLock { _ = $0.detaching.remove(disk) } }
         if onlyUnused, let fault = await checkUnused(disk, leaving) { return .failure(fault) }
-        if await !closeConnections(of: [leaving.export], gracefully: true, terms.graceful) {
-            _ = await closeConnections(of: [leaving.export], gracefully: false, terms.forced)
-        }
-        if let fault = await removeFromRing(disk, leaving) {
+        let call = DetachCall(
+            disk, leaving.export, home: leaving.home, gracefulMilliseconds: terms.graceful,
+            forcedMilliseconds: terms.forced, shared)
+        if let fault = Self.fault(await call.runLater(), leaving.name) {
             if let export = state.withLock({ $0.disks[disk] }) { _ = live.add(.live(export)) }
             return .failure(fault)
         }
@@ -214,8 +232,9 @@ extension NBDServer {
     /// Whether somebody is connected to a disk whose export is withdrawn; then it is published again.
     private func checkUnused(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
         // A ring that had found the export has counted its client when it answers this.
-        let isSettled = await closeConnections(
-            of: [ExportID.next()], gracefully: true, Limits.ringMilliseconds)
+        let isSettled = await DisconnectCall(
+            [ExportID.next()], gracefully: true, milliseconds: Limits.ringMilliseconds, shared
+        ).runLater()
         guard let export = state.withLock({ $0.disks[disk] }) else { return .unknownDisk }
         let clients = export.clientCount.load(ordering: .relaxed)
         if isSettled, clients == 0 { return nil }
@@ -244,18 +263,14 @@ extension NBDServer {
         }
     }
 
-    private func removeFromRing(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
-        let removed = Latch(count: 1)
-        let outcome = Outcome()
-        shared.mailboxes[leaving.home].post(.removeDisk(disk, outcome, removed))
-        if await !removed.isReached(within: Limits.ringMilliseconds) {
-            if outcome.take() {
-                return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
-            }
-            // The ring is at it in this moment.
-            _ = await removed.isReached(within: Limits.ringMilliseconds)
+    private static func fault(
+        _ outcome: RemoveDiskCall.Outcome, _ name: String
+    ) -> ServerFault? {
+        switch outcome {
+        case .removed: nil
+        case .inUse: .diskBusy(name: name)
+        case .stuck: .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
         }
-        return outcome.succeeded.load(ordering: .acquiring) ? nil : .diskBusy(name: leaving.name)
     }
 
     /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
@@ -307,20 +322,6 @@ extension NBDServer {
         }
     }
 
-    /// Disconnects everyone who uses one of the exports; false when the time is over before they are
-    /// gone.
-    func closeConnections(
-        of exports: [ExportID], gracefully: Bool, _ milliseconds: Int32
-    ) async -> Bool {
-        let closed = Latch(count: shared.mailboxes.count * exports.count)
-        for export in exports {
-            for mailbox in shared.mailboxes {
-                mailbox.post(.closeConnections(export, gracefully: gracefully, closed))
-            }
-        }
-        return await closed.isReached(within: milliseconds)
-    }
-
     // MARK: Faults
 
     static func fault(_ path: String, _ fault: SourceFault) -> ServerFault {
@@ -335,6 +336,9 @@ extension NBDServer {
         case .alignmentTooLarge(let alignment):
             "its blocks of \(alignment) bytes are larger than 4096: use a cache mode other than none"
         case .empty: "the device has no bytes: it may be without a medium"
+        case .kernelInterface:
+            "it is a file of the kernel's own (/proc, /sys or the like) and holds no disk"
+        case .ownState: "this server keeps its own state in it"
         case .tooLarge(let size):
             "its size of \(size) bytes is larger than \(RawSource.sizeBytesMax) bytes, the most that is"
                 + " served"

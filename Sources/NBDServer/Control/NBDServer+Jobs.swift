@@ -61,27 +61,7 @@ extension NBDServer {
 
     /// Ends what is in flight on the exports; what hangs is waited for as long as the limit allows.
     private func letGo(_ exports: Parting<[BackupExport]>, _ milliseconds: Int32) async {
-        let begun = MonotonicClock.now()
-        // Readers are told before the disks stop preserving: nothing read after that is handed out.
-        let detached = exports.look { self.postDetach($0) }
-        _ = await detached?.isReached(within: milliseconds)
-        let spent = (MonotonicClock.now() - begun) / 1_000_000
-        let left = max(Limits.closingMilliseconds, milliseconds - Int32(clamping: spent))
-        let ids = exports.look { $0.map(\.id) } ?? []
-        _ = await closeConnections(of: ids, gracefully: false, left)
-    }
-
-    /// Closes the ledgers and waits, as long as limits allow, until nothing of the job is in
-    /// flight.
-    func detachAll(_ exports: [BackupExport]) {
-        _ = postDetach(exports).wait(milliseconds: Limits.drainMilliseconds)
-    }
-
-    private func postDetach(_ exports: [BackupExport]) -> Latch {
-        let detached = Latch(count: exports.count)
-        for export in exports {
-            shared.mailboxes[export.homeRing].post(.detachJob(export, detached))
-        }
-        return detached
+        let call = exports.look { EndCall($0, milliseconds: milliseconds, self.shared) }
+        _ = await call?.runLater()
     }
 }

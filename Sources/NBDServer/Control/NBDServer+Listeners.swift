@@ -123,14 +123,14 @@ extension NBDServer {
     /// Stops accepting and removes a unix socket's file; what hangs is waited for a moment only, and
     /// done later.
     func close(_ listener: RingListener) async {
-        let removed = Latch(count: 1)
+        let removed = Replies()
         shared.acceptor(for: listener.scope.duty)
-            .post(.removeListener(number: listener.number, removed))
+            .post(.removeListener(number: listener.number, removed.ticket()))
         _ = await storage.run(
             at: listener.place, what: "the socket", .end(milliseconds: Limits.closingMilliseconds)
         ) { () -> Result<Bool, ServerFault> in
             // Its descriptor is given back only when no ring looks at it any more.
-            _ = removed.wait(milliseconds: -1)
+            removed.wait(until: .max)
             listener.close()
             return .success(true)
         }

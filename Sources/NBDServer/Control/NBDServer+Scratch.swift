@@ -55,7 +55,7 @@ extension NBDServer {
                 disk, jobID: configuration.id, live: live, scratch: scratch.storage,
                 home: shared.mailboxes[live.homeRing], reservedBytes: scratch.reservedBytes,
                 allocatedBytes: scratch.allocatedBytes ?? .max, granularityShift: shift,
-                holdLimitMilliseconds: configuration.holdLimitMilliseconds,
+                copyTimeoutMilliseconds: configuration.copyTimeoutMilliseconds,
                 mayRelease: configuration.clientRelease)
             guard scope.add(.backup(export)) else {
                 return .failure(.exportNameTaken(name: disk.exportName))
@@ -110,7 +110,7 @@ extension NBDServer {
         ) {
             let storage: ScratchStorage
             do throws(ScratchFault) {
-                storage = try Self.openScratch(disk.scratch, geometry, readers: self.readers)
+                storage = try self.openStorage(disk.scratch, geometry)
             } catch {
                 return .failure(Self.fault(disk, error))
             }
@@ -137,34 +137,54 @@ extension NBDServer {
     /// Room that scratch leaves on its file system: some where a machine's disk lies there, too.
     private func reserve(_ scratch: ScratchStorage) -> Result<OpenedScratch, ServerFault> {
         guard let fileSystem = scratch.fileSystem, let space = FileCalls.space(scratch.raw),
-            let other = state.withLock({ state in
-                state.disks.values.first {
-                    $0.fileSystem == fileSystem && !$0.source.isReadOnly
-                }
-            })
+            let other = holdsDisk(fileSystem)
         else { return .success(OpenedScratch(storage: scratch, reservedBytes: 0)) }
         let kept = shared.configuration.scratchReserve.bytes(of: space.totalBytes)
         guard space.freeBytes > kept else {
             return .failure(
                 .scratchUnusable(
                     path: scratch.path,
-                    detail: "its file system also holds disk '\(other.description.name)': of its"
+                    detail: "its file system also holds disk '\(other)': of its"
                         + " \(space.freeBytes) free bytes \(kept) are kept for machines"
                         + " (--scratch-reserve); put scratch elsewhere (<scratch>, --scratch-dir)"))
         }
         return .success(OpenedScratch(storage: scratch, reservedBytes: kept))
     }
 
-    private static func openScratch(
-        _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry, readers: Int
+    /// Keeps room on file systems to which a machine's disk has come since the job began.
+    ///
+    /// To be called after a disk and after a job have become known: the later of the two finds the
+    /// other.
+    func keepRoom(_ exports: [BackupExport]) {
+        for export in exports where export.kept.bytes == 0 {
+            guard let fileSystem = export.scratch.fileSystem, holdsDisk(fileSystem) != nil else {
+                continue
+            }
+            let reserve = shared.configuration.scratchReserve
+            export.writer.look { space in export.kept.set(reserve.bytes(of: space.totalBytes)) }
+        }
+    }
+
+    /// The name of a disk that takes its room from a file system and can take more.
+    private func holdsDisk(_ fileSystem: UInt64) -> String? {
+        state.withLock { state in
+            state.disks.values.first {
+                $0.fileSystem == fileSystem && !$0.source.isReadOnly
+            }?.description.name
+        }
+    }
+
+    private func openStorage(
+        _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry
     ) throws(ScratchFault) -> ScratchStorage {
-        switch (scratch.kind, scratch.reuseExternal) {
+        let (path, reserved) = (scratch.path, shared.configuration.reserved)
+        return switch (scratch.kind, scratch.reuseExternal) {
         case (.block, _):
-            try .device(path: scratch.path, geometry: geometry, readers: readers)
+            try .device(path: path, geometry: geometry, readers: readers, reserved: reserved)
         case (.file, true):
-            try .reuse(path: scratch.path, geometry: geometry, readers: readers)
+            try .reuse(path: path, geometry: geometry, readers: readers, reserved: reserved)
         case (.file, false):
-            try .create(path: scratch.path, geometry: geometry, readers: readers)
+            try .create(path: path, geometry: geometry, readers: readers, reserved: reserved)
         }
     }
 

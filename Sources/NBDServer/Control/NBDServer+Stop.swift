@@ -51,9 +51,7 @@ extension NBDServer {
     }
 
     private func stopRings() async {
-        let stopped = Latch(count: shared.mailboxes.count)
-        for mailbox in shared.mailboxes { mailbox.post(.stop(stopped)) }
-        guard await stopped.isReached(within: Limits.stopRingsMilliseconds) else { return }
+        guard await StopCall(shared).runLater() else { return }
         // They have nothing left to do but to give their memory back.
         for thread in threads {
             _ = await thread.ended.isReached(within: Limits.closingMilliseconds)

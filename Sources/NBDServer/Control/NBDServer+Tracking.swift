@@ -1,3 +1,4 @@
+import BoundedCalls
 import Disk
 import NBDProtocol
 import ServerInterface
@@ -97,7 +98,7 @@ extension NBDServer {
     }
 
     private func keepDeclaring(_ doubt: TrackingDoubt) {
-        _ = DetachedThread.run(name: "nbdpull-doubt") {
+        shared.runDoubt {
             doubt.keepDeclaring(everyMilliseconds: Limits.doubtRetryMilliseconds)
         }
     }
@@ -115,6 +116,9 @@ extension NBDServer {
                 source.raw, isFile: source.type == .regular, owner: source))
     }
 
+    /// Where sessions are, in memory that outlives the process.
+    static let memoryDirectory = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
+
     /// A directory for one disk's session: in memory that outlives the process, or else where the
     /// server was told.
     private static func memory(
@@ -125,14 +129,24 @@ extension NBDServer {
             ($0 ^ UInt64($1)) &* 0x100_0000_01B3
         }
         let name = "tracking-" + String(hash, radix: 16)
-        let shared = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
         if StateFiles.isMemory("/dev/shm") {
-            try? StateFiles.makeDirectory(shared)
-            if StateFiles.isPrivate(shared) { return ("\(shared)/\(name)", true) }
+            try? StateFiles.makeDirectory(memoryDirectory)
+            if StateFiles.isPrivate(memoryDirectory) { return ("\(memoryDirectory)/\(name)", true) }
         }
         guard let witness else { return nil }
         try? StateFiles.makeDirectory(witness)
         return ("\(witness)/\(name)", StateFiles.isMemory(witness))
+    }
+
+    /// Forgets what is said in memory of a disk's tracking, once its tracking directory is removed
+    /// for good: without a record there is nothing to doubt.
+    package func forgetTracking(directory: String) {
+        guard let memory = Self.memory(for: directory, shared.configuration.witnessDirectory),
+            !state.withLock({ state in
+                state.trackingCare.doubts.values.contains { $0.directory == directory }
+            })
+        else { return }
+        TrackingPlaces.forgetSession(in: DiskDirectory(memory.path), of: directory)
     }
 
     private static func identity(_ source: RawSource) throws(TrackingFault) -> SourceIdentity {
@@ -238,12 +252,9 @@ extension NBDServer {
     func trackingIsLost(_ disk: DiskID, _ detail: String) {
         shared.emit(.trackingLost(disk: disk, detail: detail))
         guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
-        let shared = shared
-        let isStarted = DetachedThread.run(name: "nbdpull-doubt") {
-            shared.declare(doubt, of: disk) {}
-        }
-        // Late is better than never.
-        if !isStarted { _ = doubt.declare() }
+        // At once where nothing can hang.
+        _ = doubt.sayInMemory()
+        shared.declareOnThread(doubt, of: disk) {}
     }
 
     // MARK: Looking
@@ -312,13 +323,34 @@ extension NBDServer {
 }
 
 extension ServerShared {
+    /// Says on a thread that a disk's changes are no longer recorded; `said` follows in any case.
+    ///
+    /// Never waits. Without a thread `said` is called at once, and a thread is asked for again.
+    func declareOnThread(
+        _ doubt: TrackingDoubt, of disk: DiskID, said: @escaping @Sendable () -> Void
+    ) {
+        let isStarted = startThread("nbdpull-doubt") { self.declare(doubt, of: disk, said: said) }
+        if isStarted { return }
+        said()
+        retryDoubt { self.declare(doubt, of: disk) {} }
+    }
+
+    /// Runs on a thread what tries to say a doubt: now, or as soon as there is one to be had.
+    func runDoubt(_ body: @escaping @Sendable () -> Void) {
+        if !startThread("nbdpull-doubt", body) { retryDoubt(body) }
+    }
+
+    private func retryDoubt(_ body: @escaping @Sendable () -> Void) {
+        _ = Alarms.shared.set(after: Limits.threadRetryMilliseconds) { self.runDoubt(body) }
+    }
+
     /// Says that a disk's changes are no longer recorded, and keeps trying; for a thread of its own.
     ///
     /// `said` is called after the first attempt, whatever came of it.
     func declare(_ doubt: TrackingDoubt, of disk: DiskID, said: () -> Void) {
         let outcome = doubt.declare()
         said()
-        guard !outcome.isDurable else { return }
+        guard !outcome.isDurable, !doubt.isOver else { return }
         emit(.trackingProblem(disk: disk, detail: NBDServer.text(outcome)))
         doubt.keepDeclaring(everyMilliseconds: Limits.doubtRetryMilliseconds)
     }

@@ -20,7 +20,15 @@ package final class NBDServer: Sendable {
     let threads: [WorkerThread]
 
     /// Starts the rings.
-    package init(configuration: ServerConfiguration) throws(ServerFault) {
+    package convenience init(configuration: ServerConfiguration) throws(ServerFault) {
+        try self.init(configuration: configuration, startThread: DetachedThread.run(name:_:))
+    }
+
+    /// The same; `startThread` starts the threads that say what must be said of a disk's tracking.
+    init(
+        configuration: ServerConfiguration,
+        startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool
+    ) throws(ServerFault) {
         SystemFacts.ignoreBrokenPipes()
         let rings = configuration.rings ?? Self.defaultRings
         guard (1...64).contains(rings) else {
@@ -37,7 +45,8 @@ package final class NBDServer: Sendable {
         }
         let security = try SecurityStore(configuration.security)
         do throws(SystemFault) {
-            shared = try ServerShared(layout, configuration, security: security)
+            shared = try ServerShared(
+                layout, configuration, security: security, startThread: startThread)
             threads = try Self.startRings(shared)
         } catch {
             throw .systemUnsupported(
@@ -45,6 +54,12 @@ package final class NBDServer: Sendable {
                     + " newer (sysctl kernel.io_uring_disabled must be 0, and a container must"
                     + " allow it)")
         }
+    }
+
+    /// A server whose rings somebody else drives; nothing that hangs threads is asked of it.
+    init(simulating shared: ServerShared) {
+        self.shared = shared
+        threads = []
     }
 
     private static var defaultRings: Int {

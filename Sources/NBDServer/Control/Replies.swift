@@ -1,3 +1,4 @@
+import BoundedCalls
 import Synchronization
 import System
 
@@ -11,33 +12,60 @@ final class Replies: Sendable {
         let succeeded: Bool
     }
 
-    private let queue = Mutex<[Reply]>([])
+    private struct State {
+        var queue: [Reply] = []
+        /// Waits, without a thread, for the next reply.
+        var waiter: Answer<Void>?
+    }
+
+    private let state = Mutex(State())
+    /// Counts replies for a thread that waits; as many as were put in, or fewer.
     private let wakeups = WakeCount()
 
     /// A ticket for one question.
     func ticket(_ number: Int = 0) -> Ticket { Ticket(number: number, replies: self) }
 
     fileprivate func put(_ reply: Reply) {
-        queue.withLock { $0.append(reply) }
+        let waiter = state.withLock { state in
+            state.queue.append(reply)
+            return state.waiter.take()
+        }
         wakeups.signal()
-    }
-
-    /// The oldest reply, waited for until `deadline`, in nanoseconds of the clock; nil when the time is over.
-    func next(until deadline: UInt64) -> Reply? {
-        let now = MonotonicClock.now()
-        let left = deadline > now ? Int32(clamping: (deadline - now + 999_999) / 1_000_000) : 0
-        guard wakeups.wait(milliseconds: left) else { return nil }
-        return queue.withLock { $0.isEmpty ? nil : $0.removeFirst() }
+        waiter?.give(())
     }
 
     /// The oldest reply that is there; nil when there is none.
     ///
     /// Never waits.
-    func take() -> Reply? { next(until: 0) }
+    func take() -> Reply? {
+        state.withLock { $0.queue.isEmpty ? nil : $0.queue.removeFirst() }
+    }
 
-    /// The same, waited for so many milliseconds.
-    func next(within milliseconds: Int32) -> Reply? {
-        next(until: MonotonicClock.now() + UInt64(milliseconds) * 1_000_000)
+    // MARK: Waiting
+
+    /// Waits on this thread until a reply is there or `deadline`, in nanoseconds of the clock, has passed.
+    func wait(until deadline: UInt64) {
+        while state.withLock(\.queue.isEmpty) {
+            guard wakeups.wait(milliseconds: Self.milliseconds(until: deadline)) else { return }
+        }
+    }
+
+    /// The same without keeping a thread.
+    func arrival(until deadline: UInt64) async {
+        await withCheckedContinuation { continuation in
+            let answer = Answer<Void>(continuation)
+            let isThere = state.withLock { state in
+                if state.queue.isEmpty { state.waiter = answer }
+                return !state.queue.isEmpty
+            }
+            if isThere { answer.give(()) }
+            answer.give((), after: Self.milliseconds(until: deadline))
+        }
+    }
+
+    private static func milliseconds(until deadline: UInt64) -> Int32 {
+        let now = MonotonicClock.now()
+        return deadline > now ? Int32(clamping: (deadline - now) / 1_000_000 + 1) : 0
     }
 }
 
@@ -49,4 +77,15 @@ struct Ticket: Sendable {
     func answer(_ succeeded: Bool = true) {
         replies.put(Replies.Reply(number: number, succeeded: succeeded))
     }
+}
+
+/// The right to act on a question, which only one has.
+///
+/// For what must not happen once nobody waits for it any more: the ring takes it before it acts, a call
+/// that has waited in vain takes it away.
+final class Claim: Sendable {
+    private let isTaken = Atomic<Bool>(false)
+
+    /// Takes the right; true for the first.
+    func take() -> Bool { !isTaken.exchange(true, ordering: .acquiringAndReleasing) }
 }

@@ -14,20 +14,25 @@ final class ServerShared: Sendable {
     let security: SecurityStore
     let counts: ConnectionCounts
     let copyMemory: CopyMemory
-    let watch = ScratchWatch()
+    let watch: ScratchWatch
     /// For saying what must be said when descriptors have run out.
     let spare = SpareDescriptor()
+    /// Starts a thread for what may hang; false when none can be had.
+    let startThread: @Sendable (String, @escaping @Sendable () -> Void) -> Bool
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)
     private let nextBackupRing = Atomic<Int>(0)
     private let handler = Mutex<(@Sendable (ServerEvent) -> Void)?>(nil)
 
-    /// `isSimulated`: nobody sleeps on the mailboxes.
+    /// `isSimulated`: nobody sleeps on the mailboxes, and scratch is watched by nobody.
     init(
         _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
+        startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool =
+            DetachedThread.run(name:_:),
         isSimulated: Bool = false
     ) throws(SystemFault) {
+        self.startThread = startThread
         self.layout = layout
         self.security = security
         var boxes: [Mailbox<RingMessage>] = []
@@ -37,7 +42,12 @@ final class ServerShared: Sendable {
         mailboxes = boxes
         self.configuration = configuration
         counts = ConnectionCounts(configuration)
+        watch = isSimulated ? ScratchWatch(start: Self.noThread) : ScratchWatch()
         copyMemory = CopyMemory(limitBytes: configuration.copyMemoryBytes)
+    }
+
+    private static let noThread: ThreadStart = { (_, _) throws(SystemFault) in
+        throw SystemFault(call: "pthread_create", errno: Errno.again)
     }
 
     /// The ring for the next connection or disk: they are spread evenly.

@@ -18,7 +18,7 @@ struct HomeDisk: ~Copyable {
     /// By job.
     var jobs: [BackupExport?]
     /// Who waits for a job's last operation.
-    var detachLatches: [Latch?]
+    var detachTickets: [Ticket?]
     /// The actions of `changes` are being performed.
     var isPerforming = false
     /// By copy.
@@ -38,6 +38,9 @@ struct HomeDisk: ~Copyable {
 
     var figures = GuestFigures()
 
+    /// Losses of writes, as the source's witness counts them, that a machine was told by a sync.
+    var lossesTold = 0
+
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true
@@ -53,7 +56,7 @@ struct HomeDisk: ~Copyable {
             changeLimit: Limits.piecesPerRing, hasBlocks: alignment > 1,
             zeroingLimit: Limits.zeroingPerDisk)
         jobs = [BackupExport?](repeating: nil, count: CopyBeforeWrite.jobsMax)
-        detachLatches = [Latch?](repeating: nil, count: CopyBeforeWrite.jobsMax)
+        detachTickets = [Ticket?](repeating: nil, count: CopyBeforeWrite.jobsMax)
     }
 
     /// The handle by which a range is written; it begins on one side of the tail's start and ends

@@ -17,7 +17,7 @@ struct HomeTracking {
     var isSaveFaultReported = false
     /// Between a checkpoint's instant and its record no mark leaves the log: the layer that was
     /// sealed may not be durable yet.
-    var isClearingHeld = false
+    var isClearingPaused = false
     /// Clock ticks since idle regions were last looked for.
     var ticks = 0
 }

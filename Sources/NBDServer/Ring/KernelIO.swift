@@ -1,5 +1,6 @@
 import Disk
 import IORing
+import System
 
 /// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not wait.
 struct KernelIO: RingIO, ~Copyable {
@@ -168,7 +169,7 @@ struct KernelIO: RingIO, ~Copyable {
     // MARK: Sockets
 
     mutating func accept(_ listener: ListenerHandle) throws(SystemFault) -> SocketHandle? {
-        guard let descriptor = try SocketCalls.accept(listener.number)?.release() else {
+        guard let descriptor = try SocketCalls.accept(listener.number)?.giveAway() else {
             return nil
         }
         return SocketHandle(descriptor)

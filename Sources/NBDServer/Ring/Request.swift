@@ -10,10 +10,8 @@ struct Request {
     /// Bytes handed to pieces so far, from the request's offset.
     var issued: UInt64 = 0
     var piecesInFlight = 0
-    /// The first error, kept until the reply.
-    var error: WireError?
-    var errorText = ""
-    var errorOffset: UInt64 = 0
+    /// The first failure, kept until the reply.
+    var failure: RequestFailure?
     /// A reply that may not be cut (simple, DF) and is too long for one buffer: it has the connection
     /// to itself while it is sent piece by piece behind one header.
     var isExclusive = false
@@ -33,6 +31,15 @@ struct Request {
         guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
         return disk
     }
+}
+
+/// Why a request cannot be answered with success.
+struct RequestFailure {
+    let error: WireError
+    /// For clients whose replies are chunks.
+    let text: String
+    /// Where it happened, in bytes of the disk.
+    let offset: UInt64
 }
 
 /// What one operation of a request does.
@@ -67,10 +74,10 @@ struct Piece {
     var ioCount = 0
     /// Arena offset at which `ioOffset` lies; the page before it takes the reply's header.
     var data = 0
-    /// The allocation, or -1.
-    var buffer = -1
-    var pages = 0
-    /// Bytes of a write that are received, then those of the widened range that are written.
+    /// Where the data lies; nil for what has none.
+    var buffer: ArenaRun?
+    /// Bytes of a write that are received, then those of the widened range that are written; of a sync
+    /// how often it was interrupted.
     var progress = 0
     /// The home disk, when the connection may write.
     let disk: DiskIndex?
@@ -79,6 +86,8 @@ struct Piece {
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
+    /// How often it found its file system full and was tried again.
+    var roomAttempts: UInt8 = 0
     /// Nothing but holes is made holes again.
     var changesNothing = false
 
@@ -98,6 +107,13 @@ struct Piece {
         guard let disk else { preconditionFailure("nobody changes a disk that is read-only") }
         return disk
     }
+    /// The buffer of a piece that has data.
+    var ownBuffer: ArenaRun {
+        guard let buffer else { preconditionFailure("reads and writes have a buffer") }
+        return buffer
+    }
+    /// Arena offset of the page in front of the data.
+    var margin: Int { ownBuffer.offset }
     /// Arena offset of the guest's first byte.
     var guestData: Int { data + Int(offset - ioOffset) }
     /// Arena offset of the byte at which a read goes on.

@@ -54,7 +54,7 @@ extension RingLoop where IO: ~Copyable {
         if ring == index { adopt(seed) } else { shared.mailboxes[ring].post(.adopt(seed)) }
     }
 
-    mutating func removeListener(_ number: UInt64, _ latch: Latch) {
+    mutating func removeListener(_ number: UInt64, _ ticket: Ticket) {
         if let position = listeners.firstIndex(where: { $0.number == number }) {
             listeners.remove(at: position)
             pausedListeners.removeAll { $0.number == number }
@@ -62,7 +62,7 @@ extension RingLoop where IO: ~Copyable {
                 Operation.accept(listener: number).tag, tag: Operation.ignored.tag)
             io.submit(waiting: false)
         }
-        latch.arrive()
+        ticket.answer()
     }
 
     // MARK: Making room

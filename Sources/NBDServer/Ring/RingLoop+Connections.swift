@@ -12,7 +12,7 @@ extension RingLoop where IO: ~Copyable {
     // MARK: Adopting and handing over
 
     mutating func adopt(_ seed: ConnectionSeed) {
-        guard stopLatch == nil, !connections.isFull,
+        guard stopTicket == nil, !connections.isFull,
             let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
         else {
             io.close(seed.socket)
@@ -21,7 +21,7 @@ extension RingLoop where IO: ~Copyable {
         }
         let slot = connections.insert(Connection(seed, input: input, now: now))
         store(seed.input, at: input)
-        connections[slot].inputEnd = seed.input.count
+        connections[slot].inbox.append(seed.input.count)
         guard adoptSession(slot, seed.security) else { return close(slot) }
         send(seed.output, to: slot)
         if let negotiated = seed.negotiated { enterTransmission(slot, negotiated) }
@@ -45,29 +45,29 @@ extension RingLoop where IO: ~Copyable {
             // A reply on its way keeps the connection here until the socket has taken it.
             flush(slot)
             if connections[slot].phase == .closing { return }
-            if connections[slot].waitsForWritable {
-                connections[slot].agreed = negotiated
+            if connections[slot].outbox.waitsForWritable {
+                connections[slot].negotiation.next = .move(negotiated)
                 return
             }
             return handOver(slot, negotiated, to: export.homeRing)
         }
         if case .live(let export) = target, !export.source.isReadOnly {
             guard let disk = diskSlots[export.disk] else { return close(slot) }
-            connections[slot].disk = disk
+            connections[slot].transmission.disk = disk
         }
         connections[slot].phase = .transmission
-        connections[slot].target = target
-        connections[slot].reader = RequestReader(negotiated)
-        connections[slot].replies = ReplyEncoder(negotiated.replyMode)
-        connections[slot].contexts = negotiated.contexts
+        connections[slot].transmission.target = target
+        connections[slot].transmission.reader = RequestReader(negotiated)
+        connections[slot].transmission.replies = ReplyEncoder(negotiated.replyMode)
+        connections[slot].transmission.contexts = negotiated.contexts
         switch target {
         case .live(let export):
-            connections[slot].path = ReadPath(
+            connections[slot].transmission.path = ReadPath(
                 source: FileHandle(export.source.raw), alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
-            connections[slot].path = ReadPath(
+            connections[slot].transmission.path = ReadPath(
                 source: FileHandle(export.source.raw), alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes,
                 dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
@@ -77,7 +77,8 @@ extension RingLoop where IO: ~Copyable {
                 scratchWitness: export.scratch.witness(
                     of: index - shared.layout.rings(for: .backups).lowerBound
                 ).map(FileHandle.init))
-            connections[slot].coldWindows = ColdWindows(sizeBytes: export.source.sizeBytes)
+            connections[slot].transmission.coldWindows = ColdWindows(
+                sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
         chooseStrategy(slot)
@@ -89,14 +90,13 @@ extension RingLoop where IO: ~Copyable {
     private mutating func handOver(_ slot: ConnectionIndex, _ negotiated: Negotiated, to home: Int)
     {
         precondition(!connections[slot].isReferenced, "nothing of a handshake is in flight")
-        precondition(connections[slot].output.isEmpty, "every reply has been sent")
-        let start = connections[slot].input + connections[slot].inputStart
-        let end = connections[slot].input + connections[slot].inputEnd
+        precondition(connections[slot].outbox.replies.isEmpty, "every reply has been sent")
+        let first = connections[slot].inbox.first
         var input: [UInt8] = []
-        append(start..<end, to: &input)
-        let security = releaseSession(slot)
+        append(first..<(first + connections[slot].inbox.count), to: &input)
+        let security = takeChannel(slot)
         arena.free(
-            connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
+            connections[slot].inbox.buffer, pages: Limits.inputBytes / BufferArena.pageBytes)
         let connection = connections.remove(slot)
         let scope = connection.scope
         let isUnix = connection.isUnix
@@ -118,38 +118,42 @@ extension RingLoop where IO: ~Copyable {
 
     /// Asks for more input, if there is room and nothing is being received.
     mutating func armReceive(_ slot: ConnectionIndex) {
-        guard !connections[slot].isReceiving, !connections[slot].sawEnd else { return }
-        let input = connections[slot].input
-        let start = connections[slot].inputStart
-        let unparsed = connections[slot].inputEnd - start
-        if start > 0 {
-            if unparsed > 0 { arena.copy(from: input + start, to: input, count: unparsed) }
-            connections[slot].inputStart = 0
-            connections[slot].inputEnd = unparsed
+        guard connections[slot].inbox.receiving == .nothing else { return }
+        let inbox = connections[slot].inbox
+        if inbox.start > 0 {
+            if inbox.count > 0 {
+                arena.copy(from: inbox.first, to: inbox.buffer, count: inbox.count)
+            }
+            connections[slot].inbox.moveToStart()
         }
-        precondition(unparsed < Limits.inputBytes, "a message always fits the input buffer")
+        precondition(inbox.count < Limits.inputBytes, "a message always fits the input buffer")
         if connections[slot].isSecured { return receiveSealed(slot) }
-        connections[slot].isReceiving = true
+        connections[slot].inbox.receiving = .input
         io.prepareReceive(
-            connections[slot].socket, into: arena, at: input + unparsed,
-            count: Limits.inputBytes - unparsed, whole: false,
+            connections[slot].socket, into: arena, at: connections[slot].inbox.free,
+            count: connections[slot].inbox.freeBytes, whole: false,
             tag: Operation.receive(slot).tag)
     }
 
     mutating func received(_ slot: ConnectionIndex, result: Int32) {
-        connections[slot].isReceiving = false
-        if connections[slot].isSecured { return sealedReceived(slot, result: result) }
-        if let piece = connections[slot].receivingPiece {
-            connections[slot].receivingPiece = nil
+        let what = connections[slot].inbox.receiving
+        connections[slot].inbox.receiving = .nothing
+        if connections[slot].isSecured { return sealedReceived(slot, what, result: result) }
+        if case .payload(let piece) = what {
             payloadReceived(slot, piece, result: result)
         } else if result > 0 {
-            connections[slot].inputEnd += Int(result)
+            connections[slot].inbox.append(Int(result))
             connections[slot].lastProgress = now
         } else if result != -Errno.interrupted {
-            connections[slot].sawEnd = true
-            if connections[slot].phase != .draining { close(slot) }
+            streamEnded(slot)
         }
         if connections.contains(slot) { markReady(slot) }
+    }
+
+    /// Nothing more comes; what was begun is still finished where the connection drains.
+    mutating func streamEnded(_ slot: ConnectionIndex) {
+        connections[slot].inbox.receiving = .ended
+        if connections[slot].phase != .draining { close(slot) }
     }
 
     // MARK: Closing
@@ -180,10 +184,12 @@ extension RingLoop where IO: ~Copyable {
     /// A closing connection that nothing refers to any more goes away.
     mutating func reap(_ slot: ConnectionIndex) {
         guard connections[slot].phase == .closing, !connections[slot].isReferenced else { return }
-        while !connections[slot].output.isEmpty { free(connections[slot].output.removeFirst()) }
+        while !connections[slot].outbox.replies.isEmpty {
+            free(connections[slot].outbox.replies.removeFirst())
+        }
         let left = leaveExport(slot)
-        arena.free(connections[slot].input, pages: Limits.inputBytes / BufferArena.pageBytes)
-        _ = releaseSession(slot)
+        arena.free(connections[slot].inbox.buffer, pages: Limits.inputBytes / BufferArena.pageBytes)
+        _ = takeChannel(slot)
         let connection = connections.remove(slot)
         io.close(connection.socket)
         shared.drop(
@@ -194,10 +200,11 @@ extension RingLoop where IO: ~Copyable {
 
     /// Detaches the connection from its export; nil: it had none.
     private mutating func leaveExport(_ slot: ConnectionIndex) -> Departure? {
-        guard let target = connections[slot].target else { return nil }
+        guard let target = connections[slot].transmission.target else { return nil }
         reportBytesRead(slot)
-        connections[slot].target = nil
-        connections[slot].path = ReadPath(source: .none, alignment: 1, sourceNeverWaits: false)
+        connections[slot].transmission.target = nil
+        connections[slot].transmission.path = ReadPath(
+            source: .none, alignment: 1, sourceNeverWaits: false)
         switch target {
         case .live(let export):
             export.clientCount.subtract(1, ordering: .relaxed)
@@ -214,10 +221,10 @@ extension RingLoop where IO: ~Copyable {
         settleClosers(departure.export)
     }
 
-    mutating func closeConnections(of export: ExportID, gracefully: Bool, _ latch: Latch) {
-        closers.append(Closer(export: export, latch: latch))
+    mutating func closeConnections(of export: ExportID, gracefully: Bool, _ ticket: Ticket) {
+        closers.append(Closer(export: export, ticket: ticket))
         for slot in connections.indices
-        where connections.contains(slot) && connections[slot].target?.id == export {
+        where connections.contains(slot) && connections[slot].transmission.target?.id == export {
             if gracefully { drain(slot) } else { close(slot) }
         }
         settleClosers(export)
@@ -226,8 +233,10 @@ extension RingLoop where IO: ~Copyable {
     private mutating func settleClosers(_ export: ExportID) {
         guard closers.contains(where: { $0.export == export }) else { return }
         for slot in connections.indices
-        where connections.contains(slot) && connections[slot].target?.id == export { return }
-        for closer in closers where closer.export == export { closer.latch.arrive() }
+        where connections.contains(slot) && connections[slot].transmission.target?.id == export {
+            return
+        }
+        for closer in closers where closer.export == export { closer.ticket.answer() }
         closers.removeAll { $0.export == export }
     }
 }

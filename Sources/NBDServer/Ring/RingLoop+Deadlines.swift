@@ -27,23 +27,23 @@ extension RingLoop where IO: ~Copyable {
             return limits.stallSeconds > 0
                 && silence > UInt64(limits.stallSeconds) * 1_000_000_000
         }
-        return limits.idleSeconds > 0 && connections[slot].requestCount == 0
+        return limits.idleSeconds > 0 && connections[slot].transmission.requestCount == 0
             && silence > UInt64(limits.idleSeconds) * 1_000_000_000
     }
 
     /// Whether it is the peer's turn: it has replies to take or has begun a message.
     private func owesBytes(_ slot: ConnectionIndex) -> Bool {
         if connections[slot].hasUnsent { return true }
-        guard connections[slot].isReceiving else { return false }
-        let isSkipping = connections[slot].reader?.isSkipping ?? false
-        return isSkipping || connections[slot].receivingPiece != nil
-            || connections[slot].inputEnd > connections[slot].inputStart
+        guard connections[slot].inbox.isReceiving else { return false }
+        let isSkipping = connections[slot].transmission.reader?.isSkipping ?? false
+        return isSkipping || connections[slot].inbox.receiving != .input
+            || connections[slot].inbox.count > 0
     }
 
     /// A peer from which nothing is received now, as its requests wait, may be gone: then they need
     /// not be carried out.
     private mutating func hasHungUp(_ slot: ConnectionIndex) -> Bool {
-        guard !connections[slot].isReceiving, connections[slot].requestCount > 0,
+        guard !connections[slot].inbox.isReceiving, connections[slot].transmission.requestCount > 0,
             now - min(now, connections[slot].lastProgress) > Limits.hangUpCheckNanoseconds,
             // Once a second, not all connections in the same tick.
             (tickCount + slot.number) % (1_000 / Limits.tickMilliseconds) == 0

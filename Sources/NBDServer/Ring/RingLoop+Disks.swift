@@ -31,17 +31,17 @@ extension RingLoop where IO: ~Copyable {
         perform(slot)
         let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
-            holdLimitNanoseconds: export.holdLimitNanoseconds)
+            copyTimeoutNanoseconds: export.copyTimeoutNanoseconds)
         guard let job else { return false }
         disks[slot].jobs[job] = export
         return true
     }
 
     /// Lets the changes go that waited for a job to begin.
-    mutating func release(_ disk: DiskID) {
+    mutating func resume(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
         disks[slot].holdTicket = nil
-        disks[slot].changes.release(now: now)
+        disks[slot].changes.resume(now: now)
         perform(slot)
     }
 
@@ -62,11 +62,11 @@ extension RingLoop where IO: ~Copyable {
 
     // MARK: Ending
 
-    mutating func detach(_ export: BackupExport, _ latch: Latch) {
-        guard let (slot, job) = find(export), disks[slot].detachLatches[job] == nil else {
-            return latch.arrive()
+    mutating func detach(_ export: BackupExport, _ ticket: Ticket) {
+        guard let (slot, job) = find(export), disks[slot].detachTickets[job] == nil else {
+            return ticket.answer()
         }
-        disks[slot].detachLatches[job] = latch
+        disks[slot].detachTickets[job] = ticket
         disks[slot].changes.detach(job, now: now)
         giveUpWrites(slot, job)
         perform(slot)
@@ -88,22 +88,23 @@ extension RingLoop where IO: ~Copyable {
     mutating func jobDetached(_ slot: DiskIndex, _ job: JobIndex) {
         if let export = disks[slot].jobs[job] { _ = io.start(.closeScratch(export)) }
         disks[slot].jobs[job] = nil
-        disks[slot].detachLatches[job]?.arrive()
-        disks[slot].detachLatches[job] = nil
+        disks[slot].detachTickets[job]?.answer()
+        disks[slot].detachTickets[job] = nil
     }
 
-    /// Forgets a disk that nothing uses any more.
-    mutating func removeDisk(_ disk: DiskID, _ outcome: Outcome, _ latch: Latch) {
-        defer { latch.arrive() }
-        guard let slot = diskSlots[disk], isIdle(slot), outcome.take() else { return }
+    /// Forgets a disk that nothing uses any more; false when something does, or nobody waits for it.
+    mutating func removeDisk(_ disk: DiskID, _ claim: Claim) -> Bool {
+        guard let slot = diskSlots[disk], isIdle(slot), claim.take() else { return false }
         disks.remove(slot)
         diskSlots[disk] = nil
-        outcome.succeeded.store(true, ordering: .releasing)
+        return true
     }
 
     private func isIdle(_ slot: DiskIndex) -> Bool {
         for number in connections.indices
-        where connections.contains(number) && connections[number].disk == slot { return false }
+        where connections.contains(number) && connections[number].transmission.disk == slot {
+            return false
+        }
         return disks[slot].changes.isIdle && disks[slot].jobs.allSatisfy { $0 == nil }
     }
 }

@@ -6,7 +6,7 @@ import Tables
 extension RingLoop where IO: ~Copyable {
     /// Counts a request of a machine's.
     mutating func count(_ request: ValidRequest, of slot: ConnectionIndex) {
-        guard let disk = connections[slot].disk else { return }
+        guard let disk = connections[slot].transmission.disk else { return }
         disks[disk].figures.count(request.command, request.length)
     }
 

@@ -13,12 +13,12 @@ extension RingLoop where IO: ~Copyable {
     /// Answers a small read at once if everything it needs is in memory; false: take the long way.
     mutating func readInline(_ slot: ConnectionIndex, _ request: ValidRequest) -> Bool {
         guard request.length <= UInt64(Limits.inlineReadBytes),
-            connections[slot].path.alignment == 1
+            connections[slot].transmission.path.alignment == 1
         else { return false }
         let count = Int(request.length)
-        let replies = connections[slot].replies
+        let replies = connections[slot].transmission.replies
         let header = replies.dataHeaderBytes
-        guard let offset = room(slot, bytes: header + count) else { return true }
+        guard let offset = takeRoom(slot, bytes: header + count) else { return true }
         willRead(slot, request.offset, request.length)
         guard readAtOnce(slot, request.offset, count, into: offset + header) else { return false }
         var span = arena.mutableBytes(offset, count: header)
@@ -34,7 +34,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func readAtOnce(
         _ slot: ConnectionIndex, _ offset: UInt64, _ count: Int, into target: Int
     ) -> Bool {
-        let path = connections[slot].path
+        let path = connections[slot].transmission.path
         var read = PointInTimeRead(offset..<(offset + UInt64(count)))
         while true {
             let place = target + count - read.left
@@ -74,43 +74,46 @@ extension RingLoop where IO: ~Copyable {
     /// place reads without an error. The ledger is closed when this returns, and whoever read looks
     /// at that.
     mutating func askScratch(_ slot: ConnectionIndex) {
-        guard let witness = connections[slot].path.scratchWitness,
+        guard let witness = connections[slot].transmission.path.scratchWitness,
             let errno = io.writeError(witness),
-            case .backup(let export) = connections[slot].target
+            case .backup(let export) = connections[slot].transmission.target
         else { return }
         shared.breakNow(export, .scratchLost(errno: errno))
     }
 
     /// Bytes of a backup export are about to be read.
     private mutating func willRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64) {
-        guard connections[slot].path.dropsBehind,
-            let windows = connections[slot].coldWindows?.enter(offset, count)
+        guard connections[slot].transmission.path.dropsBehind,
+            let windows = connections[slot].transmission.coldWindows?.enter(offset, count)
         else { return }
         for window in windows {
-            guard let bytes = connections[slot].coldWindows?.unjudged(window) else { continue }
-            let isCold = io.isUncached(connections[slot].path.source, bytes)
-            connections[slot].coldWindows?.judge(window, isCold: isCold, now: now)
+            guard let bytes = connections[slot].transmission.coldWindows?.unjudged(window) else {
+                continue
+            }
+            let isCold = io.isUncached(connections[slot].transmission.path.source, bytes)
+            connections[slot].transmission.coldWindows?.judge(window, isCold: isCold, now: now)
         }
     }
 
     /// Bytes were read and are on their way to the peer.
     mutating func noteRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: Int) {
-        connections[slot].unreportedBytes += UInt64(count)
-        guard connections[slot].path.dropsBehind,
-            let window = connections[slot].coldWindows?.end(offset, UInt64(count), now: now)
+        connections[slot].transmission.unreportedBytes += UInt64(count)
+        guard connections[slot].transmission.path.dropsBehind,
+            let window = connections[slot].transmission.coldWindows?.end(
+                offset, UInt64(count), now: now)
         else { return }
         io.prepareAdvice(
-            .drop, connections[slot].path.source, filePosition: window.lowerBound,
+            .drop, connections[slot].transmission.path.source, filePosition: window.lowerBound,
             count: UInt32(window.upperBound - window.lowerBound), tag: Operation.ignored.tag)
     }
 
     /// Adds what a connection has read to the job's figure: now and then, not per request.
     mutating func reportBytesRead(_ slot: ConnectionIndex) {
-        guard connections[slot].unreportedBytes > 0 else { return }
-        if case .backup(let export) = connections[slot].target {
-            export.bytesRead.add(connections[slot].unreportedBytes, ordering: .relaxed)
+        guard connections[slot].transmission.unreportedBytes > 0 else { return }
+        if case .backup(let export) = connections[slot].transmission.target {
+            export.bytesRead.add(connections[slot].transmission.unreportedBytes, ordering: .relaxed)
         }
-        connections[slot].unreportedBytes = 0
+        connections[slot].transmission.unreportedBytes = 0
     }
 
     // MARK: Cutting a read into pieces
@@ -119,7 +122,8 @@ extension RingLoop where IO: ~Copyable {
         let valid = requests[request].valid
         // A simple reply and a DF reply must be one run of bytes; if too long for one buffer they
         // go out piece by piece alone.
-        let mustBeWhole = connections[slot].replies.mode == .simple || valid.flags.contains(.df)
+        let mustBeWhole =
+            connections[slot].transmission.replies.mode == .simple || valid.flags.contains(.df)
         let fits = valid.length <= UInt64(Limits.contiguousReadBytes)
         let pieceMax =
             mustBeWhole && fits ? UInt64(Limits.contiguousReadBytes) : UInt64(Limits.pieceBytes)
@@ -127,7 +131,8 @@ extension RingLoop where IO: ~Copyable {
         let turnEnd = requests[request].issued + Limits.bytesPerTurn
         while requests[request].issued < valid.length {
             if requests[request].isExclusive,
-                connections[slot].requestCount > 1 || requests[request].piecesInFlight > 0
+                connections[slot].transmission.requestCount > 1
+                    || requests[request].piecesInFlight > 0
             {
                 return .blocked
             }
@@ -141,16 +146,18 @@ extension RingLoop where IO: ~Copyable {
                 }
                 requests[request].issued += count
                 if requests[request].issued == valid.length, !requests[request].isExclusive {
-                    connections[slot].current = nil
+                    connections[slot].transmission.current = nil
                 }
                 advanceRead(piece)
             }
             // Sent while it is warm in the cache, and its buffer serves the next piece.
-            if connections[slot].output.unsentBytes >= Limits.pieceBytes { flush(slot) }
-            if connections[slot].phase == .closing || connections[slot].current != request {
+            if connections[slot].outbox.replies.unsentBytes >= Limits.pieceBytes { flush(slot) }
+            if connections[slot].phase == .closing
+                || connections[slot].transmission.current != request
+            {
                 return .issued
             }
-            if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
+            if connections[slot].outbox.replies.unsentBytes >= Limits.unsentBytesPerConnection {
                 return .blocked
             }
         }
@@ -168,7 +175,7 @@ extension RingLoop where IO: ~Copyable {
         let alignment = UInt64(
             kind == .write
                 ? disks[requests[request].homeDisk].alignment(forWritingAt: offset)
-                : connections[slot].path.alignment)
+                : connections[slot].transmission.path.alignment)
         let start = offset / alignment * alignment
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
@@ -185,8 +192,7 @@ extension RingLoop where IO: ~Copyable {
         piece.ioOffset = start
         piece.ioCount = bytes
         piece.buffer = buffer
-        piece.pages = pages
-        piece.data = buffer + BufferArena.pageBytes
+        piece.data = buffer.offset + BufferArena.pageBytes
         requests[request].piecesInFlight += 1
         return pieces.insert(piece)
     }
@@ -197,7 +203,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func advanceRead(_ piece: PieceIndex) {
         let request = pieces[piece].request
         let slot = requests[request].connection
-        let path = connections[slot].path
+        let path = connections[slot].transmission.path
         while true {
             let target = pieces[piece].readTarget
             switch pieces[piece].read.next(path.ledger) {
@@ -271,7 +277,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func readCompleted(_ piece: PieceIndex, result: Int32) {
         let request = pieces[piece].request
         let slot = requests[request].connection
-        let path = connections[slot].path
+        let path = connections[slot].transmission.path
         let isOfScratch = pieces[piece].read.isOfScratch
         let position = pieces[piece].read.position
         if result <= 0 {
@@ -310,12 +316,14 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private func closedText(_ slot: ConnectionIndex) -> String {
-        guard case .backup(let export) = connections[slot].target else { return "closed" }
+        guard case .backup(let export) = connections[slot].transmission.target else {
+            return "closed"
+        }
         return "the backup job is broken: \(export.brokenReason ?? "the job has ended")"
     }
 
     private mutating func scratchReadFailed(_ slot: ConnectionIndex, _ errno: Int32) {
-        guard case .backup(let export) = connections[slot].target else { return }
+        guard case .backup(let export) = connections[slot].transmission.target else { return }
         shared.breakNow(export, .scratchRead(errno: errno))
     }
 
@@ -331,9 +339,9 @@ extension RingLoop where IO: ~Copyable {
         let isLast =
             requests[request].piecesInFlight == 0
             && requests[request].issued == requests[request].valid.length
-        let failed = requests[request].error != nil
+        let failed = requests[request].failure != nil
         if connections[slot].phase == .closing || failed {
-            release(value.buffer, pages: value.pages, of: slot)
+            if let buffer = value.buffer { giveBack(buffer, of: slot) }
         } else {
             emit(value, slot, isLast: isLast)
             noteRead(slot, value.offset, Int(value.count))
@@ -345,22 +353,25 @@ extension RingLoop where IO: ~Copyable {
     private mutating func emit(_ piece: Piece, _ slot: ConnectionIndex, isLast: Bool) {
         let dataStart = piece.guestData
         let header =
-            needsDataHeader(piece.request) ? connections[slot].replies.dataHeaderBytes : 0
+            needsDataHeader(piece.request)
+            ? connections[slot].transmission.replies.dataHeaderBytes : 0
         _ = writeDataHeader(
             piece.request, offset: piece.offset, count: piece.count, isLast: isLast,
             at: dataStart - header)
-        connections[slot].output.append(
+        connections[slot].outbox.replies.append(
             OutputSegment(
                 start: dataStart - header, end: dataStart + Int(piece.count),
-                buffer: piece.buffer, pages: piece.pages, isOpen: false))
+                buffer: piece.ownBuffer, isOpen: false))
     }
 
     mutating func endReadRequest(_ slot: ConnectionIndex, _ request: RequestIndex) {
-        if connections[slot].current == request { connections[slot].current = nil }
-        if connections[slot].phase != .closing, let error = requests[request].error {
+        if connections[slot].transmission.current == request {
+            connections[slot].transmission.current = nil
+        }
+        if connections[slot].phase != .closing, let failure = requests[request].failure {
             replyError(
-                slot, requests[request].valid.echo, error, requests[request].errorText,
-                at: requests[request].errorOffset)
+                slot, requests[request].valid.echo, failure.error, failure.text,
+                at: failure.offset)
         }
         discard(request)
     }

@@ -16,10 +16,10 @@ extension RingLoop where IO: ~Copyable {
     mutating func chooseStrategy(_ slot: ConnectionIndex) {
         let isUnix = connections[slot].isUnix
         let isSecured = connections[slot].isSecured
-        switch connections[slot].target {
+        switch connections[slot].transmission.target {
         case .live(let export):
             let clients = export.clientCount.load(ordering: .relaxed)
-            connections[slot].path.sourceByReference =
+            connections[slot].transmission.path.sourceByReference =
                 ReadStrategy(isUnix: isUnix, isSecured: isSecured, clients: clients)
                 .sendsByReference(
                     isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
@@ -27,10 +27,10 @@ extension RingLoop where IO: ~Copyable {
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
-            connections[slot].path.sourceByReference = strategy.sendsByReference(
+            connections[slot].transmission.path.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             // A slot that a client may let go of is written again.
-            connections[slot].path.scratchByReference = strategy.sendsByReference(
+            connections[slot].transmission.path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
                 neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
         case nil: break
@@ -42,16 +42,16 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ request: RequestIndex, _ offset: UInt64, _ count: UInt64
     ) -> Bool {
         // After an error no data follows: the reply ends with the error.
-        guard requests[request].error == nil,
+        guard requests[request].failure == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
-            connections[slot].path.sendsByReference
+            connections[slot].transmission.path.sendsByReference
         else { return false }
         var read = PointInTimeRead(offset..<(offset + count))
         guard let place = stablePages(slot, &read),
             let pages = io.takePages(
                 of: place.file, filePosition: place.position, count: Int(count))
         else { return false }
-        guard isComplete(slot, &read, Int(count)), let buffer = allocate(pages: 1, for: slot) else {
+        guard finish(&read, slot, Int(count)), let buffer = allocate(pages: 1, for: slot) else {
             io.endPages(pages, unsent: Int(count))
             return false
         }
@@ -60,14 +60,14 @@ extension RingLoop where IO: ~Copyable {
             requests[request].piecesInFlight == 0
             && requests[request].issued == requests[request].valid.length
         let header = writeDataHeader(
-            request, offset: offset, count: count, isLast: isLast, at: buffer)
-        connections[slot].output.append(
+            request, offset: offset, count: count, isLast: isLast, at: buffer.offset)
+        connections[slot].outbox.replies.append(
             OutputSegment(
-                start: buffer, end: buffer + header, filePages: pages,
-                filePageBytes: Int(count), buffer: buffer, pages: 1, isOpen: false))
+                start: buffer.offset, end: buffer.offset + header, filePages: pages,
+                filePageBytes: Int(count), buffer: buffer, isOpen: false))
         noteRead(slot, offset, Int(count))
         if requests[request].issued == requests[request].valid.length {
-            connections[slot].current = nil
+            connections[slot].transmission.current = nil
         }
         if isLast { endReadRequest(slot, request) }
         return true
@@ -77,7 +77,7 @@ extension RingLoop where IO: ~Copyable {
     private func stablePages(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead
     ) -> (file: FileHandle, position: UInt64)? {
-        let path = connections[slot].path
+        let path = connections[slot].transmission.path
         switch read.next(path.ledger) {
         case .source(let count) where path.sourceByReference && count == read.left:
             return (path.source, read.position)
@@ -87,11 +87,11 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// Whether the pages that were taken are all of the read, and the instant's.
-    private mutating func isComplete(
-        _ slot: ConnectionIndex, _ read: inout PointInTimeRead, _ count: Int
+    /// Ends a read whose pages were taken; false when they are not all of it, or not the instant's.
+    private mutating func finish(
+        _ read: inout PointInTimeRead, _ slot: ConnectionIndex, _ count: Int
     ) -> Bool {
-        let ledger = connections[slot].path.ledger
+        let ledger = connections[slot].transmission.path.ledger
         read.got(count, ledger)
         while true {
             switch read.next(ledger) {
@@ -111,7 +111,7 @@ extension RingLoop where IO: ~Copyable {
         guard needsDataHeader(request) else { return 0 }
         requests[request].headerSent = true
         let valid = requests[request].valid
-        let replies = connections[requests[request].connection].replies
+        let replies = connections[requests[request].connection].transmission.replies
         // Of a reply that may not be cut the header tells all that will follow, so that nothing but
         // hanging up is left when a later piece fails.
         let isWhole = requests[request].isExclusive
@@ -125,7 +125,8 @@ extension RingLoop where IO: ~Copyable {
     /// Whether a header stands in front of the request's next piece: of every chunk, else only of the
     /// first.
     func needsDataHeader(_ request: RequestIndex) -> Bool {
-        let usesChunks = connections[requests[request].connection].replies.mode.usesChunks
+        let usesChunks = connections[requests[request].connection].transmission.replies.mode
+            .usesChunks
         return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)
     }
 }

@@ -26,7 +26,7 @@ extension RingLoop where IO: ~Copyable {
     /// `issued` counts clusters.
     mutating func continueRelease(_ request: RequestIndex) {
         let slot = requests[request].connection
-        guard case .backup(let export) = connections[slot].target else {
+        guard case .backup(let export) = connections[slot].transmission.target else {
             preconditionFailure("only backup exports release clusters")
         }
         if export.ledger.view.isClosed {
@@ -37,7 +37,7 @@ extension RingLoop where IO: ~Copyable {
         let clusters = export.geometry.clusters(
             within: requests[request].valid.offset, length: requests[request].valid.length)
         let next = clusters.lowerBound + Int(requests[request].issued)
-        guard connections[slot].phase != .closing, requests[request].error == nil,
+        guard connections[slot].phase != .closing, requests[request].failure == nil,
             next < clusters.upperBound
         else { return finish(request) }
         let step = next..<min(next + Limits.releasedClustersPerTurn, clusters.upperBound)

@@ -15,15 +15,19 @@ extension RingLoop where IO: ~Copyable {
         }
         // The turn may have handed the connection to another ring.
         guard connections.contains(slot) else { return }
-        let unsent = connections[slot].output.unsentBytes
+        let unsent = connections[slot].outbox.replies.unsentBytes
         flush(slot)
-        if connections[slot].isBlocked, connections[slot].output.unsentBytes < unsent {
+        if connections[slot].transmission.isBlocked,
+            connections[slot].outbox.replies.unsentBytes < unsent
+        {
             markReady(slot)
         }
         switch connections[slot].phase {
         case .closing: reap(slot)
         case .draining:
-            if connections[slot].requestCount == 0, connections[slot].output.isEmpty {
+            if connections[slot].transmission.requestCount == 0,
+                connections[slot].outbox.replies.isEmpty
+            {
                 sayGoodbye(slot)
                 if !connections[slot].hasUnsent { close(slot) }
             }
@@ -32,25 +36,24 @@ extension RingLoop where IO: ~Copyable {
     }
 
     mutating func negotiate(_ slot: ConnectionIndex) {
-        if connections[slot].startsTLS { return startTLS(slot) }
-        if let agreed = connections[slot].agreed {
-            connections[slot].agreed = nil
-            return enterTransmission(slot, agreed)
+        switch connections[slot].negotiation.next {
+        case .option: break
+        case .tls: return startTLS(slot)
+        case .move(let negotiated):
+            connections[slot].negotiation.next = .option
+            return enterTransmission(slot, negotiated)
         }
         while connections[slot].phase == .handshake {
-            let start = connections[slot].inputStart
-            let count = connections[slot].inputEnd - start
-            let step = advanceHandshake(slot, start, count)
-            switch step {
+            switch advanceHandshake(slot) {
             case .needBytes:
                 return armReceive(slot)
             case .progressed(let consumed):
-                connections[slot].inputStart += consumed
+                connections[slot].inbox.consume(consumed)
             case .startTLS(let consumed):
-                connections[slot].inputStart += consumed
+                connections[slot].inbox.consume(consumed)
                 return startTLS(slot)
             case .finished(let consumed, let negotiated):
-                connections[slot].inputStart += consumed
+                connections[slot].inbox.consume(consumed)
                 enterTransmission(slot, negotiated)
                 if connections.contains(slot), connections[slot].phase == .transmission {
                     transmit(slot)
@@ -59,110 +62,118 @@ extension RingLoop where IO: ~Copyable {
             case .close:
                 return drain(slot)
             }
-            if connections[slot].output.unsentBytes > Limits.unsentBytesPerConnection {
+            if connections[slot].outbox.replies.unsentBytes > Limits.unsentBytesPerConnection {
                 flush(slot)
-                if connections[slot].waitsForWritable { return }
+                if connections[slot].outbox.waitsForWritable { return }
             }
         }
     }
 
-    private mutating func advanceHandshake(
-        _ slot: ConnectionIndex, _ start: Int, _ count: Int
-    ) -> HandshakeStep {
+    private mutating func advanceHandshake(_ slot: ConnectionIndex) -> HandshakeStep {
         let exports = PermittedExports(
             scope: connections[slot].scope, rights: connections[slot].rights)
-        var handshake = connections[slot].handshake
+        var handshake = connections[slot].negotiation.handshake
         var reply: [UInt8] = []
         let step = handshake.advance(
-            arena.bytes(connections[slot].input + start, count: count), directory: exports,
+            arena.bytes(connections[slot].inbox.first, count: connections[slot].inbox.count),
+            directory: exports,
             reply: &reply)
-        connections[slot].handshake = handshake
+        connections[slot].negotiation.handshake = handshake
         if !reply.isEmpty { send(reply, to: slot) }
         return step
     }
 
     private mutating func transmit(_ slot: ConnectionIndex) {
         var budget = Limits.requestsPerTurn
-        let bytesRead = connections[slot].unreportedBytes
-        connections[slot].isBlocked = false
+        let bytesRead = connections[slot].transmission.unreportedBytes
+        connections[slot].transmission.isBlocked = false
         while connections[slot].phase == .transmission {
-            if budget == 0 || connections[slot].unreportedBytes >= bytesRead + Limits.bytesPerTurn {
+            if budget == 0
+                || connections[slot].transmission.unreportedBytes >= bytesRead + Limits.bytesPerTurn
+            {
                 return markReady(slot)
             }
             budget -= 1
-            if let current = connections[slot].current {
+            if let current = connections[slot].transmission.current {
                 switch issue(slot, current) {
                 case .issued: continue
                 case .blocked:
-                    connections[slot].isBlocked = true
+                    connections[slot].transmission.isBlocked = true
                     return
                 case .again: return markReady(slot)
                 }
             }
-            guard mayBegin(slot) else {
-                connections[slot].isBlocked = true
+            sendEarly(slot)
+            switch permission(slot) {
+            case .granted: break
+            case .waitsForPeer:
+                connections[slot].transmission.isBlocked = true
                 return
+            case .waitsForRoom:
+                connections[slot].transmission.isBlocked = true
+                return starved.append(slot)
             }
             switch nextRequest(slot) {
             case .needBytes: return armReceive(slot)
             case .badMagic: return close(slot)
             case .progressed(let consumed):
-                connections[slot].inputStart += consumed
+                connections[slot].inbox.consume(consumed)
             case .request(let verdict, let consumed):
-                connections[slot].inputStart += consumed
+                connections[slot].inbox.consume(consumed)
                 begin(slot, verdict)
             }
         }
     }
 
     private mutating func nextRequest(_ slot: ConnectionIndex) -> RequestStep {
-        let start = connections[slot].inputStart
-        guard var reader = connections[slot].reader else {
+        guard var reader = connections[slot].transmission.reader else {
             preconditionFailure("transmission begins with a reader")
         }
         let step = reader.next(
-            arena.bytes(
-                connections[slot].input + start, count: connections[slot].inputEnd - start))
-        connections[slot].reader = reader
+            arena.bytes(connections[slot].inbox.first, count: connections[slot].inbox.count))
+        connections[slot].transmission.reader = reader
         return step
     }
 
     /// A draining connection still finishes the request it had begun.
     private mutating func goOn(_ slot: ConnectionIndex) {
-        while connections[slot].phase == .draining, let current = connections[slot].current {
+        while connections[slot].phase == .draining,
+            let current = connections[slot].transmission.current
+        {
             switch issue(slot, current) {
             case .issued: continue
             case .blocked:
-                connections[slot].isBlocked = true
+                connections[slot].transmission.isBlocked = true
                 return
             case .again: return markReady(slot)
             }
         }
     }
 
-    /// Whether limits let the connection begin another request.
-    private mutating func mayBegin(_ slot: ConnectionIndex) -> Bool {
-        if connections[slot].requestCount >= Limits.requestsPerConnection { return false }
-        let unsent = connections[slot].output.unsentBytes
-        if unsent >= Limits.pieceBytes { flush(slot) }
-        if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection
-            || connections[slot].output.count >= OutputQueue.capacity / 4
-        {
-            return false
-        }
+    private func permission(_ slot: ConnectionIndex) -> Permission {
+        guard connections[slot].phase == .transmission,
+            connections[slot].transmission.requestCount < Limits.requestsPerConnection,
+            connections[slot].outbox.replies.unsentBytes < Limits.unsentBytesPerConnection,
+            connections[slot].outbox.replies.count < OutputQueue.capacity / 4
+        else { return .waitsForPeer }
         // A request must find room, and one operation for it.
-        if requests.isFull || pieces.count >= Limits.begunPiecesPerRing {
-            starved.append(slot)
-            return false
-        }
-        return connections[slot].phase == .transmission
+        return requests.isFull || pieces.count >= Limits.begunPiecesPerRing
+            ? .waitsForRoom : .granted
+    }
+
+    /// Sends replies before the turn is over when they are many.
+    private mutating func sendEarly(_ slot: ConnectionIndex) {
+        guard connections[slot].outbox.replies.unsentBytes >= Limits.pieceBytes,
+            connections[slot].transmission.requestCount < Limits.requestsPerConnection
+        else { return }
+        flush(slot)
     }
 
     private mutating func begin(_ slot: ConnectionIndex, _ verdict: RequestVerdict) {
         switch verdict {
         case .accept(let request): begin(slot, request)
         case .acceptStatus(let request, let asked):
-            connections[slot].current = open(slot, request)
+            connections[slot].transmission.current = open(slot, request)
             startStatus(slot, request, asked)
         case .refuse(let refusal):
             replyError(slot, refusal.echo, refusal.error, refusal.text)
@@ -179,19 +190,21 @@ extension RingLoop where IO: ~Copyable {
         case .read:
             if request.length == 0 { return replySuccess(slot, request.echo, isRead: true) }
             if readInline(slot, request) { return }
-            connections[slot].current = open(slot, request)
+            connections[slot].transmission.current = open(slot, request)
         case .write, .trim, .writeZeroes:
             if request.length == 0 { return replySuccess(slot, request.echo) }
             let opened = open(slot, request)
             if request.command == .write {
-                connections[slot].current = opened
-            } else if connections[slot].disk == nil {
+                connections[slot].transmission.current = opened
+            } else if connections[slot].transmission.disk == nil {
                 startRelease(opened)
             } else {
                 startZeroing(opened)
             }
         case .flush:
-            if connections[slot].disk == nil { return replySuccess(slot, request.echo) }
+            if connections[slot].transmission.disk == nil {
+                return replySuccess(slot, request.echo)
+            }
             submitSync(open(slot, request))
         case .cache: prefetch(slot, request)
         case .blockStatus, .disconnect: preconditionFailure("these have verdicts of their own")
@@ -199,9 +212,9 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func open(_ slot: ConnectionIndex, _ valid: ValidRequest) -> RequestIndex {
-        connections[slot].requestCount += 1
+        connections[slot].transmission.requestCount += 1
         return requests.insert(
-            Request(connection: slot, disk: connections[slot].disk, valid: valid))
+            Request(connection: slot, disk: connections[slot].transmission.disk, valid: valid))
     }
 
     /// Brings a range into the page cache; only its beginning when it is long, for it is a hint.
@@ -209,17 +222,17 @@ extension RingLoop where IO: ~Copyable {
     /// It counts as a request until the kernel is through with it: a peer that asks for more than the
     /// disk can do waits for its own answers.
     private mutating func prefetch(_ slot: ConnectionIndex, _ valid: ValidRequest) {
-        guard !connections[slot].path.isDirect, valid.length > 0 else {
+        guard !connections[slot].transmission.path.isDirect, valid.length > 0 else {
             return replySuccess(slot, valid.echo)
         }
         let request = open(slot, valid)
         requests[request].piecesInFlight += 1
         let piece = pieces.insert(
             Piece(
-                request: request, disk: connections[slot].disk, kind: .prefetch,
+                request: request, disk: connections[slot].transmission.disk, kind: .prefetch,
                 offset: valid.offset, count: valid.length))
         io.prepareAdvice(
-            .prefetch, connections[slot].path.source, filePosition: valid.offset,
+            .prefetch, connections[slot].transmission.path.source, filePosition: valid.offset,
             count: UInt32(min(valid.length, Limits.prefetchBytes)),
             tag: Operation.piece(piece).tag)
     }
@@ -244,8 +257,8 @@ extension RingLoop where IO: ~Copyable {
     /// The connection dies while a request is being cut into pieces: those in flight finish, the
     /// rest never starts.
     mutating func abandonCurrent(_ slot: ConnectionIndex) {
-        guard let request = connections[slot].current else { return }
-        connections[slot].current = nil
+        guard let request = connections[slot].transmission.current else { return }
+        connections[slot].transmission.current = nil
         requests[request].issued = requests[request].valid.length
         // A payload that is being received stays until the kernel has let go of its buffer.
         if requests[request].piecesInFlight == 0 { discard(request) }
@@ -255,17 +268,15 @@ extension RingLoop where IO: ~Copyable {
     mutating func fail(
         _ request: RequestIndex, _ error: WireError, _ text: String, at offset: UInt64
     ) {
-        guard requests[request].error == nil else { return }
-        requests[request].error = error
-        requests[request].errorText = text
-        requests[request].errorOffset = offset
+        guard requests[request].failure == nil else { return }
+        requests[request].failure = RequestFailure(error: error, text: text, offset: offset)
     }
 
     /// Frees a finished or abandoned request.
     mutating func discard(_ request: RequestIndex) {
         let slot = requests[request].connection
         requests.remove(request)
-        connections[slot].requestCount -= 1
+        connections[slot].transmission.requestCount -= 1
         markReady(slot)
         wakeStarved()
     }
@@ -275,8 +286,8 @@ extension RingLoop where IO: ~Copyable {
         let slot = requests[request].connection
         if connections[slot].phase != .closing {
             let echo = requests[request].valid.echo
-            if let error = requests[request].error {
-                replyError(slot, echo, error, requests[request].errorText)
+            if let failure = requests[request].failure {
+                replyError(slot, echo, failure.error, failure.text)
             } else {
                 replySuccess(slot, echo)
             }
@@ -313,3 +324,6 @@ enum IssueResult {
     /// There is more to do now, but others come first.
     case again
 }
+
+/// Whether limits let a connection begin another request.
+private enum Permission { case granted, waitsForPeer, waitsForRoom }

@@ -12,18 +12,15 @@ extension RingLoop where IO: ~Copyable {
     /// While the disk is held: it ends later from now on, and the new part is dirty.
     ///
     /// Refused, to be tried again, while a job or the write-intent log is at work.
-    mutating func grow(
-        _ disk: DiskID, _ growth: DiskGrowth, _ outcome: Outcome, _ latch: Latch
-    ) {
-        defer { latch.arrive() }
+    mutating func grow(_ disk: DiskID, _ growth: DiskGrowth, _ claim: Claim) -> Bool {
         guard let slot = diskSlots[disk], disks[slot].changes.isQuiet,
             disks[slot].jobs.allSatisfy({ $0 == nil }),
-            !disks[slot].changes.isRecordBusy, outcome.take(),
+            !disks[slot].changes.isRecordBusy, claim.take(),
             growTracking(slot, growth)
-        else { return }
+        else { return false }
         disks[slot].sizeBytes = growth.sizeBytes
         disks[slot].tailStart = growth.sizeBytes
-        outcome.succeeded.store(true, ordering: .releasing)
+        return true
     }
 
     /// False when there is no memory for more bits.
@@ -44,7 +41,7 @@ extension RingLoop where IO: ~Copyable {
             growth.recording.set(recording)
             grown = HomeTracking(
                 recording: recording, log: log, doubt: old.doubt,
-                isClearingHeld: old.isClearingHeld)
+                isClearingPaused: old.isClearingPaused)
             disks[slot].changes.record(in: intent, regionShift: log.regionShift)
         } else {
             // Given up before: it ends, as it knows only the old size.

@@ -1,4 +1,5 @@
-import IORing
+import System
+import Tables
 
 /// A ring on a thread of its own.
 extension RingLoop where IO == KernelIO {

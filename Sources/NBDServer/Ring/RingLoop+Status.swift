@@ -13,31 +13,31 @@ import Tracking
 extension RingLoop where IO: ~Copyable {
     mutating func startStatus(_ slot: ConnectionIndex, _ request: ValidRequest, _ asked: ContextSet)
     {
-        connections[slot].status.asked = asked
-        connections[slot].status.contextIndex = 0
+        connections[slot].transmission.status.asked = asked
+        connections[slot].transmission.status.contextIndex = 0
         startContext(slot, request)
     }
 
     private mutating func startContext(_ slot: ConnectionIndex, _ request: ValidRequest) {
-        connections[slot].status.startContext(at: request.offset)
+        connections[slot].transmission.status.startContext(at: request.offset)
     }
 
     mutating func continueStatus(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         let valid = requests[request].valid
         skipUnasked(slot)
-        if !connections[slot].status.isGathered {
+        if !connections[slot].transmission.status.isGathered {
             gatherExtents(slot, valid)
-            if !connections[slot].status.isGathered { return .again }
+            if !connections[slot].transmission.status.isGathered { return .again }
         }
-        if connections[slot].path.ledger?.isClosed ?? false {
+        if connections[slot].transmission.path.ledger?.isClosed ?? false {
             fail(request, .ioError, "the backup job is broken or has ended", at: valid.offset)
-            connections[slot].current = nil
+            connections[slot].transmission.current = nil
             finish(request)
             return .issued
         }
         flush(slot)
         if connections[slot].phase == .closing { return .issued }
-        if connections[slot].output.unsentBytes >= Limits.unsentBytesPerConnection {
+        if connections[slot].outbox.replies.unsentBytes >= Limits.unsentBytesPerConnection {
             return .blocked
         }
         let isLast = isLastContext(slot)
@@ -45,37 +45,39 @@ extension RingLoop where IO: ~Copyable {
         if connections[slot].phase == .closing { return .issued }
         if !isLast {
             // One context a turn, as there may be many.
-            connections[slot].status.contextIndex += 1
+            connections[slot].transmission.status.contextIndex += 1
             startContext(slot, valid)
             return .again
         }
-        connections[slot].current = nil
+        connections[slot].transmission.current = nil
         discard(request)
         return .issued
     }
 
     /// Goes to the next context that is asked for; there is one.
     private mutating func skipUnasked(_ slot: ConnectionIndex) {
-        while !connections[slot].status.asked.contains(contextID(slot)) {
-            connections[slot].status.contextIndex += 1
+        while !connections[slot].transmission.status.asked.contains(contextID(slot)) {
+            connections[slot].transmission.status.contextIndex += 1
         }
     }
 
     private func contextID(_ slot: ConnectionIndex) -> UInt32 {
-        connections[slot].contexts[connections[slot].status.contextIndex].id
+        connections[slot].transmission.contexts[connections[slot].transmission.status.contextIndex]
+            .id
     }
 
     private func isLastContext(_ slot: ConnectionIndex) -> Bool {
-        !connections[slot].status.asked.containsAny(above: contextID(slot))
+        !connections[slot].transmission.status.asked.containsAny(above: contextID(slot))
     }
 
     // MARK: Gathering
 
     private mutating func gatherExtents(_ slot: ConnectionIndex, _ valid: ValidRequest) {
-        let context = connections[slot].contexts[connections[slot].status.contextIndex]
+        let context = connections[slot].transmission.contexts[
+            connections[slot].transmission.status.contextIndex]
         if context.index == 0 {
             gatherAllocation(slot, valid)
-        } else if case .backup(let export) = connections[slot].target {
+        } else if case .backup(let export) = connections[slot].transmission.target {
             let dirty = export.bitmaps[context.index - 1]
             gatherDirty(slot, valid, dirty.bitmap, dirty.granularityShift)
         } else {
@@ -85,14 +87,14 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func gatherAllocation(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         let source: RawSource
-        switch connections[slot].target {
+        switch connections[slot].transmission.target {
         case .live(let export): source = export.source
         case .backup(let export): source = export.source
         case nil: preconditionFailure("a request without an export")
         }
-        connections[slot].status.gatherAllocation(
-            valid, of: source, asking: &io, under: connections[slot].path.ledger,
-            hasLongExtents: connections[slot].replies.hasLongExtents)
+        connections[slot].transmission.status.gatherAllocation(
+            valid, of: source, asking: &io, under: connections[slot].transmission.path.ledger,
+            hasLongExtents: connections[slot].transmission.replies.hasLongExtents)
     }
 
     /// A dirty bitmap is in memory: many extents a turn.
@@ -100,15 +102,16 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
     ) {
         let end = valid.offset + valid.length
-        let position = connections[slot].status.position
+        let position = connections[slot].transmission.status.position
         if position < end {
-            connections[slot].status.position = connections[slot].status.extents.append(
-                runsOf: bitmap, granularityShift: shift, from: position, to: end,
-                dirtyFlags: Self.dirty,
-                runs: valid.flags.contains(.reqOne) ? 1 : Limits.dirtyExtentsPerTurn)
+            connections[slot].transmission.status.position = connections[slot].transmission.status
+                .extents.append(
+                    runsOf: bitmap, granularityShift: shift, from: position, to: end,
+                    dirtyFlags: Self.dirty,
+                    runs: valid.flags.contains(.reqOne) ? 1 : Limits.dirtyExtentsPerTurn)
         }
-        _ = connections[slot].status.isComplete(
-            valid, hasLongExtents: connections[slot].replies.hasLongExtents)
+        connections[slot].transmission.status.endIfComplete(
+            valid, hasLongExtents: connections[slot].transmission.replies.hasLongExtents)
     }
 
     /// Value of `qemu:dirty-bitmap:` contexts for dirty blocks.
@@ -120,8 +123,8 @@ extension RingLoop where IO: ~Copyable {
     ///
     /// At most 1 MiB, with 64-bit lengths 2 MiB.
     private mutating func emitExtents(_ slot: ConnectionIndex, _ valid: ValidRequest) {
-        let extents = connections[slot].status.extents
-        let replies = connections[slot].replies
+        let extents = connections[slot].transmission.status.extents
+        let replies = connections[slot].transmission.replies
         let total =
             valid.flags.contains(.reqOne) ? 1 : extents.count(isLong: replies.hasLongExtents)
         var emitted = 0
@@ -131,7 +134,7 @@ extension RingLoop where IO: ~Copyable {
             let fits = (Limits.replyBufferBytes / 2 - header) / replies.extentBytes
             let count = min(fits, total - emitted)
             let bytes = header + count * replies.extentBytes
-            guard let offset = room(slot, bytes: bytes) else { return }
+            guard let offset = takeRoom(slot, bytes: bytes) else { return }
             if header > 0 { writeStatusHeader(slot, valid, total, at: offset) }
             var span = arena.mutableBytes(offset + header, count: bytes - header)
             extents.encode(count, from: &next, by: replies, into: &span)
@@ -145,7 +148,7 @@ extension RingLoop where IO: ~Copyable {
     ) {
         let id = contextID(slot)
         let isLast = isLastContext(slot)
-        let replies = connections[slot].replies
+        let replies = connections[slot].transmission.replies
         var span = arena.mutableBytes(offset, count: replies.statusHeaderBytes)
         _ = replies.status(
             valid.echo, contextID: id, extentCount: total, done: isLast, into: &span, at: 0)

@@ -18,9 +18,13 @@ extension RingLoop where IO: ~Copyable {
     mutating func startTLS(_ slot: ConnectionIndex) {
         flush(slot)
         if connections[slot].phase == .closing { return }
-        connections[slot].startsTLS = connections[slot].waitsForWritable
-        if connections[slot].startsTLS { return }
-        precondition(connections[slot].output.isEmpty, "plaintext ends with the reply to STARTTLS")
+        if connections[slot].outbox.waitsForWritable {
+            connections[slot].negotiation.next = .tls
+            return
+        }
+        connections[slot].negotiation.next = .option
+        precondition(
+            connections[slot].outbox.replies.isEmpty, "plaintext ends with the reply to STARTTLS")
         guard let credentials = shared.security.credentials else { return close(slot) }
         do throws(TLSFault) {
             let session = try TLSSession(credentials)
@@ -40,7 +44,6 @@ extension RingLoop where IO: ~Copyable {
         var channel = SecureChannel(session: session, input: buffer)
         channel.inputEnd = sealed.count
         connections[slot].tls = channel
-        connections[slot].isSecured = true
         return true
     }
 
@@ -56,7 +59,7 @@ extension RingLoop where IO: ~Copyable {
         switch step {
         case .wantsInput: armReceive(slot)
         case .established:
-            connections[slot].handshake.secured()
+            connections[slot].negotiation.handshake.secured()
             connections[slot].rights = shared.security.rights(
                 tls: channel.session.peer, local: connections[slot].localPeer)
             connections[slot].phase = .handshake
@@ -80,7 +83,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Gives the channel's memory back; returns what another ring needs to go on.
-    mutating func releaseSession(_ slot: ConnectionIndex) -> ConnectionSecurity {
+    mutating func takeChannel(_ slot: ConnectionIndex) -> ConnectionSecurity {
         var security = ConnectionSecurity(
             mode: connections[slot].tlsMode, localPeer: connections[slot].localPeer,
             rights: connections[slot].rights)
@@ -90,14 +93,14 @@ extension RingLoop where IO: ~Copyable {
             to: &security.sealed)
         security.session = channel.session
         arena.free(channel.input, pages: Self.inputPages)
-        if channel.output >= 0 { arena.free(channel.output, pages: Self.outputPages) }
+        if let output = channel.output { arena.free(output.buffer, pages: Self.outputPages) }
         connections[slot].tls = nil
         return security
     }
 
     /// The last reply is sealed: the peer is told that nothing follows.
     mutating func sayGoodbye(_ slot: ConnectionIndex) {
-        guard connections[slot].isSecured, let session = connections[slot].tls?.session else {
+        guard let session = connections[slot].tls?.session else {
             return
         }
         session.sayGoodbye()
@@ -107,15 +110,16 @@ extension RingLoop where IO: ~Copyable {
     /// The connection ends now, whatever was still to be said: the peer is told so as far as its
     /// socket takes it at once, for no end waits for a peer.
     mutating func bidFarewell(_ slot: ConnectionIndex) {
-        guard connections[slot].isSecured, connections[slot].phase != .securing,
-            !connections[slot].waitsForWritable, let channel = connections[slot].tls,
-            channel.outputStart == channel.outputEnd
+        guard connections[slot].phase != .securing,
+            !connections[slot].outbox.waitsForWritable, let channel = connections[slot].tls,
+            channel.isSent
         else { return }
         channel.session.sayGoodbye()
         let farewell = channel.session.takeOutbox(atMost: Limits.inputBytes)
         guard !farewell.isEmpty else { return }
         // Nothing more is opened or parsed; what is being received lies in the sealed buffer.
-        let place = connections[slot].isReceiving ? connections[slot].input : channel.input
+        let place =
+            connections[slot].inbox.isReceiving ? connections[slot].inbox.buffer : channel.input
         store(farewell, at: place)
         io.beginGather()
         io.gather(arena, at: place, count: farewell.count)
@@ -127,40 +131,40 @@ extension RingLoop where IO: ~Copyable {
     /// Gets more plaintext for the parser: from what is there, else from the socket.
     mutating func receiveSealed(_ slot: ConnectionIndex) {
         if connections[slot].phase != .securing {
-            let end = connections[slot].inputEnd
             let got = open(
-                slot, into: connections[slot].input + end, count: Limits.inputBytes - end)
-            connections[slot].inputEnd += got
+                slot, into: connections[slot].inbox.free, count: connections[slot].inbox.freeBytes)
+            connections[slot].inbox.append(got)
             if got > 0 { return markReady(slot) }
             if connections[slot].phase == .closing { return }
         }
-        armSealed(slot)
+        armSealed(slot, .input)
     }
 
     /// Asks the socket for more.
     ///
     /// The session takes in what it is offered, so there is room; were there none, the stream is taken
     /// to have ended.
-    mutating func armSealed(_ slot: ConnectionIndex) {
+    mutating func armSealed(_ slot: ConnectionIndex, _ what: Inbox.Receiving) {
         guard let channel = connections[slot].tls else { return close(slot) }
         let left = channel.inputEnd - channel.inputStart
         arena.copy(from: channel.input + channel.inputStart, to: channel.input, count: left)
         connections[slot].tls?.inputStart = 0
         connections[slot].tls?.inputEnd = left
-        connections[slot].isReceiving = true
+        connections[slot].inbox.receiving = what
         io.prepareReceive(
             connections[slot].socket, into: arena, at: channel.input + left,
             count: Limits.sealedInputBytes - left, whole: false,
             tag: Operation.receive(slot).tag)
     }
 
-    mutating func sealedReceived(_ slot: ConnectionIndex, result: Int32) {
+    mutating func sealedReceived(
+        _ slot: ConnectionIndex, _ what: Inbox.Receiving, result: Int32
+    ) {
         if result > 0 {
             connections[slot].tls?.inputEnd += Int(result)
             connections[slot].lastProgress = now
         }
-        if let piece = connections[slot].receivingPiece {
-            connections[slot].receivingPiece = nil
+        if case .payload(let piece) = what {
             let progress = pieces[piece].progress
             let got =
                 result <= 0
@@ -172,8 +176,7 @@ extension RingLoop where IO: ~Copyable {
             let outcome = result > 0 ? (got > 0 ? Int32(got) : -Errno.interrupted) : result
             payloadReceived(slot, piece, result: outcome)
         } else if result <= 0, result != -Errno.interrupted {
-            connections[slot].sawEnd = true
-            if connections[slot].phase != .draining { close(slot) }
+            streamEnded(slot)
         }
         if connections.contains(slot) { markReady(slot) }
     }
@@ -188,8 +191,7 @@ extension RingLoop where IO: ~Copyable {
             slot, into: pieces[piece].guestData + there, count: wanted - there)
         if there + got == wanted { return true }
         pieces[piece].progress = there + got
-        connections[slot].receivingPiece = piece
-        armSealed(slot)
+        armSealed(slot, .payload(piece))
         return false
     }
 
@@ -207,7 +209,7 @@ extension RingLoop where IO: ~Copyable {
             connections[slot].tls?.inputStart = channel.inputEnd
             flush(slot)
             // A peer that goes without a word of NBD is answered in kind.
-            if connections[slot].output.isEmpty { bidFarewell(slot) }
+            if connections[slot].outbox.replies.isEmpty { bidFarewell(slot) }
             io.shutdown(connections[slot].socket)
         }
         return result.produced
@@ -217,16 +219,14 @@ extension RingLoop where IO: ~Copyable {
 
     /// Seals replies and sends them, as much as the socket takes.
     mutating func flushSealed(_ slot: ConnectionIndex) {
-        while !connections[slot].waitsForWritable {
-            guard seal(slot), let channel = connections[slot].tls else { return }
+        while !connections[slot].outbox.waitsForWritable {
+            guard seal(slot), let output = connections[slot].tls?.output else { return }
             io.beginGather()
-            io.gather(
-                arena, at: channel.output + channel.outputStart,
-                count: channel.outputEnd - channel.outputStart)
+            io.gather(arena, at: output.buffer + output.start, count: output.end - output.start)
             let sent = io.sendGathered(to: connections[slot].socket, more: false)
             guard sent >= 0 else { return notSent(slot, -sent) }
             connections[slot].lastProgress = now
-            connections[slot].tls?.outputStart += sent
+            connections[slot].tls?.output?.start += sent
         }
     }
 
@@ -234,44 +234,38 @@ extension RingLoop where IO: ~Copyable {
     /// is given back.
     private mutating func seal(_ slot: ConnectionIndex) -> Bool {
         guard var channel = connections[slot].tls else { return false }
-        if channel.outputStart < channel.outputEnd { return true }
-        channel.outputStart = 0
-        channel.outputEnd = 0
-        defer { connections[slot].tls = channel }
-        if channel.output < 0, !connections[slot].hasUnsent { return false }
-        if channel.output < 0 {
-            guard let buffer = arena.allocate(pages: Self.outputPages) else {
-                close(slot)
-                return false
-            }
-            channel.output = buffer
+        if !channel.isSent { return true }
+        if channel.output == nil, !connections[slot].hasUnsent { return false }
+        guard let buffer = channel.output?.buffer ?? arena.allocate(pages: Self.outputPages) else {
+            close(slot)
+            return false
         }
-        sealOutbox(&channel)
-        while !connections[slot].output.isEmpty, !channel.session.hasOutbox,
-            Limits.sealedOutputBytes - channel.outputEnd >= TLSSession.sealedRecordBytesMax
+        var output = SealedOutput(buffer: buffer)
+        sealOutbox(channel.session, &output)
+        while !connections[slot].outbox.replies.isEmpty, !channel.session.hasOutbox,
+            output.free.count >= TLSSession.sealedRecordBytesMax
         {
-            guard sealRecord(slot, &channel) else { break }
+            guard sealRecord(slot, channel.session, &output) else { break }
         }
-        if channel.outputEnd == 0 {
-            arena.free(channel.output, pages: Self.outputPages)
-            channel.output = -1
-        }
-        return channel.outputEnd > 0
+        let isEmpty = output.isSent
+        if isEmpty { arena.free(buffer, pages: Self.outputPages) }
+        channel.output = isEmpty ? nil : output
+        connections[slot].tls = channel
+        return !isEmpty
     }
 
-    private mutating func sealOutbox(_ channel: inout SecureChannel) {
-        guard channel.session.hasOutbox else { return }
-        let room = Limits.sealedOutputBytes - channel.outputEnd
-        let bytes = channel.session.takeOutbox(atMost: room)
-        store(bytes, at: channel.output + channel.outputEnd)
-        channel.outputEnd += bytes.count
+    private mutating func sealOutbox(_ session: TLSSession, _ output: inout SealedOutput) {
+        guard session.hasOutbox else { return }
+        let bytes = session.takeOutbox(atMost: output.free.count)
+        store(bytes, at: output.free.lowerBound)
+        output.end += bytes.count
     }
 
     /// Seals the head of the replies; false when the session is over.
-    private mutating func sealRecord(_ slot: ConnectionIndex, _ channel: inout SecureChannel)
-        -> Bool
-    {
-        let segment = connections[slot].output[0]
+    private mutating func sealRecord(
+        _ slot: ConnectionIndex, _ session: TLSSession, _ output: inout SealedOutput
+    ) -> Bool {
+        let segment = connections[slot].outbox.replies[0]
         precondition(segment.filePages == nil, "what is sealed lies in memory")
         // Room was made and not used: an empty record would look like the end to some clients.
         guard segment.start < segment.end else {
@@ -279,19 +273,16 @@ extension RingLoop where IO: ~Copyable {
             return true
         }
         let count = min(segment.end - segment.start, TLSSession.recordBytes)
-        let session = channel.session
-        let start = channel.output + channel.outputEnd
-        let room = start..<(channel.output + Limits.sealedOutputBytes)
-        let result = arena.transfer(from: segment.start..<(segment.start + count), to: room) {
-            plain, sealed in session.encrypt(plain, into: &sealed)
-        }
-        channel.outputEnd += result.produced
+        let result = arena.transfer(
+            from: segment.start..<(segment.start + count), to: output.free
+        ) { plain, sealed in session.encrypt(plain, into: &sealed) }
+        output.end += result.produced
         took(slot, result.consumed)
         if result.end == nil { return true }
         // What is left cannot be sealed any more: the socket's end is seen by whoever waits for it.
         io.shutdown(connections[slot].socket)
-        while !connections[slot].output.isEmpty {
-            took(slot, connections[slot].output[0].unsentBytes)
+        while !connections[slot].outbox.replies.isEmpty {
+            took(slot, connections[slot].outbox.replies[0].unsentBytes)
         }
         return false
     }

@@ -79,7 +79,7 @@ extension RingLoop where IO: ~Copyable {
         }
         if now > tracking.lossDeadline { lossDeclared(disks[disk].export.disk) }
         disks[disk].tracking?.ticks += 1
-        guard tracking.ticks + 1 >= Limits.intentClearingTicks, !tracking.isClearingHeld else {
+        guard tracking.ticks + 1 >= Limits.intentClearingTicks, !tracking.isClearingPaused else {
             return
         }
         disks[disk].tracking?.ticks = 0
@@ -123,33 +123,32 @@ extension RingLoop where IO: ~Copyable {
     mutating func swapRecording(_ disk: DiskID, _ next: RecordingLayer) {
         guard let slot = diskSlots[disk] else { return }
         precondition(disks[slot].changes.isQuiet)
-        setRecording(slot, next, isClearingHeld: true)
+        setRecording(slot, next, isClearingPaused: true)
     }
 
     /// The checkpoint could not be made: the old layer goes on, with what the new one has recorded.
-    mutating func unswapRecording(_ disk: DiskID, _ old: RecordingLayer, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func unswapRecording(_ disk: DiskID, _ old: RecordingLayer) {
         guard let slot = diskSlots[disk], let tracking = disks[slot].tracking else { return }
         let isRight = old.formUnion(tracking.recording.snapshot())
-        setRecording(slot, old, isClearingHeld: false)
+        setRecording(slot, old, isClearingPaused: false)
         if !isRight { loseTracking(slot, Self.wrongLiveBits) }
     }
 
     /// Written as take and put back: Swift 6.3 never releases what an assignment through an optional
     /// chain replaces inside a noncopyable value, and a layer would stay mapped for ever.
     private mutating func setRecording(
-        _ slot: DiskIndex, _ layer: RecordingLayer, isClearingHeld: Bool
+        _ slot: DiskIndex, _ layer: RecordingLayer, isClearingPaused: Bool
     ) {
         guard var tracking = disks[slot].tracking else { return }
         disks[slot].tracking = nil
         tracking.recording = layer
-        tracking.isClearingHeld = isClearingHeld
+        tracking.isClearingPaused = isClearingPaused
         disks[slot].tracking = tracking
     }
 
     mutating func sealedDurably(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
-        disks[slot].tracking?.isClearingHeld = false
+        disks[slot].tracking?.isClearingPaused = false
     }
 
     mutating func snapshotRecording(_ disk: DiskID, _ box: BitmapBox) {
@@ -157,8 +156,7 @@ extension RingLoop where IO: ~Copyable {
         box.put(tracking.recording.snapshot())
     }
 
-    mutating func addBits(_ disk: DiskID, _ bits: DirtyBitmap, _ latch: Latch) {
-        defer { latch.arrive() }
+    mutating func addBits(_ disk: DiskID, _ bits: DirtyBitmap) {
         guard let slot = diskSlots[disk] else { return }
         if disks[slot].tracking?.recording.formUnion(bits) == false {
             loseTracking(slot, Self.wrongLiveBits)

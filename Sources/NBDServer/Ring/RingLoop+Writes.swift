@@ -1,16 +1,17 @@
 import Core
+import Disk
 import IORing
 import NBDProtocol
 import PointInTime
 import System
 import Tables
 
-/// Guest writes on a disk's home ring: received, held while old data is copied, then submitted.
+/// Guest writes on a disk's home ring: received, kept waiting while old data is copied, then submitted.
 extension RingLoop where IO: ~Copyable {
     // MARK: Cutting a write into pieces
 
     mutating func issueWrite(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
-        if connections[slot].receivingPiece != nil { return .blocked }
+        if case .payload = connections[slot].inbox.receiving { return .blocked }
         let valid = requests[request].valid
         while requests[request].issued < valid.length {
             let offset = valid.offset + requests[request].issued
@@ -26,17 +27,17 @@ extension RingLoop where IO: ~Copyable {
             }
             requests[request].issued += count
             let isWhole = requests[request].issued == valid.length
-            if isWhole { connections[slot].current = nil }
+            if isWhole { connections[slot].transmission.current = nil }
             if !fillFromInput(slot, piece) {
                 // The rest goes from the socket straight into the piece's buffer.
-                if isWhole { connections[slot].current = request }
+                if isWhole { connections[slot].transmission.current = request }
                 return .blocked
             }
             startChange(piece)
             // The last piece may be complete already, and the request gone with it.
             if isWhole || connections[slot].phase == .closing { return .issued }
         }
-        connections[slot].current = nil
+        connections[slot].transmission.current = nil
         return .issued
     }
 
@@ -44,21 +45,20 @@ extension RingLoop where IO: ~Copyable {
     ///
     /// True when complete.
     private mutating func fillFromInput(_ slot: ConnectionIndex, _ piece: PieceIndex) -> Bool {
-        let start = connections[slot].inputStart
         let wanted = Int(pieces[piece].count)
-        let there = min(connections[slot].inputEnd - start, wanted)
+        let there = min(connections[slot].inbox.count, wanted)
         if there > 0 {
             arena.copy(
-                from: connections[slot].input + start, to: pieces[piece].guestData, count: there)
-            connections[slot].inputStart += there
+                from: connections[slot].inbox.first, to: pieces[piece].guestData, count: there)
+            connections[slot].inbox.consume(there)
         }
         if there == wanted { return true }
         if connections[slot].isSecured {
             return fillFromChannel(slot, piece, there: there, wanted: wanted)
         }
-        precondition(!connections[slot].isReceiving, "input is not received while requests wait")
-        connections[slot].receivingPiece = piece
-        connections[slot].isReceiving = true
+        precondition(
+            !connections[slot].inbox.isReceiving, "input is not received while requests wait")
+        connections[slot].inbox.receiving = .payload(piece)
         io.prepareReceive(
             connections[slot].socket, into: arena,
             at: pieces[piece].guestData + there, count: wanted - there, whole: true,
@@ -77,23 +77,22 @@ extension RingLoop where IO: ~Copyable {
             if connections[slot].phase != .closing, result > 0 || result == -Errno.interrupted {
                 return receiveRest(slot, piece, got)
             }
-            connections[slot].sawEnd = true
+            connections[slot].inbox.receiving = .ended
             dropPiece(piece)
             close(slot)
             return
         }
         pieces[piece].progress = 0
         if requests[request].issued == requests[request].valid.length {
-            connections[slot].current = nil
+            connections[slot].transmission.current = nil
         }
         startChange(piece)
     }
 
     private mutating func receiveRest(_ slot: ConnectionIndex, _ piece: PieceIndex, _ got: Int) {
         pieces[piece].progress = got
-        connections[slot].receivingPiece = piece
-        if connections[slot].isSecured { return armSealed(slot) }
-        connections[slot].isReceiving = true
+        if connections[slot].isSecured { return armSealed(slot, .payload(piece)) }
+        connections[slot].inbox.receiving = .payload(piece)
         io.prepareReceive(
             connections[slot].socket, into: arena, at: pieces[piece].guestData + got,
             count: Int(pieces[piece].count) - got, whole: true,
@@ -104,9 +103,11 @@ extension RingLoop where IO: ~Copyable {
     private mutating func dropPiece(_ piece: PieceIndex) {
         let value = pieces.remove(piece)
         let slot = requests[value.request].connection
-        if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
+        if let buffer = value.buffer { giveBack(buffer, of: slot) }
         requests[value.request].piecesInFlight -= 1
-        if requests[value.request].piecesInFlight == 0, connections[slot].current != value.request {
+        if requests[value.request].piecesInFlight == 0,
+            connections[slot].transmission.current != value.request
+        {
             discard(value.request)
         }
     }
@@ -118,7 +119,7 @@ extension RingLoop where IO: ~Copyable {
         let disk = pieces[piece].homeDisk
         switch disks[disk].changes.admit(change(piece), now: now) {
         case .go: submitChange(piece)
-        case .held: perform(disk)
+        case .waits: perform(disk)
         }
     }
 
@@ -158,7 +159,7 @@ extension RingLoop where IO: ~Copyable {
         pieces[piece].handedOverAt = now
         // The page in front of the data, which only replies to reads use.
         io.prepareRead(
-            disks[disk].file, into: arena, at: value.buffer, count: alignment,
+            disks[disk].file, into: arena, at: value.margin, count: alignment,
             filePosition: block, tag: Operation.piece(piece).tag)
     }
 
@@ -174,13 +175,13 @@ extension RingLoop where IO: ~Copyable {
         let value = pieces[piece]
         let lead = Int(value.offset - value.ioOffset)
         if edge == .head {
-            arena.copy(from: value.buffer, to: value.data, count: lead)
+            arena.copy(from: value.margin, to: value.data, count: lead)
             let tail = value.ioCount - lead - Int(value.count)
             if tail > 0 { return readEdge(piece, .tail) }
         } else {
             let tail = value.ioCount - lead - Int(value.count)
             arena.copy(
-                from: value.buffer + alignment - tail, to: value.data + value.ioCount - tail,
+                from: value.margin + alignment - tail, to: value.data + value.ioCount - tail,
                 count: tail)
         }
         pieces[piece].edge = nil
@@ -226,7 +227,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func writeCompleted(_ piece: PieceIndex, result: Int32) {
         if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
-        if findsNoRoom(piece, result: result) { return }
+        if Self.lacksRoom(result), reclaimRoom(piece) { return }
         if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
         pieces[piece].progress += Int(result)
         if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
@@ -235,12 +236,17 @@ extension RingLoop where IO: ~Copyable {
 
     // MARK: Room for the guest
 
-    /// Whether a change found its file system full and waits until jobs have given room back.
-    mutating func findsNoRoom(_ piece: PieceIndex, result: Int32) -> Bool {
-        guard result == -Errno.noSpace || result == -Errno.quota,
-            let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem
-        else { return false }
-        return io.start(.reclaim(fileSystem: fileSystem, piece: piece))
+    /// Whether a change has found its file system full.
+    static func lacksRoom(_ result: Int32) -> Bool {
+        result == -Errno.noSpace || result == -Errno.quota
+    }
+
+    /// Has jobs give room back, for which the change waits; false when there is nothing to give back.
+    mutating func reclaimRoom(_ piece: PieceIndex) -> Bool {
+        guard let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem else { return false }
+        let isFirst = pieces[piece].roomAttempts < 2
+        if isFirst { pieces[piece].roomAttempts += 1 }
+        return io.start(.reclaim(fileSystem: fileSystem, piece: piece, isFirst: isFirst))
     }
 
     /// A change that found no room goes to the source once more.
@@ -259,7 +265,7 @@ extension RingLoop where IO: ~Copyable {
         let disk = value.homeDisk
         let request = value.request
         let slot = requests[request].connection
-        if value.buffer >= 0 { release(value.buffer, pages: value.pages, of: slot) }
+        if let buffer = value.buffer { giveBack(buffer, of: slot) }
         if let errno {
             fail(request, wireError(errno), "the disk could not be written", at: value.offset)
         }
@@ -268,7 +274,8 @@ extension RingLoop where IO: ~Copyable {
         requests[request].piecesInFlight -= 1
         if requests[request].valid.command != .write { return continueZeroing(request) }
         let isLast =
-            requests[request].piecesInFlight == 0 && connections[slot].current != request
+            requests[request].piecesInFlight == 0
+            && connections[slot].transmission.current != request
             && requests[request].issued == requests[request].valid.length
         if isLast { finish(request) } else { markReady(slot) }
     }
@@ -280,21 +287,40 @@ extension RingLoop where IO: ~Copyable {
         var piece = Piece(request: request, disk: disk, kind: .sync, offset: 0, count: 0)
         piece.handedOverAt = now
         requests[request].piecesInFlight += 1
-        let number = pieces.insert(piece)
-        io.prepareSync(
-            disks[disk].file, tag: Operation.piece(number).tag)
+        prepareSync(pieces.insert(piece))
+    }
+
+    private mutating func prepareSync(_ piece: PieceIndex) {
+        io.prepareSync(disks[pieces[piece].homeDisk].file, tag: Operation.piece(piece).tag)
     }
 
     mutating func syncCompleted(_ piece: PieceIndex, result: Int32) {
-        let request = pieces.remove(piece).request
+        if result == -Errno.interrupted, pieces[piece].progress < Limits.interruptionsMax {
+            pieces[piece].progress += 1
+            return prepareSync(piece)
+        }
+        let value = pieces.remove(piece)
+        let request = value.request
         requests[request].piecesInFlight -= 1
-        if result < 0 {
-            fail(request, wireError(-result), "the disk could not be made durable", at: 0)
+        if let errno = syncFault(value, result: result) {
+            fail(request, wireError(errno), "the disk could not be made durable", at: 0)
         }
         if requests[request].valid.command == .flush {
             finish(request)
         } else {
             continueZeroing(request)
         }
+    }
+
+    /// The errno of a sync that has not made everything durable.
+    ///
+    /// One that was cut off may have been told of lost writes and kept it to itself; the kernel tells
+    /// that descriptor no more, but it does tell the source's witness.
+    private mutating func syncFault(_ piece: Piece, result: Int32) -> Int32? {
+        guard result < 0 || piece.progress > 0 else { return nil }
+        let found = disks[piece.homeDisk].export.source.witness.errors()
+        defer { disks[piece.homeDisk].lossesTold = found.count }
+        if result < 0 { return -result }
+        return found.count > disks[piece.homeDisk].lossesTold ? found.errno : nil
     }
 }

@@ -22,7 +22,7 @@ extension RingLoop where IO: ~Copyable {
             cut: disks[disk].tailStart)
         switch disks[disk].changes.admitZeroing(request.zeroing, &zeroingPlaces) {
         case .go: resumeZeroing(request)
-        case .held: break
+        case .waits: break
         }
     }
 
@@ -35,7 +35,7 @@ extension RingLoop where IO: ~Copyable {
     /// Takes the next part of the request, or answers it.
     mutating func continueZeroing(_ request: RequestIndex) {
         while true {
-            if requests[request].error != nil
+            if requests[request].failure != nil
                 || connections[requests[request].connection].phase == .closing
             {
                 requests[request].zeroing?.abandon()
@@ -45,7 +45,7 @@ extension RingLoop where IO: ~Copyable {
             }
             switch part {
             case .pages(let pages, let isFirst):
-                if !isFirst, stepsAside(request) { return }
+                if !isFirst, stepAside(request) { return }
                 if startStep(request, pages) { return }
                 requests[request].zeroing?.skipPages()
             case .edge(let bytes):
@@ -59,10 +59,10 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Between two steps: whether the request waits for a job that begins.
-    private mutating func stepsAside(_ request: RequestIndex) -> Bool {
+    private mutating func stepAside(_ request: RequestIndex) -> Bool {
         let disk = requests[request].homeDisk
         let wasFull = zeroingPlaces.isFull
-        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .held else {
+        guard disks[disk].changes.continueZeroing(request.zeroing, &zeroingPlaces) == .waits else {
             return false
         }
         if wasFull { zeroingMayStart = true }
@@ -219,7 +219,7 @@ extension RingLoop where IO: ~Copyable {
         if result == -Errno.interrupted || result == -Errno.again {
             return submitAllocation(piece)
         }
-        if findsNoRoom(piece, result: result) { return }
+        if Self.lacksRoom(result), reclaimRoom(piece) { return }
         guard result == -Errno.notSupported else {
             return endChange(piece, errno: result < 0 ? -result : nil)
         }

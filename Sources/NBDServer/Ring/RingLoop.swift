@@ -63,7 +63,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [ConnectionIndex] = []
     var completions: [Completion] = []
-    var stopLatch: Latch?
+    var stopTicket: Ticket?
 
     /// A ring that has nothing yet, on the world that `io` is.
     init(index: Int, shared: ServerShared, io: consuming IO) throws(SystemFault) {
@@ -104,7 +104,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     /// Whether the ring was told to stop and nothing keeps it.
     var isFinished: Bool {
-        guard stopLatch != nil else { return false }
+        guard stopTicket != nil else { return false }
         return now > stopDeadline || (connections.count == 0 && disks.count == 0)
     }
 
@@ -113,7 +113,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         for slot in connections.indices where connections.contains(slot) {
             io.close(connections[slot].socket)
         }
-        stopLatch?.arrive()
+        stopTicket?.answer()
     }
 
     private mutating func takeCompletions() {
@@ -138,7 +138,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .accept(let listener): acceptAll(from: listener, result: completion.result)
         case .receive(let slot): received(slot, result: completion.result)
         case .writable(let slot):
-            connections[slot].waitsForWritable = false
+            connections[slot].outbox.waitsForWritable = false
             markReady(slot)
         case .piece(let piece): pieceCompleted(piece, result: completion.result)
         case .copyRead(let disk, let copy):
@@ -151,7 +151,11 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     mutating func markReady(_ slot: ConnectionIndex) {
         guard !connections[slot].isInReadyList else { return }
         connections[slot].isInReadyList = true
-        if connections[slot].disk != nil { readyGuests.append(slot) } else { ready.append(slot) }
+        if connections[slot].transmission.disk != nil {
+            readyGuests.append(slot)
+        } else {
+            ready.append(slot)
+        }
     }
 
     /// Gives a turn to everyone who is ready.
@@ -161,9 +165,10 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     private mutating func giveTurns() {
         serveGuests()
         swap(&ready, &clientTurn)
-        for slot in clientTurn where connections.contains(slot) && connections[slot].isInReadyList {
-            connections[slot].isInReadyList = false
-            serve(slot)
+        // By position: to iterate over an array counts a reference to it.
+        for position in clientTurn.indices {
+            guard isReady(clientTurn[position]) else { continue }
+            giveTurn(clientTurn[position])
             guard disks.count > 0 else { continue }
             io.submit(waiting: false)
             takeCompletions()
@@ -172,11 +177,20 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         clientTurn.removeAll(keepingCapacity: true)
     }
 
+    /// Whether a connection that was ready is still there, and waits for its turn.
+    private func isReady(_ slot: ConnectionIndex) -> Bool {
+        connections.contains(slot) && connections[slot].isInReadyList
+    }
+
+    private mutating func giveTurn(_ slot: ConnectionIndex) {
+        connections[slot].isInReadyList = false
+        serve(slot)
+    }
+
     private mutating func serveGuests() {
         swap(&readyGuests, &guestTurn)
-        for slot in guestTurn where connections.contains(slot) && connections[slot].isInReadyList {
-            connections[slot].isInReadyList = false
-            serve(slot)
+        for position in guestTurn.indices where isReady(guestTurn[position]) {
+            giveTurn(guestTurn[position])
         }
         guestTurn.removeAll(keepingCapacity: true)
     }
@@ -214,17 +228,18 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .addListener(let listener):
             listeners.append(listener)
             armAccept(listener)
-        case .removeListener(let number, let latch): removeListener(number, latch)
+        case .removeListener(let number, let ticket): removeListener(number, ticket)
         case .resumeAccepting: resumeAccepting()
         case .evictHandshake(let scope): evictHandshake(of: scope)
-        case .addDisk(let export, let tracking, let latch):
+        case .addDisk(let export, let tracking, let ticket):
             addDisk(export, tracking)
-            latch.arrive()
-        case .removeDisk(let disk, let outcome, let latch): removeDisk(disk, outcome, latch)
+            ticket.answer()
+        case .removeDisk(let disk, let claim, let ticket):
+            ticket.answer(removeDisk(disk, claim))
         case .hold(let disk, let ticket): hold(disk, ticket)
         case .attachJob(let export, let ticket): ticket.answer(attach(export))
-        case .release(let disk): release(disk)
-        case .detachJob(let export, let latch): detach(export, latch)
+        case .resume(let disk): resume(disk)
+        case .detachJob(let export, let ticket): detach(export, ticket)
         case .breakJob(let export, let cause): breakJob(export, cause)
         case .releaseClusters(let export, let clusters, let ring, let request):
             releaseSteps.append(
@@ -233,24 +248,28 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .scratchWritten(let ticket, let outcome): scratchWritten(ticket, outcome)
         case .copyMemoryFreed: copiesMayStart = true
         case .spaceReclaimed(let piece): resubmit(piece)
-        case .closeConnections(let export, let gracefully, let latch):
-            closeConnections(of: export, gracefully: gracefully, latch)
+        case .closeConnections(let export, let gracefully, let ticket):
+            closeConnections(of: export, gracefully: gracefully, ticket)
         case .swapRecording(let disk, let next, let ticket):
             swapRecording(disk, next)
             ticket.answer()
-        case .unswapRecording(let disk, let old, let latch): unswapRecording(disk, old, latch)
+        case .unswapRecording(let disk, let old, let ticket):
+            unswapRecording(disk, old)
+            ticket.answer()
         case .sealedDurably(let disk): sealedDurably(disk)
         case .snapshotRecording(let disk, let box, let ticket):
             snapshotRecording(disk, box)
             ticket.answer()
-        case .addBits(let disk, let bits, let latch): addBits(disk, bits, latch)
+        case .addBits(let disk, let bits, let ticket):
+            addBits(disk, bits)
+            ticket.answer()
         case .intentLogWritten(let disk, let fault): intentLogWritten(disk, fault)
         case .bitsSaved(let disk, let fault): bitsSaved(disk, fault)
         case .lossDeclared(let disk): lossDeclared(disk)
-        case .growDisk(let disk, let growth, let outcome, let latch):
-            grow(disk, growth, outcome, latch)
-        case .stop(let latch):
-            stopLatch = latch
+        case .growDisk(let disk, let growth, let claim, let ticket):
+            ticket.answer(grow(disk, growth, claim))
+        case .stop(let ticket):
+            stopTicket = ticket
             stopDeadline = now + Limits.farewellNanoseconds
             for slot in connections.indices where connections.contains(slot) {
                 close(slot)
@@ -262,5 +281,5 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 /// Waits for the last connection of an export to go.
 struct Closer {
     let export: ExportID
-    let latch: Latch
+    let ticket: Ticket
 }

@@ -8,26 +8,27 @@ import System
 import Tracking
 import TrackingFiles
 
-/// What other threads ask a ring to do.
+/// What other threads ask a ring to do; a ticket is answered once it is done, or refused.
 enum RingMessage: Sendable {
     /// Take over a connection: a new one, or one whose export lives here.
     case adopt(ConnectionSeed)
     case addListener(RingListener)
-    case removeListener(number: UInt64, Latch)
+    case removeListener(number: UInt64, Ticket)
     /// A connection has gone: there is room for another.
     case resumeAccepting
     /// End the oldest handshake of the scope, or of all, to make room.
     case evictHandshake(ExportScope?)
-    case addDisk(LiveExport, TrackingSeed?, Latch)
+    case addDisk(LiveExport, TrackingSeed?, Ticket)
     /// Refused while a connection, a job or a request still uses the disk.
-    case removeDisk(DiskID, Outcome, Latch)
+    case removeDisk(DiskID, Claim, Ticket)
     /// Stop admitting writes; report when none is in flight.
     case hold(DiskID, Ticket)
     /// The disk is held: from this instant on the job needs every cluster.
     case attachJob(BackupExport, Ticket)
-    case release(DiskID)
+    /// Let the disk's changes go on.
+    case resume(DiskID)
     /// Stop copying for the job; report when nothing of it is in flight.
-    case detachJob(BackupExport, Latch)
+    case detachJob(BackupExport, Ticket)
     case breakJob(BackupExport, BreakCause)
     /// A client has let go of clusters; its ring is told when they are released.
     case releaseClusters(BackupExport, Range<Int>, ring: Int, request: RequestIndex)
@@ -40,15 +41,15 @@ enum RingMessage: Sendable {
     case spaceReclaimed(piece: PieceIndex)
     /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
     /// the last is gone.
-    case closeConnections(ExportID, gracefully: Bool, Latch)
+    case closeConnections(ExportID, gracefully: Bool, Ticket)
     /// The disk is held: record in this layer from now on.
     case swapRecording(DiskID, RecordingLayer, Ticket)
     /// Take the swap back: the old layer gets what the new one has recorded.
-    case unswapRecording(DiskID, RecordingLayer, Latch)
+    case unswapRecording(DiskID, RecordingLayer, Ticket)
     /// The layer before the last swap is durable.
     case sealedDurably(DiskID)
     case snapshotRecording(DiskID, BitmapBox, Ticket)
-    case addBits(DiskID, DirtyBitmap, Latch)
+    case addBits(DiskID, DirtyBitmap, Ticket)
     /// A write of the write-intent log has ended.
     case intentLogWritten(DiskID, SystemFault?)
     /// The recording layer's bits are durable, or are not.
@@ -56,20 +57,8 @@ enum RingMessage: Sendable {
     /// It is said that the disk's changes are no longer recorded: its writes may go.
     case lossDeclared(DiskID)
     /// The disk is held: it is larger from now on.
-    case growDisk(DiskID, DiskGrowth, Outcome, Latch)
-    case stop(Latch)
-}
-
-/// Whether a ring could do what it was asked.
-final class Outcome: Sendable {
-    let succeeded = Atomic<Bool>(false)
-    private let isTaken = Atomic<Bool>(false)
-
-    /// Takes the right to act, which only one has; true for the first.
-    ///
-    /// For what must not happen once nobody waits for it any more: the ring takes it before it acts,
-    /// who has waited in vain takes it away.
-    func take() -> Bool { !isTaken.exchange(true, ordering: .acquiringAndReleasing) }
+    case growDisk(DiskID, DiskGrowth, Claim, Ticket)
+    case stop(Ticket)
 }
 
 /// What a disk's home ring needs to track its changes.

@@ -1,5 +1,7 @@
-import Bitmap
 import IORing
+import ServerInterface
+import System
+import TrackingFiles
 
 /// Work is done on threads of its own: a call that never returns takes nothing from the ring, neither its
 /// thread nor one of the kernel's workers for it.
@@ -20,15 +22,34 @@ extension RingWork {
                 home.post(.bitsSaved(disk, failure))
             }
         case .declareLoss(let disk, let doubt):
-            DetachedThread.run(name: "nbdpull-doubt") {
-                shared.declare(doubt, of: disk) { home.post(.lossDeclared(disk)) }
-            }
+            declare(doubt, of: disk, home, shared)
         case .writeScratch(let export, let ticket, let bytes, let position):
             write(export, ticket, bytes, position)
         case .emptyScratch(let export): empty(export)
         case .closeScratch(let export): close(export)
-        case .reclaim(let fileSystem, let piece):
-            shared.watch.reclaim(fileSystem, shared) { home.post(.spaceReclaimed(piece: piece)) }
+        case .reclaim(let fileSystem, let piece, let isFirst):
+            reclaim(fileSystem, for: piece, isFirst: isFirst, home, shared)
+        }
+    }
+
+    private func declare(
+        _ doubt: TrackingDoubt, of disk: DiskID, _ home: Mailbox<RingMessage>, _ shared: ServerShared
+    ) -> Bool {
+        shared.declareOnThread(doubt, of: disk) { home.post(.lossDeclared(disk)) }
+        return true
+    }
+
+    private func reclaim(
+        _ fileSystem: UInt64, for piece: PieceIndex, isFirst: Bool, _ home: Mailbox<RingMessage>,
+        _ shared: ServerShared
+    ) -> Bool {
+        let answer: @Sendable () -> Void = { home.post(.spaceReclaimed(piece: piece)) }
+        switch shared.watch.reclaim(fileSystem, shared, answer: answer) {
+        case .waiting: return true
+        case .nothing: return false
+        case .justGiven:
+            if isFirst { answer() }
+            return isFirst
         }
     }
 

@@ -1,5 +1,6 @@
-import Bitmap
 import IORing
+import ServerInterface
+import TrackingFiles
 
 /// What a ring has others do, because it may take for ever: the outcome comes back as a message.
 enum RingWork: Sendable {
@@ -21,5 +22,8 @@ enum RingWork: Sendable {
     case closeScratch(BackupExport)
     /// Break the jobs with scratch on the file system and give their room back; `.spaceReclaimed`
     /// follows, at the latest after `Limits.reclaimNanoseconds`.
-    case reclaim(fileSystem: UInt64, piece: PieceIndex)
+    ///
+    /// Where no job has room left to give, a change that asks first is answered as well if there was some a
+    /// moment ago: its write may have failed just before.
+    case reclaim(fileSystem: UInt64, piece: PieceIndex, isFirst: Bool)
 }

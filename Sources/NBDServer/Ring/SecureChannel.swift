@@ -10,13 +10,25 @@ struct SecureChannel {
     /// Bytes not yet opened, counted from the buffer's start.
     var inputStart = 0
     var inputEnd = 0
-    /// Arena offset of the buffer that sealed replies leave from, or -1.
-    var output = -1
-    /// Bytes not yet sent, counted from the buffer's start.
-    var outputStart = 0
-    var outputEnd = 0
+    /// What sealed replies leave from, while there are some.
+    var output: SealedOutput?
 
-    var hasUnsent: Bool { outputStart < outputEnd || session.hasOutbox }
+    /// Whether nothing that is sealed waits to be sent.
+    var isSent: Bool { output?.isSent ?? true }
+    var hasUnsent: Bool { !isSent || session.hasOutbox }
+}
+
+/// Sealed replies that have not been sent.
+struct SealedOutput {
+    /// Arena offset of the buffer, `Limits.sealedOutputBytes` long.
+    let buffer: Int
+    /// Bytes not yet sent, counted from the buffer's start.
+    var start = 0
+    var end = 0
+
+    var isSent: Bool { start == end }
+    /// Arena range that more can be sealed into.
+    var free: Range<Int> { (buffer + end)..<(buffer + Limits.sealedOutputBytes) }
 }
 
 /// What a connection brings along when it comes to a ring.

@@ -35,8 +35,8 @@ extension [BackupExport?] {
     }
 }
 
-extension [Latch?] {
-    subscript(_ job: JobIndex) -> Latch? {
+extension [Ticket?] {
+    subscript(_ job: JobIndex) -> Ticket? {
         get { self[job.number] }
         set { self[job.number] = newValue }
     }

@@ -36,15 +36,12 @@ struct StatusProgress {
         map.removeAll()
     }
 
-    /// Notes when the reply's extents are all there; tells whether they are.
-    mutating func isComplete(_ valid: ValidRequest, hasLongExtents: Bool) -> Bool {
+    /// Ends the gathering when the reply's extents are all there.
+    mutating func endIfComplete(_ valid: ValidRequest, hasLongExtents: Bool) {
         let isFirstKnown =
             valid.flags.contains(.reqOne) && extents.hasFirst(isLong: hasLongExtents)
-        guard position == valid.offset + valid.length || extents.isFull || isFirstKnown else {
-            return false
-        }
-        isGathered = true
-        return true
+        isGathered =
+            position == valid.offset + valid.length || extents.isFull || isFirstKnown
     }
 
     /// One turn of gathering allocation, for a backup export under the job's ledger.
@@ -59,7 +56,8 @@ struct StatusProgress {
         let isAhead = !valid.flags.contains(.reqOne)
         var lookups = Limits.lookupsPerTurn
         for _ in 0..<Limits.runsPerTurn {
-            if isComplete(valid, hasLongExtents: hasLongExtents) { return }
+            endIfComplete(valid, hasLongExtents: hasLongExtents)
+            if isGathered { return }
             if knownEnd <= position {
                 guard lookups > 0 else { return }
                 let run = io.allocation(

@@ -19,6 +19,8 @@ final class ScratchWatch: Sendable {
         var exports: [ExportID: BackupExport] = [:]
         /// Exports that have nothing left to give back.
         var given: Set<ExportID> = []
+        /// When room was last given back, by file system.
+        var givenAt: [UInt64: UInt64] = [:]
         var waiting: [Reclaim] = []
         var hasThread = false
     }
@@ -86,10 +88,11 @@ final class ScratchWatch: Sendable {
     /// A guest has found its file system full: breaks the jobs that have scratch there, and calls
     /// `answer` when their room is given back, or after a while.
     ///
-    /// False when there is nothing to give back: the file system is full of other things.
+    /// A write may have failed before room was given back, and be heard of afterwards: then it is to
+    /// be tried again at once.
     func reclaim(
         _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
-    ) -> Bool {
+    ) -> Reclaimed {
         let found = state.withLock { state -> (exports: [BackupExport], reclaim: Reclaim)? in
             let exports = state.exports.values.filter {
                 $0.scratch.fileSystem == fileSystem && !state.given.contains($0.id)
@@ -100,20 +103,39 @@ final class ScratchWatch: Sendable {
             state.waiting.append(reclaim)
             return (exports, reclaim)
         }
-        guard let (exports, reclaim) = found else { return false }
+        guard let (exports, reclaim) = found else {
+            let givenAt = state.withLock { $0.givenAt[fileSystem] }
+            let isRecent = givenAt.map {
+                MonotonicClock.now() < $0 + Limits.reclaimNanoseconds
+            }
+            return isRecent == true ? .justGiven : .nothing
+        }
         guard ensureThread(shared) else {
             // Nobody would look at the deadline.
             state.withLock { $0.waiting.removeAll { $0 === reclaim } }
-            return false
+            return .nothing
         }
         for export in exports {
             shared.breakNow(export, .spaceForGuest)
             export.writer.empty {
-                self.state.withLock { _ = $0.given.insert(export.id) }
+                self.state.withLock { state in
+                    state.given.insert(export.id)
+                    state.givenAt[fileSystem] = MonotonicClock.now()
+                }
                 reclaim.oneIsDone()
             }
         }
-        return true
+        return .waiting
+    }
+
+    /// What there is to give back to a guest.
+    enum Reclaimed {
+        /// `answer` will be called.
+        case waiting
+        /// Nothing more, but there was a moment ago.
+        case justGiven
+        /// The file system is full of other things.
+        case nothing
     }
 
     // MARK: On the watch's thread
@@ -139,12 +161,13 @@ final class ScratchWatch: Sendable {
 
     private func look(at export: BackupExport, _ shared: ServerShared) {
         if let loss = export.loss { return shared.breakNow(export, loss) }
-        guard export.reservedBytes > 0 else { return }
+        guard export.kept.bytes > 0 else { return }
         // On the writer's thread: the file system may hang.
         export.writer.look { space in
-            if space.freeBytes < export.reservedBytes {
+            let keptBytes = export.kept.bytes
+            if space.freeBytes < keptBytes {
                 shared.breakNow(export, .spaceForGuest)
-            } else if space.freeBytes - export.reservedBytes
+            } else if space.freeBytes - keptBytes
                 < export.roomBytes / 100 * (100 - Limits.scratchWatermarkPercent)
             {
                 shared.noteWatermark(export)

@@ -26,8 +26,7 @@ enum ScratchOutcome: Sendable, Hashable {
 final class ScratchWriter: Sendable {
     private let scratch: ScratchStorage
     private let home: Mailbox<RingMessage>
-    /// Free bytes of the file system that are left to others; 0: none are.
-    private let reservedBytes: UInt64
+    private let kept: KeptRoom
     private let wakeups = WakeCount()
     private let state = Mutex(State())
     private let start: ThreadStart
@@ -51,13 +50,13 @@ final class ScratchWriter: Sendable {
     }
 
     init(
-        _ scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
+        _ scratch: ScratchStorage, home: Mailbox<RingMessage>, kept: KeptRoom,
         start: @escaping ThreadStart = WorkerThread.start
     ) {
         self.start = start
         self.scratch = scratch
         self.home = home
-        self.reservedBytes = reservedBytes
+        self.kept = kept
     }
 
     // MARK: On any thread
@@ -189,8 +188,9 @@ final class ScratchWriter: Sendable {
     }
 
     private func perform(_ bytes: LentBytes, at position: UInt64) -> ScratchOutcome {
-        if reservedBytes > 0, let space = FileCalls.space(scratch.raw),
-            space.freeBytes < reservedBytes + UInt64(bytes.count)
+        let keptBytes = kept.bytes
+        if keptBytes > 0, let space = FileCalls.space(scratch.raw),
+            space.freeBytes < keptBytes + UInt64(bytes.count)
         {
             return .keptForGuests
         }
