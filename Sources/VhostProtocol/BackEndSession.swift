@@ -26,6 +26,8 @@ package struct BackEndSession: Sendable {
         var features: DeviceFeatures?
         var protocolFeatures: ProtocolFeatures = []
         var memory = MemoryTable()
+        /// Whether SET_OWNER has been received.
+        var isOwned = false
         /// The in-flight area that queues use from their next start on.
         var inflight: InflightArea?
         var queues: [QueueState]
@@ -117,7 +119,8 @@ package struct BackEndSession: Sendable {
         case .getMemorySlots:
             try need(.memorySlots, .getMemorySlots)
             return answer(header, UInt64(VhostLimits.regionsMax))
-        case .setOwner, .resetOwner: break
+        case .setOwner: return setOwner(header)
+        case .resetOwner: break
         case .setFeatures(let bits): try setFeatures(bits)
         case .setProtocolFeatures(let bits): try setProtocolFeatures(bits)
         case .setMemoryTable, .addRegion, .removeRegion:
@@ -138,6 +141,26 @@ package struct BackEndSession: Sendable {
             return try handleQueue(message, header)
         }
         return acknowledge(header.request, header.needsReply)
+    }
+
+    /// Starts over if the connection has been used before.
+    ///
+    /// A device that is unplugged stops its queues and leaves the connection to its successor, which
+    /// knows nothing of the memory that was mapped for it.
+    private mutating func setOwner(_ header: MessageHeader) -> SessionStep {
+        guard state.isOwned, startedQueues.isEmpty else {
+            state.isOwned = true
+            return acknowledge(header.request, header.needsReply)
+        }
+        var next = state
+        next.inflight = nil
+        next.queues = Array(repeating: QueueState(), count: state.queues.count)
+        let slots = next.memory.removeAll()
+        guard !slots.isEmpty else {
+            state = next
+            return acknowledge(header.request, header.needsReply)
+        }
+        return perform(.changeMemory(added: [], removed: slots), header, then: next)
     }
 
     private mutating func setFeatures(_ bits: UInt64) throws(SessionRefusal) {

@@ -133,6 +133,13 @@ package struct MemoryTable: Equatable, Sendable {
         return entries.remove(at: place).slot
     }
 
+    /// Removes all regions.
+    mutating func removeAll() -> [MemorySlot] {
+        let slots = entries.map(\.slot)
+        entries = []
+        return slots
+    }
+
     /// The guest address of a range at `userAddress` in the front-end; nil unless one region holds
     /// all of it.
     func guestAddress(ofUser userAddress: UInt64, byteCount: UInt64) -> UInt64? {

@@ -8,7 +8,7 @@ package enum RequestCode: UInt32, Sendable, BitwiseCopyable, CaseIterable {
     case getFeatures = 1
     /// SET_FEATURES: which of them are used.
     case setFeatures = 2
-    /// SET_OWNER: the beginning of a session.
+    /// SET_OWNER: the start of a session.
     case setOwner = 3
     /// RESET_OWNER: deprecated, changes nothing.
     case resetOwner = 4

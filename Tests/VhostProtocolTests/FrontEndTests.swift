@@ -97,6 +97,39 @@ struct FrontEndTests {
         #expect(Self.started(actions).map(\.inflightOffset) == [0, 2112])
     }
 
+    @Test("qemu 7.2: a device that is plugged in on the connection of another starts afresh")
+    func replug() throws {
+        var rig = SessionRig()
+        let used: UInt64 = 1 << 0 | 1 << 3 | 1 << 9 | 1 << 12 | 1 << 15
+        let hello: [ClientMessage] = [
+            .getFeatures, .getProtocolFeatures, .setProtocolFeatures(used), .getQueueCount,
+            .getSlots, .setOwner, .getFeatures,
+        ]
+        let dimm = ClientRegion(guest: 1 << 32, size: 128 << 20, user: 1 << 40)
+        let start: [ClientMessage] =
+            [
+                .setFeatures(SessionRig.features),
+                ClientMessage.addRegion(Self.ram).acknowledged,
+            ] + Self.start(0, at: 43_687_936) + [
+                .setEnable(0, 1), ClientMessage.addRegion(dimm).acknowledged,
+            ]
+        #expect(Self.send(hello, &rig).isEmpty)
+        _ = Self.send(start, &rig)
+        // While a queue runs the same front-end owns the session, however often it says so.
+        #expect(rig.send(.setOwner).action == nil && rig.session.startedQueues == [0])
+        let slots = rig.session.memory.entries.map(\.slot)
+        _ = Self.send(
+            [
+                .setEnable(0, 0), .getBase(0), .getInflight(queues: 1, size: 128),
+                .setInflight(bytes: 2112, queues: 1, size: 128),
+            ], &rig)
+        #expect(Self.send(hello, &rig) == [.changeMemory(added: [], removed: slots)])
+        #expect(rig.session.memory.entries.isEmpty)
+        let again = Self.started(Self.send(start, &rig))
+        #expect(again.map(\.base) == [0] && again.map(\.inflightOffset) == [nil])
+        #expect(rig.session.memory.entries.count == 2)
+    }
+
     @Test("front-ends in Rust: a call before its kick, memory as one table, every message answered")
     func rustVMM() {
         var rig = SessionRig()
