@@ -38,31 +38,32 @@ let package = Package(
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
 
         .target(name: "Tables", swiftSettings: strict),
-        .target(name: "System", dependencies: ["CLinux", "Tables"], swiftSettings: strict),
+        .target(name: "SystemLayer", dependencies: ["CLinux", "Tables"], swiftSettings: strict),
         .target(
-            name: "IORing", dependencies: ["CLibURing", "CLinux", "System"], swiftSettings: strict),
-        .target(name: "Disk", dependencies: ["System"], swiftSettings: strict),
-        .target(name: "TLS", dependencies: ["CGnuTLS", "System"], swiftSettings: strict),
+            name: "IORing", dependencies: ["CLibURing", "CLinux", "SystemLayer"],
+            swiftSettings: strict),
+        .target(name: "Disk", dependencies: ["SystemLayer"], swiftSettings: strict),
+        .target(name: "TLS", dependencies: ["CGnuTLS", "SystemLayer"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
         .target(name: "VhostProtocol", swiftSettings: strict),
         .target(name: "Tracking", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
-            name: "TrackingFiles", dependencies: ["Tracking", "System"], swiftSettings: strict),
+            name: "TrackingFiles", dependencies: ["Tracking", "SystemLayer"], swiftSettings: strict),
         .target(name: "PointInTime", dependencies: ["Tables", "Tracking"], swiftSettings: strict),
         .target(
-            name: "ScratchFiles", dependencies: ["PointInTime", "Disk", "System", "Tables"],
+            name: "ScratchFiles", dependencies: ["PointInTime", "Disk", "SystemLayer", "Tables"],
             swiftSettings: strict),
         .target(name: "Core", dependencies: ["PointInTime", "Tracking"], swiftSettings: strict),
         .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),
         .target(
-            name: "BoundedCalls", dependencies: ["ServerInterface", "System"],
+            name: "BoundedCalls", dependencies: ["ServerInterface", "SystemLayer"],
             swiftSettings: strict),
         .target(
             name: "NBDServer",
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "System", "TLS", "Tables", "Tracking",
+                "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
                 "TrackingFiles",
             ],
             swiftSettings: strict),
@@ -95,19 +96,20 @@ let package = Package(
         .target(name: "UnitSupport", path: "Tests/UnitSupport", swiftSettings: strict),
         .testTarget(
             name: "SystemTests",
-            dependencies: ["Disk", "IORing", "System", "Tables", "CLinux", "UnitSupport"],
+            dependencies: ["Disk", "IORing", "SystemLayer", "Tables", "CLinux", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "IORingTests", dependencies: ["Disk", "IORing", "System", "UnitSupport"],
+            name: "IORingTests", dependencies: ["Disk", "IORing", "SystemLayer", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
             name: "TrackingTests",
-            dependencies: ["Tracking", "TrackingFiles", "System", "UnitSupport"],
+            dependencies: ["Tracking", "TrackingFiles", "SystemLayer", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
             name: "CoreTests",
             dependencies: [
-                "Core", "PointInTime", "ScratchFiles", "Tracking", "Disk", "System", "UnitSupport",
+                "Core", "PointInTime", "ScratchFiles", "Tracking", "Disk", "SystemLayer",
+                "UnitSupport",
             ],
             swiftSettings: strict),
         .testTarget(
@@ -126,7 +128,7 @@ let package = Package(
             name: "NBDServerTests",
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "System", "TLS", "Tables", "Tracking",
+                "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
                 "TrackingFiles",
             ],
             swiftSettings: strict),

@@ -1,5 +1,5 @@
 import Synchronization
-import System
+import SystemLayer
 
 /// Calls back when a time is over.
 ///

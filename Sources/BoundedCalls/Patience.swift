@@ -1,5 +1,5 @@
 import Synchronization
-package import System
+package import SystemLayer
 
 /// Waits that end: by what is waited for, or by time.
 package enum Patience {

@@ -1,6 +1,6 @@
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// Runs calls that may never return on threads of their own, so that nobody waits for a storage but
 /// those who named it.

@@ -1,5 +1,5 @@
 import Synchronization
-import System
+import SystemLayer
 
 /// What a call that may hang depends on: calls on the same place share its fate and its threads.
 package enum StoragePlace: Hashable, Sendable {

@@ -34,4 +34,28 @@ extension DiskChanges {
 
     /// Breaks the jobs that have kept a change waiting for longer than they allow.
     package mutating func expire(now: UInt64) { copies.expire(now: now) }
+
+    // MARK: Looking
+
+    // Asked here and not of `copies`, which another module could only copy first, arrays and all.
+
+    /// Whether any whole job needs clusters to be preserved.
+    package var hasActiveJobs: Bool { copies.hasActiveJobs }
+
+    /// Copies in flight.
+    package var copiesInFlight: Int { copies.copiesInFlight }
+
+    /// The clusters that a copy in flight moves.
+    package func clusters(of copy: CopyIndex) -> Range<Int> { copies.clusters(of: copy) }
+
+    /// Whether a whole job still wants what a copy in flight reads or saves.
+    package func isWanted(_ copy: CopyIndex) -> Bool { copies.isWanted(task: copy) }
+
+    /// Slots of scratch that hold something of the job.
+    package func slotsUsed(by job: JobIndex) -> UInt32 { copies.slotsUsed(job: job) }
+
+    /// Clusters preserved for the job, and how many of them are all zeros.
+    package func figures(of job: JobIndex) -> (preserved: Int, zero: Int) {
+        copies.figures(job: job)
+    }
 }

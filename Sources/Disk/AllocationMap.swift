@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 
 /// What lies at a place of a source, and what it took to find out.
 package struct AllocationRun: Sendable, Equatable {

@@ -1,5 +1,5 @@
 import Synchronization
-package import System
+package import SystemLayer
 
 /// Why a source cannot be opened.
 package enum SourceFault: Error, Sendable, Hashable {

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 
 /// Files that hold no disk and no scratch, whoever names them: the server's own state, and what the
 /// kernel shows of itself as files.

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 
 /// The locks by which users of a disk image tell each other what they do with it, byte for byte
 /// those of qemu.

@@ -1,5 +1,5 @@
 import Glibc
-package import System
+package import SystemLayer
 
 /// The pages of one ring: every buffer that the kernel reads from or writes to lies here.
 ///

@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-package import System
+package import SystemLayer
 
 /// Reads and writes of the ring's own thread, past its queue.
 extension FileCalls {

@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-import System
+import SystemLayer
 
 /// Collects ranges of an arena and sends them with one call.
 @safe

@@ -1,5 +1,5 @@
 import Glibc
-import System
+import SystemLayer
 
 /// A range of an arena that a thread without a ring may read, as long as its lender keeps it
 /// allocated.

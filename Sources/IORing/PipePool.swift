@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-import System
+import SystemLayer
 
 /// Pipes that carry pages of files to sockets without copying them.
 ///

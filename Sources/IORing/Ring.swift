@@ -1,7 +1,7 @@
 import CLibURing
 import CLinux
 import Glibc
-package import System
+package import SystemLayer
 
 /// One finished operation: the tag it was submitted with and the kernel's result (negative errno on
 /// failure).

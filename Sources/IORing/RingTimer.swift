@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-package import System
+package import SystemLayer
 
 /// A descriptor that becomes readable at a fixed period: the clock tick of a ring.
 package struct PeriodicTimer: ~Copyable {

@@ -14,6 +14,10 @@ package enum LibvirtLimits {
     package static let checkpointsMax = 16_384
     /// Most typed parameters in one array.
     package static let parametersMax = 16_384
+    /// The longest reply, in bytes of its body: libvirt's own limit of a message.
+    package static let replyBytesMax = 32 << 20
+    /// Most figures of one domain in a reply; libvirt's own limit.
+    package static let statisticsMax = 262_144
     /// Most mount points that one freeze or thaw may name; libvirt's own limit.
     package static let mountPointsMax = 256
     /// Calls of one connection that are begun and not answered; then it is not read until one is.

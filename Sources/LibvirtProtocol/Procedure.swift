@@ -52,6 +52,14 @@ package struct Procedure: RawRepresentable, Sendable, Hashable {
     package static let listAllSnapshots = Procedure(274)
     package static let domainFSFreeze = Procedure(335)
     package static let domainFSThaw = Procedure(336)
+    /// Not served here: read before they are passed on to a libvirtd behind the door.
+    package static let domainCreateXML = Procedure(10)
+    package static let domainDefineXML = Procedure(11)
+    package static let domainDetachDevice = Procedure(13)
+    package static let domainDetachDeviceFlags = Procedure(161)
+    package static let domainUpdateDeviceFlags = Procedure(174)
+    package static let domainCreateXMLWithFiles = Procedure(309)
+    package static let domainDefineXMLFlags = Procedure(350)
     /// Not served here; called on a libvirtd behind the door.
     package static let domainAgentSetResponseTimeout = Procedure(420)
     package static let getAllDomainStats = Procedure(344)

@@ -46,11 +46,12 @@ package enum UpstreamRoute: Sendable, Hashable {
             ]
         ),
         // A machine's migration must not end because a tool gives up a backup that has ended
-        // already: aborting stays ours even where we have no job.
+        // already: aborting stays ours even where we have no job. And a domain's backups can be had
+        // while its machine is off, which is what tools ask "is active" for.
         (
             .oursOnOurDomains,
             [
-                .domainAbortJob, .domainAbortJobFlags, .domainBackupBegin,
+                .domainAbortJob, .domainAbortJobFlags, .domainIsActive, .domainBackupBegin,
                 .domainBackupGetXMLDesc, .checkpointCreateXML, .checkpointGetXMLDesc,
                 .domainListAllCheckpoints, .checkpointListAllChildren, .checkpointLookupByName,
                 .checkpointGetParent, .checkpointDelete,
@@ -60,7 +61,7 @@ package enum UpstreamRoute: Sendable, Hashable {
             .upstreamElseOurs,
             [
                 .domainLookupByID, .domainLookupByName, .domainLookupByUUID, .domainGetState,
-                .domainGetInfo, .domainIsActive, .domainIsPersistent, .domainIsUpdated,
+                .domainGetInfo, .domainIsPersistent, .domainIsUpdated,
                 .domainGetAutostart, .domainGetOSType, .domainGetMaxMemory, .domainGetMaxVcpus,
                 .domainGetVcpusFlags, .domainHasManagedSaveImage, .domainGetSecurityLabel,
                 .domainGetMessages, .domainFSFreeze, .domainFSThaw, .domainBlockStats,

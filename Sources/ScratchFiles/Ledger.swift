@@ -1,6 +1,6 @@
 package import PointInTime
 package import Synchronization
-package import System
+package import SystemLayer
 import Tables
 
 /// A ledger and the memory that it lies in: `LedgerView` says what is promised of it.

@@ -1,6 +1,6 @@
 package import Disk
 package import PointInTime
-package import System
+package import SystemLayer
 
 /// Why scratch cannot be had.
 package enum ScratchFault: Error, Sendable, Hashable {

@@ -28,6 +28,9 @@ package struct ServerConfiguration: Sendable {
     /// Who may open unix sockets besides this server's own user.
     package var socketAccess: SocketAccess
 
+    /// Descriptors that other parts of the process may come to use.
+    package var otherDescriptors = 0
+
     /// TLS credentials and access rules.
     package var security: SecurityConfiguration
     /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be

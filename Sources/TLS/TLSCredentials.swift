@@ -1,5 +1,5 @@
 import CGnuTLS
-import System
+import SystemLayer
 
 /// Which files hold a server's credentials, by the names that qemu and nbdkit use.
 package struct TLSFiles: Sendable, Hashable {

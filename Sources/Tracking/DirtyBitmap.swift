@@ -88,6 +88,22 @@ package struct DirtyBitmap: Sendable {
         return block < blockCount ? block : nil
     }
 
+    /// The state of a block, and the first block after it, `last + 1` at most, whose state is another.
+    package func run(from block: Int, through last: Int) -> (isDirty: Bool, end: Int) {
+        precondition(block <= last && last < blockCount)
+        let isDirty = isDirty(block)
+        var index = block >> 6
+        let own = word(index)
+        var bits = (isDirty ? ~own : own) & (UInt64.max << UInt64(block & 63))
+        if bits == 0 {
+            guard let found = firstWord(after: index, through: last >> 6, dirty: !isDirty) else {
+                return (isDirty, last + 1)
+            }
+            (index, bits) = found
+        }
+        return (isDirty, min(index << 6 + bits.trailingZeroBitCount, last + 1))
+    }
+
     /// The first word after `index`, `last` at most, with a block whose state is `dirty`: its index,
     /// and the blocks of that state as set bits; clean pages are passed over whole.
     func firstWord(

@@ -1,4 +1,4 @@
-package import System
+package import SystemLayer
 package import Tracking
 
 /// The write-intent log's file: two slots that are written in turn.

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Tracking
 
 /// A recording layer's bits as a file: a header of one page, then words in the machine's own order.

@@ -1,5 +1,5 @@
 import Synchronization
-package import System
+package import SystemLayer
 
 /// The file in memory that gets a layer's bits before the changes are made.
 ///

@@ -1,5 +1,5 @@
 import Synchronization
-import System
+import SystemLayer
 
 /// Decides whether a session may still write its record: not when it was said that its changes are not
 /// recorded.

@@ -1,5 +1,5 @@
 import Synchronization
-package import System
+package import SystemLayer
 package import Tracking
 
 /// The layer that records now: a dirty bitmap in memory, and two files that follow it.

@@ -1,4 +1,4 @@
-package import System
+package import SystemLayer
 
 /// One open file of a disk's tracking.
 ///

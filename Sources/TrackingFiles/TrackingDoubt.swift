@@ -1,5 +1,5 @@
 import Synchronization
-package import System
+package import SystemLayer
 import Tracking
 
 /// What became of the attempt to say that a disk's tracking is not to be believed.

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Tracking
 
 /// Every place in which something of one disk's tracking is kept.

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Tracking
 
 /// A disk that is served becomes larger.

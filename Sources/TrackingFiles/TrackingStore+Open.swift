@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 package import Tracking
 
 /// A disk's tracking is taken up again, after a clean stop, a kill or a loss of power.

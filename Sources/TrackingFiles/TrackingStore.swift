@@ -1,4 +1,4 @@
-package import System
+package import SystemLayer
 package import Tracking
 
 /// Why a disk's tracking cannot do what it is asked.

@@ -19,6 +19,8 @@ struct BackupBegin: AsyncParsableCommand {
     var fallbackFull = false
     @Flag(help: "Treat TRIM as \"no longer needed\": free its scratch; later reads fail.")
     var clientRelease = false
+    @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
+    var quiesce = false
     // A job here does not end with the machine.
     @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false
 
@@ -30,7 +32,7 @@ struct BackupBegin: AsyncParsableCommand {
             backupXML: try file.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
             reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
-            clientRelease: clientRelease)
+            clientRelease: clientRelease, quiesce: quiesce)
         let data = try await options.send(
             ControlClient.Call("POST", ["v1", "domains", domain, "jobs"], json: body))
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)

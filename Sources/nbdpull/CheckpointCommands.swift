@@ -12,10 +12,15 @@ struct CheckpointCreate: AsyncParsableCommand {
     @Flag(help: "Register a checkpoint that was made earlier.") var redefine = false
     @Flag(help: "With --redefine: refuse it unless every disk still has its bitmap.")
     var redefineValidate = false
+    @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
+    var quiesce = false
 
     func validate() throws {
         guard redefine || !redefineValidate else {
             throw ValidationError("--redefine-validate needs --redefine")
+        }
+        guard !redefine || !quiesce else {
+            throw ValidationError("--quiesce excludes --redefine")
         }
         _ = try target.and(file, xmlfile)
     }
@@ -27,6 +32,7 @@ struct CheckpointCreate: AsyncParsableCommand {
             "POST", ["v1", "domains", domain, "checkpoints"], json: XMLBody(xml: xml))
         if redefine { call.query.append(("redefine", "true")) }
         if redefineValidate { call.query.append(("redefineValidate", "true")) }
+        if quiesce { call.query.append(("quiesce", "true")) }
         let data = try await options.send(call)
         try options.output.show(data, as: CheckpointView.self) { checkpoint in
             guard !options.output.quiet else { return "" }
@@ -53,6 +59,8 @@ struct CheckpointCreateAs: AsyncParsableCommand {
         help: "DISK[,checkpoint=TYPE][,bitmap=NAME]; may be repeated. (default: all disks)")
     var diskspec: [String] = []
     @Flag(name: .customLong("print-xml"), help: "Print the XML instead.") var printXML = false
+    @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
+    var quiesce = false
 
     func validate() throws { _ = try arguments() }
 
@@ -78,8 +86,9 @@ struct CheckpointCreateAs: AsyncParsableCommand {
                     : xml + "\n")
             return
         }
-        let call = try ControlClient.Call(
+        var call = try ControlClient.Call(
             "POST", ["v1", "domains", domain, "checkpoints"], json: XMLBody(xml: xml))
+        if quiesce { call.query.append(("quiesce", "true")) }
         let data = try await options.send(call)
         try options.output.show(data, as: CheckpointView.self) {
             options.output.quiet ? "" : "Domain checkpoint \($0.name) created\n\n"

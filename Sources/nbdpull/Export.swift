@@ -67,14 +67,7 @@ struct Export: AsyncParsableCommand {
             exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
             discardMode: .unmap, description: description)
-        let bound: ListenEndpoint
-        do throws(ControlError) {
-            bound = try await start(engine, disk, endpoint, security, passed)
-        } catch {
-            await engine.shutdown()
-            throw error
-        }
-        let uri = ExportURI.text(endpoint: bound.reachable, name: name, security: security)
+        try await attach(engine, disk)
         // Without anything to reload, a hang-up ends the export as it ends other programs.
         let hasFiles = files.offersTLS || files.rules != nil
         let reload: [ServiceGroupConfiguration.ServiceConfiguration] =
@@ -84,27 +77,51 @@ struct Export: AsyncParsableCommand {
                 services: reload + [
                     .init(
                         service: StopService(
-                            begin: { announce(uri) }, stop: { await engine.shutdown() }))
+                            // No client gets in before a stop signal is heeded.
+                            begin: { try await serve(engine, endpoint, security, passed) },
+                            stop: { await engine.shutdown() }))
                 ],
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()
     }
 
-    private func start(
-        _ engine: any BackupEngine, _ disk: DiskConfiguration, _ endpoint: ListenEndpoint,
-        _ security: ListenerSecurity, _ passed: Int32?
-    ) async throws(ControlError) -> ListenEndpoint {
+    private func attach(
+        _ engine: any BackupEngine, _ disk: DiskConfiguration
+    ) async throws(ControlError) {
         do throws(ServerFault) {
             _ = try await engine.attachDisk(disk)
-            if passed == nil {
-                return try await engine.listenLive(endpoint, security: security)
-            }
+        } catch {
+            await engine.shutdown()
+            throw controlError(from: error)
+        }
+    }
+
+    private func serve(
+        _ engine: any BackupEngine, _ endpoint: ListenEndpoint, _ security: ListenerSecurity,
+        _ passed: Int32?
+    ) async throws(ControlError) {
+        do throws(ControlError) {
+            let bound = try await listen(engine, endpoint, security, passed)
+            announce(ExportURI.text(endpoint: bound.reachable, name: name, security: security))
+        } catch {
+            await engine.shutdown()
+            throw error
+        }
+    }
+
+    private func listen(
+        _ engine: any BackupEngine, _ endpoint: ListenEndpoint, _ security: ListenerSecurity,
+        _ passed: Int32?
+    ) async throws(ControlError) -> ListenEndpoint {
+        if let passed {
+            return try await PassedSocket.adopt(passed, engine, security, allowPlaintext)
+        }
+        do throws(ServerFault) {
+            return try await engine.listenLive(endpoint, security: security)
         } catch {
             throw controlError(from: error)
         }
-        guard let passed else { return endpoint }
-        return try await PassedSocket.adopt(passed, engine, security, allowPlaintext)
     }
 
     private func configuration(

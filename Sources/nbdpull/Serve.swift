@@ -178,36 +178,43 @@ struct ServeRun {
         }
         // Printed even with --quiet: the server is not what it seems.
         for problem in await manager.problems { Console.error("error: \(problem)") }
+        let live: [ListenEndpoint]
         do throws(ControlError) {
-            try await listen(engine, liveTCP, passed)
+            live = try await listen(engine, liveTCP, passed)
         } catch {
             await manager.shutdown()
             throw error
         }
-        try await serve(manager, engine, freezer)
+        try await serve(manager, engine, freezer, live)
     }
 
+    /// Returns where the live exports are reached.
     private func listen(
         _ engine: any BackupEngine, _ liveTCP: ListenEndpoint?, _ passed: [Int32]
-    ) async throws(ControlError) {
+    ) async throws(ControlError) -> [ListenEndpoint] {
+        var bound = [liveSocket]
         do throws(ServerFault) {
             // The socket's permissions admit only the server's own user.
             _ = try await engine.listenLive(
                 liveSocket, security: settings.security.offersTLS ? .selective : .plaintext)
             if let liveTCP {
-                _ = try await engine.listenLive(liveTCP, security: liveTCPSecurity)
+                bound.append(
+                    try await engine.listenLive(liveTCP, security: liveTCPSecurity))
             }
         } catch {
             throw controlError(from: error)
         }
         for descriptor in passed {
-            try await PassedSocket.adopt(
-                descriptor, engine, liveTCPSecurity, settings.allowPlaintext)
+            bound.append(
+                try await PassedSocket.adopt(
+                    descriptor, engine, liveTCPSecurity, settings.allowPlaintext))
         }
+        return bound
     }
 
     private func serve(
-        _ manager: JobManager, _ engine: any BackupEngine, _ freezer: GuestFreezer?
+        _ manager: JobManager, _ engine: any BackupEngine, _ freezer: GuestFreezer?,
+        _ live: [ListenEndpoint]
     ) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = settings.quiet ? .error : .warning
@@ -227,14 +234,16 @@ struct ServeRun {
             services.append(
                 LibvirtServer(
                     manager: manager, socketPath: libvirtSocket, access: access,
-                    upstream: settings.libvirtUpstream))
+                    upstream: settings.libvirtUpstream, places: LivePlaces(live)))
         }
         services.append(ReloadService(engine: engine))
         services.append(
             StopService {
                 ServiceNotice.send("STOPPING=1", environment)
+                // No guest stands still while jobs end.
+                async let thawed: Void? = freezer?.shutdown()
                 await manager.shutdown()
-                await freezer?.shutdown()
+                await thawed
             })
         // The last service is stopped first: jobs end while the sockets still answer.
         let group = ServiceGroup(
@@ -332,11 +341,11 @@ enum PassedSocket {
 /// Waits for the stop signal, then does what stopping takes.
 struct StopService: Service {
     /// Done first: from then on a stop signal is waited for.
-    var begin: @Sendable () -> Void = {}
+    var begin: @Sendable () async throws -> Void = {}
     let stop: @Sendable () async -> Void
 
     func run() async throws {
-        begin()
+        try await begin()
         // Cancelled means that another service failed; there is as much to clean up then.
         try? await gracefulShutdown()
         await stop()

@@ -98,6 +98,10 @@ struct ServeSettings {
                     + " which has one")
         }
         libvirtUpstream = try Self.libvirtUpstream(source)
+        if libvirtAccess != nil {
+            server.otherDescriptors = LibvirtServer.descriptorsMax(
+                hasUpstream: libvirtUpstream != nil)
+        }
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
     }

@@ -88,6 +88,15 @@ private final class Agent: Sendable {
     }
 }
 
+/// The response timeout of an agent, as libvirtd has it.
+private final class Timeout: Sendable {
+    private let value = Mutex<Int32>(-2)
+    var seconds: Int32 {
+        get { value.withLock { $0 } }
+        set { value.withLock { $0 = newValue } }
+    }
+}
+
 @Suite("Quiesce: a guest that is frozen is thawed, whatever happens", .timeLimit(.minutes(2)))
 struct GuestFreezerTests {
     private let fixture: ControlFixture
@@ -127,14 +136,14 @@ struct GuestFreezerTests {
         let libvirtd = try await libvirtd(agent)
         let state = try StateDirectory(path: fixture.stateDirectory)
         let freezer = freezer(state)
-        try await freezer.freeze(domain: "vm1", uuid: uuid)
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         #expect(agent.isFrozen)
         #expect(state.freezes().records.map(\.uuid) == [uuid])
-        #expect(await freezer.thaw(uuid: uuid))
+        #expect(await freezer.thaw(owner: "job"))
         #expect(!agent.isFrozen)
         #expect(state.freezes().records.isEmpty)
         #expect(libvirtd.count(.domainFSFreeze) == 1)
-        #expect(await !freezer.thaw(uuid: uuid))
+        #expect(await !freezer.thaw(owner: "job"))
         let asked = try #require(
             libvirtd.calls.first { $0.header.procedure == Procedure.domainFSFreeze.rawValue })
         var arguments = XDRReader(asked.body)
@@ -147,7 +156,7 @@ struct GuestFreezerTests {
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
         await #expect {
-            try await freezer.freeze(domain: "vm1", uuid: uuid)
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         } throws: {
             ($0 as? ControlError)?.code == "freeze-timed-out"
         }
@@ -157,7 +166,7 @@ struct GuestFreezerTests {
         #expect(try await eventually { agent.thaws > soFar })
         #expect(libvirtd.count(.domainFSFreeze) == 1)
         await #expect(throws: ControlError.stillFrozen("vm1")) {
-            try await freezer.freeze(domain: "vm1", uuid: uuid)
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         }
     }
 
@@ -167,7 +176,7 @@ struct GuestFreezerTests {
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
         await #expect(throws: ControlError.self) {
-            try await freezer.freeze(domain: "vm1", uuid: uuid)
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         }
         #expect(try await eventually { agent.wasFrozen })
         #expect(try await eventually { !agent.isFrozen })
@@ -181,8 +190,8 @@ struct GuestFreezerTests {
         let agent = Agent(.willing, thawsToRefuse: 3)
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
-        try await freezer.freeze(domain: "vm1", uuid: uuid)
-        #expect(await freezer.thaw(uuid: uuid))
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
+        #expect(await freezer.thaw(owner: "job"))
         #expect(!agent.isFrozen)
         #expect(agent.thaws == 4)
         #expect(events.recent.count { $0.event == .guestThawFailed } == 1)
@@ -196,9 +205,9 @@ struct GuestFreezerTests {
         var limits = limits()
         limits.frozen = .milliseconds(200)
         let freezer = freezer(nil, limits)
-        try await freezer.freeze(domain: "vm1", uuid: uuid)
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         #expect(try await eventually { !agent.isFrozen })
-        #expect(await !freezer.thaw(uuid: uuid))
+        #expect(await !freezer.thaw(owner: "job"))
         #expect(libvirtd.count(.domainFSThaw) == 1)
     }
 
@@ -208,7 +217,7 @@ struct GuestFreezerTests {
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
         await #expect(throws: ControlError.self) {
-            try await freezer.freeze(domain: "vm1", uuid: uuid)
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         }
         #expect(try await eventually { !agent.isFrozen })
         #expect(libvirtd.count(.domainFSThaw) == 1)
@@ -219,9 +228,9 @@ struct GuestFreezerTests {
         let agent = Agent(.willing)
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
-        try await freezer.freeze(domain: "vm1", uuid: uuid)
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         try await libvirtd.die()
-        async let thawed = freezer.thaw(uuid: uuid)
+        async let thawed = freezer.thaw(owner: "job")
         try await Task.sleep(for: .milliseconds(300))
         try await libvirtd.listen()
         let isThawed = await thawed
@@ -249,7 +258,7 @@ struct GuestFreezerTests {
         let agent = Agent(.willing)
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
-        try await freezer.freeze(domain: "vm1", uuid: uuid)
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         await freezer.shutdown()
         #expect(!agent.isFrozen)
         #expect(libvirtd.count(.domainFSThaw) == 1)
@@ -263,7 +272,7 @@ struct GuestFreezerTests {
         let libvirtd = try await libvirtd(agent)
         let freezer = freezer()
         await #expect {
-            try await freezer.freeze(domain: "vm1", uuid: uuid)
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
         } throws: {
             ($0 as? ControlError)?.libvirtCode == Int(code)
         }
@@ -280,13 +289,141 @@ struct GuestFreezerTests {
         let freezer = freezer()
         for _ in 0..<3 {
             await #expect {
-                try await freezer.freeze(domain: "vm1", uuid: uuid)
+                try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
             } throws: {
                 ($0 as? ControlError)?.libvirtCode == 86
             }
         }
         #expect(libvirtd.count(.domainFSFreeze) == 3)
         #expect(libvirtd.count(.domainFSThaw) == 0)
+    }
+
+    @Test("who thaws ends his own freeze, not that of another who froze the guest since")
+    func owners() async throws {
+        let agent = Agent(.willing)
+        let libvirtd = try await libvirtd(agent)
+        var limits = limits()
+        limits.frozen = .milliseconds(700)
+        let freezer = freezer(nil, limits)
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "slow")
+        #expect(try await eventually { !agent.isFrozen })
+        #expect(
+            try await eventually {
+                do throws(ControlError) {
+                    try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
+                    return true
+                } catch {
+                    return false
+                }
+            })
+        #expect(await !freezer.thaw(owner: "slow"))
+        #expect(agent.isFrozen)
+        #expect(await freezer.thaw(owner: "job"))
+        #expect(!agent.isFrozen)
+        #expect(libvirtd.count(.domainFSFreeze) == 2)
+    }
+
+    @Test("two freezes of a guest at once: one is refused, and neither leaves it frozen")
+    func atOnce() async throws {
+        let agent = Agent(.slow(100))
+        let libvirtd = try await libvirtd(agent)
+        let freezer = freezer()
+        async let first: Void = freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
+        #expect(try await eventually { libvirtd.count(.domainFSFreeze) == 1 })
+        await #expect(throws: ControlError.stillFrozen("vm1")) {
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "other")
+        }
+        #expect(await !freezer.thaw(owner: "other"))
+        try await first
+        #expect(await freezer.thaw(owner: "job"))
+        #expect(!agent.isFrozen)
+    }
+
+    @Test("a freeze that was made behind the thaw, and answered before it, is thawed again")
+    func overtaken() async throws {
+        let agent = Agent(.willing)
+        let asked = Mutex<PacketHeader?>(nil)
+        let libvirtd = try await ScriptedLibvirtd(path) { packet, libvirtd in
+            switch Procedure(rawValue: packet.header.procedure) {
+            case .domainFSFreeze:
+                asked.withLock { $0 = packet.header }
+                return .silence
+            case .domainFSThaw:
+                guard let freeze = asked.withLock({ $0.take() }) else {
+                    return agent.script(packet, libvirtd)
+                }
+                agent.freeze()
+                return .packets([
+                    Packet(freeze.reply(.ok), body: [0, 0, 0, 2]),
+                    Packet(packet.header.reply(.ok), body: [0, 0, 0, 2]),
+                ])
+            default: return agent.script(packet, libvirtd)
+            }
+        }
+        let freezer = freezer()
+        await #expect(throws: ControlError.self) {
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
+        }
+        #expect(try await eventually { agent.wasFrozen })
+        #expect(try await eventually { !agent.isFrozen })
+        #expect(libvirtd.count(.domainFSThaw) == 2)
+    }
+
+    @Test("the agent's response timeout is put back before the next freeze sets its own")
+    func responseTimeout() async throws {
+        let agent = Agent(.willing)
+        let timeout = Timeout()
+        let libvirtd = try await ScriptedLibvirtd(path) { packet, libvirtd in
+            guard packet.header.procedure == Procedure.domainAgentSetResponseTimeout.rawValue
+            else { return agent.script(packet, libvirtd) }
+            var arguments = XDRReader(packet.body)
+            _ = try? arguments.domain()
+            let seconds = (try? arguments.int()) ?? 0
+            guard seconds == -2 else {
+                timeout.seconds = seconds
+                return .results([])
+            }
+            // Libvirtd comes to it later.
+            Task {
+                try? await Task.sleep(for: .milliseconds(200))
+                timeout.seconds = seconds
+            }
+            return .later([], milliseconds: 250)
+        }
+        let freezer = freezer()
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "one")
+        #expect(await freezer.thaw(owner: "one"))
+        try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "two")
+        try await Task.sleep(for: .milliseconds(300))
+        #expect(timeout.seconds == 1)
+        #expect(await freezer.thaw(owner: "two"))
+        await freezer.shutdown()
+        #expect(timeout.seconds == -2)
+        #expect(libvirtd.count(.domainFSFreeze) == 2)
+    }
+
+    @Test("a server that stops before the agent was asked does not ask it any more")
+    func stopInTheMiddle() async throws {
+        let agent = Agent(.willing)
+        let libvirtd = try await ScriptedLibvirtd(path) { packet, libvirtd in
+            packet.header.procedure == Procedure.domainAgentSetResponseTimeout.rawValue
+                ? .later([], milliseconds: 300) : agent.script(packet, libvirtd)
+        }
+        let state = try StateDirectory(path: fixture.stateDirectory)
+        let freezer = freezer(state)
+        let uuid = uuid
+        let freezing = Task {
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
+        }
+        #expect(
+            try await eventually { libvirtd.count(.domainAgentSetResponseTimeout) == 1 })
+        await freezer.shutdown()
+        await #expect(throws: ControlError.serverStopping) { try await freezing.value }
+        #expect(libvirtd.count(.domainFSFreeze) == 0)
+        #expect(state.freezes().records.isEmpty)
+        await #expect(throws: ControlError.serverStopping) {
+            try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
+        }
     }
 
     // MARK: With the manager

@@ -10,8 +10,15 @@ struct LibvirtClient {
     let session: LibvirtSession
 
     init(_ manager: JobManager, isReadOnly: Bool = false) {
-        context = LibvirtContext(manager: manager)
-        session = LibvirtSession(user: 0, sendEvent: { _ in })
+        self.init(LibvirtContext(manager: manager), isReadOnly: isReadOnly)
+    }
+
+    /// One of several clients of a door.
+    init(
+        _ context: LibvirtContext, user: UInt32 = 0, process: Int32 = 0, isReadOnly: Bool = false
+    ) {
+        self.context = context
+        session = LibvirtSession(user: user, process: process, sendEvent: { _ in })
         session.isReadOnly = isReadOnly
     }
 

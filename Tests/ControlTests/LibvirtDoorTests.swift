@@ -51,6 +51,34 @@ import Testing
         return try reader.int()
     }
 
+    @Test("P6: nothing of a connection stays when it is over, however it ends")
+    func nothingStays() async throws {
+        let manager = try await fixture.manager()
+        try await manager.define(xml: fixture.domainXML())
+        let server = LibvirtServer(manager: manager, socketPath: path)
+        let running = Task { try await server.run() }
+        #expect(try await eventually { SystemCalls.isListening(unixPath: path) })
+        let seen = SeenSessions()
+        for number in 0..<6 {
+            let peer = try await DoorPeer(path)
+            if number > 0 { try await peer.open() }
+            #expect(try await eventually { !server.door.sessions.isEmpty })
+            seen.add(server.door.sessions)
+            switch number {
+            case 1: _ = try await peer.call(.close)
+            // A length that no packet has.
+            case 2: await peer.send([0, 0, 0, 1])
+            default: break
+            }
+            await peer.close()
+            #expect(try await eventually { server.door.sessions.isEmpty })
+        }
+        #expect(try await eventually { seen.count == 0 })
+        await manager.shutdown()
+        running.cancel()
+        try await running.value
+    }
+
     // MARK: Answers
 
     @Test("every procedure of the table has a handler, and every handler an entry")
@@ -383,4 +411,15 @@ import Testing
         #expect(UUIDText.bytes(text).count == 16)
         #expect(UUIDText.text(UUIDText.bytes(text)) == text)
     }
+}
+
+/// Sessions that may have gone.
+private final class SeenSessions {
+    private struct Seen { weak var session: LibvirtSession? }
+    private var list: [Seen] = []
+
+    /// Those that are still there.
+    var count: Int { list.count { $0.session != nil } }
+
+    func add(_ sessions: [LibvirtSession]) { list += sessions.map { Seen(session: $0) } }
 }

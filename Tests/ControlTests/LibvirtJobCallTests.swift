@@ -100,6 +100,93 @@ struct LibvirtJobCallTests {
         #expect(try await looker.figures(1).0 == 0)
     }
 
+    @Test("of jobs that have ended a client is shown its own, once, and not another tool's")
+    func completedOwn() async throws {
+        let (fixture, manager) = try await started()
+        let context = LibvirtContext(manager: manager)
+        let one = LibvirtClient(context, process: 11)
+        let two = LibvirtClient(context, process: 12)
+        try await one.begin(backup("\(fixture.root)/a"))
+        try await two.begin(backup("\(fixture.root)/b"))
+        try await one.abort()
+        // The newest of the domain is the second tool's.
+        try await manager.end(domain: "vm1", job: nil, cause: .success)
+        let own = try await one.figures(3)
+        #expect(own.1["errmsg"] == .string("Operation canceled"))
+        #expect(try await one.figures(1).1["errmsg"] == .string("Operation canceled"))
+        #expect(try await one.figures(1).0 == 0)
+        // A connection that its process has opened since means the same.
+        let again = try await LibvirtClient(context, process: 12).figures(1)
+        #expect(again.0 == 3 && again.1["errmsg"] == nil)
+        #expect(try await two.figures(1).0 == 0)
+        #expect(try await LibvirtClient(context, process: 13).figures(1).0 == 0)
+    }
+
+    @Test("a client without a job of its own is shown its user's, else the domain's newest")
+    func completedOfUser() async throws {
+        let (fixture, manager) = try await started()
+        let context = LibvirtContext(manager: manager)
+        try await LibvirtClient(context, process: 11).begin(backup("\(fixture.root)/a"))
+        try await manager.end(domain: "vm1", job: nil, cause: .abort)
+        try await LibvirtClient(context, user: 1000, process: 12)
+            .begin(backup("\(fixture.root)/b"))
+        try await manager.end(domain: "vm1", job: nil, cause: .success)
+        let other = LibvirtClient(context, process: 13)
+        #expect(try await other.figures(1).1["errmsg"] == .string("Operation canceled"))
+        let newest = try await other.figures(1)
+        #expect(newest.0 == 3 && newest.1["errmsg"] == nil)
+        #expect(try await other.figures(1).0 == 0)
+    }
+
+    @Test("a tool that cleans up after a backup of its own that did not begin ends nobody's else")
+    func cleaningUp() async throws {
+        let (fixture, manager) = try await started()
+        let context = LibvirtContext(manager: manager)
+        let one = LibvirtClient(context)
+        let two = LibvirtClient(context)
+        try await one.begin(backup("\(fixture.root)/a"))
+        await #expect(throws: WireError.self) { try await two.begin("<domainbackup") }
+        let refusal = try await client(two, error: .domainAbortJob)
+        #expect(refusal.code == 55 && refusal.detail == "no job is active on the domain")
+        let domain = try await two.domain()
+        let block = try await two.error(.domainBlockJobAbort) {
+            $0.domain(domain)
+            $0.string("vda")
+            $0.uint(0)
+        }
+        #expect(block.code == 8)
+        #expect(try await manager.listJobs(domain: "vm1").count == 1)
+        // And so after one of its own that has ended.
+        try await two.begin(backup("\(fixture.root)/b"))
+        try await two.abort()
+        #expect(try await client(two, error: .domainAbortJob).code == 55)
+        #expect(try await one.socket() == "\(fixture.root)/a")
+        // Who has asked for no backup may end any, as with libvirt.
+        try await LibvirtClient(context).abort()
+        #expect(try await manager.listJobs(domain: "vm1").isEmpty)
+    }
+
+    @Test("P6: figures of too many domains are refused with what to do, and fewer are answered")
+    func manyStatistics() async throws {
+        let (fixture, manager) = try await started()
+        for number in 0..<40 { try await manager.define(xml: fixture.domainXML("d\(number)")) }
+        let client = LibvirtClient(LibvirtContext(manager: manager, replyBytesMax: 16 << 10))
+        func ask(_ domains: [WireDomain], _ kinds: UInt32) async throws -> UInt32 {
+            var reply = try await client.call(.getAllDomainStats) {
+                $0.domains(domains)
+                $0.uint(kinds)
+                $0.uint(0)
+            }
+            return try reply.uint()
+        }
+        let refusal = await #expect(throws: WireError.self) { try await ask([], 0) }
+        #expect(refusal?.code == WireErrorCode.rpc)
+        #expect(refusal?.message.contains("ask for fewer domains") == true)
+        #expect(try await ask([], 1) == 41)
+        let named = [try await client.domain("d3"), try await client.domain("d7")]
+        #expect(try await ask(named, 0) == 2)
+    }
+
     private func blockJob(_ client: LibvirtClient, _ disk: String) async throws -> [UInt64] {
         let domain = try await client.domain()
         var reply = try await client.call(.domainGetBlockJobInfo) {

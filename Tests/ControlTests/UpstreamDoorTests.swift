@@ -176,9 +176,10 @@ struct UpstreamDoorTests {
     @Test("P3: no instant is fixed of a disk that the machine has from elsewhere")
     func disksFromElsewhere() async throws {
         let local = "<disk type='file' device='disk'><source file='/x'/><target dev='vda'/></disk>"
+        let host = "<host transport='unix' socket='\(fixture.runDirectory)/live.sock'/>"
         let ours =
-            "<disk type='network' device='disk'><source protocol='nbd' name='vm1/vdb'/>"
-            + "<target dev='vdb'/></disk>"
+            "<disk type='network' device='disk'><source protocol='nbd' name='vm1/vdb'>\(host)"
+            + "</source><target dev='vdb'/></disk>"
         try await withDoor { packet, libvirtd in
             guard packet.header.procedure == Procedure.domainGetXMLDesc.rawValue else {
                 return Self.script(packet, libvirtd)
@@ -218,6 +219,108 @@ struct UpstreamDoorTests {
             let begun = try await begin("<disks><disk name='vdb'/></disks>")
             #expect(begun.error == nil, "\(String(describing: begun.error))")
             try await manager.end(domain: "vm1", job: nil, cause: .success)
+        }
+    }
+
+    private static func definition(_ fixture: ControlFixture) -> String {
+        """
+        <domain type='kvm' id='3'><name>machine</name><devices>
+        <disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>
+        <source protocol='nbd' name='vm1/vda'><host transport='unix' \
+        socket='\(fixture.runDirectory)/live.sock'/><reconnect delay='9'/></source>
+        <target dev='vda' bus='virtio'/></disk>
+        <disk type='network' device='disk'><source protocol='nbd' name='vm1/vdb'>\
+        <host name='elsewhere' port='10809'/></source><target dev='vdb'/></disk>
+        </devices></domain>
+        """
+    }
+
+    @Test("a disk that is taken away or changed by the XML that was shown is the machine's own")
+    func shownDisk() async throws {
+        let xml = Self.definition(fixture)
+        try await withDoor { packet, libvirtd in
+            packet.header.procedure == Procedure.domainGetXMLDesc.rawValue
+                ? .results(LibvirtCalls.reply { $0.string(xml) }.bytes)
+                : Self.script(packet, libvirtd)
+        } _: { client, libvirtd, _ in
+            let shown = try await client.call(
+                .domainGetXMLDesc, domain(Self.machine, [0, 0, 0, 0]))
+            var reader = XDRReader(shown.body)
+            let text = try reader.string()
+            #expect(text.contains("/vda.qcow2") && text.contains("name='vm1/vdb'"))
+            let start = try #require(text.range(of: "<disk "))
+            let end = try #require(text.range(of: "</disk>"))
+            let disk = String(text[start.lowerBound..<end.upperBound])
+                .replacing("bus='virtio'/>", with: "bus='virtio'/><boot order='1'/>")
+            let cases: [(Procedure, [UInt8])] = [
+                (.domainDetachDevice, []), (.domainDetachDeviceFlags, [0, 0, 0, 1]),
+                (.domainUpdateDeviceFlags, [0, 0, 0, 2]),
+            ]
+            for (index, (procedure, flags)) in cases.enumerated() {
+                let body = domain(
+                    Self.machine, LibvirtCalls.reply { $0.string(disk) }.bytes + flags)
+                let header = PacketHeader(
+                    procedure: procedure.rawValue, type: .call, serial: UInt32(30 + index))
+                try await client.pass(Packet(header, body: body)).get()
+                #expect(try await eventually { libvirtd.count(procedure) == 1 })
+                let passed = try #require(
+                    libvirtd.calls.last { $0.header.procedure == procedure.rawValue })
+                #expect(passed.header == header)
+                var arguments = XDRReader(passed.body)
+                #expect(try arguments.domain() == Self.machine)
+                let told = try arguments.string()
+                #expect(told.contains("type='network'") && told.contains("<reconnect delay='9'/>"))
+                #expect(told.contains("type='raw'") && told.contains("<boot order='1'/>"))
+                #expect(!told.contains("stand-ins"))
+                #expect(passed.body.suffix(flags.count) == flags[...])
+            }
+        }
+    }
+
+    @Test("a disk that the machine does not have here, and one that is served, are refused")
+    func refusedDisks() async throws {
+        let xml = Self.definition(fixture)
+        try await withDoor { packet, libvirtd in
+            packet.header.procedure == Procedure.domainGetXMLDesc.rawValue
+                ? .results(LibvirtCalls.reply { $0.string(xml) }.bytes)
+                : Self.script(packet, libvirtd)
+        } _: { client, libvirtd, manager in
+            let before = libvirtd.calls.count
+            let image = "\(manager.standInDirectory)/\(Self.uuid)/vdb.qcow2"
+            let disk =
+                "<disk type='file' device='disk'><source file='\(image)'/><target dev='vdb'/></disk>"
+            let detach = domain(
+                Self.machine, LibvirtCalls.reply { $0.string(disk) }.bytes + [0, 0, 0, 1])
+            let ours = LibvirtCalls.reply { $0.string(fixture.domainXML("vm1")) }.bytes
+            let calls: [(Procedure, [UInt8])] = [
+                (.domainDetachDeviceFlags, detach), (.domainDefineXML, ours),
+                (.domainDefineXMLFlags, ours + [0, 0, 0, 1]),
+                (.domainCreateXML, ours + [0, 0, 0, 0]),
+                (.domainDefineXML, [UInt8](repeating: 65, count: 5 << 20)),
+            ]
+            for (index, (procedure, body)) in calls.enumerated() {
+                let header = PacketHeader(
+                    procedure: procedure.rawValue, type: .call, serial: UInt32(40 + index))
+                try await client.pass(Packet(header, body: body)).get()
+                #expect(try await eventually { delivered.packets.count == index + 1 })
+            }
+            #expect(delivered.packets.map { $0.error?.code } == [67, 67, 67, 67, 39])
+            // Only the machine's XML was asked for.
+            #expect(
+                libvirtd.calls.dropFirst(before).allSatisfy {
+                    $0.header.procedure == Procedure.domainGetXMLDesc.rawValue
+                })
+        }
+    }
+
+    @Test("a domain of ours is active for who wants a backup, whatever its machine does")
+    func active() async throws {
+        try await withDoor { client, libvirtd, _ in
+            let reply = try await client.call(.domainIsActive, domain(Self.machine))
+            #expect(reply.body == [0, 0, 0, 1])
+            #expect(libvirtd.count(.domainIsActive) == 0)
+            _ = await client.reply(to: .domainIsActive, domain(Self.other))
+            #expect(libvirtd.count(.domainIsActive) == 1)
         }
     }
 

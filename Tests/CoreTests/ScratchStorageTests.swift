@@ -2,7 +2,7 @@ import Disk
 import Foundation
 import PointInTime
 import ScratchFiles
-import System
+import SystemLayer
 import Testing
 import UnitSupport
 

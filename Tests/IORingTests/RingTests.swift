@@ -1,6 +1,6 @@
 import Foundation
 import IORing
-import System
+import SystemLayer
 import Testing
 import UnitSupport
 

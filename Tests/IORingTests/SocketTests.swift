@@ -1,7 +1,7 @@
 import Disk
 import Foundation
 import IORing
-import System
+import SystemLayer
 import Testing
 import UnitSupport
 

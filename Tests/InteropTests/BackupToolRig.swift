@@ -126,7 +126,7 @@ final class BackupToolRig {
         let window = try running().openWindow()
         // A machine that is off does not even have a connection.
         if machine == nil { writer = nil }
-        let command = try tool(["-l", level] + options + sparseOptions(level))
+        let command = try tool(["-l", level] + options)
         if let machine {
             try machine.run(timeout: 60) {
                 Thread.sleep(forTimeInterval: 0.001)
@@ -143,12 +143,6 @@ final class BackupToolRig {
         #expect(new.count == Self.targets.count, "\(level): \(new)")
         backups.append(
             Backup(level: level, files: try chains(level: level, new), window: window))
-    }
-
-    /// virtnbdbackup 2 by itself leaves out of an increment what has become a hole; the restored disk
-    /// would have the old bytes there.
-    private func sparseOptions(_ level: String) -> [String] {
-        client == .current && level != "full" ? ["--no-sparse-detection"] : []
     }
 
     private func chains(level: String, _ new: [String]) throws -> [String: [String]] {

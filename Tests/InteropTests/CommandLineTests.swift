@@ -41,6 +41,34 @@ extension InteropSuite {
                 .split(whereSeparator: \.isWhitespace).map(String.init)
         }
 
+        @Test("a guest that nobody can freeze is told of, by every door, and nothing is begun")
+        func quiesce() throws {
+            let fixture = try LiveFixture()
+            let server = fixture.server
+            let words = "QEMU guest agent is not configured"
+            for command in ["backup-begin", "checkpoint-create", "checkpoint-create-as"] {
+                let result = try server.cli([command, "vm1", "--quiesce"])
+                #expect(result.status == 1 && result.stderr.contains(words), "\(result)")
+            }
+            let json = ["-X", "POST", "-H", "content-type: application/json", "-d"]
+            let asked = [
+                ("{\"quiesce\":true}", "/v1/domains/vm1/jobs"),
+                ("{}", "/v1/domains/vm1/jobs?quiesce=true"),
+                (
+                    "{\"xml\":\"<domaincheckpoint/>\"}",
+                    "/v1/domains/vm1/checkpoints?quiesce=true"
+                ),
+            ]
+            for (body, path) in asked {
+                let answer = try http(server, json + [body, path])
+                #expect(answer.contains("422") && answer.contains(words), "\(answer)")
+            }
+            #expect(try server.cli(["backup-list", "-q"]).output().isEmpty)
+            #expect(try checkpoints(server).isEmpty)
+            let both = try server.cli(["checkpoint-create", "vm1", "--quiesce", "--redefine"])
+            #expect(both.stderr.contains("--quiesce excludes --redefine"), "\(both)")
+        }
+
         @Test("P3: a kill -9 and a failed verdict take the checkpoint back, an abort keeps it")
         func verdicts() throws {
             let fixture = try LiveFixture()

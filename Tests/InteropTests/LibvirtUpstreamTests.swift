@@ -90,6 +90,103 @@ extension InteropSuite {
             #expect(try direct.failure("domstate", "m1").contains("failed to get domain"))
         }
 
+        /// A machine `m1` of two disks, by a domain of ours, and one of one disk that only we know.
+        private func definitions(_ files: TemporaryDirectory) throws -> [String] {
+            func disk(_ name: String, _ target: String) throws -> String {
+                let image = files.file(name)
+                try Images.sparse(image, bytes: 4 << 20)
+                return """
+                    <disk type='file' device='disk'><driver name='qemu' type='raw'/>
+                    <source file='\(image)'/><target dev='\(target)' bus='virtio'/></disk>
+                    """
+            }
+            let own = try disk("vda.raw", "vda") + disk("vdb.raw", "vdb")
+            let only = try disk("only.raw", "vda")
+            try Files.write(
+                "<domain type='qemu'><name>m1</name><uuid>\(uuid)</uuid><devices>\(own)</devices>"
+                    + "</domain>", to: files.file("m1.xml"))
+            try Files.write(
+                "<domain type='qemu'><name>only</name><vcpu>1</vcpu><devices>\(only)</devices>"
+                    + "</domain>", to: files.file("only.xml"))
+            return ["--domain", files.file("m1.xml"), "--domain", files.file("only.xml")]
+        }
+
+        @Test(
+            "what clients were shown is what they change: devices, definitions, machines that are off"
+        )
+        func changes() throws {
+            let libvirtd = try PrivateLibvirtd()
+            let files = try TemporaryDirectory()
+            let server = try ServerUnderTest(
+                options: [
+                    "--live-tcp", "127.0.0.1:\(libvirtd.port)", "--libvirt-upstream",
+                    libvirtd.socketPath,
+                ] + definitions(files))
+            defer { _ = try? server.stop() }
+            let door = Virsh("nbdpull:///system?socket=\(server.runDirectory)/libvirt-sock")
+            let direct = Virsh("qemu+unix:///session?socket=\(libvirtd.socketPath)")
+            let disks = ["vda", "vdb"].map { target in
+                """
+                <disk type='network' device='disk'><driver name='qemu' type='raw'/>
+                <source protocol='nbd' name='m1/\(target)'>
+                <host name='localhost' port='\(libvirtd.port)'/></source>
+                <target dev='\(target)' bus='virtio'/></disk>
+                """
+            }
+            let xml = files.file("machine.xml")
+            try Files.write(machineXML("m1", uuid: uuid, disk: disks.joined()), to: xml)
+            try door.run("define", xml)
+
+            // By the XML that virsh reads itself, and by one that was saved.
+            try door.run("detach-disk", "m1", "vdb", "--config")
+            #expect(try !direct.run("dumpxml", "m1", "--inactive").contains("m1/vdb"))
+            try door.run("define", xml)
+            let shown = files.file("shown.xml")
+            try Files.write(
+                door.run("dumpxml", "m1", "--xpath", "//disk[target/@dev='vdb']"), to: shown)
+            #expect(Files.read(shown).contains("stand-ins"))
+            try door.run("update-device", "m1", shown, "--config")
+            #expect(try direct.run("dumpxml", "m1", "--inactive").contains("m1/vdb"))
+            #expect(try !direct.run("dumpxml", "m1", "--inactive").contains("stand-ins"))
+            try door.run("detach-device", "m1", shown, "--config")
+            #expect(try !direct.run("dumpxml", "m1", "--inactive").contains("m1/vdb"))
+            #expect(
+                try door.failure("attach-device", "m1", shown, "--config").contains("stands in"))
+            #expect(
+                try door.failure("detach-device", "m1", shown, "--config")
+                    .contains("has no disk of this target"))
+            #expect(try door.failure("define", files.file("only.xml")).contains("nbdpull serves"))
+
+            // An editor that is a script.
+            let editor = files.file("editor")
+            try Files.write(
+                "#!/bin/sh\nsed -i 's,</name>,</name><title>t</title>,' \"$1\"\n", to: editor)
+            try Command.run("chmod", ["755", editor]).output()
+            try Command.run(
+                "virsh", ["-c", door.uri, "edit", "m1"], environment: ["EDITOR": editor]
+            ).output()
+            #expect(try direct.run("dumpxml", "m1", "--inactive").contains("<title>t</title>"))
+            let refused = try Command.run(
+                "virsh", ["-c", door.uri, "edit", "only"], environment: ["EDITOR": editor])
+            #expect(!refused.stdout.contains("'only' XML configuration edited"), "\(refused)")
+            #expect(try direct.run("list", "--all", "--name").split(separator: "\n") == ["m1"])
+
+            // Its machine is off, and has backups, one after the other.
+            #expect(try door.run("domstate", "m1").contains("shut off"))
+            for level in ["full", "inc"] {
+                try NBDClient(server.liveURI("m1", "vda")).write([UInt8(level.count)], at: 65536)
+                let result = try Command.run(
+                    "virtnbdbackup",
+                    [
+                        "-U", door.uri, "-d", "m1", "-l", level, "-o", files.file("backups"), "-n",
+                        "--scratchdir", files.path,
+                    ], environment: LibvirtClient.environment, timeout: 60)
+                try result.output()
+                #expect(result.stderr.contains("Finished successfully"), "\(result)")
+            }
+            #expect(Files.exists(files.file("backups/vda.inc.virtnbdbackup.1.data")))
+        }
+
         @Test("what is not ours passes: storage with its streams, and the end of libvirtd")
         func passes() throws {
             let libvirtd = try PrivateLibvirtd()

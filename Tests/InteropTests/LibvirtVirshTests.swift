@@ -23,7 +23,7 @@ extension InteropSuite {
                 #expect(VirshText.value("UUID", in: info) == LibvirtFixture.uuid)
                 #expect(VirshText.value("OS Type", in: info) == "hvm")
                 #expect(VirshText.value("Persistent", in: info) == "yes")
-                #expect(VirshText.value("Autostart", in: info) == "enable")
+                #expect(VirshText.value("Autostart", in: info) == "disable")
             }
             for unknown in ["vm2", "1b4e28ba-2fa1-41d2-883f-0016d3cca428"] {
                 #expect(

@@ -3,7 +3,7 @@ import Foundation
 import Glibc
 import PointInTime
 import Synchronization
-import System
+import SystemLayer
 import Testing
 
 @testable import BoundedCalls

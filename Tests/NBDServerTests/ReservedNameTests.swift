@@ -2,7 +2,7 @@ import Disk
 import Foundation
 import Glibc
 import Synchronization
-import System
+import SystemLayer
 import Testing
 
 @testable import NBDServer

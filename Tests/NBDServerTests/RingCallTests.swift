@@ -1,5 +1,5 @@
 import Core
-import System
+import SystemLayer
 import Testing
 
 @testable import NBDServer

@@ -6,7 +6,7 @@ import PointInTime
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 import Testing
 
@@ -229,6 +229,7 @@ import Testing
         let before = loop.arena.usedPages
         request(1, 51, 0, 512, socket)
         send([UInt8](repeating: 1, count: 512), socket)
+        settle(&loop)
         pass(500_000_000, &loop)
         #expect(world.take(from: socket).isEmpty)
         let ticket = try #require(world.running.first)

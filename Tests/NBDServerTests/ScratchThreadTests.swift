@@ -3,7 +3,7 @@ import IORing
 import PointInTime
 import ScratchFiles
 import Synchronization
-import System
+import SystemLayer
 import Testing
 
 @testable import NBDServer

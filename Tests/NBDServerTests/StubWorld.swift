@@ -1,7 +1,7 @@
 import Disk
 import IORing
 import ServerInterface
-import System
+import SystemLayer
 
 @testable import NBDServer
 

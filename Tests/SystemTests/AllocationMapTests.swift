@@ -2,7 +2,7 @@ import CLinux
 import Disk
 import Foundation
 import Glibc
-import System
+import SystemLayer
 import Testing
 import UnitSupport
 

@@ -1,6 +1,6 @@
 import Foundation
 import Glibc
-import System
+import SystemLayer
 import Testing
 import UnitSupport
 

@@ -1,5 +1,5 @@
 import Disk
-import System
+import SystemLayer
 import Testing
 
 @Suite("Peers")

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Tables
 import Testing
 import UnitSupport

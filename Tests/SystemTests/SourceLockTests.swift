@@ -1,6 +1,6 @@
 import Disk
 import Foundation
-import System
+import SystemLayer
 import Testing
 import UnitSupport
 

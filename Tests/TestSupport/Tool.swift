@@ -16,6 +16,7 @@ package enum Tool {
         "virsh": "libvirt-clients", "virtnbdbackup": "virtnbdbackup",
         "virtnbdrestore": "virtnbdbackup", "libvirtd": "libvirt-daemon",
         "xmllint": "libxml2-utils", "nc": "netcat-openbsd",
+        "sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     ]
 
     /// Where a program is.

@@ -1,5 +1,5 @@
 import Synchronization
-import System
+import SystemLayer
 import TrackingFiles
 
 /// What goes wrong at one call of simulated storage.

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 import UnitSupport

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Testing
 import Tracking
 import TrackingFiles

@@ -1,5 +1,5 @@
 import Foundation
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 import UnitSupport

@@ -144,7 +144,7 @@ package struct SizeBody: Sendable, Hashable, JSONBody {
 package struct BeginBody: Sendable, Hashable, JSONBody {
     package static let keys = [
         "backupXML", "checkpointXML", "reuseExternal", "ttlSeconds", "fallbackFull",
-        "clientRelease",
+        "clientRelease", "quiesce",
     ]
     package var backupXML: String?
     package var checkpointXML: String?
@@ -154,10 +154,14 @@ package struct BeginBody: Sendable, Hashable, JSONBody {
     package var fallbackFull: Bool?
     /// True: clients may release clusters with TRIM.
     package var clientRelease: Bool?
+    /// True: the guest's file systems are frozen for the instant.
+    package var quiesce: Bool?
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
-        ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil, clientRelease: Bool? = nil
+        ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil, clientRelease: Bool? = nil,
+        quiesce: Bool? = nil
     ) {
+        self.quiesce = quiesce
         self.clientRelease = clientRelease
         self.fallbackFull = fallbackFull
         self.backupXML = backupXML

@@ -138,7 +138,9 @@ package struct Routes: Sendable {
             },
             Route(
                 .post, "/v1/domains/{domain}/jobs",
-                query: ["reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease"]
+                query: [
+                    "reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease", "quiesce",
+                ]
             ) { call in
                 let request = try Self.beginRequest(call)
                 return try .json(
@@ -192,7 +194,7 @@ package struct Routes: Sendable {
                     of: call.domain, try Self.filter(call))
                 return try .json(CheckpointsBody(domain: call.domain, checkpoints: list))
             },
-            Route(.post, base, query: ["redefine", "redefineValidate"]) { call in
+            Route(.post, base, query: ["redefine", "redefineValidate", "quiesce"]) { call in
                 let xml = call.isXML ? try call.text() : try call.json(XMLBody.self).xml
                 let redefines = try call.flag("redefine")
                 let validates = try call.flag("redefineValidate")
@@ -200,9 +202,15 @@ package struct Routes: Sendable {
                     throw ControlError.invalidArgument(
                         what: "redefineValidate", detail: "it needs 'redefine'")
                 }
+                let quiesces = try call.flag("quiesce")
+                guard !redefines || !quiesces else {
+                    throw ControlError.invalidArgument(
+                        what: "quiesce", detail: "it excludes 'redefine'")
+                }
                 return try .json(
                     try await manager.createCheckpoint(
-                        domain: call.domain, xml: xml, redefine: redefines, validates: validates),
+                        domain: call.domain, xml: xml, redefine: redefines, validates: validates,
+                        quiesces: quiesces),
                     status: .created)
             },
             Route(.get, one) { call in
@@ -260,7 +268,8 @@ package struct Routes: Sendable {
             reuseExternal: try body.reuseExternal ?? call.flag("reuseExternal"),
             timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"),
             fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"),
-            clientRelease: try body.clientRelease ?? call.flag("clientRelease"))
+            clientRelease: try body.clientRelease ?? call.flag("clientRelease"),
+            quiesces: try body.quiesce ?? call.flag("quiesce"))
     }
 
     // Without `follow` the events kept; with it those and all later ones, one JSON object per line.

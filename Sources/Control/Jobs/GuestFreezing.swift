@@ -5,17 +5,18 @@ package protocol GuestFreezing: Sendable {
     /// Returns once all file systems of a domain's guest are frozen; call `thaw` then, whatever
     /// happens.
     ///
-    /// They are thawed without that, too, when it takes too long.
+    /// They are thawed without that, too, when it takes too long. `owner` is a name that nobody else
+    /// uses: who thaws says by it which freeze is meant.
     ///
     /// - Throws: what the machine's agent says, or 68 when it says nothing; then they are thawed
     ///   already, or are being thawed.
-    func freeze(domain name: String, uuid: String) async throws(ControlError)
+    func freeze(domain name: String, uuid: String, owner: String) async throws(ControlError)
 
-    /// Thaws them.
+    /// Thaws what `owner` has frozen.
     ///
-    /// False when they had been thawed before: nothing that happened meanwhile can be relied on to lie
-    /// in one frozen time.
-    func thaw(uuid: String) async -> Bool
+    /// False when it had been thawed before, also when somebody else has frozen the guest since: nothing
+    /// that happened meanwhile can be relied on to lie in one frozen time.
+    func thaw(owner: String) async -> Bool
 }
 
 extension ControlError {
@@ -35,15 +36,17 @@ extension ControlError {
 
 extension JobManager {
     /// Freezes a domain's guest, when that is asked for.
-    func freeze(_ isAsked: Bool, _ definition: DomainDefinition) async throws(ControlError) {
+    func freeze(
+        _ isAsked: Bool, _ definition: DomainDefinition, for owner: String
+    ) async throws(ControlError) {
         guard isAsked else { return }
         guard let freezer = settings.freezer else { throw .agentNotConfigured }
-        try await freezer.freeze(domain: definition.name, uuid: definition.uuid)
+        try await freezer.freeze(domain: definition.name, uuid: definition.uuid, owner: owner)
     }
 
     /// Thaws it again; false when it was thawed before.
-    func thaw(_ isAsked: Bool, _ definition: DomainDefinition) async -> Bool {
+    func thaw(_ isAsked: Bool, for owner: String) async -> Bool {
         guard isAsked, let freezer = settings.freezer else { return true }
-        return await freezer.thaw(uuid: definition.uuid)
+        return await freezer.thaw(owner: owner)
     }
 }

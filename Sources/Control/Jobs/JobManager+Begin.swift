@@ -17,13 +17,14 @@ package struct BeginRequest: Sendable, Hashable {
     /// Clients may let go of clusters by TRIM.
     package var clientRelease: Bool
     /// The guest's file systems are frozen for the instant.
-    package var quiesces = false
+    package var quiesces: Bool
 
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool = false,
         timeToLiveSeconds: UInt64? = nil, fallsBackToFull: Bool = false,
-        clientRelease: Bool = false
+        clientRelease: Bool = false, quiesces: Bool = false
     ) {
+        self.quiesces = quiesces
         self.clientRelease = clientRelease
         self.fallsBackToFull = fallsBackToFull
         self.backupXML = backupXML
@@ -67,7 +68,7 @@ extension JobManager {
             drop(id)
             throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
-        let isInOneFrozenTime = await thawAfterBegin(job, request)
+        let isInOneFrozenTime = await thaw(request.quiesces, for: id)
         do throws(ControlError) {
             guard isInOneFrozenTime else { throw .thawedTooEarly(name) }
             try finishBegin(id)
@@ -229,18 +230,13 @@ extension JobManager {
     ) async throws(ControlError) -> JobStarted {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
         let definition = try domain(job.domain).definition
-        try await freeze(request.quiesces, definition)
+        try await freeze(request.quiesces, definition, for: id)
         do throws(ControlError) {
             return try await startInEngine(id, fallsBackToFull: request.fallsBackToFull)
         } catch {
-            _ = await thaw(request.quiesces, definition)
+            _ = await thaw(request.quiesces, for: id)
             throw error
         }
-    }
-
-    private func thawAfterBegin(_ job: Job, _ request: BeginRequest) async -> Bool {
-        guard let domain = domains[job.domain] else { return true }
-        return await thaw(request.quiesces, domain.definition)
     }
 
     // A chain that turns out to be broken only now makes its disk a full one too, where that is

@@ -28,8 +28,9 @@ extension JobManager {
             request, domain: domain.definition, tree: domain.checkpoints, now: Self.now)
         let configuration = try engineCheckpoint(planned, in: domain)
         try await prepare(planned, domain: name)
+        let owner = UUID().uuidString
         do throws(ControlError) {
-            try await createInEngine(configuration, quiesces, domain.definition)
+            try await createInEngine(configuration, quiesces, domain.definition, owner)
         } catch {
             do throws(ControlError) {
                 try state?.removeCheckpoint(planned.name, of: domain.definition.uuid)
@@ -40,7 +41,7 @@ extension JobManager {
             throw error
         }
         do throws(ControlError) {
-            guard await thaw(quiesces, domain.definition) else { throw .thawedTooEarly(name) }
+            guard await thaw(quiesces, for: owner) else { throw .thawedTooEarly(name) }
             try commit(planned, domain: name)
         } catch {
             await takeBack(planned, domain: name)
@@ -51,13 +52,14 @@ extension JobManager {
 
     // Guests stand still for this and nothing else; the caller thaws them when it has gone well.
     private func createInEngine(
-        _ configuration: CheckpointConfiguration, _ quiesces: Bool, _ definition: DomainDefinition
+        _ configuration: CheckpointConfiguration, _ quiesces: Bool, _ definition: DomainDefinition,
+        _ owner: String
     ) async throws(ControlError) {
-        try await freeze(quiesces, definition)
+        try await freeze(quiesces, definition, for: owner)
         do throws(ServerFault) {
             if !configuration.disks.isEmpty { try await engine.createCheckpoint(configuration) }
         } catch {
-            _ = await thaw(quiesces, definition)
+            _ = await thaw(quiesces, for: owner)
             throw controlError(from: error)
         }
     }

@@ -12,10 +12,12 @@ extension JobManager {
     /// - Parameters:
     ///   - machineXML: another description of the domain, by whoever runs its machine: of that, disks
     ///     that are reached through live exports of this server are meant. Nil stands for its own.
+    ///   - places: where those exports are reached.
     ///   - showsSecrets: passwords stay in.
     /// - Throws: 38 when an image cannot be written.
     package func backupToolXML(
-        of name: String, machineXML: String? = nil, showsSecrets: Bool = false
+        of name: String, machineXML: String? = nil, places: LivePlaces = LivePlaces([]),
+        showsSecrets: Bool = false
     ) async throws(ControlError) -> String {
         await retryFailedDisks(of: name)
         let domain = try domain(name)
@@ -29,7 +31,7 @@ extension JobManager {
         return try BackupToolXML.text(
             of: machineXML ?? domain.definition.xml,
             BackupToolXML.Options(
-                standIns: paths, liveExports: machineXML == nil ? nil : exports,
+                standIns: paths, liveExports: machineXML == nil ? nil : exports, places: places,
                 showsSecrets: showsSecrets))
     }
 

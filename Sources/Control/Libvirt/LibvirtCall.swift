@@ -93,7 +93,9 @@ enum LibvirtCalls {
         }
         var call = LibvirtCall(call, session: session, context: context)
         do {
-            return Packet(header.reply(.ok), body: try await handler(&call).bytes)
+            let body = try await handler(&call).bytes
+            guard body.count <= context.replyBytesMax else { throw WireError.replyTooLong }
+            return Packet(header.reply(.ok), body: body)
         } catch {
             return .failure(header, WireError(any: error))
         }

@@ -25,6 +25,7 @@ extension LibvirtCalls {
                     backupXML: backupXML, checkpointXML: checkpointXML,
                     reuseExternal: flags & BackupBegin.reuseExternal != 0))
             call.session.noteBegun(job: begun.id)
+            call.context.begunJobs.note(begun.id, of: domain.name, by: call.session)
             return nothing
         },
         .domainBackupGetXMLDesc: { call in

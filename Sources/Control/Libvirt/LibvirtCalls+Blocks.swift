@@ -98,12 +98,34 @@ extension LibvirtCalls {
         var writer = XDRWriter()
         writer.count(domains.count)
         for domain in domains {
+            let parameters = await DomainStatistics.parameters(
+                of: domain, types: types == 0 ? DomainStatistics.known : types,
+                withScratch: flags & DomainStatistics.backing != 0, call.manager)
+            guard parameters.count <= LibvirtLimits.statisticsMax else {
+                throw WireError.tooManyStatistics(parameters.count, of: domain.name)
+            }
             writer.domain(domain.wire)
-            writer.parameters(
-                await DomainStatistics.parameters(
-                    of: domain, types: types == 0 ? DomainStatistics.known : types,
-                    withScratch: flags & DomainStatistics.backing != 0, call.manager))
+            writer.parameters(parameters)
+            // Looked at on the way: what nobody could read is not gathered first.
+            guard writer.bytes.count <= call.context.replyBytesMax else {
+                throw WireError.replyTooLong
+            }
         }
         return writer
+    }
+}
+
+extension WireError {
+    /// What a client's library could not take.
+    static let replyTooLong = WireError(
+        code: WireErrorCode.rpc, domain: WireErrorDomain.rpc, prefix: "",
+        detail: "the answer is longer than the \(LibvirtLimits.replyBytesMax) bytes that clients"
+            + " take: ask for fewer domains at a time, or for fewer kinds of figures")
+
+    static func tooManyStatistics(_ count: Int, of domain: String) -> WireError {
+        WireError(
+            code: WireErrorCode.rpc, domain: WireErrorDomain.rpc, prefix: "",
+            detail: "domain '\(domain)' has \(count) figures, more than the"
+                + " \(LibvirtLimits.statisticsMax) that clients take: ask for fewer kinds of them")
     }
 }

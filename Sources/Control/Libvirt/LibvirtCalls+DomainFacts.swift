@@ -55,10 +55,10 @@ extension LibvirtCalls {
             _ = try await call.domain()
             return reply { $0.bool(false) }
         },
-        // Its disks are served whenever the server starts.
+        // No machine is started here, neither with the host nor otherwise.
         .domainGetAutostart: { call in
-            let domain = try await call.domain()
-            return reply { $0.bool(domain.isPersistent) }
+            _ = try await call.domain()
+            return reply { $0.bool(false) }
         },
         .domainGetOSType: { call in
             let type = MachineFacts(try await call.domain().definition).osType

@@ -90,10 +90,7 @@ extension LibvirtCalls {
                 (ListFlag.shutOff, !domain.isRunning), (ListFlag.other, false),
             ],
             [(ListFlag.managedSave, false), (ListFlag.noManagedSave, true)],
-            [
-                (ListFlag.autostart, domain.isPersistent),
-                (ListFlag.noAutostart, !domain.isPersistent),
-            ],
+            [(ListFlag.autostart, false), (ListFlag.noAutostart, true)],
             [(ListFlag.hasSnapshot, false), (ListFlag.noSnapshot, true)],
             [
                 (ListFlag.hasCheckpoint, domain.checkpointCount > 0),

@@ -4,7 +4,8 @@ import ServerInterface
 /// How far jobs are, and their end.
 ///
 /// libvirt has one job of a domain, without a name. Here it is the newest one that the connection has
-/// begun, or else the newest of the domain: so each of two tools that work at once ends its own.
+/// begun, or else the newest of the domain: so each of two tools that work at once ends its own. Of
+/// jobs that have ended ``BegunJobs`` says which one is meant.
 extension LibvirtCalls {
     /// Flags of a job's figures (`virDomainGetJobStatsFlags`).
     enum JobStats {
@@ -103,8 +104,24 @@ extension LibvirtCalls {
             return try await call.manager.jobInfo(domain: domain.name, job: job)
         }
         // Who may change nothing leaves the figures for who comes next.
-        return try await call.manager.completedJobInfo(
-            domain: domain.name, job: nil, keep: keeps || call.session.isReadOnly)
+        return try await completed(domain, keeps: keeps || call.session.isReadOnly, call)
+    }
+
+    private static func completed(
+        _ domain: LibvirtDomain, keeps: Bool, _ call: LibvirtCall
+    ) async throws -> JobInfo {
+        let begun = call.context.begunJobs
+        let ended = try await call.manager.endedJobs(domain: domain.name).compactMap(\.id)
+        let job: String?
+        switch begun.meaning(of: call.session, domain: domain.name, ended: ended) {
+        case .job(let id): job = id
+        case .ownIsRead: return .none
+        case .newest: job = nil
+        }
+        let info = try await call.manager.completedJobInfo(
+            domain: domain.name, job: job, keep: keeps)
+        if !keeps, let id = info.id { begun.noteRead(id) }
+        return info
     }
 }
 

@@ -160,16 +160,54 @@ final class LibvirtChannel: ChannelDuplexHandler {
             if let error = WireError.unserved(packet) { send(.failure(packet.header, error)) }
             return
         }
-        let standIns = door.context.manager.standInDirectory
-        if let refusal = UpstreamDoor.refusal(of: packet, standIns: standIns) {
-            if WireError.unserved(packet) != nil { send(.failure(packet.header, refusal)) }
-            return
+        switch UpstreamPassage(packet) {
+        case .refused(let error): refuse(packet, error)
+        case .free:
+            let count = PacketHeader.byteCount + packet.body.count
+            passingBytes += count
+            pass(packet, to: upstream, count)
+        case .read(let procedure): read(packet, procedure, upstream)
         }
-        let count = PacketHeader.byteCount + packet.body.count
-        passingBytes += count
+    }
+
+    private func refuse(_ packet: Packet, _ error: WireError) {
+        // A part of a stream is answered by nothing.
+        if WireError.unserved(packet) != nil { send(.failure(packet.header, error)) }
+    }
+
+    private func pass(_ packet: Packet, to upstream: UpstreamConnection, _ count: Int) {
         let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
         upstream.pass(packet).hop(to: channel.eventLoop).whenComplete { _ in
             bound.value.passed(count)
+        }
+    }
+
+    /// XML is not read on the loop, which others need: later calls overtake this one.
+    private func read(
+        _ packet: Packet, _ procedure: Procedure, _ upstream: UpstreamConnection
+    ) {
+        let count = PacketHeader.byteCount + packet.body.count
+        passingBytes += count
+        let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
+        let (context, loop) = (door.context, channel.eventLoop)
+        Task {
+            let result = await UpstreamReading(
+                packet: packet, procedure: procedure, context: context, connection: upstream
+            ).result()
+            loop.execute { bound.value.wasRead(packet, result, upstream, count) }
+        }
+    }
+
+    private func wasRead(
+        _ packet: Packet, _ result: Result<Packet, WireError>, _ upstream: UpstreamConnection,
+        _ count: Int
+    ) {
+        switch result {
+        case .success(let packet) where !isEnding: pass(packet, to: upstream, count)
+        case .failure(let error) where !isEnding:
+            refuse(packet, error)
+            passed(count)
+        case .success, .failure: passed(count)
         }
     }
 

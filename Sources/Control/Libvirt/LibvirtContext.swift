@@ -28,12 +28,24 @@ package final class LibvirtContext: Sendable {
     let manager: JobManager
     /// The libvirtd that runs the machines; nil: there is none.
     let upstream: UpstreamSettings?
+    /// Where a machine reaches the live exports.
+    let places: LivePlaces
     let host: HostFacts
+    /// The longest reply, in bytes of its body.
+    let replyBytesMax: Int
+    /// Who has begun which job.
+    let begunJobs = BegunJobs()
     let thresholds = ScratchThresholds()
     private let numbers = Mutex((byUUID: [String: Int32](), last: Int32(0)))
 
-    package init(manager: JobManager, upstream: UpstreamSettings? = nil) {
+    /// `places` nil: only the endpoint that the manager knows.
+    package init(
+        manager: JobManager, upstream: UpstreamSettings? = nil, places: LivePlaces? = nil,
+        replyBytesMax: Int = LibvirtLimits.replyBytesMax
+    ) {
+        self.replyBytesMax = replyBytesMax
         self.manager = manager
+        self.places = places ?? LivePlaces([manager.settings.liveEndpoint])
         self.upstream = upstream
         host = HostFacts()
     }

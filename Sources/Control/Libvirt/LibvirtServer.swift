@@ -13,14 +13,24 @@ package struct LibvirtServer: Service {
     let access: SocketAccess
     let door: LibvirtDoor
 
-    /// `access` is who may open the socket, by default its owner only.
+    /// `access` is who may open the socket, by default its owner only; `places` are those of the live
+    /// exports, by default the manager's own endpoint.
     package init(
         manager: JobManager, socketPath: String, access: SocketAccess = SocketAccess(),
-        upstream: UpstreamSettings? = nil
+        upstream: UpstreamSettings? = nil, places: LivePlaces? = nil
     ) {
         self.socketPath = socketPath
         self.access = access
-        door = LibvirtDoor(context: LibvirtContext(manager: manager, upstream: upstream))
+        door = LibvirtDoor(
+            context: LibvirtContext(manager: manager, upstream: upstream, places: places))
+    }
+
+    /// Descriptors that the door can come to use: a client's connection, and beside a libvirtd the one
+    /// that is opened there for it.
+    ///
+    /// Freezes have connections of their own, few at a time.
+    package static func descriptorsMax(hasUpstream: Bool) -> Int {
+        LibvirtLimits.connectionsMax * (hasUpstream ? 2 : 1) + 16
     }
 
     /// Serves until graceful shutdown, then lets the calls in progress finish and removes the
@@ -71,11 +81,11 @@ package struct LibvirtServer: Service {
 
     private static func greet(_ channel: any Channel, _ door: LibvirtDoor) -> EventLoopFuture<Void>
     {
-        user(of: channel).flatMapThrowing { user in
+        peer(of: channel).flatMapThrowing { peer in
             let loop = channel.eventLoop
             let events = EventPort(loop: loop)
             let session = LibvirtSession(
-                user: user, sendEvent: { events.send($0) },
+                user: peer.user, process: peer.process, sendEvent: { events.send($0) },
                 deliver: { await events.deliver($0) }, hangUp: { events.hangUp() })
             guard let number = door.admit(session, channel) else { throw ChannelError.eof }
             let handler = LibvirtChannel(
@@ -86,16 +96,15 @@ package struct LibvirtServer: Service {
         }
     }
 
-    /// The user at the other end when it connected (SO_PEERCRED).
-    private static func user(of channel: any Channel) -> EventLoopFuture<UInt32> {
+    /// Who was at the other end when it connected (SO_PEERCRED).
+    private static func peer(of channel: any Channel) -> EventLoopFuture<PeerCredentials> {
         guard let options = channel as? any SocketOptionProvider else {
-            return channel.eventLoop.makeSucceededFuture(UInt32.max)
+            return channel.eventLoop.makeSucceededFuture(
+                PeerCredentials(process: 0, user: UInt32.max, group: UInt32.max))
         }
         let level = NIOBSDSocket.OptionLevel(rawValue: SOL_SOCKET)
         let name = NIOBSDSocket.Option(rawValue: SO_PEERCRED)
-        let found: EventLoopFuture<PeerCredentials> = options.unsafeGetSocketOption(
-            level: level, name: name)
-        return found.map(\.user)
+        return options.unsafeGetSocketOption(level: level, name: name)
     }
 }
 

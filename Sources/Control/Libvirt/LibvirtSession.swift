@@ -15,6 +15,8 @@ final class LibvirtSession: Sendable {
 
     /// What the client is, as the kernel knows it.
     let user: UInt32
+    /// Its process; 0 when the kernel does not tell.
+    let process: Int32
     /// Sends a packet that no call waits for; one that finds too much unsent ends the connection.
     let sendEvent: @Sendable (Packet) -> Void
     /// Sends a packet of libvirtd's and returns when it has left.
@@ -41,11 +43,12 @@ final class LibvirtSession: Sendable {
     private let state = Mutex(State())
 
     init(
-        user: UInt32, sendEvent: @escaping @Sendable (Packet) -> Void,
+        user: UInt32, process: Int32 = 0, sendEvent: @escaping @Sendable (Packet) -> Void,
         deliver: @escaping @Sendable (Packet) async -> Void = { _ in },
         hangUp: @escaping @Sendable () -> Void = {}
     ) {
         self.user = user
+        self.process = process
         self.sendEvent = sendEvent
         self.deliver = deliver
         self.hangUp = hangUp

@@ -12,13 +12,16 @@ package struct BackupToolXML {
         /// Names of live exports, by target, when only disks that the machine reaches through those
         /// are ours; nil when the XML is the server's own.
         package var liveExports: [String: String]?
+        /// Where those are reached: an export of the same name may be another server's.
+        package var places: LivePlaces
         /// Passwords stay in.
         package var showsSecrets: Bool
 
         package init(
             standIns: [String: String], liveExports: [String: String]? = nil,
-            showsSecrets: Bool = false
+            places: LivePlaces = LivePlaces([]), showsSecrets: Bool = false
         ) {
+            self.places = places
             self.standIns = standIns
             self.liveExports = liveExports
             self.showsSecrets = showsSecrets
@@ -69,9 +72,10 @@ package struct BackupToolXML {
     ///
     /// - Throws: as `text(of:_:)`.
     package static func foreignDisks(
-        in xml: String, liveExports: [String: String]
+        in xml: String, liveExports: [String: String], places: LivePlaces
     ) throws(ControlError) -> [String] {
-        let machine = try BackupToolXML(xml, Options(standIns: [:], liveExports: liveExports))
+        let machine = try BackupToolXML(
+            xml, Options(standIns: [:], liveExports: liveExports, places: places))
         return machine.devices("disk").compactMap { index in
             let target = machine.elements[index].child("target")?.attribute("dev") ?? ""
             guard liveExports[target] != nil, !machine.isOurs(index, target: target) else {
@@ -79,6 +83,31 @@ package struct BackupToolXML {
             }
             return target
         }
+    }
+
+    /// A `<disk>` as a client was shown it, described as the machine has it: its type, device, format
+    /// and source are those of the machine's own disk of that target, and what else it says stays.
+    ///
+    /// `options` say which of the machine's disks are ours. Nil when it has none of that target that is.
+    ///
+    /// - Throws: as `text(of:_:)`.
+    package static func machineDisk(
+        _ disk: String, of machineXML: String, _ options: Options
+    ) throws(ControlError) -> String? {
+        let (head, tail) = ("<domain><name>disk</name><devices>", "</devices></domain>")
+        guard let text = XMLText.rootElement(disk) else { return nil }
+        var editor = try BackupToolXML(head + text + tail, Options(standIns: [:]))
+        let machine = try BackupToolXML(machineXML, options)
+        guard let index = editor.devices("disk").first, editor.devices("disk").count == 1,
+            let target = editor.elements[index].child("target")?.attribute("dev"),
+            let own = machine.devices("disk").first(where: {
+                machine.elements[$0].child("target")?.attribute("dev") == target
+            }), machine.isOurs(own, target: target)
+        else { return nil }
+        editor.takeBack(index, machine, own)
+        let restored = editor.edited().dropFirst(head.count).dropLast(tail.count)
+        _ = try XMLDocument.parse(head + restored + tail, schema: .machine)
+        return String(restored)
     }
 
     /// The XML without the passwords in it.
@@ -109,7 +138,8 @@ package struct BackupToolXML {
         guard elements[disk].attribute("type") == "network",
             let source = elements[disk].child("source"), source.attribute("protocol") == "nbd"
         else { return false }
-        return source.attribute("name").map { $0 == exports[target] } ?? false
+        guard let name = source.attribute("name"), name == exports[target] else { return false }
+        return options.places.include(source)
     }
 
     // MARK: Edits
@@ -129,6 +159,23 @@ package struct BackupToolXML {
         if sources.isEmpty { insert(source, into: disk) }
         for name in ["backingStore", "mirror", "auth", "encryption"] {
             for index in tags.children(of: disk, named: name) { remove(index) }
+        }
+    }
+
+    /// The opposite of `describe`, by what the machine's own XML says of its disk.
+    private mutating func takeBack(_ disk: Int, _ machine: BackupToolXML, _ own: Int) {
+        let original = machine.elements[own]
+        let kept = ["type", "device"].compactMap { name in
+            original.attribute(name).map { (name, $0) }
+        }
+        replaceStartTag(of: disk, setting: kept, dropping: [])
+        let format = original.child("driver")?.attribute("type") ?? "raw"
+        describeDriver(of: disk, format: format)
+        let source = machine.tags.children(of: own, named: "source").first.map {
+            String(machine.xml[machine.tags.elements[$0].range])
+        }
+        for (number, index) in tags.children(of: disk, named: "source").enumerated() {
+            edits.append((tags.elements[index].range, number == 0 ? source ?? "" : ""))
         }
     }
 

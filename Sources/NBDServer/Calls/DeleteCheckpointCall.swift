@@ -1,6 +1,6 @@
 import NBDProtocol
 import ServerInterface
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 
@@ -11,6 +11,8 @@ import TrackingFiles
 struct DeleteCheckpointCall: RingCall {
     private enum State {
         case reading
+        /// Files have been read, which takes as long as it takes: the ring's time counts from the next step.
+        case read(bits: DirtyBitmap, home: Int, TrackingStore)
         case adding(RingQuestion, TrackingStore)
     }
 
@@ -23,14 +25,14 @@ struct DeleteCheckpointCall: RingCall {
 
     var replies: Replies {
         switch state {
-        case .reading: own
+        case .reading, .read: own
         case .adding(let question, _): question.replies
         }
     }
 
     var deadline: UInt64 {
         switch state {
-        case .reading: 0
+        case .reading, .read: 0
         case .adding(let question, _): question.deadline
         }
     }
@@ -43,7 +45,14 @@ struct DeleteCheckpointCall: RingCall {
 
     mutating func step(now: UInt64) -> Result<Bool, ServerFault>? {
         switch state {
-        case .reading: return read(now)
+        case .reading: return read()
+        case .read(let bits, let home, let store):
+            let disk = disk
+            let question = RingQuestion(server.shared.mailboxes[home], now: now) {
+                .addBits(disk, bits, $0)
+            }
+            state = .adding(question, store)
+            return nil
         case .adding(var question, let store):
             let outcome = question.step(now: now)
             state = .adding(question, store)
@@ -56,7 +65,7 @@ struct DeleteCheckpointCall: RingCall {
         }
     }
 
-    private mutating func read(_ now: UInt64) -> Result<Bool, ServerFault>? {
+    private mutating func read() -> Result<Bool, ServerFault>? {
         let found = server.store(disk)
         guard case .success(let (export, store)) = found else { return found.map { _ in false } }
         exportName = export.description.name
@@ -65,11 +74,7 @@ struct DeleteCheckpointCall: RingCall {
             guard let bits = try store.bitsToAdd(deleting: name) else {
                 return delete(from: store)
             }
-            let disk = disk
-            let question = RingQuestion(
-                server.shared.mailboxes[export.homeRing], now: now
-            ) { .addBits(disk, bits, $0) }
-            state = .adding(question, store)
+            state = .read(bits: bits, home: export.homeRing, store)
             return nil
         } catch {
             return failure(error)

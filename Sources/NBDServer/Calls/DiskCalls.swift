@@ -1,5 +1,5 @@
 import ServerInterface
-import System
+import SystemLayer
 
 /// Gives a disk to its home ring; true when the ring has it.
 struct AddDiskCall: RingCall {

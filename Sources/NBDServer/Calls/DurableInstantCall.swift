@@ -1,6 +1,6 @@
 import Core
 import ServerInterface
-import System
+import SystemLayer
 
 /// Fixes an instant, then freezes the bits of its exports and makes its checkpoint durable; or takes all of
 /// it back.
@@ -11,6 +11,8 @@ import System
 struct DurableInstantCall: RingCall {
     private enum State {
         case fixing(InstantCall)
+        /// Files have failed, after whatever time: the rings' time counts from the next step.
+        case failed(InstantCall, ServerFault)
         case undoing(UndoCall, after: ServerFault)
     }
 
@@ -21,7 +23,7 @@ struct DurableInstantCall: RingCall {
 
     var replies: Replies {
         switch state {
-        case .fixing(let call): call.replies
+        case .fixing(let call), .failed(let call, _): call.replies
         case .undoing(let call, _): call.replies
         }
     }
@@ -29,6 +31,7 @@ struct DurableInstantCall: RingCall {
     var deadline: UInt64 {
         switch state {
         case .fixing(let call): call.deadline
+        case .failed: 0
         case .undoing(let call, _): call.deadline
         }
     }
@@ -57,6 +60,9 @@ struct DurableInstantCall: RingCall {
                     return .failure(fault)
                 }
                 guard let fault = makeDurable() else { return .success(outcome.held) }
+                state = .failed(call, fault)
+                return nil
+            case .failed(_, let fault):
                 state = .undoing(UndoCall(instant, server.shared, now: now), after: fault)
             case .undoing(var call, let fault):
                 let undone = call.step(now: now)

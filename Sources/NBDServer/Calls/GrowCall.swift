@@ -1,5 +1,5 @@
 import ServerInterface
-import System
+import SystemLayer
 
 /// Makes a disk larger on its home ring, between two changes; nil is success.
 ///

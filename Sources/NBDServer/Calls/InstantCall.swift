@@ -1,6 +1,6 @@
 import Core
 import ServerInterface
-import System
+import SystemLayer
 
 /// Fixes one instant on several disks: `InstantFixing` decides, here rings are asked and answer.
 ///

@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 
 /// A call that asks rings and goes on by their answers, as a machine that never waits: time and answers in,
 /// messages to rings out.

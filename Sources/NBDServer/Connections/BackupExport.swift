@@ -4,7 +4,7 @@ import PointInTime
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tracking
 
 /// One disk of a job as backup clients read it: the disk at the job's instant.

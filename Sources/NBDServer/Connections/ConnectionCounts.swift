@@ -1,6 +1,6 @@
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// How many connections there are, of the whole server, of one job and of one peer.
 ///

@@ -2,7 +2,7 @@ import Disk
 import NBDProtocol
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// A disk as its machine uses it.
 final class LiveExport: Sendable {

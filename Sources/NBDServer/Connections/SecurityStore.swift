@@ -1,6 +1,6 @@
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import TLS
 
 /// The credentials and rules in force.

@@ -1,7 +1,7 @@
 import Core
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 

@@ -5,7 +5,7 @@ import PointInTime
 import ScratchFiles
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 

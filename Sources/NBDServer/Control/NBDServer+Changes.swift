@@ -3,7 +3,7 @@ import Disk
 import NBDProtocol
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import TrackingFiles
 
 /// Changes of a disk that is served: it goes while nobody uses it, or becomes larger.

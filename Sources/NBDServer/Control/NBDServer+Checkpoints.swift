@@ -2,7 +2,7 @@ import Disk
 import NBDProtocol
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 

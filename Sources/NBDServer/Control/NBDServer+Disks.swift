@@ -3,7 +3,7 @@ import Disk
 import NBDProtocol
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 import ScratchFiles
 package import ServerInterface

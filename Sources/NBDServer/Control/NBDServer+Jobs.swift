@@ -1,7 +1,7 @@
 import BoundedCalls
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// Jobs end.
 extension NBDServer {

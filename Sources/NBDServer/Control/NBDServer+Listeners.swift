@@ -1,7 +1,7 @@
 import BoundedCalls
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// Listeners of live exports and of jobs.
 extension NBDServer {

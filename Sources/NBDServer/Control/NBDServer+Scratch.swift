@@ -5,7 +5,7 @@ import PointInTime
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import TrackingFiles
 
 /// Scratch of jobs: made and removed where it may hang without hanging others.

@@ -1,6 +1,6 @@
 import BoundedCalls
 import Synchronization
-import System
+import SystemLayer
 
 /// The server stops, in bounded time whatever hangs.
 extension NBDServer {

@@ -3,7 +3,7 @@ import Disk
 import NBDProtocol
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 

@@ -2,7 +2,7 @@ import BoundedCalls
 import Disk
 package import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// The server: rings, disks with their live exports, jobs with their backup exports.
 ///
@@ -36,7 +36,8 @@ package final class NBDServer: Sendable {
         }
         // A pipe is two descriptors; peers that stall can keep all of them in use.
         let layout = RingLayout(rings: rings, servesJobs: configuration.servesJobs)
-        let kept = Limits.reservedDescriptors + layout.descriptorsMax
+        let kept =
+            Limits.reservedDescriptors + configuration.otherDescriptors + layout.descriptorsMax
         let room = SystemFacts.raiseDescriptorLimit() - kept
         guard configuration.maxConnections <= room else {
             throw .limitReached(

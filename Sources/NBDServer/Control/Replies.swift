@@ -1,6 +1,6 @@
 import BoundedCalls
 import Synchronization
-import System
+import SystemLayer
 
 /// Answers of rings to one call, each to a question that the call has numbered.
 ///

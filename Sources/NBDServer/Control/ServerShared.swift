@@ -2,7 +2,7 @@ import PointInTime
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 
 /// What all rings and all calls share.
 ///

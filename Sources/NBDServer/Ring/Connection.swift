@@ -1,5 +1,5 @@
 import ServerInterface
-import System
+import SystemLayer
 
 /// Where a connection stands.
 enum ConnectionPhase {

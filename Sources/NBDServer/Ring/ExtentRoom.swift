@@ -8,6 +8,9 @@ struct ExtentRoom {
 
     var isFull: Bool { list.isFull }
 
+    /// Bytes that the extents cover.
+    var coveredBytes: UInt64 { list.coveredBytes }
+
     mutating func removeAll() { list.removeAll() }
 
     /// Adds a run; what no longer fits is left off, as the protocol allows.

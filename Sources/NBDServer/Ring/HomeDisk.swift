@@ -2,7 +2,7 @@ import Core
 import Disk
 import PointInTime
 import ServerInterface
-import System
+import SystemLayer
 
 /// A disk on its home ring: everything that a guest write has to pass.
 struct HomeDisk: ~Copyable {

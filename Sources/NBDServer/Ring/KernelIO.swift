@@ -1,6 +1,6 @@
 import Disk
 import IORing
-import System
+import SystemLayer
 
 /// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not wait.
 struct KernelIO: RingIO, ~Copyable {

@@ -1,6 +1,6 @@
 import Disk
 import IORing
-import System
+import SystemLayer
 
 /// All that a ring's loop asks of the world: the kernel in the server (`KernelIO`), a simulated world in
 /// tests.

@@ -2,7 +2,7 @@ import IORing
 import NBDProtocol
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// Connections come; when there is no place left, those that have not chosen an export make way.

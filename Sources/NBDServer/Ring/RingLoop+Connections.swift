@@ -4,7 +4,7 @@ import NBDProtocol
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// Connections come, receive, and go.

@@ -4,7 +4,7 @@ import IORing
 import PointInTime
 import ScratchFiles
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// A copy of old content on its way from the source to scratch.
@@ -75,7 +75,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Reads into the copy's buffer.
     mutating func readOldContent(_ disk: DiskIndex, _ task: CopyIndex) {
-        let clusters = disks[disk].changes.copies.clusters(of: task)
+        let clusters = disks[disk].changes.clusters(of: task)
         disks[disk].copies[task].progress = 0
         if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
     }
@@ -123,7 +123,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     mutating func copyReadCompleted(_ disk: DiskIndex, _ task: CopyIndex, result: Int32) {
-        let clusters = disks[disk].changes.copies.clusters(of: task)
+        let clusters = disks[disk].changes.clusters(of: task)
         disks[disk].copies[task].handedOverAt = 0
         if result == -Errno.interrupted || result == -Errno.again {
             return readForCopy(disk, task, clusters)
@@ -144,7 +144,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// The task's clusters are in its buffer, or could not be read.
     private mutating func sourceRead(_ disk: DiskIndex, _ task: CopyIndex, errno: Int32?) {
-        let clusters = disks[disk].changes.copies.clusters(of: task)
+        let clusters = disks[disk].changes.clusters(of: task)
         let zeros = errno == nil ? zeroClusters(disk, task, clusters) : 0
         disks[disk].changes.sourceRead(task, errno: errno, zeroClusters: zeros, now: now)
         afterCopy(disk)
@@ -240,9 +240,9 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport) {
-        let figures = disks[disk].changes.copies.figures(job: job)
+        let figures = disks[disk].changes.figures(of: job)
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
-        let used = UInt64(disks[disk].changes.copies.slotsUsed(job: job)) << ClusterGeometry.shift
+        let used = UInt64(disks[disk].changes.slotsUsed(by: job)) << ClusterGeometry.shift
         export.scratchUsedBytes.store(used, ordering: .relaxed)
         if used > export.roomBytes / 100 * Limits.scratchWatermarkPercent {
             shared.noteWatermark(export)

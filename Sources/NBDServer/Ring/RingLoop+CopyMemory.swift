@@ -1,7 +1,7 @@
 import Core
 import IORing
 import PointInTime
-import System
+import SystemLayer
 import Tables
 
 /// A run of the arena that holds old content.
@@ -31,7 +31,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func takeBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Bool {
-        let count = disks[disk].changes.copies.clusters(of: task).count
+        let count = disks[disk].changes.clusters(of: task).count
         let pages = count * ClusterGeometry.clusterBytes / BufferArena.pageBytes
         let isOwn = !disks[disk].hasOwnBuffer
         let bytes = pages * BufferArena.pageBytes
@@ -116,7 +116,7 @@ extension RingLoop where IO: ~Copyable {
         guard !waiting.isEmpty else { return }
         disks[disk].waitingCopies.removeAll(keepingCapacity: true)
         for task in waiting {
-            if disks[disk].changes.copies.isWanted(task: task) {
+            if disks[disk].changes.isWanted(task) {
                 disks[disk].waitingCopies.append(task)
             } else {
                 disks[disk].changes.sourceRead(

@@ -1,6 +1,6 @@
 import NBDProtocol
 import ServerInterface
-import System
+import SystemLayer
 import Tables
 
 /// Peers that are too slow, silent or gone lose their connection.

@@ -3,7 +3,7 @@ import PointInTime
 import ScratchFiles
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 import Tracking
 import TrackingFiles

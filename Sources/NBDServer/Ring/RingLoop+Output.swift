@@ -1,6 +1,6 @@
 import IORing
 import NBDProtocol
-import System
+import SystemLayer
 import Tables
 
 /// Replies leave.

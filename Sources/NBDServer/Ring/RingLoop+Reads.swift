@@ -3,7 +3,7 @@ import IORing
 import NBDProtocol
 import PointInTime
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// Reads: of a live disk, and of a backup export by "read, then check".

@@ -4,7 +4,7 @@ import IORing
 import NBDProtocol
 import ScratchFiles
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// Reads that hand page-cache pages to the socket instead of copying them.

@@ -2,7 +2,7 @@ import Core
 import NBDProtocol
 import PointInTime
 import ScratchFiles
-import System
+import SystemLayer
 import Tables
 
 /// Clusters that nothing is kept for any more, as soon as the home ring comes to it.

@@ -1,6 +1,6 @@
 import IORing
 import NBDProtocol
-import System
+import SystemLayer
 import Tables
 
 /// A connection's turn: requests are parsed, begun and answered.

@@ -2,7 +2,7 @@ import Core
 import Disk
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 import Tracking
 import TrackingFiles

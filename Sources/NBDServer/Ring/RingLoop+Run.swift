@@ -1,4 +1,4 @@
-import System
+import SystemLayer
 import Tables
 
 /// A ring on a thread of its own.

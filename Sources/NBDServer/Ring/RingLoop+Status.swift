@@ -13,17 +13,15 @@ import Tracking
 extension RingLoop where IO: ~Copyable {
     mutating func startStatus(_ slot: ConnectionIndex, _ request: ValidRequest, _ asked: ContextSet)
     {
-        connections[slot].transmission.status.asked = asked
-        connections[slot].transmission.status.contextIndex = 0
-        startContext(slot, request)
-    }
-
-    private mutating func startContext(_ slot: ConnectionIndex, _ request: ValidRequest) {
-        connections[slot].transmission.status.startContext(at: request.offset)
+        connections[slot].transmission.status.start(request, asked: asked)
     }
 
     mutating func continueStatus(_ slot: ConnectionIndex, _ request: RequestIndex) -> IssueResult {
         let valid = requests[request].valid
+        if connections[slot].transmission.status.pass == .measuring {
+            measure(slot, valid)
+            return .again
+        }
         skipUnasked(slot)
         if !connections[slot].transmission.status.isGathered {
             gatherExtents(slot, valid)
@@ -46,12 +44,28 @@ extension RingLoop where IO: ~Copyable {
         if !isLast {
             // One context a turn, as there may be many.
             connections[slot].transmission.status.contextIndex += 1
-            startContext(slot, valid)
+            connections[slot].transmission.status.startContext(at: valid.offset)
             return .again
         }
         connections[slot].transmission.current = nil
         discard(request)
         return .issued
+    }
+
+    /// One turn of finding out how far the bitmaps' extents fit, before anything is answered.
+    private mutating func measure(_ slot: ConnectionIndex, _ valid: ValidRequest) {
+        skipUnasked(slot)
+        let context = connections[slot].transmission.contexts[
+            connections[slot].transmission.status.contextIndex]
+        if context.index > 0 {
+            gatherExtents(slot, valid)
+            guard connections[slot].transmission.status.isGathered else { return }
+        }
+        guard !isLastContext(slot) else {
+            return connections[slot].transmission.status.startAnswering(at: valid.offset)
+        }
+        connections[slot].transmission.status.contextIndex += 1
+        connections[slot].transmission.status.startContext(at: valid.offset)
     }
 
     /// Goes to the next context that is asked for; there is one.
@@ -87,21 +101,24 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func gatherAllocation(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         let source: RawSource
+        var changes: [FrozenBitmap] = []
         switch connections[slot].transmission.target {
         case .live(let export): source = export.source
-        case .backup(let export): source = export.source
+        case .backup(let export):
+            source = export.source
+            changes = export.bitmaps
         case nil: preconditionFailure("a request without an export")
         }
         connections[slot].transmission.status.gatherAllocation(
             valid, of: source, asking: &io, under: connections[slot].transmission.path.ledger,
-            hasLongExtents: connections[slot].transmission.replies.hasLongExtents)
+            changes: changes, hasLongExtents: connections[slot].transmission.replies.hasLongExtents)
     }
 
     /// A dirty bitmap is in memory: many extents a turn.
     private mutating func gatherDirty(
         _ slot: ConnectionIndex, _ valid: ValidRequest, _ bitmap: DirtyBitmap, _ shift: UInt64
     ) {
-        let end = valid.offset + valid.length
+        let end = connections[slot].transmission.status.end
         let position = connections[slot].transmission.status.position
         if position < end {
             connections[slot].transmission.status.position = connections[slot].transmission.status

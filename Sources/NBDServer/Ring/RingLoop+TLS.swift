@@ -1,7 +1,7 @@
 import IORing
 import NBDProtocol
 import ServerInterface
-import System
+import SystemLayer
 import TLS
 import Tables
 
@@ -99,6 +99,8 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// The last reply is sealed: the peer is told that nothing follows.
+    // Kept out of `serve`, which counts no references (dev/specialised).
+    @inline(never)
     mutating func sayGoodbye(_ slot: ConnectionIndex) {
         guard let session = connections[slot].tls?.session else {
             return

@@ -38,7 +38,7 @@ extension RingLoop where IO: ~Copyable {
             }
         }
         for disk in disks.indices where disks.contains(disk) {
-            guard disks[disk].changes.copies.copiesInFlight > 0 else { continue }
+            guard disks[disk].changes.copiesInFlight > 0 else { continue }
             for copy in disks[disk].copies where copy.handedOverAt > 0 && copy.handedOverAt < limit
             {
                 hung += 1

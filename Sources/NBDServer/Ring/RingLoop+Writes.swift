@@ -3,7 +3,7 @@ import Disk
 import IORing
 import NBDProtocol
 import PointInTime
-import System
+import SystemLayer
 import Tables
 
 /// Guest writes on a disk's home ring: received, kept waiting while old data is copied, then submitted.

@@ -3,7 +3,7 @@ import Disk
 import IORing
 import NBDProtocol
 import PointInTime
-import System
+import SystemLayer
 import Tables
 
 /// Guest zeroing and discarding: whole pages by the file system or device, the pieces of pages at
@@ -153,7 +153,7 @@ extension RingLoop where IO: ~Copyable {
     ) -> (end: UInt64, isHole: Bool) {
         let first = ClusterGeometry.cluster(of: start)
         let lookEnd = min(ClusterGeometry.start(of: first) + Limits.zeroingStepBytes, end)
-        let hasJobs = disks[disk].changes.copies.hasActiveJobs
+        let hasJobs = disks[disk].changes.hasActiveJobs
         guard hasJobs || disks[disk].tracking != nil else { return (lookEnd, false) }
         let lookLimit = min(
             ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),

@@ -4,7 +4,7 @@ import NBDProtocol
 import PointInTime
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tables
 
 /// One ring's whole state, owned by its thread.
@@ -215,7 +215,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         for slot in disks.indices where disks.contains(slot) {
             tickTracking(slot)
             publishFigures(slot)
-            guard disks[slot].changes.copies.hasActiveJobs else { continue }
+            guard disks[slot].changes.hasActiveJobs else { continue }
             disks[slot].changes.expire(now: now)
             perform(slot)
         }

@@ -4,7 +4,7 @@ import NBDProtocol
 import PointInTime
 import ServerInterface
 import Synchronization
-import System
+import SystemLayer
 import Tracking
 import TrackingFiles
 

@@ -1,6 +1,6 @@
 import IORing
 import ServerInterface
-import System
+import SystemLayer
 import TrackingFiles
 
 /// Work is done on threads of its own: a call that never returns takes nothing from the ring, neither its
@@ -33,7 +33,8 @@ extension RingWork {
     }
 
     private func declare(
-        _ doubt: TrackingDoubt, of disk: DiskID, _ home: Mailbox<RingMessage>, _ shared: ServerShared
+        _ doubt: TrackingDoubt, of disk: DiskID, _ home: Mailbox<RingMessage>,
+        _ shared: ServerShared
     ) -> Bool {
         shared.declareOnThread(doubt, of: disk) { home.post(.lossDeclared(disk)) }
         return true

@@ -1,6 +1,6 @@
 import Core
 import PointInTime
-import System
+import SystemLayer
 import Tables
 import Tracking
 

@@ -2,13 +2,23 @@ import Core
 import Disk
 import NBDProtocol
 import PointInTime
+import Tracking
 
 /// How far the block status request of a connection has come.
 struct StatusProgress {
     /// Values of `base:allocation` (NBD protocol, "base:allocation").
     private enum Allocation {
         static let data: UInt32 = 0
+        /// Reads as zeros, and nothing is said about how it is kept.
+        static let zero: UInt32 = 2
         static let holeAndZero: UInt32 = 3
+    }
+
+    /// How far the contexts of a request have come.
+    enum Pass {
+        /// Several contexts are asked for: how far do the bitmaps' extents fit a reply?
+        case measuring
+        case answering
     }
 
     /// Next byte to look up.
@@ -24,6 +34,27 @@ struct StatusProgress {
     var asked = ContextSet()
     /// Which of the connection's contexts is being answered.
     var contextIndex = 0
+    var pass = Pass.answering
+    /// Where the reply ends, in every context: clients add up the extents of each by itself, so all of
+    /// them cover the same bytes.
+    private(set) var end: UInt64 = 0
+
+    /// Begins a request.
+    mutating func start(_ valid: ValidRequest, asked: ContextSet) {
+        self.asked = asked
+        contextIndex = 0
+        end = valid.offset + valid.length
+        // Of single extents nobody expects the same length.
+        pass = asked.count > 1 && !valid.flags.contains(.reqOne) ? .measuring : .answering
+        startContext(at: valid.offset)
+    }
+
+    /// The bitmaps have been measured: now the contexts are answered, from the first one on.
+    mutating func startAnswering(at offset: UInt64) {
+        pass = .answering
+        contextIndex = 0
+        startContext(at: offset)
+    }
 
     /// Begins with a context's extents.
     mutating func startContext(at offset: UInt64) {
@@ -40,8 +71,10 @@ struct StatusProgress {
     mutating func endIfComplete(_ valid: ValidRequest, hasLongExtents: Bool) {
         let isFirstKnown =
             valid.flags.contains(.reqOne) && extents.hasFirst(isLong: hasLongExtents)
-        isGathered =
-            position == valid.offset + valid.length || extents.isFull || isFirstKnown
+        guard position == end || extents.isFull || isFirstKnown else { return }
+        // What did not fit any more is left to the next request.
+        if !valid.flags.contains(.reqOne) { end = valid.offset + extents.coveredBytes }
+        isGathered = true
     }
 
     /// One turn of gathering allocation, for a backup export under the job's ledger.
@@ -49,9 +82,8 @@ struct StatusProgress {
     /// What was told ahead is older than the ledger's word on it, as the rule of reads wants.
     mutating func gatherAllocation<IO: RingIO & ~Copyable>(
         _ valid: ValidRequest, of source: RawSource, asking io: inout IO,
-        under ledger: LedgerView?, hasLongExtents: Bool
+        under ledger: LedgerView?, changes: [FrozenBitmap], hasLongExtents: Bool
     ) {
-        let end = valid.offset + valid.length
         // Of a single extent nothing is gained by having more of them told.
         let isAhead = !valid.flags.contains(.reqOne)
         var lookups = Limits.lookupsPerTurn
@@ -68,15 +100,39 @@ struct StatusProgress {
                 knownEnd = run.end
                 lookups -= run.lookups
             }
-            addKnown(ledger)
+            addKnown(ledger, changes)
         }
     }
 
-    private mutating func addKnown(_ ledger: LedgerView?) {
+    private mutating func addKnown(_ ledger: LedgerView?, _ changes: [FrozenBitmap]) {
         let end = ledger == nil ? knownEnd : min(knownEnd, position + Limits.ledgerBytesPerRun)
         let extent = PointInTimeRead.extent(position..<end, isData: knownIsData, under: ledger)
-        extents.append(
-            length: extent.count, flags: extent.isData ? Allocation.data : Allocation.holeAndZero)
-        position += extent.count
+        guard !extent.isData else { return add(extent.count, Allocation.data) }
+        let (count, isChanged) = Self.sameChange(position..<(position + extent.count), changes)
+        add(count, isChanged ? Allocation.zero : Allocation.holeAndZero)
+    }
+
+    private mutating func add(_ count: UInt64, _ flags: UInt32) {
+        extents.append(length: count, flags: flags)
+        position += count
+    }
+
+    /// How much of a range, from its first byte on, was changed since a bitmap's checkpoint, or was not.
+    ///
+    /// Zeros that are a change are no hole: tools leave holes out of an incremental backup, and the
+    /// restored disk would have the old bytes there.
+    private static func sameChange(
+        _ range: Range<UInt64>, _ changes: [FrozenBitmap]
+    ) -> (count: UInt64, isChanged: Bool) {
+        var end = range.upperBound
+        var isChanged = false
+        for change in changes {
+            let shift = change.granularityShift
+            let run = change.bitmap.run(
+                from: Int(range.lowerBound >> shift), through: Int((end - 1) >> shift))
+            isChanged = isChanged || run.isDirty
+            end = min(end, UInt64(run.end) << shift)
+        }
+        return (end - range.lowerBound, isChanged)
     }
 }

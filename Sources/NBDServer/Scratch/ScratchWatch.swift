@@ -1,7 +1,7 @@
 import PointInTime
 import ScratchFiles
 import Synchronization
-import System
+import SystemLayer
 
 /// Looks after the scratch of all running jobs from outside the data path.
 ///

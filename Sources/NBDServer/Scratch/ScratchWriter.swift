@@ -1,7 +1,7 @@
 import IORing
 import ScratchFiles
 import Synchronization
-import System
+import SystemLayer
 
 /// What a ring calls a write to scratch: its number, and which tenant of the number it is.
 struct ScratchTicket: Sendable, Hashable {

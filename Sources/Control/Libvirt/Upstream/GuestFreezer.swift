@@ -29,10 +29,14 @@ package actor GuestFreezer: GuestFreezing {
     /// One guest that is frozen, or may be.
     private struct Freeze {
         let domain: String
+        /// Who thaws it: nobody else's freeze is ended by that.
+        let owner: String
         /// For the thaw; renewed when it is gone.
         var connection: UpstreamConnection?
         /// What the agent has said; it may still freeze as long as there is none.
         var reply = LateValue<Result<Packet, UpstreamFault>>()
+        /// The agent has been asked, or may have been: it must be thawed.
+        var isAsked = false
         var isThawing = false
         var watchdog: Task<Void, Never>?
         let thawed = LateValue<Bool>()
@@ -43,6 +47,11 @@ package actor GuestFreezer: GuestFreezing {
     private let limits: Limits
     private let events: EventLog
     private var freezes: [String: Freeze] = [:]
+    /// Agents whose response timeout is being put back; the next freeze waits for that, or it would lose
+    /// its own.
+    private var settling: [String: (number: Int, task: Task<Void, Never>)] = [:]
+    private var lastSettling = 0
+    private var isStopping = false
 
     package init(
         upstream: UpstreamSettings, state: StateDirectory?, events: EventLog,
@@ -58,8 +67,9 @@ package actor GuestFreezer: GuestFreezing {
     package func recover() -> [String] {
         guard let kept = state?.freezes() else { return [] }
         for record in kept.records where freezes[record.uuid] == nil {
-            var freeze = Freeze(domain: record.domain)
+            var freeze = Freeze(domain: record.domain, owner: "")
             freeze.reply.set(.failure(.closed(path: upstream.socketPath)))
+            freeze.isAsked = true
             freeze.isThawing = true
             freezes[record.uuid] = freeze
             Task { await self.thawUntilDone(record.uuid) }
@@ -81,22 +91,23 @@ package actor GuestFreezer: GuestFreezing {
             }
     }
 
-    /// Thaws all and waits for it, as long as a caller of `thaw` would.
+    /// Thaws all and waits for it, as long as a caller of `thaw` would; from now on nothing is frozen.
     package func shutdown() async {
+        isStopping = true
         for uuid in freezes.keys { startThaw(uuid) }
         for freeze in freezes.values { _ = await freeze.thawed.value(within: limits.thaw) }
+        for settling in settling.values { await settling.task.value }
     }
 
-    package func freeze(domain name: String, uuid: String) async throws(ControlError) {
+    package func freeze(
+        domain name: String, uuid: String, owner: String
+    ) async throws(ControlError) {
+        guard !isStopping else { throw .serverStopping }
         guard freezes[uuid] == nil else { throw .stillFrozen(name) }
-        let freeze = Freeze(domain: name)
+        let freeze = Freeze(domain: name, owner: owner)
         freezes[uuid] = freeze
         do throws(ControlError) {
-            try state?.save(StoredFreeze(uuid: uuid, domain: name))
-            let connection = try await connect()
-            freezes[uuid]?.connection = connection
-            await boundAgent(uuid, name, connection, seconds: agentSeconds)
-            Task { freeze.reply.set(await self.ask(.domainFSFreeze, uuid, name, connection, nil)) }
+            try await ask(uuid, freeze)
         } catch {
             forget(uuid)
             throw error
@@ -116,8 +127,26 @@ package actor GuestFreezer: GuestFreezing {
         }
     }
 
-    package func thaw(uuid: String) async -> Bool {
-        guard let freeze = freezes[uuid], !freeze.isThawing else { return false }
+    // Asks the agent; when this throws, it has not been asked.
+    private func ask(_ uuid: String, _ freeze: Freeze) async throws(ControlError) {
+        await settling[uuid]?.task.value
+        try state?.save(StoredFreeze(uuid: uuid, domain: freeze.domain))
+        let connection = try await connect()
+        freezes[uuid]?.connection = connection
+        await boundAgent(uuid, freeze.domain, connection, seconds: agentSeconds)
+        // A server that stops waits for guests that are frozen, not for those that might be.
+        guard !isStopping else { throw .serverStopping }
+        freezes[uuid]?.isAsked = true
+        Task {
+            freeze.reply.set(
+                await self.ask(.domainFSFreeze, uuid, freeze.domain, connection, nil))
+        }
+    }
+
+    package func thaw(owner: String) async -> Bool {
+        guard let (uuid, freeze) = freezes.first(where: { $0.value.owner == owner }),
+            !freeze.isThawing
+        else { return false }
         startThaw(uuid)
         _ = await freeze.thawed.value(within: limits.thaw)
         return true
@@ -160,13 +189,8 @@ package actor GuestFreezer: GuestFreezing {
     private func forget(_ uuid: String) {
         guard let freeze = freezes.removeValue(forKey: uuid) else { return }
         freeze.watchdog?.cancel()
+        if let connection = freeze.connection { settle(uuid, freeze.domain, connection) }
         freeze.thawed.set(true)
-        if let connection = freeze.connection {
-            Task {
-                await boundAgent(uuid, freeze.domain, connection, seconds: Self.blocks)
-                connection.close()
-            }
-        }
         do throws(ControlError) {
             try state?.removeFreeze(of: uuid)
         } catch {
@@ -175,13 +199,27 @@ package actor GuestFreezer: GuestFreezing {
                 ControlEvent(.stateProblem, domain: freeze.domain, message: error.message))
         }
     }
+
+    /// Gives the agent its response timeout back, and the connection up.
+    private func settle(_ uuid: String, _ name: String, _ connection: UpstreamConnection) {
+        lastSettling += 1
+        let number = lastSettling
+        let before = settling[uuid]?.task
+        let task = Task {
+            await before?.value
+            await boundAgent(uuid, name, connection, seconds: Self.blocks)
+            connection.close()
+            if settling[uuid]?.number == number { settling[uuid] = nil }
+        }
+        settling[uuid] = (number, task)
+    }
 }
 
 // MARK: Thawing
 
 extension GuestFreezer {
     private func startThaw(_ uuid: String) {
-        guard let freeze = freezes[uuid], !freeze.isThawing else { return }
+        guard let freeze = freezes[uuid], freeze.isAsked, !freeze.isThawing else { return }
         freezes[uuid]?.isThawing = true
         freeze.watchdog?.cancel()
         Task { await self.thawUntilDone(uuid) }
@@ -222,14 +260,15 @@ extension GuestFreezer {
         } catch {
             return error.message
         }
+        // A freeze that had not come to an end when the thaw was asked for may have followed it, or may
+        // still follow; its answer that comes meanwhile does not say which was first.
+        let hadEnded = freeze.reply.value != nil
         let reply = await ask(
             .domainFSThaw, uuid, freeze.domain, connection, limits.attemptSeconds)
         switch reply {
         case .failure(let fault): return fault.wire.message
         case .success(let packet) where packet.header.status == PacketStatus.ok.rawValue:
-            // A freeze that has not come to an end may still follow.
-            guard freeze.reply.value == nil else { return nil }
-            return "the agent has not answered the freeze yet"
+            return hadEnded ? nil : "the agent has not answered the freeze yet"
         case .success(let packet):
             let error = try? WireError(body: packet.body)
             if error?.code == WireErrorCode.noDomain { return nil }
@@ -255,8 +294,11 @@ extension GuestFreezer {
     private func liveConnection(_ uuid: String) async throws(ControlError) -> UpstreamConnection {
         if let connection = freezes[uuid]?.connection, connection.isOpen { return connection }
         let connection = try await connect()
-        if let old = freezes[uuid]?.connection { old.close() }
-        guard freezes[uuid] != nil else { return connection }
+        guard let freeze = freezes[uuid] else {
+            connection.close()
+            throw .internalError("nobody is frozen any more")
+        }
+        freeze.connection?.close()
         freezes[uuid]?.connection = connection
         return connection
     }

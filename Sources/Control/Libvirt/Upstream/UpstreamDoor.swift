@@ -51,32 +51,6 @@ enum UpstreamDoor {
             return .failure(header, error.wire)
         }
     }
-
-    /// Why a packet of a client's does not pass; nil when it does.
-    ///
-    /// `standIns` is the directory of the images that backup tools are shown in place of disks: a
-    /// machine must never be defined on one.
-    static func refusal(of packet: Packet, standIns: String) -> WireError? {
-        let header = packet.header
-        if UpstreamSerial.isOurs(header.serial) { return .serialTaken(header.serial) }
-        guard header.type == PacketType.call.rawValue, header.program == LibvirtProgram.remote,
-            let name = Procedure(rawValue: header.procedure).name,
-            name.hasPrefix("DOMAIN"), name.contains("XML") || name.contains("DEVICE"),
-            contains(packet.body, Array((standIns + "/").utf8))
-        else { return nil }
-        return .standInInDefinition(standIns)
-    }
-
-    private static func contains(_ bytes: [UInt8], _ part: [UInt8]) -> Bool {
-        guard let first = part.first, bytes.count >= part.count else { return false }
-        var start = 0
-        while let found = bytes[start...(bytes.count - part.count)].firstIndex(of: first) {
-            if bytes[found..<found + part.count].elementsEqual(part) { return true }
-            start = found + 1
-            if start > bytes.count - part.count { return false }
-        }
-        return false
-    }
 }
 
 extension WireError {
@@ -99,13 +73,5 @@ extension WireError {
             code: WireErrorCode.rpc, domain: WireErrorDomain.rpc, prefix: "internal error: ",
             detail: "serial \(serial) is not for clients: they count from 0 to "
                 + "\(UpstreamSerial.first - 1)")
-    }
-
-    /// A machine would run on an image that only stands in for its disk.
-    static func standInInDefinition(_ directory: String) -> WireError {
-        WireError(
-            code: 67, domain: WireErrorDomain.domain, prefix: "unsupported configuration: ",
-            detail: "an image below '\(directory)' only stands in for a disk in what backup tools "
-                + "are shown: define the machine with the XML of dumpxml --inactive")
     }
 }

@@ -80,7 +80,7 @@ extension UpstreamExchange {
         // What cannot be described anew is shown as it is: tools then find no disk of theirs.
         guard
             let text = try? await context.manager.backupToolXML(
-                of: domain.name, machineXML: xml, showsSecrets: true)
+                of: domain.name, machineXML: xml, places: context.places, showsSecrets: true)
         else { return theirs }
         return success { $0.string(text) }
     }
@@ -119,13 +119,15 @@ extension UpstreamExchange {
                 ownRecords += (try? Self.records(filling)) ?? []
             }
             let merged = UpstreamMerge.records(records, filledFrom: ownRecords, known: known)
-            return success { writer in
+            let answer = success { writer in
                 writer.count(merged.count)
                 for record in merged {
                     writer.domain(record.domain)
                     writer.parameters(record.parameters)
                 }
             }
+            return answer.body.count <= context.replyBytesMax
+                ? answer : failure(.replyTooLong)
         } catch let fault as UpstreamFault {
             return failure(fault.wire)
         } catch {

@@ -41,7 +41,7 @@ extension UpstreamExchange {
         }
         do {
             let foreign = try await context.manager.disksFromElsewhere(
-                of: domain.definition.name, machineXML: xml, requests)
+                of: domain.definition.name, machineXML: xml, context.places, requests)
             guard let first = foreign.first else { return await ours() }
             return failure(.notReachedHere(first, of: named.name))
         } catch {
@@ -71,7 +71,7 @@ extension JobManager {
     ///
     /// - Throws: 35 or 92 for XML that is none.
     func disksFromElsewhere(
-        of name: String, machineXML: String, _ requests: InstantRequests
+        of name: String, machineXML: String, _ places: LivePlaces, _ requests: InstantRequests
     ) throws(ControlError) -> [String] {
         let definition = try domain(name).definition
         var exports: [String: String] = [:]
@@ -79,7 +79,8 @@ extension JobManager {
         for disk in definition.disks where disk.isServable && !disk.readOnly {
             exports[disk.target] = definition.liveExportName(target: disk.target)
         }
-        let foreign = try BackupToolXML.foreignDisks(in: machineXML, liveExports: exports)
+        let foreign = try BackupToolXML.foreignDisks(
+            in: machineXML, liveExports: exports, places: places)
         guard !foreign.isEmpty else { return [] }
         // What is wrong with a request is for the call itself to say.
         let backup = requests.backupXML.flatMap { try? BackupRequest.parse($0) }
