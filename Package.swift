@@ -49,6 +49,7 @@ let package = Package(
         .target(name: "TLS", dependencies: ["CGnuTLS", "SystemLayer"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
+        .target(name: "VhostProtocol", swiftSettings: strict),
         .target(name: "Tracking", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
             name: "TrackingFiles", dependencies: ["Tracking", "SystemLayer"], swiftSettings: strict),
@@ -122,6 +123,10 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "LibvirtProtocolTests", dependencies: ["LibvirtProtocol"], swiftSettings: strict),
+        .target(name: "VhostClient", path: "Tests/VhostClient", swiftSettings: strict),
+        .testTarget(
+            name: "VhostProtocolTests",
+            dependencies: ["VhostProtocol", "VhostClient", "UnitSupport"], swiftSettings: strict),
         .testTarget(
             name: "NBDServerTests",
             dependencies: [
@@ -160,7 +165,8 @@ let package = Package(
         .target(
             name: "FuzzEntries",
             dependencies: [
-                "NBDProtocol", "LibvirtProtocol", "Tracking", "TrackingFiles", "Control",
+                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Tracking", "TrackingFiles",
+                "Control",
                 "NBDServer", "ServerInterface",
             ],
             path: "Tests/FuzzEntries", swiftSettings: strict),
