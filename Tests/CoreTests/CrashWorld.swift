@@ -170,6 +170,8 @@ struct CrashWorld {
 
     /// What was in flight has happened or not, a cluster at a time; then the next process goes on.
     private mutating func die() throws {
+        // Nobody could go on without the file.
+        guard keepsFile else { return }
         deaths += 1
         for change in changes.values where change.isSubmitted {
             for cluster in change.clusters where pick(2) == 0 { source[cluster] = change.value }
@@ -179,7 +181,6 @@ struct CrashWorld {
         reading = [:]
         buffers = [:]
         saving = []
-        guard keepsFile else { return }
         ledger = try Ledger(try LedgerFile.open(path: path), slotLimit: Self.slotLimit)
         attach()
     }
@@ -197,5 +198,6 @@ struct CrashWorld {
                 }
             if !isRight { problems.append("cluster \(cluster): \(left.view.place(of: cluster))") }
         }
+        withExtendedLifetime(left) {}
     }
 }
