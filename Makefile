@@ -2,7 +2,7 @@
 
 BINARY := .build/release/nbdpull
 
-.PHONY: help demo build test check bench format clean
+.PHONY: help demo build test soak check bench format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: ## Install what the tests need, then run every check there is.
 	-@dev/clients
 	-@dev/venv
 	dev/check full
+
+soak: ## Run the simulator on new seeds for TIME seconds (600): make soak TIME=3600
+	@dev/install-packages build
+	dev/simulate soak --seconds $(or $(TIME),600)
 
 check: ## The quick checks: form, module arrows, debug build, unit tests.
 	@dev/install-packages build

@@ -14,7 +14,10 @@ let strict: [SwiftSetting] = [
 
 let package = Package(
     name: "nbdpull",
-    products: [.executable(name: "nbdpull", targets: ["nbdpull"])],
+    products: [
+        .executable(name: "nbdpull", targets: ["nbdpull"]),
+        .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
@@ -46,6 +49,7 @@ let package = Package(
         .target(name: "TLS", dependencies: ["CGnuTLS", "SystemLayer"], swiftSettings: strict),
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
+        .target(name: "VhostProtocol", swiftSettings: strict),
         .target(name: "Tracking", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
             name: "TrackingFiles", dependencies: ["Tracking", "SystemLayer"], swiftSettings: strict),
@@ -119,6 +123,10 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "LibvirtProtocolTests", dependencies: ["LibvirtProtocol"], swiftSettings: strict),
+        .target(name: "VhostClient", path: "Tests/VhostClient", swiftSettings: strict),
+        .testTarget(
+            name: "VhostProtocolTests",
+            dependencies: ["VhostProtocol", "VhostClient", "UnitSupport"], swiftSettings: strict),
         .testTarget(
             name: "NBDServerTests",
             dependencies: [
@@ -143,9 +151,22 @@ let package = Package(
             name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
             swiftSettings: strict),
         .target(
+            name: "Simulation",
+            dependencies: [
+                "Core", "PointInTime", "ScratchFiles", "Tracking", "TrackingFiles", "SystemLayer",
+                "UnitSupport",
+            ],
+            path: "Tests/Simulation", swiftSettings: strict),
+        .testTarget(
+            name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: strict),
+        .executableTarget(
+            name: "nbdpull-simulate", dependencies: ["Simulation"], path: "Tests/Simulate",
+            swiftSettings: strict),
+        .target(
             name: "FuzzEntries",
             dependencies: [
-                "NBDProtocol", "LibvirtProtocol", "Tracking", "TrackingFiles", "Control",
+                "NBDProtocol", "LibvirtProtocol", "VhostProtocol", "Tracking", "TrackingFiles",
+                "Control",
                 "NBDServer", "ServerInterface",
             ],
             path: "Tests/FuzzEntries", swiftSettings: strict),

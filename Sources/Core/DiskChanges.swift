@@ -222,13 +222,16 @@ extension DiskChanges {
         for change in waiting { passOn(admit(change, now: now), change.id) }
     }
 
-    /// Begins a job whose instant is now; nil when there is no place for it.
+    /// Begins a job whose instant is now, or goes on with one of which `found` is in use; nil when there is
+    /// no place for it.
     package mutating func attach(
-        _ ledger: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64
+        _ ledger: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64,
+        found: LedgerUse? = nil
     ) -> JobIndex? {
         precondition(isQuiet, "an instant is fixed on a quiet disk")
         return copies.attach(
-            ledger, slotLimit: slotLimit, copyTimeoutNanoseconds: copyTimeoutNanoseconds)
+            ledger, slotLimit: slotLimit, copyTimeoutNanoseconds: copyTimeoutNanoseconds,
+            found: found)
     }
 
     /// Whether no change and no zeroing request is in flight or waits.

@@ -251,6 +251,21 @@ package final class RawSource: Sendable {
     /// Makes every completed write durable.
     package func sync() throws(SystemFault) { try FileCalls.sync(raw) }
 
+    /// Makes everything durable that was written; throws when the source has lost a write since it was
+    /// opened, whoever was told of it.
+    ///
+    /// By a descriptor of its own: the kernel tells each of an error once, and a guest's flush must not
+    /// miss its own. May wait as long as the storage does.
+    package func makeDurable() throws(SystemFault) {
+        guard descriptor != nil else { return }
+        try FileCalls.sync(try FileCalls.reopen(raw, []).raw)
+        let found = witness.errors()
+        if found.count > 0 { throw SystemFault(call: "fdatasync", errno: found.errno) }
+    }
+
+    /// Writes had succeeded and were lost afterwards: the content has changed without a change.
+    package var hasLostWrites: Bool { witness.errors().count > 0 }
+
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///
     /// Where the file system cannot tell, everything is data. So is what lies behind the end of a file

@@ -139,6 +139,13 @@ package enum Limits {
     /// An operation on a file that takes longer has lost its kernel worker, as far as others are
     /// concerned, in nanoseconds.
     package static let hungNanoseconds: UInt64 = 500_000_000
+    /// A disk waits so long for scratch of a job that is to go on, in milliseconds: then the job fails.
+    package static let resumeMilliseconds: Int32 = 5_000
+    /// Scratch may be in use for so long by what a killed process had in flight, in nanoseconds.
+    package static let resumeInUseNanoseconds: UInt64 = 3_000_000_000
+    /// A file that was changed so much later than its server was last known to live was changed by
+    /// somebody else, in nanoseconds.
+    package static let resumeSlackNanoseconds: UInt64 = 2_000_000_000
     /// How often the scratch of running jobs is looked after, in milliseconds.
     package static let scratchWatchMilliseconds: Int32 = 100
     /// How long a guest's write to a full file system waits at most until jobs have given room back,

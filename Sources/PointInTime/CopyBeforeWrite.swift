@@ -142,9 +142,11 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// Adds a job whose instant is now: no guest write may be in flight.
     ///
-    /// Nil when there is no slot for it.
+    /// `found` is what is in use already of a job that an earlier process has begun. Nil when there is no
+    /// slot for it.
     package mutating func attach(
-        _ view: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64
+        _ view: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64,
+        found: LedgerUse? = nil
     ) -> JobIndex? {
         let free = JobIndex.all.first { job in
             !jobs[job].isActive && !jobs[job].isDetaching && jobs[job].view == nil
@@ -153,6 +155,12 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         jobs[free] = Job(
             isActive: true, view: LedgerViewBox(view: view), slotLimit: slotLimit,
             copyTimeoutNanoseconds: copyTimeoutNanoseconds)
+        if let found {
+            jobs[free].slotsUsed = found.slotsUsed
+            jobs[free].preserved = found.preserved
+            jobs[free].zeros = found.zeros
+            jobs[free].freeSlots = found.freeSlots
+        }
         activeJobs |= free.mask
         return free
     }

@@ -38,15 +38,17 @@ package enum ClusterPlace: Sendable, Hashable {
 package struct LedgerView: Sendable, BitwiseCopyable {
     package let geometry: ClusterGeometry
     private let words: SharedWords
+    private let mirror: WordsMirror
 
     /// Slots that a word can name.
     package static let slotsMax = UInt32.max - 2
     private static let releasedWord = UInt32.max
 
     /// A view of words, one more than there are clusters, all zero when nothing is preserved yet.
-    package init(geometry: ClusterGeometry, words: SharedWords) {
+    package init(geometry: ClusterGeometry, words: SharedWords, mirror: WordsMirror = .none) {
         self.geometry = geometry
         self.words = words
+        self.mirror = mirror
     }
 
     /// Where a cluster's content is now.
@@ -94,6 +96,7 @@ package struct LedgerView: Sendable, BitwiseCopyable {
     package func release(_ cluster: Int) -> ClusterPlace {
         let place = place(of: cluster)
         words.store(Self.releasedWord, at: cluster)
+        mirror.note(cluster)
         return place
     }
 
@@ -108,12 +111,20 @@ package struct LedgerView: Sendable, BitwiseCopyable {
             precondition(slot < Self.slotsMax, "slot number out of range")
             words.store(slot + 2, at: cluster)
         }
+        mirror.note(cluster)
     }
 
-    /// Home ring only: nothing read under this job may be handed out from now on.
-    package func close() { words.store(1, at: geometry.clusterCount) }
+    /// Nothing read under this job may be handed out from now on, and no other process goes on with it.
+    package func close() {
+        words.store(1, at: geometry.clusterCount)
+        // Every time: another thread that has stored the word may not have come this far.
+        mirror.close()
+    }
 
-    /// Home ring only: everything published before is visible to readers before any write submitted
-    /// after.
-    package func settle() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
+    /// Home ring only: everything published before is visible to readers, and there for the next
+    /// process, before any write submitted after.
+    package func settle() {
+        mirror.flush(words)
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+    }
 }

@@ -7,20 +7,49 @@ import Tables
 package final class Ledger: Sendable {
     package let geometry: ClusterGeometry
     private let storage: SharedWordsStorage
+    /// What the next process would go on with; nil: nothing.
+    package let file: LedgerFile?
+    /// What was in use when an earlier process left the ledger; nil for a new one.
+    package let found: LedgerUse?
     /// Clusters preserved, zero ones included.
     package let preservedClusters = Atomic<UInt64>(0)
     /// Preserved clusters that are all zeros.
     package let zeroClusters = Atomic<UInt64>(0)
 
     /// A ledger on which nothing is preserved yet.
-    package init(geometry: ClusterGeometry) throws(SystemFault) {
+    ///
+    /// `file` follows it from then on.
+    package init(geometry: ClusterGeometry, file: LedgerFile? = nil) throws(SystemFault) {
         self.geometry = geometry
+        self.file = file
+        found = nil
         storage = try SharedWordsStorage(count: geometry.clusterCount + 1)
+    }
+
+    /// The ledger that an earlier process has left.
+    ///
+    /// Scratch has `slotLimit` slots. Throws when the words contradict each other or that.
+    package init(
+        _ left: LedgerFile.Found, slotLimit: UInt32
+    ) throws(LedgerFileFault) {
+        geometry = ClusterGeometry(sizeBytes: left.facts.sizeBytes)
+        do throws(SystemFault) {
+            storage = try SharedWordsStorage(count: geometry.clusterCount + 1)
+        } catch {
+            throw .system(error)
+        }
+        file = left.file
+        let content = try left.file.read(into: storage, clusterCount: geometry.clusterCount)
+        guard let use = LedgerUse(content, storage.view, slotLimit: slotLimit) else {
+            throw .implausible
+        }
+        found = use
+        note(preserved: use.preserved, zero: use.zeros)
     }
 
     /// The ledger as data path code sees it; valid while this object lives.
     package var view: LedgerView {
-        LedgerView(geometry: geometry, words: storage.view)
+        LedgerView(geometry: geometry, words: storage.view, mirror: file?.mirror ?? .none)
     }
 
     /// The words as they are now; with `rewind`, for walks that try every order of events from one

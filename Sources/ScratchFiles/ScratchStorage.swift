@@ -63,6 +63,10 @@ package final class ScratchStorage: Sendable {
     package let file: (device: UInt64, inode: UInt64)?
     /// The file or device, by whatever name it was opened.
     package let node: FileNode?
+    /// Bytes of a device; 0 for a file.
+    package let deviceBytes: UInt64
+    /// The errno of a write error from before it was opened that nobody had been told of, or nil.
+    package let earlierError: Int32?
     /// Told of write errors, one for each reader.
     private let witnesses: [WriteErrorWitness]
     /// The same for whoever is no reader.
@@ -91,8 +95,10 @@ package final class ScratchStorage: Sendable {
         file = FileCalls.device(descriptor.raw).flatMap { device in inode.map { (device, $0) } }
         node = FileCalls.node(descriptor.raw)
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
-        // An error of whoever had the file before is none of ours.
-        _ = FileCalls.writeError(descriptor.raw)
+        let facts = try FileCalls.facts(descriptor.raw)
+        deviceBytes = facts.type == .blockDevice ? facts.sizeBytes : 0
+        // An error of whoever had the file before is none of a new job's.
+        earlierError = FileCalls.writeError(descriptor.raw)
         var witnesses: [WriteErrorWitness] = []
         // What lies in memory is never written back.
         for _ in 0..<(readsNeverWait ? 0 : readers) {
@@ -117,6 +123,8 @@ package final class ScratchStorage: Sendable {
         fileSystem = facts.fileSystem
         file = nil
         node = nil
+        deviceBytes = 0
+        earlierError = nil
         readsNeverWait = facts.readsNeverWait
         witnesses = facts.readers
         witness = facts.witness
@@ -180,6 +188,34 @@ package final class ScratchStorage: Sendable {
         } catch {
             try? FileCalls.remove(path)
             throw .cannotCreate(error)
+        }
+    }
+
+    /// Opens the file that an earlier process has created, which `remove` deletes.
+    package static func reopen(
+        path: String, geometry: ClusterGeometry, readers: Int = 1,
+        reserved: ReservedPaths = ReservedPaths()
+    ) throws(ScratchFault) -> ScratchStorage {
+        let descriptor = try openLeft(path, reserved)
+        do throws(SystemFault) {
+            return try file(path, descriptor, isOurs: true, geometry, readers)
+        } catch {
+            throw .unusable(.system(error))
+        }
+    }
+
+    private static func openLeft(
+        _ path: String, _ reserved: ReservedPaths
+    ) throws(ScratchFault) -> OwnedDescriptor {
+        do throws(SourceFault) {
+            let descriptor = try RawSource.open(path, [.write])
+            let found = try RawSource.facts(descriptor.raw).type
+            guard found == .regular else { throw .wrongType(expected: .regular, found: found) }
+            try reserved.check(descriptor.raw)
+            try hold(descriptor.raw)
+            return descriptor
+        } catch {
+            throw .unusable(error)
         }
     }
 

@@ -15,6 +15,13 @@ package protocol BackupEngine: Sendable {
     /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the backup exports.
     /// A fault leaves nothing behind: no file, no socket, no job.
     func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted
+    /// Takes note of jobs that the last server has left running, before the first disk is attached: a disk is shown to
+    /// machines only when what its jobs preserve is there again. What other jobs have left in memory is removed.
+    func expectJobs(_ jobs: [JobResumption]) async
+    /// Serves such a job as it was served before, once its disks are attached. Throws when it cannot be gone on with.
+    func resumeJob(id: String) async throws(ServerFault) -> JobStarted
+    /// Gives up a job that was expected, or resumed: nothing is left of it.
+    func forgetJob(id: String) async
     func jobReport(id: String) async throws(ServerFault) -> JobReport
     /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
     func endJob(id: String) async throws(ServerFault) -> JobReport
@@ -53,4 +60,11 @@ extension BackupEngine {
     package func refuseNewCalls() async {}
     /// Nor has one without files anything to forget.
     package func forgetTracking(directory: String) {}
+
+    /// Jobs of an engine that keeps nothing in memory end with it.
+    package func expectJobs(_ jobs: [JobResumption]) async {}
+    package func forgetJob(id: String) async {}
+    package func resumeJob(id: String) async throws(ServerFault) -> JobStarted {
+        throw .unknownJob(id: id)
+    }
 }

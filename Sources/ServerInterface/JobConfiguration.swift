@@ -1,5 +1,5 @@
 /// Where a listener is bound.
-package enum ListenEndpoint: Sendable, Hashable {
+package enum ListenEndpoint: Sendable, Hashable, Codable {
     /// A unix stream socket; `mode` is the file's permission bits.
     ///
     /// A stale socket file is replaced, a live one is an error.
@@ -11,7 +11,7 @@ package enum ListenEndpoint: Sendable, Hashable {
 }
 
 /// Where old content of one disk is kept while a job runs.
-package struct ScratchConfiguration: Sendable, Hashable {
+package struct ScratchConfiguration: Sendable, Hashable, Codable {
     package var kind: SourceKind
     package var path: String
     /// True: the file must exist already, is used as it is and is never removed
@@ -91,6 +91,8 @@ package struct JobStarted: Sendable {
     package var diskSizes: [String: UInt64]
     /// The scratch files that were made, by path.
     package var scratchFiles: [String: ScratchFile]
+    /// Where the next process finds what it needs to go on with the job; nil: it cannot.
+    package var memory: String?
 
     package init(
         endpoint: ListenEndpoint, holdNanoseconds: UInt64, diskSizes: [String: UInt64],

@@ -27,7 +27,7 @@ package struct SecurityConfiguration: Sendable, Hashable {
 }
 
 /// Whether a listener speaks TLS.
-package enum ListenerSecurity: Sendable, Hashable {
+package enum ListenerSecurity: String, Sendable, Hashable, Codable {
     /// Never.
     case plaintext
     /// When the client wants to, or has no rights otherwise.

@@ -36,6 +36,9 @@ package struct ServerConfiguration: Sendable {
     /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
     /// had; nil: nowhere.
     package var witnessDirectory: String?
+    /// The state directory: the jobs of one server are kept apart from those of others by it; nil: none
+    /// of them outlives its process.
+    package var stateDirectory: String?
     /// Files and directories of the server's own, which are refused as sources and as scratch.
     package var ownPaths: [String] = []
     /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in

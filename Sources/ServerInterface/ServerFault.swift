@@ -36,6 +36,8 @@ package enum ServerFault: Error, Sendable, Hashable {
     /// `errorText` is strerror's.
     case cannotListen(endpoint: String, errorText: String)
     case unknownJob(id: String)
+    /// A job that an earlier process has left cannot be gone on with; `detail` says why.
+    case jobNotResumed(detail: String)
     /// Guest writes already in flight did not finish in time, so no instant could be fixed.
     case holdTimedOut(milliseconds: UInt64)
     /// A named limit was reached.

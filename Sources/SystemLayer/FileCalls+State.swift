@@ -88,6 +88,29 @@ extension FileCalls {
         }
     }
 
+    /// When an open file, or what is said about it, was changed last, in nanoseconds since 1970 by this
+    /// machine's clock; nil where another machine's clock says so, or for what is no regular file.
+    package static func changeTime(_ descriptor: Int32) throws(SystemFault) -> UInt64? {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
+        guard facts.st_mode & S_IFMT == S_IFREG else { return nil }
+        var system = statfs()
+        // SAFETY: the same.
+        _ = try SystemFault.check("fstatfs") { unsafe fstatfs(descriptor, &system) }
+        let type = UInt32(truncatingIfNeeded: system.f_type)
+        if farFileSystems.contains(type) { return nil }
+        return [facts.st_mtim, facts.st_ctim].map { time in
+            UInt64(clamping: time.tv_sec) &* 1_000_000_000 &+ UInt64(clamping: time.tv_nsec)
+        }.max()
+    }
+
+    /// NFS, SMB, FUSE, Ceph, 9P, GFS2, OCFS2: times there may come from elsewhere, and later.
+    private static let farFileSystems: Set<UInt32> = [
+        0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x6573_5546, 0x00C3_6400, 0x0102_1997, 0x0116_1970,
+        0x7461_636F,
+    ]
+
     /// Sets an extended attribute of an open file.
     package static func setMark(
         _ descriptor: Int32, _ name: String, _ value: String
@@ -137,5 +160,6 @@ package final class SpareDescriptor: Sendable {
 
 extension Errno {
     package static let notDirectory = ENOTDIR
+    package static let busy = EBUSY
     package static let tooManyFilesInSystem = ENFILE
 }

@@ -89,6 +89,9 @@ extension FileCalls {
 package struct FileNode: Sendable, Hashable {
     let device: UInt64
     let inode: UInt64?
+
+    /// What tells it from others in a file: one word.
+    package var text: String { inode.map { "\(device):\($0)" } ?? "\(device)" }
 }
 
 extension UInt64 {

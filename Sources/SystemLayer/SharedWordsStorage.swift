@@ -28,4 +28,71 @@ package final class SharedWordsStorage: Sendable {
         // SAFETY: the mapping made in init; holders of views keep this object alive.
         unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), byteCount)
     }
+
+    /// Fills a run of words from a file, before anybody else has a view; false when the file ends
+    /// within it.
+    package func fill(
+        from descriptor: Int32, first: Int, count: Int, at position: UInt64
+    ) throws(SystemFault) -> Bool {
+        precondition(first >= 0 && count >= 0 && first + count <= view.count)
+        var done = 0
+        while done < count * 4 {
+            // SAFETY: the range lies in the mapping made in init, which this object keeps; the kernel
+            // fills it during the call only.
+            let result = unsafe pread(
+                descriptor, UnsafeMutableRawPointer(bitPattern: address + UInt(first * 4 + done)),
+                count * 4 - done, off_t(position) + off_t(done))
+            if result < 0 {
+                if errno == EINTR { continue }
+                throw SystemFault(call: "pread", errno: errno)
+            }
+            if result == 0 { return false }
+            done += result
+        }
+        return true
+    }
+
+    /// Makes the memory of a run of words at once that is going to be filled: in large pages where there
+    /// are some, and without a fault for each.
+    package func prepare(first: Int, count: Int) {
+        precondition(first >= 0 && count >= 0 && first + count <= view.count)
+        let start = (address + UInt(first * 4) + Self.largeBytes - 1) & ~(Self.largeBytes - 1)
+        let end = (address + UInt((first + count) * 4)) & ~(Self.largeBytes - 1)
+        guard start < end else { return }
+        let pointer = unsafe UnsafeMutableRawPointer(bitPattern: start)
+        // SAFETY: the range lies in the mapping; the calls change how its memory is made, not what it
+        // holds. Where they are refused a page is made when it is stored to.
+        unsafe _ = madvise(pointer, Int(end - start), Int32(MADV_HUGEPAGE))
+        unsafe _ = madvise(pointer, Int(end - start), Self.populate)
+    }
+
+    private static let largeBytes: UInt = 2 << 20
+    /// `MADV_POPULATE_WRITE`, of Linux 5.14.
+    private static let populate: Int32 = 23
+
+    /// Counts what a run of words holds, and adds it; before anybody else has a view.
+    package func count(_ range: Range<Int>, into tally: inout WordTally) {
+        precondition(range.lowerBound >= 0 && range.upperBound <= view.count)
+        guard !range.isEmpty else { return }
+        let start = unsafe UnsafePointer<UInt32>(bitPattern: address + UInt(range.lowerBound * 4))
+        guard let start = unsafe start else { return }
+        // SAFETY: the range lies in the mapping, and nobody stores in it meanwhile.
+        let words = unsafe UnsafeBufferPointer(start: start, count: range.count)
+        // Counters as wide as the words: several are counted at a time.
+        precondition(range.count <= Int(UInt32.max))
+        var (zeros, ones, full): (UInt32, UInt32, UInt32) = (0, 0, 0)
+        var largest = tally.largest
+        for index in 0..<range.count {
+            let word = unsafe words[index]
+            zeros &+= word == 0 ? 1 : 0
+            ones &+= word == 1 ? 1 : 0
+            full &+= word == .max ? 1 : 0
+            largest = max(largest, word == .max ? 0 : word)
+        }
+        tally.zeros += Int(zeros)
+        tally.ones += Int(ones)
+        tally.full += Int(full)
+        tally.others += range.count - Int(zeros) - Int(ones) - Int(full)
+        tally.largest = largest
+    }
 }

@@ -4,18 +4,6 @@ import Synchronization
 
 /// Write errors that the kernel met after the write had returned, when it wrote the page cache back.
 extension FileCalls {
-    /// Opens the same file once more, for reading: a descriptor that is told of write errors by
-    /// itself.
-    ///
-    /// The kernel tells each open file of an error once, so whoever needs to know has one of its own.
-    /// Errors from before this call are not told.
-    package static func reopen(_ descriptor: Int32) throws(SystemFault) -> OwnedDescriptor {
-        let copy = try open("/proc/self/fd/\(descriptor)", [])
-        // What was not told to anybody before is told to whoever opens next.
-        _ = writeError(copy.raw)
-        return copy
-    }
-
     /// The errno of a failed write-back of the file that this descriptor has not been told of yet, or
     /// nil.
     ///
@@ -38,14 +26,19 @@ package final class WriteErrorWitness: Sendable {
     private let descriptor: OwnedDescriptor?
     private let ask: (@Sendable () -> Int32?)?
     private let found = Mutex<(count: Int, errno: Int32)>((0, 0))
+    /// The errno of an error from before `init` that nobody had been told of, or nil.
+    package let earlier: Int32?
 
     /// The descriptor's number, for a single thread that asks by `FileCalls.writeError` and acts on
     /// the answer; valid while this object lives.
     package let raw: Int32
 
-    /// Errors that the kernel meets from now on are told.
+    /// Opens the same file once more, as the kernel tells each open file of an error once; errors that it
+    /// meets from now on are told.
     package init(of descriptor: Int32) throws(SystemFault) {
-        let own = try FileCalls.reopen(descriptor)
+        let own = try FileCalls.open("/proc/self/fd/\(descriptor)", [])
+        // What was not told to anybody before is told to whoever opens next.
+        earlier = FileCalls.writeError(own.raw)
         raw = own.raw
         self.descriptor = consume own
         ask = nil
@@ -55,6 +48,7 @@ package final class WriteErrorWitness: Sendable {
     package init(raw: Int32, asking ask: @escaping @Sendable () -> Int32?) {
         self.raw = raw
         descriptor = nil
+        earlier = nil
         self.ask = ask
     }
 

@@ -109,7 +109,7 @@ package struct TrackingRecord: Sendable, Hashable {
     }
 
     /// A path may hold line ends; a line of the record may not.
-    static func escaped(_ path: String) -> String {
+    package static func escaped(_ path: String) -> String {
         var text = String.UnicodeScalarView()
         for scalar in path.unicodeScalars {
             switch scalar {
@@ -122,7 +122,7 @@ package struct TrackingRecord: Sendable, Hashable {
         return String(text)
     }
 
-    static func unescaped(_ text: String) -> String {
+    package static func unescaped(_ text: String) -> String {
         var path = String.UnicodeScalarView()
         var isEscaped = false
         for scalar in text.unicodeScalars {
@@ -138,7 +138,7 @@ package struct TrackingRecord: Sendable, Hashable {
         return String(path)
     }
 
-    static func value(_ key: String, _ line: String) -> String? {
+    package static func value(_ key: String, _ line: String) -> String? {
         line.hasPrefix(key + " ") ? String(line.dropFirst(key.count + 1)) : nil
     }
 

@@ -18,6 +18,8 @@ package final class IntentLogFile: Sendable {
     package static let firstGeneration: UInt64 = 1
     /// log2 of the bytes of a region.
     package let regionShift: UInt64
+    /// Whether it was made with every region marked, which is what its ring begins with.
+    package let isAllMarked: Bool
     private let file: any TrackedFile
 
     /// log2 of a region's bytes on a disk of this size: a power of two, so that the count is bounded.
@@ -35,6 +37,7 @@ package final class IntentLogFile: Sendable {
     ) throws(SystemFault) {
         let shift = Self.regionShift(diskBytes: diskBytes)
         regionShift = shift
+        self.isAllMarked = isAllMarked
         shape = IntentLogShape(
             regionCount: Int((diskBytes - 1) >> shift) + 1, regionBytes: 1 << shift)
         let name = TrackingPlaces.intentName

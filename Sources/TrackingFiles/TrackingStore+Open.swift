@@ -27,8 +27,8 @@ extension TrackingStore {
 
     /// Opens a disk's tracking, or begins it.
     ///
-    /// On return the record says that the disk is in use, the log marks nothing, and the session is
-    /// announced. On an error nothing of this may have happened: then the disk is only to be served
+    /// On return the record says that the disk is in use, the session is announced, and the log marks
+    /// nothing, or everything where the disk was not synced by a clean stop (`isAllMarked`). On an error nothing of this may have happened: then the disk is only to be served
     /// when a `TrackingDoubt` has said so.
     package static func open(
         _ places: TrackingPlaces, source: SourceIdentity, granularityBytes: UInt32
@@ -60,8 +60,12 @@ extension TrackingStore {
             try RecordingLayer.create(
                 in: files, serial: serial, granularityShift: shift, bits: whole, live: live)
         }
+        // What was written before may not have reached the disk yet, unless a clean stop has synced it: a
+        // loss of power would undo changes of which the new log knows nothing.
+        let isSynced = found.trust == .file && !found.isFresh
         let log = try naming(path(TrackingPlaces.intentName, places)) { () throws(SystemFault) in
-            try IntentLogFile(in: files, diskBytes: source.sizeBytes)
+            try IntentLogFile(
+                in: files, diskBytes: source.sizeBytes, isAllMarked: !isSynced)
         }
         let record = TrackingRecord(
             source: source, granularityBytes: found.granularityBytes, bootID: places.bootID,

@@ -82,6 +82,7 @@ struct ServeSettings {
             try source.int("tracking-timeout", in: 1...86400)
             ?? ServerConfiguration.defaultTrackingTimeoutSeconds
         server.witnessDirectory = runDirectory + "/tracking"
+        server.stateDirectory = stateDirectory
         server.ownPaths = StateDirectory.ownPaths(in: stateDirectory)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30

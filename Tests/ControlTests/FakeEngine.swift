@@ -26,6 +26,9 @@ final class FakeEngine: BackupEngine {
         /// Whether a chain goes with its directory.
         var keepsChainsInDirectories = false
         var beginFault: ServerFault?
+        /// Jobs that an earlier engine has left.
+        var expected: [JobResumption] = []
+        var resumeFault: ServerFault?
         var endFault: ServerFault?
         /// How long an end takes.
         var endMilliseconds = 0
@@ -224,6 +227,26 @@ final class FakeEngine: BackupEngine {
             }
         }
         return nil
+    }
+
+    func expectJobs(_ jobs: [JobResumption]) async { state.withLock { $0.expected = jobs } }
+
+    func forgetJob(id: String) async {
+        state.withLock { state in
+            state.expected.removeAll { $0.configuration.id == id }
+            state.jobs[id] = nil
+        }
+    }
+
+    func resumeJob(id: String) async throws(ServerFault) -> JobStarted {
+        if let fault = state.withLock({ $0.resumeFault }) { throw fault }
+        let found = state.withLock { state -> JobConfiguration? in
+            let job = state.expected.first { $0.configuration.id == id }
+            state.jobs[id] = job?.configuration
+            return job?.configuration
+        }
+        guard let found else { throw .unknownJob(id: id) }
+        return JobStarted(endpoint: found.endpoint, holdNanoseconds: 0, diskSizes: [:])
     }
 
     func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted {

@@ -125,12 +125,14 @@ extension GuestFreezerTests {
         limits.frozen = .milliseconds(300)
         let freezer = freezer(notes, limits)
         try await freezer.freeze(domain: "vm1", uuid: uuid, owner: "job")
-        async let hanging: Void = freezer.freeze(domain: "vm2", uuid: other, owner: "other")
+        let hanging = Task {
+            try await freezer.freeze(domain: "vm2", uuid: other, owner: "other")
+        }
         let begun = ContinuousClock.now
         #expect(try await eventually { !agent.isFrozen })
         #expect(ContinuousClock.now - begun < .seconds(4))
         await #expect {
-            try await hanging
+            try await hanging.value
         } throws: {
             ($0 as? ControlError)?.message.contains("the state directory") == true
         }

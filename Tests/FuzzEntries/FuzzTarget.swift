@@ -13,6 +13,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case state
     /// A client of the libvirt door.
     case libvirt
+    /// A vhost-user front-end, and a guest's rings.
+    case vhost
     /// A whole server behind a socket, from the client's flags on.
     case server
 
@@ -24,6 +26,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .document: DocumentEntry.run(bytes)
         case .state: StateEntry.run(bytes)
         case .libvirt: LibvirtEntry.run(bytes)
+        case .vhost: VhostEntry.run(bytes)
         case .server: server?.feed(bytes)
         }
     }

@@ -79,7 +79,7 @@ final class StorageWorld {
                 places, source: source, granularityBytes: Self.granularity)
             doubt.prepare()
             store = opened
-            marked = []
+            marked = opened.log.isAllMarked ? Set(0..<opened.log.shape.regionCount) : []
             generation = IntentLogFile.firstGeneration
             isServed = true
             // Some of it reaches the device, and what comes later does not.

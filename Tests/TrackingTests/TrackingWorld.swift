@@ -57,7 +57,8 @@ final class TrackingWorld {
         store = try TrackingStore.open(
             places, source: source, granularityBytes: Self.granularityBytes)
         logGeneration = IntentLogFile.firstGeneration
-        marked = []
+        let log = try current().log
+        marked = log.isAllMarked ? Set(0..<log.shape.regionCount) : []
     }
 
     /// The process dies: what lies in memory stays.

@@ -5,6 +5,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     /// What happened.
     package enum Kind: String, Sendable, Hashable, Codable, CaseIterable {
         case jobBegin = "job-begin"
+        case jobResumed = "job-resumed"
         case jobBroken = "job-broken"
         case jobEnd = "job-end"
         case watermark
@@ -79,9 +80,9 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .watermark, .trackingRecovered, .clientRefused: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
-        case .jobBegin, .domainDefined, .domainUndefined, .domainChanged, .diskAttached,
-            .diskDetached, .diskResized, .checkpointCreated,
-            .checkpointDeleted, .guestFrozen, .guestThawed:
+        case .jobBegin, .jobResumed, .domainDefined, .domainUndefined, .domainChanged,
+            .diskAttached, .diskDetached, .diskResized, .checkpointCreated, .checkpointDeleted,
+            .guestFrozen, .guestThawed:
             .info
         }
     }

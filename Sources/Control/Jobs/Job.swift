@@ -12,9 +12,9 @@ struct Job: Sendable {
     var clientRelease = false
     var state = JobState.starting
     /// For people.
-    let begunAt = Date()
+    let begunAt: Date
     /// For measuring.
-    let begun = ContinuousClock.now
+    let begun: ContinuousClock.Instant
     /// What the engine answered, once it did.
     var started: JobStarted?
     var exports: [ExportView] = []
@@ -26,8 +26,10 @@ struct Job: Sendable {
 
     init(
         id: String, domain: String, plan: BackupPlan, checkpoint: CheckpointMetadata?,
-        record: StoredJob
+        record: StoredJob, begunAt: Date = Date(), age: Duration = .zero
     ) {
+        self.begunAt = begunAt
+        begun = ContinuousClock.now - age
         self.checkpoint = checkpoint
         self.id = id
         self.domain = domain

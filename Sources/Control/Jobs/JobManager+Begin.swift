@@ -71,7 +71,7 @@ extension JobManager {
         let isInOneFrozenTime = await thaw(request.quiesces, for: id)
         do throws(ControlError) {
             guard isInOneFrozenTime else { throw .thawedTooEarly(name) }
-            try finishBegin(id)
+            try finishBegin(id, timeToLiveSeconds: request.timeToLiveSeconds)
             if let checkpoint = job.checkpoint { try commit(checkpoint, domain: name) }
         } catch {
             await undo(job)
@@ -258,7 +258,9 @@ extension JobManager {
         throw .jobNotFound(id)
     }
 
-    private func finishBegin(_ id: String) throws(ControlError) {
+    private func finishBegin(
+        _ id: String, timeToLiveSeconds: UInt64?
+    ) throws(ControlError) {
         guard var job = jobs[id], let started = job.started else { throw .jobNotFound(id) }
         if isStopping { throw .serverStopping }
         job.record.tempTotalBytes = started.diskSizes.values.clampedSum
@@ -268,11 +270,19 @@ extension JobManager {
                 SystemCalls.FileIdentity(device: $0.device, inode: $0.inode)
             }
         }
+        job.record.resume = try resume(of: job, started, timeToLiveSeconds).map { Lenient($0) }
         // After a loss of power the record from before says enough.
         try state?.update(job.record)
+        job.exports = try exports(of: job, started)
+        if let next = try? job.state.after(.started) { job.state = next }
+        jobs[id] = job
+    }
+
+    /// What clients are told of a job that is served.
+    func exports(of job: Job, _ started: JobStarted) throws(ControlError) -> [ExportView] {
         let security = try job.plan.security(offersTLS: settings.offersTLS)
         let endpoint = started.endpoint.reachable
-        job.exports = job.plan.disks.filter(\.participates).map { disk in
+        return job.plan.disks.filter(\.participates).map { disk in
             let name = disk.exportName ?? disk.target
             return ExportView(
                 disk: disk.target, name: name,
@@ -280,30 +290,33 @@ extension JobManager {
                     endpoint: endpoint, name: name, security: security),
                 bitmap: disk.offeredBitmap, fallbackReason: disk.fallbackReason)
         }
-        if let next = try? job.state.after(.started) { job.state = next }
-        jobs[id] = job
     }
 
     private func announce(
         _ id: String, timeToLiveSeconds: UInt64?
     ) throws(ControlError) -> BegunJob {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
-        if let seconds = timeToLiveSeconds {
-            jobs[id]?.expiresAt = job.begunAt.addingTimeInterval(Double(seconds))
-            jobs[id]?.expiryTask = Task { [weak self] in
-                try? await Task.sleep(for: .seconds(seconds))
-                // An end that is refused now is asked for again, until the job is gone.
-                while !Task.isCancelled, await self?.expire(id, after: seconds) == false {
-                    try? await Task.sleep(for: .seconds(Self.expiryRetrySeconds))
-                }
-            }
-        }
+        if let timeToLiveSeconds { startExpiry(of: job, after: timeToLiveSeconds) }
         begunJobs += 1
         events.append(
             ControlEvent(
                 .jobBegin, domain: job.domain, id: id,
                 message: "exports " + job.exports.map(\.name).joined(separator: ",")))
         return BegunJob(id: id, exports: job.exports, checkpoint: job.checkpoint?.name)
+    }
+
+    /// Ends the job when its time, counted from its begin, is over.
+    func startExpiry(of job: Job, after seconds: UInt64) {
+        let id = job.id
+        jobs[id]?.expiresAt = job.begunAt.addingTimeInterval(Double(seconds))
+        let end = job.begun + .seconds(seconds)
+        jobs[id]?.expiryTask = Task { [weak self] in
+            try? await Task.sleep(until: end, clock: .continuous)
+            // An end that is refused now is asked for again, until the job is gone.
+            while !Task.isCancelled, await self?.expire(id, after: seconds) == false {
+                try? await Task.sleep(for: .seconds(Self.expiryRetrySeconds))
+            }
+        }
     }
 
     /// Seconds until the end of a job whose time is over is tried again.

@@ -80,7 +80,7 @@ extension JobManager {
     }
 
     // The record goes last, or stays for the next start to finish the work.
-    private func takeBack(_ job: Job, _ info: inout JobInfo) async {
+    func takeBack(_ job: Job, _ info: inout JobInfo) async {
         var problem: String?
         if let checkpoint = job.checkpoint {
             problem = await takeBackCheckpoint(

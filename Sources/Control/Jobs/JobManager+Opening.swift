@@ -34,7 +34,8 @@ extension JobManager {
     package func keepOpening() {
         retries?.cancel()
         retries = Task { [weak self] in
-            var pause = Duration.milliseconds(500)
+            // A killed server's direct I/O is over in a moment.
+            var pause = Duration.milliseconds(50)
             while await self?.hasFailedDisks == true {
                 try? await Task.sleep(for: pause)
                 guard !Task.isCancelled else { return }

@@ -23,7 +23,7 @@ extension JobManager {
         let names = Set(given.map(\.definition.name))
         // Before any domain: what these jobs made must not be taken up with it.
         let found = state.map(loadJobs)
-        let cutOff = found?.records ?? []
+        let cutOff = found?.cutOff ?? []
         warnings += found?.warnings ?? []
         let discarding = Set(cutOff.map(\.id))
         if let state {
@@ -38,7 +38,9 @@ extension JobManager {
             warnings += adopt(
                 start.definition, isStored: start.isStored, discarding: discarding)
         }
+        await expect(found?.left ?? [])
         warnings += await openAll()
+        await resumeAll(found?.left ?? [])
         if let state {
             for cleaned in await clean(cutOff) { warnings += await report(cleaned, state) }
             warnings += await setAside(found?.damaged ?? [], state)
@@ -146,10 +148,11 @@ extension JobManager {
     // The records of jobs that did not end well, and the history of those that have ended.
     private func loadJobs(
         _ state: StateDirectory
-    ) -> (records: [StoredJob], damaged: [StateDirectory.DamagedFile], warnings: [String]) {
+    ) -> LoadedJobs {
         var warnings = loadHistory(state)
         let kept = state.jobs()
-        for record in kept.records {
+        let (left, cutOff) = sorted(kept.records, state)
+        for record in cutOff {
             unsettled[record.id] = Unsettled(domain: record.domain, checkpoint: record.checkpoint)
         }
         warnings += note(kept.damaged)
@@ -157,7 +160,19 @@ extension JobManager {
             // Its name is the job's id; that there is a record at all says how the job ended.
             unsettled[file.name] = Unsettled(domain: "", isForeign: file.isNewer)
         }
-        return (kept.records.sorted { $0.begun < $1.begun }, kept.damaged, warnings)
+        return LoadedJobs(
+            left: left.sorted { $0.begun < $1.begun },
+            cutOff: cutOff.sorted { $0.begun < $1.begun }, damaged: kept.damaged,
+            warnings: warnings)
+    }
+
+    /// Jobs as the state directory has them.
+    private struct LoadedJobs {
+        /// Those that may go on.
+        let left: [StoredJob]
+        let cutOff: [StoredJob]
+        let damaged: [StateDirectory.DamagedFile]
+        let warnings: [String]
     }
 
     // A damaged record has done its duty once the checkpoint of its job is gone. While a domain is
@@ -233,7 +248,9 @@ extension JobInfo {
         tempTotal = record.tempTotalBytes
         success = false
         outcome = record.cancelledReason == nil ? "failed" : "cancelled"
-        errorMessage = record.cancelledReason ?? "the server stopped while the job ran"
+        errorMessage =
+            record.cancelledReason ?? record.brokenReason
+            ?? "the server stopped while the job ran"
         checkpoint = record.checkpoint
         checkpointKept = record.checkpoint == nil ? nil : false
     }

@@ -194,6 +194,8 @@ package actor JobManager {
         if job.state.brokenReason == nil {
             events.append(
                 ControlEvent(.jobBroken, domain: job.domain, id: id, message: reason))
+            // One that is being ended may have no record any more.
+            if case .running = job.state { keepReason(id, reason) }
         }
     }
 }

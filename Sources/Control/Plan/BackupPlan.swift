@@ -1,9 +1,9 @@
 package import ServerInterface
 
 /// A backup job before it runs: every default filled in, every refusal that needs no I/O made.
-package struct BackupPlan: Sendable, Hashable {
+package struct BackupPlan: Sendable, Hashable, Codable {
     /// One disk's part in the job.
-    package struct Disk: Sendable, Hashable {
+    package struct Disk: Sendable, Hashable, Codable {
         package var target: String
         /// False for `backup='no'`; then only `target` means anything.
         package var participates: Bool

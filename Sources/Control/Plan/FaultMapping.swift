@@ -55,6 +55,10 @@ package func controlError(from fault: ServerFault) -> ControlError {
             detail: "cannot listen on \(endpoint): \(errorText)")
     case .unknownJob(let id):
         .jobNotFound(id)
+    case .jobNotResumed(let detail):
+        // It is the reason why the job has failed, and stands where those stand.
+        ControlError(
+            code: "job-not-resumed", libvirtCode: 9, message: detail, httpStatus: 409)
     case .holdTimedOut(let milliseconds):
         ControlError(
             .operationTimeout, code: "hold-timed-out", status: 500,

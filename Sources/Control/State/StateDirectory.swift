@@ -55,8 +55,8 @@ package final class StateDirectory: Sendable {
 
     /// Creates the directory when it is missing and takes its lock.
     ///
-    /// Throws when another server holds the lock, or the directory cannot be made or written; the
-    /// text names it.
+    /// Throws when another server holds the lock, when a newer version has used the directory, or when it
+    /// cannot be made or written; the text names it.
     package init(path: String) throws(ControlError) {
         self.path = path
         do {
@@ -81,6 +81,7 @@ package final class StateDirectory: Sendable {
             }
             throw Self.unusable(path, error.text)
         }
+        try Self.checkFormat(path)
     }
 
     /// Lets another server use the directory; nothing more may be written through this object.

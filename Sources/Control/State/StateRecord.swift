@@ -149,6 +149,10 @@ package struct StoredJob: Sendable, Hashable, Codable {
     /// The record's existence means that the job has not ended well: on finding it, take the
     /// checkpoint back.
     package var checkpoint: String?
+    /// Why it broke, if it did and could still be written down.
+    package var brokenReason: String?
+    /// What the next server needs to go on with it, while it runs whole; nil: it cannot.
+    package var resume: Lenient<StoredResume>?
     /// How it ended, once it has; then the record is kept only for what is still to be cleaned up.
     package var ended: JobInfo?
 
@@ -165,6 +169,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
         self.cancelledReason = nil
         self.elapsedMilliseconds = nil
         self.checkpoint = nil
+        self.brokenReason = nil
+        self.resume = nil
         self.ended = nil
     }
 }

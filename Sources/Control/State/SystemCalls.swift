@@ -175,6 +175,24 @@ package enum SystemCalls {
         } ?? false
     }
 
+    /// Names the time since the machine was started; empty when that is not known.
+    package static var bootID: String {
+        guard let handle = FileHandle(forReadingAtPath: "/proc/sys/kernel/random/boot_id") else {
+            return ""
+        }
+        defer { try? handle.close() }
+        let data = (try? handle.read(upToCount: 36)) ?? nil
+        return String(decoding: data ?? Data(), as: UTF8.self)
+    }
+
+    /// Nanoseconds since the machine was started, time that it slept included.
+    package static var nanosecondsSinceBoot: UInt64 {
+        var time = timespec()
+        // SAFETY: the kernel fills the local during the call only.
+        unsafe clock_gettime(CLOCK_BOOTTIME, &time)
+        return UInt64(clamping: time.tv_sec) &* 1_000_000_000 &+ UInt64(clamping: time.tv_nsec)
+    }
+
     /// The effective user's number.
     package static var effectiveUser: UInt32 { geteuid() }
 

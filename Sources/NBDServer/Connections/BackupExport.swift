@@ -41,15 +41,21 @@ final class BackupExport: Sendable {
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
     let watermarkSent = Atomic<Bool>(false)
+    /// Where the files lie by which the next process goes on; nil: nowhere.
+    let memory: JobMemory?
     /// Write errors of the source that were known at the begin.
     private let earlierSourceErrors: Int
     private let reason = Mutex<String?>(nil)
 
+    /// A new job's export, or one that an earlier process has `left`.
+    ///
+    /// `memory`: where the files lie by which the next process goes on.
     init(
         _ configuration: JobDiskConfiguration, jobID: String, live: LiveExport,
         scratch: ScratchStorage, home: Mailbox<RingMessage>, reservedBytes: UInt64,
         allocatedBytes: UInt64, granularityShift: UInt64, copyTimeoutMilliseconds: UInt64,
-        mayRelease: Bool, startThread: @escaping ThreadStart = WorkerThread.start
+        mayRelease: Bool, startThread: @escaping ThreadStart = WorkerThread.start,
+        memory: JobMemory? = nil, left: LeftExport? = nil
     ) throws(SystemFault) {
         bitmaps =
             configuration.incremental.map {
@@ -68,12 +74,28 @@ final class BackupExport: Sendable {
         self.scratch = scratch
         kept = KeptRoom(reservedBytes)
         self.allocatedBytes = allocatedBytes
-        roomBytes = scratch.roomBytes(leaving: reservedBytes)
+        let room = left?.facts.roomBytes ?? scratch.roomBytes(leaving: reservedBytes)
+        roomBytes = room
         writer = ScratchWriter(scratch, home: home, kept: kept, start: startThread)
         // Once: a disk may grow meanwhile.
-        let sizeBytes = live.source.sizeBytes
+        let sizeBytes = left?.facts.sizeBytes ?? live.source.sizeBytes
         geometry = ClusterGeometry(sizeBytes: sizeBytes)
-        ledger = try Ledger(geometry: geometry)
+        self.memory = left?.memory ?? memory
+        if let left {
+            ledger = left.ledger
+            bytesRead.store(left.figures.bytesRead, ordering: .relaxed)
+            watermarkSent.store(left.figures.isAboveWatermark, ordering: .relaxed)
+        } else {
+            ledger = try Ledger(
+                geometry: geometry,
+                file: memory?.ledgerFile(
+                    LedgerFacts(
+                        bootID: StateFiles.bootID(), jobID: jobID, target: configuration.target,
+                        sizeBytes: sizeBytes, source: live.source.node?.text ?? "",
+                        scratch: scratch.node?.text ?? "", scratchBytes: scratch.deviceBytes,
+                        roomBytes: room, reservedBytes: reservedBytes,
+                        allocatedBytes: allocatedBytes, hasBitmap: !bitmaps.isEmpty)))
+        }
         self.mayRelease = mayRelease
         copyTimeoutNanoseconds = copyTimeoutMilliseconds.saturatingMultiply(1_000_000)
         // A client sends no TRIM to an export that calls itself read-only.
@@ -129,6 +151,18 @@ final class BackupExport: Sendable {
         if let errno = scratch.writeError() { return .scratchLost(errno: errno) }
         let found = source.witness.errors()
         return found.count > earlierSourceErrors ? .sourceLost(errno: found.errno) : nil
+    }
+
+    /// Whether the next process could go on with it.
+    var isLasting: Bool { ledger.file?.isWhole ?? false }
+
+    /// Keeps what people want to know, and when it was known, for the next process.
+    func keepFigures() {
+        ledger.file?.keep(
+            LedgerFile.Figures(
+                wallTime: MonotonicClock.wallTime(),
+                bytesRead: bytesRead.load(ordering: .relaxed),
+                isAboveWatermark: watermarkSent.load(ordering: .relaxed)))
     }
 
     var report: JobDiskReport {

@@ -241,11 +241,13 @@ extension NBDServer {
                 union.formUnion(bits)
                 dirty.freeze(union)
             }
+            export.keepBitmap()
         }
         return nil
     }
 
-    private func publish(
+    /// The job is there, and accepts clients.
+    func publish(
         _ id: String, _ exports: [BackupExport], _ scope: ExportScope, _ opened: OpenedListener,
         _ hold: UInt64
     ) -> JobStarted {
@@ -253,17 +255,20 @@ extension NBDServer {
             id: id, exports: exports, scope: scope, listener: opened.listener,
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
+        for export in exports { export.keepFigures() }
         keepRoom(exports)
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
         let files = exports.compactMap { export in
             export.scratch.file.map { (export.scratch.path, $0) }
         }
-        return JobStarted(
+        var started = JobStarted(
             endpoint: opened.endpoint, holdNanoseconds: hold,
             diskSizes: Dictionary(sizes) { first, _ in first },
             scratchFiles: Dictionary(files) { first, _ in first }.mapValues {
                 ScratchFile(device: $0.device, inode: $0.inode)
             })
+        started.memory = exports.allSatisfy(\.isLasting) ? jobMemory : nil
+        return started
     }
 }

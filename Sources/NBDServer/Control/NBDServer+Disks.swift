@@ -52,13 +52,14 @@ extension NBDServer {
         switch opened {
         case .failure(let fault): return .failure(fault)
         case .success(let source):
+            let left = await openExpected(configuration.exportName, source)
             return await storage.run(
                 at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
             ) {
                 guard self.keep(place, configuration.exportName) else {
                     return .failure(.exportNameTaken(name: configuration.exportName))
                 }
-                return self.publish(configuration, source, place.home)
+                return self.publish(configuration, source, place.home, left)
             }
         }
     }
@@ -149,7 +150,8 @@ extension NBDServer {
 
     /// On a thread: takes up the disk's tracking, gives it to its ring, makes it known.
     private func publish(
-        _ configuration: DiskConfiguration, _ source: RawSource, _ home: Int
+        _ configuration: DiskConfiguration, _ source: RawSource, _ home: Int,
+        _ left: [PreparedExport]
     ) -> Result<DiskID, ServerFault> {
         let disk = state.withLock { state in
             state.lastDisk += 1
@@ -165,6 +167,8 @@ extension NBDServer {
         guard AddDiskCall(export, tracking?.1, shared).run() else {
             return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
         }
+        // Before any machine can write.
+        attach(left, to: export)
         serve(export, tracking?.0)
         return .success(disk)
     }
@@ -252,7 +256,9 @@ extension NBDServer {
             guard !state.beginning.values.contains(where: { $0.contains(disk) }) else {
                 return .failure(.diskBusy(name: name))
             }
-            let hasJob = state.jobs.values.contains { $0.exports.contains { $0.disk == disk } }
+            let hasJob =
+                state.jobs.values.contains { $0.exports.contains { $0.disk == disk } }
+                || state.expected.values.contains { $0.has(disk) }
             guard !hasJob else { return .failure(.diskBusy(name: name)) }
             state.detaching.insert(disk)
             live.remove(name: name)
@@ -276,8 +282,8 @@ extension NBDServer {
     /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
     /// without hanging others.
     ///
-    /// When the sync fails or is not over in time there is no mark, and the next start treats the
-    /// stop as unclean.
+    /// When the sync is not over in time there is no mark, and the next start treats the stop as unclean.
+    /// When it fails the disk has lost writes, and no bit tells which: its checkpoints are given up.
     private func close(
         _ parting: Parting<LiveExport?>, _ disk: DiskID, _ leaving: Leaving, _ limit: Int32
     ) async -> Result<Bool, ServerFault> {
@@ -297,6 +303,14 @@ extension NBDServer {
             }
             return .success(true)
         }
+        if case .failure(.sourceUnusable) = synced {
+            _ = await storage.run(
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+            ) { () -> Result<Bool, ServerFault> in
+                self.distrustTracking(disk)
+                return .success(true)
+            }
+        }
         // Whatever has not been closed in order is left as after a kill.
         dropTracking(disk)
         if case .failure(.timedOut) = synced { return synced.map { _ in true } }
@@ -315,6 +329,7 @@ extension NBDServer {
         }
         do throws(SystemFault) {
             try source.sync()
+            try source.makeDurable()
             return .success(true)
         } catch {
             return .failure(

@@ -60,7 +60,7 @@ extension NBDServer {
     }
 
     /// Ends what is in flight on the exports; what hangs is waited for as long as the limit allows.
-    private func letGo(_ exports: Parting<[BackupExport]>, _ milliseconds: Int32) async {
+    func letGo(_ exports: Parting<[BackupExport]>, _ milliseconds: Int32) async {
         let call = exports.look { EndCall($0, milliseconds: milliseconds, self.shared) }
         _ = await call?.runLater()
     }

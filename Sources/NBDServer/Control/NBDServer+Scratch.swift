@@ -56,7 +56,10 @@ extension NBDServer {
                 home: shared.mailboxes[live.homeRing], reservedBytes: scratch.reservedBytes,
                 allocatedBytes: scratch.allocatedBytes ?? .max, granularityShift: shift,
                 copyTimeoutMilliseconds: configuration.copyTimeoutMilliseconds,
-                mayRelease: configuration.clientRelease)
+                mayRelease: configuration.clientRelease,
+                memory: jobMemory.map {
+                    JobMemory(directory: $0, jobID: configuration.id, disk: index)
+                })
             guard scope.add(.backup(export)) else {
                 return .failure(.exportNameTaken(name: disk.exportName))
             }
@@ -68,7 +71,7 @@ extension NBDServer {
         }
     }
 
-    private struct OpenedScratch: Sendable {
+    struct OpenedScratch: Sendable {
         let storage: ScratchStorage
         /// Room that it leaves on its file system.
         let reservedBytes: UInt64
@@ -132,7 +135,7 @@ extension NBDServer {
     }
 
     /// Threads that read scratch.
-    private var readers: Int { shared.layout.rings(for: .backups).count }
+    var readers: Int { shared.layout.rings(for: .backups).count }
 
     /// Room that scratch leaves on its file system: some where a machine's disk lies there, too.
     private func reserve(_ scratch: ScratchStorage) -> Result<OpenedScratch, ServerFault> {
@@ -211,6 +214,7 @@ extension NBDServer {
     /// The last reference goes there, so that no ring and no caller frees a large file.
     func removeScratch(_ exports: Parting<[BackupExport]>) async {
         let each = (exports.take() ?? []).map { Parting<BackupExport>($0) }
+        for parting in each { parting.look { $0.memory?.remove() } }
         let tasks = each.compactMap { parting in
             parting.look { $0.scratch.path }.map { path in
                 Task { await self.remove(path) { parting.take()?.scratch.remove() } }

@@ -108,7 +108,7 @@ extension NBDServer {
     private static func places(
         _ directory: String, _ source: RawSource, _ witness: String?
     ) -> TrackingPlaces {
-        let memory = memory(for: directory, witness)
+        let memory = memory("tracking", for: directory, witness)
         return TrackingPlaces(
             files: DiskDirectory(directory), memory: memory.map { DiskDirectory($0.path) },
             isInMemory: memory?.isInMemory ?? false,
@@ -119,16 +119,16 @@ extension NBDServer {
     /// Where sessions are, in memory that outlives the process.
     static let memoryDirectory = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
 
-    /// A directory for one disk's session: in memory that outlives the process, or else where the
-    /// server was told.
-    private static func memory(
-        for directory: String, _ witness: String?
+    /// A directory for what belongs to another one, such as a disk's session: in memory that outlives the
+    /// process, or else where the server was told.
+    static func memory(
+        _ kind: String, for directory: String, _ witness: String?
     ) -> (path: String, isInMemory: Bool)? {
         // FNV-1a: a name for the path; the session says whose it is.
         let hash = directory.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
             ($0 ^ UInt64($1)) &* 0x100_0000_01B3
         }
-        let name = "tracking-" + String(hash, radix: 16)
+        let name = "\(kind)-" + String(hash, radix: 16)
         if StateFiles.isMemory("/dev/shm") {
             try? StateFiles.makeDirectory(memoryDirectory)
             if StateFiles.isPrivate(memoryDirectory) { return ("\(memoryDirectory)/\(name)", true) }
@@ -141,7 +141,9 @@ extension NBDServer {
     /// Forgets what is said in memory of a disk's tracking, once its tracking directory is removed
     /// for good: without a record there is nothing to doubt.
     package func forgetTracking(directory: String) {
-        guard let memory = Self.memory(for: directory, shared.configuration.witnessDirectory),
+        guard
+            let memory = Self.memory(
+                "tracking", for: directory, shared.configuration.witnessDirectory),
             !state.withLock({ state in
                 state.trackingCare.doubts.values.contains { $0.directory == directory }
             })
@@ -206,6 +208,12 @@ extension NBDServer {
             _ = doubt.declare()
             doubt.retire()
         }
+    }
+
+    /// The disk has lost writes: what is clean by its bits may have changed.
+    func distrustTracking(_ disk: DiskID) {
+        guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
+        _ = doubt.declare()
     }
 
     /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.

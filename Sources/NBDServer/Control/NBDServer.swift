@@ -18,6 +18,8 @@ package final class NBDServer: Sendable {
     let storage = StorageCalls()
     let queues = DiskQueues()
     let threads: [WorkerThread]
+    /// Where the next process finds what it needs to go on with jobs; nil: nowhere.
+    let jobMemory: String?
 
     /// Starts the rings.
     package convenience init(configuration: ServerConfiguration) throws(ServerFault) {
@@ -45,6 +47,7 @@ package final class NBDServer: Sendable {
                     + " \(configuration.maxConnections) were asked for", limit: max(room, 0))
         }
         let security = try SecurityStore(configuration.security)
+        jobMemory = JobMemory.directory(configuration)
         do throws(SystemFault) {
             shared = try ServerShared(
                 layout, configuration, security: security, startThread: startThread)
@@ -61,6 +64,7 @@ package final class NBDServer: Sendable {
     init(simulating shared: ServerShared) {
         self.shared = shared
         threads = []
+        jobMemory = nil
     }
 
     private static var defaultRings: Int {
@@ -153,6 +157,8 @@ struct ServerState {
     var tracking: [DiskID: NBDServer.DiskTracking] = [:]
     var trackingCare = TrackingCare()
     var jobs: [String: RunningJob] = [:]
+    /// Jobs that the last server has left, until their disks are there.
+    var expected: [String: ExpectedJob] = [:]
     var liveListeners: [RingListener] = []
     /// Exports of disks that are being attached, with the rings where they will live.
     var attaching: [String: NBDServer.Reservation] = [:]

@@ -40,6 +40,11 @@ struct HomeDisk: ~Copyable {
 
     /// Losses of writes, as the source's witness counts them, that a machine was told by a sync.
     var lossesTold = 0
+    /// What a sync behind the page cache has failed with: from then on none is believed.
+    ///
+    /// The kernel tells a descriptor once that writes are lost, and takes their pages for clean; the next
+    /// sync would succeed and mean nothing.
+    var syncErrno: Int32?
 
     // What the source has turned out not to do
     var canPunchHoles: Bool

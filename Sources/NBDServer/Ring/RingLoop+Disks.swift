@@ -31,9 +31,10 @@ extension RingLoop where IO: ~Copyable {
         perform(slot)
         let job = disks[slot].changes.attach(
             export.ledger.view, slotLimit: export.scratch.slotLimit,
-            copyTimeoutNanoseconds: export.copyTimeoutNanoseconds)
+            copyTimeoutNanoseconds: export.copyTimeoutNanoseconds, found: export.ledger.found)
         guard let job else { return false }
         disks[slot].jobs[job] = export
+        if export.ledger.found != nil { afterCopy(slot) }
         return true
     }
 
@@ -54,7 +55,7 @@ extension RingLoop where IO: ~Copyable {
         disks[slot].changes.record(
             in: WriteIntent(
                 regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
-                generation: IntentLogFile.firstGeneration),
+                generation: IntentLogFile.firstGeneration, isAllMarked: seed.log.isAllMarked),
             regionShift: seed.log.regionShift)
         disks[slot].tracking = HomeTracking(
             recording: seed.recording, log: seed.log, doubt: seed.doubt)

@@ -1,4 +1,5 @@
 import Core
+import Disk
 import ServerInterface
 import Synchronization
 import SystemLayer
@@ -48,7 +49,9 @@ extension RingLoop where IO: ~Copyable {
     mutating func saveBits(_ disk: DiskIndex) {
         guard let recording = disks[disk].tracking?.recording else { return }
         let id = disks[disk].export.disk
-        if !io.start(.saveBits(id, recording)) { mailbox.post(.bitsSaved(id, Self.noThread)) }
+        if !io.start(.saveBits(id, recording, disks[disk].export.source)) {
+            mailbox.post(.bitsSaved(id, Self.noThread))
+        }
     }
 
     private static var noThread: SystemFault {
@@ -66,6 +69,9 @@ extension RingLoop where IO: ~Copyable {
                         + " after an unclean stop whole regions count as changed"))
         }
         disks[disk].changes.bitsSynced(succeeded: fault == nil)
+        if fault != nil, disks[disk].export.source.hasLostWrites {
+            loseTracking(disk, "the disk has lost writes that had succeeded")
+        }
         perform(disk)
     }
 

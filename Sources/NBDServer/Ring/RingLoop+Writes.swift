@@ -228,10 +228,24 @@ extension RingLoop where IO: ~Copyable {
         if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
         if Self.lacksRoom(result), reclaimRoom(piece) { return }
-        if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
+        if result <= 0 {
+            noteFailedWrite(piece, result)
+            return endChange(piece, errno: result == 0 ? Errno.io : -result)
+        }
         pieces[piece].progress += Int(result)
         if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
-        endChange(piece, errno: nil)
+        endChange(piece, errno: isDurable(piece) ? disks[pieces[piece].homeDisk].syncErrno : nil)
+    }
+
+    private func isDurable(_ piece: PieceIndex) -> Bool {
+        requests[pieces[piece].request].valid.flags.contains(.fua)
+    }
+
+    /// A durable write may be told of what earlier writes have lost, and nobody else is then.
+    private mutating func noteFailedWrite(_ piece: PieceIndex, _ result: Int32) {
+        let disk = pieces[piece].homeDisk
+        guard isDurable(piece), disks[disk].export.source.hasLostWrites else { return }
+        disks[disk].syncErrno = disks[disk].syncErrno ?? (result == 0 ? Errno.io : -result)
     }
 
     // MARK: Room for the guest
@@ -312,15 +326,26 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// The errno of a sync that has not made everything durable.
-    ///
-    /// One that was cut off may have been told of lost writes and kept it to itself; the kernel tells
-    /// that descriptor no more, but it does tell the source's witness.
+    /// The errno of a sync that has not made everything durable, or that cannot be believed.
     private mutating func syncFault(_ piece: Piece, result: Int32) -> Int32? {
+        let disk = piece.homeDisk
+        guard let errno = newSyncFault(piece, result: result) else { return disks[disk].syncErrno }
+        if errno != Errno.interrupted, disks[disk].alignment == 1, disks[disk].syncErrno == nil {
+            disks[disk].syncErrno = errno
+        }
+        return disks[disk].syncErrno ?? errno
+    }
+
+    /// What this sync has failed with.
+    ///
+    /// One that was interrupted may have been told of lost writes and kept it to itself; the kernel tells
+    /// that descriptor no more, but it does tell the source's witness.
+    private mutating func newSyncFault(_ piece: Piece, result: Int32) -> Int32? {
         guard result < 0 || piece.progress > 0 else { return nil }
         let found = disks[piece.homeDisk].export.source.witness.errors()
-        defer { disks[piece.homeDisk].lossesTold = found.count }
-        if result < 0 { return -result }
-        return found.count > disks[piece.homeDisk].lossesTold ? found.errno : nil
+        let isLost = found.count > disks[piece.homeDisk].lossesTold
+        disks[piece.homeDisk].lossesTold = found.count
+        if isLost, result == 0 || result == -Errno.interrupted { return found.errno }
+        return result < 0 ? -result : nil
     }
 }

@@ -1,3 +1,4 @@
+import Disk
 import IORing
 import ServerInterface
 import SystemLayer
@@ -16,9 +17,12 @@ extension RingWork {
                 }
                 home.post(.intentLogWritten(disk, failure))
             }
-        case .saveBits(let disk, let recording):
+        case .saveBits(let disk, let recording, let source):
             DetachedThread.run(name: "nbdpull-bits") {
-                let failure = fault { () throws(SystemFault) in try recording.save() }
+                let failure = fault { () throws(SystemFault) in
+                    try source.makeDurable()
+                    try recording.save()
+                }
                 home.post(.bitsSaved(disk, failure))
             }
         case .declareLoss(let disk, let doubt):

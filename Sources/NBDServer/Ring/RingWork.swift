@@ -1,3 +1,4 @@
+import Disk
 import IORing
 import ServerInterface
 import TrackingFiles
@@ -6,8 +7,8 @@ import TrackingFiles
 enum RingWork: Sendable {
     /// Write the write-intent log; `.intentLogWritten` follows.
     case writeLog(DiskID, IntentLogFile, words: [UInt64], generation: UInt64)
-    /// Make the bits that are set now durable; `.bitsSaved` follows.
-    case saveBits(DiskID, RecordingLayer)
+    /// Make what was written to the source durable, then the bits that are set now; `.bitsSaved` follows.
+    case saveBits(DiskID, RecordingLayer, RawSource)
     /// Say, wherever that can be said, that the disk's changes are not recorded; `.lossDeclared` follows
     /// the first attempt.
     case declareLoss(DiskID, TrackingDoubt)

@@ -163,6 +163,7 @@ final class ScratchWatch: Sendable {
 
     private func look(at export: BackupExport, _ shared: ServerShared) {
         if let loss = export.loss { return shared.breakNow(export, loss) }
+        export.keepFigures()
         guard export.kept.bytes > 0 else { return }
         // On the writer's thread: the file system may hang.
         export.writer.look { space in

@@ -1,0 +1,110 @@
+import PointInTime
+import ScratchFiles
+import ServerInterface
+import SystemLayer
+import Tracking
+
+/// The files in memory by which the next process goes on with one disk of a job.
+struct JobMemory: Sendable {
+    let directory: String
+    let jobID: String
+    /// The disk's number in its job.
+    let disk: Int
+
+    private var ledgerPath: String { "\(directory)/\(jobID).\(disk).ledger" }
+    private var bitmapPath: String { "\(directory)/\(jobID).\(disk).bitmap" }
+
+    /// Where the jobs' files of a server lie; nil when nothing there would outlive the process for
+    /// certain.
+    static func directory(_ configuration: ServerConfiguration) -> String? {
+        guard configuration.servesJobs, let state = configuration.stateDirectory,
+            let memory = NBDServer.memory("jobs", for: state, configuration.witnessDirectory),
+            memory.isInMemory
+        else { return nil }
+        return memory.path
+    }
+
+    /// Makes a ledger's file; nil when that cannot be done: the job then ends with its process.
+    func ledgerFile(_ facts: LedgerFacts) -> LedgerFile? {
+        guard !facts.bootID.isEmpty, !facts.source.isEmpty, !facts.scratch.isEmpty else {
+            return nil
+        }
+        do throws(SystemFault) {
+            try StateFiles.makeDirectory(directory)
+            guard StateFiles.isPrivate(directory), StateFiles.isMemory(directory) else {
+                return nil
+            }
+            return try LedgerFile.create(path: ledgerPath, facts: facts)
+        } catch {
+            return nil
+        }
+    }
+
+    /// Opens the ledger's file that an earlier process has left.
+    func leftLedger() throws(LedgerFileFault) -> LedgerFile.Found {
+        try LedgerFile.open(path: ledgerPath)
+    }
+
+    /// Keeps a dirty bitmap as it is served; false when that cannot be done.
+    func keep(_ bitmap: DirtyBitmap, _ identity: LayerIdentity) -> Bool {
+        do throws(SystemFault) {
+            try FileCalls.remove(bitmapPath)
+            let file = try FileCalls.open(bitmapPath, [.write, .createNew])
+            try FileCalls.write(
+                file.raw, LayerCodec.encode(bitmap, identity: identity), at: 0)
+            return true
+        } catch {
+            return false
+        }
+    }
+
+    /// The dirty bitmap that an earlier process has kept; nil when it is not there, or not whole.
+    func leftBitmap() -> (DirtyBitmap, LayerIdentity)? {
+        guard let bytes = try? StateFiles.read(bitmapPath, limit: Self.bitmapBytesMax) else {
+            return nil
+        }
+        return try? LayerCodec.decode(bytes)
+    }
+
+    /// Removes both; who has them open goes on.
+    func remove() {
+        try? FileCalls.remove(ledgerPath)
+        try? FileCalls.remove(bitmapPath)
+    }
+
+    /// Removes what belongs to none of these jobs.
+    static func removeOthers(than jobs: Set<String>, in directory: String) {
+        for name in StateFiles.names(in: directory) {
+            guard let dot = name.firstIndex(of: "."), !jobs.contains(String(name[..<dot])) else {
+                continue
+            }
+            try? FileCalls.remove(directory + "/" + name)
+        }
+    }
+
+    private static let bitmapBytesMax = 1 << 30
+}
+
+/// What an earlier process has left of one disk of a job, looked at and found whole.
+struct LeftExport: Sendable {
+    let facts: LedgerFacts
+    let figures: LedgerFile.Figures
+    let ledger: Ledger
+    let memory: JobMemory
+    /// Of an incremental disk: the frozen bitmap, and the shift of its granularity.
+    let bitmap: DirtyBitmap?
+    let granularityShift: UInt64
+}
+
+extension BackupExport {
+    /// Keeps the frozen bitmap for the next process; where that fails the job ends with this one.
+    func keepBitmap() {
+        guard let dirty = bitmaps.first, let memory, let file = ledger.file else { return }
+        let identity = LayerIdentity(
+            diskBytes: geometry.sizeBytes,
+            granularityBytes: UInt32(1) << UInt32(dirty.granularityShift), serial: 0)
+        let bitmap = dirty.bitmap
+        guard UInt64(bitmap.blockCount) == identity.blockCount, memory.keep(bitmap, identity)
+        else { return file.giveUp() }
+    }
+}

@@ -1,0 +1,203 @@
+package import PointInTime
+package import SystemLayer
+import Tables
+
+/// Why a ledger's file cannot be gone on with.
+package enum LedgerFileFault: Error, Sendable, Hashable {
+    case system(SystemFault)
+    case header(LedgerFacts.Damage)
+    /// The job broke or was ended, or its file could not be brought up to date.
+    case notWhole
+    /// The words contradict each other or what belongs to them.
+    case implausible
+}
+
+/// The file in memory by which the next process goes on with a ledger.
+///
+/// A page of header, then the words. The header's first half says what the file is (`LedgerFacts`); the
+/// second has the state of the words and the figures.
+package final class LedgerFile: Sendable {
+    package let path: String
+    private let storage: WordsMirrorStorage
+
+    static let headerBytes = 4096
+    private static let factsBytes = 2048
+    private static let statePosition: UInt64 = 2048
+    private static let figuresPosition: UInt64 = 3072
+    private static let figuresCount = 4
+
+    private init(path: String, _ storage: WordsMirrorStorage) {
+        self.path = path
+        self.storage = storage
+    }
+
+    var mirror: WordsMirror { storage.view }
+
+    /// Makes the file of a ledger on which nothing is preserved, mode 0600; one that has the name goes.
+    package static func create(
+        path: String, facts: LedgerFacts
+    ) throws(SystemFault) -> LedgerFile {
+        var header = facts.encode()
+        guard header.count <= factsBytes else {
+            throw SystemFault(call: "write", errno: Errno.fileTooBig)
+        }
+        header += [UInt8](repeating: 0, count: headerBytes - header.count)
+        header[Int(statePosition)] = UInt8(WordsMirrorStorage.State.whole.rawValue)
+        try FileCalls.remove(path)
+        let descriptor = try FileCalls.open(path, [.write, .createNew])
+        do throws(SystemFault) {
+            let geometry = ClusterGeometry(sizeBytes: facts.sizeBytes)
+            try FileCalls.setSize(
+                descriptor.raw,
+                bytes: UInt64(headerBytes) + UInt64(geometry.clusterCount) * 4)
+            try FileCalls.write(descriptor.raw, header, at: 0)
+        } catch {
+            try? FileCalls.remove(path)
+            throw error
+        }
+        return LedgerFile(path: path, follow(descriptor))
+    }
+
+    private static func follow(_ descriptor: consuming OwnedDescriptor) -> WordsMirrorStorage {
+        WordsMirrorStorage(
+            descriptor, wordsPosition: UInt64(headerBytes), statePosition: statePosition)
+    }
+
+    /// Whether the next process could go on with it.
+    package var isWhole: Bool { storage.isWhole }
+
+    /// The next process is not to go on with it: something that belongs to it is missing.
+    package func giveUp() { storage.giveUp() }
+
+    /// Removes the file; whoever has it open goes on.
+    package func remove() { try? FileCalls.remove(path) }
+
+    // MARK: Figures
+
+    /// What is kept beside the words, for people and for doubts.
+    package struct Figures: Sendable, Hashable {
+        /// When they were written, in nanoseconds since 1970.
+        package var wallTime: UInt64
+        /// Bytes sent to clients.
+        package var bytesRead: UInt64
+        /// The watermark event has been sent.
+        package var isAboveWatermark: Bool
+
+        package init(wallTime: UInt64, bytesRead: UInt64, isAboveWatermark: Bool) {
+            self.wallTime = wallTime
+            self.bytesRead = bytesRead
+            self.isAboveWatermark = isAboveWatermark
+        }
+    }
+
+    /// Writes figures over those before; never waits for a device.
+    package func keep(_ figures: Figures) {
+        let words = [figures.wallTime, figures.bytesRead, figures.isAboveWatermark ? 1 : 0, 0]
+        let bytes = words.flatMap { word in
+            (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64($0 * 8)) }
+        }
+        // They are the same bytes of a page that is there; without them there is a doubt, no wrong.
+        try? FileCalls.write(storage.raw, bytes, at: Self.figuresPosition)
+    }
+
+    private static func figures(_ header: [UInt8]) -> Figures {
+        let words = (0..<figuresCount).map { index in
+            (0..<8).reduce(UInt64(0)) { word, byte in
+                word | UInt64(header[Int(figuresPosition) + index * 8 + byte]) << UInt64(byte * 8)
+            }
+        }
+        return Figures(
+            wallTime: words[0], bytesRead: words[1], isAboveWatermark: words[2] == 1)
+    }
+
+    // MARK: The next process
+
+    /// A ledger's file as it was found.
+    package struct Found: Sendable {
+        package let facts: LedgerFacts
+        package let figures: Figures
+        let file: LedgerFile
+    }
+
+    /// Opens the file that an earlier process has left; its words are read by `Ledger.init(_:slotLimit:)`.
+    package static func open(path: String) throws(LedgerFileFault) -> Found {
+        let descriptor = try system { () throws(SystemFault) in
+            try FileCalls.open(path, [.write])
+        }
+        let header = try system { [raw = descriptor.raw] () throws(SystemFault) in
+            try FileCalls.read(raw, at: 0, count: headerBytes)
+        }
+        guard header.count == headerBytes else { throw .header(.damaged) }
+        let facts: LedgerFacts
+        do throws(LedgerFacts.Damage) {
+            facts = try LedgerFacts.decode(Array(header[..<factsBytes]))
+        } catch {
+            throw .header(error)
+        }
+        let state = Array(header[Int(statePosition)..<Int(statePosition) + 4])
+        guard state == [UInt8(WordsMirrorStorage.State.whole.rawValue), 0, 0, 0] else {
+            throw .notWhole
+        }
+        return Found(
+            facts: facts, figures: figures(header),
+            file: LedgerFile(path: path, follow(descriptor)))
+    }
+
+    private static func system<Value: ~Copyable>(
+        _ body: () throws(SystemFault) -> Value
+    ) throws(LedgerFileFault) -> Value {
+        do throws(SystemFault) {
+            return try body()
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    /// Fills words from the file, those that were never stored left out.
+    func read(
+        into words: SharedWordsStorage, clusterCount: Int
+    ) throws(LedgerFileFault) -> LedgerContent {
+        let base = UInt64(Self.headerBytes)
+        let end = base + UInt64(clusterCount) * 4
+        var content = LedgerContent()
+        let size = try Self.system { () throws(SystemFault) in
+            try FileCalls.facts(storage.raw).sizeBytes
+        }
+        guard size == end else { throw .implausible }
+        var position = base
+        while position < end, let data = try seek(position, data: true), data < end {
+            let hole = try seek(data, data: false) ?? end
+            let first = Int((max(data, base) - base) / 4)
+            let last = Int((min(hole, end) - base) / 4)
+            content.extents.append(first..<last)
+            words.prepare(first: first, count: last - first)
+            for start in stride(from: first, to: last, by: Self.chunkWords) {
+                let count = min(Self.chunkWords, last - start)
+                try fill(words, start, count)
+                // While they are in the processor's cache.
+                words.count(start..<start + count, into: &content.tally)
+            }
+            position = hole
+        }
+        return content
+    }
+
+    private func seek(_ position: UInt64, data: Bool) throws(LedgerFileFault) -> UInt64? {
+        try Self.system { () throws(SystemFault) in
+            try FileCalls.seek(storage.raw, from: position, data: data)
+        }
+    }
+
+    private func fill(
+        _ words: SharedWordsStorage, _ first: Int, _ count: Int
+    ) throws(LedgerFileFault) {
+        let isFilled = try Self.system { () throws(SystemFault) in
+            try words.fill(
+                from: storage.raw, first: first, count: count,
+                at: UInt64(Self.headerBytes) + UInt64(first) * 4)
+        }
+        if !isFilled { throw .implausible }
+    }
+
+    private static let chunkWords = 64 << 10
+}

@@ -1,0 +1,100 @@
+import Control
+import Foundation
+import ServerInterface
+import Testing
+
+/// What the manager makes of the jobs that the last server has left.
+@Suite struct ResumeJobTests {
+    private static let id = "0a6e7426-57e6-4de4-a80c-853fa225681b"
+
+    /// A state directory with a domain and the record of a job of it, changed as asked.
+    private static func leave(
+        _ fixture: ControlFixture, _ change: (inout StoredJob, inout StoredResume) -> Void
+    ) throws {
+        let definition = try DomainDefinition.parse(
+            fixture.domainXML(), hasStableUUID: true)
+        let request = try BackupRequest.parse(
+            "<domainbackup mode='pull'><server transport='unix' socket='/tmp/x.sock'/>"
+                + "</domainbackup>")
+        let plan = try BackupPlan.make(
+            request, domain: definition, jobID: id, reuseExternal: false, scratchSuffix: "1",
+            firstIndex: 3)
+        var record = StoredJob(
+            id: id, domain: "vm1", begun: Date(timeIntervalSinceNow: -100), scratch: [],
+            socketPath: "/tmp/x.sock")
+        var resume = StoredResume(
+            bootID: SystemCalls.bootID, uuid: definition.uuid, plan: plan,
+            endpoint: .unix(path: "/tmp/x.sock", mode: 0o600), security: .plaintext,
+            clientRelease: true, copyTimeoutMilliseconds: 7, holdNanoseconds: 9,
+            begunNanoseconds: SystemCalls.nanosecondsSinceBoot - 100_000_000_000,
+            timeToLiveSeconds: 1000, diskSizes: ["vda": 77], memory: "/dev/shm/x")
+        change(&record, &resume)
+        record.resume = Lenient(resume)
+        let state = try StateDirectory(path: fixture.stateDirectory)
+        try state.save(
+            StoredDomain(name: "vm1", uuid: definition.uuid, xml: definition.xml))
+        try state.save(record)
+        state.release()
+    }
+
+    @Test("a job goes on as it was begun, with the age that it has")
+    func goesOn() async throws {
+        let fixture = try ControlFixture()
+        try Self.leave(fixture) { _, _ in }
+        let (manager, engine) = (try await fixture.manager(stored: true), fixture.engine)
+        _ = await manager.restore()
+        let asked = engine.look { $0.expected }
+        #expect(asked.map(\.liveExports) == [["vm1/vda", "vm1/vdb"]])
+        #expect(asked.first?.configuration.copyTimeoutMilliseconds == 7)
+        #expect(asked.first?.configuration.clientRelease == true)
+        let info = try await manager.jobInfo(domain: "vm1", job: Self.id)
+        #expect(info.state == "running")
+        #expect((100_000...130_000).contains(info.timeElapsed ?? 0))
+        let view = try await manager.listJobs(domain: "vm1").first
+        let left = view?.expires?.timeIntervalSinceNow ?? 0
+        #expect((870...900).contains(left), "\(left) s are left")
+        try await manager.end(domain: "vm1", job: Self.id, cause: .success)
+        #expect(try StateDirectory.jobFiles(fixture).isEmpty)
+    }
+
+    @Test("a job of another boot, version or begin has failed, and says why")
+    func refused() async throws {
+        let cases: [(String, (inout StoredJob, inout StoredResume) -> Void)] = [
+            ("the machine was restarted", { $1.bootID = "another" }),
+            ("another version began the job", { $1.version = 99 }),
+            ("was being begun", { job, _ in job.checkpoint = "c1" }),
+            ("it broke", { job, _ in job.brokenReason = "it broke" }),
+            ("TLS", { $1.security = .required }),
+        ]
+        for (reason, change) in cases {
+            let fixture = try ControlFixture()
+            try Self.leave(fixture, change)
+            let manager = try await fixture.manager(stored: true)
+            _ = await manager.restore()
+            let ended = try await manager.endedJobs(domain: "vm1")
+            #expect(ended.count == 1, "\(reason)")
+            #expect(ended.first?.outcome == "failed")
+            #expect(ended.first?.errorMessage?.contains(reason) == true, "\(ended)")
+            #expect(try await manager.jobInfo(domain: "vm1", job: nil) == .none)
+            #expect(try StateDirectory.jobFiles(fixture).isEmpty, "\(reason)")
+        }
+    }
+
+    @Test("what the engine refuses has failed with its reason, and the engine has forgotten it")
+    func engineRefuses() async throws {
+        let fixture = try ControlFixture()
+        try Self.leave(fixture) { _, _ in }
+        let (manager, engine) = (try await fixture.manager(stored: true), fixture.engine)
+        engine.change { $0.resumeFault = .jobNotResumed(detail: "scratch is gone") }
+        _ = await manager.restore()
+        let ended = try await manager.endedJobs(domain: "vm1")
+        #expect(ended.first?.errorMessage?.contains("scratch is gone") == true, "\(ended)")
+        #expect(engine.look { $0.expected }.isEmpty)
+    }
+}
+
+extension StateDirectory {
+    fileprivate static func jobFiles(_ fixture: ControlFixture) throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: fixture.stateDirectory + "/jobs")
+    }
+}

@@ -1,0 +1,4 @@
+import Glibc
+import Simulation
+
+exit(Command(CommandLine.arguments).run())
