@@ -258,7 +258,8 @@ package final class RawSource: Sendable {
     /// miss its own. May wait as long as the storage does.
     package func makeDurable() throws(SystemFault) {
         guard descriptor != nil else { return }
-        try FileCalls.sync(try FileCalls.reopen(raw, []).raw)
+        let own = try FileCalls.reopen(raw, [])
+        try FileCalls.sync(own.raw)
         let found = witness.errors()
         if found.count > 0 { throw SystemFault(call: "fdatasync", errno: found.errno) }
     }
