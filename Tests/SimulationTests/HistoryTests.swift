@@ -34,11 +34,11 @@ struct HistoryTests {
     func shrinks() throws {
         let seeds = 1...200 as ClosedRange<UInt64>
         let failing = seeds.lazy.map { StepList(seed: $0, count: History.steps) }.first {
-            History.run($0, canary: .publishesBeforeCopy).violation != nil
+            History.run($0, canary: .triesSyncAgain).violation != nil
         }
         let list = try #require(failing)
-        let short = History.shrink(list, canary: .publishesBeforeCopy, attempts: 300)
+        let short = History.shrink(list, canary: .triesSyncAgain, attempts: 300)
         #expect(short.taken.count < list.taken.count / 2)
-        #expect(History.run(short, canary: .publishesBeforeCopy).violation != nil)
+        #expect(History.run(short, canary: .triesSyncAgain).violation != nil)
     }
 }

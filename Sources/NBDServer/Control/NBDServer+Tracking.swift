@@ -213,7 +213,8 @@ extension NBDServer {
     /// The disk has lost writes: what is clean by its bits may have changed.
     func distrustTracking(_ disk: DiskID) {
         guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
-        _ = doubt.declare()
+        _ = doubt.sayInMemory()
+        close(doubt) { _ = doubt.declare() }
     }
 
     /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.
