@@ -153,6 +153,35 @@ import Testing
                 == done(21) + done(22) + [UInt8](repeating: 7, count: 4096))
     }
 
+    private func failed(_ cookie: UInt64) -> [UInt8] {
+        bytes(0x6744_6698, 4) + bytes(UInt64(Errno.io), 4) + bytes(cookie, 8)
+    }
+
+    @Test("P5: a flush that failed is not forgotten by the next one that succeeds")
+    func failedFlush() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        world.syncResults = [0, -Errno.io]
+        for cookie in 61...64 as ClosedRange<UInt64> {
+            request(3, cookie, 0, 0, socket)
+            settle(&loop)
+        }
+        #expect(world.syncResults.isEmpty)
+        #expect(world.take(from: socket) == done(61) + failed(62) + failed(63) + failed(64))
+    }
+
+    @Test("P2: a flush that a signal interrupts is made again, and the disk is not blamed")
+    func interruptedFlush() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        world.syncResults = [-Errno.interrupted, -Errno.interrupted]
+        for cookie in 71...72 as ClosedRange<UInt64> {
+            request(3, cookie, 0, 0, socket)
+            settle(&loop)
+        }
+        #expect(world.take(from: socket) == done(71) + done(72))
+    }
+
     @Test("P1: a write that comes while its disk is held waits until the disk resumes")
     func held() throws {
         var loop = try loop()

@@ -23,6 +23,8 @@ final class StubWorld {
     var ticks = 0
     /// Operations on these files do not complete.
     var hung: Set<Int32> = []
+    /// What the next syncs end with; 0 when there are no more.
+    var syncResults: ArraySlice<Int32> = []
     var works: [RingWork] = []
     /// The writes to scratch that have begun.
     var running: [ScratchTicket] = []
@@ -140,7 +142,7 @@ struct StubIO: RingIO, ~Copyable {
         case .write(let file, let bytes, let position): write(bytes, to: file, position)
         case .receive(let socket, let offset, let count): receive(socket, count, offset, &arena)
         case .event(let event): happens(event)
-        case .sync: 0
+        case .sync: world.syncResults.popFirst() ?? 0
         case .nothing(let result): result
         }
     }
