@@ -134,6 +134,8 @@ package enum Limits {
     package static let automaticPorts: ClosedRange<UInt16> = 10_809...10_872
     /// Jobs that one disk can have at once.
     package static let jobsPerDisk = CopyBeforeWrite.jobsMax
+    /// Clock ticks between two looks whether a tracked disk has lost writes: 1 s.
+    package static let lossTicks = 10
     /// Clock ticks between two looks for regions that can leave the write-intent log: 10 s.
     package static let intentClearingTicks = 100
     /// An operation on a file that takes longer has lost its kernel worker, as far as others are

@@ -234,5 +234,6 @@ package enum Errno {
     package static let addressInUse = EADDRINUSE
     package static let interrupted = EINTR
     package static let tooManyFiles = EMFILE
+    package static let noMemory = ENOMEM
     package static let connectionAborted = ECONNABORTED
 }

@@ -21,6 +21,8 @@ import Testing
     private let shared: ServerShared
     private let live: LiveExport
     private let scope = ExportScope(jobID: nil)
+    /// The source's witness is to be told of a loss.
+    private let lost = Flag()
 
     init() throws {
         var configuration = ServerConfiguration(rings: 1, maxConnections: 8)
@@ -32,7 +34,7 @@ import Testing
         world.files[Self.scratch] = [UInt8](repeating: 0, count: Self.diskBytes)
         var facts = SourceFacts(
             path: "/disk", sizeBytes: UInt64(Self.diskBytes), raw: Self.source,
-            witness: WriteErrorWitness(raw: -1) { nil })
+            witness: WriteErrorWitness(raw: -1) { [lost] in lost.take() ? Errno.io : nil })
         facts.type = .blockDevice
         live = LiveExport(
             DiskConfiguration(
@@ -170,6 +172,34 @@ import Testing
         #expect(world.take(from: socket) == done(61) + failed(62) + failed(63) + failed(64))
     }
 
+    @Test("P5: a loss that some other call was told of fails the next flush, and all that follow")
+    func lossToldElsewhere() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        request(3, 65, 0, 0, socket)
+        settle(&loop)
+        // Each witness is told once.
+        lost.set()
+        for cookie in 66...67 as ClosedRange<UInt64> {
+            request(3, cookie, 0, 0, socket)
+            settle(&loop)
+        }
+        #expect(world.take(from: socket) == done(65) + failed(66) + failed(67))
+    }
+
+    @Test("P2: a sync that could not be begun blames no disk")
+    func notBegun() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        world.syncResults = [-Errno.canceled]
+        for cookie in 68...69 as ClosedRange<UInt64> {
+            request(3, cookie, 0, 0, socket)
+            settle(&loop)
+        }
+        let reply = world.take(from: socket)
+        #expect(reply.count == 32 && Array(reply.suffix(16)) == done(69))
+    }
+
     @Test("P2: a flush that a signal interrupts is made again, and the disk is not blamed")
     func interruptedFlush() throws {
         var loop = try loop()
@@ -301,4 +331,11 @@ import Testing
         loop.end()
         #expect(stop.step(now: world.now) == true)
     }
+}
+
+/// Something that is to be told once.
+private final class Flag: Sendable {
+    private let isSet = Atomic<Bool>(false)
+    func set() { isSet.store(true, ordering: .relaxed) }
+    func take() -> Bool { isSet.exchange(false, ordering: .relaxed) }
 }

@@ -70,7 +70,8 @@ final class BackupExport: Sendable {
         disk = live.disk
         homeRing = live.homeRing
         source = live.source
-        earlierSourceErrors = live.source.witness.errors().count
+        // What was lost before a new job's instant is part of it; a job that goes on had its instant before.
+        earlierSourceErrors = left == nil ? live.source.witness.errors().count : 0
         self.scratch = scratch
         kept = KeptRoom(reservedBytes)
         self.allocatedBytes = allocatedBytes

@@ -236,7 +236,8 @@ extension NBDServer {
             .begin(milliseconds: shared.configuration.storageMilliseconds)
         ) { () -> Result<Bool, ServerFault> in
             do throws(SystemFault) {
-                try source.sync()
+                // By a descriptor of its own: what the guest's has to be told stays there.
+                try source.makeDurable()
                 return .success(true)
             } catch {
                 return .failure(Self.fault(source.path, .system(error)))

@@ -329,7 +329,8 @@ extension NBDServer {
         }
         do throws(SystemFault) {
             try source.sync()
-            try source.makeDurable()
+            let lost = source.witness.errors()
+            if lost.count > 0 { throw SystemFault(call: "fdatasync", errno: lost.errno) }
             return .success(true)
         } catch {
             return .failure(

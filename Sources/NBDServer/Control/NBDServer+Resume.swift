@@ -158,6 +158,12 @@ extension NBDServer {
             case .success(let found): found
             case .failure: .failure(.init("scratch '\(path)' does not answer"))
             }
+        if case .failure(let refusal) = found {
+            // The disk is served next, without the ledger: however this server ends, no later one may go on
+            // with it, whatever that one is told of scratch and source.
+            memory(of: job, disk).remove()
+            state.withLock { $0.expected[job.configuration.id]?.refusal = refusal.text }
+        }
         return PreparedExport(jobID: job.configuration.id, disk: disk, found: found)
     }
 

@@ -181,6 +181,12 @@ extension NBDServer {
         _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry
     ) throws(ScratchFault) -> ScratchStorage {
         let (path, reserved) = (scratch.path, shared.configuration.reserved)
+        if let job = waitingJob(withScratch: path) {
+            throw .unusable(
+                .inUse(
+                    detail: "it keeps old content for backup job \(job), which waits for its disks",
+                    node: nil))
+        }
         return switch (scratch.kind, scratch.reuseExternal) {
         case (.block, _):
             try .device(path: path, geometry: geometry, readers: readers, reserved: reserved)
@@ -188,6 +194,15 @@ extension NBDServer {
             try .reuse(path: path, geometry: geometry, readers: readers, reserved: reserved)
         case (.file, false):
             try .create(path: path, geometry: geometry, readers: readers, reserved: reserved)
+        }
+    }
+
+    /// The job of a killed server that is to go on with what lies there; nobody holds it meanwhile.
+    private func waitingJob(withScratch path: String) -> String? {
+        state.withLock { state in
+            state.expected.first { _, job in
+                job.resumption.configuration.disks.contains { $0.scratch.path == path }
+            }?.key
         }
     }
 

@@ -309,6 +309,11 @@ extension NBDServer {
         let (export, tracking) = state.withLock { ($0.disks[disk], $0.tracking[disk]) }
         guard let export else { return .failure(.unknownDisk) }
         switch tracking {
+        case .store where export.source.hasLostWrites:
+            return .failure(
+                .notTracked(
+                    export: export.description.name,
+                    detail: "the disk has lost writes that had succeeded"))
         case .store(let store): return .success((export, store))
         case .unavailable(let text):
             return .failure(.notTracked(export: export.description.name, detail: text))

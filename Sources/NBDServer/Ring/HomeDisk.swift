@@ -38,9 +38,8 @@ struct HomeDisk: ~Copyable {
 
     var figures = GuestFigures()
 
-    /// Losses of writes, as the source's witness counts them, that a machine was told by a sync.
-    var lossesTold = 0
-    /// What a sync behind the page cache has failed with: from then on none is believed.
+    /// What a sync behind the page cache has failed with, or lost writes are told with: from then on no sync
+    /// is believed.
     ///
     /// The kernel tells a descriptor once that writes are lost, and takes their pages for clean; the next
     /// sync would succeed and mean nothing.

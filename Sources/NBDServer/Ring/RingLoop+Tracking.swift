@@ -69,9 +69,7 @@ extension RingLoop where IO: ~Copyable {
                         + " after an unclean stop whole regions count as changed"))
         }
         disks[disk].changes.bitsSynced(succeeded: fault == nil)
-        if fault != nil, disks[disk].export.source.hasLostWrites {
-            loseTracking(disk, "the disk has lost writes that had succeeded")
-        }
+        noticeLoss(disk)
         perform(disk)
     }
 
@@ -84,6 +82,7 @@ extension RingLoop where IO: ~Copyable {
                     + " \(shared.configuration.trackingTimeoutSeconds) s")
         }
         if now > tracking.lossDeadline { lossDeclared(disks[disk].export.disk) }
+        if tracking.ticks.isMultiple(of: Limits.lossTicks) { noticeLoss(disk) }
         disks[disk].tracking?.ticks += 1
         guard tracking.ticks + 1 >= Limits.intentClearingTicks, !tracking.isClearingPaused else {
             return
@@ -94,6 +93,14 @@ extension RingLoop where IO: ~Copyable {
     }
 
     // MARK: Loss
+
+    /// A disk that has lost writes is not what was recorded of it: what is clean may have changed.
+    mutating func noticeLoss(_ disk: DiskIndex) {
+        guard !disks[disk].changes.isRecordLost, disks[disk].export.source.hasLostWrites else {
+            return
+        }
+        loseTracking(disk, "the disk has lost writes that had succeeded")
+    }
 
     /// Changes can no longer be recorded safely.
     private mutating func loseTracking(_ disk: DiskIndex, _ reason: String) {

@@ -228,24 +228,14 @@ extension RingLoop where IO: ~Copyable {
         if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
         if Self.lacksRoom(result), reclaimRoom(piece) { return }
-        if result <= 0 {
-            noteFailedWrite(piece, result)
-            return endChange(piece, errno: result == 0 ? Errno.io : -result)
-        }
+        if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
         pieces[piece].progress += Int(result)
         if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
-        endChange(piece, errno: isDurable(piece) ? disks[pieces[piece].homeDisk].syncErrno : nil)
+        endChange(piece, errno: isDurable(piece) ? lossErrno(pieces[piece].homeDisk) : nil)
     }
 
     private func isDurable(_ piece: PieceIndex) -> Bool {
         requests[pieces[piece].request].valid.flags.contains(.fua)
-    }
-
-    /// A durable write may be told of what earlier writes have lost, and nobody else is then.
-    private mutating func noteFailedWrite(_ piece: PieceIndex, _ result: Int32) {
-        let disk = pieces[piece].homeDisk
-        guard isDurable(piece), disks[disk].export.source.hasLostWrites else { return }
-        disks[disk].syncErrno = disks[disk].syncErrno ?? (result == 0 ? Errno.io : -result)
     }
 
     // MARK: Room for the guest
@@ -316,8 +306,9 @@ extension RingLoop where IO: ~Copyable {
         let value = pieces.remove(piece)
         let request = value.request
         requests[request].piecesInFlight -= 1
-        if let errno = syncFault(value, result: result) {
+        if let errno = syncFault(value.homeDisk, result: result) {
             fail(request, wireError(errno), "the disk could not be made durable", at: 0)
+            noticeLoss(value.homeDisk)
         }
         if requests[request].valid.command == .flush {
             finish(request)
@@ -327,25 +318,30 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// The errno of a sync that has not made everything durable, or that cannot be believed.
-    private mutating func syncFault(_ piece: Piece, result: Int32) -> Int32? {
-        let disk = piece.homeDisk
-        guard let errno = newSyncFault(piece, result: result) else { return disks[disk].syncErrno }
-        if errno != Errno.interrupted, disks[disk].alignment == 1, disks[disk].syncErrno == nil {
-            disks[disk].syncErrno = errno
+    private mutating func syncFault(_ disk: DiskIndex, result: Int32) -> Int32? {
+        if result < 0, !Self.saysNothing(result), disks[disk].alignment == 1,
+            disks[disk].syncErrno == nil
+        {
+            disks[disk].syncErrno = -result
         }
-        return disks[disk].syncErrno ?? errno
+        return lossErrno(disk) ?? (result < 0 ? -result : nil)
     }
 
-    /// What this sync has failed with.
+    /// Whether a sync has ended before it could say anything of the disk.
+    private static func saysNothing(_ result: Int32) -> Bool {
+        [Errno.interrupted, Errno.again, Errno.canceled, Errno.noMemory].contains(-result)
+    }
+
+    /// The errno of writes of the disk that had succeeded and are lost, as far as is known.
     ///
-    /// One that was interrupted may have been told of lost writes and kept it to itself; the kernel tells
-    /// that descriptor no more, but it does tell the source's witness.
-    private mutating func newSyncFault(_ piece: Piece, result: Int32) -> Int32? {
-        guard result < 0 || piece.progress > 0 else { return nil }
-        let found = disks[piece.homeDisk].export.source.witness.errors()
-        let isLost = found.count > disks[piece.homeDisk].lossesTold
-        disks[piece.homeDisk].lossesTold = found.count
-        if isLost, result == 0 || result == -Errno.interrupted { return found.errno }
-        return result < 0 ? -result : nil
+    /// The kernel tells each descriptor once, and may tell whichever call comes first: a durable write, a
+    /// resize, a sync that a signal interrupts. The source's witness is told for certain, and a sync that
+    /// succeeds after a loss means nothing.
+    private mutating func lossErrno(_ disk: DiskIndex) -> Int32? {
+        if disks[disk].syncErrno == nil {
+            let found = disks[disk].export.source.witness.errors()
+            if found.count > 0 { disks[disk].syncErrno = found.errno }
+        }
+        return disks[disk].syncErrno
     }
 }
