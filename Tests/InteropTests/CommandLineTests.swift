@@ -92,7 +92,8 @@ extension InteropSuite {
             #expect(try server.cli(["backup-end", "vm1", "--failed"]).status == 0)
             #expect(try checkpoints(server) == ["c1", "c2"])
             try begin("c4")
-            let job = try server.cli(["backup-list", "vm1", "-q"]).output().prefix { $0 != " " }
+            let listed = try server.cli(["backup-list", "vm1", "-q"]).output()
+            let job = String(try #require(listed.split(separator: " ").first))
             server.kill()
             // With what it keeps in memory the job would go on; a loss of power takes that as well.
             _ = try Command.run(
