@@ -118,6 +118,9 @@ extension PointInTimeSuite {
         func readOnly(asDevice: Bool) throws {
             let system = try TinyFileSystem(mebibytes: 16)
             let rig = try Rig(state: system.path + "/state", asDevice: asDevice)
+            // Only a log that follows a clean stop begins without marks.
+            try rig.server.stop()
+            try rig.server.start()
             try rig.write(1)
             try system.breakReadOnly()
             // In other regions: the log has to be written.
@@ -168,6 +171,9 @@ extension PointInTimeSuite {
             let rig = try Rig(
                 state: system.path + "/state", asDevice: false,
                 options: ["--tracking-timeout", "1"])
+            // Only a log that follows a clean stop begins without marks.
+            try rig.server.stop()
+            try rig.server.start()
             try rig.write(1)
             try system.freeze()
             let begin = Date()
