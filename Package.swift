@@ -63,6 +63,9 @@ let package = Package(
             name: "BoundedCalls", dependencies: ["ServerInterface", "SystemLayer"],
             swiftSettings: strict),
         .target(
+            name: "Handover", dependencies: ["ServerInterface", "SystemLayer"],
+            swiftSettings: strict),
+        .target(
             name: "NBDServer",
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
@@ -87,7 +90,7 @@ let package = Package(
         .executableTarget(
             name: "nbdpull",
             dependencies: [
-                "Control", "NBDServer", "ServerInterface",
+                "Control", "Handover", "NBDServer", "ServerInterface",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Logging", package: "swift-log"),

@@ -6,12 +6,16 @@
 #ifndef __USE_GNU
 #define __USE_GNU 1
 #endif
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/fiemap.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -25,6 +29,7 @@
 #include <unistd.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -188,5 +193,94 @@ static inline long nbdpull_cached_pages(
     struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
     if (syscall(451, fd, &range, &found, 0) != 0) return -1;
     return (long)found.cached;
+}
+/* Process behind the other side of a unix socket, and its user, as they were when it connected. */
+static inline int nbdpull_peer_process(int fd, int *process, unsigned *user) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
+    *process = peer.pid;
+    *user = peer.uid;
+    return 0;
+}
+static inline int nbdpull_pidfd_open(int process) { return (int)syscall(SYS_pidfd_open, process, 0); }
+static inline int nbdpull_pidfd_send_signal(int fd, int number) {
+    return (int)syscall(SYS_pidfd_send_signal, fd, number, 0, 0);
+}
+/* The macros for what a message carries besides its bytes are none that Swift imports. */
+enum { nbdpull_passed_max = 64 };
+static inline long nbdpull_send_passing(
+    int socket, const void *bytes, size_t count, const int *passed, int passed_count) {
+    union {
+        char room[CMSG_SPACE(sizeof(int) * nbdpull_passed_max)];
+        struct cmsghdr aligned;
+    } control;
+    struct iovec part = {(void *)bytes, count};
+    struct msghdr message = {0};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    if (passed_count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)passed_count);
+        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)passed_count);
+        memcpy(CMSG_DATA(head), passed, sizeof(int) * (size_t)passed_count);
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+/* A message that does not fit whole is EMSGSIZE, and what it carried is closed. */
+static inline long nbdpull_receive_passed(
+    int socket, void *bytes, size_t room, int *passed, int *passed_count) {
+    union {
+        char room[CMSG_SPACE(sizeof(int) * nbdpull_passed_max)];
+        struct cmsghdr aligned;
+    } control;
+    struct iovec part = {bytes, room};
+    struct msghdr message = {0};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control;
+    *passed_count = 0;
+    long count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (count < 0) return count;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+        int found = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (int i = 0; i < found && *passed_count < nbdpull_passed_max; i++)
+            memcpy(&passed[(*passed_count)++], CMSG_DATA(head) + sizeof(int) * (size_t)i, sizeof(int));
+    }
+    if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        for (int i = 0; i < *passed_count; i++) close(passed[i]);
+        *passed_count = 0;
+        errno = EMSGSIZE;
+        return -1;
+    }
+    return count;
+}
+/* Starts a program with signals as the system has them by default, whatever this process ignores. */
+static inline int nbdpull_spawn(int *process, const char *path, char *const *arguments, char *const *environment) {
+    posix_spawnattr_t how;
+    sigset_t all, none;
+    int result = posix_spawnattr_init(&how);
+    if (result != 0) return result;
+    sigfillset(&all);
+    sigemptyset(&none);
+    posix_spawnattr_setsigdefault(&how, &all);
+    posix_spawnattr_setsigmask(&how, &none);
+    posix_spawnattr_setflags(&how, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+    result = posix_spawn(process, path, 0, &how, arguments, environment);
+    posix_spawnattr_destroy(&how);
+    return result;
+}
+/* Waits for the end of a child: its exit status, or 128 and the signal's number. */
+static inline int nbdpull_await_child(int process) {
+    int status = 0;
+    while (waitpid(process, &status, 0) < 0)
+        if (errno != EINTR) return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 #endif

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Control
 import Foundation
+import Handover
 import Logging
 import ServerInterface
 import ServiceLifecycle
@@ -156,7 +157,7 @@ struct Export: AsyncParsableCommand {
             Console.out(uri + "\n")
         }
         if !output.quiet { Console.error("nbdpull: ready, \(uri)") }
-        ServiceNotice.send("READY=1", ProcessInfo.processInfo.environment)
+        ServiceManager(ProcessInfo.processInfo.environment).tell("READY=1")
     }
 
     private func endpoint() throws(ControlError) -> ListenEndpoint {

@@ -121,7 +121,7 @@ extension JobManager {
     private func check(
         _ name: String, _ request: BeginRequest
     ) throws(ControlError) -> ParsedRequest {
-        guard !isStopping else { throw .serverStopping }
+        try checkTakesChanges()
         _ = try domain(name)
         var parsed = ParsedRequest()
         if let xml = request.backupXML { parsed.backup = try BackupRequest.parse(xml) }

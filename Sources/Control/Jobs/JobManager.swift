@@ -85,12 +85,14 @@ package actor JobManager {
     /// Files of the state directory that could not be read when they were looked at, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
+    /// Another server is about to take this one's place: nothing is begun or changed.
+    var isLeaving = false
     var nextDiskIndex = 1
     var lastScratchSuffix: Int64 = 0
     /// For the counters of `/metrics`: jobs begun, and ended by outcome.
     var begunJobs: UInt64 = 0
     var endedCounts: [String: UInt64] = [:]
-    private var pump: Task<Void, Never>?
+    var pump: Task<Void, Never>?
 
     package init(
         engine: any BackupEngine, state: StateDirectory?, settings: JobManagerSettings,

@@ -22,7 +22,8 @@ extension NBDServer {
         do throws(SystemFault) {
             let listener = try Listener.adopting(descriptor)
             let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
-            return serveLive(wrap(listener, live, security, endpoint))
+            let place = SocketPlace(.passed, endpoint.text)
+            return serveLive(wrap(listener, live, security, endpoint, place))
         } catch {
             throw .cannotListen(
                 endpoint: "descriptor \(descriptor)", errorText: error.errorText)
@@ -67,6 +68,7 @@ extension NBDServer {
         _ endpoint: ListenEndpoint,
         _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) -> Result<OpenedListener, ServerFault> {
+        if let inherited = inherited(endpoint) { return .success(wrap(inherited, endpoint)) }
         do throws(SystemFault) {
             switch endpoint {
             case .unix(let path, let mode):
@@ -84,6 +86,25 @@ extension NBDServer {
         } catch {
             return .failure(
                 .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
+        }
+    }
+
+    /// The listener that an earlier server had there; a socket that does not fit is closed.
+    private func inherited(_ endpoint: ListenEndpoint) -> Listener? {
+        guard let place = SocketPlace(endpoint),
+            let number = shared.configuration.sockets.take(place)
+        else { return nil }
+        let descriptor = OwnedDescriptor(adopting: number)
+        do throws(SystemFault) {
+            switch endpoint {
+            case .unix(let path, let mode):
+                let access = shared.configuration.socketAccess
+                return try .inherited(
+                    descriptor, path: path, mode: access.mode ?? mode, group: access.group)
+            case .tcp(_, let port): return try .inherited(descriptor, port: port ?? 0)
+            }
+        } catch {
+            return nil
         }
     }
 
@@ -107,16 +128,19 @@ extension NBDServer {
 
     private func wrap(
         _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
-        _ endpoint: ListenEndpoint
+        _ endpoint: ListenEndpoint, _ passed: SocketPlace? = nil
     ) -> OpenedListener {
         let number = state.withLock { state in
             state.lastListener += 1
             return state.lastListener
         }
+        let sockets = shared.configuration.sockets
+        let place = passed ?? SocketPlace(endpoint)
+        if let place { sockets.added(place, listener.raw) }
         return OpenedListener(
             listener: RingListener(
                 number: number, scope: scope, security: security, place: endpoint.place,
-                listener: listener),
+                listener: listener, onClose: { if let place { sockets.removed(place) } }),
             endpoint: endpoint)
     }
 

@@ -12,7 +12,7 @@ extension RingLoop where IO: ~Copyable {
     // MARK: Adopting and handing over
 
     mutating func adopt(_ seed: ConnectionSeed) {
-        guard stopTicket == nil, !connections.isFull,
+        guard stopTicket == nil, !isDeparting, !connections.isFull,
             let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
         else {
             io.close(seed.socket)
@@ -98,6 +98,7 @@ extension RingLoop where IO: ~Copyable {
         arena.free(
             connections[slot].inbox.buffer, pages: Limits.inputBytes / BufferArena.pageBytes)
         let connection = connections.remove(slot)
+        defer { reportDeparted() }
         let scope = connection.scope
         let isUnix = connection.isUnix
         let peer = connection.peer
@@ -196,6 +197,7 @@ extension RingLoop where IO: ~Copyable {
             connection.scope, connection.peer, inHandshake: connection.isInHandshakeCount)
         if let left { report(left) }
         wakeStarved()
+        reportDeparted()
     }
 
     /// Detaches the connection from its export; nil: it had none.
