@@ -252,7 +252,7 @@ package final class RawSource: Sendable {
     package func sync() throws(SystemFault) { try FileCalls.sync(raw) }
 
     /// Makes everything durable that was written; throws when the source has lost a write since it was
-    /// opened, whoever was told of it.
+    /// opened, no matter who was told of it.
     ///
     /// By a descriptor of its own: the kernel tells each of an error once, and a guest's flush must not
     /// miss its own. May wait as long as the storage does.

@@ -67,7 +67,7 @@ package struct DiskID: Hashable, Sendable {
     package init(number: UInt64) { self.number = number }
 }
 
-/// A momentary look at an attached disk.
+/// A snapshot of an attached disk's figures.
 package struct DiskStatus: Sendable {
     /// Size in bytes as exported.
     package var sizeBytes: UInt64

@@ -23,7 +23,7 @@ extension NBDServer {
         _ = try await detach(disk, .ordinary).get()
     }
 
-    /// A momentary look at an attached disk.
+    /// A snapshot of an attached disk's figures.
     package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
         guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
         let tracking = trackingStatus(disk)
@@ -279,7 +279,7 @@ extension NBDServer {
         }
     }
 
-    /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
+    /// Syncs the source, then marks its bits as exact, then closes it: each where it may hang
     /// without hanging others.
     ///
     /// When the sync is not over in time there is no mark, and the next start treats the stop as unclean.

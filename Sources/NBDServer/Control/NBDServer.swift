@@ -150,7 +150,7 @@ package final class NBDServer: Sendable {
     }
 }
 
-/// What calls know of the server; looked at and changed under its lock, in steps that wait for
+/// What calls know of the server; read and changed under its lock, in steps that wait for
 /// nothing.
 struct ServerState {
     var disks: [DiskID: LiveExport] = [:]

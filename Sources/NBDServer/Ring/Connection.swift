@@ -1,7 +1,7 @@
 import ServerInterface
 import SystemLayer
 
-/// Where a connection stands.
+/// The phase of a connection.
 enum ConnectionPhase {
     case handshake
     /// TLS is being agreed upon; then the handshake goes on.

@@ -260,7 +260,7 @@ extension RingLoop where IO: ~Copyable {
         guard let request = connections[slot].transmission.current else { return }
         connections[slot].transmission.current = nil
         requests[request].issued = requests[request].valid.length
-        // A payload that is being received stays until the kernel has let go of its buffer.
+        // A payload that is being received stays until the kernel has returned its buffer.
         if requests[request].piecesInFlight == 0 { discard(request) }
     }
 

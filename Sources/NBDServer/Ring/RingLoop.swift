@@ -17,7 +17,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
-    // Declared before the arena so that it goes first: the kernel lets go of the buffers.
+    // Declared before the arena so that it goes first: the kernel returns the buffers.
     var io: IO
     var arena: BufferArena
     /// Read once a turn, in nanoseconds.
@@ -83,7 +83,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     // MARK: Driving
 
-    // Whoever drives the loop begins it, then gives it a turn whenever there are completions or it wants
+    // The driver begins the loop, then gives it a turn whenever there are completions or it wants
     // one, until it is finished, and ends it. Nothing of this waits.
 
     /// Asks for messages and ticks.
@@ -195,7 +195,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         guestTurn.removeAll(keepingCapacity: true)
     }
 
-    /// Room was given back: whoever waits for it gets another turn.
+    /// Room was given back: those who wait for it get another turn.
     mutating func wakeStarved() {
         guard !starved.isEmpty else { return }
         for slot in starved where connections.contains(slot) { markReady(slot) }
