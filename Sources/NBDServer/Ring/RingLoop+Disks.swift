@@ -57,8 +57,10 @@ extension RingLoop where IO: ~Copyable {
                 regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration, isAllMarked: seed.log.isAllMarked),
             regionShift: seed.log.regionShift)
+        // Disks that are attached together do not all sync in the same tick.
         disks[slot].tracking = HomeTracking(
-            recording: seed.recording, log: seed.log, doubt: seed.doubt)
+            recording: seed.recording, log: seed.log, doubt: seed.doubt,
+            ticks: slot.number % Limits.intentClearingTicks)
     }
 
     // MARK: Ending

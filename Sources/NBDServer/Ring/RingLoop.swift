@@ -257,6 +257,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             unswapRecording(disk, old)
             ticket.answer()
         case .sealedDurably(let disk): sealedDurably(disk)
+        case .pauseClearing(let disk, let ticket): ticket.answer(pauseClearing(disk))
+        case .resumeClearing(let disk): resumeClearing(disk)
         case .snapshotRecording(let disk, let box, let ticket):
             snapshotRecording(disk, box)
             ticket.answer()
