@@ -1,5 +1,6 @@
 import ServerInterface
 import SystemLayer
+import TLS
 
 /// Where a connection stands.
 enum ConnectionPhase {
@@ -60,10 +61,13 @@ struct Connection: ~Copyable {
         deadline = now + Limits.handshakeNanoseconds
     }
 
-    var isSecured: Bool { tls != nil }
+    /// Asked for by a field: to compare the channel would copy it.
+    var isSecured: Bool { tls?.input != nil }
 
     /// Whether a reply, or part of one, has not been taken by the socket.
-    var hasUnsent: Bool { !outbox.replies.isEmpty || tls?.hasUnsent == true }
+    var hasUnsent: Bool {
+        !outbox.replies.isEmpty || tls?.output?.isSent == false || tls?.session.hasOutbox == true
+    }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool {

@@ -81,11 +81,11 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Arena offset of the copy's buffer.
-    private func copyBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Int {
+    private mutating func copyBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Int {
         copyBuffers[bufferIndex(disk, task)].offset
     }
 
-    private func bufferIndex(_ disk: DiskIndex, _ task: CopyIndex) -> CopyBufferIndex {
+    private mutating func bufferIndex(_ disk: DiskIndex, _ task: CopyIndex) -> CopyBufferIndex {
         guard let buffer = disks[disk].copies[task].buffer else {
             preconditionFailure("a copy that reads or is saved has a buffer")
         }
@@ -239,7 +239,7 @@ extension RingLoop where IO: ~Copyable {
         perform(disk)
     }
 
-    private func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport) {
+    private mutating func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport) {
         let figures = disks[disk].changes.figures(of: job)
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
         let used = UInt64(disks[disk].changes.slotsUsed(by: job)) << ClusterGeometry.shift

@@ -79,7 +79,7 @@ extension RingLoop where IO: ~Copyable {
         copyBuffers[number].isCharged = false
     }
 
-    private func giveBack(_ bytes: Int) {
+    private mutating func giveBack(_ bytes: Int) {
         guard shared.copyMemory.give(bytes) else { return }
         for ring in shared.layout.rings(for: .guests) where ring != index {
             shared.mailboxes[ring].post(.copyMemoryFreed)

@@ -315,7 +315,7 @@ extension RingLoop where IO: ~Copyable {
         return min(blocks - lead, left)
     }
 
-    private func closedText(_ slot: ConnectionIndex) -> String {
+    private mutating func closedText(_ slot: ConnectionIndex) -> String {
         guard case .backup(let export) = connections[slot].transmission.target else {
             return "closed"
         }

@@ -150,7 +150,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func permission(_ slot: ConnectionIndex) -> Permission {
+    private mutating func permission(_ slot: ConnectionIndex) -> Permission {
         guard connections[slot].phase == .transmission,
             connections[slot].transmission.requestCount < Limits.requestsPerConnection,
             connections[slot].outbox.replies.unsentBytes < Limits.unsentBytesPerConnection,
@@ -307,7 +307,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// The NBD error for a failed call on the guest's own disk.
-    func wireError(_ errno: Int32) -> WireError {
+    static func wireError(_ errno: Int32) -> WireError {
         switch errno {
         case Errno.noSpace, Errno.quota, Errno.fileTooBig: .noSpace
         default: .ioError

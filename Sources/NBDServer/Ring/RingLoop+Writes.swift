@@ -124,7 +124,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func change(_ piece: PieceIndex) -> Change {
+    private mutating func change(_ piece: PieceIndex) -> Change {
         pieces[piece].change(piece, isStep: requests[pieces[piece].request].zeroing != nil)
     }
 
@@ -202,7 +202,7 @@ extension RingLoop where IO: ~Copyable {
             tag: Operation.piece(piece).tag)
     }
 
-    private func mayWriteInline(_ piece: Piece) -> Bool {
+    private mutating func mayWriteInline(_ piece: Piece) -> Bool {
         let mask = UInt64(BufferArena.pageBytes - 1)
         return disks[piece.homeDisk].alignment == 1 && piece.progress == 0
             && !requests[piece.request].valid.flags.contains(.fua)
@@ -245,7 +245,7 @@ extension RingLoop where IO: ~Copyable {
         if mayBeLoss { noticeLoss(disk) }
     }
 
-    private func isDurable(_ piece: PieceIndex) -> Bool {
+    private mutating func isDurable(_ piece: PieceIndex) -> Bool {
         requests[pieces[piece].request].valid.flags.contains(.fua)
     }
 
@@ -282,7 +282,7 @@ extension RingLoop where IO: ~Copyable {
         let slot = requests[request].connection
         if let buffer = value.buffer { giveBack(buffer, of: slot) }
         if let errno {
-            fail(request, wireError(errno), "the disk could not be written", at: value.offset)
+            fail(request, Self.wireError(errno), "the disk could not be written", at: value.offset)
         }
         disks[disk].changes.finished(change)
         perform(disk)
@@ -318,7 +318,7 @@ extension RingLoop where IO: ~Copyable {
         let request = value.request
         requests[request].piecesInFlight -= 1
         if let errno = syncFault(value.homeDisk, result: result) {
-            fail(request, wireError(errno), "the disk could not be made durable", at: 0)
+            fail(request, Self.wireError(errno), "the disk could not be made durable", at: 0)
             noticeLoss(value.homeDisk)
         }
         if requests[request].valid.command == .flush {

@@ -13,6 +13,9 @@ import Tables
 /// connection to which something happened one turn. Nothing in here locks, allocates or counts
 /// references per request: state lies in fixed tables and is named by slot numbers. What it asks of the
 /// world goes through `io`.
+///
+/// Its methods are mutating even where they change nothing: for one that is not, the compiler copies the
+/// whole value first. `dev/specialised` finds such copies.
 struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
@@ -178,7 +181,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     }
 
     /// Whether a connection that was ready is still there, and waits for its turn.
-    private func isReady(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isReady(_ slot: ConnectionIndex) -> Bool {
         connections.contains(slot) && connections[slot].isInReadyList
     }
 
