@@ -223,7 +223,7 @@ extension RingLoop where IO: ~Copyable {
                 return endRead(piece)
             case .released:
                 fail(
-                    request, .ioError, "a client of the job has let go of this range",
+                    request, .ioError, "a client of the job has released this range",
                     at: pieces[piece].read.position)
                 return endRead(piece)
             }
