@@ -26,6 +26,13 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Read once a turn, in nanoseconds.
     var now: UInt64
 
+    /// What one connection may hold, and what others may take of `pieces`.
+    let budget = ConnectionBudget(
+        requests: Limits.requestsPerConnection, unsentBytes: Limits.unsentBytesPerConnection,
+        replies: OutputQueue.capacity / 4,
+        pages: Limits.bufferBytesPerConnection / BufferArena.pageBytes)
+    let operationShares = OperationShares(
+        data: Limits.dataPiecesPerRing, begun: Limits.begunPiecesPerRing)
     var connections: SlotTable<Connection>
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
