@@ -1,6 +1,5 @@
 import ServerInterface
 import SystemLayer
-import TLS
 
 /// Where a connection stands.
 enum ConnectionPhase {
@@ -63,11 +62,6 @@ struct Connection: ~Copyable {
 
     /// Asked for by a field: to compare the channel would copy it.
     var isSecured: Bool { tls?.input != nil }
-
-    /// Whether a reply, or part of one, has not been taken by the socket.
-    var hasUnsent: Bool {
-        !outbox.replies.isEmpty || tls?.output?.isSent == false || tls?.session.hasOutbox == true
-    }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool {

@@ -33,7 +33,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Whether it is the peer's turn: it has replies to take or has begun a message.
     private mutating func owesBytes(_ slot: ConnectionIndex) -> Bool {
-        if connections[slot].hasUnsent { return true }
+        if hasUnsent(slot) { return true }
         guard connections[slot].inbox.isReceiving else { return false }
         let isSkipping = connections[slot].transmission.reader?.isSkipping ?? false
         return isSkipping || connections[slot].inbox.receiving != .input

@@ -30,7 +30,7 @@ extension RingLoop where IO: ~Copyable {
                 connections[slot].outbox.replies.isEmpty
             {
                 sayGoodbye(slot)
-                if !connections[slot].hasUnsent { close(slot) }
+                if !hasUnsent(slot) { close(slot) }
             }
         case .handshake, .securing, .transmission: break
         }

@@ -223,6 +223,14 @@ extension RingLoop where IO: ~Copyable {
 
     // MARK: Sending
 
+    /// Whether a reply, or part of one, has not been taken by the socket.
+    // A method of the connection would get a copy of all of it.
+    mutating func hasUnsent(_ slot: ConnectionIndex) -> Bool {
+        if !connections[slot].outbox.replies.isEmpty { return true }
+        if connections[slot].tls?.output?.isSent == false { return true }
+        return connections[slot].tls?.session.hasOutbox == true
+    }
+
     /// Seals replies and sends them, as much as the socket takes.
     mutating func flushSealed(_ slot: ConnectionIndex) {
         while !connections[slot].outbox.waitsForWritable {
@@ -242,7 +250,7 @@ extension RingLoop where IO: ~Copyable {
         guard let session = connections[slot].tls?.session else { return false }
         let old = connections[slot].tls?.output
         if let old, !old.isSent { return true }
-        if old == nil, !connections[slot].hasUnsent { return false }
+        if old == nil, !hasUnsent(slot) { return false }
         guard let buffer = old?.buffer ?? arena.allocate(pages: Self.outputPages) else {
             close(slot)
             return false
