@@ -113,7 +113,7 @@ package enum Limits {
         2 * (max(2 << 30, connections * connectionBytesMax) + copies + disksPerRing * copyBytesMax)
     }
     /// Bytes that one copy moves at most.
-    private static let copyBytesMax = CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes
+    private static let copyBytesMax = CopyBeforeWrite.clustersPerCopy * ClusterGeometry.clusterBytes
     /// One buffer for a small reply between data, in bytes.
     package static let smallReplyBufferBytes = 4 << 10
     /// Longest reply that goes into a small buffer, in bytes.

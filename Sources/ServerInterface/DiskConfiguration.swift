@@ -79,6 +79,8 @@ package struct DiskStatus: Sendable {
     package var tracking: TrackingStatus?
     /// What machines have requested; up to a tenth of a second old.
     package var figures = GuestFigures()
+    /// Writes to the source from before it was attached were lost, and nobody had been told: the error.
+    package var earlierLoss: String?
     package init(
         sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil
     ) {

@@ -45,10 +45,12 @@ package final class WriteErrorWitness: Sendable {
     }
 
     /// Of a file that is no descriptor: `ask` gives an errno that was not told before, or nil.
-    package init(raw: Int32, asking ask: @escaping @Sendable () -> Int32?) {
+    package init(
+        raw: Int32, earlier: Int32? = nil, asking ask: @escaping @Sendable () -> Int32?
+    ) {
         self.raw = raw
         descriptor = nil
-        earlier = nil
+        self.earlier = earlier
         self.ask = ask
     }
 

@@ -154,6 +154,8 @@ package actor JobManager {
                 "changes can no longer be recorded (\(detail)): its checkpoints are given up")
         case .trackingProblem(let disk, let detail):
             noteTracking(disk, detail)
+        case .diskProblem(let disk, let detail):
+            note(.diskProblem, of: disk, detail)
         case .clientRefused(let id, let reason):
             events.append(
                 ControlEvent(

@@ -131,8 +131,7 @@ package final class NBDServer: Sendable {
     /// Receives the server's events; set once, before the first disk is attached.
     package func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
         shared.setEventHandler { event in
-            self.noteTracking(event)
-            handler(event)
+            if self.noteTracking(event) { handler(event) }
         }
     }
 

@@ -181,7 +181,7 @@ extension RingLoop where IO: ~Copyable {
         let bytes = Int(end - start)
         let pages = 1 + (bytes + BufferArena.pageBytes - 1) / BufferArena.pageBytes
         // What is not charged was admitted before and has its place.
-        if isCharged, pieces.count >= Limits.dataPiecesPerRing {
+        if isCharged, !operationShares.allowData(pieces.count) {
             starved.append(slot)
             return nil
         }
@@ -315,7 +315,7 @@ extension RingLoop where IO: ~Copyable {
         return min(blocks - lead, left)
     }
 
-    private func closedText(_ slot: ConnectionIndex) -> String {
+    private mutating func closedText(_ slot: ConnectionIndex) -> String {
         guard case .backup(let export) = connections[slot].transmission.target else {
             return "closed"
         }

@@ -74,7 +74,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
-    private func stablePages(
+    private mutating func stablePages(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead
     ) -> (file: FileHandle, position: UInt64)? {
         let path = connections[slot].transmission.path
@@ -124,7 +124,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Whether a header precedes the request's next piece: every chunk has one, else only the
     /// first.
-    func needsDataHeader(_ request: RequestIndex) -> Bool {
+    mutating func needsDataHeader(_ request: RequestIndex) -> Bool {
         let usesChunks = connections[requests[request].connection].transmission.replies.mode
             .usesChunks
         return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)

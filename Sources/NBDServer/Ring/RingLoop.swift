@@ -13,6 +13,9 @@ import Tables
 /// connection to which something happened one turn. Nothing in here locks, allocates or counts
 /// references per request: state lies in fixed tables and is named by slot numbers. What it asks of the
 /// world goes through `io`.
+///
+/// Its methods are mutating even where they change nothing: for one that is not, the compiler copies the
+/// whole value first. `dev/specialised` finds such copies.
 struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
@@ -23,6 +26,13 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Read once a turn, in nanoseconds.
     var now: UInt64
 
+    /// What one connection may hold, and what others may take of `pieces`.
+    let budget = ConnectionBudget(
+        requests: Limits.requestsPerConnection, unsentBytes: Limits.unsentBytesPerConnection,
+        replies: OutputQueue.capacity / 4,
+        pages: Limits.bufferBytesPerConnection / BufferArena.pageBytes)
+    let operationShares = OperationShares(
+        data: Limits.dataPiecesPerRing, begun: Limits.begunPiecesPerRing)
     var connections: SlotTable<Connection>
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
@@ -178,7 +188,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     }
 
     /// Whether a connection that was ready is still there, and waits for its turn.
-    private func isReady(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isReady(_ slot: ConnectionIndex) -> Bool {
         connections.contains(slot) && connections[slot].isInReadyList
     }
 
@@ -257,6 +267,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             unswapRecording(disk, old)
             ticket.answer()
         case .sealedDurably(let disk): sealedDurably(disk)
+        case .pauseClearing(let disk, let ticket): ticket.answer(pauseClearing(disk))
+        case .resumeClearing(let disk): resumeClearing(disk)
         case .snapshotRecording(let disk, let box, let ticket):
             snapshotRecording(disk, box)
             ticket.answer()

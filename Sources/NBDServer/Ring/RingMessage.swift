@@ -56,6 +56,10 @@ enum RingMessage: Sendable {
     case bitsSaved(DiskID, SystemFault?)
     /// It is said that the disk's changes are no longer recorded: its writes may go.
     case lossDeclared(DiskID)
+    /// Take no mark out of the write-intent log until `resumeClearing`; refused while the log or bits are
+    /// being written.
+    case pauseClearing(DiskID, Ticket)
+    case resumeClearing(DiskID)
     /// The disk is held: it is larger from now on.
     case growDisk(DiskID, DiskGrowth, Claim, Ticket)
     case stop(Ticket)
