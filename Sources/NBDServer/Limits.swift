@@ -40,6 +40,18 @@ package enum Limits {
     package static let requestsPerTurn = 64
     /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
+    /// Operations of one front-end's reads and writes; when all are in use its chains stay in their
+    /// queues.
+    package static let lanesPerGuest = 256
+    /// Requests of one front-end that are begun and not yet answered.
+    package static let requestsPerGuest = 512
+    /// Messages of one front-end handled before others get a turn.
+    package static let messagesPerTurn = 16
+    /// Calls made before the next is made only when one has been told of: a front-end that takes none
+    /// holds no more of them in the kernel.
+    package static let untoldCalls = 64
+    /// Lines in the event log that one front-end can cause, besides the last.
+    package static let reportsPerGuest = 8
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
     /// Clusters that a backup client releases before others get a turn: 64 MiB of disk.

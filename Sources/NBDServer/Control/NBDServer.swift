@@ -159,6 +159,8 @@ struct ServerState {
     /// Jobs that the last server has left, until their disks are there.
     var expected: [String: ExpectedJob] = [:]
     var liveListeners: [RingListener] = []
+    /// Listeners for guests that come with vhost-user.
+    var vhostListeners: [DiskID: RingListener] = [:]
     /// Exports of disks that are being attached, with the rings where they will live.
     var attaching: [String: NBDServer.Reservation] = [:]
     var lastReservation: UInt64 = 0

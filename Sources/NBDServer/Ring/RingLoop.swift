@@ -37,6 +37,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
     var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
+    var vhosts = SlotTable<VhostSession>(capacity: Limits.disksPerRing)
+    /// Connections of front-ends.
+    var sharing: [ConnectionIndex] = []
     var diskSlots: [DiskID: DiskIndex] = [:]
     var scratchWrites = GrowingTable<PendingScratchWrite>()
     var lastScratchSerial: UInt64 = 0
@@ -108,6 +111,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Takes the completions that are there, and gives a turn to everyone to whom something happened.
     mutating func turn() {
         takeCompletions()
+        if !sharing.isEmpty { lookAtQueues() }
         giveTurns()
         takeReleaseStep()
     }
@@ -153,6 +157,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .piece(let piece): pieceCompleted(piece, result: completion.result)
         case .copyRead(let disk, let copy):
             copyReadCompleted(disk, copy, result: completion.result)
+        case .message(let vhost): hasMessage(vhost)
+        case .kick(let vhost, let queue): kicked(vhost, queue)
+        case .called(let vhost): called(vhost)
         case .ignored: break
         }
     }

@@ -103,6 +103,8 @@ final class RingListener: Sendable {
     let security: ListenerSecurity
     let isUnix: Bool
     let port: UInt16
+    /// The disk whose guest comes by it with vhost-user; nil for NBD.
+    let guestOf: LiveExport?
     /// Where the socket's file lies.
     let place: StoragePlace
     private let listener: Mutex<Listener?>
@@ -111,8 +113,9 @@ final class RingListener: Sendable {
 
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
-        listener: consuming Listener
+        listener: consuming Listener, guestOf: LiveExport? = nil
     ) {
+        self.guestOf = guestOf
         self.number = number
         self.place = place
         self.security = security
@@ -133,6 +136,7 @@ final class RingListener: Sendable {
         self.security = security
         self.isUnix = isUnix
         self.handle = handle
+        guestOf = nil
         place = .disks
         port = 0
         listener = Mutex(nil)
