@@ -60,7 +60,10 @@ extension NBDServer {
         else { return controlDetail(Self.lostWrites("a disk")) }
         // Machines are served while backup clients are sent away.
         let (guests, backups) = state.withLock { state in
-            (state.liveListeners, state.jobs.values.map(\.listener))
+            (
+                state.liveListeners + state.vhostListeners.values,
+                state.jobs.values.map(\.listener)
+            )
         }
         let ringsForBackups = shared.layout.rings(for: .backups)
         let ringsForGuests = shared.layout.rings(for: .guests)
@@ -106,7 +109,7 @@ extension NBDServer {
     ) async -> Bool {
         for listener in listeners {
             stopped.append(listener)
-            let removed = await RingQuestion(shared.acceptor(for: listener.scope.duty)) {
+            let removed = await RingQuestion(acceptor(of: listener)) {
                 .removeListener(number: listener.number, $0)
             }.runLater()
             guard case .done = removed else { return false }
@@ -125,7 +128,7 @@ extension NBDServer {
         state.withLock { $0.isStopping = false }
         for mailbox in shared.mailboxes { mailbox.post(.stay) }
         for listener in stopped {
-            shared.acceptor(for: listener.scope.duty).post(.addListener(listener))
+            acceptor(of: listener).post(.addListener(listener))
         }
     }
 
@@ -146,7 +149,8 @@ extension NBDServer {
             return (
                 state.jobs.values.flatMap(\.exports)
                     + state.expected.values.flatMap { Array($0.exports.values) },
-                state.liveListeners + state.jobs.values.map(\.listener)
+                state.liveListeners + state.vhostListeners.values
+                    + state.jobs.values.map(\.listener)
             )
         }
         shared.watch.remove(exports.map(\.id))
@@ -169,6 +173,7 @@ extension NBDServer {
                 state.jobs = [:]
                 state.expected = [:]
                 state.liveListeners = []
+                state.vhostListeners = [:]
             }
             return (state.disks, state.jobs, state.expected)
         }

@@ -23,7 +23,7 @@ extension NBDServer {
             let listener = try Listener.adopting(descriptor)
             let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
             let place = SocketPlace(.passed, endpoint.text)
-            return serveLive(wrap(listener, live, security, endpoint, place))
+            return serveLive(wrap(listener, live, security, endpoint, passed: place))
         } catch {
             throw .cannotListen(
                 endpoint: "descriptor \(descriptor)", errorText: error.errorText)
@@ -36,6 +36,17 @@ extension NBDServer {
         return opened.endpoint
     }
 
+    /// Adds a disk's listener for a guest that comes with vhost-user.
+    func listenVhost(_ disk: DiskID, path: String) async throws(ServerFault) {
+        guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
+        let opened = try await open(
+            .unix(path: path, mode: 0o600), scope: ExportScope(jobID: nil), security: .plaintext,
+            guestOf: export
+        ).get()
+        state.withLock { $0.vhostListeners[disk] = opened.listener }
+        shared.mailboxes[export.homeRing].post(.addListener(opened.listener))
+    }
+
     struct OpenedListener: Sendable {
         let listener: RingListener
         let endpoint: ListenEndpoint
@@ -45,7 +56,8 @@ extension NBDServer {
     ///
     /// The file system of a socket, or the name server for a host, is waited for with a limit.
     func open(
-        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity
+        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity,
+        guestOf: LiveExport? = nil
     ) async -> Result<OpenedListener, ServerFault> {
         guard security == .plaintext || shared.security.offersTLS else {
             return .failure(.tlsNotConfigured)
@@ -60,7 +72,9 @@ extension NBDServer {
             .begin(milliseconds: shared.configuration.storageMilliseconds),
             late: { $0.listener.close() }
         ) {
-            self.bind(endpoint) { listener, bound in self.wrap(listener, scope, security, bound) }
+            self.bind(endpoint) { listener, bound in
+                self.wrap(listener, scope, security, bound, guestOf)
+            }
         }
     }
 
@@ -128,7 +142,7 @@ extension NBDServer {
 
     private func wrap(
         _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
-        _ endpoint: ListenEndpoint, _ passed: SocketPlace? = nil
+        _ endpoint: ListenEndpoint, guestOf: LiveExport? = nil, passed: SocketPlace? = nil
     ) -> OpenedListener {
         let number = state.withLock { state in
             state.lastListener += 1
@@ -140,20 +154,27 @@ extension NBDServer {
         return OpenedListener(
             listener: RingListener(
                 number: number, scope: scope, security: security, place: endpoint.place,
-                listener: listener, onClose: { if let place { sockets.removed(place) } }),
+                listener: listener, guestOf: guestOf,
+                onClose: { if let place { sockets.removed(place) } }),
             endpoint: endpoint)
+    }
+
+    /// The ring that accepts from a listener.
+    func acceptor(of listener: RingListener) -> Mailbox<RingMessage> {
+        listener.guestOf.map { shared.mailboxes[$0.homeRing] }
+            ?? shared.acceptor(for: listener.scope.duty)
     }
 
     /// Stops accepting and removes a unix socket's file; what hangs is waited for a moment only, and
     /// done later.
     func close(_ listener: RingListener) async {
         let removed = Replies()
-        shared.acceptor(for: listener.scope.duty)
+        acceptor(of: listener)
             .post(.removeListener(number: listener.number, removed.ticket()))
         _ = await storage.run(
             at: listener.place, what: "the socket", .end(milliseconds: Limits.closingMilliseconds)
         ) { () -> Result<Bool, ServerFault> in
-            // Its descriptor is given back only when no ring looks at it any more.
+            // Its descriptor is closed only when no ring uses it any more.
             removed.wait(until: .max)
             listener.close()
             return .success(true)

@@ -7,7 +7,7 @@ import Tables
 /// as a kill would leave them.
 extension RingLoop where IO: ~Copyable {
     /// Whether no disk has failed a flush that the kernel would not fail again.
-    var mayLeave: Bool {
+    mutating func mayLeave() -> Bool {
         for slot in disks.indices where disks.contains(slot) && disks[slot].syncErrno != nil {
             return false
         }
@@ -28,7 +28,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func sendAway(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
         case .handshake, .securing: close(slot)
-        case .transmission, .draining:
+        case .transmission, .sharing, .draining:
             drain(slot)
             // A client that does not take its replies holds nobody up.
             connections[slot].deadline = min(
@@ -47,11 +47,11 @@ extension RingLoop where IO: ~Copyable {
 
     /// False while something is at work.
     mutating func hush() -> Bool {
-        isHushed = isDeparting && isQuiet
+        isHushed = isDeparting && isQuiet()
         return isHushed
     }
 
-    private var isQuiet: Bool {
+    private mutating func isQuiet() -> Bool {
         guard connections.count == 0, pieces.count == 0, requests.count == 0,
             releaseSteps.isEmpty, orphans.isEmpty,
             scratchWrites.indices(where: { _ in true }).isEmpty

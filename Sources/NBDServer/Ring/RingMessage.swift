@@ -30,7 +30,7 @@ enum RingMessage: Sendable {
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Ticket)
     case breakJob(BackupExport, BreakCause)
-    /// A client has let go of clusters; its ring is told when they are released.
+    /// A client releases clusters; its ring is told when that is done.
     case releaseClusters(BackupExport, Range<Int>, ring: Int, request: RequestIndex)
     case clustersReleased(request: RequestIndex)
     /// A write to a job's scratch is over, given up or not.
@@ -56,6 +56,10 @@ enum RingMessage: Sendable {
     case bitsSaved(DiskID, SystemFault?)
     /// It is said that the disk's changes are no longer recorded: its writes may go.
     case lossDeclared(DiskID)
+    /// Take no mark out of the write-intent log until `resumeClearing`; refused while the log or bits are
+    /// being written.
+    case pauseClearing(DiskID, Ticket)
+    case resumeClearing(DiskID)
     /// The disk is held: it is larger from now on.
     case growDisk(DiskID, DiskGrowth, Claim, Ticket)
     /// Whether every disk could be left to another server: a flush that failed must not be forgotten.
@@ -110,6 +114,8 @@ final class RingListener: Sendable {
     let security: ListenerSecurity
     let isUnix: Bool
     let port: UInt16
+    /// The disk whose guest comes by it with vhost-user; nil for NBD.
+    let guestOf: LiveExport?
     /// Where the socket's file lies.
     let place: StoragePlace
     private let listener: Mutex<Listener?>
@@ -119,8 +125,10 @@ final class RingListener: Sendable {
 
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
-        listener: consuming Listener, onClose: @escaping @Sendable () -> Void = {}
+        listener: consuming Listener, guestOf: LiveExport? = nil,
+        onClose: @escaping @Sendable () -> Void = {}
     ) {
+        self.guestOf = guestOf
         self.onClose = onClose
         self.number = number
         self.place = place
@@ -142,13 +150,14 @@ final class RingListener: Sendable {
         self.security = security
         self.isUnix = isUnix
         self.handle = handle
+        guestOf = nil
         place = .disks
         onClose = {}
         port = 0
         listener = Mutex(nil)
     }
 
-    /// Closes the socket and removes its file; only after the ring has let go of it.
+    /// Closes the socket and removes its file; only after the ring has given it up.
     func close() {
         listener.withLock { slot in
             guard let listener = slot.take() else { return }
