@@ -24,7 +24,7 @@ extension DiskChanges {
         copies.breakJob(job, cause: cause, now: now)
     }
 
-    /// A client of the job has let go of clusters.
+    /// A client of the job has released clusters.
     package mutating func releaseClusters(_ clusters: Range<Int>, of job: JobIndex, now: UInt64) {
         copies.releaseClusters(job: job, clusters, now: now)
     }

@@ -8,7 +8,7 @@ extension RawSource {
     package func sync() throws(SystemFault) { try sync(raw, isHeard: true) }
 
     /// Makes everything durable that was written; throws when the source has lost a write since it was
-    /// opened, whoever was told of it.
+    /// opened, no matter who was told of it.
     ///
     /// By a descriptor of its own: the kernel tells each of an error once, and a guest's flush must not
     /// miss its own. May wait as long as the storage does. A fault that `saysNothing` has lost nothing.
@@ -33,7 +33,7 @@ extension RawSource {
     }
 
     /// Keeps that a sync has failed: a device's cache, or a file system's server, may have lost what it had
-    /// taken, and says so once, to whoever syncs first.
+    /// taken, and says so once, to the first one that syncs.
     ///
     /// `isHeard`: the guest was told. A fault that `saysNothing`, or that tells of writes which the witness
     /// knows to be lost, is nothing new.

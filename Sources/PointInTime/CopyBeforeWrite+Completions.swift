@@ -188,7 +188,7 @@ extension CopyBeforeWrite {
         reconsider(hungry, now: now)
     }
 
-    /// Looks at waiting writes again: those that need nothing more pass, the others queue
+    /// Checks waiting writes again: those that need nothing more pass, the others queue
     /// anew.
     private mutating func reconsider(_ list: WaitList, now: UInt64) {
         var change = Int(list.head)

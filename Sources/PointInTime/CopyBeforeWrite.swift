@@ -230,7 +230,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         settle(activeJobs)
     }
 
-    /// Ends the need for clusters that the job's client has let go of.
+    /// Ends the need for clusters that the job's client has released.
     ///
     /// Their slots are used again, those of copies in flight once these are complete. Guest writes
     /// that waited for nothing else go on.

@@ -37,7 +37,7 @@ package final class WriteErrorWitness: Sendable {
     /// meets from now on are told.
     package init(of descriptor: Int32) throws(SystemFault) {
         let own = try FileCalls.open("/proc/self/fd/\(descriptor)", [])
-        // What was not told to anybody before is told to whoever opens next.
+        // An error that nobody has been told of goes to the next one to open the file.
         earlier = FileCalls.writeError(own.raw)
         raw = own.raw
         self.descriptor = consume own

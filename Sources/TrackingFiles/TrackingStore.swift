@@ -49,7 +49,7 @@ package struct TrackingStore: Sendable {
     /// The largest granularity there is, in bytes.
     package static let granularityBytesMax: UInt64 = 2 << 20
 
-    /// log2 of the bytes that one bit stands for.
+    /// log2 of the bytes that one bit covers.
     package var granularityShift: UInt64 {
         UInt64(record.granularityBytes.trailingZeroBitCount)
     }

@@ -82,7 +82,7 @@ package actor JobManager {
     var history: [String: History] = [:]
     /// Jobs that did not end well and have left something behind, by id.
     var unsettled: [String: Unsettled] = [:]
-    /// Files of the state directory that could not be read when they were looked at, by path.
+    /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
     var nextDiskIndex = 1

@@ -10,7 +10,7 @@ import TrackingFiles
 extension NBDServer {
     /// Detaches a disk unless somebody is connected to its live export.
     ///
-    /// Nobody is dropped: whoever comes at the same time is counted, or finds no export.
+    /// Nobody is dropped: a client that connects at the same time is counted, or finds no export.
     package func detachDiskIfUnused(_ disk: DiskID) async throws(ServerFault) {
         _ = try await detach(disk, .ordinary, onlyUnused: true).get()
     }

@@ -14,7 +14,15 @@ extension NBDServer {
     package func attachDisk(
         _ configuration: DiskConfiguration
     ) async throws(ServerFault) -> DiskID {
-        try await attach(configuration).get()
+        let disk = try await attach(configuration).get()
+        guard let path = configuration.vhostSocket else { return disk }
+        do throws(ServerFault) {
+            try await listenVhost(disk, path: path)
+        } catch {
+            _ = await detach(disk, .ordinary)
+            throw error
+        }
+        return disk
     }
 
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes
@@ -23,7 +31,7 @@ extension NBDServer {
         _ = try await detach(disk, .ordinary).get()
     }
 
-    /// A momentary look at an attached disk.
+    /// A snapshot of an attached disk's figures.
     package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
         guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
         let tracking = trackingStatus(disk)
@@ -229,8 +237,12 @@ extension NBDServer {
             disk, leaving.export, home: leaving.home, gracefulMilliseconds: terms.graceful,
             forcedMilliseconds: terms.forced, shared)
         if let fault = Self.fault(await call.runLater(), leaving.name) {
-            if let export = state.withLock({ $0.disks[disk] }) { _ = live.add(.live(export)) }
+            if let export = state.withLock({ $0.disks[disk] }) { republish(export) }
             return .failure(fault)
+        }
+        // Nobody connects any more; the socket's file goes before the name is free.
+        if let listener = state.withLock({ $0.vhostListeners.removeValue(forKey: disk) }) {
+            await close(listener)
         }
         let parting = state.withLock { Parting($0.disks.removeValue(forKey: disk)) }
         return await close(parting, disk, leaving, terms.sync)
@@ -245,10 +257,15 @@ extension NBDServer {
         guard let export = state.withLock({ $0.disks[disk] }) else { return .unknownDisk }
         let clients = export.clientCount.load(ordering: .relaxed)
         if isSettled, clients == 0 { return nil }
-        _ = live.add(.live(export))
+        republish(export)
         return isSettled
             ? .diskInUse(name: leaving.name, clients: clients)
             : .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+    }
+
+    private func republish(_ export: LiveExport) {
+        export.leaving.store(false, ordering: .releasing)
+        _ = live.add(.live(export))
     }
 
     /// Withdraws the export; refused while a job begins on the disk.
@@ -264,6 +281,7 @@ extension NBDServer {
                 || state.expected.values.contains { $0.has(disk) }
             guard !hasJob else { return .failure(.diskBusy(name: name)) }
             state.detaching.insert(disk)
+            export.leaving.store(true, ordering: .releasing)
             live.remove(name: name)
             return .success(
                 Leaving(
@@ -282,7 +300,7 @@ extension NBDServer {
         }
     }
 
-    /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
+    /// Syncs the source, then marks its bits as exact, then closes it: each where it may hang
     /// without hanging others.
     ///
     /// When the sync is not over in time there is no mark, and the next start treats the stop as unclean.

@@ -37,6 +37,8 @@ struct HomeDisk: ~Copyable {
     var inlineWrites = InlineWrites()
 
     var figures = GuestFigures()
+    /// The front-end that has mapped its guest's memory and may write: nobody else does meanwhile.
+    var guest: ConnectionIndex?
 
     /// What a sync behind the page cache has failed with, or lost writes are told with: from then on no sync
     /// is believed.

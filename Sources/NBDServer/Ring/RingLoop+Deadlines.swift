@@ -14,7 +14,7 @@ extension RingLoop where IO: ~Copyable {
             if now > connections[slot].deadline { close(slot) }
         case .transmission:
             if isOverdue(slot) || hasHungUp(slot) { close(slot) }
-        case .closing: break
+        case .sharing, .closing: break
         }
     }
 

@@ -71,7 +71,7 @@ extension RingLoop where IO: ~Copyable {
     /// that was written there has been lost.
     ///
     /// A page whose write-back failed leaves the cache like any other, and what the device has in its
-    /// place reads without an error. The ledger is closed when this returns, and whoever read looks
+    /// place reads without an error. The ledger is closed when this returns, and the reader looks
     /// at that.
     mutating func askScratch(_ slot: ConnectionIndex) {
         guard let witness = connections[slot].transmission.path.scratchWitness,

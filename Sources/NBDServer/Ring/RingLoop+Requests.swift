@@ -7,12 +7,14 @@ import Tables
 /// A connection's turn: requests are parsed, begun and answered.
 extension RingLoop where IO: ~Copyable {
     mutating func serve(_ slot: ConnectionIndex) {
+        if let vhost = connections[slot].vhost { return serve(slot, vhost) }
         switch connections[slot].phase {
         case .handshake: negotiate(slot)
         case .securing: secure(slot)
         case .transmission: transmit(slot)
         case .draining: goOn(slot)
         case .closing: return reap(slot)
+        case .sharing: preconditionFailure("front-ends have a turn of their own")
         }
         // The turn may have handed the connection to another ring.
         guard connections.contains(slot) else { return }
@@ -32,7 +34,7 @@ extension RingLoop where IO: ~Copyable {
                 sayGoodbye(slot)
                 if !hasUnsent(slot) { close(slot) }
             }
-        case .handshake, .securing, .transmission: break
+        case .handshake, .securing, .transmission, .sharing: break
         }
     }
 
@@ -259,7 +261,7 @@ extension RingLoop where IO: ~Copyable {
         guard let request = connections[slot].transmission.current else { return }
         connections[slot].transmission.current = nil
         requests[request].issued = requests[request].valid.length
-        // A payload that is being received stays until the kernel has let go of its buffer.
+        // A payload that is being received stays until the kernel has returned its buffer.
         if requests[request].piecesInFlight == 0 { discard(request) }
     }
 
@@ -274,6 +276,7 @@ extension RingLoop where IO: ~Copyable {
     /// Frees a finished or abandoned request.
     mutating func discard(_ request: RequestIndex) {
         let slot = requests[request].connection
+        if let guest = requests[request].guest { forget(guest, of: slot) }
         requests.remove(request)
         connections[slot].transmission.requestCount -= 1
         markReady(slot)
@@ -283,7 +286,9 @@ extension RingLoop where IO: ~Copyable {
     /// Answers a request whose reply has no data, and frees it.
     mutating func finish(_ request: RequestIndex) {
         let slot = requests[request].connection
-        if connections[slot].phase != .closing {
+        if let guest = requests[request].guest {
+            answer(guest, slot, isGood: requests[request].failure == nil)
+        } else if connections[slot].phase != .closing {
             let echo = requests[request].valid.echo
             if let failure = requests[request].failure {
                 replyError(slot, echo, failure.error, failure.text)
@@ -302,6 +307,7 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard: zeroCompleted(piece, result: result)
         case .sync: syncCompleted(piece, result: result)
         case .prefetch: prefetchCompleted(piece)
+        case .guestRead: guestReadCompleted(piece, result: result)
         }
     }
 

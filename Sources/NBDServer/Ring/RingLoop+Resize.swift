@@ -20,6 +20,7 @@ extension RingLoop where IO: ~Copyable {
         else { return false }
         disks[slot].sizeBytes = growth.sizeBytes
         disks[slot].tailStart = growth.sizeBytes
+        resizeGuests(of: slot)
         return true
     }
 

@@ -202,7 +202,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Opens what has been received, as far as `count` reaches; returns the plaintext's bytes.
     ///
-    /// A session that is over shuts the socket down: whoever waits for more sees the stream's end.
+    /// A session that is over shuts the socket down: a pending receive sees the stream's end.
     private mutating func open(_ slot: ConnectionIndex, into target: Int, count: Int) -> Int {
         guard let session = connections[slot].tls?.session,
             let source = connections[slot].tls?.received
@@ -293,7 +293,7 @@ extension RingLoop where IO: ~Copyable {
         output.end += result.produced
         took(slot, result.consumed)
         if result.end == nil { return true }
-        // What is left cannot be sealed any more: the socket's end is seen by whoever waits for it.
+        // What is left cannot be sealed any more: a pending receive sees the socket's end.
         io.shutdown(connections[slot].socket)
         while !connections[slot].outbox.replies.isEmpty {
             took(slot, connections[slot].outbox.replies[0].unsentBytes)

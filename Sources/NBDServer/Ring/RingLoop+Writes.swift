@@ -137,7 +137,8 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard:
             if !pieces[piece].changesNothing { recordAllocation(piece) }
             submitAllocation(piece)
-        case .read, .sync, .prefetch: preconditionFailure("only changes are submitted here")
+        case .read, .sync, .prefetch, .guestRead:
+            preconditionFailure("only changes are submitted here")
         }
     }
 
@@ -193,6 +194,7 @@ extension RingLoop where IO: ~Copyable {
         let value = pieces[piece]
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
+        if let lane = value.lane { return submitWrite(piece, from: Int(lane)) }
         io.prepareWrite(
             disks[value.homeDisk].file(forWritingAt: value.offset), from: arena,
             at: value.data + value.progress,
@@ -215,9 +217,14 @@ extension RingLoop where IO: ~Copyable {
     private mutating func writeInline(_ piece: PieceIndex) -> Bool {
         let value = pieces[piece]
         let start = io.now()
-        let result = io.writeNow(
-            disks[value.homeDisk].file, from: arena, at: value.data, count: value.ioCount,
-            filePosition: value.ioOffset)
+        let result =
+            if let lane = value.lane {
+                writeNow(piece, from: Int(lane))
+            } else {
+                io.writeNow(
+                    disks[value.homeDisk].file, from: arena, at: value.data, count: value.ioCount,
+                    filePosition: value.ioOffset)
+            }
         let end = io.now()
         disks[value.homeDisk].inlineWrites.took(end - start, now: end)
         if result == -Int(Errno.again) { return false }
@@ -231,7 +238,10 @@ extension RingLoop where IO: ~Copyable {
         if Self.lacksRoom(result), reclaimRoom(piece) { return }
         if result <= 0 { return writeFailed(piece, errno: result == 0 ? Errno.io : -result) }
         pieces[piece].progress += Int(result)
-        if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
+        if pieces[piece].progress < pieces[piece].ioCount {
+            if let lane = pieces[piece].lane { advance(piece, Int(lane), by: Int(result)) }
+            return submitWrite(piece)
+        }
         endChange(piece, errno: isDurable(piece) ? lossErrno(pieces[piece].homeDisk) : nil)
     }
 
@@ -269,7 +279,7 @@ extension RingLoop where IO: ~Copyable {
         switch pieces[piece].kind {
         case .write: submitWrite(piece)
         case .zero, .discard: submitAllocation(piece)
-        case .read, .sync, .prefetch: preconditionFailure("only changes need room")
+        case .read, .sync, .prefetch, .guestRead: preconditionFailure("only changes need room")
         }
     }
 
@@ -281,6 +291,7 @@ extension RingLoop where IO: ~Copyable {
         let request = value.request
         let slot = requests[request].connection
         if let buffer = value.buffer { giveBack(buffer, of: slot) }
+        if let lane = value.lane { giveBack(lane: Int(lane), of: slot) }
         if let errno {
             fail(request, Self.wireError(errno), "the disk could not be written", at: value.offset)
         }

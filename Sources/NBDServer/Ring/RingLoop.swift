@@ -20,7 +20,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
-    // Declared before the arena so that it goes first: the kernel lets go of the buffers.
+    // Declared before the arena so that it goes first: the kernel returns the buffers.
     var io: IO
     var arena: BufferArena
     /// Read once a turn, in nanoseconds.
@@ -37,6 +37,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
     var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
+    var vhosts = SlotTable<VhostSession>(capacity: Limits.disksPerRing)
+    /// Connections of front-ends.
+    var sharing: [ConnectionIndex] = []
     var diskSlots: [DiskID: DiskIndex] = [:]
     var scratchWrites = GrowingTable<PendingScratchWrite>()
     var lastScratchSerial: UInt64 = 0
@@ -93,7 +96,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     // MARK: Driving
 
-    // Whoever drives the loop begins it, then gives it a turn whenever there are completions or it wants
+    // The driver begins the loop, then gives it a turn whenever there are completions or it wants
     // one, until it is finished, and ends it. Nothing of this waits.
 
     /// Asks for messages and ticks.
@@ -108,6 +111,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Takes the completions that are there, and gives a turn to everyone to whom something happened.
     mutating func turn() {
         takeCompletions()
+        if !sharing.isEmpty { lookAtQueues() }
         giveTurns()
         takeReleaseStep()
     }
@@ -153,6 +157,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .piece(let piece): pieceCompleted(piece, result: completion.result)
         case .copyRead(let disk, let copy):
             copyReadCompleted(disk, copy, result: completion.result)
+        case .message(let vhost): hasMessage(vhost)
+        case .kick(let vhost, let queue): kicked(vhost, queue)
+        case .called(let vhost): called(vhost)
         case .ignored: break
         }
     }
@@ -205,7 +212,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         guestTurn.removeAll(keepingCapacity: true)
     }
 
-    /// Room was given back: whoever waits for it gets another turn.
+    /// Room was given back: those who wait for it get another turn.
     mutating func wakeStarved() {
         guard !starved.isEmpty else { return }
         for slot in starved where connections.contains(slot) { markReady(slot) }

@@ -36,7 +36,7 @@ struct ConnectionSecurity: Sendable {
     /// Present on unix sockets.
     let localPeer: LocalPeer?
     let rights: AccessRights
-    /// Present when TLS stands.
+    /// Present once TLS is up.
     var session: TLSSession?
     /// Bytes received and not opened.
     var sealed: [UInt8] = []
