@@ -29,7 +29,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func hasFrontEnd(_ listener: UInt64) -> Bool {
+    private mutating func hasFrontEnd(_ listener: UInt64) -> Bool {
         for slot in sharing {
             if let vhost = connections[slot].vhost, vhosts[vhost].listener == listener {
                 return true
@@ -54,7 +54,7 @@ extension RingLoop where IO: ~Copyable {
         // It has no buffer for input: messages are few and small.
         let slot = connections.insert(Connection(seed, input: 0, now: now))
         leaveHandshake(slot)
-        connections[slot].phase = .sharing
+        connections[slot].enter(.sharing, until: nil)
         do throws(SystemFault) {
             connections[slot].vhost = vhosts.insert(
                 try VhostSession(
