@@ -225,14 +225,15 @@ class Puller:
                 raise Failure(f"{self._uri} answers no extents")
         return found
 
-    def pull(self, base: bytes | None = None) -> bytes:
-        """The whole disk, or what has changed over a base."""
+    def pull(self, base: bytes | None = None, pause: float = 0) -> bytes:
+        """The whole disk, or what has changed over a base; with a pause after each piece."""
         size = self.size()
         image = bytearray(base if base is not None else bytes(size))
         for offset, length in self.dirty(size) if base is not None else [(0, size)]:
             for start in range(offset, offset + length, CHUNK):
                 count = min(CHUNK, offset + length - start)
                 image[start:start + count] = self.read(start, count)
+                time.sleep(pause)
         return bytes(image)
 
     def close(self) -> None:
