@@ -135,7 +135,7 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles",
+                "TrackingFiles", "VhostClient",
             ],
             swiftSettings: strict),
         .testTarget(
