@@ -22,7 +22,8 @@ extension RingLoop where IO: ~Copyable {
             guard left > 0 else { return markReady(slot) }
             left -= 1
             guard let header = receive(slot, vhost) else { return }
-            let payload = Array(vhosts[vhost].input.dropFirst(MessageHeader.byteCount))
+            var payload = vhosts[vhost].input
+            payload.removeFirst(MessageHeader.byteCount)
             let descriptors = vhosts[vhost].descriptors
             vhosts[vhost].input = []
             vhosts[vhost].descriptors = []
