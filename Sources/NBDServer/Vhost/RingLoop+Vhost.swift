@@ -18,7 +18,7 @@ extension RingLoop where IO: ~Copyable {
         do throws(SystemFault) {
             if case .free = shared.counts.room(for: listener.scope) {
                 if let socket = try io.accept(listener.handle) {
-                    place(socket, listener, export)
+                    adopt(socket, listener, export)
                 }
                 if !hasFrontEnd(listener.number) { armAccept(listener) }
             } else {
@@ -38,7 +38,7 @@ extension RingLoop where IO: ~Copyable {
         return false
     }
 
-    private mutating func place(
+    private mutating func adopt(
         _ socket: SocketHandle, _ listener: RingListener, _ export: LiveExport
     ) {
         guard stopTicket == nil, !connections.isFull, !vhosts.isFull, !export.isLeaving,
