@@ -136,7 +136,7 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles",
+                "TrackingFiles", "VhostClient",
             ],
             swiftSettings: strict),
         .testTarget(

@@ -69,7 +69,7 @@ package struct DiskID: Hashable, Sendable {
     package init(number: UInt64) { self.number = number }
 }
 
-/// A momentary look at an attached disk.
+/// A snapshot of an attached disk's figures.
 package struct DiskStatus: Sendable {
     /// Size in bytes as exported.
     package var sizeBytes: UInt64
@@ -81,6 +81,8 @@ package struct DiskStatus: Sendable {
     package var tracking: TrackingStatus?
     /// What machines have requested; up to a tenth of a second old.
     package var figures = GuestFigures()
+    /// Writes to the source from before it was attached were lost, and nobody had been told: the error.
+    package var earlierLoss: String?
     package init(
         sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil
     ) {

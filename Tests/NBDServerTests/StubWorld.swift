@@ -34,6 +34,8 @@ final class StubWorld {
     var waiting: [Int32: ArraySlice<SocketHandle>] = [:]
     /// What the next syncs end with; 0 when there are no more.
     var syncResults: ArraySlice<Int32> = []
+    /// What the next writes that are prepared end with, before anything is written; 0: as they should.
+    var writeResults: ArraySlice<Int32> = []
     var works: [RingWork] = []
     /// The writes to scratch that have begun.
     var running: [ScratchTicket] = []
@@ -162,6 +164,7 @@ struct StubIO: RingIO, ~Copyable {
     }
 
     private func write(_ bytes: [UInt8], to file: FileHandle, _ position: UInt64) -> Int32 {
+        if let result = world.writeResults.popFirst(), result < 0 { return result }
         world.store(bytes, in: file, at: position)
         return Int32(bytes.count)
     }

@@ -87,7 +87,7 @@ package actor JobManager {
     var history: [String: History] = [:]
     /// Jobs that did not end well and have left something behind, by id.
     var unsettled: [String: Unsettled] = [:]
-    /// Files of the state directory that could not be read when they were looked at, by path.
+    /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
     var nextDiskIndex = 1
@@ -159,6 +159,8 @@ package actor JobManager {
                 "changes can no longer be recorded (\(detail)): its checkpoints are given up")
         case .trackingProblem(let disk, let detail):
             noteTracking(disk, detail)
+        case .diskProblem(let disk, let detail):
+            note(.diskProblem, of: disk, detail)
         case .clientRefused(let id, let reason):
             events.append(
                 ControlEvent(

@@ -144,7 +144,7 @@ extension NBDServer {
         _ = await storage.run(
             at: listener.place, what: "the socket", .end(milliseconds: Limits.closingMilliseconds)
         ) { () -> Result<Bool, ServerFault> in
-            // Its descriptor is given back only when no ring looks at it any more.
+            // Its descriptor is closed only when no ring uses it any more.
             removed.wait(until: .max)
             listener.close()
             return .success(true)

@@ -1,7 +1,7 @@
 import ServerInterface
 import SystemLayer
 
-/// Where a connection stands.
+/// The phase of a connection.
 enum ConnectionPhase {
     case handshake
     /// TLS is being agreed upon; then the handshake goes on.
@@ -64,10 +64,8 @@ struct Connection: ~Copyable {
         deadline = now + Limits.handshakeNanoseconds
     }
 
-    var isSecured: Bool { tls != nil }
-
-    /// Whether a reply, or part of one, has not been taken by the socket.
-    var hasUnsent: Bool { !outbox.replies.isEmpty || tls?.hasUnsent == true }
+    /// Asked for by a field: to compare the channel would copy it.
+    var isSecured: Bool { tls?.input != nil }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool {

@@ -22,7 +22,7 @@ struct HomeDisk: ~Copyable {
     /// The actions of `changes` are being performed.
     var isPerforming = false
     /// By copy.
-    var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.tasksMax)
+    var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.copiesMax)
     /// Copies that wait for memory, oldest first.
     var waitingCopies: [CopyIndex] = []
     /// The disk is in the ring's list of those that wait for memory.

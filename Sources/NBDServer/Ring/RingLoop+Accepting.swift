@@ -108,7 +108,7 @@ extension RingLoop where IO: ~Copyable {
         return true
     }
 
-    private func isOldEnough(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isOldEnough(_ slot: ConnectionIndex) -> Bool {
         let age =
             connections[slot].isUnix
             ? Limits.unixEvictionAgeNanoseconds : Limits.tcpEvictionAgeNanoseconds

@@ -121,7 +121,7 @@ extension RingLoop where IO: ~Copyable {
                     output: [])))
     }
 
-    func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
+    mutating func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
         let span = arena.bytes(range.lowerBound, count: range.count)
         for index in span.indices { bytes.append(span[index]) }
     }

@@ -42,14 +42,18 @@ extension RingLoop where IO: ~Copyable {
         _ socket: SocketHandle, _ listener: RingListener, _ export: LiveExport
     ) {
         guard stopTicket == nil, !connections.isFull, !vhosts.isFull, !export.isLeaving,
-            let disk = diskSlots[export.disk], shared.counts.admit(listener.scope, nil)
+            let disk = diskSlots[export.disk]
         else { return io.close(socket) }
         let local = io.welcome(socket, isUnix: true)
+        let permitted = PermittedExports(
+            scope: listener.scope, rights: shared.security.rights(tls: nil, local: local))
+        guard permitted.isPermitted(.live(export)), shared.counts.admit(listener.scope, nil) else {
+            return io.close(socket)
+        }
         let seed = ConnectionSeed(
             socket: socket, scope: listener.scope, isUnix: true, peer: nil,
             security: ConnectionSecurity(
-                mode: .plaintext, localPeer: local,
-                rights: shared.security.rights(tls: nil, local: local)),
+                mode: .plaintext, localPeer: local, rights: permitted.rights),
             negotiated: nil, input: [], output: [])
         // It has no buffer for input: messages are few and small.
         let slot = connections.insert(Connection(seed, input: 0, now: now))
