@@ -64,11 +64,15 @@ struct ServeSettings {
         let state: String =
             if let path = try source.string("state-dir") {
                 path
+            } else if let path = DefaultPlaces.ofService(environment["STATE_DIRECTORY"]) {
+                path
             } else {
                 try DefaultPlaces.stateDirectory(environment, isRoot: isRoot)
             }
         let run: String =
             if let path = try source.string("run-dir") {
+                path
+            } else if let path = DefaultPlaces.ofService(environment["RUNTIME_DIRECTORY"]) {
                 path
             } else {
                 try DefaultPlaces.runDirectory(environment, isRoot: isRoot)

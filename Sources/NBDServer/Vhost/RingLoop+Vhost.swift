@@ -18,7 +18,7 @@ extension RingLoop where IO: ~Copyable {
         do throws(SystemFault) {
             if case .free = shared.counts.room(for: listener.scope) {
                 if let socket = try io.accept(listener.handle) {
-                    place(socket, listener, export)
+                    adopt(socket, listener, export)
                 }
                 if !hasFrontEnd(listener.number) { armAccept(listener) }
             } else {
@@ -29,7 +29,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func hasFrontEnd(_ listener: UInt64) -> Bool {
+    private mutating func hasFrontEnd(_ listener: UInt64) -> Bool {
         for slot in sharing {
             if let vhost = connections[slot].vhost, vhosts[vhost].listener == listener {
                 return true
@@ -38,7 +38,7 @@ extension RingLoop where IO: ~Copyable {
         return false
     }
 
-    private mutating func place(
+    private mutating func adopt(
         _ socket: SocketHandle, _ listener: RingListener, _ export: LiveExport
     ) {
         guard stopTicket == nil, !connections.isFull, !vhosts.isFull, !export.isLeaving,
