@@ -31,11 +31,13 @@ class Load:
     depth: int
     queues: int = 1
     block: int = 4 << 10
+    polls: bool = False
 
     @property
     def case(self) -> str:
         block = f"{self.block >> 10} KiB {self.mode}, {self.depth} in flight"
-        return block + (f" on each of {self.queues} queues" if self.queues > 1 else "")
+        block += f" on each of {self.queues} queues" if self.queues > 1 else ""
+        return block + (", polling" if self.polls else "")
 
     @property
     def fio_mode(self) -> str:
@@ -44,13 +46,16 @@ class Load:
     def arguments(self, socket: Path) -> list[str]:
         return [str(generator()), str(socket), f"--queues={self.queues}", f"--depth={self.depth}",
                 f"--block={self.block}", f"--read={100 if self.mode == 'read' else 0}",
-                "--indirect", f"--seed={time.monotonic_ns()}"]
+                "--wait=" + ("poll" if self.polls else "sleep"), "--indirect",
+                f"--seed={time.monotonic_ns()}"]
 
 
-BUFFERED = [Load("read", 1), Load("read", 8), Load("read", 32), Load("read", 32, queues=2),
-            Load("read", 16, block=64 << 10), Load("write", 1), Load("write", 8),
-            Load("write", 32), Load("write", 32, queues=2), Load("write", 16, block=64 << 10)]
-DIRECT = [Load("read", 1), Load("read", 32), Load("write", 1), Load("write", 32)]
+BUFFERED = [Load("read", 1), Load("read", 1, polls=True), Load("read", 8), Load("read", 32),
+            Load("read", 32, queues=2), Load("read", 16, block=64 << 10), Load("write", 1),
+            Load("write", 8), Load("write", 32), Load("write", 32, queues=2),
+            Load("write", 16, block=64 << 10)]
+DIRECT = [Load("read", 1), Load("read", 1, polls=True), Load("read", 32),
+          Load("write", 1), Load("write", 1, polls=True), Load("write", 32)]
 LIVE = Load("write", 8)
 
 

@@ -26,10 +26,19 @@ extension InteropSuite {
                 try guest.wait(for: text, timeout: 180) { $0.stdout.contains("GUEST:" + text) }
             }
 
-            /// Gives qemu's monitor a command.
+            /// Gives qemu's monitor a command, again while it finds fault with it.
+            ///
+            /// A device that the guest has let go is there for a moment.
             func order(_ command: String) throws {
-                try Command.run("nc", ["-N", "-w", "5", "-U", monitor], input: command + "\n")
-                    .output()
+                var said = ""
+                for _ in 0..<50 {
+                    said = try Command.run(
+                        "nc", ["-N", "-w", "5", "-U", monitor], input: command + "\n"
+                    ).output()
+                    if !said.contains("Error") { return }
+                    Thread.sleep(forTimeInterval: 0.2)
+                }
+                throw TestFailure("qemu's monitor, told \(command): \(said)")
             }
         }
 
