@@ -214,14 +214,14 @@ import Testing
             short.hasPrefix(
                 """
                  Type   Device   Target   Source         Size     Dirty     Client
-                ----------------------------------------------------------------------
+                -----------------------------------------------------------------------
                  file   disk     vda      /srv/vm1.img   20 GiB   1.5 MiB   connected
                    URI:           nbd+unix:///vm1/vda?socket=/run/nbdpull/live.sock
                    Checkpoints:   checkpoint-1, checkpoint-2,
                 """))
         let path = "/srv/" + String(repeating: "d", count: 80)
         let long = ConsoleText.disks([Self.disk(path)], details: true, quiet: true)
-        #expect(long.contains(" file   disk     vda      20 GiB   1.5 MiB   connected\n"))
+        #expect(long.hasPrefix(" file   disk   vda   20 GiB   1.5 MiB   connected\n"))
         #expect(long.contains("   Source:        \(path)\n"))
         for text in [short, long] {
             for line in text.split(separator: "\n") {
@@ -243,13 +243,11 @@ import Testing
         var job = try ControlJSON.decode(JobView.self, from: Data(view.utf8))
         job.errorMessage = "scratch '/s' of disk 'vda': No space left on device"
         let text = ConsoleText.jobs([job], quiet: true)
-        #expect(text.hasPrefix(" \(job.id)   broken\n"))
+        #expect(text.hasPrefix(" \(job.id)   broken   1970-01-01 00:00:00 +0000   40 disks\n"))
         for part in ["vd39", "No space left on device", "1970-01-01", job.domain] {
             #expect(text.contains(part))
         }
-        for line in text.split(separator: "\n") where !line.contains("Exports") {
-            #expect(line.count <= 100, "\(line)")
-        }
+        for line in text.split(separator: "\n") { #expect(line.count <= 100, "\(line)") }
         var ended = JobInfo(jobType: "Completed")
         ended.id = job.id
         ended.domain = "vm1"

@@ -72,17 +72,26 @@ package enum ConsoleText {
         return details
     }
 
+    /// More export names than fit into this stand below their job.
+    private static let exportsWidthMax = 20
+
     /// The running jobs; below a job stands why it broke.
     package static func jobs(_ jobs: [JobView], quiet: Bool) -> String {
         let rows = jobs.map { job in
-            Row(
-                cells: [
-                    job.id, job.domain, job.state, time(job.begun),
-                    job.exports.map(\.name).joined(separator: ","),
-                ], details: job.errorMessage.map { [("Error", $0)] } ?? [])
+            var details: [(label: String, text: String)] = []
+            let names = job.exports.map(\.name)
+            var exports = names.joined(separator: ",")
+            if exports.count > exportsWidthMax {
+                exports = "\(names.count) disks"
+                details.append(("Exports", names.joined(separator: ", ")))
+            }
+            if let message = job.errorMessage { details.append(("Error", message)) }
+            return Row(
+                cells: [job.id, job.domain, job.state, time(job.begun), exports],
+                details: details)
         }
         return list(
-            ["Id", "Domain", "State", "Begun", "Exports"], rows, movable: [4, 3, 1], quiet: quiet)
+            ["Id", "Domain", "State", "Begun", "Exports"], rows, movable: [1, 3, 4], quiet: quiet)
     }
 
     /// The job's id, then the URI of every export, one per line; then the disks that are backed up
@@ -162,7 +171,7 @@ extension ConsoleText {
                 ], details: details)
         }
         return list(
-            ["Id", "Domain", "Outcome", "Begun", "Took"], rows, movable: [3, 1], quiet: quiet)
+            ["Id", "Domain", "Outcome", "Begun", "Took"], rows, movable: [1, 3], quiet: quiet)
     }
 
     /// `virsh domjobinfo --rawstats`: libvirt's numbers and names.
