@@ -32,7 +32,7 @@ struct Export: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var output: OutputOptions
-    @Argument(help: "The file or block device.") var file: String
+    @Argument(help: "The file or block device.", completion: .file()) var file: String
 
     func validate() throws {
         guard socket == nil || tcp == nil else {

@@ -23,6 +23,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Directory for sockets. (root: /run/nbdpull, else below XDG_RUNTIME_DIR)")
     var runDir: String?
     @Option(help: "ADDR:PORT for serving live exports over TCP too.") var liveTcp: String?
+    @Option(help: "Directory for vhost-user-blk sockets of disks, DOMAIN-TARGET.sock.")
+    var vhostDir: String?
     @Option(help: "Define this domain (XML file) at the start; may be repeated.")
     var domain: [String] = []
     @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
@@ -86,6 +88,7 @@ struct Serve: AsyncParsableCommand {
         set("state-dir", stateDir)
         set("run-dir", runDir)
         set("live-tcp", liveTcp)
+        set("vhost-dir", vhostDir)
         set("name", name)
         set("tls-certs", tls.tlsCerts)
         set("tls-psk", tls.tlsPsk)

@@ -72,7 +72,10 @@ struct ServeRun {
     private func run(
         _ setup: ServeSetup, _ passed: [Int32], _ newcomer: Newcomer?
     ) async throws {
-        try makeRunDirectory()
+        try makeDirectory(settings.runDirectory, what: "run directory")
+        if let directory = settings.vhostDirectory {
+            try makeDirectory(directory, what: "directory for vhost-user sockets")
+        }
         var sockets = SocketKeep()
         _ = sockets.offer(ServiceManager.stored(environment))
         setup.wishes.hearOtherSignals()
@@ -138,26 +141,27 @@ struct ServeRun {
         SecurityArguments.listener(settings.security, allowPlaintext: settings.allowPlaintext)
     }
 
-    private func makeRunDirectory() throws(ControlError) {
+    private func makeDirectory(_ path: String, what: String) throws(ControlError) {
+        if path != settings.runDirectory, FileManager.default.fileExists(atPath: path) { return }
         do {
             try FileManager.default.createDirectory(
-                atPath: settings.runDirectory, withIntermediateDirectories: true,
+                atPath: path, withIntermediateDirectories: true,
                 attributes: [.posixPermissions: 0o700])
         } catch {
             throw ControlError(
                 .systemError, code: "run-directory-unusable", status: 500,
-                detail: "cannot create the run directory '\(settings.runDirectory)': "
+                detail: "cannot create the \(what) '\(path)': "
                     + error.localizedDescription)
         }
         guard let group = settings.server.socketAccess.group ?? settings.libvirtAccess?.group else {
             return
         }
         do throws(SystemCalls.Failure) {
-            try SystemCalls.letThrough(group: group, path: settings.runDirectory)
+            try SystemCalls.letThrough(group: group, path: path)
         } catch {
             throw ControlError(
                 .systemError, code: "run-directory-unusable", status: 500,
-                detail: "cannot give the run directory '\(settings.runDirectory)' to group"
+                detail: "cannot give the \(what) '\(path)' to group"
                     + " \(group): \(error.text)")
         }
     }

@@ -139,6 +139,7 @@ struct Serving {
             copyTimeoutMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
+        managing.vhostDirectory = settings.vhostDirectory
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
         managing.freezer = freezer
         return managing

@@ -288,7 +288,8 @@ extension JobManager {
                 disk: disk.target, name: name,
                 uri: ExportURI.text(
                     endpoint: endpoint, name: name, security: security),
-                bitmap: disk.offeredBitmap, fallbackReason: disk.fallbackReason)
+                bitmap: disk.offeredBitmap, incremental: disk.incremental,
+                fallbackReason: disk.fallbackReason)
         }
     }
 

@@ -27,6 +27,11 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
+    /// Where each disk gets a socket for a machine that comes with vhost-user, DOMAIN-TARGET.sock; nil:
+    /// only disks whose definition names one have it.
+    ///
+    /// Absolute path.
+    package var vhostDirectory: String?
     /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
     package var freezer: (any GuestFreezing)?
 

@@ -73,7 +73,7 @@ extension NBDServer {
             late: { $0.listener.close() }
         ) {
             self.bind(endpoint) { listener, bound in
-                self.wrap(listener, scope, security, bound, guestOf)
+                self.wrap(listener, scope, security, bound, guestOf: guestOf)
             }
         }
     }

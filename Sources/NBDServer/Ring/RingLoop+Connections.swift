@@ -57,7 +57,7 @@ extension RingLoop where IO: ~Copyable {
             if disks[disk].guest != nil { return refuseWriter(slot, export) }
             connections[slot].transmission.disk = disk
         }
-        connections[slot].phase = .transmission
+        connections[slot].enter(.transmission, until: nil)
         connections[slot].transmission.target = target
         connections[slot].transmission.reader = RequestReader(negotiated)
         connections[slot].transmission.replies = ReplyEncoder(negotiated.replyMode)
@@ -176,8 +176,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func close(_ slot: ConnectionIndex) {
         guard connections[slot].phase != .closing else { return }
         bidFarewell(slot)
-        connections[slot].phase = .closing
-        connections[slot].deadline = now + Limits.farewellNanoseconds
+        connections[slot].enter(.closing, until: nil)
         io.shutdown(connections[slot].socket)
         abandonCurrent(slot)
         markReady(slot)
@@ -189,8 +188,7 @@ extension RingLoop where IO: ~Copyable {
         case .handshake, .securing, .transmission, .sharing: break
         case .draining, .closing: return
         }
-        connections[slot].phase = .draining
-        connections[slot].deadline = now + Limits.farewellNanoseconds
+        connections[slot].enter(.draining, until: now + Limits.farewellNanoseconds)
         markReady(slot)
     }
 

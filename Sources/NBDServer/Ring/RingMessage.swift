@@ -143,14 +143,14 @@ final class RingListener: Sendable {
     /// A socket that is none of this process.
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, isUnix: Bool,
-        handle: ListenerHandle
+        handle: ListenerHandle, guestOf: LiveExport? = nil
     ) {
         self.number = number
         self.scope = scope
         self.security = security
         self.isUnix = isUnix
         self.handle = handle
-        guestOf = nil
+        self.guestOf = guestOf
         place = .disks
         onClose = {}
         port = 0

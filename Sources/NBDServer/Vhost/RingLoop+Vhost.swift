@@ -18,7 +18,7 @@ extension RingLoop where IO: ~Copyable {
         do throws(SystemFault) {
             if case .free = shared.counts.room(for: listener.scope) {
                 if let socket = try io.accept(listener.handle) {
-                    place(socket, listener, export)
+                    adopt(socket, listener, export)
                 }
                 if !hasFrontEnd(listener.number) { armAccept(listener) }
             } else {
@@ -29,7 +29,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func hasFrontEnd(_ listener: UInt64) -> Bool {
+    private mutating func hasFrontEnd(_ listener: UInt64) -> Bool {
         for slot in sharing {
             if let vhost = connections[slot].vhost, vhosts[vhost].listener == listener {
                 return true
@@ -38,24 +38,27 @@ extension RingLoop where IO: ~Copyable {
         return false
     }
 
-    private mutating func place(
+    private mutating func adopt(
         _ socket: SocketHandle, _ listener: RingListener, _ export: LiveExport
     ) {
         guard stopTicket == nil, !isDeparting, !connections.isFull, !vhosts.isFull,
-            !export.isLeaving,
-            let disk = diskSlots[export.disk], shared.counts.admit(listener.scope, nil)
+            !export.isLeaving, let disk = diskSlots[export.disk]
         else { return io.close(socket) }
         let local = io.welcome(socket, isUnix: true)
+        let permitted = PermittedExports(
+            scope: listener.scope, rights: shared.security.rights(tls: nil, local: local))
+        guard permitted.isPermitted(.live(export)), shared.counts.admit(listener.scope, nil) else {
+            return io.close(socket)
+        }
         let seed = ConnectionSeed(
             socket: socket, scope: listener.scope, isUnix: true, peer: nil,
             security: ConnectionSecurity(
-                mode: .plaintext, localPeer: local,
-                rights: shared.security.rights(tls: nil, local: local)),
+                mode: .plaintext, localPeer: local, rights: permitted.rights),
             negotiated: nil, input: [], output: [])
         // It has no buffer for input: messages are few and small.
         let slot = connections.insert(Connection(seed, input: 0, now: now))
         leaveHandshake(slot)
-        connections[slot].phase = .sharing
+        connections[slot].enter(.sharing, until: nil)
         do throws(SystemFault) {
             connections[slot].vhost = vhosts.insert(
                 try VhostSession(
