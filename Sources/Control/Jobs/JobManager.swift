@@ -168,6 +168,10 @@ package actor JobManager {
                 ControlEvent(
                     .clientRefused, domain: id.flatMap { jobs[$0]?.domain }, id: id,
                     message: reason))
+        case .guestProblem(let export, let reason):
+            var event = clientEvent(.guestProblem, export, nil)
+            event.message = reason
+            events.append(event)
         case .clientConnected(let export, let id):
             events.append(clientEvent(.clientConnect, export, id))
         case .clientDisconnected(let export, let id):
