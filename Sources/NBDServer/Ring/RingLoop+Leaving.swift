@@ -31,8 +31,8 @@ extension RingLoop where IO: ~Copyable {
         case .transmission, .sharing, .draining:
             drain(slot)
             // A client that does not take its replies holds nobody up.
-            connections[slot].deadline = min(
-                connections[slot].deadline, now + Limits.departureNanoseconds)
+            let end = now + Limits.departureNanoseconds
+            connections[slot].enter(.draining, until: min(connections[slot].phaseEnd ?? end, end))
         case .closing: break
         }
     }
