@@ -16,7 +16,6 @@ let package = Package(
     name: "nbdpull",
     products: [
         .executable(name: "nbdpull", targets: ["nbdpull"]),
-        .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]),
         .executable(name: "nbdpull-vhost-load", targets: ["nbdpull-vhost-load"]),
     ],
     dependencies: [
@@ -179,9 +178,6 @@ let package = Package(
             path: "Tests/Simulation", swiftSettings: strict),
         .testTarget(
             name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: strict),
-        .executableTarget(
-            name: "nbdpull-simulate", dependencies: ["Simulation"], path: "Tests/Simulate",
-            swiftSettings: strict),
         .target(
             name: "FuzzEntries",
             dependencies: [
@@ -196,6 +192,22 @@ let package = Package(
             swiftSettings: strict),
     ]
 )
+
+// Only for dev/simulate: the sources of NBDServer once more, within the program that runs its rings in a
+// simulated world, so that they are compiled for that world as they are for the kernel.
+if Context.environment["NBDPULL_SIMULATE"] != nil {
+    package.products.append(
+        .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]))
+    package.targets.append(
+        .executableTarget(
+            name: "nbdpull-simulate",
+            dependencies: [
+                "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
+                "ScratchFiles", "ServerInterface", "Simulation", "SystemLayer", "TLS", "Tables",
+                "Tracking", "TrackingFiles", "WireClient",
+            ],
+            path: "Tests/SimulatedServer", swiftSettings: strict))
+}
 
 // Only for dev/fuzz: the driver has no main of its own and links with nothing but libFuzzer.
 if Context.environment["NBDPULL_FUZZ"] != nil {
