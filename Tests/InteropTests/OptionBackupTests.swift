@@ -167,7 +167,8 @@ extension InteropSuite {
             try Images.mixed(large, bytes: LiveFixture.defaultBytes + 4096, seed: 3)
             let layered = fixture.directory.file("layered.qcow2")
             try Command.run(
-                "qemu-img", ["convert", "-U", "-f", "raw", "-O", "qcow2", fixture.path("vdb"), layered]
+                "qemu-img",
+                ["convert", "-U", "-f", "raw", "-O", "qcow2", fixture.path("vdb"), layered]
             ).output()
             let enlarge = "nbdpull blockresize vm1 vda \(LiveFixture.defaultBytes + 4096)b"
             for (arguments, words) in [
