@@ -2,10 +2,10 @@
 
 BINARY := .build/release/nbdpull
 
-.PHONY: help demo build deb test soak check bench format clean
+.PHONY: help demo build deb test soak soak-real check bench format clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Build, then back up a disk that is being written to, and prove the copy.
 	@dev/install-packages build demo
@@ -30,12 +30,17 @@ soak: ## Run the simulator on new seeds for TIME seconds (600): make soak TIME=3
 	@dev/install-packages build
 	dev/simulate soak --seconds $(or $(TIME),600)
 
+soak-real: build ## Kill the server under machines and backups for TIME seconds (600): make soak-real TIME=1800
+	@dev/install-packages demo test
+	dev/hell --seconds $(or $(TIME),600)
+
 check: ## The quick checks: form, module arrows, debug build, unit tests.
 	@dev/install-packages build
 	dev/check quick
 
 bench: build ## Measure this server against others.
 	@dev/install-packages demo test bench
+	swift build -c release --product nbdpull-vhost-load
 	bench/run
 
 format: ## Bring all Swift files into form.

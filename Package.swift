@@ -23,6 +23,7 @@ let package = Package(
     products: [
         .executable(name: "nbdpull", targets: ["nbdpull"]),
         .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]),
+        .executable(name: "nbdpull-vhost-load", targets: ["nbdpull-vhost-load"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -56,6 +57,9 @@ let package = Package(
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
         .target(name: "VhostProtocol", swiftSettings: strict),
+        .target(
+            name: "SharedMemory", dependencies: ["CLinux", "SystemLayer", "VhostProtocol"],
+            swiftSettings: strict),
         .target(name: "Tracking", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
             name: "TrackingFiles", dependencies: ["Tracking", "SystemLayer"], swiftSettings: strict),
@@ -72,8 +76,8 @@ let package = Package(
             name: "NBDServer",
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles",
+                "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
+                "Tracking", "TrackingFiles", "VhostProtocol",
             ],
             swiftSettings: strict),
         .target(
@@ -139,7 +143,7 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles",
+                "TrackingFiles", "VhostClient",
             ],
             swiftSettings: strict),
         .testTarget(
@@ -150,12 +154,25 @@ let package = Package(
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
             swiftSettings: strict),
+        .systemLibrary(name: "CFrontEnd", path: "Tests/CFrontEnd"),
         .target(
-            name: "TestSupport", dependencies: ["CLibNBD", "UnitSupport"],
+            name: "VhostFrontEnd", dependencies: ["VhostClient", "CFrontEnd"],
+            path: "Tests/VhostFrontEnd", swiftSettings: strict),
+        .executableTarget(
+            name: "nbdpull-vhost-load",
+            dependencies: [
+                "VhostClient", "VhostFrontEnd",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/VhostLoad", swiftSettings: strict),
+        .target(
+            name: "TestSupport",
+            dependencies: ["CLibNBD", "UnitSupport", "VhostClient", "VhostFrontEnd"],
             path: "Tests/TestSupport", swiftSettings: strict),
         .target(name: "WireClient", path: "Tests/WireClient", swiftSettings: strict),
         .testTarget(
-            name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
+            name: "InteropTests",
+            dependencies: ["TestSupport", "VhostClient", "VhostFrontEnd", "WireClient"],
             swiftSettings: strict),
         .target(
             name: "Simulation",
@@ -179,7 +196,8 @@ let package = Package(
             path: "Tests/FuzzEntries", swiftSettings: strict),
         .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),
         .testTarget(
-            name: "PointInTimeTests", dependencies: ["TestSupport"], swiftSettings: strict),
+            name: "PointInTimeTests", dependencies: ["TestSupport", "VhostFrontEnd"],
+            swiftSettings: strict),
     ]
 )
 

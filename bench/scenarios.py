@@ -11,6 +11,7 @@ import live
 import memory
 import pulljob
 import tracking
+import vhost
 from credentials import make_credentials, missing_maker
 from harness import (WRITE_LIMIT, Files, Result, Scenario, Settings, attempt, export_of,
                      for_each_peer, in_turn, interleaved, say)
@@ -218,6 +219,12 @@ SCENARIOS = [
              begin_16t),
     Scenario("tracking-cost", "4 KiB random writes, 32 in flight, tracked and untracked", "io",
              ("fio",), tracking_cost),
+    Scenario("vhost-buffered", "A guest over vhost-user-blk, through the page cache", "io",
+             ("fio",), vhost.buffered),
+    Scenario("vhost-direct", "A guest over vhost-user-blk, past the page cache", "io",
+             ("fio",), vhost.direct),
+    Scenario("vhost-live-job", "A guest over vhost-user-blk whose disk is being backed up", "io",
+             ("fio", "nbdcopy"), vhost.live_job),
 ]
 
 

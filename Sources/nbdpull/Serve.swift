@@ -23,6 +23,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Directory for sockets. (root: /run/nbdpull, else below XDG_RUNTIME_DIR)")
     var runDir: String?
     @Option(help: "ADDR:PORT for serving live exports over TCP too.") var liveTcp: String?
+    @Option(help: "Directory for vhost-user-blk sockets of disks, DOMAIN-TARGET.sock.")
+    var vhostDir: String?
     @Option(help: "Define this domain (XML file) at the start; may be repeated.")
     var domain: [String] = []
     @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
@@ -84,6 +86,7 @@ struct Serve: AsyncParsableCommand {
         set("state-dir", stateDir)
         set("run-dir", runDir)
         set("live-tcp", liveTcp)
+        set("vhost-dir", vhostDir)
         set("name", name)
         set("tls-certs", tls.tlsCerts)
         set("tls-psk", tls.tlsPsk)
@@ -136,7 +139,10 @@ struct ServeRun {
         let passed = try SocketActivation.descriptors(
             environment, processID: ProcessInfo.processInfo.processIdentifier)
         let state = try StateDirectory(path: settings.stateDirectory)
-        try makeRunDirectory()
+        try makeDirectory(settings.runDirectory, what: "run directory")
+        if let directory = settings.vhostDirectory {
+            try makeDirectory(directory, what: "directory for vhost-user sockets")
+        }
         try ControlServer.clearStaleSocket(controlSocket)
         if settings.libvirtAccess != nil { try ControlServer.clearStaleSocket(libvirtSocket) }
         let engine = try EngineFactory.make(settings.server)
@@ -162,6 +168,7 @@ struct ServeRun {
             copyTimeoutMilliseconds: UInt64(settings.copyTimeoutSeconds) * 1000,
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
+        managing.vhostDirectory = settings.vhostDirectory
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
         let events = EventLog { log.write($0) }
         let freezer = settings.libvirtUpstream.map {
@@ -240,7 +247,7 @@ struct ServeRun {
         services.append(
             StopService {
                 ServiceNotice.send("STOPPING=1", environment)
-                // No guest stands still while jobs end.
+                // Guests keep running while jobs end.
                 async let thawed: Void? = freezer?.shutdown()
                 await manager.shutdown()
                 await thawed
@@ -290,26 +297,27 @@ struct ServeRun {
         SecurityArguments.listener(settings.security, allowPlaintext: settings.allowPlaintext)
     }
 
-    private func makeRunDirectory() throws(ControlError) {
+    private func makeDirectory(_ path: String, what: String) throws(ControlError) {
+        if path != settings.runDirectory, FileManager.default.fileExists(atPath: path) { return }
         do {
             try FileManager.default.createDirectory(
-                atPath: settings.runDirectory, withIntermediateDirectories: true,
+                atPath: path, withIntermediateDirectories: true,
                 attributes: [.posixPermissions: 0o700])
         } catch {
             throw ControlError(
                 .systemError, code: "run-directory-unusable", status: 500,
-                detail: "cannot create the run directory '\(settings.runDirectory)': "
+                detail: "cannot create the \(what) '\(path)': "
                     + error.localizedDescription)
         }
         guard let group = settings.server.socketAccess.group ?? settings.libvirtAccess?.group else {
             return
         }
         do throws(SystemCalls.Failure) {
-            try SystemCalls.letThrough(group: group, path: settings.runDirectory)
+            try SystemCalls.letThrough(group: group, path: path)
         } catch {
             throw ControlError(
                 .systemError, code: "run-directory-unusable", status: 500,
-                detail: "cannot give the run directory '\(settings.runDirectory)' to group"
+                detail: "cannot give the \(what) '\(path)' to group"
                     + " \(group): \(error.text)")
         }
     }

@@ -10,6 +10,8 @@ struct ServeSettings {
     var stateDirectory: String
     var runDirectory: String
     var liveTCP: String?
+    /// Absolute path; nil: only disks whose definition names a socket have one.
+    var vhostDirectory: String?
     var domains: [String]
     var disks: [String]
     var name: String
@@ -78,6 +80,7 @@ struct ServeSettings {
         stateDirectory = ServeArguments.absolutePath(state)
         runDirectory = ServeArguments.absolutePath(run)
         liveTCP = try source.string("live-tcp")
+        vhostDirectory = try source.string("vhost-dir").map(ServeArguments.absolutePath)
         domains = try source.strings("domain")
         disks = try source.strings("disk")
         name = try source.string("name") ?? "default"

@@ -27,6 +27,11 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
+    /// Where each disk gets a socket for a machine that comes with vhost-user, DOMAIN-TARGET.sock; nil:
+    /// only disks whose definition names one have it.
+    ///
+    /// Absolute path.
+    package var vhostDirectory: String?
     /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
     package var freezer: (any GuestFreezing)?
 
@@ -82,7 +87,7 @@ package actor JobManager {
     var history: [String: History] = [:]
     /// Jobs that did not end well and have left something behind, by id.
     var unsettled: [String: Unsettled] = [:]
-    /// Files of the state directory that could not be read when they were looked at, by path.
+    /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
     var nextDiskIndex = 1
@@ -154,6 +159,8 @@ package actor JobManager {
                 "changes can no longer be recorded (\(detail)): its checkpoints are given up")
         case .trackingProblem(let disk, let detail):
             noteTracking(disk, detail)
+        case .diskProblem(let disk, let detail):
+            note(.diskProblem, of: disk, detail)
         case .clientRefused(let id, let reason):
             events.append(
                 ControlEvent(

@@ -91,7 +91,8 @@ struct PermittedExports: ExportDirectory {
         scope.target(named: name).flatMap { isPermitted($0) ? $0.description : nil }
     }
 
-    private func isPermitted(_ target: ExportTarget) -> Bool {
+    /// Whether the peer may use an export.
+    func isPermitted(_ target: ExportTarget) -> Bool {
         let name = target.description.name
         switch target {
         case .backup:

@@ -1,12 +1,14 @@
 import ServerInterface
 import SystemLayer
 
-/// Where a connection stands.
+/// The phase of a connection.
 enum ConnectionPhase {
     case handshake
     /// TLS is being agreed upon; then the handshake goes on.
     case securing
     case transmission
+    /// A front-end of vhost-user, from its first byte on.
+    case sharing
     /// No further requests are read; replies still go out, then it closes.
     case draining
     /// The socket is shut down; the slot is freed when the kernel holds nothing of it any more.
@@ -27,9 +29,10 @@ struct Connection: ~Copyable {
     var rights: AccessRights
     /// Counted among those that have not chosen an export.
     var isInHandshakeCount: Bool
-    var phase = ConnectionPhase.handshake
-    /// The handshake must be over, or a draining connection drained, by then, in nanoseconds.
-    var deadline: UInt64
+    private(set) var phase = ConnectionPhase.handshake
+    /// When the connection is closed unless it has come to its next phase, in nanoseconds; nil: it may take
+    /// its time.
+    private(set) var phaseEnd: UInt64?
     let begunAt: UInt64
     /// When the peer last sent or took a byte, in nanoseconds.
     var lastProgress: UInt64
@@ -42,6 +45,8 @@ struct Connection: ~Copyable {
     let tlsMode: ListenerSecurity
     var negotiation: Negotiation
     var transmission = Transmission()
+    /// What a front-end of vhost-user has shared; nil over NBD.
+    var vhost: VhostIndex?
 
     /// `input`: arena offset of the inbox's buffer.
     init(_ seed: ConnectionSeed, input: Int, now: UInt64) {
@@ -57,13 +62,17 @@ struct Connection: ~Copyable {
         lastProgress = now
         begunAt = now
         inbox = Inbox(buffer: input)
-        deadline = now + Limits.handshakeNanoseconds
+        phaseEnd = now + Limits.handshakeNanoseconds
     }
 
-    var isSecured: Bool { tls != nil }
+    /// Comes to a phase that has to be over by `end`; nil: it may take its time.
+    mutating func enter(_ phase: ConnectionPhase, until end: UInt64?) {
+        self.phase = phase
+        phaseEnd = end
+    }
 
-    /// Whether a reply, or part of one, has not been taken by the socket.
-    var hasUnsent: Bool { !outbox.replies.isEmpty || tls?.hasUnsent == true }
+    /// Asked for by a field: to compare the channel would copy it.
+    var isSecured: Bool { tls?.input != nil }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool {

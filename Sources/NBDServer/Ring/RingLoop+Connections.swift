@@ -41,7 +41,8 @@ extension RingLoop where IO: ~Copyable {
             target.fits(negotiated.export)
         else { return close(slot) }
         leaveHandshake(slot)
-        if case .live(let export) = target, !export.source.isReadOnly, export.homeRing != index {
+        let isReadOnly = negotiated.export.flags.contains(.readOnly)
+        if case .live(let export) = target, !isReadOnly, export.homeRing != index {
             // A reply on its way keeps the connection here until the socket has taken it.
             flush(slot)
             if connections[slot].phase == .closing { return }
@@ -51,11 +52,12 @@ extension RingLoop where IO: ~Copyable {
             }
             return handOver(slot, negotiated, to: export.homeRing)
         }
-        if case .live(let export) = target, !export.source.isReadOnly {
+        if case .live(let export) = target, !isReadOnly {
             guard let disk = diskSlots[export.disk] else { return close(slot) }
+            if disks[disk].guest != nil { return refuseWriter(slot, export) }
             connections[slot].transmission.disk = disk
         }
-        connections[slot].phase = .transmission
+        connections[slot].enter(.transmission, until: nil)
         connections[slot].transmission.target = target
         connections[slot].transmission.reader = RequestReader(negotiated)
         connections[slot].transmission.replies = ReplyEncoder(negotiated.replyMode)
@@ -87,6 +89,16 @@ extension RingLoop where IO: ~Copyable {
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))
     }
 
+    /// A client that was told of a disk that it may write, while a guest got it by vhost-user.
+    private mutating func refuseWriter(_ slot: ConnectionIndex, _ export: LiveExport) {
+        shared.emit(
+            .clientRefused(
+                jobID: nil,
+                reason: "'\(export.description.name)' is written by its vhost-user guest: it is"
+                    + " read-only over NBD until that has gone"))
+        close(slot)
+    }
+
     private mutating func handOver(_ slot: ConnectionIndex, _ negotiated: Negotiated, to home: Int)
     {
         precondition(!connections[slot].isReferenced, "nothing of a handshake is in flight")
@@ -109,7 +121,7 @@ extension RingLoop where IO: ~Copyable {
                     output: [])))
     }
 
-    func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
+    mutating func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
         let span = arena.bytes(range.lowerBound, count: range.count)
         for index in span.indices { bytes.append(span[index]) }
     }
@@ -163,8 +175,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func close(_ slot: ConnectionIndex) {
         guard connections[slot].phase != .closing else { return }
         bidFarewell(slot)
-        connections[slot].phase = .closing
-        connections[slot].deadline = now + Limits.farewellNanoseconds
+        connections[slot].enter(.closing, until: nil)
         io.shutdown(connections[slot].socket)
         abandonCurrent(slot)
         markReady(slot)
@@ -173,11 +184,10 @@ extension RingLoop where IO: ~Copyable {
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
     mutating func drain(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
-        case .handshake, .securing, .transmission: break
+        case .handshake, .securing, .transmission, .sharing: break
         case .draining, .closing: return
         }
-        connections[slot].phase = .draining
-        connections[slot].deadline = now + Limits.farewellNanoseconds
+        connections[slot].enter(.draining, until: now + Limits.farewellNanoseconds)
         markReady(slot)
     }
 
@@ -199,7 +209,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Detaches the connection from its export; nil: it had none.
-    private mutating func leaveExport(_ slot: ConnectionIndex) -> Departure? {
+    mutating func leaveExport(_ slot: ConnectionIndex) -> Departure? {
         guard let target = connections[slot].transmission.target else { return nil }
         reportBytesRead(slot)
         connections[slot].transmission.target = nil
@@ -216,7 +226,7 @@ extension RingLoop where IO: ~Copyable {
             jobID: connections[slot].scope.jobID)
     }
 
-    private mutating func report(_ departure: Departure) {
+    mutating func report(_ departure: Departure) {
         shared.emit(.clientDisconnected(export: departure.name, jobID: departure.jobID))
         settleClosers(departure.export)
     }
@@ -242,7 +252,7 @@ extension RingLoop where IO: ~Copyable {
 }
 
 /// A connection has left its export.
-private struct Departure {
+struct Departure {
     let export: ExportID
     let name: String
     let jobID: String?

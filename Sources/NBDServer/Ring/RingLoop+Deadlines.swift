@@ -9,17 +9,15 @@ import Tables
 /// as it likes, and what it can make the server hold is bounded.
 extension RingLoop where IO: ~Copyable {
     mutating func checkDeadline(_ slot: ConnectionIndex) {
-        switch connections[slot].phase {
-        case .handshake, .securing, .draining:
-            if now > connections[slot].deadline { close(slot) }
-        case .transmission:
-            if isOverdue(slot) || hasHungUp(slot) { close(slot) }
-        case .closing: break
+        if let end = connections[slot].phaseEnd {
+            if now > end { close(slot) }
+        } else if connections[slot].phase == .transmission, isOverdue(slot) || hasHungUp(slot) {
+            close(slot)
         }
     }
 
     /// Whether a backup client has let its time pass.
-    private func isOverdue(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isOverdue(_ slot: ConnectionIndex) -> Bool {
         guard connections[slot].scope.jobID != nil else { return false }
         let limits = shared.configuration
         let silence = now - min(now, connections[slot].lastProgress)
@@ -32,8 +30,8 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Whether it is the peer's turn: it has replies to take or has begun a message.
-    private func owesBytes(_ slot: ConnectionIndex) -> Bool {
-        if connections[slot].hasUnsent { return true }
+    private mutating func owesBytes(_ slot: ConnectionIndex) -> Bool {
+        if hasUnsent(slot) { return true }
         guard connections[slot].inbox.isReceiving else { return false }
         let isSkipping = connections[slot].transmission.reader?.isSkipping ?? false
         return isSkipping || connections[slot].inbox.receiving != .input
