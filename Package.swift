@@ -12,6 +12,12 @@ let strict: [SwiftSetting] = [
     .enableExperimentalFeature("Lifetimes"),
 ]
 
+/// The release binary brings Swift's libraries along, so that it runs where no toolchain is.
+///
+/// What is tested is what is packaged. The compiler has to know, as it names the libraries to link.
+let staticLibraries = SwiftSetting.unsafeFlags(
+    ["-static-stdlib"], .when(configuration: .release))
+
 let package = Package(
     name: "nbdpull",
     products: [
@@ -100,7 +106,8 @@ let package = Package(
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
-            swiftSettings: strict),
+            swiftSettings: strict + [staticLibraries],
+            linkerSettings: [.unsafeFlags(["-static-stdlib"], .when(configuration: .release))]),
 
         .target(name: "UnitSupport", path: "Tests/UnitSupport", swiftSettings: strict),
         .testTarget(
