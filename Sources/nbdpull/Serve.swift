@@ -59,6 +59,7 @@ struct Serve: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var libvirt: LibvirtOptions
+    @OptionGroup var monitor: MonitorOptions
     @Flag(name: [.customShort("q"), .long], help: "Print errors only.") var quiet = false
     @Option(help: "Minimum log level: debug, info, warning, error. (default: info)")
     var logLevel: String?
@@ -110,6 +111,12 @@ struct Serve: AsyncParsableCommand {
         set("libvirt-socket-group", libvirt.libvirtSocketGroup)
         set("libvirt-upstream", libvirt.libvirtUpstream)
         set("libvirt-upstream-uri", libvirt.libvirtUpstreamUri)
+        set("metrics", monitor.metrics)
+        set("event-exec", monitor.eventExec)
+        set("idle-after", monitor.idleAfter)
+        if !monitor.metricsHost.isEmpty {
+            values["metrics-host"] = .stringArray(monitor.metricsHost)
+        }
         if libvirt.noLibvirt { values["no-libvirt"] = .bool(true) }
         set("log-level", logLevel)
         if quiet { values["quiet"] = .bool(true) }
@@ -133,26 +140,41 @@ struct ServeRun {
         // Everything that can be refused is checked before anything is opened.
         let start = try startDomains()
         let liveTCP = try await liveTCPEndpoint()
+        let program = try eventProgram()
         let passed = try SocketActivation.descriptors(
             environment, processID: ProcessInfo.processInfo.processIdentifier)
         let state = try StateDirectory(path: settings.stateDirectory)
         try makeRunDirectory()
         try ControlServer.clearStaleSocket(controlSocket)
         if settings.libvirtAccess != nil { try ControlServer.clearStaleSocket(libvirtSocket) }
+        var monitor: MonitorListener?
+        if let place = settings.monitor { monitor = try MonitorListener(place) }
         let engine = try EngineFactory.make(settings.server)
         let log = EventLogger(level: settings.logLevel)
+        let sinks = EventSinks(log: log, program: program)
         do {
-            try await run(start, liveTCP, passed, state, engine, log)
+            try await run(start, liveTCP, passed, state, engine, sinks, monitor.take())
         } catch {
+            sinks.finish()
             log.flush(orLeaveWith: 1)
             throw error
         }
+        sinks.finish()
         log.flush(orLeaveWith: 0)
+    }
+
+    private func eventProgram() throws(ControlError) -> EventProgram? {
+        guard let path = settings.eventProgram else { return nil }
+        let kept = environment.filter { ["PATH", "HOME", "LANG", "TZ"].contains($0.key) }
+        return try EventProgram(
+            path: path,
+            environment: kept.merging(["NBDPULL_SOCKET": controlSocket]) { $1 })
     }
 
     private func run(
         _ start: [StartDomain], _ liveTCP: ListenEndpoint?, _ passed: [Int32],
-        _ state: StateDirectory, _ engine: any BackupEngine, _ log: EventLogger
+        _ state: StateDirectory, _ engine: any BackupEngine, _ sinks: EventSinks,
+        _ monitor: consuming MonitorListener?
     ) async throws {
         defer { state.release() }
         var managing = JobManagerSettings(
@@ -163,7 +185,9 @@ struct ServeRun {
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
-        let events = EventLog { log.write($0) }
+        managing.idleAfterSeconds = settings.idleAfterSeconds
+        let events = EventLog { sinks.take($0) }
+        sinks.program?.report(to: events)
         let freezer = settings.libvirtUpstream.map {
             GuestFreezer(upstream: $0, state: state, events: events)
         }
@@ -185,7 +209,7 @@ struct ServeRun {
             await manager.shutdown()
             throw error
         }
-        try await serve(manager, engine, freezer, live)
+        try await serve(manager, engine, freezer, live, monitor.take())
     }
 
     /// Returns where the live exports are reached.
@@ -214,7 +238,7 @@ struct ServeRun {
 
     private func serve(
         _ manager: JobManager, _ engine: any BackupEngine, _ freezer: GuestFreezer?,
-        _ live: [ListenEndpoint]
+        _ live: [ListenEndpoint], _ monitor: consuming MonitorListener?
     ) async throws {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = settings.quiet ? .error : .warning
@@ -235,6 +259,12 @@ struct ServeRun {
                 LibvirtServer(
                     manager: manager, socketPath: libvirtSocket, access: access,
                     upstream: settings.libvirtUpstream, places: LivePlaces(live)))
+        }
+        if let monitor = monitor.take(), let place = settings.monitor {
+            if !settings.quiet { Console.error("nbdpull: metrics at http://\(monitor.address)/") }
+            services.append(
+                MonitorServer(
+                    monitor, settings: place, manager: manager, version: Nbdpull.version))
         }
         services.append(ReloadService(engine: engine))
         services.append(

@@ -1,4 +1,5 @@
 import BoundedCalls
+import Foundation
 package import ServerInterface
 
 /// What the manager is told once.
@@ -27,6 +28,10 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
+    /// A job that has no client for so long is told of; nil: never.
+    ///
+    /// Seconds.
+    package var idleAfterSeconds: Int?
     /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
     package var freezer: (any GuestFreezing)?
 
@@ -62,6 +67,8 @@ package actor JobManager {
     let state: StateDirectory?
     let settings: JobManagerSettings
     package nonisolated let events: EventLog
+    /// When the server began.
+    let startedAt = Date()
 
     var domains: [String: ManagedDomain] = [:]
     /// Domains being defined, changed or undefined now, by name, with their uuids.
@@ -90,6 +97,12 @@ package actor JobManager {
     /// For the counters of `/metrics`: jobs begun, and ended by outcome.
     var begunJobs: UInt64 = 0
     var endedCounts: [String: UInt64] = [:]
+    /// For how long machines' writes were held at the begins of jobs.
+    var holds = DurationHistogram()
+    /// Bytes that clients have read of jobs that have ended.
+    var endedReadBytes: UInt64 = 0
+    /// Looks for jobs without a client.
+    var idleWatch: Task<Void, Never>?
     private var pump: Task<Void, Never>?
 
     package init(
@@ -112,6 +125,7 @@ package actor JobManager {
         pump = Task { [weak self] in
             for await event in stream { await self?.receive(event) }
         }
+        watchForIdleJobs()
     }
 
     /// Ends every job, removes what they made, and stops the engine.
@@ -120,6 +134,7 @@ package actor JobManager {
     package func shutdown() async {
         isStopping = true
         retries?.cancel()
+        idleWatch?.cancel()
         storage.stop()
         await engine.refuseNewCalls()
         // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the
@@ -160,6 +175,7 @@ package actor JobManager {
                     .clientRefused, domain: id.flatMap { jobs[$0]?.domain }, id: id,
                     message: reason))
         case .clientConnected(let export, let id):
+            if let id { jobs[id]?.idle = IdleTime() }
             events.append(clientEvent(.clientConnect, export, id))
         case .clientDisconnected(let export, let id):
             events.append(clientEvent(.clientDisconnect, export, id))
