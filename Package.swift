@@ -95,6 +95,10 @@ let package = Package(
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            // The page of the port for watching is part of the binary.
+            resources: ["index.html", "page.css", "page.js", "map.js", "icon.svg"].map {
+                .embedInCode("Monitor/Assets/\($0)")
+            },
             swiftSettings: strict),
         .executableTarget(
             name: "nbdpull",

@@ -217,7 +217,7 @@ package struct TrackingStore: Sendable {
     /// A sealed layer, widened with clean blocks when the disk has grown since.
     ///
     /// What a disk has grown by is dirty in the layer that recorded then.
-    func sealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
+    package func sealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
         let name = Self.sealedName(serial)
         let path = Self.path(name, places)
         let limit = LayerCodec.headerBytes + blockCount / 4 + (1 << 20)
