@@ -2,7 +2,7 @@
 
 BINARY := .build/release/nbdpull
 
-.PHONY: help demo build test soak soak-real check bench format clean
+.PHONY: help demo build deb test soak soak-real check bench format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,12 @@ build: ## Build the release binary, .build/release/nbdpull.
 	@dev/install-packages build
 	swift build -c release --product nbdpull
 
+deb: build ## Make the Debian package, .build/deb/nbdpull_VERSION_ARCH.deb.
+	@dev/install-packages package
+	@packaging/build
+
 test: ## Install what the tests need, then run every check there is.
-	@dev/install-packages build demo test
+	@dev/install-packages build demo package test
 	-@dev/clients
 	-@dev/venv
 	dev/check full
@@ -43,4 +47,4 @@ format: ## Bring all Swift files into form.
 	dev/format
 
 clean: ## Remove everything that was built or made.
-	rm -rf .build .build-trixie .build-venv demo-data
+	rm -rf .build .build-trixie .build-tree .build-venv demo-data

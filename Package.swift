@@ -12,11 +12,16 @@ let strict: [SwiftSetting] = [
     .enableExperimentalFeature("Lifetimes"),
 ]
 
+/// The release binary brings Swift's libraries along, so that it runs where no toolchain is.
+///
+/// What is tested is what is packaged. The compiler has to know, as it names the libraries to link.
+let staticLibraries = SwiftSetting.unsafeFlags(
+    ["-static-stdlib"], .when(configuration: .release))
+
 let package = Package(
     name: "nbdpull",
     products: [
         .executable(name: "nbdpull", targets: ["nbdpull"]),
-        .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]),
         .executable(name: "nbdpull-vhost-load", targets: ["nbdpull-vhost-load"]),
     ],
     dependencies: [
@@ -90,6 +95,10 @@ let package = Package(
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            // The page of the port for watching is part of the binary.
+            resources: ["index.html", "page.css", "page.js", "map.js", "icon.svg"].map {
+                .embedInCode("Monitor/Assets/\($0)")
+            },
             swiftSettings: strict),
         .executableTarget(
             name: "nbdpull",
@@ -101,7 +110,8 @@ let package = Package(
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
-            swiftSettings: strict),
+            swiftSettings: strict + [staticLibraries],
+            linkerSettings: [.unsafeFlags(["-static-stdlib"], .when(configuration: .release))]),
 
         .target(name: "UnitSupport", path: "Tests/UnitSupport", swiftSettings: strict),
         .testTarget(
@@ -179,9 +189,6 @@ let package = Package(
             path: "Tests/Simulation", swiftSettings: strict),
         .testTarget(
             name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: strict),
-        .executableTarget(
-            name: "nbdpull-simulate", dependencies: ["Simulation"], path: "Tests/Simulate",
-            swiftSettings: strict),
         .target(
             name: "FuzzEntries",
             dependencies: [
@@ -196,6 +203,22 @@ let package = Package(
             swiftSettings: strict),
     ]
 )
+
+// Only for dev/simulate: the sources of NBDServer once more, within the program that runs its rings in a
+// simulated world, so that they are compiled for that world as they are for the kernel.
+if Context.environment["NBDPULL_SIMULATE"] != nil {
+    package.products.append(
+        .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]))
+    package.targets.append(
+        .executableTarget(
+            name: "nbdpull-simulate",
+            dependencies: [
+                "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
+                "ScratchFiles", "ServerInterface", "Simulation", "SystemLayer", "TLS", "Tables",
+                "Tracking", "TrackingFiles", "WireClient",
+            ],
+            path: "Tests/SimulatedServer", swiftSettings: strict))
+}
 
 // Only for dev/fuzz: the driver has no main of its own and links with nothing but libFuzzer.
 if Context.environment["NBDPULL_FUZZ"] != nil {

@@ -295,7 +295,7 @@ extension StoragePlace {
         switch self {
         case .storage, .host, .tracking: StorageCalls.threadsPerPlace
         // One reload after the other: the last one counts.
-        case .security: 1
+        case .security, .picture: 1
         // Each owns disks that no other call has, and what it waits for is bounded.
         case .disks: 64
         }

@@ -11,6 +11,9 @@ package enum StoragePlace: Hashable, Sendable {
     case tracking
     /// Credentials and access rules.
     case security
+    /// Looks at a path, or at the state directory, for a picture: none of them takes a thread from calls
+    /// that matter.
+    case picture(String)
     /// Calls that own disks for their time; what they wait for is bounded.
     case disks
 
@@ -44,6 +47,7 @@ package enum StoragePlace: Hashable, Sendable {
         case .storage(let path): path.isEmpty ? "'/'" : "'\(path)'"
         case .host(let name): "the name server asked for '\(name)'"
         case .tracking: "the state directory"
+        case .picture(let path): "'\(path)'"
         case .security: "the files of TLS and access rules"
         case .disks: "the server's disks"
         }

@@ -1,5 +1,5 @@
 package import PointInTime
-import Tracking
+package import Tracking
 
 /// Everything that a change of one disk passes, as one state machine without I/O: changes, completions
 /// and calls in, actions out.
@@ -126,6 +126,11 @@ extension DiskChanges {
         precondition(parked[change.id.number] == nil, "a change waits at one gate at a time")
         parked[change.id.number] = Parked(change: change, gate: gate)
         return .waits
+    }
+
+    /// Whether a change waits for old content to be copied.
+    package func waitsForCopy(_ id: ChangeID) -> Bool {
+        id.number < parked.count && parked[id.number]?.gate == .copy
     }
 
     private mutating func unpark(_ id: ChangeID, from gate: ParkedGate) -> Change {

@@ -35,6 +35,7 @@ package struct SourceFacts: Sendable {
     /// What the source is called where it is read and written, and where its tail is written.
     package var raw: Int32
     package var tailRaw: Int32
+    package var node: FileNode?
     package var witness: WriteErrorWitness
 
     package init(path: String, sizeBytes: UInt64, raw: Int32, witness: WriteErrorWitness) {
@@ -192,7 +193,7 @@ package final class RawSource: Sendable {
         syncDescriptor = nil
         readsNeverWait = facts.readsNeverWait
         holes = .none
-        node = nil
+        node = facts.node
         witness = facts.witness
     }
 

@@ -165,6 +165,10 @@ package enum Limits {
     package static let resumeSlackNanoseconds: UInt64 = 2_000_000_000
     /// How often the scratch of running jobs is looked after, in milliseconds.
     package static let scratchWatchMilliseconds: Int32 = 100
+    /// Of those looks, every tenth asks for room that only people want to know of.
+    package static let scratchLooksPerFigure = 10
+    /// How long somebody waits for the picture of a disk, in milliseconds.
+    package static let pictureMilliseconds: Int32 = 2_000
     /// How long a guest's write to a full file system waits at most until jobs have given room back,
     /// in nanoseconds.
     package static let reclaimNanoseconds: UInt64 = 2_000_000_000

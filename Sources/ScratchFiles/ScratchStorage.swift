@@ -23,6 +23,7 @@ package struct ScratchFacts: Sendable {
     package var isOurs = true
     package var freeBytes = UInt64.max
     package var fileSystem: UInt64?
+    package var node: FileNode?
     package var readsNeverWait = false
     /// Told of write errors: one for each reader, and one for everybody else.
     package var readers: [WriteErrorWitness]
@@ -122,7 +123,7 @@ package final class ScratchStorage: Sendable {
         wholeBytes = UInt64(facts.slotLimit) << ClusterGeometry.shift
         fileSystem = facts.fileSystem
         file = nil
-        node = nil
+        node = facts.node
         deviceBytes = 0
         earlierError = nil
         readsNeverWait = facts.readsNeverWait

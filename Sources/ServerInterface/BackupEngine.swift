@@ -12,6 +12,8 @@ package protocol BackupEngine: Sendable {
     /// Clients see it when they connect anew; what is new counts as changed.
     func growDisk(_ disk: DiskID, sizeBytes: UInt64?) async throws(ServerFault) -> UInt64
     func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus
+    /// What a disk looks like, in cells. Parts that cannot be told within a moment are left out.
+    func diskMap(_ disk: DiskID) async throws(ServerFault) -> DiskMap
     /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the backup exports.
     /// A fault leaves nothing behind: no file, no socket, no job.
     func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted
@@ -36,6 +38,8 @@ package protocol BackupEngine: Sendable {
     ) async throws(ServerFault) -> DirtyReport
     /// Forgets what is kept elsewhere for a tracking directory that has been removed for good.
     func forgetTracking(directory: String)
+    /// Connections that were closed at once, because a limit of connections was reached.
+    var refusedConnections: UInt64 { get }
     /// Adds a listener for the live exports.
     func listenLive(
         _ endpoint: ListenEndpoint, security: ListenerSecurity
@@ -68,6 +72,13 @@ extension BackupEngine {
     }
     /// Nor has one without files anything to forget.
     package func forgetTracking(directory: String) {}
+
+    /// An engine without connections refuses none.
+    package var refusedConnections: UInt64 { 0 }
+    /// Of an engine without files there is nothing to see.
+    package func diskMap(_ disk: DiskID) async throws(ServerFault) -> DiskMap {
+        DiskMap(sizeBytes: try await diskStatus(disk).sizeBytes)
+    }
 
     /// Jobs of an engine that keeps nothing in memory end with it.
     package func expectJobs(_ jobs: [JobResumption]) async {}

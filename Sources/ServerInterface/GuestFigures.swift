@@ -9,6 +9,8 @@ package struct GuestFigures: Sendable, Hashable {
     /// Trimming and zeroing count as writing, because they change the disk.
     package var writeBytes: UInt64 = 0
     package var flushRequests: UInt64 = 0
+    /// How long writes waited that came upon a copy which a job needed first.
+    package var copyWaits = DurationHistogram()
 
     package init() {}
 

@@ -132,6 +132,10 @@ package struct JobDiskReport: Sendable {
     /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of a
     /// full one what the source took on its file system at the begin, at most its size.
     package var bytesToRead: UInt64
+    /// Bytes that scratch could take at the begin.
+    package var scratchLimitBytes: UInt64 = 0
+    /// Bytes that scratch can still take, as it was last seen; nil before anybody has looked.
+    package var scratchFreeBytes: UInt64?
     package init(
         target: String, sizeBytes: UInt64, scratchUsedBytes: UInt64, preservedClusters: UInt64,
         zeroClusters: UInt64, bytesRead: UInt64, bytesToRead: UInt64

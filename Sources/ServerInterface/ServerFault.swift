@@ -77,6 +77,8 @@ package enum ServerEvent: Sendable {
     case diskProblem(disk: DiskID, detail: String)
     /// A connection's TLS did not come about.
     case clientRefused(jobID: String?, reason: String)
+    /// Something is wrong with a machine that comes with vhost-user, or with its hypervisor.
+    case guestProblem(export: String, reason: String)
     case clientConnected(export: String, jobID: String?)
     case clientDisconnected(export: String, jobID: String?)
 }

@@ -13,6 +13,8 @@ package struct SocketPlace: Sendable, Hashable, Codable {
         case passed
         /// A vhost-user back end's.
         case vhost
+        /// The port for watching.
+        case monitor
     }
 
     package var role: Role

@@ -90,6 +90,12 @@ package struct FileNode: Sendable, Hashable {
     let device: UInt64
     let inode: UInt64?
 
+    /// A device, or the file with that inode on it.
+    package init(device: UInt64, inode: UInt64? = nil) {
+        self.device = device
+        self.inode = inode
+    }
+
     /// What tells it from others in a file: one word.
     package var text: String { inode.map { "\(device):\($0)" } ?? "\(device)" }
 }

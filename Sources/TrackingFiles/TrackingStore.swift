@@ -129,6 +129,15 @@ package struct TrackingStore: Sendable {
         return try? LiveBits(in: memory, serial: serial, session: session)
     }
 
+    /// A layer without a live file: one that an earlier attempt could not remove would be taken for its own.
+    private static func removeLive(
+        _ serial: UInt64, _ places: TrackingPlaces
+    ) throws(TrackingFault) {
+        guard places.isInMemory, let memory = places.memory else { return }
+        let name = LiveBits.fileName(serial)
+        try naming(memory.path + "/" + name) { () throws(SystemFault) in try memory.remove(name) }
+    }
+
     // MARK: Checkpoints
 
     /// Makes the layer that will record after the next checkpoint.
@@ -138,6 +147,7 @@ package struct TrackingStore: Sendable {
         let serial = record.chain.nextSerial
         let bits = DirtyBitmap(blockCount: blockCount)
         let live = Self.liveBits(serial, session: record.session, places)
+        if live == nil { try Self.removeLive(serial, places) }
         let shift = granularityShift
         return try Self.naming(Self.path(RecordingLayer.fileName(serial), places)) {
             () throws(SystemFault) in
@@ -207,7 +217,7 @@ package struct TrackingStore: Sendable {
     /// A sealed layer, widened with clean blocks when the disk has grown since.
     ///
     /// What a disk has grown by is dirty in the layer that recorded then.
-    func sealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
+    package func sealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
         let name = Self.sealedName(serial)
         let path = Self.path(name, places)
         let limit = LayerCodec.headerBytes + blockCount / 4 + (1 << 20)

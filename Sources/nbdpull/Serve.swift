@@ -61,6 +61,7 @@ struct Serve: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var libvirt: LibvirtOptions
+    @OptionGroup var monitor: MonitorOptions
     @Flag(help: "Take the place of the server that runs; without one, start as ever.")
     var takeover = false
     @Flag(name: [.customShort("q"), .long], help: "Print errors only.") var quiet = false
@@ -115,6 +116,12 @@ struct Serve: AsyncParsableCommand {
         set("libvirt-socket-group", libvirt.libvirtSocketGroup)
         set("libvirt-upstream", libvirt.libvirtUpstream)
         set("libvirt-upstream-uri", libvirt.libvirtUpstreamUri)
+        set("metrics", monitor.metrics)
+        set("event-exec", monitor.eventExec)
+        set("idle-after", monitor.idleAfter)
+        if !monitor.metricsHost.isEmpty {
+            values["metrics-host"] = .stringArray(monitor.metricsHost)
+        }
         if libvirt.noLibvirt { values["no-libvirt"] = .bool(true) }
         set("log-level", logLevel)
         if quiet { values["quiet"] = .bool(true) }

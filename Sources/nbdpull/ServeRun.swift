@@ -23,6 +23,8 @@ struct ServeRun {
         // Everything that can be refused is checked before anything is opened.
         let start = try startDomains()
         let liveTCP = try await liveTCPEndpoint()
+        let sinks = EventSinks(
+            log: EventLogger(level: settings.logLevel), program: try eventProgram())
         let passed = try SocketActivation.descriptors(
             environment, processID: ProcessInfo.processInfo.processIdentifier)
         let next = NextServer(words: CommandLine.arguments, environment: environment)
@@ -31,17 +33,26 @@ struct ServeRun {
             identity: ServerIdentity(
                 program: Nbdpull.version, executable: next.path,
                 stateDirectory: settings.stateDirectory, runDirectory: settings.runDirectory),
-            serviceManager: ServiceManager(environment), log: EventLogger(level: settings.logLevel),
-            wishes: Wishes(next: next))
+            serviceManager: ServiceManager(environment), sinks: sinks, wishes: Wishes(next: next))
         let newcomer = try await takesOver ? ask(setup) : nil
         do {
             try await run(setup, passed, newcomer)
         } catch {
             newcomer?.failed((error as? ControlError)?.message ?? "\(error)")
-            setup.log.flush(orLeaveWith: 1)
+            sinks.finish()
+            sinks.log.flush(orLeaveWith: 1)
             throw error
         }
-        setup.log.flush(orLeaveWith: 0)
+        sinks.finish()
+        sinks.log.flush(orLeaveWith: 0)
+    }
+
+    private func eventProgram() throws(ControlError) -> EventProgram? {
+        guard let path = settings.eventProgram else { return nil }
+        let kept = environment.filter { ["PATH", "HOME", "LANG", "TZ"].contains($0.key) }
+        return try EventProgram(
+            path: path,
+            environment: kept.merging(["NBDPULL_SOCKET": controlSocket]) { $1 })
     }
 
     /// Asks the server that runs, having checked what can be checked; nil when there is none.

@@ -25,6 +25,12 @@ struct ServeSettings {
     var libvirtAccess: SocketAccess?
     /// The libvirtd that runs the machines; nil: unknown to this server.
     var libvirtUpstream: UpstreamSettings?
+    /// Where metrics are and the page; nil: nowhere.
+    var monitor: MonitorSettings?
+    /// Absolute path of the program that is run on events.
+    var eventProgram: String?
+    /// Nil: nobody is told of jobs without a client.
+    var idleAfterSeconds: Int?
     var quiet: Bool
     var logLevel: Logger.Level
 
@@ -110,8 +116,27 @@ struct ServeSettings {
             server.otherDescriptors = LibvirtServer.descriptorsMax(
                 hasUpstream: libvirtUpstream != nil)
         }
+        monitor = try Self.monitor(source)
+        eventProgram = try source.string("event-exec").map(ServeArguments.absolutePath)
+        let idleAfter =
+            try source.int("idle-after", in: 0...JobManager.idleAfterSecondsMax)
+            ?? JobManager.idleAfterSecondsDefault
+        idleAfterSeconds = idleAfter == 0 ? nil : idleAfter
+        if monitor != nil { server.otherDescriptors += MonitorServer.descriptorsMax }
         quiet = try source.bool("quiet") ?? false
         logLevel = try Self.logLevel(source.string("log-level")) ?? (quiet ? .error : .info)
+    }
+
+    private static func monitor(_ source: Source) throws(ControlError) -> MonitorSettings? {
+        let names = try source.strings("metrics-host")
+        // A file may write a port as a number.
+        guard let text = try source.text("metrics") else {
+            guard let name = names.first else { return nil }
+            throw .invalidArgument(
+                what: "metrics-host '\(name)'",
+                detail: "it names the port that metrics gives: set that, too")
+        }
+        return try MonitorSettings(text, names: names)
     }
 
     private static func libvirtAccess(_ source: Source) throws(ControlError) -> SocketAccess? {

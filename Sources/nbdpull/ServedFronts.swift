@@ -168,6 +168,12 @@ struct ServedFronts: Sendable {
                     socket: try duplicate(libvirt), upstream: settings.libvirtUpstream,
                     places: LivePlaces(live)))
         }
+        if let monitor = fronts.monitor, let place = settings.monitor {
+            services.append(
+                MonitorServer(
+                    socket: try monitor.duplicate(), settings: place, manager: manager,
+                    version: Nbdpull.version))
+        }
         // The last service is stopped first: jobs end while the sockets still answer.
         services.append(StopService { await end() })
         return services
@@ -189,6 +195,9 @@ struct ServedFronts: Sendable {
             Console.error(
                 "nbdpull: took over from version \(newcomer.program), process \(newcomer.process)")
         }
+        if let monitor = fronts.monitor, !settings.quiet {
+            Console.error("nbdpull: metrics at http://\(monitor.address)/")
+        }
         Console.error("nbdpull: ready, control socket \(setup.run.controlSocket)")
         let problems = await manager.problems
         let status = problems.isEmpty ? "" : "\nSTATUS=degraded: \(problems[0])"
@@ -199,7 +208,7 @@ struct ServedFronts: Sendable {
     private func end() async {
         guard !isLeaving else { return manager.events.endStreams() }
         setup.serviceManager.tell("STOPPING=1")
-        // No guest stands still while jobs end.
+        // Guests keep running while jobs end.
         async let thawed: Void? = freezer?.shutdown()
         await manager.shutdown()
         await thawed

@@ -14,7 +14,7 @@ struct ServeSetup: Sendable {
     let liveTCP: ListenEndpoint?
     let identity: ServerIdentity
     let serviceManager: ServiceManager
-    let log: EventLogger
+    let sinks: EventSinks
     let wishes: Wishes
 
     var settings: ServeSettings { run.settings }
@@ -99,8 +99,9 @@ struct Serving {
     }
 
     private func run(_ engine: any BackupEngine, _ state: StateDirectory) async throws -> Ending {
-        let log = setup.log
-        let events = EventLog { log.write($0) }
+        let sinks = setup.sinks
+        let events = EventLog { sinks.take($0) }
+        sinks.program?.report(to: events)
         let freezer = settings.libvirtUpstream.map {
             GuestFreezer(upstream: $0, state: state, events: events)
         }
@@ -140,6 +141,7 @@ struct Serving {
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.vhostDirectory = settings.vhostDirectory
+        managing.idleAfterSeconds = settings.idleAfterSeconds
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
         managing.freezer = freezer
         return managing
@@ -173,9 +175,15 @@ struct Serving {
 struct Fronts: Sendable {
     let control: FrontSocket
     let libvirt: FrontSocket?
+    let monitor: MonitorListener?
     let door: HandoverDoor
 
     init(_ setup: ServeSetup, _ sockets: SocketKeep) throws(ControlError) {
+        if let place = setup.settings.monitor {
+            monitor = try MonitorListener(place, sockets)
+        } else {
+            monitor = nil
+        }
         do throws(HandoverFault) {
             control = try FrontSocket(
                 .control, path: setup.run.controlSocket, mode: 0o600, group: nil, sockets)
@@ -198,5 +206,6 @@ struct Fronts: Sendable {
         door.close(keepingFile: keepingFiles)
         control.close(keepingFile: keepingFiles)
         libvirt?.close(keepingFile: keepingFiles)
+        monitor?.close(isHandedOver: keepingFiles)
     }
 }

@@ -40,6 +40,8 @@ final class FakeEngine: BackupEngine {
         var invalid: [String: Set<String>] = [:]
         var recoveredBytes: UInt64 = 0
         var trackingProblem: String?
+        /// Clients of every job.
+        var jobClients = 1
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
     }
@@ -324,6 +326,7 @@ final class FakeEngine: BackupEngine {
                 bytesToRead: 16384)
         }
         return JobReport(
-            disks: disks, clientCount: 1, holdNanoseconds: 1000, brokenReason: state.broken[id])
+            disks: disks, clientCount: state.jobClients, holdNanoseconds: 1000,
+            brokenReason: state.broken[id])
     }
 }

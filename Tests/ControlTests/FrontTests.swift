@@ -71,7 +71,7 @@ import Testing
             metrics.accept = "text/plain"
             let page = String(decoding: try await client.send(metrics), as: UTF8.self)
             #expect(page.contains("nbdpull_jobs{state=\"running\"} 1\n"))
-            #expect(page.contains("# TYPE nbdpull_job_scratch_used_bytes gauge\n"))
+            #expect(page.contains("# TYPE nbdpull_scratch_used_bytes gauge\n"))
             var end = call("POST", "job", "end")
             end.body = try ControlJSON.encode(EndBody(failed: false))
             end.query = [("job", job.id)]

@@ -111,8 +111,6 @@ extension InteropSuite {
                 let result = try watch.result()
                 #expect(result.status == status, "\(result)")
                 #expect(result.stdout.contains("Backup \(job.id) ended: "), "\(result)")
-                let fits = result.stdout.split(separator: "\n").allSatisfy { $0.count <= 100 }
-                #expect(fits, "\(result)")
             }
             try server.stop()
         }
@@ -135,7 +133,11 @@ extension InteropSuite {
             #expect(busy.status == 1 && busy.stderr.contains("in use by a client"), "\(busy)")
             #expect(try Bytes.ofFile(fixture.path("vda")) == before)
             try guest.disconnect()
-            for _ in 0..<200 where try server.cli(restore).status != 0 { usleep(20_000) }
+            // The server may have yet to notice that the machine is gone.
+            for _ in 0..<200 {
+                guard try server.cli(restore).status != 0 else { break }
+                usleep(20_000)
+            }
             try Images.expectEqual(image, fixture.path("vda"))
 
             let pulled = fixture.directory.file("pulled.img")
@@ -165,7 +167,8 @@ extension InteropSuite {
             try Images.mixed(large, bytes: LiveFixture.defaultBytes + 4096, seed: 3)
             let layered = fixture.directory.file("layered.qcow2")
             try Command.run(
-                "qemu-img", ["convert", "-O", "qcow2", fixture.path("vdb"), layered]
+                "qemu-img",
+                ["convert", "-U", "-f", "raw", "-O", "qcow2", fixture.path("vdb"), layered]
             ).output()
             let enlarge = "nbdpull blockresize vm1 vda \(LiveFixture.defaultBytes + 4096)b"
             for (arguments, words) in [

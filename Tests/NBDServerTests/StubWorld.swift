@@ -49,6 +49,8 @@ final class StubWorld {
         case sync(FileHandle)
         case nothing(Int32)
         case kick(EventHandle)
+        /// Is to be tried again when the file does not hang any more.
+        case stuck(FileHandle)
     }
 
     /// Bytes that the ring has sent, taken away.
@@ -160,6 +162,8 @@ struct StubIO: RingIO, ~Copyable {
         case .sync: world.syncResults.popFirst() ?? 0
         case .nothing(let result): result
         case .kick(let event): kick(event)
+        case .stuck(let file):
+            world.hung.contains(file.number) ? nil : -Errno.interrupted
         }
     }
 

@@ -269,7 +269,7 @@ private final class Events: Sendable {
     func add(_ event: ServerEvent) { all.withLock { $0.append(event) } }
     var reasons: [String] {
         all.withLock { $0 }.compactMap {
-            if case .clientRefused(_, let reason) = $0 { reason } else { nil }
+            if case .guestProblem(_, let reason) = $0 { reason } else { nil }
         }
     }
 }

@@ -41,6 +41,9 @@ package enum Canary: String, CaseIterable, Sendable {
     case ignoresLostWrites
     /// A sync that failed is forgotten by the next one.
     case forgetsFailedSync
+    /// What a killed process wrote to a ledger last has not come to its file: an entry that comes after
+    /// the guest's write.
+    case entersLate
     /// Fault A1: scratch is never asked whether it has lost something.
     case trustsScratch
     /// Fault A1, half mended: scratch is asked before it is read.

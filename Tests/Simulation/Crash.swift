@@ -2,12 +2,12 @@ import Glibc
 import Synchronization
 
 /// Names the seed when production code traps.
-enum Crash {
+package enum Crash {
     private static let seed = Atomic<UInt64>(0)
     private static let isInstalled = Atomic<Bool>(false)
 
     /// The history that runs from now on.
-    static func note(_ seed: UInt64) {
+    package static func note(_ seed: UInt64) {
         self.seed.store(seed, ordering: .relaxed)
         guard !isInstalled.exchange(true, ordering: .relaxed) else { return }
         for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS] {

@@ -17,6 +17,13 @@ package enum History {
     package static func shrink(
         _ failing: StepList, canary: Canary? = nil, attempts: Int = 2000
     ) -> StepList {
+        shrink(failing, attempts: attempts) { run($0, canary: canary).violation != nil }
+    }
+
+    /// The same for histories of any kind.
+    package static func shrink(
+        _ failing: StepList, attempts: Int = 2000, stillFails: (StepList) -> Bool
+    ) -> StepList {
         var best = failing
         var left = attempts
         var size = best.taken.count / 2
@@ -27,7 +34,7 @@ package enum History {
                 var candidate = best
                 candidate.taken.removeSubrange(start..<min(start + size, best.taken.count))
                 left -= 1
-                if run(candidate, canary: canary).violation != nil {
+                if stillFails(candidate) {
                     best = candidate
                     isShorter = true
                 } else {

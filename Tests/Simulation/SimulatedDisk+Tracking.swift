@@ -28,10 +28,12 @@ extension SimulatedDisk {
 
     private func open(_ born: Int) {
         let places = TrackingPlaces(
-            files: SimulatedDirectory("/state/\(number)", disk: number, isMemory: false, world),
-            memory: SimulatedDirectory("/memory/\(number)", disk: number, isMemory: true, world),
+            files: SimulatedDirectory(
+                "/state/\(number)", disk: number, isMemory: false, world.stage),
+            memory: SimulatedDirectory(
+                "/memory/\(number)", disk: number, isMemory: true, world.stage),
             isInMemory: true,
-            mark: SimulatedMark(disk: number, isLasting: world.swarm.isFile, world),
+            mark: SimulatedMark(disk: number, isLasting: world.swarm.isFile, world.stage),
             bootID: "boot \(world.boot)")
         let doubt = TrackingDoubt(places, spare: Self.spare)
         self.doubt = doubt
@@ -59,6 +61,7 @@ extension SimulatedDisk {
                 generation: IntentLogFile.firstGeneration, isAllMarked: store.log.isAllMarked),
             regionShift: store.log.regionShift)
         isServed = true
+        world.resumeJobs(on: self)
         isOnlyInMemory = false
         world.note("disk \(number): served, checkpoints \(store.record.chain.checkpoints)")
     }
@@ -69,6 +72,7 @@ extension SimulatedDisk {
         if world.canary == .servesSilently {
             tracking = .unavailable
             isServed = true
+            world.resumeJobs(on: self)
             return
         }
         let outcome = doubt.declare()
@@ -76,6 +80,7 @@ extension SimulatedDisk {
         guard outcome.isSaid else { return }
         tracking = .unavailable
         isServed = true
+        world.resumeJobs(on: self)
         retriesDoubt = !outcome.isDurable
         wasTold = retriesDoubt
     }

@@ -1,5 +1,5 @@
-import SystemLayer
-import TrackingFiles
+package import SystemLayer
+package import TrackingFiles
 
 /// A file as everyone sees it, and as it is after a loss of power.
 struct FileContent {
@@ -75,7 +75,9 @@ final class Inode {
 
 /// The files of a simulated directory: names as everyone sees them, and as they are after a loss of
 /// power.
-final class FileTable {
+package final class FileTable {
+    package init() {}
+
     private(set) var names: [String: Inode] = [:]
     private var durableNames: [String: Inode] = [:]
 
@@ -100,7 +102,7 @@ final class FileTable {
     func syncNames() { durableNames = names }
 
     /// Each name that is not durable is kept or lost.
-    func losePower(_ draw: inout Draw) {
+    package func losePower(_ draw: inout Draw) {
         for name in Set(names.keys).union(durableNames.keys).sorted() where draw.chance(50) {
             durableNames[name] = names[name]
         }
@@ -118,52 +120,93 @@ final class FileTable {
     }
 
     /// The machine forgets it.
-    func forget() {
+    package func forget() {
         names = [:]
         durableNames = [:]
     }
 }
 
-/// Finds the world from objects that production code passes from thread to thread.
-///
-/// A history runs on one thread, and its world outlives everything in it.
-struct WorldReference: Sendable {
-    private let address: UInt
+/// The world around simulated files.
+package protocol FileWorld: AnyObject {
+    /// Counts the processes that have served.
+    var process: Int { get }
+    func isAlive(_ process: Int) -> Bool
+    /// What goes wrong with the next I/O at a place.
+    func nextFault(_ place: Place) -> Fault?
+    /// Others go first, now and then or in any case.
+    func dawdle()
+    func pause()
+    /// The call is not answered before its place is healed, or never; whether it goes on.
+    func hang(forEver: Bool) -> Bool
+    /// A disk's tracking directory, or the one in memory.
+    func table(of disk: Int, isMemory: Bool) -> FileTable
+    func markText(of disk: Int) -> String?
+    func setMarkText(_ text: String, of disk: Int)
+    /// A rule that is broken on purpose: what a sync reports is not passed on.
+    var hidesErrors: Bool { get }
+}
 
-    init(_ world: World) {
-        // SAFETY: only turned back into the object, by `world`.
-        address = unsafe UInt(bitPattern: Unmanaged.passUnretained(world).toOpaque())
+/// What objects of production code can find a world's files by.
+package final class FileStage {
+    unowned let world: any FileWorld
+    private var inodes: [Inode] = []
+
+    package init(_ world: any FileWorld) { self.world = world }
+
+    /// Numbers a file for those who may only know it by a number.
+    func number(_ inode: Inode?) -> Int {
+        guard let inode else { preconditionFailure("a file that was just made") }
+        if let known = inode.number { return known }
+        inode.number = inodes.count
+        inodes.append(inode)
+        return inodes.count - 1
     }
 
-    var world: World {
+    func inode(_ number: Int) -> Inode { inodes[number] }
+}
+
+/// Finds the stage from objects that production code passes from thread to thread.
+///
+/// A history runs on one thread, and its world outlives everything in it.
+struct StageReference: Sendable {
+    private let address: UInt
+
+    init(_ stage: FileStage) {
+        // SAFETY: only turned back into the object, by `stage`.
+        address = unsafe UInt(bitPattern: Unmanaged.passUnretained(stage).toOpaque())
+    }
+
+    var stage: FileStage {
         guard let pointer = unsafe UnsafeRawPointer(bitPattern: address) else {
             preconditionFailure("an object is never at zero")
         }
-        // SAFETY: the world outlives its directories and files.
-        return unsafe Unmanaged<World>.fromOpaque(pointer).takeUnretainedValue()
+        // SAFETY: the stage outlives its directories and files.
+        return unsafe Unmanaged<FileStage>.fromOpaque(pointer).takeUnretainedValue()
     }
+
+    var world: any FileWorld { stage.world }
 }
 
 /// A directory of one disk's tracking, as production code sees it.
-final class SimulatedDirectory: TrackedDirectory {
-    let path: String
+package final class SimulatedDirectory: TrackedDirectory {
+    package let path: String
     let disk: Int
     /// Whether it is the one in memory.
     let isMemory: Bool
     /// The process that uses it: a dead one writes nothing.
     private let process: Int
-    private let reference: WorldReference
+    private let reference: StageReference
 
-    init(_ path: String, disk: Int, isMemory: Bool, _ world: World) {
+    package init(_ path: String, disk: Int, isMemory: Bool, _ stage: FileStage) {
         self.path = path
         self.disk = disk
         self.isMemory = isMemory
-        process = world.process
-        reference = WorldReference(world)
+        process = stage.world.process
+        reference = StageReference(stage)
     }
 
-    private var world: World { reference.world }
-    var table: FileTable { isMemory ? world.disks[disk].memory : world.disks[disk].files }
+    private var world: any FileWorld { reference.world }
+    var table: FileTable { world.table(of: disk, isMemory: isMemory) }
 
     /// What goes wrong with a call; throws when the process is gone or never hears of it.
     ///
@@ -181,7 +224,7 @@ final class SimulatedDirectory: TrackedDirectory {
         case .delays:
             if mayPause, !isMemory { world.pause() }
         case let other:
-            if mayPause, !isMemory, world.draw.chance(world.swarm.pauseRate) { world.pause() }
+            if mayPause, !isMemory { world.dawdle() }
             guard world.isAlive(process) else { throw SystemFault(call: "call", errno: 5) }
             return other
         }
@@ -198,55 +241,55 @@ final class SimulatedDirectory: TrackedDirectory {
         if case .failsDone(let errno) = fault { throw SystemFault(call: "call", errno: errno) }
     }
 
-    func make() throws(SystemFault) { _ = try fault(mayPause: false) }
-    func names() throws(SystemFault) -> [String] {
+    package func make() throws(SystemFault) { _ = try fault(mayPause: false) }
+    package func names() throws(SystemFault) -> [String] {
         _ = try fault(mayPause: true)
         return table.sortedNames
     }
-    func open(_ name: String, writable: Bool) throws(SystemFault) -> any TrackedFile {
+    package func open(_ name: String, writable: Bool) throws(SystemFault) -> any TrackedFile {
         _ = try fault(mayPause: true)
         guard table.inode(name) != nil else {
             throw SystemFault(call: "open", errno: Errno.notFound)
         }
-        return SimulatedFile(world.number(table.inode(name)), self, reference)
+        return SimulatedFile(reference.stage.number(table.inode(name)), self, reference)
     }
-    func create(_ name: String, reserving: UInt64) throws(SystemFault) -> any TrackedFile {
+    package func create(_ name: String, reserving: UInt64) throws(SystemFault) -> any TrackedFile {
         var inode: Inode?
         try change(mayPause: true) { () throws(SystemFault) in
             inode = table.create(name, reserving: Int(reserving))
         }
-        return SimulatedFile(world.number(inode), self, reference)
+        return SimulatedFile(reference.stage.number(inode), self, reference)
     }
     // Names are changed under locks of the production's: nobody goes first there.
-    func rename(_ from: String, to: String) throws(SystemFault) {
+    package func rename(_ from: String, to: String) throws(SystemFault) {
         try change { () throws(SystemFault) in
             guard table.rename(from, to: to) else {
                 throw SystemFault(call: "rename", errno: Errno.notFound)
             }
         }
     }
-    func remove(_ name: String) throws(SystemFault) {
+    package func remove(_ name: String) throws(SystemFault) {
         try change { () throws(SystemFault) in table.remove(name) }
     }
-    func sync() throws(SystemFault) {
+    package func sync() throws(SystemFault) {
         try change(mayPause: true) { () throws(SystemFault) in table.syncNames() }
     }
-    func removeIfEmpty() throws(SystemFault) {}
+    package func removeIfEmpty() throws(SystemFault) {}
 }
 
 /// An open file of a simulated directory.
 final class SimulatedFile: TrackedFile {
     private let number: Int
     private let directory: SimulatedDirectory
-    private let reference: WorldReference
+    private let reference: StageReference
 
-    init(_ number: Int, _ directory: SimulatedDirectory, _ reference: WorldReference) {
+    init(_ number: Int, _ directory: SimulatedDirectory, _ reference: StageReference) {
         self.number = number
         self.directory = directory
         self.reference = reference
     }
 
-    private var inode: Inode { reference.world.inodes[number] }
+    private var inode: Inode { reference.stage.inode(number) }
 
     func sizeBytes() throws(SystemFault) -> UInt64 { UInt64(inode.content.bytes.count) }
 
@@ -284,7 +327,7 @@ final class SimulatedFile: TrackedFile {
         let isKept = inode.content.sync(losesAll: fault == .losesLater)
         if case .failsDone(let errno) = fault { throw SystemFault(call: "fdatasync", errno: errno) }
         // Reported once; from then on all is said to be well.
-        guard isKept || reference.world.canary == .hidesErrors else {
+        guard isKept || reference.world.hidesErrors else {
             throw SystemFault(call: "fdatasync", errno: 5)
         }
     }
@@ -294,17 +337,17 @@ final class SimulatedFile: TrackedFile {
 }
 
 /// The attribute of a disk's source.
-final class SimulatedMark: SourceMark {
-    let isLasting: Bool
+package final class SimulatedMark: SourceMark {
+    package let isLasting: Bool
     private let disk: Int
     private let process: Int
-    private let reference: WorldReference
+    private let reference: StageReference
 
-    init(disk: Int, isLasting: Bool, _ world: World) {
+    package init(disk: Int, isLasting: Bool, _ stage: FileStage) {
         self.disk = disk
         self.isLasting = isLasting
-        process = world.process
-        reference = WorldReference(world)
+        process = stage.world.process
+        reference = StageReference(stage)
     }
 
     private func fault() throws(SystemFault) -> Fault? {
@@ -317,14 +360,14 @@ final class SimulatedMark: SourceMark {
         }
     }
 
-    func read() throws(SystemFault) -> String? {
+    package func read() throws(SystemFault) -> String? {
         _ = try fault()
-        return reference.world.disks[disk].markText
+        return reference.world.markText(of: disk)
     }
 
-    func write(_ text: String) throws(SystemFault) {
+    package func write(_ text: String) throws(SystemFault) {
         let fault = try fault()
-        reference.world.disks[disk].markText = text
+        reference.world.setMarkText(text, of: disk)
         if case .failsDone(let errno) = fault { throw SystemFault(call: "fsync", errno: errno) }
     }
 }

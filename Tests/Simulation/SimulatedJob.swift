@@ -16,14 +16,14 @@ final class SimulatedJob {
     var isDetached: Bool { parts.allSatisfy(\.isDetached) }
 
     /// The process is gone.
-    func die() { for part in parts { part.readers = [] } }
+    func die() { for part in parts { part.die() } }
 }
 
 /// A job on one of its disks.
 final class JobDisk {
     unowned let job: SimulatedJob
     let disk: SimulatedDisk
-    let ledger: Ledger
+    private(set) var ledger: Ledger
     let scratch = SimulatedScratch()
     let holdLimit: UInt64
     /// Its index among the disk's jobs, while it has one.
@@ -43,6 +43,10 @@ final class JobDisk {
     /// Clusters that its client has let go of.
     var released: Set<Int> = []
     var readers: [Reader] = []
+    /// Its ledger was closed when its process ended.
+    private var wasClosed = false
+    /// Earlier contents of its ledger's file, where a canary wants them.
+    private var pastLedgers: [[UInt8]] = []
 
     init(_ job: SimulatedJob, _ disk: SimulatedDisk, _ ledger: Ledger, holdLimit: UInt64) {
         self.job = job
@@ -78,6 +82,63 @@ final class JobDisk {
         disk.changes.detach(index, now: world.now)
         disk.giveUpWrites(index)
         disk.perform()
+    }
+
+    // MARK: The next process
+
+    /// The process is gone.
+    func die() {
+        readers = []
+        index = nil
+        isDetached = true
+        isWhole = false
+        wasClosed = ledger.view.isClosed
+    }
+
+    /// Attaches what the last process has left, before a guest can write; returns why that cannot be.
+    ///
+    /// Right only where no doubt is left: `LeftJob` asks the kernel what is asked of the world here.
+    func resume() -> String? {
+        if scratch.hasLost { return "its scratch has lost what was written" }
+        if lostBefore != disk.source.lostCount { return "its disk has lost writes" }
+        if world.canary == .entersLate, let past = pastLedgers.first {
+            world.memory.put(past, into: ledgerName)
+        }
+        do throws(LedgerFileFault) {
+            let found = try LedgerFile.open(path: world.memory.path + "/" + ledgerName)
+            ledger = try Ledger(found, slotLimit: world.swarm.slotLimit)
+        } catch {
+            if !wasClosed, world.canary == nil {
+                world.fail("P2: job \(job.number) was whole and does not go on: \(error)")
+            }
+            return "\(error)"
+        }
+        return attachLeft() ? nil : "there is no place for it"
+    }
+
+    private func attachLeft() -> Bool {
+        disk.changes.hold()
+        disk.perform()
+        index = disk.changes.attach(
+            ledger.view, slotLimit: world.swarm.slotLimit, copyTimeoutNanoseconds: holdLimit,
+            found: ledger.found)
+        if let index {
+            disk.jobs[index.number] = self
+            isWhole = true
+            isDetached = false
+        }
+        disk.changes.resume(now: world.now)
+        disk.perform()
+        return index != nil
+    }
+
+    var ledgerName: String { "job\(job.number).\(disk.number).ledger" }
+
+    /// Under a canary: what its file holds now, and did some steps ago.
+    func keepLedger() {
+        guard let bytes = world.memory.content(of: ledgerName) else { return }
+        pastLedgers.append(bytes)
+        if pastLedgers.count > 8 { pastLedgers.removeFirst() }
     }
 
     private func breakNow(_ cause: BreakCause) {

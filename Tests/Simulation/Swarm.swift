@@ -65,6 +65,10 @@ package struct Swarm: Sendable {
     var startsCalm: Bool
     /// Clients of a job may let go of clusters.
     var releases: Bool
+    /// Jobs outlive a process that is killed.
+    var keepsJobs: Bool
+    /// What is spoilt is the state's storage, which loses what it took.
+    var losesState = false
 
     package init(seed: UInt64) {
         var draw = Draw(seed: seed ^ 0x5EED_0F5E_ED00_0001)
@@ -91,6 +95,7 @@ package struct Swarm: Sendable {
         pauseRate = draw.chance(50) ? 0 : 5 + draw.below(20)
         releases = draw.chance(30)
         startsCalm = draw.chance(80)
+        keepsJobs = draw.chance(70)
         if weights[EventKind.guestWrite.rawValue] == 0 {
             weights[EventKind.guestWrite.rawValue] = 20
         }
@@ -99,7 +104,7 @@ package struct Swarm: Sendable {
 
     /// Some histories are about one thing: readers against writers, or tracking over bad storage.
     private mutating func focus(_ draw: inout Draw) {
-        switch draw.below(4) {
+        switch draw.below(7) {
         case 0:
             multiply([(.startRead, 5), (.moveReader, 4), (.beginJob, 3), (.guestWrite, 2)])
             for kind in [EventKind.kill, .cutPower, .cleanStop] { weights[kind.rawValue] = 0 }
@@ -111,8 +116,48 @@ package struct Swarm: Sendable {
             ])
             for kind in [EventKind.startRead, .moveReader, .beginJob] { weights[kind.rawValue] = 0 }
             pauseRate = 30
+        case 2: focusOnLostScratch()
+        case 3: focusOnLostState()
+        case 4: focusOnLeftJobs()
         default: break
         }
+    }
+
+    /// Scratch loses what it took while clients read it.
+    private mutating func focusOnLostScratch() {
+        multiply([
+            (.startRead, 5), (.moveReader, 4), (.beginJob, 6), (.guestWrite, 2),
+            (.loseScratch, 4), (.evictScratch, 4), (.endJob, 1),
+        ])
+        for kind in [EventKind.kill, .cutPower, .cleanStop, .spoil] { weights[kind.rawValue] = 0 }
+        regions = 1
+        slotLimit = 1000
+    }
+
+    /// State storage loses what it took, between checkpoints and losses of power.
+    private mutating func focusOnLostState() {
+        multiply([
+            (.makeCheckpoint, 2), (.spoil, 4), (.heal, 4), (.cutPower, 3), (.thread, 4),
+            (.tick, 3), (.guestWrite, 1),
+        ])
+        for kind in [EventKind.startRead, .moveReader, .beginJob, .removeFile, .loseSource] {
+            weights[kind.rawValue] = 0
+        }
+        losesState = true
+        startsCalm = true
+    }
+
+    /// Processes are killed while jobs copy, and clients read on in the next one.
+    private mutating func focusOnLeftJobs() {
+        multiply([
+            (.startRead, 4), (.moveReader, 4), (.beginJob, 4), (.guestWrite, 4), (.kill, 5),
+            (.start, 4), (.deliver, 2),
+        ])
+        for kind in [EventKind.cutPower, .cleanStop, .endJob, .loseScratch, .removeFile] {
+            weights[kind.rawValue] = 0
+        }
+        keepsJobs = true
+        regions = 1
     }
 
     private mutating func multiply(_ factors: [(EventKind, Int)]) {

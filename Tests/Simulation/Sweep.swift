@@ -103,6 +103,8 @@ extension Swarm {
         swarm.shortRate = 0
         swarm.pauseRate = 0
         swarm.releases = false
+        swarm.keepsJobs = true
+        swarm.losesState = false
         swarm.startsCalm = true
         swarm.jobsAtOnce = 2
         return swarm

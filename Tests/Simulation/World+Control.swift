@@ -1,5 +1,7 @@
 import Core
+import PointInTime
 import ScratchFiles
+import SystemLayer
 import TrackingFiles
 
 /// Calls: jobs, checkpoints, start and stop.
@@ -22,7 +24,7 @@ extension World {
         jobCount += 1
         let job = SimulatedJob(jobCount)
         for disk in chosen {
-            guard let ledger = try? Ledger(geometry: disk.geometry) else { return }
+            guard let ledger = ledger(of: jobCount, disk) else { return }
             let limit = swarm.holdLimits[draw.below(swarm.holdLimits.count)]
             let part = JobDisk(job, disk, ledger, holdLimit: limit)
             if draw.chance(50) { part.base = draw.pick(disk.bases) }
@@ -32,6 +34,23 @@ extension World {
         note("job \(job.number) on \(chosen.map(\.number)), checkpoint \(checkpoint ?? "none")")
         jobs.append(job)
         start(InstantCall(self, job: job, checkpoint: checkpoint, disks: chosen))
+    }
+
+    /// A ledger with the file by which the next process goes on with it.
+    private func ledger(of job: Int, _ disk: SimulatedDisk) -> Ledger? {
+        guard swarm.keepsJobs else { return try? Ledger(geometry: disk.geometry) }
+        do throws(SystemFault) {
+            try memory.make()
+            let file = try LedgerFile.create(
+                path: "\(memory.path)/job\(job).\(disk.number).ledger",
+                facts: LedgerFacts(
+                    bootID: "boot \(boot)", jobID: "\(job)", target: "\(disk.number)",
+                    sizeBytes: disk.sizeBytes, source: "source", scratch: "scratch"))
+            return try Ledger(geometry: disk.geometry, file: file)
+        } catch {
+            fail("a ledger cannot be made: \(error)")
+            return nil
+        }
     }
 
     private func newCheckpoint() -> String {
@@ -118,6 +137,41 @@ extension World {
         }
     }
 
+    // MARK: Jobs outlive their process
+
+    /// The process is gone: jobs that were served are left to the next one.
+    func leaveJobs() {
+        let left = leftJobs + jobs.filter { $0.isPublished && !$0.isEnding && swarm.keepsJobs }
+        for job in leftJobs + jobs { job.die() }
+        leftJobs = left
+        jobs = []
+    }
+
+    /// A disk is served again: what it needs of the jobs that were left is attached first.
+    func resumeJobs(on disk: SimulatedDisk) {
+        for job in leftJobs {
+            for part in job.parts where part.disk === disk && part.isDetached {
+                guard let refusal = part.resume() else { continue }
+                note("job \(job.number) does not go on: \(refusal)")
+                giveUp(job)
+                break
+            }
+            guard isGoing, leftJobs.contains(where: { $0 === job }),
+                job.parts.allSatisfy({ !$0.isDetached })
+            else { continue }
+            note("job \(job.number) goes on")
+            leftJobs.removeAll { $0 === job }
+            jobs.append(job)
+        }
+    }
+
+    /// A job that was left cannot go on, or nobody waits for it any more.
+    func giveUp(_ job: SimulatedJob) {
+        leftJobs.removeAll { $0 === job }
+        job.isEnding = true
+        for part in job.parts { part.detach() }
+    }
+
     // MARK: Stop
 
     func beginStop() {
@@ -181,6 +235,8 @@ extension World {
             kill()
             note("the power is cut")
             nextBoot()
+            leftJobs = []
+            memory.clear()
             wasCleanStop = false
             for disk in disks { disk.losePower() }
         case .changeMeanwhile: changeMeanwhile()

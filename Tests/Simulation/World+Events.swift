@@ -72,6 +72,10 @@ extension World {
 
     private func spoil() {
         let disk = draw.below(disks.count)
+        if swarm.losesState {
+            note("state(\(disk)) loses what it takes")
+            return faults.set(.loses, at: .state(disk))
+        }
         var places: [Place] = [
             .source(disk), .state(disk), .state(disk), .memory(disk), .mark(disk),
         ]

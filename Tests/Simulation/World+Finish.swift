@@ -21,6 +21,7 @@ extension World {
         guard isGoing else { return }
         settle("readers") { [self] in jobs.allSatisfy { $0.parts.allSatisfy(\.isReadersDone) } }
         for disk in disks { disk.checkAnswers() }
+        for job in leftJobs { giveUp(job) }
         for job in jobs { end(job) }
         settle("jobs") { [self] in
             jobs.allSatisfy { job in calls.contains { $0.job === job && $0.isInStorage } }

@@ -18,7 +18,7 @@ package struct Violation: Error, Sendable, Hashable {
 /// Production code decides: `DiskChanges`, `Zeroing`, `PointInTimeRead`, `InstantFixing`, `Ledger`,
 /// `TrackingStore` and all below it. The world only does what they ask, in an order that a seed
 /// chooses, over storage that fails, hangs, forgets and lies; and it remembers what was, to judge.
-package final class World {
+package final class World: FileWorld {
     let canary: Canary?
     var swarm: Swarm
     var draw = Draw(seed: 0)
@@ -26,7 +26,7 @@ package final class World {
 
     var now: UInt64 = 1_000_000_000
     /// Counts the processes that have served.
-    private(set) var process = 0
+    package private(set) var process = 0
     private(set) var boot = 0
     var isDown = true
     /// Since when a clean stop is under way.
@@ -42,10 +42,14 @@ package final class World {
     /// Where calls get their answers.
     let control = SimulatedRing(zeroingPlaces: 1)
     var disks: [SimulatedDisk] = []
-    var inodes: [Inode] = []
+    private(set) lazy var stage = FileStage(self)
     var operations: [Operation] = []
     var threads: [ThreadCall] = []
     var jobs: [SimulatedJob] = []
+    /// Jobs that a killed process has left, until their disks are served.
+    var leftJobs: [SimulatedJob] = []
+    /// Where ledgers are followed.
+    let memory = MemoryDirectory()
     var calls: [InstantCall] = []
     var jobCount = 0
     var checkpointCount = 0
@@ -82,6 +86,7 @@ package final class World {
         threads = []
         calls = []
         jobs = []
+        leftJobs = []
         for ring in rings + [control] { ring.messages = [] }
         for disk in disks { disk.forgetProcess() }
     }
@@ -114,6 +119,7 @@ package final class World {
         cursor += 1
         stepsTaken += 1
         draw = Draw(seed: steps.stepSeed(currentStep))
+        if canary == .entersLate { for job in jobs { for part in job.parts { part.keepLedger() } } }
         perform(EventKind.allCases[draw.index(weights: swarm.weights)])
         return true
     }
@@ -141,16 +147,16 @@ package final class World {
     // MARK: Calls that take their time
 
     /// Whether a process still serves.
-    func isAlive(_ process: Int) -> Bool { process == self.process && isGoing }
+    package func isAlive(_ process: Int) -> Bool { process == self.process && isGoing }
 
     /// Others go first; then the call goes on, unless its process is gone.
-    func pause() {
+    package func pause() {
         guard depth < Self.depthMax, faults.areOn else { return }
         nest { draw, _ in draw.chance(30) }
     }
 
     /// The call is not answered before its place is healed, or never; whether it goes on.
-    func hang(forEver: Bool) -> Bool {
+    package func hang(forEver: Bool) -> Bool {
         guard depth < Self.depthMax, faults.areOn else { return false }
         nest { draw, kind in !forEver && kind == .heal && draw.chance(70) }
         if forEver, isGoing { end() }
@@ -178,7 +184,7 @@ package final class World {
     // MARK: I/O
 
     /// What goes wrong with the next I/O at a place.
-    func nextFault(_ place: Place) -> Fault? {
+    package func nextFault(_ place: Place) -> Fault? {
         let fault = faults.next(place, rate: swarm.faultRate, &draw)
         if let fault { note("\(fault) at \(place)") }
         if fault != nil {
@@ -268,14 +274,17 @@ package final class World {
         ring.messages.append(message)
     }
 
-    /// Numbers a file for those who may only know it by a number.
-    func number(_ inode: Inode?) -> Int {
-        guard let inode else { preconditionFailure("a file that was just made") }
-        if let known = inode.number { return known }
-        inode.number = inodes.count
-        inodes.append(inode)
-        return inodes.count - 1
+    // MARK: Files
+
+    package func dawdle() { if draw.chance(swarm.pauseRate) { pause() } }
+
+    package func table(of disk: Int, isMemory: Bool) -> FileTable {
+        isMemory ? disks[disk].memory : disks[disk].files
     }
+
+    package func markText(of disk: Int) -> String? { disks[disk].markText }
+    package func setMarkText(_ text: String, of disk: Int) { disks[disk].markText = text }
+    package var hidesErrors: Bool { canary == .hidesErrors }
 
     // MARK: Life and death of the process
 
@@ -298,8 +307,7 @@ package final class World {
             ring.messages = []
             ring.places = Places(limit: swarm.zeroingPlaces)
         }
-        for job in jobs { job.die() }
-        jobs = []
+        leaveJobs()
         for disk in disks { disk.forgetProcess() }
     }
 

@@ -15,7 +15,7 @@ package enum Tool {
         "bash": "bash",
         "virsh": "libvirt-clients", "virtnbdbackup": "virtnbdbackup",
         "virtnbdrestore": "virtnbdbackup", "libvirtd": "libvirt-daemon",
-        "xmllint": "libxml2-utils", "nc": "netcat-openbsd",
+        "promtool": "prometheus", "xmllint": "libxml2-utils", "nc": "netcat-openbsd",
         "sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     ]
 

@@ -39,10 +39,9 @@ package struct Routes: Sendable {
             },
             Route(.get, "/v1/events", query: ["follow", "new"]) { call in try events(call) },
             Route(.get, "/metrics") { _ in
-                let text = MetricsText.render(await manager.snapshot())
+                let text = MetricsText.render(await manager.snapshot(), version: version)
                 return Response(
-                    status: .ok,
-                    headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+                    status: .ok, headers: [.contentType: MetricsText.contentType],
                     body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
             },
         ]

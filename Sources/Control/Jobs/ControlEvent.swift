@@ -8,10 +8,13 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case jobResumed = "job-resumed"
         case jobBroken = "job-broken"
         case jobEnd = "job-end"
+        case jobExpired = "job-expired"
+        case jobIdle = "job-idle"
         case watermark
         case clientConnect = "client-connect"
         case clientDisconnect = "client-disconnect"
         case clientRefused = "client-refused"
+        case guestProblem = "guest-problem"
         case domainDefined = "domain-defined"
         case domainUndefined = "domain-undefined"
         case domainChanged = "domain-changed"
@@ -28,6 +31,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case guestFrozen = "guest-frozen"
         case guestThawed = "guest-thawed"
         case guestThawFailed = "guest-thaw-failed"
+        case eventProgramFailed = "event-exec-failed"
     }
 
     /// How much somebody who reads the log has to care.
@@ -55,6 +59,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     package var usedBytes: UInt64?
     package var limitBytes: UInt64?
     package var message: String?
+    /// Of a job's end: `completed`, `aborted`, `failed`, `cancelled`.
+    package var outcome: String?
 
     package init(
         _ event: Kind, domain: String? = nil, id: String? = nil, disk: String? = nil,
@@ -79,7 +85,9 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .jobBroken, .diskFailed, .diskProblem, .trackingProblem, .stateProblem,
             .guestThawFailed:
             .error
-        case .watermark, .trackingRecovered, .clientRefused: .warning
+        case .watermark, .trackingRecovered, .clientRefused, .guestProblem, .jobExpired, .jobIdle,
+            .eventProgramFailed:
+            .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
         case .jobBegin, .jobResumed, .domainDefined, .domainUndefined, .domainChanged,

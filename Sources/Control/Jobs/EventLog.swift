@@ -17,6 +17,7 @@ package final class EventLog: Sendable {
     private struct State {
         var recent: [ControlEvent] = []
         var nextSequence: UInt64 = 1
+        var counts: [ControlEvent.Kind: UInt64] = [:]
         var nextFollower: UInt64 = 0
         var followers: [UInt64: AsyncStream<ControlEvent>.Continuation] = [:]
         var closed = false
@@ -42,6 +43,7 @@ package final class EventLog: Sendable {
             event.sequence = state.nextSequence
             event.time = Date()
             state.nextSequence += 1
+            state.counts[event.event, default: 0] += 1
             state.recent.append(event)
             if state.recent.count > capacity {
                 state.recent.removeFirst(state.recent.count - capacity)
@@ -53,6 +55,16 @@ package final class EventLog: Sendable {
 
     /// The events kept, oldest first.
     package var recent: [ControlEvent] { state.withLock { $0.recent } }
+
+    /// The newest events kept with a higher number, at most `max`, oldest first.
+    package func later(than sequence: UInt64, max: Int) -> [ControlEvent] {
+        state.withLock { state in
+            Array(state.recent.drop { $0.sequence <= sequence }.suffix(max))
+        }
+    }
+
+    /// How many events of each kind there were since the server started.
+    package var counts: [ControlEvent.Kind: UInt64] { state.withLock { $0.counts } }
 
     /// How many events there were since the server started.
     package var totalCount: UInt64 { state.withLock { $0.nextSequence - 1 } }

@@ -21,6 +21,9 @@ struct Job: Sendable {
     var lastReport: JobReport?
     var expiresAt: Date?
     var expiryTask: Task<Void, Never>?
+    var isExpiryTold = false
+    /// Without a client since when.
+    var idle = IdleTime()
     /// The record on disk.
     var record: StoredJob
 

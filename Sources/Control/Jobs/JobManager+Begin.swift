@@ -299,6 +299,7 @@ extension JobManager {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
         if let timeToLiveSeconds { startExpiry(of: job, after: timeToLiveSeconds) }
         begunJobs += 1
+        if let hold = job.started?.holdNanoseconds { holds.note(nanoseconds: hold) }
         events.append(
             ControlEvent(
                 .jobBegin, domain: job.domain, id: id,
@@ -325,7 +326,14 @@ extension JobManager {
 
     // Whether there is nothing left to do.
     private func expire(_ id: String, after seconds: UInt64) async -> Bool {
-        guard jobs[id]?.state.acceptsEnd == true else { return jobs[id] == nil }
+        guard let job = jobs[id], job.state.acceptsEnd else { return jobs[id] == nil }
+        if !job.isExpiryTold {
+            jobs[id]?.isExpiryTold = true
+            events.append(
+                ControlEvent(
+                    .jobExpired, domain: job.domain, id: id,
+                    message: "its time to live of \(seconds) s is over: it is ended as failed"))
+        }
         return (try? await end(job: id, cause: .expired(seconds: seconds))) != nil
     }
 

@@ -59,11 +59,12 @@ extension JobManager {
         jobs.removeValue(forKey: id)
         keepInHistory(info)
         endedCounts[outcome.label, default: 0] += 1
-        events.append(
-            ControlEvent(
-                .jobEnd, domain: job.domain, id: id,
-                message: [info.jobType, info.errorMessage].compactMap { $0 }
-                    .joined(separator: ": ")))
+        endedReadBytes &+= (job.lastReport?.disks ?? []).reduce(0) { $0 &+ $1.bytesRead }
+        var event = ControlEvent(
+            .jobEnd, domain: job.domain, id: id,
+            message: [info.jobType, info.errorMessage].compactMap { $0 }.joined(separator: ": "))
+        event.outcome = outcome.label
+        events.append(event)
         return info
     }
 

@@ -18,7 +18,11 @@ extension JobManager {
         var kept = history[domain] ?? History()
         kept.jobs.removeAll { $0.id == info.id }
         kept.jobs.append(info)
-        kept.jobs.removeFirst(max(kept.jobs.count - Self.historyMax, 0))
+        // When the last good backup was made is known for as long as there is no other.
+        while kept.jobs.count > Self.historyMax {
+            let lastGood = kept.jobs.lastIndex { $0.success == true }
+            kept.jobs.remove(at: lastGood == 0 ? 1 : 0)
+        }
         kept.isLastUnread = true
         history[domain] = kept
         saveHistory(of: domain)

@@ -1,4 +1,5 @@
 import BoundedCalls
+import Foundation
 package import ServerInterface
 
 /// What the manager is told once.
@@ -32,6 +33,10 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var vhostDirectory: String?
+    /// A job that has no client for so long is told of; nil: never.
+    ///
+    /// Seconds.
+    package var idleAfterSeconds: Int?
     /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
     package var freezer: (any GuestFreezing)?
 
@@ -67,6 +72,8 @@ package actor JobManager {
     let state: StateDirectory?
     let settings: JobManagerSettings
     package nonisolated let events: EventLog
+    /// When the server began.
+    let startedAt = Date()
 
     var domains: [String: ManagedDomain] = [:]
     /// Domains being defined, changed or undefined now, by name, with their uuids.
@@ -97,6 +104,12 @@ package actor JobManager {
     /// For the counters of `/metrics`: jobs begun, and ended by outcome.
     var begunJobs: UInt64 = 0
     var endedCounts: [String: UInt64] = [:]
+    /// For how long machines' writes were held at the begins of jobs.
+    var holds = DurationHistogram()
+    /// Bytes that clients have read of jobs that have ended.
+    var endedReadBytes: UInt64 = 0
+    /// Looks for jobs without a client.
+    var idleWatch: Task<Void, Never>?
     var pump: Task<Void, Never>?
 
     package init(
@@ -119,6 +132,7 @@ package actor JobManager {
         pump = Task { [weak self] in
             for await event in stream { await self?.receive(event) }
         }
+        watchForIdleJobs()
     }
 
     /// Ends every job, removes what they made, and stops the engine.
@@ -127,6 +141,7 @@ package actor JobManager {
     package func shutdown() async {
         isStopping = true
         retries?.cancel()
+        idleWatch?.cancel()
         storage.stop()
         await engine.refuseNewCalls()
         // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the
@@ -168,7 +183,12 @@ package actor JobManager {
                 ControlEvent(
                     .clientRefused, domain: id.flatMap { jobs[$0]?.domain }, id: id,
                     message: reason))
+        case .guestProblem(let export, let reason):
+            var event = clientEvent(.guestProblem, export, nil)
+            event.message = reason
+            events.append(event)
         case .clientConnected(let export, let id):
+            if let id { jobs[id]?.idle = IdleTime() }
             events.append(clientEvent(.clientConnect, export, id))
         case .clientDisconnected(let export, let id):
             events.append(clientEvent(.clientDisconnect, export, id))

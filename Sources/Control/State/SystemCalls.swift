@@ -23,7 +23,7 @@ package enum SystemCalls {
     /// A descriptor that is closed exactly once.
     package struct Descriptor: ~Copyable, Sendable {
         package let raw: Int32
-        fileprivate init(adopting raw: Int32) { self.raw = raw }
+        init(adopting raw: Int32) { self.raw = raw }
         deinit { _ = close(raw) }
     }
 
@@ -302,5 +302,76 @@ extension SystemCalls {
             found.append((host, family == AF_INET6))
         }
         return found
+    }
+}
+
+// MARK: Listening
+
+extension SystemCalls {
+    /// Connections that wait to be accepted.
+    private static let backlog: Int32 = 128
+
+    /// A TCP socket that listens at the first address of a host; port 0 takes any that is free.
+    ///
+    /// Its name may have to be resolved, which may take long.
+    package static func listenTCP(host: String, port: UInt16) throws(Failure) -> Descriptor {
+        var hints = unsafe addrinfo()
+        unsafe hints.ai_family = AF_UNSPEC
+        unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        unsafe hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
+        var list: UnsafeMutablePointer<addrinfo>?
+        // SAFETY: hints and strings live through the call; the list that it makes is freed once, after
+        // the last use of what it holds.
+        guard unsafe getaddrinfo(host, String(port), &hints, &list) == 0, let first = unsafe list
+        else { throw Failure(call: "getaddrinfo", number: EADDRNOTAVAIL) }
+        defer { unsafe freeaddrinfo(list) }
+        let raw = unsafe socket(
+            first.pointee.ai_family, first.pointee.ai_socktype | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard raw >= 0 else { throw Failure(call: "socket", number: errno) }
+        let descriptor = Descriptor(adopting: raw)
+        var on: Int32 = 1
+        // SAFETY: the kernel reads the local, whose size is given, during the call.
+        unsafe setsockopt(
+            raw, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
+        // SAFETY: the address belongs to the list, which lives until the end, and is as long as it says.
+        guard unsafe bind(raw, first.pointee.ai_addr, first.pointee.ai_addrlen) == 0 else {
+            throw Failure(call: "bind", number: errno)
+        }
+        guard listen(raw, backlog) == 0 else { throw Failure(call: "listen", number: errno) }
+        return descriptor
+    }
+
+    /// Another number for an open file, which somebody else closes.
+    static func duplicate(_ descriptor: Int32) throws(Failure) -> Int32 {
+        let raw = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+        guard raw >= 0 else { throw Failure(call: "fcntl", number: errno) }
+        return raw
+    }
+
+    /// The port at which a TCP socket is bound; nil when it is none.
+    package static func port(of descriptor: Int32) -> UInt16? {
+        var address = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        // SAFETY: the kernel fills in at most `length` bytes of the local during the call; both kinds of
+        // address have their port in the same place, in network order.
+        return unsafe withUnsafeMutablePointer(to: &address) { storage -> UInt16? in
+            let isKnown = unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe getsockname(descriptor, $0, &length) == 0
+            }
+            let family = unsafe Int32(storage.pointee.ss_family)
+            guard isKnown, family == AF_INET || family == AF_INET6 else { return nil }
+            return unsafe storage.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
+                unsafe UInt16(bigEndian: $0.pointee.sin_port)
+            }
+        }
+    }
+
+    /// The name of this machine; empty when it has none.
+    package static var hostName: String {
+        var room = [CChar](repeating: 0, count: 256)
+        // SAFETY: the buffer is as long as is said; its last byte stays zero.
+        guard unsafe gethostname(&room, room.count - 1) == 0 else { return "" }
+        return String(
+            decoding: room.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 }

@@ -41,6 +41,10 @@ final class BackupExport: Sendable {
     let scratchUsedBytes = Atomic<UInt64>(0)
     /// The watermark event has been sent.
     let watermarkSent = Atomic<Bool>(false)
+    /// Bytes that scratch can still take, as the watch saw it last; `.max` before it has looked.
+    let scratchFreeBytes = Atomic<UInt64>(.max)
+    /// What clients have read and what is preserved, cell by cell, for people to see.
+    let cells: JobCells
     /// Where the files lie by which the next process goes on; nil: nowhere.
     let memory: JobMemory?
     /// Losses of the source that were known before the job's instant.
@@ -84,6 +88,7 @@ final class BackupExport: Sendable {
         // Once: a disk may grow meanwhile.
         let sizeBytes = left?.facts.sizeBytes ?? live.source.sizeBytes
         geometry = ClusterGeometry(sizeBytes: sizeBytes)
+        cells = try JobCells(sizeBytes: sizeBytes)
         self.memory = left?.memory ?? memory
         if let left {
             ledger = left.ledger
@@ -170,12 +175,24 @@ final class BackupExport: Sendable {
     }
 
     var report: JobDiskReport {
-        JobDiskReport(
+        var report = JobDiskReport(
             target: target, sizeBytes: source.sizeBytes,
             scratchUsedBytes: scratchUsedBytes.load(ordering: .relaxed),
             preservedClusters: ledger.preservedClusters.load(ordering: .relaxed),
             zeroClusters: ledger.zeroClusters.load(ordering: .relaxed),
             bytesRead: bytesRead.load(ordering: .relaxed), bytesToRead: bytesToRead)
+        report.scratchLimitBytes = roomBytes
+        report.scratchFreeBytes = freeBytes(used: report.scratchUsedBytes)
+        return report
+    }
+
+    /// Where reads of a client leave their mark.
+    var readCells: ReadCells { cells.read }
+
+    private func freeBytes(used: UInt64) -> UInt64? {
+        if scratch.deviceBytes > 0 { return scratch.deviceBytes - min(used, scratch.deviceBytes) }
+        let seen = scratchFreeBytes.load(ordering: .relaxed)
+        return seen == .max ? nil : seen - min(kept.bytes, seen)
     }
 
     private var bytesToRead: UInt64 {

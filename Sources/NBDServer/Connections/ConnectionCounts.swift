@@ -19,6 +19,8 @@ final class ConnectionCounts: Sendable {
     private let limits: ServerConfiguration
     private let total = Atomic<Int>(0)
     private let handshakes = Atomic<Int>(0)
+    /// Connections that were closed at once, because a limit was reached.
+    let refused = Atomic<UInt64>(0)
     private let peers = Mutex<[PeerAddress: Int]>([:])
 
     init(_ limits: ServerConfiguration) { self.limits = limits }

@@ -33,6 +33,8 @@ final class LiveExport: Sendable {
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
     let figures = PublishedFigures()
+    /// What was last found out for the disk's picture.
+    let picture = DiskPicture()
 
     init(_ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int) {
         self.disk = disk

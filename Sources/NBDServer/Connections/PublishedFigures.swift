@@ -8,6 +8,7 @@ final class PublishedFigures: Sendable {
     private let writeRequests = Atomic<UInt64>(0)
     private let writeBytes = Atomic<UInt64>(0)
     private let flushRequests = Atomic<UInt64>(0)
+    private let copyWaits = Mutex(DurationHistogram())
 
     /// Called by the disk's home ring only.
     func publish(_ figures: GuestFigures) {
@@ -16,6 +17,8 @@ final class PublishedFigures: Sendable {
         writeRequests.store(figures.writeRequests, ordering: .relaxed)
         writeBytes.store(figures.writeBytes, ordering: .relaxed)
         flushRequests.store(figures.flushRequests, ordering: .relaxed)
+        // A reader that is at it just now sees the next ones.
+        _ = copyWaits.withLockIfAvailable { $0 = figures.copyWaits }
     }
 
     var value: GuestFigures {
@@ -25,6 +28,7 @@ final class PublishedFigures: Sendable {
         figures.writeRequests = writeRequests.load(ordering: .relaxed)
         figures.writeBytes = writeBytes.load(ordering: .relaxed)
         figures.flushRequests = flushRequests.load(ordering: .relaxed)
+        figures.copyWaits = copyWaits.withLock { $0 }
         return figures
     }
 }

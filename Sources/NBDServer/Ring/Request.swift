@@ -95,6 +95,8 @@ struct Piece {
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
+    /// Since when a change waits that came upon a copy, in nanoseconds; 0: it has not.
+    var copyWaitSince: UInt64 = 0
     /// How often it found its file system full and was tried again.
     var roomAttempts: UInt8 = 0
     /// Nothing but holes is made holes again.

@@ -42,6 +42,7 @@ extension RingLoop where IO: ~Copyable {
         guard case .free = shared.counts.room(for: listener.scope),
             shared.counts.admit(listener.scope, peer)
         else {
+            shared.counts.refused.add(1, ordering: .relaxed)
             return io.close(socket)
         }
         let local = io.welcome(socket, isUnix: listener.isUnix)

@@ -78,7 +78,7 @@ extension RingLoop where IO: ~Copyable {
                 scratchNeverWaits: export.scratch.readsNeverWait,
                 scratchWitness: export.scratch.witness(
                     of: index - shared.layout.rings(for: .backups).lowerBound
-                ).map(FileHandle.init))
+                ).map(FileHandle.init), readCells: export.readCells)
             connections[slot].transmission.coldWindows = ColdWindows(
                 sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)

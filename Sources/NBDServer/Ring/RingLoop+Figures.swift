@@ -10,6 +10,15 @@ extension RingLoop where IO: ~Copyable {
         disks[disk].figures.count(request.command, request.length)
     }
 
+    /// Counts how long a change has waited that came upon a copy; never inside the functions that every
+    /// write goes through.
+    @inline(never)
+    mutating func noteCopyWait(_ piece: PieceIndex) {
+        let since = pieces[piece].copyWaitSince
+        pieces[piece].copyWaitSince = 0
+        disks[pieces[piece].homeDisk].figures.copyWaits.note(nanoseconds: now - min(now, since))
+    }
+
     /// Shows the figures to others: at each tick, not per request.
     mutating func publishFigures(_ disk: DiskIndex) {
         disks[disk].export.figures.publish(disks[disk].figures)

@@ -98,6 +98,7 @@ extension RingLoop where IO: ~Copyable {
     /// Bytes were read and are on their way to the peer.
     mutating func noteRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: Int) {
         connections[slot].transmission.unreportedBytes += UInt64(count)
+        connections[slot].transmission.path.readCells?.mark(offset, count)
         guard connections[slot].transmission.path.dropsBehind,
             let window = connections[slot].transmission.coldWindows?.end(
                 offset, UInt64(count), now: now)

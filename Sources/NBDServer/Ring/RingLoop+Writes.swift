@@ -120,7 +120,11 @@ extension RingLoop where IO: ~Copyable {
         let disk = pieces[piece].homeDisk
         switch disks[disk].changes.admit(change(piece), now: now) {
         case .go: submitChange(piece)
-        case .waits: perform(disk)
+        case .waits:
+            if disks[disk].changes.waitsForCopy(pieces[piece].change(piece, isStep: false).id) {
+                pieces[piece].copyWaitSince = now
+            }
+            perform(disk)
         }
     }
 
@@ -130,6 +134,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// The change has passed all gates: its blocks are marked, and it goes to the source.
     mutating func submitChange(_ piece: PieceIndex) {
+        if pieces[piece].copyWaitSince > 0 { noteCopyWait(piece) }
         switch pieces[piece].kind {
         case .write:
             record(pieces[piece].homeDisk, pieces[piece].offset..<pieces[piece].end)

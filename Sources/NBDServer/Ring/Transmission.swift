@@ -25,6 +25,8 @@ struct ReadPath {
     var sourceByReference = false
     /// Pages of the scratch may.
     var scratchByReference = false
+    /// Where a client's reads leave their mark, for people to see.
+    var readCells: ReadCells?
 
     var isDirect: Bool { alignment > 1 }
     var sendsByReference: Bool { sourceByReference || scratchByReference }

@@ -144,6 +144,7 @@ final class ScratchWatch: Sendable {
 
     private func run(_ shared: ServerShared) {
         var pause = Limits.scratchWatchMilliseconds
+        var round = 0
         while true {
             let isWoken = wakeups.wait(milliseconds: pause)
             let (exports, waiting, isIdle) = state.withLock { state in
@@ -157,17 +158,24 @@ final class ScratchWatch: Sendable {
             pause = isIdle ? Limits.idleMilliseconds : Limits.scratchWatchMilliseconds
             let now = MonotonicClock.now()
             for reclaim in waiting where now > reclaim.deadline { reclaim.finish() }
-            for export in exports where !export.ledger.view.isClosed { look(at: export, shared) }
+            round &+= 1
+            for export in exports where !export.ledger.view.isClosed {
+                look(at: export, shared, isForPeople: round % Limits.scratchLooksPerFigure == 0)
+            }
         }
     }
 
-    private func look(at export: BackupExport, _ shared: ServerShared) {
+    private func look(
+        at export: BackupExport, _ shared: ServerShared, isForPeople: Bool
+    ) {
         if let loss = export.loss { return shared.breakNow(export, loss) }
         export.keepFigures()
-        guard export.kept.bytes > 0 else { return }
+        guard export.kept.bytes > 0 || isForPeople, export.scratch.deviceBytes == 0 else { return }
         // On the writer's thread: the file system may hang.
         export.writer.look { space in
+            export.scratchFreeBytes.store(space.freeBytes, ordering: .relaxed)
             let keptBytes = export.kept.bytes
+            guard keptBytes > 0 else { return }
             if space.freeBytes < keptBytes {
                 shared.breakNow(export, .spaceForGuest)
             } else if space.freeBytes - keptBytes

@@ -123,8 +123,8 @@ extension RingLoop where IO: ~Copyable {
     mutating func report(_ vhost: VhostIndex, _ text: String, isLast: Bool = false) {
         guard isLast || vhosts[vhost].reports < Limits.reportsPerGuest else { return }
         vhosts[vhost].reports += 1
-        let name = vhosts[vhost].export.description.name
-        shared.emit(.clientRefused(jobID: nil, reason: "vhost-user guest of '\(name)': \(text)"))
+        shared.emit(
+            .guestProblem(export: vhosts[vhost].export.description.name, reason: text))
     }
 
     /// A closing front-end goes away when the kernel and all its requests are through with it.

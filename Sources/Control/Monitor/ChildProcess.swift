@@ -1,0 +1,130 @@
+import Foundation
+import Glibc
+
+/// Runs one program of the operator's, with a few bytes on its standard input and within a time.
+///
+/// On the caller's own thread, which waits; nobody else does.
+enum ChildProcess {
+    /// How a run ended.
+    enum Outcome: Sendable, Hashable {
+        case succeeded
+        case failed(status: Int32)
+        case killed(signal: Int32)
+        /// It did not end in time, and was ended with all that it had started.
+        case timedOut
+        /// It could not be started.
+        case notStarted(errno: Int32)
+    }
+
+    /// What a program that is asked to end has time for, in milliseconds.
+    private static let graceMilliseconds = 2_000
+    private static let lookMilliseconds = 10
+
+    /// Runs a program with these bytes as its input, at most what fits a pipe (64 KiB).
+    ///
+    /// Its output goes to the server's standard error.
+    static func run(
+        _ path: String, environment: [String: String], input: [UInt8], milliseconds: Int
+    ) -> Outcome {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: the array has room for the two numbers that the call stores.
+        guard unsafe pipe(&ends) == 0 else { return .notStarted(errno: errno) }
+        let started = start(path, environment, input: ends[0])
+        close(ends[0])
+        guard case .success(let child) = started else {
+            close(ends[1])
+            if case .failure(let fault) = started { return .notStarted(errno: fault.number) }
+            return .notStarted(errno: EAGAIN)
+        }
+        // What does not fit is left out rather than waited for; a program may also read nothing.
+        _ = fcntl(ends[1], F_SETFL, O_NONBLOCK)
+        // SAFETY: base address and count describe the live array.
+        _ = unsafe input.withUnsafeBytes { unsafe write(ends[1], $0.baseAddress, $0.count) }
+        close(ends[1])
+        return wait(for: child, milliseconds)
+    }
+
+    private static func start(
+        _ path: String, _ environment: [String: String], input: Int32
+    ) -> Result<pid_t, SystemCalls.Failure> {
+        var actions = unsafe posix_spawn_file_actions_t()
+        var attributes = posix_spawnattr_t()
+        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets of
+        // signals are locals that the calls copy.
+        unsafe posix_spawn_file_actions_init(&actions)
+        unsafe posix_spawnattr_init(&attributes)
+        defer {
+            unsafe posix_spawn_file_actions_destroy(&actions)
+            unsafe posix_spawnattr_destroy(&attributes)
+        }
+        unsafe posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO)
+        unsafe posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO)
+        for leaked in inheritable() { unsafe posix_spawn_file_actions_addclose(&actions, leaked) }
+        var signals = sigset_t()
+        unsafe sigemptyset(&signals)
+        unsafe posix_spawnattr_setsigmask(&attributes, &signals)
+        unsafe sigfillset(&signals)
+        unsafe posix_spawnattr_setsigdefault(&attributes, &signals)
+        // A group of its own: it is ended with everything that it has started.
+        unsafe posix_spawnattr_setpgroup(&attributes, 0)
+        let flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF
+        unsafe posix_spawnattr_setflags(&attributes, Int16(truncatingIfNeeded: flags))
+        // SAFETY: both lists end in nil and, with their texts, live until the call has returned.
+        let arguments: [UnsafeMutablePointer<CChar>?] = unsafe [strdup(path), nil]
+        var variables: [UnsafeMutablePointer<CChar>?] = unsafe environment.map {
+            unsafe strdup("\($0.key)=\($0.value)")
+        }
+        unsafe variables.append(nil)
+        defer { unsafe (arguments + variables).forEach { unsafe free($0) } }
+        var child: pid_t = 0
+        let result = unsafe posix_spawn(
+            &child, path, &actions, &attributes, arguments, variables)
+        guard result == 0 else {
+            return .failure(SystemCalls.Failure(call: "posix_spawn", number: result))
+        }
+        return .success(child)
+    }
+
+    /// Open files that a program would inherit: the pipe, and sockets that the service manager has passed.
+    private static func inheritable() -> [Int32] {
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []
+        return names.compactMap { Int32($0) }.filter { number in
+            guard number > STDERR_FILENO else { return false }
+            let flags = fcntl(number, F_GETFD)
+            return flags >= 0 && flags & FD_CLOEXEC == 0
+        }
+    }
+
+    private static func wait(for child: pid_t, _ milliseconds: Int) -> Outcome {
+        if let outcome = ended(child, within: milliseconds) {
+            // What it has left running is not waited for, and may go on.
+            return outcome
+        }
+        kill(-child, SIGTERM)
+        _ = ended(child, within: graceMilliseconds)
+        kill(-child, SIGKILL)
+        // Only a program that the kernel itself cannot end is left behind.
+        _ = ended(child, within: graceMilliseconds)
+        return .timedOut
+    }
+
+    private static func ended(_ child: pid_t, within milliseconds: Int) -> Outcome? {
+        let deadline = ContinuousClock.now + .milliseconds(milliseconds)
+        while true {
+            var status: Int32 = 0
+            // SAFETY: the kernel fills the local during the call.
+            let result = unsafe waitpid(child, &status, WNOHANG)
+            if result == child { return outcome(status) }
+            if result < 0, errno != EINTR { return .failed(status: -1) }
+            if ContinuousClock.now >= deadline { return nil }
+            usleep(UInt32(lookMilliseconds) * 1000)
+        }
+    }
+
+    private static func outcome(_ status: Int32) -> Outcome {
+        let signal = status & 0x7F
+        guard signal == 0 else { return .killed(signal: signal) }
+        let code = (status >> 8) & 0xFF
+        return code == 0 ? .succeeded : .failed(status: code)
+    }
+}

@@ -1,4 +1,0 @@
-import Glibc
-import Simulation
-
-exit(Command(CommandLine.arguments).run())
