@@ -21,6 +21,8 @@ struct HandoverMessage: Sendable, Codable, Hashable {
     /// Of the program, in `hello` and `welcome`.
     var program: String?
     var executable: String?
+    /// The sender's: a socket that was passed on shows who has listened on it first.
+    var process: Int32?
     var stateDirectory: String?
     var runDirectory: String?
     /// Why, for people.
@@ -35,6 +37,7 @@ struct HandoverMessage: Sendable, Codable, Hashable {
         message.version = protocolVersion
         message.program = identity.program
         message.executable = identity.executable
+        message.process = ProcessInfo.processInfo.processIdentifier
         message.stateDirectory = identity.stateDirectory
         message.runDirectory = identity.runDirectory
         return message

@@ -45,7 +45,7 @@ package final class Newcomer: Sendable {
             }
             return Newcomer(
                 channel, program: answer.program ?? "unknown",
-                process: channel.peer()?.process ?? 0)
+                process: answer.process ?? 0)
         case .refused:
             throw HandoverFault(
                 "the running server goes on: \(answer.reason ?? "it refuses")")

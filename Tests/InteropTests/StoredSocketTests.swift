@@ -17,9 +17,9 @@ extension InteropSuite {
             hearing.bind(notify)
             store, main = {}, 0
             def say(*words): print(*words, flush=True)
-            def hear(wanted):
+            def hear(wanted, seconds=30):
                 global main
-                hearing.settimeout(30)
+                hearing.settimeout(seconds)
                 while True:
                     data, passed, _, _ = hearing.recvmsg(4096, socket.CMSG_SPACE(256))
                     text = data.decode()
@@ -50,8 +50,8 @@ extension InteropSuite {
                 os.kill(main, number)
                 say("STATUS", os.waitstatus_to_exitcode(os.waitpid(main, 0)[1]))
                 # What it said last has been sent before it ended.
-                time.sleep(0.1)
-                hearing.settimeout(0)
+                try: hear("nothing", 0.1)
+                except TimeoutError: pass
                 say("GAP", *sorted(store))
                 time.sleep(0.5)
                 start()
@@ -60,14 +60,10 @@ extension InteropSuite {
             done = 0
             while True:
                 lines = open(commands).read().split()
-                if done == len(lines):
+                if done >= len(lines):
                     time.sleep(0.01)
                     continue
                 command, done = lines[done], done + 1
-                if command == "drain":
-                    hearing.settimeout(0.2)
-                    try: hear("NOTHING")
-                    except Exception: pass
                 if command == "kill": again(signal.SIGKILL)
                 if command == "restart": again(signal.SIGUSR1)
                 if command == "upgrade":
