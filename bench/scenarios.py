@@ -10,6 +10,7 @@ import guest
 import live
 import memory
 import pulljob
+import resume
 import tracking
 from credentials import make_credentials, missing_maker
 from harness import (WRITE_LIMIT, Files, Result, Scenario, Settings, attempt, export_of,
@@ -168,6 +169,18 @@ def tracking_cost(files: Files, settings: Settings, result: Result) -> None:
             lambda side: [("", side(files, settings.directory, settings.seconds))])
 
 
+def resume_jobs(files: Files, settings: Settings, result: Result) -> None:
+    in_turn({NBDPULL.key: resume.resumes}, settings, result,
+            lambda side: side(settings.directory))
+    result.notes.append("no peer's jobs outlive it")
+
+
+def start(files: Files, settings: Settings, result: Result) -> None:
+    in_turn({NBDPULL.key: resume.starts}, settings, result,
+            lambda side: side(settings.directory))
+    result.notes.append("no peer's jobs outlive it")
+
+
 SCENARIOS = [
     Scenario("pull-unix-4", "Full read by nbdcopy, unix socket, 4 connections", "pull",
              ("nbdcopy",), pulling(tcp=False, connections=4)),
@@ -218,6 +231,9 @@ SCENARIOS = [
              begin_16t),
     Scenario("tracking-cost", "4 KiB random writes, 32 in flight, tracked and untracked", "io",
              ("fio",), tracking_cost),
+    Scenario("resume", "Start after a kill, by what the job had preserved", "resume", (),
+             resume_jobs),
+    Scenario("start", "Start after a kill, with many disks", "resume", (), start),
 ]
 
 

@@ -170,7 +170,12 @@ struct ServeRun {
         managing.freezer = freezer
         let manager = JobManager(engine: engine, state: state, settings: managing, events: events)
         await manager.activate()
-        var warnings = await manager.restore(start)
+        let listening = Listening()
+        var warnings = await manager.restore(start) {
+            await listening.begin { () throws(ControlError) in
+                try await listen(engine, liveTCP, passed)
+            }
+        }
         await manager.keepOpening()
         warnings += await freezer?.recover() ?? GuestFreezer.leftovers(state)
         for warning in warnings where !settings.quiet {
@@ -180,7 +185,7 @@ struct ServeRun {
         for problem in await manager.problems { Console.error("error: \(problem)") }
         let live: [ListenEndpoint]
         do throws(ControlError) {
-            live = try await listen(engine, liveTCP, passed)
+            live = try await listening.endpoints()
         } catch {
             await manager.shutdown()
             throw error
@@ -313,6 +318,24 @@ struct ServeRun {
                     + " \(group): \(error.text)")
         }
     }
+}
+
+/// Listening for machines, which begins while the start goes on.
+private actor Listening {
+    private var result = Result<[ListenEndpoint], ControlError>.success([])
+
+    func begin(
+        _ body: @Sendable () async throws(ControlError) -> [ListenEndpoint]
+    ) async {
+        do throws(ControlError) {
+            result = .success(try await body())
+        } catch {
+            result = .failure(error)
+        }
+    }
+
+    /// Where the live exports are reached.
+    func endpoints() throws(ControlError) -> [ListenEndpoint] { try result.get() }
 }
 
 /// A socket that the service manager has opened.

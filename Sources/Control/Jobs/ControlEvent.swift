@@ -24,6 +24,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case checkpointCreated = "checkpoint-created"
         case checkpointDeleted = "checkpoint-deleted"
         case stateProblem = "state-problem"
+        case serverCrashed = "server-crashed"
+        case setAside = "set-aside"
         case guestFrozen = "guest-frozen"
         case guestThawed = "guest-thawed"
         case guestThawFailed = "guest-thaw-failed"
@@ -75,7 +77,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     /// The severity; a job's end is as severe as its outcome.
     package var severity: Severity {
         switch event {
-        case .jobBroken, .diskFailed, .trackingProblem, .stateProblem, .guestThawFailed:
+        case .jobBroken, .diskFailed, .trackingProblem, .stateProblem, .guestThawFailed,
+            .serverCrashed, .setAside:
             .error
         case .watermark, .trackingRecovered, .clientRefused: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
