@@ -50,6 +50,9 @@ let package = Package(
         .target(name: "NBDProtocol", swiftSettings: strict),
         .target(name: "LibvirtProtocol", swiftSettings: strict),
         .target(name: "VhostProtocol", swiftSettings: strict),
+        .target(
+            name: "SharedMemory", dependencies: ["CLinux", "SystemLayer", "VhostProtocol"],
+            swiftSettings: strict),
         .target(name: "Tracking", dependencies: ["CZlib"], swiftSettings: strict),
         .target(
             name: "TrackingFiles", dependencies: ["Tracking", "SystemLayer"], swiftSettings: strict),
@@ -66,8 +69,8 @@ let package = Package(
             name: "NBDServer",
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles",
+                "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
+                "Tracking", "TrackingFiles", "VhostProtocol",
             ],
             swiftSettings: strict),
         .target(

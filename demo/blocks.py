@@ -26,7 +26,7 @@ def read_runs(path):
 
 
 def find_instant(backup, original, runs, journal, begin_called, begin_returned):
-    """Looks at every byte of the backup and returns the instant it shows; raises Mismatch.
+    """Checks every byte of the backup and returns the instant it shows; raises Mismatch.
 
     Outside the runs the backup must be the original. Inside, each block must hold the original or
     one whole write. A write that is there was issued before the instant; the next write to the

@@ -70,7 +70,7 @@ package final class Alarms: Sendable {
         }
     }
 
-    /// Whether there are alarms; without any, whoever sets the next one starts a thread.
+    /// Whether there are alarms; without any, the next one set starts a thread.
     private func hasWork() -> Bool {
         state.withLock { state in
             state.hasThread = !state.alarms.isEmpty

@@ -1,4 +1,4 @@
-/* liburing, and a flag of it that Swift does not import. */
+/* liburing, and flags of it that Swift does not import. */
 #ifndef NBDPULL_CLIBURING_SHIM_H
 #define NBDPULL_CLIBURING_SHIM_H
 /* liburing.h asks for the X/Open flavour of the C library, which lays out fd_set under other names
@@ -10,4 +10,5 @@
 #include <liburing.h>
 
 static const unsigned char nbdpull_IOSQE_ASYNC = 1U << IOSQE_ASYNC_BIT;
+static const unsigned char nbdpull_IOSQE_CQE_SKIP_SUCCESS = 1U << IOSQE_CQE_SKIP_SUCCESS_BIT;
 #endif

@@ -6,6 +6,7 @@
 #ifndef __USE_GNU
 #define __USE_GNU 1
 #endif
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/fiemap.h>
 #include <linux/sockios.h>
@@ -13,6 +14,8 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -258,5 +261,156 @@ static inline long nbdpull_cached_pages(
     struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
     if (syscall(451, fd, &range, &found, 0) != 0) return -1;
     return (long)found.cached;
+}
+
+/* Memory that a peer shares by descriptors. */
+static const long nbdpull_HUGETLBFS_MAGIC = 0x958458F6L;
+static inline int nbdpull_memory_file(const char *name) {
+    return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+static inline int nbdpull_seal_size(int fd) { return fcntl(fd, 1033, 6); } /* F_ADD_SEALS: shrink, grow */
+static inline int nbdpull_cannot_shrink(int fd) {
+    int seals = fcntl(fd, 1034); /* F_GET_SEALS */
+    return seals >= 0 && (seals & 2) != 0;
+}
+/* Receives bytes and the descriptors that came with them, at most *count. More of them is EPROTO. */
+static inline long nbdpull_receive(int fd, void *bytes, size_t room, int *descriptors, int *count) {
+    union {
+        struct cmsghdr header;
+        char room[256];
+    } control;
+    struct iovec vector = {bytes, room};
+    struct msghdr message = {0};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control;
+    const int most = *count;
+    *count = 0;
+    long got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0) return got;
+    int too_many = (message.msg_flags & MSG_CTRUNC) != 0;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(&message); part; part = CMSG_NXTHDR(&message, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+        int n = (int)((part->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (int i = 0; i < n; i++) {
+            int found;
+            memcpy(&found, CMSG_DATA(part) + (size_t)i * sizeof found, sizeof found);
+            if (*count < most) {
+                descriptors[(*count)++] = found;
+            } else {
+                close(found);
+                too_many = 1;
+            }
+        }
+    }
+    if (!too_many) return got;
+    for (int i = 0; i < *count; i++) close(descriptors[i]);
+    *count = 0;
+    errno = EPROTO;
+    return -1;
+}
+/* Sends bytes, with a descriptor unless it is negative. */
+static inline long nbdpull_send_with(int fd, const void *bytes, size_t count, int descriptor) {
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {{0}};
+    struct iovec vector = {(void *)bytes, count};
+    struct msghdr message = {0};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    if (descriptor >= 0) {
+        message.msg_control = &control;
+        message.msg_controllen = sizeof control;
+        struct cmsghdr *part = CMSG_FIRSTHDR(&message);
+        part->cmsg_level = SOL_SOCKET;
+        part->cmsg_type = SCM_RIGHTS;
+        part->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(part), &descriptor, sizeof descriptor);
+    }
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+/* Moves bytes between our memory and memory that may go away meanwhile: EFAULT then, no signal. */
+static inline long nbdpull_copy_out(const struct iovec *to, unsigned long count, void *bytes, size_t n) {
+    struct iovec vector = {bytes, n};
+    return process_vm_writev(getpid(), &vector, 1, to, count, 0);
+}
+static inline long nbdpull_copy_in(void *bytes, size_t n, const struct iovec *from, unsigned long count) {
+    struct iovec vector = {bytes, n};
+    return process_vm_readv(getpid(), &vector, 1, from, count, 0);
+}
+
+/* Mappings whose file may shrink under them. The kernel raises SIGBUS at a load or store behind its end;
+   the handler puts zero pages in place of the mapping, notes that it is gone, and the access goes on.
+   Everything here is used by one source file, so there is one table. */
+struct nbdpull_guard {
+    uintptr_t start, end;
+    int used, gone;
+};
+enum { nbdpull_guards_max = 32768 };
+static inline struct nbdpull_guard *nbdpull_guard_table(void) {
+    static struct nbdpull_guard table[nbdpull_guards_max];
+    return table;
+}
+static inline unsigned long *nbdpull_guard_count(void) {
+    static unsigned long losses;
+    return &losses;
+}
+static inline void nbdpull_on_bus_error(int number, siginfo_t *facts, void *context) {
+    (void)context;
+    const int before = errno;
+    const uintptr_t address = (uintptr_t)facts->si_addr;
+    struct nbdpull_guard *table = nbdpull_guard_table();
+    /* A signal that somebody sent has no address. */
+    for (int i = 0; facts->si_code > 0 && i < nbdpull_guards_max; i++) {
+        const uintptr_t start = __atomic_load_n(&table[i].start, __ATOMIC_ACQUIRE);
+        const uintptr_t end = __atomic_load_n(&table[i].end, __ATOMIC_ACQUIRE);
+        if (address < start || address >= end) continue;
+        void *place = mmap((void *)start, end - start, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        if (place != (void *)start) break;
+        __atomic_store_n(&table[i].gone, 1, __ATOMIC_RELEASE);
+        __atomic_add_fetch(nbdpull_guard_count(), 1, __ATOMIC_RELEASE);
+        errno = before;
+        return;
+    }
+    /* Not ours: the access is made again, and ends the process as it would have. */
+    signal(number, SIG_DFL);
+    errno = before;
+}
+static inline void nbdpull_guard_install(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = nbdpull_on_bus_error;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigaction(SIGBUS, &action, 0);
+}
+/* The guard's number; -1 when there is no place. */
+static inline int nbdpull_guard_add(uintptr_t start, uintptr_t end) {
+    struct nbdpull_guard *table = nbdpull_guard_table();
+    for (int i = 0; i < nbdpull_guards_max; i++) {
+        int expected = 0;
+        if (!__atomic_compare_exchange_n(&table[i].used, &expected, 1, 0, __ATOMIC_ACQ_REL,
+                                         __ATOMIC_RELAXED))
+            continue;
+        __atomic_store_n(&table[i].gone, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(&table[i].end, end, __ATOMIC_RELEASE);
+        __atomic_store_n(&table[i].start, start, __ATOMIC_RELEASE);
+        return i;
+    }
+    return -1;
+}
+static inline void nbdpull_guard_remove(int number) {
+    struct nbdpull_guard *guard = nbdpull_guard_table() + number;
+    __atomic_store_n(&guard->end, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&guard->start, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&guard->used, 0, __ATOMIC_RELEASE);
+}
+static inline int nbdpull_guard_is_gone(int number) {
+    return __atomic_load_n(&nbdpull_guard_table()[number].gone, __ATOMIC_ACQUIRE);
+}
+static inline unsigned long nbdpull_guard_losses(void) {
+    return __atomic_load_n(nbdpull_guard_count(), __ATOMIC_ACQUIRE);
 }
 #endif

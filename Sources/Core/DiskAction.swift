@@ -23,7 +23,7 @@ package enum DiskAction: Sendable, Hashable {
 
     /// Write the log's present words durably; answer with `logWritten`.
     case writeLog(generation: UInt64)
-    /// Make the bits that are set now durable; answer with `bitsSynced`.
+    /// Make the bits that are set now durable; answer with `bitsSynced` or `bitsNotSynced`.
     case syncBits
     /// Changes can no longer be recorded safely: say so; answer with `lossDeclared`.
     case declareLoss

@@ -8,7 +8,7 @@ extension DiskChanges {
     package mutating func sourceRead(
         _ copy: CopyIndex, errno: Int32?, zeroClusters: UInt64, now: UInt64
     ) {
-        copies.readFinished(task: copy, errno: errno, zeroClusters: zeroClusters, now: now)
+        copies.readFinished(copy: copy, errno: errno, zeroClusters: zeroClusters, now: now)
     }
 
     /// A write to scratch is complete, or has failed.
@@ -24,7 +24,7 @@ extension DiskChanges {
         copies.breakJob(job, cause: cause, now: now)
     }
 
-    /// A client of the job has let go of clusters.
+    /// A client of the job has released clusters.
     package mutating func releaseClusters(_ clusters: Range<Int>, of job: JobIndex, now: UInt64) {
         copies.releaseClusters(job: job, clusters, now: now)
     }
@@ -49,7 +49,7 @@ extension DiskChanges {
     package func clusters(of copy: CopyIndex) -> Range<Int> { copies.clusters(of: copy) }
 
     /// Whether a whole job still wants what a copy in flight reads or saves.
-    package func isWanted(_ copy: CopyIndex) -> Bool { copies.isWanted(task: copy) }
+    package func isWanted(_ copy: CopyIndex) -> Bool { copies.isWanted(copy: copy) }
 
     /// Slots of scratch that hold something of the job.
     package func slotsUsed(by job: JobIndex) -> UInt32 { copies.slotsUsed(job: job) }

@@ -36,6 +36,9 @@ extension DiskChanges {
         intent?.log.bitsSynced(succeeded: succeeded)
     }
 
+    /// They could not be synced, for a reason that lies elsewhere: a later clearing tries again.
+    package mutating func bitsNotSynced() { intent?.log.bitsNotSynced() }
+
     /// Begins to take idle regions out of the log.
     package mutating func startClearing() { intent?.log.startClearing() }
 

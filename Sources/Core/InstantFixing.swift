@@ -5,8 +5,8 @@
 /// between the last disk's word that it is quiet and the first that resumes, so it is the same for all.
 ///
 /// Whatever fails or does not answer in time, every disk resumes, and what may have been carried out is
-/// taken back. Answers that come late are ignored: a disk looks at what it is asked in order, so that it resumes
-/// and is taken back come after what they undo.
+/// taken back. Answers that come late are ignored: a disk handles its messages in order, so that it
+/// resumes and is taken back come after what they undo.
 package struct InstantFixing: Sendable, Hashable {
     package enum Action: Sendable, Hashable {
         /// Hold the disk; answer when it is quiet.

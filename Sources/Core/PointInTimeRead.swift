@@ -27,7 +27,7 @@ package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
         case done
         /// The job is broken or has ended: nothing that was read may be handed out.
         case closed
-        /// A client of the job has let go of the cluster at `position`: nothing keeps its content.
+        /// A client of the job has released the cluster at `position`: nothing keeps its content.
         case released
     }
 
@@ -116,7 +116,7 @@ extension PointInTimeRead {
         package let isData: Bool
     }
 
-    /// What a look at the source's allocation, which was made before, says about the instant.
+    /// What the source's allocation, asked before this, says about the instant.
     ///
     /// The rule of reads: what the source was found to have counts for clusters that are not preserved
     /// even now. `looked`: the bytes that were found alike, with data or as a hole (`isData`). The answer

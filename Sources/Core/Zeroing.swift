@@ -15,7 +15,7 @@ package struct Zeroing: Sendable, Hashable {
         case done
     }
 
-    /// How the request stands to its disk.
+    /// What the request waits for.
     package enum Place: Sendable, Hashable {
         case waiting
         /// An instant waits for it.

@@ -19,7 +19,7 @@ package struct AllocationRun: Sendable, Equatable {
 /// What a file system told about a stretch of a source with one call, so that the next answers come
 /// from memory.
 ///
-/// It is as old as that call. Whoever uses it says from when on an answer must be right by emptying
+/// It is as old as that call. The caller says from when on an answer must be right by emptying
 /// it (`removeAll`) then.
 package struct AllocationMap: Sendable {
     private enum Content {
@@ -123,8 +123,8 @@ package struct AllocationMap: Sendable {
 }
 
 extension RawSource {
-    /// The same as `allocation(at:end:endsHole:)`, for whoever goes on from answer to answer: where
-    /// the file system tells many extents at once, the map keeps them.
+    /// The same as `allocation(at:end:endsHole:)`, for callers that go on from answer to answer:
+    /// where the file system tells many extents at once, the map keeps them.
     ///
     /// On ext4 a hole between extents is what a lookup would find, as both ask the same code of the
     /// kernel. Reserved space may hold bytes in the page cache, so that it is looked up. `ahead` says

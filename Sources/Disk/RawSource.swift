@@ -86,6 +86,17 @@ package final class RawSource: Sendable {
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
     private let descriptor: OwnedDescriptor?
+    /// For the server's own syncs; opened once, so that a sync never fails for want of a descriptor.
+    ///
+    /// The kernel tells each open file of an error once: what the guest's descriptor has to be told stays
+    /// there.
+    private let syncDescriptor: OwnedDescriptor?
+    /// Its number, valid while this object lives; nil where there is none.
+    let syncRaw: Int32?
+    private let failedSyncs = Atomic<Int>(0)
+    /// The last failed sync's errno, and that of one that no guest was told of; 0: none.
+    private let syncErrno = Atomic<Int32>(0)
+    private let unheardErrno = Atomic<Int32>(0)
     /// Held while the file's length or the disk's size changes: neither is cut short by a call that
     /// was decided on before the other.
     private let length = Mutex<Void>(())
@@ -130,6 +141,14 @@ package final class RawSource: Sendable {
         witness = try Self.sourced { [raw = descriptor.raw] () throws(SystemFault) in
             try WriteErrorWitness(of: raw)
         }
+        if readOnly {
+            syncRaw = nil
+            syncDescriptor = nil
+        } else {
+            let own = try Self.reopen(descriptor.raw, [])
+            syncRaw = own.raw
+            syncDescriptor = consume own
+        }
         let page = UInt64(max(FileCalls.pageBytes, alignment))
         tailStart = isAligned ? facts.sizeBytes : facts.sizeBytes / page * page
         hasTail = !isAligned
@@ -169,6 +188,8 @@ package final class RawSource: Sendable {
         tailRaw = facts.tailRaw
         tailDescriptor = nil
         descriptor = nil
+        syncRaw = nil
+        syncDescriptor = nil
         readsNeverWait = facts.readsNeverWait
         holes = .none
         node = nil
@@ -248,24 +269,28 @@ package final class RawSource: Sendable {
         }
     }
 
-    /// Makes every completed write durable.
-    package func sync() throws(SystemFault) { try FileCalls.sync(raw) }
-
-    /// Makes everything durable that was written; throws when the source has lost a write since it was
-    /// opened, whoever was told of it.
-    ///
-    /// By a descriptor of its own: the kernel tells each of an error once, and a guest's flush must not
-    /// miss its own. May wait as long as the storage does.
-    package func makeDurable() throws(SystemFault) {
-        guard descriptor != nil else { return }
-        let own = try FileCalls.reopen(raw, [])
-        try FileCalls.sync(own.raw)
+    /// How often the source was found to have lost writes that had succeeded, or may have, since it was
+    /// opened, and the errno; never waits for the storage.
+    package func losses() -> (count: Int, errno: Int32) {
         let found = witness.errors()
-        if found.count > 0 { throw SystemFault(call: "fdatasync", errno: found.errno) }
+        let failed = failedSyncs.load(ordering: .acquiring)
+        guard failed > 0 else { return found }
+        return (found.count + failed, syncErrno.load(ordering: .relaxed))
     }
 
-    /// Writes had succeeded and were lost afterwards: the content has changed without a change.
-    package var hasLostWrites: Bool { witness.errors().count > 0 }
+    /// The errno of a loss that a guest cannot have been told of by its own flushes, or nil.
+    package var unheardLoss: Int32? {
+        let found = witness.errors()
+        if found.count > 0 { return found.errno }
+        let errno = unheardErrno.load(ordering: .acquiring)
+        return errno == 0 ? nil : errno
+    }
+
+    func keepFailedSync(_ errno: Int32, isHeard: Bool) {
+        if !isHeard { unheardErrno.store(errno, ordering: .releasing) }
+        syncErrno.store(errno, ordering: .relaxed)
+        failedSyncs.add(1, ordering: .acquiringAndReleasing)
+    }
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///

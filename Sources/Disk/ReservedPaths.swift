@@ -1,7 +1,7 @@
 import SystemLayer
 
-/// Files that hold no disk and no scratch, whoever names them: the server's own state, and what the
-/// kernel shows of itself as files.
+/// Files that hold no disk and no scratch, no matter who names them: the server's own state, and
+/// what the kernel shows of itself as files.
 package struct ReservedPaths: Sendable {
     /// Files and directories that belong to the server.
     private let own: [String]

@@ -4,8 +4,8 @@ import SystemLayer
 
 /// Pipes that carry pages of files to sockets without copying them.
 ///
-/// A page in a pipe is the page cache's own: it shows later changes of the file, so whoever fills a
-/// pipe knows that the pages cannot change. Pipes are made when first needed and kept.
+/// A page in a pipe is the page cache's own: it shows later changes of the file, so code that fills
+/// a pipe knows that the pages cannot change. Pipes are made when first needed and kept.
 package struct PipePool: ~Copyable {
     /// Bytes that a pipe takes; without them there is none: an unprivileged user has a budget.
     package static let pipeBytes = 1 << 20

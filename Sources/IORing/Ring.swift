@@ -27,6 +27,8 @@ package struct Ring: ~Copyable {
     private let ring: UnsafeMutablePointer<io_uring>
     private let batch: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
     private static let batchMax = 128
+    /// What is read from eventfds, and the 1 that is written to them.
+    let words: UnsafeMutablePointer<UInt64>
     /// Operations submitted; for statistics.
     package private(set) var submissions: UInt64 = 0
 
@@ -39,6 +41,8 @@ package struct Ring: ~Copyable {
         unsafe ring.initialize(to: io_uring())
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe batch.initialize(repeating: nil, count: Self.batchMax)
+        unsafe words = .allocate(capacity: 2)
+        unsafe words.initialize(repeating: 1, count: 2)
         // One submitter and completions run when we ask for them: nothing interrupts the loop
         // between requests.
         let flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN
@@ -50,6 +54,7 @@ package struct Ring: ~Copyable {
         guard result == 0 else {
             unsafe ring.deallocate()
             unsafe batch.deallocate()
+            unsafe words.deallocate()
             throw SystemFault(call: "io_uring_setup", errno: -result)
         }
     }
@@ -59,9 +64,10 @@ package struct Ring: ~Copyable {
         unsafe io_uring_queue_exit(ring)
         unsafe ring.deallocate()
         unsafe batch.deallocate()
+        unsafe words.deallocate()
     }
 
-    private mutating func next() -> UnsafeMutablePointer<io_uring_sqe> {
+    mutating func next() -> UnsafeMutablePointer<io_uring_sqe> {
         submissions &+= 1
         // SAFETY: liburing hands out entries of its own mapping; submitting frees some when the
         // queue is full.

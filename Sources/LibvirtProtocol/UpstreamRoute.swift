@@ -1,4 +1,4 @@
-/// Who answers a procedure when a libvirtd stands behind the door.
+/// Who answers a procedure when there is a libvirtd behind the door.
 ///
 /// Only procedures of ``ProcedureTable`` are asked about: all others, those of other programs and
 /// every part of a stream are passed on as they are.

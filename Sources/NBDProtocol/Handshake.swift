@@ -141,7 +141,7 @@ package struct Handshake: Sendable {
     /// A peer that changed the plaintext has changed nothing (CVE-2021-3716). To be called once, after
     /// `startTLS`.
     package mutating func secured() {
-        precondition(phase == .startingTLS, "TLS stands without STARTTLS")
+        precondition(phase == .startingTLS, "TLS is up without STARTTLS")
         var fresh = Handshake(tls: tls)
         fresh.clientFlags = clientFlags
         fresh.isSecured = true

@@ -48,7 +48,7 @@ package enum ProtocolLimits {
 
     /// Largest READ or WRITE that is carried out, in bytes.
     ///
-    /// fio, libnbd and nbd-tester-client send up to 64 MiB and do not look at what is announced.
+    /// fio, libnbd and nbd-tester-client send up to 64 MiB and ignore what is announced.
     package static let acceptedPayloadBytesMax: UInt64 = 67_108_864
 
     /// Largest payload of a command that has none, or a wrong one, that is read and thrown away so

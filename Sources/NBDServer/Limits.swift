@@ -40,9 +40,21 @@ package enum Limits {
     package static let requestsPerTurn = 64
     /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
+    /// Operations of one front-end's reads and writes; when all are in use its chains stay in their
+    /// queues.
+    package static let lanesPerGuest = 256
+    /// Requests of one front-end that are begun and not yet answered.
+    package static let requestsPerGuest = 512
+    /// Messages of one front-end handled before others get a turn.
+    package static let messagesPerTurn = 16
+    /// Calls made before the next is made only when one has been told of: a front-end that takes none
+    /// holds no more of them in the kernel.
+    package static let untoldCalls = 64
+    /// Lines in the event log that one front-end can cause, besides the last.
+    package static let reportsPerGuest = 8
     /// Most that one CACHE request brings into the page cache, in bytes.
     package static let prefetchBytes: UInt64 = 16 << 20
-    /// Clusters that a backup client lets go of before others get a turn: 64 MiB of disk.
+    /// Clusters that a backup client releases before others get a turn: 64 MiB of disk.
     package static let releasedClustersPerTurn = 4_096
     /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take; 2 MiB
     /// with 64-bit lengths.
@@ -103,7 +115,7 @@ package enum Limits {
     /// Input (68 KiB), buffers of requests (4 MiB), replies that were not charged to those (at most
     /// 64 whole and 192 one-page reply buffers, 4.75 MiB), one block status reply beyond the bound on
     /// unsent bytes (2 MiB with extended headers) and the extents it is made of (1 MiB, and 8 KiB for
-    /// those told ahead), buffers of TLS (328 KiB), and what the tables hold.
+    /// those answered in advance), buffers of TLS (328 KiB), and what the tables hold.
     package static let connectionBytesMax = 13 << 20
     /// Address space for buffers of one ring, in bytes; memory is used only as far as buffers are.
     ///
@@ -113,7 +125,7 @@ package enum Limits {
         2 * (max(2 << 30, connections * connectionBytesMax) + copies + disksPerRing * copyBytesMax)
     }
     /// Bytes that one copy moves at most.
-    private static let copyBytesMax = CopyBeforeWrite.clustersPerTask * ClusterGeometry.clusterBytes
+    private static let copyBytesMax = CopyBeforeWrite.clustersPerCopy * ClusterGeometry.clusterBytes
     /// One buffer for a small reply between data, in bytes.
     package static let smallReplyBufferBytes = 4 << 10
     /// Longest reply that goes into a small buffer, in bytes.

@@ -32,16 +32,16 @@ package enum BreakCause: Sendable, Hashable {
 
 /// What copy-before-write asks its driver to do; every action is carried out in order.
 package enum CopyAction: Sendable, Hashable {
-    /// Read clusters from the source into the task's buffer; answer with `readFinished`.
-    case readSource(task: CopyIndex, clusters: Range<Int>)
-    /// Write clusters from the task's buffer to neighbouring slots; answer with
+    /// Read clusters from the source into the copy's buffer; answer with `readFinished`.
+    case readSource(copy: CopyIndex, clusters: Range<Int>)
+    /// Write clusters from the copy's buffer to neighbouring slots; answer with
     /// `scratchWriteFinished`.
     case writeScratch(ScratchWrite)
-    /// The copy is over: nothing will be read into the task's buffer or written from it on behalf of
+    /// The copy is over: nothing will be read into its buffer or written from it on behalf of
     /// the gate.
     ///
-    /// The task's number is free for the next copy.
-    case copyDone(task: CopyIndex)
+    /// Its number is free for the next copy.
+    case copyDone(copy: CopyIndex)
     /// The guest write may be submitted now.
     case pass(ChangeID)
     /// The job is broken: its ledger is closed already.
@@ -54,16 +54,16 @@ package enum CopyAction: Sendable, Hashable {
 
 /// One write of preserved clusters to a job's scratch.
 package struct ScratchWrite: Sendable, Hashable {
-    package let task: CopyIndex
+    package let copy: CopyIndex
     package let job: JobIndex
-    /// First cluster, counted from the task's first.
+    /// First cluster, counted from the copy's first.
     package let position: Int
     package let count: Int
     /// Slot of the first cluster.
     package let slot: UInt32
 
-    package init(task: CopyIndex, job: JobIndex, position: Int, count: Int, slot: UInt32) {
-        self.task = task
+    package init(copy: CopyIndex, job: JobIndex, position: Int, count: Int, slot: UInt32) {
+        self.copy = copy
         self.job = job
         self.position = position
         self.count = count

@@ -2,40 +2,40 @@ import Tracking
 
 /// What copies and time bring about.
 extension CopyBeforeWrite {
-    /// The task's clusters are in its buffer, or could not be read.
+    /// The copy's clusters are in its buffer, or could not be read.
     ///
-    /// `zeroClusters` has a bit for each cluster, counted from the task's first, that is all zeros.
+    /// `zeroClusters` has a bit for each cluster, counted from the copy's first, that is all zeros.
     package mutating func readFinished(
-        task: CopyIndex, errno: Int32?, zeroClusters: UInt64, now: UInt64
+        copy: CopyIndex, errno: Int32?, zeroClusters: UInt64, now: UInt64
     ) {
-        precondition(tasks[task].isActive && tasks[task].isReading)
-        tasks[task].isReading = false
+        precondition(copies[copy].isActive && copies[copy].isReading)
+        copies[copy].isReading = false
         if let errno {
-            forEachJob(tasks[task].jobs & activeJobs) { gate, job in
+            forEachJob(copies[copy].jobs & activeJobs) { gate, job in
                 gate.breakJob(job, cause: .sourceRead(errno: errno), now: now)
             }
         } else {
-            forEachJob(tasks[task].jobs & activeJobs) { gate, job in
-                gate.preserve(task, for: job, zeroClusters: zeroClusters, now: now)
+            forEachJob(copies[copy].jobs & activeJobs) { gate, job in
+                gate.preserve(copy, for: job, zeroClusters: zeroClusters, now: now)
             }
-            settle(tasks[task].jobs & activeJobs)
+            settle(copies[copy].jobs & activeJobs)
         }
-        if tasks[task].writesInFlight == 0 { finish(task, now: now) }
+        if copies[copy].writesInFlight == 0 { finish(copy, now: now) }
     }
 
     /// A write of preserved clusters is complete, or has failed.
     package mutating func scratchWriteFinished(
         _ write: ScratchWrite, errno: Int32?, now: UInt64
     ) {
-        let task = write.task
-        precondition(tasks[task].writesByJob[write.job.number] > 0)
-        tasks[task].writesByJob[write.job.number] -= 1
-        tasks[task].writesInFlight -= 1
+        let copy = write.copy
+        precondition(copies[copy].writesByJob[write.job.number] > 0)
+        copies[copy].writesByJob[write.job.number] -= 1
+        copies[copy].writesInFlight -= 1
         if let errno {
             breakJob(write.job, cause: .scratchWrite(errno: errno), now: now)
         } else if jobs[write.job].isActive, let view = jobs[write.job].view?.view {
             for index in 0..<write.count {
-                let cluster = tasks[task].clusters.lowerBound + write.position + index
+                let cluster = copies[copy].clusters.lowerBound + write.position + index
                 let slot = write.slot + UInt32(index)
                 if view.isPreserved(cluster) {
                     // Released meanwhile.
@@ -47,7 +47,7 @@ extension CopyBeforeWrite {
             }
             view.settle()
         }
-        if tasks[task].writesInFlight == 0, !tasks[task].isReading { finish(task, now: now) }
+        if copies[copy].writesInFlight == 0, !copies[copy].isReading { finish(copy, now: now) }
     }
 
     /// Breaks every job that has kept a guest write waiting for longer than it allows.
@@ -55,20 +55,20 @@ extension CopyBeforeWrite {
     /// A write waits behind a copy for all jobs that need one of its clusters, those included that
     /// began after the copy did: each of them breaks when its own limit is over.
     package mutating func expire(now: UInt64) {
-        guard activeTasks > 0 else { return }
-        for task in CopyIndex.all where tasks[task].isActive {
-            let age = now - min(now, tasks[task].startedAt)
-            forEachJob(tasks[task].jobs & activeJobs) { gate, job in
+        guard activeCopies > 0 else { return }
+        for copy in CopyIndex.all where copies[copy].isActive {
+            let age = now - min(now, copies[copy].startedAt)
+            forEachJob(copies[copy].jobs & activeJobs) { gate, job in
                 let limit = gate.jobs[job].copyTimeoutNanoseconds
                 let isWaitedFor =
-                    gate.tasks[task].isReading || gate.tasks[task].writesByJob[job.number] > 0
+                    gate.copies[copy].isReading || gate.copies[copy].writesByJob[job.number] > 0
                 if isWaitedFor, age > limit { gate.breakLate(job, now: now) }
             }
         }
         // Breaking a job moves writes from list to list, so all are looked through first.
         var overdue = overdue(for: starved, now: now)
-        for task in tasks where task.isActive {
-            overdue |= self.overdue(for: task.waiters, now: now)
+        for copy in copies where copy.isActive {
+            overdue |= self.overdue(for: copy.waiters, now: now)
         }
         forEachJob(overdue) { gate, job in gate.breakLate(job, now: now) }
     }
@@ -96,12 +96,12 @@ extension CopyBeforeWrite {
     }
 
     private mutating func preserve(
-        _ task: CopyIndex, for job: JobIndex, zeroClusters: UInt64, now: UInt64
+        _ copy: CopyIndex, for job: JobIndex, zeroClusters: UInt64, now: UInt64
     ) {
-        let clusters = tasks[task].clusters
+        let clusters = copies[copy].clusters
         var position = 0
         while position < clusters.count {
-            guard isStillNeeded(position, of: task, by: job) else {
+            guard isStillNeeded(position, of: copy, by: job) else {
                 position += 1
                 continue
             }
@@ -111,24 +111,24 @@ extension CopyBeforeWrite {
                 continue
             }
             var end = position + 1
-            while end < clusters.count, isStillNeeded(end, of: task, by: job),
+            while end < clusters.count, isStillNeeded(end, of: copy, by: job),
                 zeroClusters >> UInt64(end) & 1 == 0
             { end += 1 }
-            guard write(task, job, position..<end, now: now) else { return }
+            guard write(copy, job, position..<end, now: now) else { return }
             position = end
         }
     }
 
     /// Whether a cluster that was needed when its copy began has not been released since.
-    private func isStillNeeded(_ position: Int, of task: CopyIndex, by job: JobIndex) -> Bool {
-        guard tasks[task].needs[position] & job.mask != 0,
+    private func isStillNeeded(_ position: Int, of copy: CopyIndex, by job: JobIndex) -> Bool {
+        guard copies[copy].needs[position] & job.mask != 0,
             let view = jobs[job].view?.view
         else { return false }
-        return !view.isPreserved(tasks[task].clusters.lowerBound + position)
+        return !view.isPreserved(copies[copy].clusters.lowerBound + position)
     }
 
     private mutating func write(
-        _ task: CopyIndex, _ job: JobIndex, _ positions: Range<Int>, now: UInt64
+        _ copy: CopyIndex, _ job: JobIndex, _ positions: Range<Int>, now: UInt64
     ) -> Bool {
         var position = positions.lowerBound
         while position < positions.upperBound {
@@ -136,12 +136,12 @@ extension CopyBeforeWrite {
                 breakJob(job, cause: .scratchFull, now: now)
                 return false
             }
-            tasks[task].writesByJob[job.number] += 1
-            tasks[task].writesInFlight += 1
+            copies[copy].writesByJob[job.number] += 1
+            copies[copy].writesInFlight += 1
             actions.append(
                 .writeScratch(
                     ScratchWrite(
-                        task: task, job: job, position: position, count: slots.count,
+                        copy: copy, job: job, position: position, count: slots.count,
                         slot: slots.lowerBound)))
             position += slots.count
         }
@@ -170,16 +170,16 @@ extension CopyBeforeWrite {
         forEachJob(mask) { gate, job in gate.jobs[job].view?.view.settle() }
     }
 
-    private mutating func finish(_ task: CopyIndex, now: UInt64) {
-        let list = tasks[task].waiters
-        let named = tasks[task].jobs
-        // The arrays inside a task are kept: a copy allocates nothing.
-        tasks[task].isActive = false
-        tasks[task].waiters = WaitList()
-        activeTasks -= 1
-        actions.append(.copyDone(task: task))
+    private mutating func finish(_ copy: CopyIndex, now: UInt64) {
+        let list = copies[copy].waiters
+        let named = copies[copy].jobs
+        // The arrays inside it are kept: a copy allocates nothing.
+        copies[copy].isActive = false
+        copies[copy].waiters = WaitList()
+        activeCopies -= 1
+        actions.append(.copyDone(copy: copy))
         forEachJob(named) { gate, job in
-            gate.jobs[job].taskCount -= 1
+            gate.jobs[job].copyCount -= 1
             gate.finishDetaching(job)
         }
         reconsider(list, now: now)
@@ -188,7 +188,7 @@ extension CopyBeforeWrite {
         reconsider(hungry, now: now)
     }
 
-    /// Looks at waiting writes again: those that need nothing more pass, the others queue
+    /// Checks waiting writes again: those that need nothing more pass, the others queue
     /// anew.
     private mutating func reconsider(_ list: WaitList, now: UInt64) {
         var change = Int(list.head)
@@ -201,10 +201,10 @@ extension CopyBeforeWrite {
 
     /// After a job stopped needing anything: the writes pass that waited only for its copies.
     mutating func passUnneeded(now: UInt64) {
-        for task in CopyIndex.all where tasks[task].isActive {
-            let list = tasks[task].waiters
+        for copy in CopyIndex.all where copies[copy].isActive {
+            let list = copies[copy].waiters
             guard list.head >= 0 else { continue }
-            tasks[task].waiters = WaitList()
+            copies[copy].waiters = WaitList()
             reconsider(list, now: now)
         }
         let hungry = starved

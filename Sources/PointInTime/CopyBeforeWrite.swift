@@ -14,9 +14,9 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     /// Jobs that one disk can have at once: a mask of them fits 16 bits.
     package static let jobsMax = 16
     /// Copies in flight for one disk.
-    package static let tasksMax = 32
+    package static let copiesMax = 32
     /// Clusters that one copy moves at most: 1 MiB, one large I/O.
-    package static let clustersPerTask = 64
+    package static let clustersPerCopy = 64
 
     struct Job: Hashable {
         var isActive = false
@@ -30,27 +30,27 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         /// Slots below `slotsUsed` that hold nothing any more.
         var freeSlots = FreeSlots()
         var copyTimeoutNanoseconds: UInt64 = .max
-        /// Tasks in flight that name this job.
-        var taskCount = 0
+        /// Copies in flight that name this job.
+        var copyCount = 0
     }
 
-    struct Task: Hashable {
+    struct Copy: Hashable {
         var isActive = false
         var isReading = false
         var clusters = 0..<0
         /// Per cluster, the jobs that need it.
-        var needs = [UInt16](repeating: 0, count: CopyBeforeWrite.clustersPerTask)
-        /// All jobs that the task names.
+        var needs = [UInt16](repeating: 0, count: CopyBeforeWrite.clustersPerCopy)
+        /// All jobs that the copy names.
         var jobs: UInt16 = 0
         var writesByJob = [Int](repeating: 0, count: CopyBeforeWrite.jobsMax)
         var writesInFlight = 0
-        /// When the write for which it runs was admitted: a wait for a free task counts as well.
+        /// When the write for which it runs was admitted: a wait for a free copy counts as well.
         var startedAt: UInt64 = 0
         var waiters = WaitList()
 
-        // What an idle task still holds from its last copy has no meaning and is no part of its
+        // What an idle one still holds from its last use has no meaning and is no part of its
         // value.
-        static func == (left: Task, right: Task) -> Bool {
+        static func == (left: Copy, right: Copy) -> Bool {
             guard left.isActive, right.isActive else { return left.isActive == right.isActive }
             return left.isReading == right.isReading && left.clusters == right.clusters
                 && left.liveNeeds == right.liveNeeds && left.jobs == right.jobs
@@ -87,12 +87,12 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     var jobs = [Job](repeating: Job(), count: jobsMax)
-    var tasks = [Task](repeating: Task(), count: tasksMax)
-    var activeTasks = 0
+    var copies = [Copy](repeating: Copy(), count: copiesMax)
+    var activeCopies = 0
     /// By change; as long as the highest number that ever waited needs.
     var waiters: [Waiter] = []
     private let changeLimit: Int
-    /// Writes that found no free task.
+    /// Writes that found no free copy.
     var starved = WaitList()
     var activeJobs: UInt16 = 0
     var actions: [CopyAction] = []
@@ -108,7 +108,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     package var hasActiveJobs: Bool { activeJobs != 0 }
 
     /// Copies in flight.
-    package var copiesInFlight: Int { activeTasks }
+    package var copiesInFlight: Int { activeCopies }
 
     /// Slots of scratch that hold something of the job.
     package func slotsUsed(job: JobIndex) -> UInt32 {
@@ -121,10 +121,10 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     /// The clusters that a copy in flight moves.
-    package func clusters(of task: CopyIndex) -> Range<Int> { tasks[task].clusters }
+    package func clusters(of copy: CopyIndex) -> Range<Int> { copies[copy].clusters }
 
     /// Whether a whole job still wants what a copy in flight reads or saves.
-    package func isWanted(task: CopyIndex) -> Bool { tasks[task].jobs & activeJobs != 0 }
+    package func isWanted(copy: CopyIndex) -> Bool { copies[copy].jobs & activeJobs != 0 }
 
     /// Takes the next action, in order, or nil.
     package mutating func nextAction() -> CopyAction? {
@@ -191,7 +191,7 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     mutating func finishDetaching(_ job: JobIndex) {
-        guard jobs[job].isDetaching, jobs[job].taskCount == 0 else { return }
+        guard jobs[job].isDetaching, jobs[job].copyCount == 0 else { return }
         jobs[job] = Job()
         actions.append(.jobDetached(job: job))
     }
@@ -224,13 +224,13 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     package mutating func noteHole(_ clusters: Range<Int>) {
         for cluster in clusters {
             let needed = need(of: cluster)
-            guard needed != 0, task(covering: cluster) == nil else { continue }
+            guard needed != 0, copy(covering: cluster) == nil else { continue }
             publishZero(cluster, for: needed)
         }
         settle(activeJobs)
     }
 
-    /// Ends the need for clusters that the job's client has let go of.
+    /// Ends the need for clusters that the job's client has released.
     ///
     /// Their slots are used again, those of copies in flight once these are complete. Guest writes
     /// that waited for nothing else go on.
@@ -260,21 +260,21 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         while cluster < clusters.upperBound {
             if need(of: cluster) == 0 {
                 cluster += 1
-            } else if let task = task(covering: cluster) {
-                waitFor = waitFor ?? task
-                cluster = tasks[task].clusters.upperBound
-            } else if let task = start(
+            } else if let copy = copy(covering: cluster) {
+                waitFor = waitFor ?? copy
+                cluster = copies[copy].clusters.upperBound
+            } else if let copy = start(
                 from: cluster, to: clusters.upperBound, now: min(now, waiters[change].waitingSince))
             {
-                waitFor = waitFor ?? task
-                cluster = tasks[task].clusters.upperBound
+                waitFor = waitFor ?? copy
+                cluster = copies[copy].clusters.upperBound
             } else {
                 isStarved = true
                 break
             }
         }
         if let waitFor {
-            tasks[waitFor].waiters = appending(change, to: tasks[waitFor].waiters)
+            copies[waitFor].waiters = appending(change, to: copies[waitFor].waiters)
         } else if isStarved {
             starved = appending(change, to: starved)
         } else {
@@ -290,26 +290,26 @@ package struct CopyBeforeWrite: Sendable, Hashable {
     }
 
     private mutating func start(from first: Int, to end: Int, now: UInt64) -> CopyIndex? {
-        guard activeTasks < Self.tasksMax,
-            let index = CopyIndex.all.first(where: { !tasks[$0].isActive })
+        guard activeCopies < Self.copiesMax,
+            let index = CopyIndex.all.first(where: { !copies[$0].isActive })
         else { return nil }
         var next = first
         var named: UInt16 = 0
-        while next < min(end, first + Self.clustersPerTask) {
+        while next < min(end, first + Self.clustersPerCopy) {
             let needed = need(of: next)
-            if needed == 0 || task(covering: next) != nil { break }
-            tasks[index].needs[next - first] = needed
+            if needed == 0 || copy(covering: next) != nil { break }
+            copies[index].needs[next - first] = needed
             named |= needed
             next += 1
         }
-        tasks[index].isActive = true
-        tasks[index].isReading = true
-        tasks[index].clusters = first..<next
-        tasks[index].jobs = named
-        tasks[index].startedAt = now
-        activeTasks += 1
-        forEachJob(named) { gate, job in gate.jobs[job].taskCount += 1 }
-        actions.append(.readSource(task: index, clusters: first..<next))
+        copies[index].isActive = true
+        copies[index].isReading = true
+        copies[index].clusters = first..<next
+        copies[index].jobs = named
+        copies[index].startedAt = now
+        activeCopies += 1
+        forEachJob(named) { gate, job in gate.jobs[job].copyCount += 1 }
+        actions.append(.readSource(copy: index, clusters: first..<next))
         return index
     }
 
@@ -328,9 +328,10 @@ package struct CopyBeforeWrite: Sendable, Hashable {
         return mask
     }
 
-    func task(covering cluster: Int) -> CopyIndex? {
-        guard activeTasks > 0 else { return nil }
-        return tasks.firstIndex { $0.isActive && $0.clusters.contains(cluster) }.map(CopyIndex.init)
+    func copy(covering cluster: Int) -> CopyIndex? {
+        guard activeCopies > 0 else { return nil }
+        return copies.firstIndex { $0.isActive && $0.clusters.contains(cluster) }
+            .map(CopyIndex.init)
     }
 
     mutating func forEachJob(

@@ -21,7 +21,7 @@ package struct CopyIndex: Hashable, Sendable, BitwiseCopyable {
 
     /// Every slot for a copy that a disk has.
     package static var all: LazyMapSequence<Range<Int>, CopyIndex> {
-        (0..<CopyBeforeWrite.tasksMax).lazy.map(CopyIndex.init)
+        (0..<CopyBeforeWrite.copiesMax).lazy.map(CopyIndex.init)
     }
 }
 
@@ -32,9 +32,9 @@ extension [CopyBeforeWrite.Job] {
     }
 }
 
-extension [CopyBeforeWrite.Task] {
-    subscript(_ task: CopyIndex) -> Element {
-        _read { yield self[task.number] }
-        _modify { yield &self[task.number] }
+extension [CopyBeforeWrite.Copy] {
+    subscript(_ copy: CopyIndex) -> Element {
+        _read { yield self[copy.number] }
+        _modify { yield &self[copy.number] }
     }
 }

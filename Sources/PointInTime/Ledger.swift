@@ -9,7 +9,7 @@ package enum ClusterPlace: Sendable, Hashable {
     case zero
     /// In this slot of scratch.
     case slot(UInt32)
-    /// Nowhere: the job's client has let go of it, and nothing is kept for it any more.
+    /// Nowhere: the job's client has released it, and nothing is kept for it any more.
     case released
 }
 
@@ -33,7 +33,7 @@ package enum ClusterPlace: Sendable, Hashable {
 /// source, 1 = zero, n + 2 = slot n, all ones = released. The word after the last cluster is not zero when the ledger is
 /// closed.
 ///
-/// A plain view, whose copies cost nothing; whoever holds the memory behind it also holds (or is
+/// A plain view, whose copies cost nothing; the holder of the memory behind it also holds (or is
 /// outlived by) what owns it.
 package struct LedgerView: Sendable, BitwiseCopyable {
     package let geometry: ClusterGeometry
@@ -90,7 +90,7 @@ package struct LedgerView: Sendable, BitwiseCopyable {
         return nil
     }
 
-    /// Home ring only: the cluster is let go of; returns where it was.
+    /// Home ring only: the cluster is released; returns where it was.
     ///
     /// Its slot is free for others after the next `settle`.
     package func release(_ cluster: Int) -> ClusterPlace {

@@ -69,7 +69,7 @@ package final class LedgerFile: Sendable {
     /// The next process is not to go on with it: something that belongs to it is missing.
     package func giveUp() { storage.giveUp() }
 
-    /// Removes the file; whoever has it open goes on.
+    /// Removes the file; those who have it open keep using it.
     package func remove() { try? FileCalls.remove(path) }
 
     // MARK: Figures

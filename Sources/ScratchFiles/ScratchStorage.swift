@@ -24,7 +24,7 @@ package struct ScratchFacts: Sendable {
     package var freeBytes = UInt64.max
     package var fileSystem: UInt64?
     package var readsNeverWait = false
-    /// Told of write errors: one for each reader, and one for whoever is none.
+    /// Told of write errors: one for each reader, and one for everybody else.
     package var readers: [WriteErrorWitness]
     package var witness: WriteErrorWitness
 
@@ -69,7 +69,7 @@ package final class ScratchStorage: Sendable {
     package let earlierError: Int32?
     /// Told of write errors, one for each reader.
     private let witnesses: [WriteErrorWitness]
-    /// The same for whoever is no reader.
+    /// The same for everybody who is not a reader.
     private let witness: WriteErrorWitness
     /// A slot is written once, and nobody else ever writes the file: pages of it may be shared.
     ///
@@ -97,7 +97,7 @@ package final class ScratchStorage: Sendable {
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
         let facts = try FileCalls.facts(descriptor.raw)
         deviceBytes = facts.type == .blockDevice ? facts.sizeBytes : 0
-        // An error of whoever had the file before is none of a new job's.
+        // An error from the file's earlier use does not count against a new job.
         earlierError = FileCalls.writeError(descriptor.raw)
         var witnesses: [WriteErrorWitness] = []
         // What lies in memory is never written back.

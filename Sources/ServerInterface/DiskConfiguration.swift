@@ -41,6 +41,8 @@ package struct DiskConfiguration: Sendable, Hashable {
     /// The call waits for a storage that does not answer as long as it takes, instead of failing
     /// after a limit.
     package var waitsForStorage = false
+    /// Absolute path of a socket by which a guest may have the disk with vhost-user; nil: none.
+    package var vhostSocket: String?
 
     /// Longest description that the protocol carries, in bytes.
     package static let descriptionBytesMax = ProtocolLimits.stringBytesMax
@@ -67,7 +69,7 @@ package struct DiskID: Hashable, Sendable {
     package init(number: UInt64) { self.number = number }
 }
 
-/// A momentary look at an attached disk.
+/// A snapshot of an attached disk's figures.
 package struct DiskStatus: Sendable {
     /// Size in bytes as exported.
     package var sizeBytes: UInt64
@@ -79,6 +81,8 @@ package struct DiskStatus: Sendable {
     package var tracking: TrackingStatus?
     /// What machines have requested; up to a tenth of a second old.
     package var figures = GuestFigures()
+    /// Writes to the source from before it was attached were lost, and nobody had been told: the error.
+    package var earlierLoss: String?
     package init(
         sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil
     ) {

@@ -146,7 +146,7 @@ package struct JobDiskReport: Sendable {
     }
 }
 
-/// A momentary look at a job.
+/// A snapshot of a job's figures.
 package struct JobReport: Sendable {
     package var disks: [JobDiskReport]
     package var clientCount: Int

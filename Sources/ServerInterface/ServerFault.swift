@@ -71,6 +71,8 @@ package enum ServerEvent: Sendable {
     case trackingLost(disk: DiskID, detail: String)
     /// Something is wrong with the tracking of a disk's changes that goes on all the same.
     case trackingProblem(disk: DiskID, detail: String)
+    /// Something is wrong with a disk that goes on being served.
+    case diskProblem(disk: DiskID, detail: String)
     /// A connection's TLS did not come about.
     case clientRefused(jobID: String?, reason: String)
     case clientConnected(export: String, jobID: String?)

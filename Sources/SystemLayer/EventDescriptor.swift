@@ -13,7 +13,7 @@ package struct EventDescriptor: ~Copyable, Sendable {
         descriptor = OwnedDescriptor(adopting: number)
     }
 
-    /// Wakes whoever waits on the descriptor.
+    /// Wakes the thread that waits on the descriptor.
     package func signal() {
         var one: UInt64 = 1
         // SAFETY: eight bytes are written from an eight-byte local. A full counter is a wake-up as

@@ -7,8 +7,8 @@ import Tables
 /// something was stored in it.
 ///
 /// One thread stores; any thread may read. A reader sees what the storing thread had stored before it
-/// sent the message that made the reader look, and perhaps more. No file stands behind the memory, so
-/// no full or broken disk turns a store into a fault.
+/// sent the message that made the reader look, and perhaps more. The memory has no file behind it,
+/// so no full or broken disk turns a store into a fault.
 @safe
 package final class LazyWords: Sendable {
     /// Words of a page, the unit in which it is known whether anything was stored.

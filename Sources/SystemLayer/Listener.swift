@@ -100,7 +100,7 @@ package struct Listener: ~Copyable, Sendable {
             }
         }
         guard result == 0 else { throw SystemFault(call: "getsockname", errno: errno) }
-        // SAFETY: only the field's own bytes are looked at.
+        // SAFETY: only the field's own bytes are read.
         return unsafe withUnsafeBytes(of: &address.sun_path) { field in
             unsafe String(decoding: field.prefix { $0 != 0 }, as: UTF8.self)
         }

@@ -106,8 +106,8 @@ package enum SocketCalls {
     }
 }
 
-/// Whom connections are counted for: an IPv4 address, or the /64 of an IPv6 address, as whoever has
-/// one of those has all.
+/// Whom connections are counted for: an IPv4 address, or the /64 of an IPv6 address, as anyone who
+/// has one of those has all.
 package struct PeerAddress: Hashable, Sendable {
     private let high: UInt64
     private let low: UInt64

@@ -13,6 +13,12 @@ package struct SystemFault: Error, Sendable, Hashable {
         self.errno = errno
     }
 
+    /// Whether the call has ended before it could say anything of the file: a signal, no memory, no
+    /// thread or descriptor for it.
+    package var saysNothing: Bool {
+        [EINTR, EAGAIN, ECANCELED, ENOMEM, EMFILE, ENFILE].contains(errno)
+    }
+
     /// The C library's text for the errno.
     package var errorText: String { SystemFault.text(for: errno) }
 

@@ -37,7 +37,7 @@ package final class WriteErrorWitness: Sendable {
     /// meets from now on are told.
     package init(of descriptor: Int32) throws(SystemFault) {
         let own = try FileCalls.open("/proc/self/fd/\(descriptor)", [])
-        // What was not told to anybody before is told to whoever opens next.
+        // An error that nobody has been told of goes to the next one to open the file.
         earlier = FileCalls.writeError(own.raw)
         raw = own.raw
         self.descriptor = consume own
@@ -45,10 +45,12 @@ package final class WriteErrorWitness: Sendable {
     }
 
     /// Of a file that is no descriptor: `ask` gives an errno that was not told before, or nil.
-    package init(raw: Int32, asking ask: @escaping @Sendable () -> Int32?) {
+    package init(
+        raw: Int32, earlier: Int32? = nil, asking ask: @escaping @Sendable () -> Int32?
+    ) {
         self.raw = raw
         descriptor = nil
-        earlier = nil
+        self.earlier = earlier
         self.ask = ask
     }
 

@@ -35,7 +35,7 @@ enum KeyFile {
                 )
             }
             guard keys.updateValue(key, forKey: user) == nil else {
-                throw Fault(line: number, detail: "its user stands further up already")
+                throw Fault(line: number, detail: "the same user is already on an earlier line")
             }
             guard keys.count <= usersMax else {
                 throw Fault(line: number, detail: "there are more than \(usersMax) users")

@@ -3,7 +3,7 @@ public import Synchronization
 /// A lazily populated array of 32-bit words that one thread writes and any thread reads.
 ///
 /// All words start as zero and cost no memory until first written. A `SharedWords` is a plain view:
-/// copying it costs nothing. Whoever holds a view also holds (or is outlived by) what
+/// copying it costs nothing. The holder of a view also holds (or is outlived by) what
 /// keeps the memory behind it, a `SharedWordsStorage`.
 // SAFETY (unchecked Sendable): all access goes through atomics; the memory stays mapped while the
 // storage lives.

@@ -1,8 +1,8 @@
-/// What a layer belongs to: the disk's size, what one bit stands for, and the layer's number.
+/// What a layer belongs to: the disk's size, what one bit covers, and the layer's number.
 package struct LayerIdentity: Sendable, Hashable {
     /// Bytes of the disk.
     package let diskBytes: UInt64
-    /// Bytes that one bit stands for: a power of two.
+    /// Bytes that one bit covers: a power of two.
     package let granularityBytes: UInt32
     /// The layer's number in its chain.
     package let serial: UInt64
@@ -36,7 +36,7 @@ package struct LayerIdentity: Sendable, Hashable {
     }
 }
 
-/// Why bytes are not a sealed layer; whoever reads them adds the file's name.
+/// Why bytes are not a sealed layer; the reader adds the file's name.
 package enum LayerFault: Error, Sendable, Hashable {
     /// Fewer bytes than a header has.
     case tooShort(bytes: Int)

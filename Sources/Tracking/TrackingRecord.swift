@@ -2,7 +2,7 @@
 package struct SourceIdentity: Sendable, Hashable {
     package var path: String
     package var sizeBytes: UInt64
-    /// Of a regular file; zero for a device, whose path stands for it.
+    /// Of a regular file; zero for a device, which its path identifies.
     package var inode: UInt64
     /// When the file was last changed, in nanoseconds.
     ///

@@ -1,7 +1,7 @@
 /// What the server that holds a disk says about itself where it is forgotten with the machine's
 /// restart: in memory, beside the disk's live bits.
 ///
-/// It is there before the disk is served, so whoever comes next sees who held the disk last.
+/// It exists before the disk is served, so the next server sees who held the disk last.
 package struct TrackingSession: Sendable, Hashable {
     /// What became of the session.
     package enum State: String, Sendable, Hashable, CaseIterable {

@@ -51,9 +51,9 @@ package enum TrackingTrust: Sendable, Hashable {
 extension TrackingEvidence {
     /// What can be believed.
     ///
-    /// Whoever serves a disk first writes its own record, or says where it can that it does not: so a
-    /// record is only believed when nothing speaks of another session after it. What cannot be read
-    /// may have said so.
+    /// A server that takes a disk first writes its own record, or says where it can that it does
+    /// not: so a record is only believed when nothing speaks of another session after it. What
+    /// cannot be read may have said so.
     package var trust: TrackingTrust {
         switch mark {
         case .unreadable: return .nothing("the mark on its source cannot be read")

@@ -14,7 +14,10 @@ package enum IntentAction: Sendable, Hashable {
     /// generation, and a write that failed is repeated with the same one, so that the other slot
     /// stays whole.
     case writeLog(generation: UInt64)
-    /// Make every fine bit that is set now durable; answer with `bitsSynced`. One at a time.
+    /// Make what was written to the disk durable, then every fine bit that is set now; answer with
+    /// `bitsSynced`, or `bitsNotSynced` when that could not be begun. One at a time.
+    ///
+    /// A mark that leaves the log before its writes are durable is missed when a loss of power undoes them.
     case syncBits
     /// The write that waited may be submitted now.
     case pass(ChangeID)
@@ -337,5 +340,13 @@ extension WriteIntent {
             }
             clearing[index] = 0
         }
+    }
+
+    /// The sync could not be begun, which says nothing of the disk: marks stay, and a later `startClearing`
+    /// asks again.
+    package mutating func bitsNotSynced() {
+        precondition(clearingState == .syncing, "no sync is in flight")
+        clearingState = .idle
+        for index in clearing.indices { clearing[index] = 0 }
     }
 }

@@ -13,7 +13,7 @@ package import Tracking
 package final class RecordingLayer: Sendable {
     package let serial: UInt64
     package let blockCount: Int
-    /// log2 of the bytes that one bit stands for.
+    /// log2 of the bytes that one bit covers.
     package let granularityShift: UInt64
     private let words: LazyWords
     /// Dirty blocks, kept for people; nothing is decided by it.

@@ -6,7 +6,7 @@ import Tracking
 package struct DoubtOutcome: Sendable, Hashable {
     /// It is said where it outlives the machine's restart.
     package var isDurable = false
-    /// It is said where whoever opens the disk next sees it.
+    /// It is recorded where the next one to open the disk sees it.
     package var isSaid = false
     /// What could not be done: `'path': call: text`.
     package var failures: [String] = []

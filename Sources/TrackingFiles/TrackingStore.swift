@@ -14,6 +14,8 @@ package enum TrackingFault: Error, Sendable, Hashable {
     /// The disk has more blocks than a bitmap can have; `neededBytes` is the smallest granularity that
     /// would do.
     case tooManyBlocks(sizeBytes: UInt64, granularityBytes: UInt32, neededBytes: UInt64)
+    /// The disk has lost writes that had succeeded, and checkpoints depend on them.
+    case sourceLost(errno: Int32)
     /// The record has no room for another checkpoint.
     case recordFull(limitBytes: Int)
     /// A later version wrote the record: nothing of it is changed.
@@ -49,7 +51,7 @@ package struct TrackingStore: Sendable {
     /// The largest granularity there is, in bytes.
     package static let granularityBytesMax: UInt64 = 2 << 20
 
-    /// log2 of the bytes that one bit stands for.
+    /// log2 of the bytes that one bit covers.
     package var granularityShift: UInt64 {
         UInt64(record.granularityBytes.trailingZeroBitCount)
     }

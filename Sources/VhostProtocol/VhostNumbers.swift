@@ -82,13 +82,13 @@ package enum PayloadBytes {
     package static let queueState = 8
     /// A vring address description.
     package static let queueAddresses = 40
-    /// What stands before the regions of a memory table.
+    /// The bytes before the regions of a memory table.
     package static let memoryTableHeader = 8
     /// One region.
     package static let region = 32
-    /// A single region with what stands before it.
+    /// A single region with the bytes before it.
     package static let singleRegion = 40
-    /// What stands before the bytes of the configuration space.
+    /// The header before the bytes of the configuration space.
     package static let configHeader = 12
     /// An in-flight description.
     package static let inflight = 20

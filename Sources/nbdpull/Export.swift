@@ -13,6 +13,9 @@ struct Export: AsyncParsableCommand {
     var socket: String?
     @Option(help: "ADDR:PORT to listen on instead; port 0 picks a free one.")
     var tcp: String?
+    @Option(
+        help: "Unix socket for a machine's vhost-user-blk; then NBD only with --socket or --tcp.")
+    var vhost: String?
     @Option(help: "Export name. (default: the empty name)") var name = ""
     @Option(
         name: [.customShort("D"), .long],
@@ -54,19 +57,23 @@ struct Export: AsyncParsableCommand {
         let security = SecurityArguments.listener(files, allowPlaintext: allowPlaintext)
         let environment = ProcessInfo.processInfo.environment
         let passed = try passedSocket(environment)
-        let endpoint = try endpoint()
-        do throws(ControlError) {
-            try PlaintextPolicy.check(endpoint, security: security, allowPlaintext: allowPlaintext)
-        } catch {
-            throw await HostNames.explained(error, endpoint)
+        let endpoint = try endpoint(isPassed: passed != nil)
+        if let endpoint {
+            do throws(ControlError) {
+                try PlaintextPolicy.check(
+                    endpoint, security: security, allowPlaintext: allowPlaintext)
+            } catch {
+                throw await HostNames.explained(error, endpoint)
+            }
         }
         SystemCalls.makeNewFilesPrivate()
         let engine = try EngineFactory.make(try configuration(files))
         let path = ServeArguments.absolutePath(file)
-        let disk = DiskConfiguration(
+        var disk = DiskConfiguration(
             exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
             discardMode: .unmap, description: description)
+        disk.vhostSocket = vhost.map { ServeArguments.absolutePath($0) }
         try await attach(engine, disk)
         // Without anything to reload, a hang-up ends the export as it ends other programs.
         let hasFiles = files.offersTLS || files.rules != nil
@@ -98,12 +105,14 @@ struct Export: AsyncParsableCommand {
     }
 
     private func serve(
-        _ engine: any BackupEngine, _ endpoint: ListenEndpoint, _ security: ListenerSecurity,
+        _ engine: any BackupEngine, _ endpoint: ListenEndpoint?, _ security: ListenerSecurity,
         _ passed: Int32?
     ) async throws(ControlError) {
         do throws(ControlError) {
             let bound = try await listen(engine, endpoint, security, passed)
-            announce(ExportURI.text(endpoint: bound.reachable, name: name, security: security))
+            announce(
+                bound.map { ExportURI.text(endpoint: $0.reachable, name: name, security: security) }
+            )
         } catch {
             await engine.shutdown()
             throw error
@@ -111,12 +120,13 @@ struct Export: AsyncParsableCommand {
     }
 
     private func listen(
-        _ engine: any BackupEngine, _ endpoint: ListenEndpoint, _ security: ListenerSecurity,
+        _ engine: any BackupEngine, _ endpoint: ListenEndpoint?, _ security: ListenerSecurity,
         _ passed: Int32?
-    ) async throws(ControlError) -> ListenEndpoint {
+    ) async throws(ControlError) -> ListenEndpoint? {
         if let passed {
             return try await PassedSocket.adopt(passed, engine, security, allowPlaintext)
         }
+        guard let endpoint else { return nil }
         do throws(ServerFault) {
             return try await engine.listenLive(endpoint, security: security)
         } catch {
@@ -149,19 +159,22 @@ struct Export: AsyncParsableCommand {
         return passed.first
     }
 
-    private func announce(_ uri: String) {
-        if output.json {
+    private func announce(_ uri: String?) {
+        if let uri, output.json {
             Console.out("{\"uri\":\"\(uri)\"}\n")
-        } else if printUri {
+        } else if let uri, printUri {
             Console.out(uri + "\n")
         }
-        if !output.quiet { Console.error("nbdpull: ready, \(uri)") }
+        let places = [uri, vhost.map { "vhost-user socket \($0)" }].compactMap { $0 }
+        if !output.quiet { Console.error("nbdpull: ready, \(places.joined(separator: ", "))") }
         ServiceNotice.send("READY=1", ProcessInfo.processInfo.environment)
     }
 
-    private func endpoint() throws(ControlError) -> ListenEndpoint {
+    /// Where NBD is served; nil: nowhere, or on a socket that was passed.
+    private func endpoint(isPassed: Bool) throws(ControlError) -> ListenEndpoint? {
         if let tcp { return try ServeArguments.tcpEndpoint(tcp, option: "--tcp") }
         if let socket { return .unix(path: ServeArguments.absolutePath(socket), mode: 0o600) }
+        if isPassed || vhost != nil { return nil }
         let runtime = ProcessInfo.processInfo.environment["XDG_RUNTIME_DIR"] ?? "/tmp"
         let number = ProcessInfo.processInfo.processIdentifier
         return .unix(path: "\(runtime)/nbdpull-export-\(number).sock", mode: 0o600)

@@ -245,7 +245,7 @@ struct ServeRun {
         services.append(
             StopService {
                 ServiceNotice.send("STOPPING=1", environment)
-                // No guest stands still while jobs end.
+                // Guests keep running while jobs end.
                 async let thawed: Void? = freezer?.shutdown()
                 await manager.shutdown()
                 await thawed

@@ -108,7 +108,7 @@ import Testing
         #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
     }
 
-    @Test("a host that stands for no address is not a question of TLS")
+    @Test("a host without an address is not a question of TLS")
     func unknownHost() async throws {
         let fixture = try ControlFixture()
         let manager = try await fixture.manager()
@@ -124,7 +124,7 @@ import Testing
         let unknown = await begin("no-such-host.invalid")
         #expect(unknown?.code == "host-unknown")
         #expect(
-            unknown?.message.contains("host 'no-such-host.invalid' stands for no address") == true)
+            unknown?.message.contains("host 'no-such-host.invalid' has no address") == true)
         #expect(await begin("192.0.2.1")?.code == "plaintext-refused")
         #expect(try await manager.listJobs(domain: nil).isEmpty)
     }

@@ -6,11 +6,11 @@ import Tracking
 /// Single steps of the gate whose actions are known one by one.
 @Suite("Copy-before-write, steps")
 struct CopyBeforeWriteTests {
-    /// One job on a disk with a cluster for each change, every task taken by an earlier write.
+    /// One job on a disk with a cluster for each change, every copy taken by an earlier write.
     private func starvedGate(_ ledger: Ledger) -> CopyBeforeWrite {
-        var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.tasksMax + 1)
+        var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.copiesMax + 1)
         _ = gate.attach(ledger.view, slotLimit: 100, copyTimeoutNanoseconds: 100_000_000)
-        for change in 0..<CopyBeforeWrite.tasksMax {
+        for change in 0..<CopyBeforeWrite.copiesMax {
             #expect(admit(change, change..<(change + 1), now: 0, &gate) == .waits)
         }
         return gate
@@ -45,12 +45,12 @@ struct CopyBeforeWriteTests {
         var gate = CopyBeforeWrite(changeLimit: 1)
         _ = gate.attach(ledger.view, slotLimit: 100, copyTimeoutNanoseconds: .max)
         #expect(admit(0, 0..<1, now: 0, &gate) == .waits)
-        gate.readFinished(task: 0, errno: nil, zeroClusters: 0, now: 0)
-        let write = ScratchWrite(task: 0, job: 0, position: 0, count: 1, slot: 0)
+        gate.readFinished(copy: 0, errno: nil, zeroClusters: 0, now: 0)
+        let write = ScratchWrite(copy: 0, job: 0, position: 0, count: 1, slot: 0)
         #expect(
-            allActions(&gate) == [.readSource(task: 0, clusters: 0..<1), .writeScratch(write)])
+            allActions(&gate) == [.readSource(copy: 0, clusters: 0..<1), .writeScratch(write)])
         gate.scratchWriteFinished(write, errno: nil, now: 0)
-        #expect(allActions(&gate) == [.copyDone(task: 0), .pass(0)])
+        #expect(allActions(&gate) == [.copyDone(copy: 0), .pass(0)])
     }
 
     @Test("P2: a write behind a copy that hangs breaks a job that began after the copy did")
@@ -74,31 +74,31 @@ struct CopyBeforeWriteTests {
             ])
     }
 
-    /// Ends one copy with zeros, so that its task is free for the write that waits for one.
-    private func finish(_ task: Int, _ gate: inout CopyBeforeWrite, now: UInt64) {
+    /// Ends one copy with zeros, so that its copy is free for the write that waits for one.
+    private func finish(_ copy: Int, _ gate: inout CopyBeforeWrite, now: UInt64) {
         gate.readFinished(
-            task: CopyIndex(task), errno: nil, zeroClusters: .max, now: now)
+            copy: CopyIndex(copy), errno: nil, zeroClusters: .max, now: now)
     }
 
-    @Test("a write waits for a free task and gets it")
+    @Test("a write waits for a free copy and gets it")
     func starved() throws {
         let ledger = try ledger()
         var gate = starvedGate(ledger)
-        #expect(actions(&gate).count == CopyBeforeWrite.tasksMax)
-        let last = CopyBeforeWrite.tasksMax
+        #expect(actions(&gate).count == CopyBeforeWrite.copiesMax)
+        let last = CopyBeforeWrite.copiesMax
         #expect(admit(last, 40..<41, now: 0, &gate) == .waits)
         #expect(actions(&gate).isEmpty)
         finish(7, &gate, now: 1)
-        #expect(actions(&gate) == [.pass(7), .readSource(task: 7, clusters: 40..<41)])
+        #expect(actions(&gate) == [.pass(7), .readSource(copy: 7, clusters: 40..<41)])
     }
 
     @Test("the limit counts from the write's admission, not from its copy's start")
     func countsFromAdmission() throws {
         let ledger = try ledger()
         var gate = starvedGate(ledger)
-        let last = CopyBeforeWrite.tasksMax
+        let last = CopyBeforeWrite.copiesMax
         #expect(admit(last, 40..<41, now: 10_000_000, &gate) == .waits)
-        for task in 0..<last { finish(task, &gate, now: 90_000_000) }
+        for copy in 0..<last { finish(copy, &gate, now: 90_000_000) }
         _ = actions(&gate)
         gate.expire(now: 110_000_000)
         #expect(actions(&gate).isEmpty)
@@ -109,19 +109,19 @@ struct CopyBeforeWriteTests {
             ])
     }
 
-    @Test("a write that never gets a task does not wait beyond the limit")
+    @Test("a write that never gets a copy does not wait beyond the limit")
     func neverGetsATask() throws {
         let slow = try ledger()
         let strict = try ledger()
-        var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.tasksMax + 1)
+        var gate = CopyBeforeWrite(changeLimit: CopyBeforeWrite.copiesMax + 1)
         _ = gate.attach(slow.view, slotLimit: 100, copyTimeoutNanoseconds: .max)
-        for change in 0..<CopyBeforeWrite.tasksMax {
+        for change in 0..<CopyBeforeWrite.copiesMax {
             #expect(admit(change, change..<(change + 1), now: 0, &gate) == .waits)
         }
         let second = gate.attach(
             strict.view, slotLimit: 100, copyTimeoutNanoseconds: 50_000_000)
         #expect(second == 1)
-        let last = CopyBeforeWrite.tasksMax
+        let last = CopyBeforeWrite.copiesMax
         #expect(admit(last, 40..<41, now: 0, &gate) == .waits)
         _ = actions(&gate)
         gate.expire(now: 50_000_000)
@@ -148,7 +148,7 @@ struct CopyBeforeWriteTests {
         #expect(again == 5)
     }
 
-    @Test("a long write is copied in tasks of 1 MiB and passes once, after the last")
+    @Test("a long write takes copies of 1 MiB and passes once, after the last")
     func longWrite() throws {
         let ledger = try ledger()
         var gate = CopyBeforeWrite(changeLimit: 1)
@@ -156,12 +156,12 @@ struct CopyBeforeWriteTests {
         #expect(admit(0, 3..<160, now: 0, &gate) == .waits)
         #expect(
             actions(&gate) == [
-                .readSource(task: 0, clusters: 3..<67), .readSource(task: 1, clusters: 67..<131),
-                .readSource(task: 2, clusters: 131..<160),
+                .readSource(copy: 0, clusters: 3..<67), .readSource(copy: 1, clusters: 67..<131),
+                .readSource(copy: 2, clusters: 131..<160),
             ])
-        for task in [2, 0, 1] {
+        for copy in [2, 0, 1] {
             #expect(actions(&gate).isEmpty)
-            finish(task, &gate, now: 0)
+            finish(copy, &gate, now: 0)
         }
         #expect(actions(&gate) == [.pass(0)])
         #expect(gate.figures(job: 0) == (157, 157))
@@ -175,9 +175,9 @@ struct CopyBeforeWriteTests {
         _ = gate.attach(ledger.view, slotLimit: 100, copyTimeoutNanoseconds: .max)
         #expect(admit(0, 0..<6, now: 0, &gate) == .waits)
         _ = actions(&gate)
-        gate.readFinished(task: 0, errno: nil, zeroClusters: 0b00_0100, now: 0)
-        let first = ScratchWrite(task: 0, job: 0, position: 0, count: 2, slot: 0)
-        let second = ScratchWrite(task: 0, job: 0, position: 3, count: 3, slot: 2)
+        gate.readFinished(copy: 0, errno: nil, zeroClusters: 0b00_0100, now: 0)
+        let first = ScratchWrite(copy: 0, job: 0, position: 0, count: 2, slot: 0)
+        let second = ScratchWrite(copy: 0, job: 0, position: 3, count: 3, slot: 2)
         #expect(actions(&gate) == [.writeScratch(first), .writeScratch(second)])
         gate.scratchWriteFinished(second, errno: nil, now: 0)
         #expect(actions(&gate).isEmpty)

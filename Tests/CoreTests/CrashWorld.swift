@@ -100,20 +100,20 @@ struct CrashWorld {
     }
 
     private mutating func finishReading() {
-        guard let task = reading.keys.min(by: { $0.number < $1.number }),
-            let clusters = reading.removeValue(forKey: task)
+        guard let copy = reading.keys.min(by: { $0.number < $1.number }),
+            let clusters = reading.removeValue(forKey: copy)
         else { return }
         let values = clusters.map { source[$0] }
-        buffers[task] = (clusters, values)
+        buffers[copy] = (clusters, values)
         var zeros: UInt64 = 0
         for (position, value) in values.enumerated() where value == 0 {
             zeros |= 1 << UInt64(position)
         }
-        gate.readFinished(task: task, errno: nil, zeroClusters: zeros, now: 0)
+        gate.readFinished(copy: copy, errno: nil, zeroClusters: zeros, now: 0)
     }
 
     private mutating func save(_ write: ScratchWrite) {
-        guard let values = buffers[write.task]?.values else { return }
+        guard let values = buffers[write.copy]?.values else { return }
         for index in 0..<write.count {
             let slot = write.slot + UInt32(index)
             if scratch[slot] != nil { reused += 1 }
@@ -157,9 +157,9 @@ struct CrashWorld {
     private mutating func perform() {
         while let action = gate.nextAction() {
             switch action {
-            case .readSource(let task, let clusters): reading[task] = clusters
+            case .readSource(let copy, let clusters): reading[copy] = clusters
             case .writeScratch(let write): saving.append(write)
-            case .copyDone(let task): buffers[task] = nil
+            case .copyDone(let copy): buffers[copy] = nil
             case .pass(let change): changes[change.number]?.isSubmitted = true
             case .jobBroken, .jobDetached: problems.append("the job broke")
             }

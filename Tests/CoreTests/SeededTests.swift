@@ -23,17 +23,17 @@ struct SeededTests {
             .sourceReadFails, .scratchWriteFails, .scratchReadFails, .jobsEnd, .holesAreNoted,
         ]
         // The longest writes take two copies and more.
-        try run(scenario, seed: seed, longestWrite: 2 * CopyBeforeWrite.clustersPerTask)
+        try run(scenario, seed: seed, longestWrite: 2 * CopyBeforeWrite.clustersPerCopy)
     }
 
-    @Test("more copies wanted than there may be: writes wait for a task", arguments: seeds)
+    @Test("more copies wanted than there may be: writes wait for a copy", arguments: seeds)
     func starved(seed: UInt64) throws {
         var scenario = large(writers: 64, clusters: 192)
         scenario.writesPerWriter = 30
         scenario.failures = seed % 2 == 0 ? 0 : 2
         scenario.trouble = [.sourceReadFails, .scratchWriteFails, .jobsEnd]
         let most = try run(scenario, seed: seed, longestWrite: 2)
-        #expect(most == CopyBeforeWrite.tasksMax, "seed=\(seed): never short of tasks")
+        #expect(most == CopyBeforeWrite.copiesMax, "seed=\(seed): never short of copies")
     }
 
     @Test("little scratch and a hold limit", arguments: seeds)

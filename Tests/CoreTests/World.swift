@@ -30,7 +30,7 @@ struct JobModel: Hashable {
 struct CopyModel: Hashable {
     enum Phase: Hashable { case reading, taken, saving }
 
-    let task: CopyIndex
+    let copy: CopyIndex
     let clusters: Range<Int>
     /// Jobs, by ordinal, that needed one of its clusters when it began.
     let jobs: [Int]

@@ -21,7 +21,7 @@ extension Stage {
                 world.jobs[job].phase = .broken
                 giveUp(job, in: &world)
             case .copyDone(let copy):
-                guard !world.saves.contains(where: { $0.write.task == copy }) else {
+                guard !world.saves.contains(where: { $0.write.copy == copy }) else {
                     throw Violation(text: "copy \(copy.number) is over while it is being saved")
                 }
             case .jobDetached(let slot): try finishJob(slot, in: &world)
@@ -92,7 +92,7 @@ extension Stage {
 
     /// Whether a copy has nothing in flight any more.
     func isOver(_ copy: CopyModel, in world: World) -> Bool {
-        copy.phase == .saving && !world.saves.contains { $0.write.task == copy.task }
+        copy.phase == .saving && !world.saves.contains { $0.write.copy == copy.copy }
     }
 
     private func ordinal(of slot: JobIndex, in world: World) throws(Violation) -> Int {
@@ -104,27 +104,27 @@ extension Stage {
     }
 
     private func startCopy(
-        _ task: CopyIndex, _ clusters: Range<Int>, in world: inout World
+        _ copy: CopyIndex, _ clusters: Range<Int>, in world: inout World
     ) throws(Violation) {
-        world.copies = world.copies.filter { $0.task != task || !isOver($0, in: world) }
-        guard !world.copies.contains(where: { $0.task == task }) else {
-            throw Violation(text: "copy \(task.number) is used while it is in flight")
+        world.copies = world.copies.filter { $0.copy != copy || !isOver($0, in: world) }
+        guard !world.copies.contains(where: { $0.copy == copy }) else {
+            throw Violation(text: "copy \(copy.number) is used while it is in flight")
         }
         guard !world.copies.contains(where: { $0.clusters.overlaps(clusters) }) else {
             throw Violation(text: "clusters \(clusters) are being copied already")
         }
-        guard !clusters.isEmpty, clusters.count <= CopyBeforeWrite.clustersPerTask,
-            world.copies.count < CopyBeforeWrite.tasksMax
+        guard !clusters.isEmpty, clusters.count <= CopyBeforeWrite.clustersPerCopy,
+            world.copies.count < CopyBeforeWrite.copiesMax
         else { throw Violation(text: "a copy of \(clusters) is beyond its bounds") }
         let jobs = world.jobs.indices.filter { job in
             clusters.contains { isNeeded($0, by: job, in: world) }
         }
-        world.copies.append(CopyModel(task: task, clusters: clusters, jobs: jobs))
+        world.copies.append(CopyModel(copy: copy, clusters: clusters, jobs: jobs))
     }
 
     private func startSave(_ write: ScratchWrite, in world: inout World) throws(Violation) {
         let job = try ordinal(of: write.job, in: world)
-        guard let copy = world.copies.first(where: { $0.task == write.task }),
+        guard let copy = world.copies.first(where: { $0.copy == write.copy }),
             copy.phase == .saving, copy.jobs.contains(job)
         else { throw Violation(text: "\(write) belongs to no copy") }
         let first = copy.clusters.lowerBound + write.position

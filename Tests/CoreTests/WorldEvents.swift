@@ -127,12 +127,12 @@ extension Stage {
                 zeros |= 1 << UInt64(position)
             }
             world.changes.sourceRead(
-                world.copies[index].task, errno: nil, zeroClusters: zeros, now: world.now)
+                world.copies[index].copy, errno: nil, zeroClusters: zeros, now: world.now)
         case .readFails(let index):
             world.failuresLeft -= 1
             world.copies[index].phase = .saving
             world.changes.sourceRead(
-                world.copies[index].task, errno: 5, zeroClusters: 0, now: world.now)
+                world.copies[index].copy, errno: 5, zeroClusters: 0, now: world.now)
         case .land(let index):
             let save = world.saves[index]
             for (position, value) in save.values.enumerated() {

@@ -61,6 +61,89 @@ extension InteropSuite {
             try server.stop()
         }
 
+        /// Waits until the server tells a kind of event with this text.
+        private func wait(for text: String, in server: ServerUnderTest) throws -> Bool {
+            let end = Date().addingTimeInterval(30)
+            while Date() < end {
+                if try server.cli(["event"]).output().contains(text) { return true }
+                Thread.sleep(forTimeInterval: 0.2)
+            }
+            return false
+        }
+
+        /// Whether a backup since `c1` is refused, for that reason.
+        private func isGivenUp(_ server: ServerUnderTest, _ tag: String) throws -> Bool {
+            var backup = server.standardBackup(disks: ["vda"], tag: tag)
+            backup.incremental = "c1"
+            let begun = try server.cli(try server.beginArguments("vm1", backup))
+            return !begun.succeeded && begun.stderr.contains("c1")
+        }
+
+        @Test(
+            "P3, P5: a sync of the server's own that fails costs the checkpoints and every later flush"
+        )
+        func ownSync() throws {
+            let system = try OneFileSystem(bytes: Self.mebibyte)
+            let server = try ServerUnderTest([
+                DomainDescription("vm1", [DiskDescription("vda", system.path)])
+            ])
+            try server.cli(["checkpoint-create-as", "vm1", "c1"]).output()
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            try guest.flush()
+            // Nobody else syncs: the server does, before it takes marks out of the log.
+            try system.failSyncs([EIO])
+            #expect(try wait(for: "the disk has lost writes", in: server))
+            #expect(system.isThroughWithPlan)
+            for _ in 0..<2 { #expect(throws: NBDFailure.self) { try guest.flush() } }
+            #expect(try wait(for: "disk-problem", in: server))
+            #expect(try isGivenUp(server, "lost"))
+            try? guest.disconnect()
+            server.kill()
+            try server.start()
+            #expect(try isGivenUp(server, "later"))
+            // Attached anew, the disk is as it is.
+            let again = try NBDClient(server.liveURI("vm1", "vda"))
+            try again.flush()
+            try again.disconnect()
+            try server.end("vm1", try server.begin("vm1", disks: ["vda"], tag: "full"))
+            try server.stop()
+        }
+
+        @Test(
+            "P3, P5: a device that loses what it took, served or not, costs the checkpoints and flushes",
+            arguments: [true, false])
+        func thinDevice(isServed: Bool) throws {
+            let thin = try ThinDevice(promises: 32, has: 1)
+            var disk = DiskDescription("vda", thin.path)
+            disk.isBlockDevice = true
+            let server = try ServerUnderTest([DomainDescription("vm1", [disk])])
+            try server.cli(["checkpoint-create-as", "vm1", "c1"]).output()
+            let full = try server.begin("vm1", disks: ["vda"], tag: "running")
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            let new = [UInt8](repeating: 0xEE, count: Self.mebibyte)
+            for place in 0..<16 { try guest.write(new, at: place * Self.mebibyte) }
+            if isServed {
+                try thin.forgetCache()
+                #expect(try wait(for: "the disk has lost writes", in: server))
+            } else {
+                server.kill()
+                try thin.forgetCache()
+                try server.start()
+                #expect(try wait(for: "were lost before it was attached", in: server))
+                #expect(try wait(for: "were lost while no server had it", in: server))
+            }
+            #expect(try isGivenUp(server, "lost"))
+            // What was to show the disk's instant cannot: its content has changed by itself.
+            #expect(try !server.cli(["backup-end", "vm1", "--job", full.id]).succeeded)
+            let other = try NBDClient(server.liveURI("vm1", "vda"))
+            for _ in 0..<2 { #expect(throws: NBDFailure.self) { try other.flush() } }
+            #expect(try wait(for: "disk-problem", in: server))
+            server.kill()
+            try server.start()
+            #expect(try isGivenUp(server, "later"))
+            server.kill()
+        }
+
         @Test("what is no disk is refused as a source and as scratch: the kernel's files, our own")
         func reservedFiles() throws {
             let directory = try TemporaryDirectory()

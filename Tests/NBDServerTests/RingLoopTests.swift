@@ -14,15 +14,15 @@ import Testing
 
 /// The ring's loop as it is in the server, given turns on a world of arrays: no thread, no descriptor.
 @Suite struct RingLoopTests {
-    private static let diskBytes = 1 << 20
-    private static let disk = DiskID(number: 1)
-    private static let (source, scratch): (Int32, Int32) = (1 << 24, 2 << 24)
-    private let world = StubWorld()
-    private let shared: ServerShared
-    private let live: LiveExport
-    private let scope = ExportScope(jobID: nil)
+    static let diskBytes = 1 << 20
+    static let disk = DiskID(number: 1)
+    static let (source, scratch): (Int32, Int32) = (1 << 24, 2 << 24)
+    let world = StubWorld()
+    let shared: ServerShared
+    let live: LiveExport
+    let scope = ExportScope(jobID: nil)
     /// The source's witness is to be told of a loss.
-    private let lost = Flag()
+    let lost = Flag()
 
     init() throws {
         var configuration = ServerConfiguration(rings: 1, maxConnections: 8)
@@ -44,22 +44,28 @@ import Testing
         _ = scope.add(.live(live))
     }
 
-    private typealias Loop = RingLoop<StubIO>
+    typealias Loop = RingLoop<StubIO>
 
-    private func loop() throws -> Loop {
+    /// A ring without a disk.
+    func emptyLoop() throws -> Loop {
         var loop = try Loop(index: 0, shared: shared, io: StubIO(world, shared.mailboxes[0]))
         loop.begin()
+        return loop
+    }
+
+    func loop() throws -> Loop {
+        var loop = try emptyLoop()
         shared.mailboxes[0].post(.addDisk(live, nil, Replies().ticket()))
         settle(&loop)
         return loop
     }
 
     /// Turns until nothing happens any more.
-    private func settle(_ loop: inout Loop) {
+    func settle(_ loop: inout Loop) {
         for _ in 0..<20 { loop.turn() }
     }
 
-    private func pass(_ nanoseconds: UInt64, _ loop: inout Loop) {
+    func pass(_ nanoseconds: UInt64, _ loop: inout Loop) {
         world.now += nanoseconds
         world.ticks += 1
         settle(&loop)
@@ -67,12 +73,12 @@ import Testing
 
     // MARK: A guest
 
-    private func bytes(_ number: UInt64, _ count: Int) -> [UInt8] {
+    func bytes(_ number: UInt64, _ count: Int) -> [UInt8] {
         (0..<count).map { UInt8(truncatingIfNeeded: number >> UInt64((count - 1 - $0) * 8)) }
     }
 
     /// A guest that has its export, by EXPORT_NAME without zeroes.
-    private func guest(_ loop: inout Loop) -> SocketHandle {
+    func guest(_ loop: inout Loop) -> SocketHandle {
         let socket = SocketHandle(Int32(world.sockets.count + 1))
         world.sockets[socket.number] = StubWorld.Socket()
         #expect(shared.counts.admit(scope, nil))
@@ -92,12 +98,12 @@ import Testing
         return socket
     }
 
-    private func send(_ bytes: [UInt8], _ socket: SocketHandle) {
+    func send(_ bytes: [UInt8], _ socket: SocketHandle) {
         world.sockets[socket.number]?.incoming += bytes
     }
 
     /// A request: 0 reads, 1 writes, 2 ends, 3 flushes.
-    private func request(
+    func request(
         _ command: UInt64, _ cookie: UInt64, _ offset: Int, _ count: Int, _ socket: SocketHandle
     ) {
         send(
@@ -105,7 +111,7 @@ import Testing
                 + bytes(UInt64(offset), 8) + bytes(UInt64(count), 4), socket)
     }
 
-    private func done(_ cookie: UInt64) -> [UInt8] {
+    func done(_ cookie: UInt64) -> [UInt8] {
         bytes(0x6744_6698, 4) + bytes(0, 4) + bytes(cookie, 8)
     }
 
@@ -155,7 +161,7 @@ import Testing
                 == done(21) + done(22) + [UInt8](repeating: 7, count: 4096))
     }
 
-    private func failed(_ cookie: UInt64) -> [UInt8] {
+    func failed(_ cookie: UInt64) -> [UInt8] {
         bytes(0x6744_6698, 4) + bytes(UInt64(Errno.io), 4) + bytes(cookie, 8)
     }
 
@@ -334,7 +340,7 @@ import Testing
 }
 
 /// Something that is to be told once.
-private final class Flag: Sendable {
+final class Flag: Sendable {
     private let isSet = Atomic<Bool>(false)
     func set() { isSet.store(true, ordering: .relaxed) }
     func take() -> Bool { isSet.exchange(false, ordering: .relaxed) }

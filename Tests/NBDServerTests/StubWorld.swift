@@ -13,6 +13,9 @@ final class StubWorld {
         var incoming: [UInt8] = []
         /// What the ring has sent.
         var outgoing: [UInt8] = []
+        /// Descriptors that come with the next bytes, and those that were sent.
+        var descriptors: [Int32] = []
+        var sentDescriptors: [Int32] = []
         var isShut = false
         var isClosed = false
     }
@@ -23,20 +26,29 @@ final class StubWorld {
     var ticks = 0
     /// Operations on these files do not complete.
     var hung: Set<Int32> = []
+    /// Counts of events that are shared with the ring.
+    var events: [Int32: UInt64] = [:]
+    /// Descriptors that the ring has closed.
+    var closed: [Int32] = []
+    /// Peers that wait at listeners.
+    var waiting: [Int32: ArraySlice<SocketHandle>] = [:]
     /// What the next syncs end with; 0 when there are no more.
     var syncResults: ArraySlice<Int32> = []
+    /// What the next writes that are prepared end with, before anything is written; 0: as they should.
+    var writeResults: ArraySlice<Int32> = []
     var works: [RingWork] = []
     /// The writes to scratch that have begun.
     var running: [ScratchTicket] = []
-    fileprivate var pending: [(tag: UInt64, operation: Prepared)] = []
+    var pending: [(tag: UInt64, operation: Prepared)] = []
 
-    fileprivate enum Prepared {
+    enum Prepared {
         case read(FileHandle, arena: Int, count: Int, position: UInt64)
         case write(FileHandle, [UInt8], position: UInt64)
         case receive(SocketHandle, arena: Int, count: Int)
         case event(RingEvent)
         case sync(FileHandle)
         case nothing(Int32)
+        case kick(EventHandle)
     }
 
     /// Bytes that the ring has sent, taken away.
@@ -45,7 +57,7 @@ final class StubWorld {
         return sockets[socket.number]?.outgoing ?? []
     }
 
-    fileprivate func store(_ bytes: [UInt8], in file: FileHandle, at position: UInt64) {
+    func store(_ bytes: [UInt8], in file: FileHandle, at position: UInt64) {
         files[file.number]?.replaceSubrange(
             Int(position)..<Int(position) + bytes.count, with: bytes)
     }
@@ -56,10 +68,13 @@ struct StubIO: RingIO, ~Copyable {
     let world: StubWorld
     let mailbox: Mailbox<RingMessage>
     private var gathered: [UInt8] = []
+    /// Where bytes pass between files and a guest's memory.
+    var passage: BufferArena
 
-    init(_ world: StubWorld, _ mailbox: Mailbox<RingMessage>) {
+    init(_ world: StubWorld, _ mailbox: Mailbox<RingMessage>) throws(SystemFault) {
         self.world = world
         self.mailbox = mailbox
+        passage = try BufferArena(capacityBytes: 1 << 20)
     }
 
     // MARK: Prepared operations
@@ -144,10 +159,12 @@ struct StubIO: RingIO, ~Copyable {
         case .event(let event): happens(event)
         case .sync: world.syncResults.popFirst() ?? 0
         case .nothing(let result): result
+        case .kick(let event): kick(event)
         }
     }
 
     private func write(_ bytes: [UInt8], to file: FileHandle, _ position: UInt64) -> Int32 {
+        if let result = world.writeResults.popFirst(), result < 0 { return result }
         world.store(bytes, in: file, at: position)
         return Int32(bytes.count)
     }
@@ -177,7 +194,9 @@ struct StubIO: RingIO, ~Copyable {
         case .messages: mailbox.isEmpty ? nil : 1
         case .tick: world.ticks == 0 ? nil : 1
         case .writable: 1
-        case .acceptable: nil
+        case .readable(let socket): hasMessage(socket) ? 1 : nil
+        case .acceptable(let listener):
+            world.waiting[listener.number, default: []].isEmpty ? nil : 1
         }
     }
 
@@ -243,7 +262,9 @@ struct StubIO: RingIO, ~Copyable {
 
     mutating func writeError(_: FileHandle) -> Int32? { nil }
 
-    mutating func accept(_: ListenerHandle) throws(SystemFault) -> SocketHandle? { nil }
+    mutating func accept(_ listener: ListenerHandle) throws(SystemFault) -> SocketHandle? {
+        world.waiting[listener.number]?.popFirst()
+    }
 
     mutating func address(of _: SocketHandle) -> PeerAddress? { nil }
 

@@ -1,3 +1,4 @@
+import Disk
 import Foundation
 import Glibc
 import Synchronization
@@ -17,8 +18,8 @@ import Testing
         let disk: DiskID
         var server: NBDServer { base.server }
 
-        init() async throws {
-            base = try await ServerFixture()
+        init(onEvent handler: @escaping @Sendable (ServerEvent) -> Void = { _ in }) async throws {
+            base = try await ServerFixture(onEvent: handler)
             let file = try FileCalls.open(base.path("tracked"), [.write, .createNew])
             try FileCalls.setSize(file.raw, bytes: ServerFixture.diskBytes)
             disk = try await Self.attach(base)
@@ -34,6 +35,17 @@ import Testing
 
         func doubt() throws -> TrackingDoubt {
             try #require(server.state.withLock { $0.trackingCare.doubts[disk] })
+        }
+
+        func source() throws -> RawSource {
+            try #require(server.state.withLock { $0.disks[disk] }).source
+        }
+
+        /// The record goes on a thread of its own.
+        func losesRecord() async throws -> Bool {
+            let end = Date().addingTimeInterval(10)
+            while hasRecord, Date() < end { try await Task.sleep(for: .milliseconds(5)) }
+            return !hasRecord
         }
 
         var hasRecord: Bool { base.exists("tracking/record") }
@@ -73,7 +85,8 @@ import Testing
         let server = fixture.server
         let store = try server.store(fixture.disk).get().1
         #expect(server.keep(store, fixture.disk))
-        server.noteTracking(.trackingLost(disk: fixture.disk, detail: "test"))
+        #expect(server.noteTracking(.trackingLost(disk: fixture.disk, detail: "test")))
+        #expect(!server.noteTracking(.trackingLost(disk: fixture.disk, detail: "again")))
         #expect(!server.keep(store, fixture.disk))
         #expect(isLost(fixture))
         // A resize is none either.
@@ -161,6 +174,139 @@ import Testing
         #expect(refusals.load(ordering: .relaxed) == 3)
         await server.shutdown()
         await base.close()
+    }
+
+    @Test(
+        "P3: a checkpoint of a disk that has lost writes is refused, and all are given up for good")
+    func lostBeforeBegin() async throws {
+        let losses = Tally()
+        let fixture = try await Fixture { event in
+            if case .trackingLost = event { losses.add() }
+        }
+        let server = fixture.server
+        try await server.createCheckpoint(
+            CheckpointConfiguration(name: "c0", disks: [fixture.disk]))
+        // A sync of the server's own is told, and nothing else is: no witness, and no ring so far.
+        try fixture.source().noteFailedSync(
+            SystemFault(call: "fdatasync", errno: Errno.io), isHeard: false)
+        await #expect(throws: ServerFault.self) {
+            try await server.createCheckpoint(
+                CheckpointConfiguration(name: "c1", disks: [fixture.disk]))
+        }
+        // Said by the call that was refused: its ring looks but now and then.
+        #expect(losses.value == 1 && isLost(fixture))
+        #expect(try await fixture.losesRecord(), "the next server believes it")
+        // The ring notices as well.
+        try await Task.sleep(for: .milliseconds(1_300))
+        #expect(losses.value == 1)
+        await fixture.base.close()
+    }
+
+    @Test("P3: a checkpoint whose disk loses writes between its instant and its seal is taken back")
+    func lostBeforeSeal() async throws {
+        let fixture = try await Fixture()
+        let server = fixture.server
+        var instant = Instant()
+        let configuration = CheckpointConfiguration(name: "c1", disks: [fixture.disk])
+        #expect(server.prepare(configuration, &instant) == nil)
+        try fixture.source().noteFailedSync(
+            SystemFault(call: "fdatasync", errno: Errno.io), isHeard: true)
+        guard case .notTracked? = server.seal("c1", instant.swaps) else {
+            Issue.record("it is sealed")
+            return
+        }
+        let tracking = server.state.withLock { $0.tracking[fixture.disk] }
+        guard case .unavailable? = tracking else {
+            Issue.record("it is still tracked")
+            return
+        }
+        #expect(try await fixture.losesRecord())
+        await fixture.base.close()
+    }
+
+    @Test(
+        "P3: a stop believes what was recorded unless a sync has failed",
+        arguments: [Errno.io, Errno.noSpace, Errno.tooManyFiles, Errno.noMemory])
+    func stopped(errno: Int32) async throws {
+        let fixture = try await Fixture()
+        let server = fixture.server
+        try await server.createCheckpoint(
+            CheckpointConfiguration(name: "c0", disks: [fixture.disk]))
+        try fixture.source().noteFailedSync(
+            SystemFault(call: "fdatasync", errno: errno), isHeard: true)
+        let isLoss = errno == Errno.io || errno == Errno.noSpace
+        if isLoss {
+            await #expect(throws: ServerFault.self) { try await server.detachDisk(fixture.disk) }
+        } else {
+            try await server.detachDisk(fixture.disk)
+        }
+        let again = try await Fixture.attach(fixture.base)
+        let status = try await server.diskStatus(again)
+        #expect(status.tracking?.checkpoints == (isLoss ? [] : ["c0"]))
+        await fixture.base.close()
+    }
+
+    @Test("P3: writes that were lost while no server had the disk cost its checkpoints, no more")
+    func lostBetween() async throws {
+        let fixture = try await Fixture()
+        let server = fixture.server
+        try await server.createCheckpoint(
+            CheckpointConfiguration(name: "c0", disks: [fixture.disk]))
+        let size = try fixture.source().sizeBytes
+        try await server.detachDisk(fixture.disk)
+        let file = try FileCalls.open(fixture.base.path("tracked"), [.write])
+        let facts = SourceFacts(
+            path: fixture.base.path("tracked"), sizeBytes: size, raw: file.raw,
+            witness: WriteErrorWitness(raw: -1, earlier: Errno.io) { nil })
+        var configuration = DiskConfiguration(
+            exportName: "vm1/vdb", path: facts.path, kind: .file, readOnly: false,
+            cacheMode: .buffered, discardMode: .unmap)
+        // A chain that has just begun may go on.
+        configuration.tracking = TrackingConfiguration(directory: fixture.base.path("fresh"))
+        let source = RawSource(facts)
+        let fresh = try #require(
+            try server.openTracking(configuration, source, DiskID(number: 101)))
+        guard case .store = fresh.0 else {
+            Issue.record("\(fresh.0)")
+            return
+        }
+        configuration.tracking = TrackingConfiguration(directory: fixture.base.path("tracking"))
+        let opened = try #require(
+            try server.openTracking(configuration, source, DiskID(number: 102)))
+        guard case .unavailable(let reason) = opened.0 else {
+            Issue.record("its checkpoints are believed")
+            return
+        }
+        #expect(reason.contains("writes to the disk were lost"))
+        #expect(opened.1 == nil && !fixture.hasRecord)
+        for number in [101, 102] as [UInt64] { server.dropTracking(DiskID(number: number)) }
+        // The descriptor has to be there until here.
+        try FileCalls.sync(file.raw)
+        await fixture.base.close()
+    }
+
+    @Test("P3: a last sync that fails when nobody waits for it any more is not forgotten")
+    func lateLoss() async throws {
+        let fixture = try await Fixture()
+        let server = fixture.server
+        try await server.createCheckpoint(
+            CheckpointConfiguration(name: "c0", disks: [fixture.disk]))
+        let doubt = try fixture.doubt()
+        server.dropTracking(fixture.disk, mayBeDoubted: true)
+        #expect(fixture.hasRecord)
+        server.distrustTracking(doubt)
+        #expect(!fixture.hasRecord)
+        // Once another disk has the directory, the record is its own.
+        let places = TrackingPlaces(
+            files: DiskDirectory(fixture.base.path("tracking")), memory: nil, isInMemory: false,
+            mark: nil)
+        _ = try places.files.create(TrackingPlaces.recordName, reserving: 0)
+        server.state.withLock {
+            $0.trackingCare.doubts[fixture.disk] = TrackingDoubt(places, spare: server.shared.spare)
+        }
+        server.distrustTracking(doubt)
+        #expect(fixture.hasRecord)
+        await fixture.base.close()
     }
 
     @Test("P3: a loss that could not be noted is said once more when the last sync has failed")

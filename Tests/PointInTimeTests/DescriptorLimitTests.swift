@@ -101,6 +101,32 @@ extension PointInTimeSuite {
             try server.stop()
         }
 
+        @Test("P3: marks leave the write-intent log although no descriptor is left")
+        func clearing() throws {
+            let server = try ServerUnderTest(options: ["--rings", "1"])
+            let path = server.directory.file("vm1")
+            try Images.sparse(path, bytes: 8 << 20)
+            try Files.write(
+                DomainDescription("vm1", [DiskDescription("vda", path)]).xml, to: path + ".xml")
+            try server.cli(["define", path + ".xml"]).output()
+            try server.cli(["checkpoint-create-as", "vm1", "c1"]).output()
+            let name = try #require(
+                server.directory.listing().first { $0.hasSuffix("/vda/intent") })
+            let log = server.directory.file(name)
+            let before = FileManager.default.contents(atPath: log)
+            // A call of the control socket gives its own back in a moment.
+            Thread.sleep(forTimeInterval: 0.2)
+            try allow(0, server)
+            let end = Date().addingTimeInterval(30)
+            while FileManager.default.contents(atPath: log) == before, Date() < end {
+                Thread.sleep(forTimeInterval: 0.2)
+            }
+            #expect(FileManager.default.contents(atPath: log) != before)
+            try unlimit(server)
+            #expect(try !server.cli(["event"]).output().contains("tracking-problem"))
+            try server.stop()
+        }
+
         /// Fails if a backup since `c1` can be had that calls one of the blocks clean.
         private func expectDirty(
             _ blocks: [Int], _ disk: String, _ server: ServerUnderTest

@@ -63,7 +63,7 @@ extension SimulatedDisk {
         }
         let first = write.position * DiskShape.clusterSectors
         let count = write.count * DiskShape.clusterSectors
-        let stamps = Array(buffers[write.task.number][first..<first + count])
+        let stamps = Array(buffers[write.copy.number][first..<first + count])
         if Int(write.slot) + write.count > Int(world.swarm.slotLimit) {
             world.fail("P6: disk \(number): a slot beyond the limit of scratch")
         }
@@ -96,7 +96,7 @@ extension SimulatedDisk {
     }
 
     func endCopy(_ copy: CopyIndex) {
-        if scratchWrites.contains(where: { $0.write.task == copy }) {
+        if scratchWrites.contains(where: { $0.write.copy == copy }) {
             world.fail("disk \(number): copy \(copy.number) is over while it is being saved")
         }
     }

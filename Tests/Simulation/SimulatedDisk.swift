@@ -162,7 +162,7 @@ final class SimulatedDisk {
         changes = Self.changes(world)
         requests = [GuestRequest?](repeating: nil, count: Self.changeLimit)
         jobs = [JobDisk?](repeating: nil, count: CopyBeforeWrite.jobsMax)
-        buffers = [[Stamp]](repeating: [], count: CopyBeforeWrite.tasksMax)
+        buffers = [[Stamp]](repeating: [], count: CopyBeforeWrite.copiesMax)
         scratchWrites = []
         isPerforming = false
         holdReply = nil

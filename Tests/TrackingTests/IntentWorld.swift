@@ -15,6 +15,8 @@ struct IntentWorld: Hashable {
         case pull
         case logWritten(succeeded: Bool)
         case bitsSynced(succeeded: Bool)
+        /// No thread or descriptor was to be had for it.
+        case bitsNotSynced
         case startClearing
         /// The log write takes too long.
         case overdue
@@ -92,7 +94,10 @@ struct IntentWorld: Hashable {
         }
         if syncing != nil {
             events.append(.bitsSynced(succeeded: true))
-            if faultsLeft > 0 { events.append(.bitsSynced(succeeded: false)) }
+            if faultsLeft > 0 {
+                events.append(.bitsSynced(succeeded: false))
+                events.append(.bitsNotSynced)
+            }
         }
         if isLogInFlight, faultsLeft > 0, intent.isAwaited { events.append(.overdue) }
         if isLossAsked, !isLossDeclared { events.append(.declared) }
@@ -128,6 +133,10 @@ struct IntentWorld: Hashable {
             if let syncing, isSyncBelievable, defect != .skipsSync { durableBits |= syncing }
             syncing = nil
             intent.bitsSynced(succeeded: succeeded)
+        case .bitsNotSynced:
+            faultsLeft -= 1
+            syncing = nil
+            intent.bitsNotSynced()
         case .startClearing:
             clearingsLeft -= 1
             intent.startClearing()

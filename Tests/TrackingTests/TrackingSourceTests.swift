@@ -106,6 +106,46 @@ import TrackingFiles
         #expect(try world.wrongAnswers().isEmpty)
     }
 
+    @Test("P3: a disk that lost writes while nobody served it is not opened with its checkpoints")
+    func lostMeanwhile() throws {
+        func open(_ world: TrackingWorld) throws -> TrackingStore {
+            try TrackingStore.open(
+                world.places, source: world.source,
+                granularityBytes: TrackingWorld.granularityBytes, earlierLoss: Errno.io)
+        }
+        for cleanly in [false, true] {
+            let world = try oneCheckpoint(sizeBytes: 100 << 16)
+            if cleanly { try world.stopCleanly() } else { world.kill() }
+            let record = try world.read("record")
+            #expect(throws: TrackingFault.sourceLost(errno: Errno.io)) { try open(world) }
+            #expect(try world.read("record") == record, "who opens it says so")
+        }
+        // Nothing depends on what was recorded so far.
+        let fresh = try TrackingWorld(sizeBytes: 100 << 16)
+        fresh.kill()
+        #expect(try open(fresh).record.chain.checkpoints.isEmpty)
+    }
+
+    @Test("P3: a log marks everything unless a clean stop has synced the disk before")
+    func unsynced() throws {
+        func marks(_ world: TrackingWorld) -> [Range<UInt64>] {
+            IntentLogFile.markedRanges(in: world.places.files) ?? []
+        }
+        let world = try oneCheckpoint(sizeBytes: 100 << 16)
+        #expect(try world.current().log.isAllMarked && !marks(world).isEmpty)
+        world.kill()
+        try world.open()
+        let isAllMarked = try world.current().log.isAllMarked
+        #expect(isAllMarked && marks(world).contains { $0.contains(0) })
+        // Power goes before the disk has the blocks that the last backup has read from memory.
+        try world.losePower()
+        try world.open()
+        #expect(try world.answer("c2") == world.everyBlock())
+        try world.stopCleanly()
+        try world.open()
+        #expect(try !world.current().log.isAllMarked && marks(world).isEmpty)
+    }
+
     @Test("a path of any characters survives in the record")
     func paths() throws {
         for path in ["/a b", "/a\nb\r", "/a\\n", "/\u{301}e", "/crc 1\n", "/a\r\nlayer 9 x"] {

@@ -258,6 +258,16 @@ struct WriteIntentCostTests {
         #expect(run(&intent).isEmpty && intent.words == [1])
     }
 
+    @Test("a sync that could not be begun keeps the marks until a later clearing")
+    func syncNotBegun() {
+        var intent = idleAndClearing()
+        #expect(intent.nextAction() == .syncBits)
+        intent.bitsNotSynced()
+        #expect(run(&intent).isEmpty && intent.words == [1] && !intent.isClearingStopped)
+        intent.startClearing()
+        #expect(run(&intent) == [.syncBits, .writeLog(generation: 2)] && intent.words == [0])
+    }
+
     @Test("a clearing that cannot be logged is tried again with the same slot")
     func clearFails() {
         var intent = idleAndClearing()

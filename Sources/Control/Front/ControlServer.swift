@@ -108,7 +108,7 @@ package struct ControlServer: Service {
         for (key, value) in request.uri.queryParameters {
             guard query.updateValue(String(value), forKey: String(key)) == nil else {
                 throw ControlError.invalidArgument(
-                    what: "query parameter '\(key)'", detail: "it stands there twice")
+                    what: "query parameter '\(key)'", detail: "it is given twice")
             }
         }
         return RouteCall(

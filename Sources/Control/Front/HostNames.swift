@@ -23,7 +23,7 @@ package enum HostNames {
         else { return error }
         return ControlError(
             .internalError, code: "host-unknown", status: 422,
-            detail: "host '\(host)' stands for no address: \(problem)")
+            detail: "host '\(host)' has no address: \(problem)")
     }
 
     private static func problem(of host: String) async -> String? {

@@ -19,6 +19,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case diskDetached = "disk-detached"
         case diskResized = "disk-resized"
         case diskFailed = "disk-failed"
+        case diskProblem = "disk-problem"
         case trackingRecovered = "tracking-recovered"
         case trackingProblem = "tracking-problem"
         case checkpointCreated = "checkpoint-created"
@@ -77,8 +78,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     /// The severity; a job's end is as severe as its outcome.
     package var severity: Severity {
         switch event {
-        case .jobBroken, .diskFailed, .trackingProblem, .stateProblem, .guestThawFailed,
-            .serverCrashed, .setAside:
+        case .jobBroken, .diskFailed, .diskProblem, .trackingProblem, .stateProblem,
+            .guestThawFailed, .serverCrashed, .setAside:
             .error
         case .watermark, .trackingRecovered, .clientRefused: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning

@@ -1,7 +1,7 @@
 import Foundation
 import Synchronization
 
-/// The recent events and whoever follows them.
+/// The recent events and their followers.
 ///
 /// Bounded on both sides: the log keeps the newest `capacity` events, and a follower that reads
 /// slower than events come loses the oldest of its backlog (seen as a gap in `sequence`), never

@@ -1,6 +1,6 @@
 /// Freezes the file systems of guests for an instant.
 ///
-/// Whoever freezes one thaws it: a guest that stays frozen is a machine that stands still.
+/// The one who freezes a guest thaws it: a guest that stays frozen is a machine at a standstill.
 package protocol GuestFreezing: Sendable {
     /// Returns once all file systems of a domain's guest are frozen; call `thaw` then, whatever
     /// happens.

@@ -8,7 +8,7 @@ struct Job: Sendable {
     var plan: BackupPlan
     /// The checkpoint made in the job's instant.
     let checkpoint: CheckpointMetadata?
-    /// Clients may let go of clusters by TRIM.
+    /// Clients may release clusters by TRIM.
     var clientRelease = false
     var state = JobState.starting
     /// For people.

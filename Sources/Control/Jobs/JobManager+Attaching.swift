@@ -127,7 +127,7 @@ extension JobManager {
             }
             do throws(ControlError) {
                 // Never straight into the dictionary: its place would be kept over the wait, and
-                // whoever looks at it meanwhile would end the server.
+                // code that reads it meanwhile would end the server.
                 let opened = try await open(disk, of: domain)
                 domains[name]?.attachments[disk.target] = opened
             } catch {

@@ -14,7 +14,7 @@ package struct BeginRequest: Sendable, Hashable {
     /// A disk whose chain does not hold the checkpoint asked for is backed up in full; otherwise
     /// it refuses the whole job.
     package var fallsBackToFull: Bool
-    /// Clients may let go of clusters by TRIM.
+    /// Clients may release clusters by TRIM.
     package var clientRelease: Bool
     /// The guest's file systems are frozen for the instant.
     package var quiesces: Bool

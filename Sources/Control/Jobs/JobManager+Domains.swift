@@ -3,7 +3,7 @@ import ServerInterface
 extension JobManager {
     /// Defines a domain and serves its disks; a domain that is there already is changed to it.
     ///
-    /// `granularityBytes` is what one bit of its dirty bitmaps stands for. A disk that cannot be
+    /// `granularityBytes` is what one bit of its dirty bitmaps covers. A disk that cannot be
     /// served at all is left out and shown with its reason. `force` lets a change disconnect
     /// clients of disks that it closes.
     ///

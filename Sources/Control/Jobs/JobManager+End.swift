@@ -146,7 +146,7 @@ extension JobManager {
             .sorted { ($0.begunAt, $0.id) < ($1.begunAt, $1.id) }.map(\.view)
     }
 
-    /// Takes a fresh look at a job's figures.
+    /// Refreshes a job's figures.
     func refresh(_ id: String) async {
         guard jobs[id]?.state.acceptsEnd == true else { return }
         guard let report = try? await engine.jobReport(id: id), jobs[id] != nil else { return }

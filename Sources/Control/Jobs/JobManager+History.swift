@@ -129,7 +129,7 @@ extension JobManager {
             + ["and \(more.count) more state files are left out, from '\(next.path)' on"]
     }
 
-    /// The name of the domain that a name or a uuid stands for; the text itself when it is neither.
+    /// The name of the domain with that name or uuid; the text itself when there is none.
     ///
     /// A name wins over a uuid.
     func name(ofDomain text: String) -> String {

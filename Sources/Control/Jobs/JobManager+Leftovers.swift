@@ -1,11 +1,10 @@
 import BoundedCalls
 import ServerInterface
 
-/// Files that jobs make at paths that users named: looked at and removed away from the actor, because
-/// a path may hang.
+/// Files that jobs make at paths that users named: examined and removed away from the actor,
+/// because a path may hang.
 extension JobManager {
-    /// A look at a path at the start, when disks are to be served, or at what is there for certain, in
-    /// milliseconds.
+    /// How long the start waits for a path that it examines, in milliseconds.
     static let startLookMilliseconds: Int32 = 5_000
 
     /// Scratch that a job is going to make: a file that is there already is not its own.
@@ -27,7 +26,7 @@ extension JobManager {
         return missing
     }
 
-    /// Looks at all paths at once; in their order.
+    /// Examines all paths at once; the answers are in their order.
     func looks(
         at paths: [String], _ milliseconds: Int32
     ) async -> [(String, Result<SystemCalls.FileIdentity?, ServerFault>)] {
@@ -74,7 +73,7 @@ extension JobManager {
     }
 
     // Only what this very job made is removed, and the record forgets it, so that a later file of
-    // the same name is safe; it keeps what could not be looked at, if it can be told from another.
+    // the same name is safe; it keeps what could not be examined, if it can be told from another.
     private static func clean(
         _ record: StoredJob, _ storage: StorageCalls
     ) async -> (StoredJob, [String]) {

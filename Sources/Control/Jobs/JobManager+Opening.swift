@@ -114,7 +114,7 @@ extension JobManager {
         "\(definition.uuid) \(disk.target) \(disk.path ?? "")"
     }
 
-    // One attempt at a time, which lasts as long as the storage takes: whoever asks again joins it.
+    // One attempt at a time, which lasts as long as the storage takes: a second request joins it.
     private func opening(_ disk: DomainDisk, of definition: DomainDefinition) -> Task<Void, Never> {
         let key = openingKey(disk, of: definition)
         if let running = openings[key] { return running }

@@ -16,7 +16,7 @@ extension JobManager {
     ///
     /// Reports the jobs that the last server left behind, once, takes back the checkpoints made with
     /// them, and removes their scratch and sockets. Nothing here fails the start: what went wrong is
-    /// returned, one line each. A domain given at the start stands in place of a kept one of the
+    /// returned, one line each. A domain given at the start replaces a kept one of the
     /// same name.
     ///
     /// `serving` is run before the first disk is opened: a machine that comes waits for its own disk, and

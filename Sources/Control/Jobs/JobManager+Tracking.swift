@@ -152,6 +152,14 @@ extension JobManager {
                 of: name, disk: disk.target)
             return
         }
+        if let loss = status.earlierLoss {
+            events.append(
+                ControlEvent(
+                    .diskProblem, domain: name, disk: disk.target,
+                    message: "writes to it were lost before it was attached (\(loss)): every flush"
+                        + " of its machine fails. Stop the machine, check the storage and what the"
+                        + " disk holds, then attach the disk again"))
+        }
         guard let tracking = status.tracking else { return }
         if tracking.recoveredBytes > 0 {
             events.append(
@@ -238,12 +246,16 @@ extension JobManager {
 extension JobManager {
     /// Something is wrong with the tracking of a disk's changes.
     func noteTracking(_ disk: DiskID, _ message: String) {
+        note(.trackingProblem, of: disk, message)
+    }
+
+    /// Tells an event of an attached disk.
+    func note(_ kind: ControlEvent.Kind, of disk: DiskID, _ message: String) {
         for domain in domains.values {
             for (target, attachment) in domain.attachments where attachment == .attached(disk) {
                 events.append(
                     ControlEvent(
-                        .trackingProblem, domain: domain.definition.name, disk: target,
-                        message: message))
+                        kind, domain: domain.definition.name, disk: target, message: message))
             }
         }
     }

@@ -4,7 +4,7 @@ import ServerInterface
 ///
 /// It becomes a base only when the job has ended well: with the verdict success, or aborted while
 /// it was whole. Until then no backup may start from it, and any other end takes it back. The job's
-/// record in the state directory stands for "not ended well": it is written before the job begins
+/// record in the state directory means "not ended well": it is written before the job begins
 /// and goes when the verdict is in and everything is done, so a crash at any moment leaves a record
 /// by which the next start takes the checkpoint back.
 extension JobManager {
@@ -118,7 +118,7 @@ extension JobManager {
         return !found().isEmpty
     }
 
-    // A disk that is not served, or whose chain cannot be looked at, may still hold it.
+    // A disk that is not served, or whose chain cannot be read, may still hold it.
     private func isGone(_ checkpoint: String, from name: String) async -> Bool {
         guard let domain = domains[name], state != nil else { return true }
         for disk in domain.definition.disks where disk.isTrackable {

@@ -85,7 +85,7 @@ package actor JobManager {
     /// Live exports and jobs that are set aside as servers crash over them, with the reason.
     var disksAside: [String: String] = [:]
     var jobsAside: [String: String] = [:]
-    /// Files of the state directory that could not be read when they were looked at, by path.
+    /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
     var nextDiskIndex = 1
@@ -157,6 +157,8 @@ package actor JobManager {
                 "changes can no longer be recorded (\(detail)): its checkpoints are given up")
         case .trackingProblem(let disk, let detail):
             noteTracking(disk, detail)
+        case .diskProblem(let disk, let detail):
+            note(.diskProblem, of: disk, detail)
         case .clientRefused(let id, let reason):
             events.append(
                 ControlEvent(

@@ -142,7 +142,7 @@ package struct DiskView: Sendable, Hashable, Codable {
     package var dirtyBytes: UInt64?
     /// Checkpoints that an incremental backup of the disk can start from, oldest first.
     package var checkpoints: [String]?
-    /// Bytes that one bit of its dirty bitmaps stands for.
+    /// Bytes that one bit of its dirty bitmaps covers.
     package var granularityBytes: UInt32?
     /// Bytes that count as changed to be safe, after an unclean stop.
     package var recoveredBytes: UInt64?

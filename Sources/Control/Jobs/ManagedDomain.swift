@@ -14,7 +14,7 @@ struct ManagedDomain: Sendable {
     var definition: DomainDefinition
     /// Whether the state directory keeps it.
     let isStored: Bool
-    /// Bytes that one bit of a dirty bitmap stands for.
+    /// Bytes that one bit of a dirty bitmap covers.
     var granularityBytes: UInt32
     var checkpoints = CheckpointTree()
     /// Checkpoints that are not known but whose bitmaps stay: deleted with `--metadata`, or with a

@@ -10,8 +10,9 @@ extension JobManager {
     /// of which is there and has its disk's size when this returns.
     ///
     /// - Parameters:
-    ///   - machineXML: another description of the domain, by whoever runs its machine: of that, disks
-    ///     that are reached through live exports of this server are meant. Nil stands for its own.
+    ///   - machineXML: another description of the domain, from the software that runs its machine:
+    ///     of that, disks that are reached through live exports of this server are meant. Nil means
+    ///     its own.
     ///   - places: where those exports are reached.
     ///   - showsSecrets: passwords stay in.
     /// - Throws: 38 when an image cannot be written.
@@ -63,7 +64,7 @@ extension JobManager {
         }
     }
 
-    /// Forgets the images of a domain: they are written again for whoever asks next.
+    /// Forgets the images of a domain: they are written again when somebody asks.
     func removeStandIns(of definition: DomainDefinition) {
         let directory = standInDirectory(of: definition)
         standIns = standIns.filter { !$0.key.hasPrefix(directory + "/") }

@@ -106,7 +106,7 @@ extension LibvirtCalls {
             }
             writer.domain(domain.wire)
             writer.parameters(parameters)
-            // Looked at on the way: what nobody could read is not gathered first.
+            // Checked on the way: what nobody could read is not gathered first.
             guard writer.bytes.count <= call.context.replyBytesMax else {
                 throw WireError.replyTooLong
             }

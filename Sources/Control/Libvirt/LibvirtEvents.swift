@@ -33,7 +33,7 @@ actor LibvirtEvents {
         // What happened before the log was followed.
         await compare(tells: true)
         for await event in log {
-            // A gap means that something was missed: then it is looked at what has become of it.
+            // A gap means that something was missed: then the current state tells what changed.
             if let last = lastSequence, event.sequence > last + 1 { await compare(tells: true) }
             lastSequence = event.sequence
             await handle(event)
@@ -65,7 +65,7 @@ actor LibvirtEvents {
         }
     }
 
-    /// Looks at all domains; `tells` says whether differences are events.
+    /// Compares all domains with the last time; `tells` says whether differences are events.
     private func compare(tells: Bool) async {
         let domains = await door.context.domains()
         guard tells else {

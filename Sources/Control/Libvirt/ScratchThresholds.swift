@@ -2,7 +2,7 @@ import LibvirtProtocol
 
 /// Amounts of scratch that clients want to be told of (`virDomainSetBlockThreshold`).
 ///
-/// Scratch in use is looked at now and then, as long as there is something to look for.
+/// Scratch in use is polled, as long as somebody has set a threshold.
 actor ScratchThresholds {
     /// Thresholds at once; each is gone with its job.
     static let countMax = 1024

@@ -33,7 +33,7 @@ package enum CheckpointDiskSpec {
             } else if part.hasPrefix("bitmap="), bitmap == nil {
                 bitmap = String(part.dropFirst("bitmap=".count))
             } else {
-                throw refusal(text, "'\(part)' is not known or stands twice")
+                throw refusal(text, "'\(part)' is unknown or given twice")
             }
         }
         return [("name", disk), ("checkpoint", checkpoint), ("bitmap", bitmap)]

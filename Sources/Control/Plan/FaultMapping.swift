@@ -56,7 +56,7 @@ package func controlError(from fault: ServerFault) -> ControlError {
     case .unknownJob(let id):
         .jobNotFound(id)
     case .jobNotResumed(let detail):
-        // It is the reason why the job has failed, and stands where those stand.
+        // It is the reason why the job failed, so it goes where such reasons go.
         ControlError(
             code: "job-not-resumed", libvirtCode: 9, message: detail, httpStatus: 409)
     case .holdTimedOut(let milliseconds):

@@ -1,4 +1,4 @@
-/// Where one backup job stands: a pure state machine.
+/// The state of one backup job: a pure state machine.
 ///
 /// Every event is answered with the next state or with a refusal that changes nothing. `ended` is
 /// final.

@@ -1,4 +1,4 @@
-/// A qcow2 image that stands in for a disk wherever a tool insists on a file: it holds nothing, has
+/// A qcow2 image that replaces a disk wherever a tool insists on a file: it holds nothing, has
 /// the disk's size, and reading it reads the disk through its live export.
 ///
 /// It is marked as corrupt, which qemu takes as: may be read, never written. So no machine can be

@@ -3,7 +3,7 @@ package import TLS
 /// Who may use which exports: the file that `--tls-authz` names, read.
 ///
 /// A line is `KIND PATTERN EXPORT...`. KIND is `dn`, `san`, `psk`, `uid` or `gid`; EXPORT is
-/// `[live:|backup:]DOMAIN[/NAME]`. In patterns `*` stands for any bytes and `?` for one character;
+/// `[live:|backup:]DOMAIN[/NAME]`. In patterns `*` matches any bytes and `?` one character;
 /// words with spaces stand in double quotes. A peer has the rights of every line that fits it, and no
 /// others.
 package struct AccessRules: Sendable, Hashable {
@@ -16,7 +16,7 @@ package struct AccessRules: Sendable, Hashable {
         package let detail: String
     }
 
-    /// What of a peer a rule looks at.
+    /// Which property of a peer a rule tests.
     enum Subject: Sendable, Hashable {
         case distinguishedName(WildcardPattern)
         case alternativeName(WildcardPattern)
@@ -122,7 +122,7 @@ package struct AccessRules: Sendable, Hashable {
         return words
     }
 
-    /// The rights of a peer; `tls` is present once TLS stands, `local` on unix sockets.
+    /// The rights of a peer; `tls` is present once TLS is up, `local` on unix sockets.
     package func rights(tls: TLSPeer?, local: LocalPeer?) -> AccessRights {
         if tls == nil, local != nil, !namesLocalPeers { return .everything }
         return .some(rules.filter { Self.fits($0.subject, tls, local) }.flatMap(\.exports))

@@ -43,8 +43,11 @@ final class BackupExport: Sendable {
     let watermarkSent = Atomic<Bool>(false)
     /// Where the files lie by which the next process goes on; nil: nowhere.
     let memory: JobMemory?
-    /// Write errors of the source that were known at the begin.
-    private let earlierSourceErrors: Int
+    /// Losses of the source that were known before the job's instant.
+    ///
+    /// Where a checkpoint or a bitmap depends on it, the source is asked once more after this (`store`) and
+    /// the begin refused: whatever is counted here is noticed there.
+    private let earlierSourceLosses: Int
     private let reason = Mutex<String?>(nil)
 
     /// A new job's export, or one that an earlier process has `left`.
@@ -71,7 +74,7 @@ final class BackupExport: Sendable {
         homeRing = live.homeRing
         source = live.source
         // What was lost before a new job's instant is part of it; a job that goes on had its instant before.
-        earlierSourceErrors = left == nil ? live.source.witness.errors().count : 0
+        earlierSourceLosses = left == nil ? live.source.losses().count : 0
         self.scratch = scratch
         kept = KeptRoom(reservedBytes)
         self.allocatedBytes = allocatedBytes
@@ -154,8 +157,8 @@ final class BackupExport: Sendable {
     /// any verdict, and now and then.
     var loss: BreakCause? {
         if let errno = scratch.writeError() { return .scratchLost(errno: errno) }
-        let found = source.witness.errors()
-        return found.count > earlierSourceErrors ? .sourceLost(errno: found.errno) : nil
+        let found = source.losses()
+        return found.count > earlierSourceLosses ? .sourceLost(errno: found.errno) : nil
     }
 
     /// Whether the next process could go on with it.

@@ -8,7 +8,7 @@ package enum ExportKind: Sendable, Hashable {
 
 /// `[live:|backup:]DOMAIN[/NAME]`: which exports a rule speaks of.
 ///
-/// NAME is a live export's disk or a backup export's name; left out, it stands for all.
+/// NAME is a live export's disk or a backup export's name; left out, it means all.
 package struct ExportPattern: Sendable, Hashable {
     let kind: ExportKind?
     let domain: WildcardPattern
@@ -38,7 +38,7 @@ package struct ExportPattern: Sendable, Hashable {
     }
 }
 
-/// A text in which `*` stands for any number of characters and `?` for one.
+/// A text in which `*` matches any number of characters and `?` one.
 package struct WildcardPattern: Sendable, Hashable {
     // Unicode scalars: what looks the same but is written otherwise is not the same name.
     private let parts: [Unicode.Scalar]

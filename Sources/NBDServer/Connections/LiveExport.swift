@@ -13,9 +13,18 @@ final class LiveExport: Sendable {
     var description: ExportDescription {
         var description = fixed
         description.sizeBytes = source.sizeBytes
+        if isShared.load(ordering: .relaxed) { description.flags = Self.readOnlyFlags }
         return description
     }
     private let fixed: ExportDescription
+    /// A guest has the disk by vhost-user and may write it: nobody else may meanwhile.
+    let isShared = Atomic<Bool>(false)
+    /// The disk is being detached: no front-end gets in.
+    var isLeaving: Bool { leaving.load(ordering: .acquiring) }
+    let leaving = Atomic<Bool>(false)
+    private static let readOnlyFlags: TransmissionFlags = [
+        .hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn, .readOnly,
+    ]
     /// Guest discards reach the source.
     let discards: Bool
     /// The file system that the source takes its room from; nil for a device.
@@ -31,10 +40,9 @@ final class LiveExport: Sendable {
         self.homeRing = homeRing
         fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil
         discards = configuration.discardMode == .unmap && !source.isReadOnly
-        var flags: TransmissionFlags = [.hasFlags, .sendFlush, .sendFUA, .sendCache, .canMultiConn]
-        if source.isReadOnly {
-            flags.insert(.readOnly)
-        } else {
+        var flags = Self.readOnlyFlags
+        if !source.isReadOnly {
+            flags.remove(.readOnly)
             // All writers share one ring and one descriptor, so a flush on any connection covers
             // them all: MULTI_CONN holds.
             flags.formUnion([.sendWriteZeroes, .sendFastZero])

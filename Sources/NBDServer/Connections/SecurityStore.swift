@@ -5,7 +5,7 @@ import TLS
 
 /// The credentials and rules in force.
 ///
-/// Looked at when a connection comes and when its TLS begins, never per request. A reload puts new
+/// Consulted when a client connects and when its TLS begins, never per request. A reload puts new
 /// ones in their place; connections keep what they have.
 final class SecurityStore: Sendable {
     /// What was read from the files.
@@ -44,7 +44,7 @@ final class SecurityStore: Sendable {
         }
     }
 
-    /// What a peer may use; `tls` is present once TLS stands, `local` on unix sockets.
+    /// What a peer may use; `tls` is present once TLS is up, `local` on unix sockets.
     func rights(tls: TLSPeer?, local: LocalPeer?) -> AccessRights {
         current.withLock { $0.rules?.rights(tls: tls, local: local) ?? .everything }
     }

@@ -85,7 +85,7 @@ struct JobMemory: Sendable {
     private static let bitmapBytesMax = 1 << 30
 }
 
-/// What an earlier process has left of one disk of a job, looked at and found whole.
+/// What an earlier process has left of one disk of a job, checked and found whole.
 struct LeftExport: Sendable {
     let facts: LedgerFacts
     let figures: LedgerFile.Figures

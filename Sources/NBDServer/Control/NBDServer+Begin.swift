@@ -184,7 +184,7 @@ extension NBDServer {
         let begun = beginWatched(configuration, exports, bases, scope, opened)
         if case .failure = begun {
             shared.watch.remove(exports.map(\.id))
-            // The watch may have looked at scratch of disks that never had the job.
+            // The watch may have checked scratch of disks that never had the job.
             for export in exports { export.writer.close() }
         }
         return begun

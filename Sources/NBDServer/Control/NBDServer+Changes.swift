@@ -10,7 +10,7 @@ import TrackingFiles
 extension NBDServer {
     /// Detaches a disk unless somebody is connected to its live export.
     ///
-    /// Nobody is dropped: whoever comes at the same time is counted, or finds no export.
+    /// Nobody is dropped: a client that connects at the same time is counted, or finds no export.
     package func detachDiskIfUnused(_ disk: DiskID) async throws(ServerFault) {
         _ = try await detach(disk, .ordinary, onlyUnused: true).get()
     }
@@ -195,6 +195,24 @@ extension NBDServer {
         if isInJob(disk) {
             return .resizeRefused(name: name, detail: "a backup job has begun on it")
         }
+        let ring = shared.mailboxes[export.homeRing]
+        defer { ring.post(.resumeClearing(disk)) }
+        let rest = RestCall(disk, ring, milliseconds: shared.configuration.storageMilliseconds)
+        switch rest.run() {
+        case .resting: return grow(disk, export, to: sizeBytes)
+        case .busy:
+            return .timedOut(
+                what: "'\(export.source.path)', whose changes are being made durable",
+                milliseconds: UInt64(shared.configuration.storageMilliseconds))
+        case .stuck: return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+        }
+    }
+
+    /// Nothing is being written for the disk's record.
+    private func grow(
+        _ disk: DiskID, _ export: LiveExport, to sizeBytes: UInt64
+    ) -> ServerFault? {
+        let name = export.description.name
         var tracked: (store: TrackingStore, log: IntentLogFile)?
         if case .success(let (_, store)) = store(disk) {
             do throws(TrackingFault) {

@@ -16,7 +16,15 @@ extension NBDServer {
     ) async throws(ServerFault) -> DiskID {
         let attached = await attach(configuration)
         if case .failure = attached { stopAwaiting(configuration.exportName) }
-        return try attached.get()
+        let disk = try attached.get()
+        guard let path = configuration.vhostSocket else { return disk }
+        do throws(ServerFault) {
+            try await listenVhost(disk, path: path)
+        } catch {
+            _ = await detach(disk, .ordinary)
+            throw error
+        }
+        return disk
     }
 
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes
@@ -25,7 +33,7 @@ extension NBDServer {
         _ = try await detach(disk, .ordinary).get()
     }
 
-    /// A momentary look at an attached disk.
+    /// A snapshot of an attached disk's figures.
     package func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus {
         guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
         let tracking = trackingStatus(disk)
@@ -34,6 +42,9 @@ extension NBDServer {
             clientCount: export.clientCount.load(ordering: .relaxed),
             dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking)
         status.figures = export.figures.value
+        status.earlierLoss =
+            export.source.isReadOnly
+            ? nil : export.source.witness.earlier.map(SystemFault.text(for:))
         return status
     }
 
@@ -257,8 +268,12 @@ extension NBDServer {
             disk, leaving.export, home: leaving.home, gracefulMilliseconds: terms.graceful,
             forcedMilliseconds: terms.forced, shared)
         if let fault = Self.fault(await call.runLater(), leaving.name) {
-            if let export = state.withLock({ $0.disks[disk] }) { _ = live.add(.live(export)) }
+            if let export = state.withLock({ $0.disks[disk] }) { republish(export) }
             return .failure(fault)
+        }
+        // Nobody connects any more; the socket's file goes before the name is free.
+        if let listener = state.withLock({ $0.vhostListeners.removeValue(forKey: disk) }) {
+            await close(listener)
         }
         let parting = state.withLock { Parting($0.disks.removeValue(forKey: disk)) }
         return await close(parting, disk, leaving, terms.sync)
@@ -273,10 +288,15 @@ extension NBDServer {
         guard let export = state.withLock({ $0.disks[disk] }) else { return .unknownDisk }
         let clients = export.clientCount.load(ordering: .relaxed)
         if isSettled, clients == 0 { return nil }
-        _ = live.add(.live(export))
+        republish(export)
         return isSettled
             ? .diskInUse(name: leaving.name, clients: clients)
             : .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
+    }
+
+    private func republish(_ export: LiveExport) {
+        export.leaving.store(false, ordering: .releasing)
+        _ = live.add(.live(export))
     }
 
     /// Withdraws the export; refused while a job begins on the disk.
@@ -292,6 +312,7 @@ extension NBDServer {
                 || state.expected.values.contains { $0.has(disk) }
             guard !hasJob else { return .failure(.diskBusy(name: name)) }
             state.detaching.insert(disk)
+            export.leaving.store(true, ordering: .releasing)
             live.remove(name: name)
             return .success(
                 Leaving(
@@ -310,7 +331,7 @@ extension NBDServer {
         }
     }
 
-    /// Syncs the source, then marks its bits as exact, then lets go of it: each where it may hang
+    /// Syncs the source, then marks its bits as exact, then closes it: each where it may hang
     /// without hanging others.
     ///
     /// When the sync is not over in time there is no mark, and the next start treats the stop as unclean.
@@ -319,54 +340,62 @@ extension NBDServer {
         _ parting: Parting<LiveExport?>, _ disk: DiskID, _ leaving: Leaving, _ limit: Int32
     ) async -> Result<Bool, ServerFault> {
         let place = StoragePlace.of(leaving.path)
-        let synced = await storage.run(
+        let doubt = doubt(disk)
+        let ended = await storage.run(
             at: place, what: "the sync of '\(leaving.path)'", .end(milliseconds: limit),
             late: { _ in _ = parting.take() }
-        ) { Self.sync(parting) }
-        let isSynced = (try? synced.get()) == true
+        ) { () -> Result<LastSync, ServerFault> in
+            let end = Self.sync(parting)
+            // Nobody may wait for it any more. The source is locked until this is said: no next server
+            // believes the record before.
+            if case .failed(_, isLoss: true) = end, let doubt { self.distrustTracking(doubt) }
+            return .success(end)
+        }
         _ = await storage.run(
             at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
         ) { () -> Result<Bool, ServerFault> in
-            if isSynced, let source = parting.look({ $0?.source }) ?? nil {
+            if case .success(.synced) = ended, let source = parting.look({ $0?.source }) ?? nil {
                 self.closeTracking(disk, source)
             } else {
                 self.abandonTracking(disk)
             }
             return .success(true)
         }
-        if case .failure(.sourceUnusable) = synced {
-            _ = await storage.run(
-                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
-            ) { () -> Result<Bool, ServerFault> in
-                self.distrustTracking(disk)
-                return .success(true)
-            }
-        }
         // Whatever has not been closed in order is left as after a kill.
+        if case .failure(.timedOut) = ended {
+            dropTracking(disk, mayBeDoubted: true)
+            return ended.map { _ in true }
+        }
         dropTracking(disk)
-        if case .failure(.timedOut) = synced { return synced.map { _ in true } }
         // To close a file may write what is left of it.
         _ = await storage.run(at: place, what: "'\(leaving.path)'", .end(milliseconds: limit)) {
             _ = parting.take()
             return Result<Bool, ServerFault>.success(true)
         }
-        return synced.map { _ in true }
+        if case .success(.failed(let fault, _)) = ended { return .failure(fault) }
+        return ended.map { _ in true }
     }
 
-    /// Whether there was something to sync.
-    private static func sync(_ parting: Parting<LiveExport?>) -> Result<Bool, ServerFault> {
+    /// How a disk's last sync has ended.
+    private enum LastSync: Sendable {
+        case synced
+        /// The disk is read-only.
+        case notNeeded
+        /// `isLoss`: writes that had succeeded are lost; otherwise it could not be made.
+        case failed(ServerFault, isLoss: Bool)
+    }
+
+    private static func sync(_ parting: Parting<LiveExport?>) -> LastSync {
         guard let source = parting.look({ $0?.source }) ?? nil, !source.isReadOnly else {
-            return .success(false)
+            return .notNeeded
         }
         do throws(SystemFault) {
             try source.sync()
-            let lost = source.witness.errors()
-            if lost.count > 0 { throw SystemFault(call: "fdatasync", errno: lost.errno) }
-            return .success(true)
+            return .synced
         } catch {
-            return .failure(
-                .sourceUnusable(
-                    path: source.path, detail: "\(error.call): \(error.errorText)"))
+            return .failed(
+                .sourceUnusable(path: source.path, detail: "\(error.call): \(error.errorText)"),
+                isLoss: source.hasLostWrites)
         }
     }
 

@@ -5,7 +5,7 @@ import SystemLayer
 
 /// Jobs end.
 extension NBDServer {
-    /// A momentary look at a job.
+    /// A snapshot of a job's figures.
     package func jobReport(id: String) async throws(ServerFault) -> JobReport {
         guard let job = state.withLock({ $0.jobs[id] }) else { throw .unknownJob(id: id) }
         return job.report(shared)

@@ -35,6 +35,17 @@ extension NBDServer {
         return opened.endpoint
     }
 
+    /// Adds a disk's listener for a guest that comes with vhost-user.
+    func listenVhost(_ disk: DiskID, path: String) async throws(ServerFault) {
+        guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
+        let opened = try await open(
+            .unix(path: path, mode: 0o600), scope: ExportScope(jobID: nil), security: .plaintext,
+            guestOf: export
+        ).get()
+        state.withLock { $0.vhostListeners[disk] = opened.listener }
+        shared.mailboxes[export.homeRing].post(.addListener(opened.listener))
+    }
+
     struct OpenedListener: Sendable {
         let listener: RingListener
         let endpoint: ListenEndpoint
@@ -44,7 +55,8 @@ extension NBDServer {
     ///
     /// The file system of a socket, or the name server for a host, is waited for with a limit.
     func open(
-        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity
+        _ endpoint: ListenEndpoint, scope: ExportScope, security: ListenerSecurity,
+        guestOf: LiveExport? = nil
     ) async -> Result<OpenedListener, ServerFault> {
         guard security == .plaintext || shared.security.offersTLS else {
             return .failure(.tlsNotConfigured)
@@ -60,7 +72,7 @@ extension NBDServer {
             late: { $0.listener.close() }
         ) {
             self.bind(endpoint, for: scope.jobID) { listener, bound in
-                self.wrap(listener, scope, security, bound)
+                self.wrap(listener, scope, security, bound, guestOf)
             }
         }
     }
@@ -129,7 +141,7 @@ extension NBDServer {
 
     private func wrap(
         _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
-        _ endpoint: ListenEndpoint
+        _ endpoint: ListenEndpoint, _ guestOf: LiveExport? = nil
     ) -> OpenedListener {
         let number = state.withLock { state in
             state.lastListener += 1
@@ -138,7 +150,7 @@ extension NBDServer {
         return OpenedListener(
             listener: RingListener(
                 number: number, scope: scope, security: security, place: endpoint.place,
-                listener: listener),
+                listener: listener, guestOf: guestOf),
             endpoint: endpoint)
     }
 
@@ -146,12 +158,13 @@ extension NBDServer {
     /// done later.
     func close(_ listener: RingListener) async {
         let removed = Replies()
-        shared.acceptor(for: listener.scope.duty)
+        let ring = listener.guestOf.map { shared.mailboxes[$0.homeRing] }
+        (ring ?? shared.acceptor(for: listener.scope.duty))
             .post(.removeListener(number: listener.number, removed.ticket()))
         _ = await storage.run(
             at: listener.place, what: "the socket", .end(milliseconds: Limits.closingMilliseconds)
         ) { () -> Result<Bool, ServerFault> in
-            // Its descriptor is given back only when no ring looks at it any more.
+            // Its descriptor is closed only when no ring uses it any more.
             removed.wait(until: .max)
             listener.close()
             return .success(true)

@@ -64,7 +64,7 @@ extension NBDServer {
             }
             let store = try TrackingStore.open(
                 places, source: try Self.identity(source),
-                granularityBytes: tracking.granularityBytes)
+                granularityBytes: tracking.granularityBytes, earlierLoss: source.witness.earlier)
             doubt.prepare()
             return (
                 .store(store),
@@ -213,20 +213,35 @@ extension NBDServer {
         }
     }
 
+    /// What says that a disk's changes are not, or may not be, recorded.
+    func doubt(_ disk: DiskID) -> TrackingDoubt? {
+        state.withLock { $0.trackingCare.doubts[disk] }
+    }
+
     /// The disk has lost writes: what is clean by its bits may have changed.
-    func distrustTracking(_ disk: DiskID) {
-        guard let doubt = state.withLock({ $0.trackingCare.doubts[disk] }) else { return }
+    ///
+    /// Nothing is said once another disk has the directory.
+    func distrustTracking(_ doubt: TrackingDoubt) {
+        let isTaken = state.withLock { state in
+            state.trackingCare.doubts.values.contains {
+                $0 !== doubt && $0.directory == doubt.directory
+            }
+        }
+        guard !isTaken else { return }
         _ = doubt.sayInMemory()
         close(doubt) { _ = doubt.declare() }
     }
 
     /// Forgets the tracking of a disk as it is: the next start treats the stop as unclean.
-    func dropTracking(_ disk: DiskID) {
-        state.withLock { state in
+    ///
+    /// `mayBeDoubted`: somebody may have to say yet that the disk has lost writes.
+    func dropTracking(_ disk: DiskID, mayBeDoubted: Bool = false) {
+        let doubt = state.withLock { state in
             state.tracking[disk] = nil
             state.trackingCare.problems[disk] = nil
-            state.trackingCare.doubts.removeValue(forKey: disk)?.retire()
+            return state.trackingCare.doubts.removeValue(forKey: disk)
         }
+        if !mayBeDoubted { doubt?.retire() }
     }
 
     /// Closes on a thread of its own, as a file system that hangs must not take the control thread
@@ -259,19 +274,27 @@ extension NBDServer {
 
     // MARK: Loss and problems
 
-    /// Keeps what rings tell of tracking; on any thread.
-    func noteTracking(_ event: ServerEvent) {
+    /// Keeps what is told of tracking; on any thread.
+    ///
+    /// False: it was told before, by a ring or a call that has noticed the same.
+    func noteTracking(_ event: ServerEvent) -> Bool {
         switch event {
         case .trackingLost(let disk, let detail):
-            state.withLock { state in
-                guard state.tracking[disk] != nil else { return }
-                state.tracking[disk] = .unavailable(
-                    "changes could not be recorded durably (\(detail)): its checkpoints are given up"
-                )
+            return state.withLock { state in
+                switch state.tracking[disk] {
+                case nil: return true
+                case .unavailable: return false
+                case .store:
+                    state.tracking[disk] = .unavailable(
+                        "changes could not be recorded durably (\(detail)): its checkpoints are"
+                            + " given up")
+                    return true
+                }
             }
         case .trackingProblem(let disk, let detail):
             state.withLock { $0.trackingCare.problems[disk] = detail }
-        default: break
+            return true
+        default: return true
         }
     }
 
@@ -308,15 +331,17 @@ extension NBDServer {
     }
 
     /// The store of a tracked disk, or why there is none.
+    ///
+    /// A disk that has lost writes has none from here on: what is noticed by a begin or a seal outlives the
+    /// process as well as what its ring notices.
     func store(_ disk: DiskID) -> Result<(LiveExport, TrackingStore), ServerFault> {
         let (export, tracking) = state.withLock { ($0.disks[disk], $0.tracking[disk]) }
         guard let export else { return .failure(.unknownDisk) }
         switch tracking {
         case .store where export.source.hasLostWrites:
+            trackingIsLost(disk, TrackingLoss.lostWrites)
             return .failure(
-                .notTracked(
-                    export: export.description.name,
-                    detail: "the disk has lost writes that had succeeded"))
+                .notTracked(export: export.description.name, detail: TrackingLoss.lostWrites))
         case .store(let store): return .success((export, store))
         case .unavailable(let text):
             return .failure(.notTracked(export: export.description.name, detail: text))
@@ -330,6 +355,9 @@ extension NBDServer {
     static func text(_ fault: TrackingFault) -> String {
         switch fault {
         case .system(let path, let fault): "'\(path)': \(fault.call): \(fault.errorText)"
+        case .sourceLost(let errno):
+            "writes to the disk were lost while no server had it (\(SystemFault.text(for: errno))):"
+                + " older checkpoints are given up"
         case .unknownCheckpoint(let name): "there is no checkpoint '\(name)'"
         case .checkpointExists(let name): "checkpoint '\(name)' exists already"
         case .damagedLayer(let path, let detail): "'\(path)' is damaged: \(detail)"

@@ -137,8 +137,7 @@ package final class NBDServer: Sendable {
     /// Receives the server's events; set once, before the first disk is attached.
     package func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void) {
         shared.setEventHandler { event in
-            self.noteTracking(event)
-            handler(event)
+            if self.noteTracking(event) { handler(event) }
         }
     }
 
@@ -156,7 +155,7 @@ package final class NBDServer: Sendable {
     }
 }
 
-/// What calls know of the server; looked at and changed under its lock, in steps that wait for
+/// What calls know of the server; read and changed under its lock, in steps that wait for
 /// nothing.
 struct ServerState {
     var disks: [DiskID: LiveExport] = [:]
@@ -166,6 +165,8 @@ struct ServerState {
     /// Jobs that the last server has left, until their disks are there.
     var expected: [String: ExpectedJob] = [:]
     var liveListeners: [RingListener] = []
+    /// Listeners for guests that come with vhost-user.
+    var vhostListeners: [DiskID: RingListener] = [:]
     /// Exports of disks that are being attached, with the rings where they will live.
     var attaching: [String: NBDServer.Reservation] = [:]
     var lastReservation: UInt64 = 0

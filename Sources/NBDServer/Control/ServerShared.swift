@@ -103,7 +103,7 @@ final class ServerShared: Sendable {
                 limitBytes: export.roomBytes))
     }
 
-    /// A connection is gone: whoever waits for its place is told.
+    /// A connection is gone: those who wait for its place are told.
     func drop(_ scope: ExportScope, _ peer: PeerAddress?, inHandshake: Bool) {
         counts.drop(scope, peer, inHandshake: inHandshake)
         if acceptWaits.exchange(false, ordering: .acquiringAndReleasing) {

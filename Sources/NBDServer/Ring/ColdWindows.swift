@@ -1,12 +1,12 @@
 /// Which parts of a source a connection has brought into the page cache and read to the end.
 ///
 /// A backup is read once, and the memory it passes through is the guest's: so what the page cache did
-/// not have before, it need not keep. The disk is looked at in windows. One of which nothing was
+/// not have before, it need not keep. The disk is divided into windows. One of which nothing was
 /// cached when its first byte was asked for, and all of which has been read, is given back whole.
 /// Windows and not requests, because the kernel reads ahead, and because pieces of a request leave in
 /// any order. A window is judged well before it is reached: by then the kernel has read ahead into it.
 ///
-/// Whoever reads here and there in small pieces completes no window, and is not followed.
+/// A client that reads here and there in small pieces completes no window, and is not followed.
 struct ColdWindows {
     /// Size of a window, in bytes.
     static let bytes: UInt64 = 2 << 20

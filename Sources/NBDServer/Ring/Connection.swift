@@ -1,12 +1,14 @@
 import ServerInterface
 import SystemLayer
 
-/// Where a connection stands.
+/// The phase of a connection.
 enum ConnectionPhase {
     case handshake
     /// TLS is being agreed upon; then the handshake goes on.
     case securing
     case transmission
+    /// A front-end of vhost-user, from its first byte on.
+    case sharing
     /// No further requests are read; replies still go out, then it closes.
     case draining
     /// The socket is shut down; the slot is freed when the kernel holds nothing of it any more.
@@ -42,6 +44,8 @@ struct Connection: ~Copyable {
     let tlsMode: ListenerSecurity
     var negotiation: Negotiation
     var transmission = Transmission()
+    /// What a front-end of vhost-user has shared; nil over NBD.
+    var vhost: VhostIndex?
 
     /// `input`: arena offset of the inbox's buffer.
     init(_ seed: ConnectionSeed, input: Int, now: UInt64) {
@@ -60,10 +64,8 @@ struct Connection: ~Copyable {
         deadline = now + Limits.handshakeNanoseconds
     }
 
-    var isSecured: Bool { tls != nil }
-
-    /// Whether a reply, or part of one, has not been taken by the socket.
-    var hasUnsent: Bool { !outbox.replies.isEmpty || tls?.hasUnsent == true }
+    /// Asked for by a field: to compare the channel would copy it.
+    var isSecured: Bool { tls?.input != nil }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool {

@@ -19,6 +19,13 @@ struct SocketHandle: Hashable, Sendable, BitwiseCopyable {
     init(_ number: Int32) { self.number = number }
 }
 
+/// An eventfd that a front-end shares.
+struct EventHandle: Hashable, Sendable, BitwiseCopyable {
+    let number: Int32
+
+    init(_ number: Int32) { self.number = number }
+}
+
 /// A listening socket.
 struct ListenerHandle: Hashable, Sendable, BitwiseCopyable {
     let number: Int32
@@ -37,6 +44,8 @@ struct PageRun: Hashable, Sendable, BitwiseCopyable {
 enum RingEvent: Hashable, Sendable {
     /// The socket takes more, or is broken.
     case writable(SocketHandle)
+    /// The socket has something to receive, or is broken.
+    case readable(SocketHandle)
     /// A peer waits to be accepted, or the listener is broken.
     case acceptable(ListenerHandle)
     /// Messages are in the ring's mailbox.

@@ -24,7 +24,7 @@ struct HomeDisk: ~Copyable {
     /// The actions of `changes` are being performed.
     var isPerforming = false
     /// By copy.
-    var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.tasksMax)
+    var copies = [CopyInFlight](repeating: CopyInFlight(), count: CopyBeforeWrite.copiesMax)
     /// Copies that wait for memory, oldest first.
     var waitingCopies: [CopyIndex] = []
     /// The disk is in the ring's list of those that wait for memory.
@@ -39,6 +39,8 @@ struct HomeDisk: ~Copyable {
     var inlineWrites = InlineWrites()
 
     var figures = GuestFigures()
+    /// The front-end that has mapped its guest's memory and may write: nobody else does meanwhile.
+    var guest: ConnectionIndex?
 
     /// What a sync behind the page cache has failed with, or lost writes are told with: from then on no sync
     /// is believed.

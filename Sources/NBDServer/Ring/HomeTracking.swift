@@ -19,5 +19,10 @@ struct HomeTracking {
     /// sealed may not be durable yet.
     var isClearingPaused = false
     /// Clock ticks since idle regions were last looked for.
-    var ticks = 0
+    var ticks: Int
+}
+
+/// Why tracking is given up, in words for people.
+enum TrackingLoss {
+    static let lostWrites = "the disk has lost writes that had succeeded"
 }

@@ -1,5 +1,6 @@
 import Disk
 import IORing
+import SharedMemory
 import SystemLayer
 
 /// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not wait.
@@ -72,6 +73,7 @@ struct KernelIO: RingIO, ~Copyable {
         switch event {
         case .writable(let socket): ring.preparePoll(socket.number, writable: true, tag: tag)
         case .acceptable(let listener): ring.preparePoll(listener.number, writable: false, tag: tag)
+        case .readable(let socket): ring.preparePoll(socket.number, writable: false, tag: tag)
         case .messages: ring.preparePoll(mailbox.raw, writable: false, tag: tag)
         case .tick: ring.preparePoll(clock.raw, writable: false, tag: tag)
         }
@@ -194,6 +196,81 @@ struct KernelIO: RingIO, ~Copyable {
     mutating func close(_ socket: SocketHandle) {
         _ = OwnedDescriptor(adopting: socket.number)
     }
+
+    // MARK: A guest's memory
+
+    mutating func prepareRead(
+        _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        tag: UInt64
+    ) {
+        ring.prepareRead(
+            file.number, into: table, lane: lane, filePosition: filePosition, tag: tag)
+    }
+
+    mutating func prepareWrite(
+        _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        durable: Bool, tag: UInt64
+    ) {
+        ring.prepareWrite(
+            file.number, from: table, lane: lane, filePosition: filePosition, durable: durable,
+            tag: tag)
+    }
+
+    mutating func readNow(
+        _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        mayWait: Bool
+    ) -> Int {
+        FileCalls.read(
+            file.number, into: table, lane: lane, filePosition: filePosition, mayWait: mayWait)
+    }
+
+    mutating func writeNow(
+        _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64
+    ) -> Int {
+        FileCalls.write(file.number, from: table, lane: lane, filePosition: filePosition)
+    }
+
+    mutating func copy(
+        from table: borrowing VectorTable, lane: Int, to arena: inout BufferArena, at offset: Int,
+        count: Int
+    ) -> Int {
+        FileCalls.copy(from: table, lane: lane, to: arena, at: offset, count: count)
+    }
+
+    mutating func copy(
+        from arena: borrowing BufferArena, at offset: Int, count: Int,
+        to table: borrowing VectorTable, lane: Int
+    ) -> Int {
+        FileCalls.copy(from: arena, at: offset, count: count, to: table, lane: lane)
+    }
+
+    mutating func prepareKick(_ event: EventHandle, tag: UInt64) {
+        ring.prepareEventRead(event.number, tag: tag)
+    }
+
+    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64) {
+        ring.prepareEventWrite(event.number, isTold: isTold, tag: tag)
+    }
+
+    mutating func receiveMessage(
+        _ socket: SocketHandle, count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
+    ) -> Int {
+        DescriptorSocket.receive(socket.number, count, into: &bytes, descriptors: &descriptors)
+    }
+
+    mutating func sendMessage(
+        _ socket: SocketHandle, _ bytes: [UInt8], descriptor: Int32?
+    ) -> Int {
+        DescriptorSocket.send(socket.number, bytes, descriptor: descriptor)
+    }
+
+    mutating func event(_ descriptor: Int32) -> EventHandle? {
+        guard DescriptorSocket.isEvent(descriptor) else { return nil }
+        DescriptorSocket.makeNonblocking(descriptor)
+        return EventHandle(descriptor)
+    }
+
+    mutating func close(descriptor: Int32) { _ = OwnedDescriptor(adopting: descriptor) }
 
     // MARK: Time
 

@@ -10,12 +10,18 @@ enum Operation {
     case writable(ConnectionIndex)
     case piece(PieceIndex)
     case copyRead(DiskIndex, CopyIndex)
+    /// A front-end's socket has a message.
+    case message(VhostIndex)
+    /// A guest's queue was kicked.
+    case kick(VhostIndex, queue: Int)
+    /// Calls of guest's queues have been made.
+    case called(VhostIndex)
     /// Nobody waits for the result (a prefetch, a cancel).
     case ignored
 
     private enum Kind: UInt8 {
         case mailbox = 1
-        case clock, accept, receive, writable, piece, copyRead, ignored
+        case clock, accept, receive, writable, piece, copyRead, message, kick, called, ignored
     }
 
     /// The 64 bits that travel with the operation through the kernel: its kind, and what it is for.
@@ -28,6 +34,9 @@ enum Operation {
         case .writable(let connection): Self.tag(.writable, connection.number)
         case .piece(let piece): Self.tag(.piece, piece.number)
         case .copyRead(let disk, let copy): Self.tag(.copyRead, disk.number, copy.number)
+        case .message(let vhost): Self.tag(.message, vhost.number)
+        case .kick(let vhost, let queue): Self.tag(.kick, vhost.number, queue)
+        case .called(let vhost): Self.tag(.called, vhost.number)
         case .ignored: Self.tag(.ignored)
         }
     }
@@ -50,6 +59,9 @@ enum Operation {
             case .writable: .writable(ConnectionIndex(number))
             case .piece: .piece(PieceIndex(number))
             case .copyRead: .copyRead(DiskIndex(number), CopyIndex(Int(tag >> 32 & 0xFF_FFFF)))
+            case .message: .message(VhostIndex(number))
+            case .kick: .kick(VhostIndex(number), queue: Int(tag >> 32 & 0xFF_FFFF))
+            case .called: .called(VhostIndex(number))
             case .ignored: .ignored
             }
     }

@@ -18,8 +18,14 @@ struct Request {
     var headerSent = false
     /// Of zeroing and discarding: how far it has come.
     var zeroing: Zeroing?
+    /// Where the answer goes when it came by a queue and not by NBD.
+    let guest: GuestRequestIndex?
 
-    init(connection: ConnectionIndex, disk: DiskIndex?, valid: ValidRequest) {
+    init(
+        connection: ConnectionIndex, disk: DiskIndex?, valid: ValidRequest,
+        guest: GuestRequestIndex? = nil
+    ) {
+        self.guest = guest
         self.connection = connection
         self.disk = disk
         self.valid = valid
@@ -51,7 +57,8 @@ enum PieceKind {
     case discard
     case sync
     case prefetch
-
+    /// A read into a guest's memory.
+    case guestRead
 }
 
 /// Which end of an unaligned write is being read, so that the bytes around the guest's are kept.
@@ -76,6 +83,8 @@ struct Piece {
     var data = 0
     /// Where the data lies; nil for what has none.
     var buffer: ArenaRun?
+    /// The ranges of a guest's memory that are read into, or written straight from; nil over NBD.
+    var lane: Int32?
     /// Bytes of a write that are received, then those of the widened range that are written; of a sync
     /// how often it was interrupted.
     var progress = 0

@@ -138,6 +138,65 @@ protocol RingIO: ~Copyable {
     /// Ends the socket; nothing on it is in flight.
     mutating func close(_ socket: SocketHandle)
 
+    // MARK: A guest's memory
+
+    // A lane's ranges lie in memory that a guest shares: whatever is there may change at any moment, and
+    // when the memory has gone an operation on it fails with EFAULT.
+
+    /// Reads a range of a file into a lane's ranges.
+    mutating func prepareRead(
+        _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        tag: UInt64)
+
+    /// Writes a lane's ranges to a file, as from the arena.
+    mutating func prepareWrite(
+        _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        durable: Bool, tag: UInt64)
+
+    /// Reads what the page cache has into a lane's ranges, as into the arena.
+    mutating func readNow(
+        _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        mayWait: Bool
+    ) -> Int
+
+    /// Writes a lane's ranges into the page cache, as from the arena.
+    mutating func writeNow(
+        _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64
+    ) -> Int
+
+    /// Copies bytes of a lane's ranges into the arena; returns bytes or the negative errno.
+    mutating func copy(
+        from table: borrowing VectorTable, lane: Int, to arena: inout BufferArena, at offset: Int,
+        count: Int
+    ) -> Int
+
+    /// Copies bytes of the arena into a lane's ranges; returns bytes or the negative errno.
+    mutating func copy(
+        from arena: borrowing BufferArena, at offset: Int, count: Int,
+        to table: borrowing VectorTable, lane: Int
+    ) -> Int
+
+    /// Completes when the event's count is not zero, and takes it.
+    mutating func prepareKick(_ event: EventHandle, tag: UInt64)
+
+    /// Adds to the event's count; without `isTold` it completes only when it fails.
+    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64)
+
+    /// Receives bytes of a message and its descriptors behind those that are there; returns bytes, 0 at
+    /// the end of the stream, or the negative errno (EAGAIN: nothing is there).
+    mutating func receiveMessage(
+        _ socket: SocketHandle, count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
+    ) -> Int
+
+    /// Sends a message, with a descriptor or without; returns bytes or the negative errno.
+    mutating func sendMessage(_ socket: SocketHandle, _ bytes: [UInt8], descriptor: Int32?) -> Int
+
+    /// Takes a descriptor for an event; nil when it is none.
+    mutating func event(_ descriptor: Int32) -> EventHandle?
+
+    /// Closes a descriptor that came with a message, or that an event was made of.
+    mutating func close(descriptor: Int32)
+
     // MARK: Time
 
     /// Nanoseconds of a clock that never goes back.

@@ -18,6 +18,7 @@ extension RingLoop where IO: ~Copyable {
             // Whatever kept the kernel from watching the socket, the next tick asks again.
             return pausedListeners.append(listener)
         }
+        if let export = listener.guestOf { return acceptFrontEnd(listener, export) }
         do throws(SystemFault) {
             // Somebody waits, as the poll has said: only then is anybody sent away.
             if case .afterEviction = shared.counts.room(for: listener.scope) {
@@ -107,7 +108,7 @@ extension RingLoop where IO: ~Copyable {
         return true
     }
 
-    private func isOldEnough(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isOldEnough(_ slot: ConnectionIndex) -> Bool {
         let age =
             connections[slot].isUnix
             ? Limits.unixEvictionAgeNanoseconds : Limits.tcpEvictionAgeNanoseconds

@@ -41,7 +41,8 @@ extension RingLoop where IO: ~Copyable {
             target.fits(negotiated.export)
         else { return close(slot) }
         leaveHandshake(slot)
-        if case .live(let export) = target, !export.source.isReadOnly, export.homeRing != index {
+        let isReadOnly = negotiated.export.flags.contains(.readOnly)
+        if case .live(let export) = target, !isReadOnly, export.homeRing != index {
             // A reply on its way keeps the connection here until the socket has taken it.
             flush(slot)
             if connections[slot].phase == .closing { return }
@@ -51,8 +52,9 @@ extension RingLoop where IO: ~Copyable {
             }
             return handOver(slot, negotiated, to: export.homeRing)
         }
-        if case .live(let export) = target, !export.source.isReadOnly {
+        if case .live(let export) = target, !isReadOnly {
             guard let disk = diskSlots[export.disk] else { return close(slot) }
+            if disks[disk].guest != nil { return refuseWriter(slot, export) }
             connections[slot].transmission.disk = disk
         }
         connections[slot].phase = .transmission
@@ -89,6 +91,16 @@ extension RingLoop where IO: ~Copyable {
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))
     }
 
+    /// A client that was told of a disk that it may write, while a guest got it by vhost-user.
+    private mutating func refuseWriter(_ slot: ConnectionIndex, _ export: LiveExport) {
+        shared.emit(
+            .clientRefused(
+                jobID: nil,
+                reason: "'\(export.description.name)' is written by its vhost-user guest: it is"
+                    + " read-only over NBD until that has gone"))
+        close(slot)
+    }
+
     private mutating func handOver(_ slot: ConnectionIndex, _ negotiated: Negotiated, to home: Int)
     {
         precondition(!connections[slot].isReferenced, "nothing of a handshake is in flight")
@@ -111,7 +123,7 @@ extension RingLoop where IO: ~Copyable {
                     output: [])))
     }
 
-    func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
+    mutating func append(_ range: Range<Int>, to bytes: inout [UInt8]) {
         let span = arena.bytes(range.lowerBound, count: range.count)
         for index in span.indices { bytes.append(span[index]) }
     }
@@ -175,7 +187,7 @@ extension RingLoop where IO: ~Copyable {
     /// Reads no further requests, finishes those in flight, sends what is to be sent, then closes.
     mutating func drain(_ slot: ConnectionIndex) {
         switch connections[slot].phase {
-        case .handshake, .securing, .transmission: break
+        case .handshake, .securing, .transmission, .sharing: break
         case .draining, .closing: return
         }
         connections[slot].phase = .draining
@@ -201,7 +213,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Detaches the connection from its export; nil: it had none.
-    private mutating func leaveExport(_ slot: ConnectionIndex) -> Departure? {
+    mutating func leaveExport(_ slot: ConnectionIndex) -> Departure? {
         guard let target = connections[slot].transmission.target else { return nil }
         reportBytesRead(slot)
         connections[slot].transmission.target = nil
@@ -218,7 +230,7 @@ extension RingLoop where IO: ~Copyable {
             jobID: connections[slot].scope.jobID)
     }
 
-    private mutating func report(_ departure: Departure) {
+    mutating func report(_ departure: Departure) {
         shared.emit(.clientDisconnected(export: departure.name, jobID: departure.jobID))
         settleClosers(departure.export)
     }
@@ -244,7 +256,7 @@ extension RingLoop where IO: ~Copyable {
 }
 
 /// A connection has left its export.
-private struct Departure {
+struct Departure {
     let export: ExportID
     let name: String
     let jobID: String?

@@ -74,19 +74,19 @@ extension RingLoop where IO: ~Copyable {
     // MARK: Reading old content
 
     /// Reads into the copy's buffer.
-    mutating func readOldContent(_ disk: DiskIndex, _ task: CopyIndex) {
-        let clusters = disks[disk].changes.clusters(of: task)
-        disks[disk].copies[task].progress = 0
-        if !readFromCache(disk, task, clusters) { readForCopy(disk, task, clusters) }
+    mutating func readOldContent(_ disk: DiskIndex, _ copy: CopyIndex) {
+        let clusters = disks[disk].changes.clusters(of: copy)
+        disks[disk].copies[copy].progress = 0
+        if !readFromCache(disk, copy, clusters) { readForCopy(disk, copy, clusters) }
     }
 
     /// Arena offset of the copy's buffer.
-    private func copyBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Int {
-        copyBuffers[bufferIndex(disk, task)].offset
+    private mutating func copyBuffer(_ disk: DiskIndex, _ copy: CopyIndex) -> Int {
+        copyBuffers[bufferIndex(disk, copy)].offset
     }
 
-    private func bufferIndex(_ disk: DiskIndex, _ task: CopyIndex) -> CopyBufferIndex {
-        guard let buffer = disks[disk].copies[task].buffer else {
+    private mutating func bufferIndex(_ disk: DiskIndex, _ copy: CopyIndex) -> CopyBufferIndex {
+        guard let buffer = disks[disk].copies[copy].buffer else {
             preconditionFailure("a copy that reads or is saved has a buffer")
         }
         return buffer
@@ -94,69 +94,69 @@ extension RingLoop where IO: ~Copyable {
 
     /// Takes a little old content out of the page cache, if all of it is there.
     private mutating func readFromCache(
-        _ disk: DiskIndex, _ task: CopyIndex, _ clusters: Range<Int>
+        _ disk: DiskIndex, _ copy: CopyIndex, _ clusters: Range<Int>
     ) -> Bool {
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         guard disks[disk].alignment == 1, bytes <= Limits.inlineCopyBytes else { return false }
         let got = io.readNow(
-            disks[disk].file, into: &arena, at: copyBuffer(disk, task), count: bytes,
+            disks[disk].file, into: &arena, at: copyBuffer(disk, copy), count: bytes,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound),
             mayWait: disks[disk].export.source.readsNeverWait)
         guard got == bytes else { return false }
-        disks[disk].copies[task].progress = bytes
-        sourceRead(disk, task, errno: nil)
+        disks[disk].copies[copy].progress = bytes
+        sourceRead(disk, copy, errno: nil)
         return true
     }
 
-    private mutating func readForCopy(_ disk: DiskIndex, _ task: CopyIndex, _ clusters: Range<Int>)
+    private mutating func readForCopy(_ disk: DiskIndex, _ copy: CopyIndex, _ clusters: Range<Int>)
     {
-        let progress = disks[disk].copies[task].progress
+        let progress = disks[disk].copies[copy].progress
         let alignment = disks[disk].alignment
-        disks[disk].copies[task].handedOverAt = now
+        disks[disk].copies[copy].handedOverAt = now
         let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
         // With O_DIRECT whole blocks are asked for; the read ends where the file does.
         io.prepareRead(
-            disks[disk].file, into: arena, at: copyBuffer(disk, task) + progress,
+            disks[disk].file, into: arena, at: copyBuffer(disk, copy) + progress,
             count: (bytes - progress + alignment - 1) / alignment * alignment,
             filePosition: ClusterGeometry.start(of: clusters.lowerBound) + UInt64(progress),
-            tag: Operation.copyRead(disk, task).tag)
+            tag: Operation.copyRead(disk, copy).tag)
     }
 
-    mutating func copyReadCompleted(_ disk: DiskIndex, _ task: CopyIndex, result: Int32) {
-        let clusters = disks[disk].changes.clusters(of: task)
-        disks[disk].copies[task].handedOverAt = 0
+    mutating func copyReadCompleted(_ disk: DiskIndex, _ copy: CopyIndex, result: Int32) {
+        let clusters = disks[disk].changes.clusters(of: copy)
+        disks[disk].copies[copy].handedOverAt = 0
         if result == -Errno.interrupted || result == -Errno.again {
-            return readForCopy(disk, task, clusters)
+            return readForCopy(disk, copy, clusters)
         }
         var errno: Int32?
         if result <= 0 {
             errno = result == 0 ? Errno.io : -result
         } else {
             let bytes = ClusterGeometry(sizeBytes: disks[disk].sizeBytes).bytes(in: clusters)
-            disks[disk].copies[task].progress = min(
-                disks[disk].copies[task].progress + Int(result), bytes)
-            if disks[disk].copies[task].progress < bytes {
-                return readForCopy(disk, task, clusters)
+            disks[disk].copies[copy].progress = min(
+                disks[disk].copies[copy].progress + Int(result), bytes)
+            if disks[disk].copies[copy].progress < bytes {
+                return readForCopy(disk, copy, clusters)
             }
         }
-        sourceRead(disk, task, errno: errno)
+        sourceRead(disk, copy, errno: errno)
     }
 
-    /// The task's clusters are in its buffer, or could not be read.
-    private mutating func sourceRead(_ disk: DiskIndex, _ task: CopyIndex, errno: Int32?) {
-        let clusters = disks[disk].changes.clusters(of: task)
-        let zeros = errno == nil ? zeroClusters(disk, task, clusters) : 0
-        disks[disk].changes.sourceRead(task, errno: errno, zeroClusters: zeros, now: now)
+    /// The copy's clusters are in its buffer, or could not be read.
+    private mutating func sourceRead(_ disk: DiskIndex, _ copy: CopyIndex, errno: Int32?) {
+        let clusters = disks[disk].changes.clusters(of: copy)
+        let zeros = errno == nil ? zeroClusters(disk, copy, clusters) : 0
+        disks[disk].changes.sourceRead(copy, errno: errno, zeroClusters: zeros, now: now)
         afterCopy(disk)
     }
 
-    /// Which of the task's clusters are all zeros; a cluster cut short by the disk's end is filled
+    /// Which of the copy's clusters are all zeros; a cluster cut short by the disk's end is filled
     /// up with zeros.
-    private mutating func zeroClusters(_ disk: DiskIndex, _ task: CopyIndex, _ clusters: Range<Int>)
+    private mutating func zeroClusters(_ disk: DiskIndex, _ copy: CopyIndex, _ clusters: Range<Int>)
         -> UInt64
     {
-        let buffer = copyBuffer(disk, task)
-        let bytes = disks[disk].copies[task].progress
+        let buffer = copyBuffer(disk, copy)
+        let bytes = disks[disk].copies[copy].progress
         let whole = clusters.count * ClusterGeometry.clusterBytes
         if bytes < whole { arena.zero(buffer + bytes, count: whole - bytes) }
         var mask: UInt64 = 0
@@ -175,7 +175,7 @@ extension RingLoop where IO: ~Copyable {
         guard let export = disks[disk].jobs[write.job] else {
             preconditionFailure("a job's writes end before it is detached")
         }
-        let buffer = bufferIndex(disk, write.task)
+        let buffer = bufferIndex(disk, write.copy)
         lastScratchSerial += 1
         let ticket = ScratchTicket(
             number: scratchWrites.insert(
@@ -239,7 +239,8 @@ extension RingLoop where IO: ~Copyable {
         perform(disk)
     }
 
-    private func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport) {
+    private mutating func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport)
+    {
         let figures = disks[disk].changes.figures(of: job)
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
         let used = UInt64(disks[disk].changes.slotsUsed(by: job)) << ClusterGeometry.shift

@@ -20,18 +20,18 @@ struct CopyBuffer {
 /// Buffers of copies: from the server's budget, and one for each disk that it always gets.
 extension RingLoop where IO: ~Copyable {
     /// Gives a copy its buffer and reads; without memory it waits its turn.
-    mutating func startCopy(_ disk: DiskIndex, _ task: CopyIndex) {
-        if disks[disk].waitingCopies.isEmpty, takeBuffer(disk, task) {
-            return readOldContent(disk, task)
+    mutating func startCopy(_ disk: DiskIndex, _ copy: CopyIndex) {
+        if disks[disk].waitingCopies.isEmpty, takeBuffer(disk, copy) {
+            return readOldContent(disk, copy)
         }
-        disks[disk].waitingCopies.append(task)
+        disks[disk].waitingCopies.append(copy)
         if disks[disk].isHungry { return }
         disks[disk].isHungry = true
         hungryDisks.append(disk)
     }
 
-    private mutating func takeBuffer(_ disk: DiskIndex, _ task: CopyIndex) -> Bool {
-        let count = disks[disk].changes.clusters(of: task).count
+    private mutating func takeBuffer(_ disk: DiskIndex, _ copy: CopyIndex) -> Bool {
+        let count = disks[disk].changes.clusters(of: copy).count
         let pages = count * ClusterGeometry.clusterBytes / BufferArena.pageBytes
         let isOwn = !disks[disk].hasOwnBuffer
         let bytes = pages * BufferArena.pageBytes
@@ -41,16 +41,16 @@ extension RingLoop where IO: ~Copyable {
             return false
         }
         if isOwn { disks[disk].hasOwnBuffer = true }
-        disks[disk].copies[task].buffer = copyBuffers.insert(
+        disks[disk].copies[copy].buffer = copyBuffers.insert(
             CopyBuffer(
                 offset: offset, pages: pages, owner: isOwn ? disk : nil, isCharged: !isOwn))
         return true
     }
 
-    mutating func endCopy(_ disk: DiskIndex, _ task: CopyIndex) {
+    mutating func endCopy(_ disk: DiskIndex, _ copy: CopyIndex) {
         // A copy that was given up while it waited never had one.
-        guard let buffer = disks[disk].copies[task].buffer else { return }
-        disks[disk].copies[task].buffer = nil
+        guard let buffer = disks[disk].copies[copy].buffer else { return }
+        disks[disk].copies[copy].buffer = nil
         letGo(ofCopyBuffer: buffer)
     }
 
@@ -79,7 +79,7 @@ extension RingLoop where IO: ~Copyable {
         copyBuffers[number].isCharged = false
     }
 
-    private func giveBack(_ bytes: Int) {
+    private mutating func giveBack(_ bytes: Int) {
         guard shared.copyMemory.give(bytes) else { return }
         for ring in shared.layout.rings(for: .guests) where ring != index {
             shared.mailboxes[ring].post(.copyMemoryFreed)
@@ -93,19 +93,19 @@ extension RingLoop where IO: ~Copyable {
         var left = hungryDisks.count
         while left > 0, let disk = hungryDisks.first {
             hungryDisks.removeFirst()
-            guard disks.contains(disk), let task = disks[disk].waitingCopies.first else {
+            guard disks.contains(disk), let copy = disks[disk].waitingCopies.first else {
                 if disks.contains(disk) { disks[disk].isHungry = false }
                 left -= 1
                 continue
             }
             hungryDisks.append(disk)
-            guard takeBuffer(disk, task) else {
+            guard takeBuffer(disk, copy) else {
                 left -= 1
                 continue
             }
             left = hungryDisks.count
             disks[disk].waitingCopies.removeFirst()
-            readOldContent(disk, task)
+            readOldContent(disk, copy)
             perform(disk)
         }
     }
@@ -115,12 +115,12 @@ extension RingLoop where IO: ~Copyable {
         let waiting = disks[disk].waitingCopies
         guard !waiting.isEmpty else { return }
         disks[disk].waitingCopies.removeAll(keepingCapacity: true)
-        for task in waiting {
-            if disks[disk].changes.isWanted(task) {
-                disks[disk].waitingCopies.append(task)
+        for copy in waiting {
+            if disks[disk].changes.isWanted(copy) {
+                disks[disk].waitingCopies.append(copy)
             } else {
                 disks[disk].changes.sourceRead(
-                    task, errno: Errno.canceled, zeroClusters: 0, now: now)
+                    copy, errno: Errno.canceled, zeroClusters: 0, now: now)
             }
         }
     }

@@ -14,12 +14,12 @@ extension RingLoop where IO: ~Copyable {
             if now > connections[slot].deadline { close(slot) }
         case .transmission:
             if isOverdue(slot) || hasHungUp(slot) { close(slot) }
-        case .closing: break
+        case .sharing, .closing: break
         }
     }
 
     /// Whether a backup client has let its time pass.
-    private func isOverdue(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isOverdue(_ slot: ConnectionIndex) -> Bool {
         guard connections[slot].scope.jobID != nil else { return false }
         let limits = shared.configuration
         let silence = now - min(now, connections[slot].lastProgress)
@@ -32,8 +32,8 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Whether it is the peer's turn: it has replies to take or has begun a message.
-    private func owesBytes(_ slot: ConnectionIndex) -> Bool {
-        if connections[slot].hasUnsent { return true }
+    private mutating func owesBytes(_ slot: ConnectionIndex) -> Bool {
+        if hasUnsent(slot) { return true }
         guard connections[slot].inbox.isReceiving else { return false }
         let isSkipping = connections[slot].transmission.reader?.isSkipping ?? false
         return isSkipping || connections[slot].inbox.receiving != .input

@@ -21,7 +21,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Nothing is in flight on a held disk.
-    func reportQuiet(_ slot: DiskIndex) { disks[slot].holdTicket?.answer() }
+    mutating func reportQuiet(_ slot: DiskIndex) { disks[slot].holdTicket?.answer() }
 
     /// The instant is now: every cluster that changes from here on is preserved for the job first; false:
     /// there is no place for a job.
@@ -57,8 +57,10 @@ extension RingLoop where IO: ~Copyable {
                 regionCount: seed.log.shape.regionCount, changeLimit: Limits.piecesPerRing,
                 generation: IntentLogFile.firstGeneration, isAllMarked: seed.log.isAllMarked),
             regionShift: seed.log.regionShift)
+        // Disks that are attached together do not all sync in the same tick.
         disks[slot].tracking = HomeTracking(
-            recording: seed.recording, log: seed.log, doubt: seed.doubt)
+            recording: seed.recording, log: seed.log, doubt: seed.doubt,
+            ticks: slot.number % Limits.intentClearingTicks)
     }
 
     // MARK: Ending
@@ -79,7 +81,7 @@ extension RingLoop where IO: ~Copyable {
         perform(slot)
     }
 
-    func find(_ export: BackupExport) -> (slot: DiskIndex, job: JobIndex)? {
+    mutating func find(_ export: BackupExport) -> (slot: DiskIndex, job: JobIndex)? {
         guard let slot = diskSlots[export.disk],
             let job = disks[slot].jobs.firstIndex(where: { $0 === export }).map(JobIndex.init)
         else { return nil }
@@ -101,7 +103,7 @@ extension RingLoop where IO: ~Copyable {
         return true
     }
 
-    private func isIdle(_ slot: DiskIndex) -> Bool {
+    private mutating func isIdle(_ slot: DiskIndex) -> Bool {
         for number in connections.indices
         where connections.contains(number) && connections[number].transmission.disk == slot {
             return false

@@ -11,7 +11,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Shows the figures to others: at each tick, not per request.
-    func publishFigures(_ disk: DiskIndex) {
+    mutating func publishFigures(_ disk: DiskIndex) {
         disks[disk].export.figures.publish(disks[disk].figures)
     }
 }

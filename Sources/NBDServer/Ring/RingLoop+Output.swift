@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import SystemLayer
@@ -12,10 +13,9 @@ extension RingLoop where IO: ~Copyable {
     mutating func allocate(pages: Int, for slot: ConnectionIndex, isCharged: Bool = true)
         -> ArenaRun?
     {
-        let share = Limits.bufferBytesPerConnection / BufferArena.pageBytes
-        guard !isCharged || connections[slot].transmission.bufferPages + pages <= share else {
-            return nil
-        }
+        guard
+            !isCharged || budget.allows(pages, besides: connections[slot].transmission.bufferPages)
+        else { return nil }
         guard let offset = arena.allocate(pages: pages) else {
             starved.append(slot)
             return nil

@@ -71,7 +71,7 @@ extension RingLoop where IO: ~Copyable {
     /// that was written there has been lost.
     ///
     /// A page whose write-back failed leaves the cache like any other, and what the device has in its
-    /// place reads without an error. The ledger is closed when this returns, and whoever read looks
+    /// place reads without an error. The ledger is closed when this returns, and the reader looks
     /// at that.
     mutating func askScratch(_ slot: ConnectionIndex) {
         guard let witness = connections[slot].transmission.path.scratchWitness,
@@ -181,7 +181,7 @@ extension RingLoop where IO: ~Copyable {
         let bytes = Int(end - start)
         let pages = 1 + (bytes + BufferArena.pageBytes - 1) / BufferArena.pageBytes
         // What is not charged was admitted before and has its place.
-        if isCharged, pieces.count >= Limits.dataPiecesPerRing {
+        if isCharged, !operationShares.allowData(pieces.count) {
             starved.append(slot)
             return nil
         }
@@ -223,7 +223,7 @@ extension RingLoop where IO: ~Copyable {
                 return endRead(piece)
             case .released:
                 fail(
-                    request, .ioError, "a client of the job has let go of this range",
+                    request, .ioError, "a client of the job has released this range",
                     at: pieces[piece].read.position)
                 return endRead(piece)
             }
@@ -315,7 +315,7 @@ extension RingLoop where IO: ~Copyable {
         return min(blocks - lead, left)
     }
 
-    private func closedText(_ slot: ConnectionIndex) -> String {
+    private mutating func closedText(_ slot: ConnectionIndex) -> String {
         guard case .backup(let export) = connections[slot].transmission.target else {
             return "closed"
         }

@@ -10,7 +10,7 @@ import Tables
 /// Reads that hand page-cache pages to the socket instead of copying them.
 ///
 /// Only where the pages cannot change before the peer has them: a source that nobody may write, and
-/// scratch of our own making, whose slots are written once unless clients may let go of them.
+/// scratch of our own making, whose slots are written once unless clients may release them.
 extension RingLoop where IO: ~Copyable {
     /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
     mutating func chooseStrategy(_ slot: ConnectionIndex) {
@@ -29,7 +29,7 @@ extension RingLoop where IO: ~Copyable {
                 clients: export.clientCount.load(ordering: .relaxed))
             connections[slot].transmission.path.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
-            // A slot that a client may let go of is written again.
+            // A slot that a client may release is written again.
             connections[slot].transmission.path.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
                 neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
@@ -74,7 +74,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// The file and the place in it where the wanted bytes lie in pages that stay as they are.
-    private func stablePages(
+    private mutating func stablePages(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead
     ) -> (file: FileHandle, position: UInt64)? {
         let path = connections[slot].transmission.path
@@ -104,7 +104,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// Writes what stands in front of a piece's data; returns its size.
+    /// Writes the header in front of a piece's data; returns its size.
     mutating func writeDataHeader(
         _ request: RequestIndex, offset: UInt64, count: UInt64, isLast: Bool, at place: Int
     ) -> Int {
@@ -122,9 +122,9 @@ extension RingLoop where IO: ~Copyable {
             at: 0)
     }
 
-    /// Whether a header stands in front of the request's next piece: of every chunk, else only of the
+    /// Whether a header precedes the request's next piece: every chunk has one, else only the
     /// first.
-    func needsDataHeader(_ request: RequestIndex) -> Bool {
+    mutating func needsDataHeader(_ request: RequestIndex) -> Bool {
         let usesChunks = connections[requests[request].connection].transmission.replies.mode
             .usesChunks
         return !requests[request].headerSent || (usesChunks && !requests[request].isExclusive)

@@ -14,7 +14,7 @@ struct ReleaseStep {
     let request: RequestIndex
 }
 
-/// Clusters that backup clients let go of: TRIM on an export that was begun so.
+/// Clusters that backup clients release: TRIM on an export that was begun so.
 ///
 /// The ledger has one writer, so the connection's ring asks the disk's home ring, a bounded step at a
 /// time; the request stays open meanwhile, and with it the connection.

@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import SystemLayer
@@ -6,12 +7,14 @@ import Tables
 /// A connection's turn: requests are parsed, begun and answered.
 extension RingLoop where IO: ~Copyable {
     mutating func serve(_ slot: ConnectionIndex) {
+        if let vhost = connections[slot].vhost { return serve(slot, vhost) }
         switch connections[slot].phase {
         case .handshake: negotiate(slot)
         case .securing: secure(slot)
         case .transmission: transmit(slot)
         case .draining: goOn(slot)
         case .closing: return reap(slot)
+        case .sharing: preconditionFailure("front-ends have a turn of their own")
         }
         // The turn may have handed the connection to another ring.
         guard connections.contains(slot) else { return }
@@ -29,9 +32,9 @@ extension RingLoop where IO: ~Copyable {
                 connections[slot].outbox.replies.isEmpty
             {
                 sayGoodbye(slot)
-                if !connections[slot].hasUnsent { close(slot) }
+                if !hasUnsent(slot) { close(slot) }
             }
-        case .handshake, .securing, .transmission: break
+        case .handshake, .securing, .transmission, .sharing: break
         }
     }
 
@@ -91,16 +94,14 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func transmit(_ slot: ConnectionIndex) {
-        var budget = Limits.requestsPerTurn
-        let bytesRead = connections[slot].transmission.unreportedBytes
+        var turn = TurnBudget(
+            steps: Limits.requestsPerTurn, bytes: connections[slot].transmission.unreportedBytes,
+            bytesPerTurn: Limits.bytesPerTurn)
         connections[slot].transmission.isBlocked = false
         while connections[slot].phase == .transmission {
-            if budget == 0
-                || connections[slot].transmission.unreportedBytes >= bytesRead + Limits.bytesPerTurn
-            {
+            guard turn.goesOn(bytes: connections[slot].transmission.unreportedBytes) else {
                 return markReady(slot)
             }
-            budget -= 1
             if let current = connections[slot].transmission.current {
                 switch issue(slot, current) {
                 case .issued: continue
@@ -157,15 +158,15 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func permission(_ slot: ConnectionIndex) -> Permission {
-        guard connections[slot].phase == .transmission,
-            connections[slot].transmission.requestCount < Limits.requestsPerConnection,
-            connections[slot].outbox.replies.unsentBytes < Limits.unsentBytesPerConnection,
-            connections[slot].outbox.replies.count < OutputQueue.capacity / 4
-        else { return .waitsForPeer }
+    private mutating func permission(_ slot: ConnectionIndex) -> ConnectionBudget.Permission {
+        guard connections[slot].phase == .transmission else { return .waitsForPeer }
+        let use = ConnectionBudget.Use(
+            requests: connections[slot].transmission.requestCount,
+            unsentBytes: connections[slot].outbox.replies.unsentBytes,
+            replies: connections[slot].outbox.replies.count)
         // A request must find room, and one operation for it.
-        return requests.isFull || pieces.count >= Limits.begunPiecesPerRing
-            ? .waitsForRoom : .granted
+        return budget.permission(
+            use, isRingFull: requests.isFull || !operationShares.allowBegin(pieces.count))
     }
 
     /// Sends replies before the turn is over when they are many.
@@ -278,7 +279,7 @@ extension RingLoop where IO: ~Copyable {
         guard let request = connections[slot].transmission.current else { return }
         connections[slot].transmission.current = nil
         requests[request].issued = requests[request].valid.length
-        // A payload that is being received stays until the kernel has let go of its buffer.
+        // A payload that is being received stays until the kernel has returned its buffer.
         if requests[request].piecesInFlight == 0 { discard(request) }
     }
 
@@ -293,6 +294,7 @@ extension RingLoop where IO: ~Copyable {
     /// Frees a finished or abandoned request.
     mutating func discard(_ request: RequestIndex) {
         let slot = requests[request].connection
+        if let guest = requests[request].guest { forget(guest, of: slot) }
         requests.remove(request)
         connections[slot].transmission.requestCount -= 1
         markReady(slot)
@@ -302,7 +304,9 @@ extension RingLoop where IO: ~Copyable {
     /// Answers a request whose reply has no data, and frees it.
     mutating func finish(_ request: RequestIndex) {
         let slot = requests[request].connection
-        if connections[slot].phase != .closing {
+        if let guest = requests[request].guest {
+            answer(guest, slot, isGood: requests[request].failure == nil)
+        } else if connections[slot].phase != .closing {
             let echo = requests[request].valid.echo
             if let failure = requests[request].failure {
                 replyError(slot, echo, failure.error, failure.text)
@@ -323,11 +327,12 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard: zeroCompleted(piece, result: result)
         case .sync: syncCompleted(piece, result: result)
         case .prefetch: prefetchCompleted(piece)
+        case .guestRead: guestReadCompleted(piece, result: result)
         }
     }
 
     /// The NBD error for a failed call on the guest's own disk.
-    func wireError(_ errno: Int32) -> WireError {
+    static func wireError(_ errno: Int32) -> WireError {
         switch errno {
         case Errno.noSpace, Errno.quota, Errno.fileTooBig: .noSpace
         default: .ioError
@@ -344,6 +349,3 @@ enum IssueResult {
     /// There is more to do now, but others come first.
     case again
 }
-
-/// Whether limits let a connection begin another request.
-private enum Permission { case granted, waitsForPeer, waitsForRoom }

@@ -15,11 +15,12 @@ extension RingLoop where IO: ~Copyable {
     mutating func grow(_ disk: DiskID, _ growth: DiskGrowth, _ claim: Claim) -> Bool {
         guard let slot = diskSlots[disk], disks[slot].changes.isQuiet,
             disks[slot].jobs.allSatisfy({ $0 == nil }),
-            !disks[slot].changes.isRecordBusy, claim.take(),
+            !disks[slot].changes.isRecordBusy || disks[slot].changes.isRecordLost, claim.take(),
             growTracking(slot, growth)
         else { return false }
         disks[slot].sizeBytes = growth.sizeBytes
         disks[slot].tailStart = growth.sizeBytes
+        resizeGuests(of: slot)
         return true
     }
 
@@ -41,7 +42,7 @@ extension RingLoop where IO: ~Copyable {
             growth.recording.set(recording)
             grown = HomeTracking(
                 recording: recording, log: log, doubt: old.doubt,
-                isClearingPaused: old.isClearingPaused)
+                isClearingPaused: old.isClearingPaused, ticks: old.ticks)
             disks[slot].changes.record(in: intent, regionShift: log.regionShift)
         } else {
             // Given up before: it ends, as it knows only the old size.

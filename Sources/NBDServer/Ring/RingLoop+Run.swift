@@ -27,9 +27,12 @@ extension RingLoop where IO == KernelIO {
                 io.submit(waiting: false)
                 let count = io.completionCount
                 if count > 0 { return briefWait.found(completions: count) }
+                if !sharing.isEmpty, lookAtQueues() { return briefWait.found(completions: 1) }
             } while io.now() < begun + limit
             briefWait.missed()
         }
+        // From here on guests kick; one that was faster is served first.
+        if !sharing.isEmpty, askForKicks() { return io.submit(waiting: false) }
         io.submit(waiting: true)
         briefWait.slept(io.now() - begun, completions: io.completionCount)
     }

@@ -75,12 +75,12 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func contextID(_ slot: ConnectionIndex) -> UInt32 {
+    private mutating func contextID(_ slot: ConnectionIndex) -> UInt32 {
         connections[slot].transmission.contexts[connections[slot].transmission.status.contextIndex]
             .id
     }
 
-    private func isLastContext(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isLastContext(_ slot: ConnectionIndex) -> Bool {
         !connections[slot].transmission.status.asked.containsAny(above: contextID(slot))
     }
 

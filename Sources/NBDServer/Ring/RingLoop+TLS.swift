@@ -7,7 +7,8 @@ import Tables
 
 /// TLS between the socket and everything else: what is received is opened, what is sent is sealed.
 ///
-/// Parser, requests and replies see plaintext only and do not know. Nothing here waits.
+/// Parser, requests and replies see plaintext only and do not know. Nothing here waits. Of a channel only
+/// what is needed is taken: to copy it counts references.
 extension RingLoop where IO: ~Copyable {
     private static var inputPages: Int { Limits.sealedInputBytes / BufferArena.pageBytes }
     private static var outputPages: Int { Limits.sealedOutputBytes / BufferArena.pageBytes }
@@ -49,10 +50,11 @@ extension RingLoop where IO: ~Copyable {
 
     /// Goes on agreeing upon TLS; then the handshake of NBD begins anew.
     mutating func secure(_ slot: ConnectionIndex) {
-        guard let channel = connections[slot].tls else { return close(slot) }
-        let (consumed, step) = channel.session.handshake(
-            arena.bytes(
-                channel.input + channel.inputStart, count: channel.inputEnd - channel.inputStart))
+        guard let session = connections[slot].tls?.session,
+            let received = connections[slot].tls?.received
+        else { return close(slot) }
+        let (consumed, step) = session.handshake(
+            arena.bytes(received.lowerBound, count: received.count))
         connections[slot].tls?.inputStart += consumed
         flush(slot)
         guard connections[slot].phase == .securing else { return }
@@ -61,7 +63,7 @@ extension RingLoop where IO: ~Copyable {
         case .established:
             connections[slot].negotiation.handshake.secured()
             connections[slot].rights = shared.security.rights(
-                tls: channel.session.peer, local: connections[slot].localPeer)
+                tls: session.peer, local: connections[slot].localPeer)
             connections[slot].phase = .handshake
             negotiate(slot)
         case .failed(let fault): refuse(slot, fault)
@@ -88,9 +90,7 @@ extension RingLoop where IO: ~Copyable {
             mode: connections[slot].tlsMode, localPeer: connections[slot].localPeer,
             rights: connections[slot].rights)
         guard let channel = connections[slot].tls else { return security }
-        append(
-            (channel.input + channel.inputStart)..<(channel.input + channel.inputEnd),
-            to: &security.sealed)
+        append(channel.received, to: &security.sealed)
         security.session = channel.session
         arena.free(channel.input, pages: Self.inputPages)
         if let output = channel.output { arena.free(output.buffer, pages: Self.outputPages) }
@@ -113,15 +113,16 @@ extension RingLoop where IO: ~Copyable {
     /// socket takes it at once, for no end waits for a peer.
     mutating func bidFarewell(_ slot: ConnectionIndex) {
         guard connections[slot].phase != .securing,
-            !connections[slot].outbox.waitsForWritable, let channel = connections[slot].tls,
-            channel.isSent
+            !connections[slot].outbox.waitsForWritable,
+            let session = connections[slot].tls?.session, let input = connections[slot].tls?.input,
+            connections[slot].tls?.output?.isSent ?? true
         else { return }
-        channel.session.sayGoodbye()
-        let farewell = channel.session.takeOutbox(atMost: Limits.inputBytes)
+        session.sayGoodbye()
+        let farewell = session.takeOutbox(atMost: Limits.inputBytes)
         guard !farewell.isEmpty else { return }
         // Nothing more is opened or parsed; what is being received lies in the sealed buffer.
         let place =
-            connections[slot].inbox.isReceiving ? connections[slot].inbox.buffer : channel.input
+            connections[slot].inbox.isReceiving ? connections[slot].inbox.buffer : input
         store(farewell, at: place)
         io.beginGather()
         io.gather(arena, at: place, count: farewell.count)
@@ -147,14 +148,16 @@ extension RingLoop where IO: ~Copyable {
     /// The session takes in what it is offered, so there is room; were there none, the stream is taken
     /// to have ended.
     mutating func armSealed(_ slot: ConnectionIndex, _ what: Inbox.Receiving) {
-        guard let channel = connections[slot].tls else { return close(slot) }
-        let left = channel.inputEnd - channel.inputStart
-        arena.copy(from: channel.input + channel.inputStart, to: channel.input, count: left)
+        guard let input = connections[slot].tls?.input,
+            let received = connections[slot].tls?.received
+        else { return close(slot) }
+        let left = received.count
+        arena.copy(from: received.lowerBound, to: input, count: left)
         connections[slot].tls?.inputStart = 0
         connections[slot].tls?.inputEnd = left
         connections[slot].inbox.receiving = what
         io.prepareReceive(
-            connections[slot].socket, into: arena, at: channel.input + left,
+            connections[slot].socket, into: arena, at: input + left,
             count: Limits.sealedInputBytes - left, whole: false,
             tag: Operation.receive(slot).tag)
     }
@@ -199,16 +202,17 @@ extension RingLoop where IO: ~Copyable {
 
     /// Opens what has been received, as far as `count` reaches; returns the plaintext's bytes.
     ///
-    /// A session that is over shuts the socket down: whoever waits for more sees the stream's end.
+    /// A session that is over shuts the socket down: a pending receive sees the stream's end.
     private mutating func open(_ slot: ConnectionIndex, into target: Int, count: Int) -> Int {
-        guard let channel = connections[slot].tls else { return 0 }
-        let source = (channel.input + channel.inputStart)..<(channel.input + channel.inputEnd)
+        guard let session = connections[slot].tls?.session,
+            let source = connections[slot].tls?.received
+        else { return 0 }
         let result = arena.transfer(from: source, to: target..<(target + count)) { sealed, plain in
-            channel.session.decrypt(sealed, into: &plain)
+            session.decrypt(sealed, into: &plain)
         }
         connections[slot].tls?.inputStart += result.consumed
         if result.end != nil, result.produced == 0 {
-            connections[slot].tls?.inputStart = channel.inputEnd
+            connections[slot].tls?.inputStart += source.count - result.consumed
             flush(slot)
             // A peer that goes without a word of NBD is answered in kind.
             if connections[slot].outbox.replies.isEmpty { bidFarewell(slot) }
@@ -218,6 +222,14 @@ extension RingLoop where IO: ~Copyable {
     }
 
     // MARK: Sending
+
+    /// Whether a reply, or part of one, has not been taken by the socket.
+    // A method of the connection would get a copy of all of it.
+    mutating func hasUnsent(_ slot: ConnectionIndex) -> Bool {
+        if !connections[slot].outbox.replies.isEmpty { return true }
+        if connections[slot].tls?.output?.isSent == false { return true }
+        return connections[slot].tls?.session.hasOutbox == true
+    }
 
     /// Seals replies and sends them, as much as the socket takes.
     mutating func flushSealed(_ slot: ConnectionIndex) {
@@ -235,24 +247,24 @@ extension RingLoop where IO: ~Copyable {
     /// Fills the sealed buffer once it has been sent; false: there is nothing to send, and the buffer
     /// is given back.
     private mutating func seal(_ slot: ConnectionIndex) -> Bool {
-        guard var channel = connections[slot].tls else { return false }
-        if !channel.isSent { return true }
-        if channel.output == nil, !connections[slot].hasUnsent { return false }
-        guard let buffer = channel.output?.buffer ?? arena.allocate(pages: Self.outputPages) else {
+        guard let session = connections[slot].tls?.session else { return false }
+        let old = connections[slot].tls?.output
+        if let old, !old.isSent { return true }
+        if old == nil, !hasUnsent(slot) { return false }
+        guard let buffer = old?.buffer ?? arena.allocate(pages: Self.outputPages) else {
             close(slot)
             return false
         }
         var output = SealedOutput(buffer: buffer)
-        sealOutbox(channel.session, &output)
-        while !connections[slot].outbox.replies.isEmpty, !channel.session.hasOutbox,
+        sealOutbox(session, &output)
+        while !connections[slot].outbox.replies.isEmpty, !session.hasOutbox,
             output.free.count >= TLSSession.sealedRecordBytesMax
         {
-            guard sealRecord(slot, channel.session, &output) else { break }
+            guard sealRecord(slot, session, &output) else { break }
         }
         let isEmpty = output.isSent
         if isEmpty { arena.free(buffer, pages: Self.outputPages) }
-        channel.output = isEmpty ? nil : output
-        connections[slot].tls = channel
+        connections[slot].tls?.output = isEmpty ? nil : output
         return !isEmpty
     }
 
@@ -281,7 +293,7 @@ extension RingLoop where IO: ~Copyable {
         output.end += result.produced
         took(slot, result.consumed)
         if result.end == nil { return true }
-        // What is left cannot be sealed any more: the socket's end is seen by whoever waits for it.
+        // What is left cannot be sealed any more: a pending receive sees the socket's end.
         io.shutdown(connections[slot].socket)
         while !connections[slot].outbox.replies.isEmpty {
             took(slot, connections[slot].outbox.replies[0].unsentBytes)

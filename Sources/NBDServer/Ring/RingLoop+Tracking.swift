@@ -60,17 +60,27 @@ extension RingLoop where IO: ~Copyable {
 
     mutating func bitsSaved(_ id: DiskID, _ fault: SystemFault?) {
         guard let disk = diskSlots[id], disks[disk].tracking != nil else { return }
-        if let fault, disks[disk].tracking?.isSaveFaultReported == false {
-            disks[disk].tracking?.isSaveFaultReported = true
-            shared.emit(
-                .trackingProblem(
-                    disk: id,
-                    detail: "its bits cannot be made durable (\(fault.call): \(fault.errorText)):"
-                        + " after an unclean stop whole regions count as changed"))
+        if let fault, fault.saysNothing {
+            // It was not the storage that failed: the next tick tries again.
+            disks[disk].changes.bitsNotSynced()
+        } else {
+            disks[disk].changes.bitsSynced(succeeded: fault == nil)
         }
-        disks[disk].changes.bitsSynced(succeeded: fault == nil)
         noticeLoss(disk)
+        if let fault, !fault.saysNothing { reportFailedSave(disk, fault) }
         perform(disk)
+    }
+
+    private mutating func reportFailedSave(_ disk: DiskIndex, _ fault: SystemFault) {
+        guard !disks[disk].changes.isRecordLost,
+            disks[disk].tracking?.isSaveFaultReported == false
+        else { return }
+        disks[disk].tracking?.isSaveFaultReported = true
+        shared.emit(
+            .trackingProblem(
+                disk: disks[disk].export.disk,
+                detail: "its bits cannot be made durable (\(fault.call): \(fault.errorText)):"
+                    + " after an unclean stop whole regions count as changed"))
     }
 
     mutating func tickTracking(_ disk: DiskIndex) {
@@ -99,7 +109,7 @@ extension RingLoop where IO: ~Copyable {
         guard !disks[disk].changes.isRecordLost, disks[disk].export.source.hasLostWrites else {
             return
         }
-        loseTracking(disk, "the disk has lost writes that had succeeded")
+        loseTracking(disk, TrackingLoss.lostWrites)
     }
 
     /// Changes can no longer be recorded safely.
@@ -160,6 +170,17 @@ extension RingLoop where IO: ~Copyable {
     }
 
     mutating func sealedDurably(_ disk: DiskID) {
+        resumeClearing(disk)
+    }
+
+    /// No mark leaves the log until `resumeClearing`; whether nothing is being written for the record by now.
+    mutating func pauseClearing(_ disk: DiskID) -> Bool {
+        guard let slot = diskSlots[disk] else { return true }
+        disks[slot].tracking?.isClearingPaused = true
+        return !disks[slot].changes.isRecordBusy || disks[slot].changes.isRecordLost
+    }
+
+    mutating func resumeClearing(_ disk: DiskID) {
         guard let slot = diskSlots[disk] else { return }
         disks[slot].tracking?.isClearingPaused = false
     }

@@ -27,7 +27,7 @@ extension RingLoop where IO: ~Copyable {
 
     private static var workerStep: Int { 16 }
 
-    private func hungOperations() -> Int {
+    private mutating func hungOperations() -> Int {
         guard now > Limits.hungNanoseconds else { return 0 }
         let limit = now - Limits.hungNanoseconds
         var hung = 0

@@ -3,6 +3,7 @@ import Disk
 import IORing
 import NBDProtocol
 import PointInTime
+import ServerInterface
 import SystemLayer
 import Tables
 
@@ -123,7 +124,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func change(_ piece: PieceIndex) -> Change {
+    private mutating func change(_ piece: PieceIndex) -> Change {
         pieces[piece].change(piece, isStep: requests[pieces[piece].request].zeroing != nil)
     }
 
@@ -136,7 +137,8 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard:
             if !pieces[piece].changesNothing { recordAllocation(piece) }
             submitAllocation(piece)
-        case .read, .sync, .prefetch: preconditionFailure("only changes are submitted here")
+        case .read, .sync, .prefetch, .guestRead:
+            preconditionFailure("only changes are submitted here")
         }
     }
 
@@ -192,6 +194,7 @@ extension RingLoop where IO: ~Copyable {
         let value = pieces[piece]
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
+        if let lane = value.lane { return submitWrite(piece, from: Int(lane)) }
         io.prepareWrite(
             disks[value.homeDisk].file(forWritingAt: value.offset), from: arena,
             at: value.data + value.progress,
@@ -201,7 +204,7 @@ extension RingLoop where IO: ~Copyable {
             tag: Operation.piece(piece).tag)
     }
 
-    private func mayWriteInline(_ piece: Piece) -> Bool {
+    private mutating func mayWriteInline(_ piece: Piece) -> Bool {
         let mask = UInt64(BufferArena.pageBytes - 1)
         return disks[piece.homeDisk].alignment == 1 && piece.progress == 0
             && !requests[piece.request].valid.flags.contains(.fua)
@@ -214,9 +217,14 @@ extension RingLoop where IO: ~Copyable {
     private mutating func writeInline(_ piece: PieceIndex) -> Bool {
         let value = pieces[piece]
         let start = io.now()
-        let result = io.writeNow(
-            disks[value.homeDisk].file, from: arena, at: value.data, count: value.ioCount,
-            filePosition: value.ioOffset)
+        let result =
+            if let lane = value.lane {
+                writeNow(piece, from: Int(lane))
+            } else {
+                io.writeNow(
+                    disks[value.homeDisk].file, from: arena, at: value.data, count: value.ioCount,
+                    filePosition: value.ioOffset)
+            }
         let end = io.now()
         disks[value.homeDisk].inlineWrites.took(end - start, now: end)
         if result == -Int(Errno.again) { return false }
@@ -228,13 +236,26 @@ extension RingLoop where IO: ~Copyable {
         if let edge = pieces[piece].edge { return edgeRead(piece, edge, result: result) }
         if result == -Errno.interrupted || result == -Errno.again { return submitWrite(piece) }
         if Self.lacksRoom(result), reclaimRoom(piece) { return }
-        if result <= 0 { return endChange(piece, errno: result == 0 ? Errno.io : -result) }
+        if result <= 0 { return writeFailed(piece, errno: result == 0 ? Errno.io : -result) }
         pieces[piece].progress += Int(result)
-        if pieces[piece].progress < pieces[piece].ioCount { return submitWrite(piece) }
+        if pieces[piece].progress < pieces[piece].ioCount {
+            if let lane = pieces[piece].lane { advance(piece, Int(lane), by: Int(result)) }
+            return submitWrite(piece)
+        }
         endChange(piece, errno: isDurable(piece) ? lossErrno(pieces[piece].homeDisk) : nil)
     }
 
-    private func isDurable(_ piece: PieceIndex) -> Bool {
+    /// A durable write is a write and a sync: which of them has failed is not said, and what the sync had to
+    /// tell is not told again.
+    private mutating func writeFailed(_ piece: PieceIndex, errno: Int32) {
+        let disk = pieces[piece].homeDisk
+        let mayBeLoss = isDurable(piece) && !Self.lacksRoom(-errno)
+        if mayBeLoss { noteFailedSync(disk, SystemFault(call: "write", errno: errno)) }
+        endChange(piece, errno: errno)
+        if mayBeLoss { noticeLoss(disk) }
+    }
+
+    private mutating func isDurable(_ piece: PieceIndex) -> Bool {
         requests[pieces[piece].request].valid.flags.contains(.fua)
     }
 
@@ -258,7 +279,7 @@ extension RingLoop where IO: ~Copyable {
         switch pieces[piece].kind {
         case .write: submitWrite(piece)
         case .zero, .discard: submitAllocation(piece)
-        case .read, .sync, .prefetch: preconditionFailure("only changes need room")
+        case .read, .sync, .prefetch, .guestRead: preconditionFailure("only changes need room")
         }
     }
 
@@ -270,8 +291,9 @@ extension RingLoop where IO: ~Copyable {
         let request = value.request
         let slot = requests[request].connection
         if let buffer = value.buffer { giveBack(buffer, of: slot) }
+        if let lane = value.lane { giveBack(lane: Int(lane), of: slot) }
         if let errno {
-            fail(request, wireError(errno), "the disk could not be written", at: value.offset)
+            fail(request, Self.wireError(errno), "the disk could not be written", at: value.offset)
         }
         disks[disk].changes.finished(change)
         perform(disk)
@@ -307,7 +329,7 @@ extension RingLoop where IO: ~Copyable {
         let request = value.request
         requests[request].piecesInFlight -= 1
         if let errno = syncFault(value.homeDisk, result: result) {
-            fail(request, wireError(errno), "the disk could not be made durable", at: 0)
+            fail(request, Self.wireError(errno), "the disk could not be made durable", at: 0)
             noticeLoss(value.homeDisk)
         }
         if requests[request].valid.command == .flush {
@@ -319,29 +341,37 @@ extension RingLoop where IO: ~Copyable {
 
     /// The errno of a sync that has not made everything durable, or that cannot be believed.
     private mutating func syncFault(_ disk: DiskIndex, result: Int32) -> Int32? {
-        if result < 0, !Self.saysNothing(result), disks[disk].alignment == 1,
-            disks[disk].syncErrno == nil
-        {
-            disks[disk].syncErrno = -result
-        }
+        if result < 0 { noteFailedSync(disk, SystemFault(call: "fdatasync", errno: -result)) }
         return lossErrno(disk) ?? (result < 0 ? -result : nil)
     }
 
-    /// Whether a sync has ended before it could say anything of the disk.
-    private static func saysNothing(_ result: Int32) -> Bool {
-        [Errno.interrupted, Errno.again, Errno.canceled, Errno.noMemory].contains(-result)
+    /// A guest's sync has failed: behind the page cache none is believed from now on.
+    private mutating func noteFailedSync(_ disk: DiskIndex, _ fault: SystemFault) {
+        guard !fault.saysNothing else { return }
+        disks[disk].export.source.noteFailedSync(fault, isHeard: true)
+        if disks[disk].alignment == 1 { believeNoSync(disk, fault.errno) }
     }
 
     /// The errno of writes of the disk that had succeeded and are lost, as far as is known.
     ///
     /// The kernel tells each descriptor once, and may tell whichever call comes first: a durable write, a
-    /// resize, a sync that a signal interrupts. The source's witness is told for certain, and a sync that
-    /// succeeds after a loss means nothing.
+    /// resize, a sync that a signal interrupts, one of the server's own. The source is told for certain, and
+    /// a sync that succeeds after a loss means nothing.
     private mutating func lossErrno(_ disk: DiskIndex) -> Int32? {
-        if disks[disk].syncErrno == nil {
-            let found = disks[disk].export.source.witness.errors()
-            if found.count > 0 { disks[disk].syncErrno = found.errno }
+        if disks[disk].syncErrno == nil, let errno = disks[disk].export.source.unheardLoss {
+            believeNoSync(disk, errno)
         }
         return disks[disk].syncErrno
+    }
+
+    private mutating func believeNoSync(_ disk: DiskIndex, _ errno: Int32) {
+        guard disks[disk].syncErrno == nil else { return }
+        disks[disk].syncErrno = errno
+        shared.emit(
+            .diskProblem(
+                disk: disks[disk].export.disk,
+                detail: "writes to it may be lost that had succeeded"
+                    + " (\(SystemFault.text(for: errno))): every flush of its machine fails from now on."
+                    + " Stop the machine, check the storage, then attach the disk again"))
     }
 }

@@ -138,7 +138,7 @@ extension RingLoop where IO: ~Copyable {
         return true
     }
 
-    private func canZeroQuickly(_ disk: DiskIndex, _ request: RequestIndex) -> Bool {
+    private mutating func canZeroQuickly(_ disk: DiskIndex, _ request: RequestIndex) -> Bool {
         disks[disk].canZeroRanges
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }

@@ -13,22 +13,35 @@ import Tables
 /// connection to which something happened one turn. Nothing in here locks, allocates or counts
 /// references per request: state lies in fixed tables and is named by slot numbers. What it asks of the
 /// world goes through `io`.
+///
+/// Its methods are mutating even where they change nothing: for one that is not, the compiler copies the
+/// whole value first. `dev/specialised` finds such copies.
 struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
     /// What the ring is doing, for whoever comes after a crash.
     let trace: FlightSlot
-    // Declared before the arena so that it goes first: the kernel lets go of the buffers.
+    // Declared before the arena so that it goes first: the kernel returns the buffers.
     var io: IO
     var arena: BufferArena
     /// Read once a turn, in nanoseconds.
     var now: UInt64
 
+    /// What one connection may hold, and what others may take of `pieces`.
+    let budget = ConnectionBudget(
+        requests: Limits.requestsPerConnection, unsentBytes: Limits.unsentBytesPerConnection,
+        replies: OutputQueue.capacity / 4,
+        pages: Limits.bufferBytesPerConnection / BufferArena.pageBytes)
+    let operationShares = OperationShares(
+        data: Limits.dataPiecesPerRing, begun: Limits.begunPiecesPerRing)
     var connections: SlotTable<Connection>
     var requests = SlotTable<Request>(capacity: Limits.requestsPerRing)
     var pieces = SlotTable<Piece>(capacity: Limits.piecesPerRing)
     var disks = SlotTable<HomeDisk>(capacity: Limits.disksPerRing)
+    var vhosts = SlotTable<VhostSession>(capacity: Limits.disksPerRing)
+    /// Connections of front-ends.
+    var sharing: [ConnectionIndex] = []
     var diskSlots: [DiskID: DiskIndex] = [:]
     var scratchWrites = GrowingTable<PendingScratchWrite>()
     var lastScratchSerial: UInt64 = 0
@@ -88,7 +101,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     // MARK: Driving
 
-    // Whoever drives the loop begins it, then gives it a turn whenever there are completions or it wants
+    // The driver begins the loop, then gives it a turn whenever there are completions or it wants
     // one, until it is finished, and ends it. Nothing of this waits.
 
     /// Asks for messages and ticks.
@@ -103,6 +116,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Takes the completions that are there, and gives a turn to everyone to whom something happened.
     mutating func turn() {
         takeCompletions()
+        if !sharing.isEmpty { lookAtQueues() }
         giveTurns()
         takeReleaseStep()
     }
@@ -151,6 +165,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .copyRead(let disk, let copy):
             trace.note(.copy, export: disks[disk].number)
             copyReadCompleted(disk, copy, result: completion.result)
+        case .message(let vhost): hasMessage(vhost)
+        case .kick(let vhost, let queue): kicked(vhost, queue)
+        case .called(let vhost): called(vhost)
         case .ignored: break
         }
     }
@@ -186,7 +203,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     }
 
     /// Whether a connection that was ready is still there, and waits for its turn.
-    private func isReady(_ slot: ConnectionIndex) -> Bool {
+    private mutating func isReady(_ slot: ConnectionIndex) -> Bool {
         connections.contains(slot) && connections[slot].isInReadyList
     }
 
@@ -203,7 +220,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         guestTurn.removeAll(keepingCapacity: true)
     }
 
-    /// Room was given back: whoever waits for it gets another turn.
+    /// Room was given back: those who wait for it get another turn.
     mutating func wakeStarved() {
         guard !starved.isEmpty else { return }
         for slot in starved where connections.contains(slot) { markReady(slot) }
@@ -271,6 +288,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             unswapRecording(disk, old)
             ticket.answer()
         case .sealedDurably(let disk): sealedDurably(disk)
+        case .pauseClearing(let disk, let ticket): ticket.answer(pauseClearing(disk))
+        case .resumeClearing(let disk): resumeClearing(disk)
         case .snapshotRecording(let disk, let box, let ticket):
             snapshotRecording(disk, box)
             ticket.answer()

@@ -32,7 +32,7 @@ enum RingMessage: Sendable {
     /// Stop copying for the job; report when nothing of it is in flight.
     case detachJob(BackupExport, Ticket)
     case breakJob(BackupExport, BreakCause)
-    /// A client has let go of clusters; its ring is told when they are released.
+    /// A client releases clusters; its ring is told when that is done.
     case releaseClusters(BackupExport, Range<Int>, ring: Int, request: RequestIndex)
     case clustersReleased(request: RequestIndex)
     /// A write to a job's scratch is over, given up or not.
@@ -58,6 +58,10 @@ enum RingMessage: Sendable {
     case bitsSaved(DiskID, SystemFault?)
     /// It is said that the disk's changes are no longer recorded: its writes may go.
     case lossDeclared(DiskID)
+    /// Take no mark out of the write-intent log until `resumeClearing`; refused while the log or bits are
+    /// being written.
+    case pauseClearing(DiskID, Ticket)
+    case resumeClearing(DiskID)
     /// The disk is held: it is larger from now on.
     case growDisk(DiskID, DiskGrowth, Claim, Ticket)
     case stop(Ticket)
@@ -101,6 +105,8 @@ final class RingListener: Sendable {
     let security: ListenerSecurity
     let isUnix: Bool
     let port: UInt16
+    /// The disk whose guest comes by it with vhost-user; nil for NBD.
+    let guestOf: LiveExport?
     /// Where the socket's file lies.
     let place: StoragePlace
     private let listener: Mutex<Listener?>
@@ -109,8 +115,9 @@ final class RingListener: Sendable {
 
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
-        listener: consuming Listener
+        listener: consuming Listener, guestOf: LiveExport? = nil
     ) {
+        self.guestOf = guestOf
         self.number = number
         self.place = place
         self.security = security
@@ -131,12 +138,13 @@ final class RingListener: Sendable {
         self.security = security
         self.isUnix = isUnix
         self.handle = handle
+        guestOf = nil
         place = .disks
         port = 0
         listener = Mutex(nil)
     }
 
-    /// Closes the socket and removes its file; only after the ring has let go of it.
+    /// Closes the socket and removes its file; only after the ring has given it up.
     func close() {
         listener.withLock { slot in
             guard let listener = slot.take() else { return }

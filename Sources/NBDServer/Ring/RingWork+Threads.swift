@@ -1,3 +1,4 @@
+import BoundedCalls
 import Disk
 import IORing
 import ServerInterface
@@ -11,28 +12,30 @@ extension RingWork {
     func start(for home: Mailbox<RingMessage>, _ shared: ServerShared) -> Bool {
         switch self {
         case .writeLog(let disk, let log, let words, let generation):
-            DetachedThread.run(name: "nbdpull-intent") {
+            return DetachedThread.run(name: "nbdpull-intent") {
                 let failure = fault { () throws(SystemFault) in
                     try log.write(words, generation: generation)
                 }
                 home.post(.intentLogWritten(disk, failure))
             }
         case .saveBits(let disk, let recording, let source):
-            DetachedThread.run(name: "nbdpull-bits") {
+            // The source goes with its disk, however long the tracking directory takes.
+            let parting = Parting(source)
+            return DetachedThread.run(name: "nbdpull-bits") {
                 let failure = fault { () throws(SystemFault) in
-                    try source.makeDurable()
+                    try parting.take()?.makeDurable()
                     try recording.save()
                 }
                 home.post(.bitsSaved(disk, failure))
             }
         case .declareLoss(let disk, let doubt):
-            declare(doubt, of: disk, home, shared)
+            return declare(doubt, of: disk, home, shared)
         case .writeScratch(let export, let ticket, let bytes, let position):
-            write(export, ticket, bytes, position)
-        case .emptyScratch(let export): empty(export)
-        case .closeScratch(let export): close(export)
+            return write(export, ticket, bytes, position)
+        case .emptyScratch(let export): return empty(export)
+        case .closeScratch(let export): return close(export)
         case .reclaim(let fileSystem, let piece, let isFirst):
-            reclaim(fileSystem, for: piece, isFirst: isFirst, home, shared)
+            return reclaim(fileSystem, for: piece, isFirst: isFirst, home, shared)
         }
     }
 

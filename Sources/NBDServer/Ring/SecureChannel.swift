@@ -13,9 +13,8 @@ struct SecureChannel {
     /// What sealed replies leave from, while there are some.
     var output: SealedOutput?
 
-    /// Whether nothing that is sealed waits to be sent.
-    var isSent: Bool { output?.isSent ?? true }
-    var hasUnsent: Bool { !isSent || session.hasOutbox }
+    /// Arena range of what is not yet opened.
+    var received: Range<Int> { (input + inputStart)..<(input + inputEnd) }
 }
 
 /// Sealed replies that have not been sent.
@@ -37,7 +36,7 @@ struct ConnectionSecurity: Sendable {
     /// Present on unix sockets.
     let localPeer: LocalPeer?
     let rights: AccessRights
-    /// Present when TLS stands.
+    /// Present once TLS is up.
     var session: TLSSession?
     /// Bytes received and not opened.
     var sealed: [UInt8] = []

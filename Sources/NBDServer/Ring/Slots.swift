@@ -8,6 +8,7 @@ import Tracking
 typealias ConnectionIndex = SlotTable<Connection>.Index
 typealias DiskIndex = SlotTable<HomeDisk>.Index
 typealias RequestIndex = SlotTable<Request>.Index
+typealias VhostIndex = SlotTable<VhostSession>.Index
 typealias PieceIndex = SlotTable<Piece>.Index
 typealias CopyBufferIndex = GrowingTable<CopyBuffer>.Index
 typealias ScratchWriteIndex = GrowingTable<PendingScratchWrite>.Index

@@ -26,7 +26,7 @@ struct StatusProgress {
     /// The last lookup: what lies from `position` to `knownEnd` of the source.
     private var knownEnd: UInt64 = 0
     private var knownIsData = false
-    /// Allocation told ahead.
+    /// Allocation answered in advance.
     private var map = AllocationMap()
     var isGathered = false
     var extents = ExtentRoom()
@@ -79,7 +79,7 @@ struct StatusProgress {
 
     /// One turn of gathering allocation, for a backup export under the job's ledger.
     ///
-    /// What was told ahead is older than the ledger's word on it, as the rule of reads wants.
+    /// What was answered in advance is older than the ledger's entry, as the rule of reads demands.
     mutating func gatherAllocation<IO: RingIO & ~Copyable>(
         _ valid: ValidRequest, of source: RawSource, asking io: inout IO,
         under ledger: LedgerView?, changes: [FrozenBitmap], hasLongExtents: Bool

@@ -113,7 +113,7 @@ final class ScratchWatch: Sendable {
             return isRecent == true ? .justGiven : .nothing
         }
         guard ensureThread(shared) else {
-            // Nobody would look at the deadline.
+            // Nobody would notice the deadline.
             state.withLock { $0.waiting.removeAll { $0 === reclaim } }
             return .nothing
         }

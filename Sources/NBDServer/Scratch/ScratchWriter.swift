@@ -160,7 +160,7 @@ final class ScratchWriter: Sendable {
         }
     }
 
-    /// Whether the thread has nothing to do any more; whoever comes later starts another.
+    /// Whether the thread has nothing left to do; the next request starts another.
     private func endsNow() -> Bool {
         state.withLock { state in
             guard state.isClosed, state.next >= state.queue.count else { return false }

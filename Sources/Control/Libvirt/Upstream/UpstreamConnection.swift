@@ -13,7 +13,7 @@ final class UpstreamConnection: Sendable {
     /// What waits for an answer.
     private enum Waiter {
         case call(CheckedContinuation<Result<Packet, UpstreamFault>, Never>, Scheduled<Void>?)
-        /// Runs before anything that follows the answer is looked at.
+        /// Runs before anything that follows the answer is handled.
         case inOrder(@Sendable (Result<Packet, UpstreamFault>) async -> Void)
         /// Nobody, any more.
         case abandoned
@@ -119,7 +119,7 @@ final class UpstreamConnection: Sendable {
         _ = try await call(.open, arguments.bytes, seconds: UpstreamLimits.openSeconds)
     }
 
-    /// Closes it; whoever waits for an answer is told so.
+    /// Closes it; those who wait for an answer get an error.
     func close() { channel.channel.close(promise: nil) }
 }
 
@@ -164,7 +164,7 @@ extension UpstreamConnection {
         }
     }
 
-    /// Makes a call whose answer is looked at in its order: what libvirtd sends after it waits until
+    /// Makes a call whose answer is handled in its order: what libvirtd sends after it waits until
     /// `body` is done.
     func callInOrder(
         _ procedure: Procedure, _ arguments: [UInt8],

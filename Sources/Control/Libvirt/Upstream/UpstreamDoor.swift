@@ -21,8 +21,8 @@ enum UpstreamDoor {
     /// Opens libvirtd for the client, with the client's flags: a read-only client has a read-only
     /// connection there, too.
     ///
-    /// Whoever may open libvirtd may do anything on this machine, so only root and the server's own
-    /// user get through, whatever the socket's permissions say.
+    /// A user who may open libvirtd may do anything on this machine, so only root and the server's
+    /// own user get through, whatever the socket's permissions say.
     private static func open(
         _ call: IncomingCall, _ session: LibvirtSession, _ context: LibvirtContext,
         _ settings: UpstreamSettings

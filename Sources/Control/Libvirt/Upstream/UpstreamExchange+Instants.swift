@@ -19,8 +19,8 @@ extension UpstreamExchange {
 
     /// Our answer, unless the machine has one of the disks from elsewhere.
     ///
-    /// Our disk of that name stands still then: a backup of it would be old, an incremental one empty,
-    /// and both would look good.
+    /// Nobody writes our disk of that name then: a backup of it would be old, an incremental one
+    /// empty, and both would look good.
     func instant() async -> Packet {
         guard let named, let domain = await ourDomain else { return await theirs(seconds: nil) }
         let asked = LibvirtCalls.reply {
@@ -75,7 +75,7 @@ extension JobManager {
     ) throws(ControlError) -> [String] {
         let definition = try domain(name).definition
         var exports: [String: String] = [:]
-        // A disk that nobody writes is what it was, whoever has it.
+        // A disk that nobody writes is what it was, no matter who has it.
         for disk in definition.disks where disk.isServable && !disk.readOnly {
             exports[disk.target] = definition.liveExportName(target: disk.target)
         }

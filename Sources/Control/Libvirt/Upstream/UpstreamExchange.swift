@@ -124,7 +124,7 @@ struct UpstreamExchange: Sendable {
     /// Libvirtd's answer, unless it is an error that `givesWay`: then ours, when the domain is ours.
     ///
     /// By default what gives way is that libvirtd does not know the domain. Where a domain is only
-    /// looked up, silence gives way as well: names and uuids are true whoever says them.
+    /// looked up, silence gives way as well: names and uuids are true no matter who says them.
     func theirsElseOurs(
         seconds: Int64? = nil,
         _ givesWay: (WireError) -> Bool = { $0.code == WireErrorCode.noDomain }

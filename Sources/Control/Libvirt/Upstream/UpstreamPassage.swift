@@ -28,7 +28,7 @@ enum UpstreamPassage: Sendable, Hashable {
 
 /// Reads a call that describes a machine or a device, before it goes to libvirtd.
 ///
-/// An image that stands in for a disk in what clients are shown must not become a machine's disk, and no
+/// An image that replaces a disk in what clients are shown must not become a machine's disk, and no
 /// machine may be defined on a file that is served here. Who takes a disk away or changes it by the
 /// description that he was shown means the machine's own: that one is told to libvirtd.
 struct UpstreamReading: Sendable {

@@ -1,9 +1,10 @@
 import ServerInterface
 import SystemLayer
 
-/// Makes a disk larger on its home ring, between two changes; nil is success.
+/// Makes a disk larger on its home ring, between two changes.
 ///
-/// Tried again while the write-intent log is being written or cleared: a matter of milliseconds.
+/// Tried again while the write-intent log is being written: a matter of milliseconds, where a `RestCall`
+/// came before.
 struct GrowCall: RingCall {
     private enum State {
         case holding

@@ -23,7 +23,7 @@ struct AddDiskCall: RingCall {
         case nil: return nil
         case .done, .refused: return true
         case .late:
-            // Messages are looked at in their order: it goes as soon as it has come.
+            // Messages are handled in order: it goes as soon as it has arrived.
             ring.post(.removeDisk(disk, Claim(), Replies().ticket()))
             return false
         }

@@ -1,0 +1,168 @@
+import Disk
+import IORing
+import NBDProtocol
+import ServerInterface
+import Synchronization
+import SystemLayer
+import Tables
+import VhostProtocol
+
+/// Front-ends of vhost-user come and go: one at a time for each disk, on the disk's home ring.
+extension RingLoop where IO: ~Copyable {
+    // MARK: Coming
+
+    /// A front-end waits, as the poll has said; it stays in the kernel's queue while another one is
+    /// there.
+    mutating func acceptFrontEnd(_ listener: RingListener, _ export: LiveExport) {
+        guard !hasFrontEnd(listener.number) else { return }
+        do throws(SystemFault) {
+            if case .free = shared.counts.room(for: listener.scope) {
+                if let socket = try io.accept(listener.handle) {
+                    place(socket, listener, export)
+                }
+                if !hasFrontEnd(listener.number) { armAccept(listener) }
+            } else {
+                pausedListeners.append(listener)
+            }
+        } catch {
+            pausedListeners.append(listener)
+        }
+    }
+
+    private func hasFrontEnd(_ listener: UInt64) -> Bool {
+        for slot in sharing {
+            if let vhost = connections[slot].vhost, vhosts[vhost].listener == listener {
+                return true
+            }
+        }
+        return false
+    }
+
+    private mutating func place(
+        _ socket: SocketHandle, _ listener: RingListener, _ export: LiveExport
+    ) {
+        guard stopTicket == nil, !connections.isFull, !vhosts.isFull, !export.isLeaving,
+            let disk = diskSlots[export.disk], shared.counts.admit(listener.scope, nil)
+        else { return io.close(socket) }
+        let local = io.welcome(socket, isUnix: true)
+        let seed = ConnectionSeed(
+            socket: socket, scope: listener.scope, isUnix: true, peer: nil,
+            security: ConnectionSecurity(
+                mode: .plaintext, localPeer: local,
+                rights: shared.security.rights(tls: nil, local: local)),
+            negotiated: nil, input: [], output: [])
+        // It has no buffer for input: messages are few and small.
+        let slot = connections.insert(Connection(seed, input: 0, now: now))
+        leaveHandshake(slot)
+        connections[slot].phase = .sharing
+        do throws(SystemFault) {
+            connections[slot].vhost = vhosts.insert(
+                try VhostSession(
+                    export, listener: listener.number, slot: slot,
+                    sizeBytes: disks[disk].sizeBytes))
+        } catch {
+            connections.remove(slot)
+            io.close(socket)
+            return shared.drop(listener.scope, nil, inHandshake: false)
+        }
+        connections[slot].transmission.target = .live(export)
+        connections[slot].transmission.path = ReadPath(
+            source: FileHandle(export.source.raw), alignment: export.source.alignment,
+            sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
+        if !export.source.isReadOnly { connections[slot].transmission.disk = disk }
+        export.clientCount.add(1, ordering: .relaxed)
+        sharing.append(slot)
+        shared.emit(.clientConnected(export: export.description.name, jobID: nil))
+        markReady(slot)
+    }
+
+    /// Makes the front-end the one who writes the disk; false, and why in the log, while an NBD client
+    /// may.
+    mutating func claimDisk(_ slot: ConnectionIndex, _ vhost: VhostIndex) -> Bool {
+        guard let disk = connections[slot].transmission.disk, disks[disk].guest != slot else {
+            return true
+        }
+        for other in connections.indices
+        where other != slot && connections.contains(other)
+            && connections[other].transmission.disk == disk
+        {
+            refuse(
+                slot, vhost,
+                "an NBD client is connected that may write the disk: disconnect it first")
+            return false
+        }
+        disks[disk].guest = slot
+        disks[disk].export.isShared.store(true, ordering: .relaxed)
+        return true
+    }
+
+    /// The disk has become larger: the guest sees it when it looks.
+    mutating func resizeGuests(of disk: DiskIndex) {
+        for slot in sharing where connections[slot].transmission.disk == disk {
+            guard let vhost = connections[slot].vhost else { continue }
+            vhosts[vhost].session.resized(sizeBytes: disks[disk].sizeBytes)
+            vhosts[vhost].rules = vhosts[vhost].session.rules
+            connections[slot].transmission.path.sizeBytes = disks[disk].sizeBytes
+        }
+    }
+
+    // MARK: Going
+
+    /// Ends the session for what its front-end or guest has done; others notice nothing.
+    mutating func refuse(_ slot: ConnectionIndex, _ vhost: VhostIndex, _ reason: String) {
+        guard connections[slot].phase != .closing else { return }
+        report(vhost, "\(reason); its connection is closed", isLast: true)
+        close(slot)
+    }
+
+    /// Puts into the event log what is wrong with a session; a few lines of each.
+    mutating func report(_ vhost: VhostIndex, _ text: String, isLast: Bool = false) {
+        guard isLast || vhosts[vhost].reports < Limits.reportsPerGuest else { return }
+        vhosts[vhost].reports += 1
+        let name = vhosts[vhost].export.description.name
+        shared.emit(.clientRefused(jobID: nil, reason: "vhost-user guest of '\(name)': \(text)"))
+    }
+
+    /// A closing front-end goes away when the kernel and all its requests are through with it.
+    mutating func reap(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
+        if !vhosts[vhost].isEnding {
+            vhosts[vhost].isEnding = true
+            cancelWaits(vhost)
+        }
+        guard !connections[slot].isReferenced, !vhosts[vhost].isReferenced else { return }
+        sharing.removeAll { $0 == slot }
+        closeDescriptors(vhosts[vhost].allDescriptors)
+        if let disk = connections[slot].transmission.disk, disks[disk].guest == slot {
+            disks[disk].guest = nil
+            disks[disk].export.isShared.store(false, ordering: .relaxed)
+        }
+        let left = leaveExport(slot)
+        let listener = vhosts[vhost].listener
+        // Here its memory is unmapped.
+        vhosts.remove(vhost)
+        let connection = connections.remove(slot)
+        io.close(connection.socket)
+        shared.drop(connection.scope, nil, inHandshake: false)
+        if let left { report(left) }
+        if let next = listeners.first(where: { $0.number == listener }) { armAccept(next) }
+        wakeStarved()
+    }
+
+    private mutating func cancelWaits(_ vhost: VhostIndex) {
+        for queue in vhosts[vhost].queues.indices where vhosts[vhost].queues[queue].isArmed {
+            io.prepareCancel(
+                Operation.kick(vhost, queue: queue).tag, tag: Operation.ignored.tag)
+        }
+        if vhosts[vhost].isCallTold {
+            io.prepareCancel(Operation.called(vhost).tag, tag: Operation.ignored.tag)
+        }
+    }
+
+    /// Closes descriptors that front-ends have sent.
+    mutating func closeDescriptors(_ descriptors: [Int32]) {
+        guard !descriptors.isEmpty else { return }
+        // What was prepared names them by number: the kernel takes its own references first.
+        io.submit(waiting: false)
+        for descriptor in descriptors where descriptor >= 0 { io.close(descriptor: descriptor) }
+    }
+}

@@ -1,0 +1,288 @@
+import Core
+import IORing
+import NBDProtocol
+import SharedMemory
+import SystemLayer
+import Tables
+import VhostProtocol
+
+/// A front-end's turn: its messages, then chains of its queues, then their answers.
+extension RingLoop where IO: ~Copyable {
+    mutating func serve(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
+        if connections[slot].phase == .closing { return reap(slot, vhost) }
+        connections[slot].transmission.isBlocked = false
+        if connections[slot].phase == .sharing { takeMessages(slot, vhost) }
+        if connections[slot].phase != .closing { takeChains(slot, vhost) }
+        if connections[slot].phase != .closing { publish(slot, vhost) }
+        if connections[slot].phase == .draining, connections[slot].transmission.requestCount == 0,
+            connections[slot].transmission.current == nil
+        {
+            close(slot)
+        }
+        if connections[slot].phase == .closing { reap(slot, vhost) }
+    }
+
+    // MARK: Chains
+
+    private mutating func takeChains(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
+        if let current = connections[slot].transmission.current {
+            switch issueGuest(slot, vhost, current) {
+            case .issued: break
+            case .blocked:
+                connections[slot].transmission.isBlocked = true
+                return
+            case .again: return markReady(slot)
+            }
+        }
+        // An action waits for silence, or the disk is about to leave.
+        guard connections[slot].phase == .sharing, vhosts[vhost].waiting == nil else { return }
+        var budget = Limits.requestsPerTurn
+        let turnEnd = connections[slot].transmission.unreportedBytes + Limits.bytesPerTurn
+        let count = vhosts[vhost].running.count
+        var position = vhosts[vhost].nextQueue
+        for _ in 0..<count {
+            position = position + 1 < count ? position + 1 : 0
+            let queue = vhosts[vhost].running[position]
+            guard vhosts[vhost].queues[queue].isOpen else { continue }
+            vhosts[vhost].suppressKicks(queue)
+            switch takeChains(slot, vhost, queue, &budget, turnEnd) {
+            case .all: continue
+            case .budget:
+                vhosts[vhost].nextQueue = position
+                return markReady(slot)
+            case .stopped: return
+            }
+        }
+        vhosts[vhost].nextQueue = position
+    }
+
+    /// How far a queue's turn has come.
+    private enum Taking { case all, budget, stopped }
+
+    private mutating func takeChains(
+        _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int, _ budget: inout Int,
+        _ turnEnd: UInt64
+    ) -> Taking {
+        while true {
+            guard budget > 0, connections[slot].transmission.unreportedBytes < turnEnd else {
+                return .budget
+            }
+            budget -= 1
+            guard hasRoom(slot, vhost) else {
+                connections[slot].transmission.isBlocked = true
+                return .stopped
+            }
+            let verdict: BlockVerdict
+            do throws(VirtqueueFault) {
+                guard let next = try vhosts[vhost].next(queue) else { return .all }
+                verdict = next
+            } catch {
+                if checkMemory(slot, vhost) { breakQueue(slot, vhost, queue, error) }
+                return connections[slot].phase == .closing ? .stopped : .all
+            }
+            guard checkMemory(slot, vhost) else { return .stopped }
+            switch verdict {
+            case .answer(let answer): vhosts[vhost].answer(queue, answer)
+            case .carryOut(let block):
+                begin(slot, vhost, queue, block)
+                if connections[slot].transmission.current != nil {
+                    connections[slot].transmission.isBlocked = true
+                    return .stopped
+                }
+                if connections[slot].phase == .closing { return .stopped }
+            }
+        }
+    }
+
+    /// Whether a chain finds room in all tables; what does not stays in its queue.
+    private mutating func hasRoom(_ slot: ConnectionIndex, _ vhost: VhostIndex) -> Bool {
+        if requests.isFull || pieces.count >= Limits.begunPiecesPerRing {
+            starved.append(slot)
+            return false
+        }
+        return !vhosts[vhost].requests.isFull && vhosts[vhost].vectors.openLanes > 0
+    }
+
+    private mutating func begin(
+        _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int, _ block: BlockRequest
+    ) {
+        let valid = ValidRequest(block)
+        count(valid, of: slot)
+        vhosts[vhost].begin(block)
+        switch valid.command {
+        case .read where readInline(slot, vhost, queue, block): return
+        case .flush where connections[slot].transmission.disk == nil:
+            return vhosts[vhost].answer(queue, block.answer(.ok))
+        default: break
+        }
+        let ticket = vhosts[vhost].requests.insert(GuestRequest(queue: queue, block: block))
+        connections[slot].transmission.requestCount += 1
+        let request = requests.insert(
+            Request(
+                connection: slot, disk: connections[slot].transmission.disk, valid: valid,
+                guest: ticket))
+        switch valid.command {
+        case .read, .write:
+            connections[slot].transmission.current = request
+            if case .again = issueGuest(slot, vhost, request) { markReady(slot) }
+        case .flush: submitSync(request)
+        case .trim, .writeZeroes: startZeroing(request)
+        case .cache, .blockStatus, .disconnect: preconditionFailure("no guest asks for these")
+        }
+    }
+
+    // MARK: Answers
+
+    /// A request has been carried out, or has failed: its chain is answered at the end of the turn.
+    mutating func answer(_ ticket: GuestRequestIndex, _ slot: ConnectionIndex, isGood: Bool) {
+        guard let vhost = connections[slot].vhost, connections[slot].phase != .closing,
+            checkMemory(slot, vhost)
+        else { return }
+        let request = vhosts[vhost].requests[ticket]
+        vhosts[vhost].answer(request.queue, request.block.answer(isGood ? .ok : .ioError))
+    }
+
+    /// The request's place is free again.
+    mutating func forget(_ ticket: GuestRequestIndex, of slot: ConnectionIndex) {
+        guard let vhost = connections[slot].vhost else { return }
+        vhosts[vhost].requests.remove(ticket)
+    }
+
+    private mutating func publish(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
+        guard checkMemory(slot, vhost) else { return }
+        for position in vhosts[vhost].running.indices {
+            let queue = vhosts[vhost].running[position]
+            if vhosts[vhost].publish(queue) { call(vhost, queue) }
+        }
+    }
+
+    /// Shows a queue's answers now.
+    mutating func publish(_ vhost: VhostIndex, _ queue: Int) {
+        if vhosts[vhost].publish(queue) { call(vhost, queue) }
+    }
+
+    /// Closes the session when memory of it has gone; false then.
+    mutating func checkMemory(_ slot: ConnectionIndex, _ vhost: VhostIndex) -> Bool {
+        guard vhosts[vhost].isMemoryGone() else { return true }
+        refuse(slot, vhost, "its memory has gone: the front-end has shrunk a file that it shares")
+        return false
+    }
+
+    /// The queue cannot be used any more: the front-end is told, the guest loses it.
+    private mutating func breakQueue(
+        _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int, _ fault: VirtqueueFault
+    ) {
+        guard let ring = vhosts[vhost].queues[queue].ring else { return }
+        vhosts[vhost].queues[queue].stoppedAt = vhosts[vhost].rings[ring].nextAvailable
+        vhosts[vhost].queues[queue].ring = nil
+        vhosts[vhost].rings.remove(ring)
+        report(vhost, "queue \(queue) is broken: \(fault.text)")
+        if let error = vhosts[vhost].queues[queue].error {
+            io.prepareCall(error, isTold: false, tag: Operation.ignored.tag)
+        }
+    }
+
+    // MARK: Kicks and calls
+
+    /// A front-end's queue was kicked, or its wait has ended.
+    mutating func kicked(_ vhost: VhostIndex, _ queue: Int) {
+        vhosts[vhost].armedKicks -= 1
+        vhosts[vhost].queues[queue].isArmed = false
+        arm(vhost, queue)
+        markReady(vhosts[vhost].slot)
+    }
+
+    /// Waits for the next kick of a queue that runs.
+    mutating func arm(_ vhost: VhostIndex, _ queue: Int) {
+        guard vhosts[vhost].queues[queue].ring != nil, !vhosts[vhost].queues[queue].isArmed,
+            connections[vhosts[vhost].slot].phase != .closing,
+            let kick = vhosts[vhost].queues[queue].kick
+        else { return }
+        vhosts[vhost].queues[queue].isArmed = true
+        vhosts[vhost].armedKicks += 1
+        io.prepareKick(kick, tag: Operation.kick(vhost, queue: queue).tag)
+    }
+
+    /// Calls the guest.
+    ///
+    /// A front-end that takes no calls holds a bounded number of them in the kernel.
+    mutating func call(_ vhost: VhostIndex, _ queue: Int) {
+        guard let call = vhosts[vhost].queues[queue].call else { return }
+        if vhosts[vhost].untoldCalls >= Limits.untoldCalls {
+            if vhosts[vhost].isCallTold {
+                vhosts[vhost].queues[queue].owesCall = true
+                return
+            }
+            vhosts[vhost].isCallTold = true
+            vhosts[vhost].untoldCalls = 0
+            return io.prepareCall(call, isTold: true, tag: Operation.called(vhost).tag)
+        }
+        vhosts[vhost].untoldCalls += 1
+        io.prepareCall(call, isTold: false, tag: Operation.ignored.tag)
+    }
+
+    /// Calls have been made: those that had to wait follow.
+    mutating func called(_ vhost: VhostIndex) {
+        vhosts[vhost].isCallTold = false
+        if connections[vhosts[vhost].slot].phase == .closing {
+            return markReady(vhosts[vhost].slot)
+        }
+        for queue in vhosts[vhost].running where vhosts[vhost].queues[queue].owesCall {
+            vhosts[vhost].queues[queue].owesCall = false
+            call(vhost, queue)
+        }
+    }
+
+    // MARK: Looking
+
+    /// Gives a turn to front-ends whose queues have chains; whether there was one.
+    @discardableResult
+    mutating func lookAtQueues() -> Bool { look(asking: false) }
+
+    /// Before the ring sleeps: asks guests for kicks; whether a chain was there already.
+    mutating func askForKicks() -> Bool { look(asking: true) }
+
+    private mutating func look(asking: Bool) -> Bool {
+        var found = false
+        for position in sharing.indices {
+            let slot = sharing[position]
+            guard let vhost = connections[slot].vhost, connections[slot].phase == .sharing,
+                !connections[slot].isInReadyList, !connections[slot].transmission.isBlocked,
+                vhosts[vhost].waiting == nil
+            else { continue }
+            for place in vhosts[vhost].running.indices {
+                let queue = vhosts[vhost].running[place]
+                // A queue that is broken is found so in its turn.
+                let hasNext =
+                    asking
+                    ? (try? vhosts[vhost].wantKicks(queue)) ?? true
+                    : (try? vhosts[vhost].hasNext(queue)) ?? true
+                guard hasNext else { continue }
+                markReady(slot)
+                found = true
+                break
+            }
+        }
+        return found
+    }
+}
+
+extension ValidRequest {
+    /// A guest's request, which `BlockRules` has checked.
+    fileprivate init(_ block: BlockRequest) {
+        let command: Command
+        var flags: CommandFlags = block.isDurable ? .fua : []
+        switch block.command {
+        case .read: command = .read
+        case .write: command = .write
+        case .flush: command = .flush
+        case .discard: command = .trim
+        case .writeZeroes(let mayUnmap):
+            command = .writeZeroes
+            if !mayUnmap { flags.insert(.noHole) }
+        }
+        self.init(
+            checked: command, flags: flags, offset: block.offset,
+            length: block.command == .flush ? 0 : block.byteCount)
+    }
+}
