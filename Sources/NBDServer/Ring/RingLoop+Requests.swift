@@ -221,7 +221,8 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func note(
+    /// For whoever comes after a crash.
+    func note(
         _ activity: FlightActivity, _ request: ValidRequest, _ slot: ConnectionIndex
     ) {
         trace.note(
