@@ -15,6 +15,7 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/eventfd.h>
@@ -199,6 +200,7 @@ struct nbdpull_crash {
 };
 struct nbdpull_crash_state {
     struct nbdpull_crash *place;
+    int chains; /* Whether those who were there before are asked, too. */
     struct sigaction before[65];
 };
 static inline struct nbdpull_crash_state *nbdpull_crash_state(void) {
@@ -234,16 +236,20 @@ static inline void nbdpull_crashed(int number, siginfo_t *info, void *context) {
         prctl(PR_GET_NAME, place->name, 0, 0, 0);
         __atomic_store_n(&place->taken, 2, __ATOMIC_RELEASE);
     }
-    /* What was there before is asked next: by the same fault when this returns, or by a signal of our own. */
-    sigaction(number, &state->before[number], 0);
+    /* The same fault when this returns, or a signal of our own, ends the process: at once, as whoever starts
+     * it again waits for that. A backtrace of the language's runtime can take minutes, with disks held. */
+    struct sigaction last = {0};
+    last.sa_handler = SIG_DFL;
+    sigaction(number, state->chains ? &state->before[number] : &last, 0);
     if (info->si_code <= 0) syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), number);
 }
-/* From now on a crash is noted there; to be called once. */
+/* From now on a crash is noted there, if there is a place, and ends the process at once; to be called once. */
 static inline void nbdpull_note_crashes(struct nbdpull_crash *place) {
     static const int signals[] = {SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV};
     struct nbdpull_crash_state *state = nbdpull_crash_state();
     struct sigaction action = {0};
     state->place = place;
+    state->chains = getenv("SWIFT_BACKTRACE") != 0;
     action.sa_sigaction = nbdpull_crashed;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (unsigned long i = 0; i < sizeof signals / sizeof *signals; i++)

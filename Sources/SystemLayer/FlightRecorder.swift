@@ -63,6 +63,11 @@ package final class FlightRecorder: Sendable {
         }
     }
 
+    /// From now on a crash ends the process at once, as it does where it is noted.
+    package static func endAtOnce() {
+        nbdpull_note_crashes(nil)
+    }
+
     // Never unmapped: signal handlers and threads may store to it until the process ends.
     private static func map(_ descriptor: Int32) throws(SystemFault) -> UInt {
         let sharing = descriptor < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED

@@ -10,7 +10,10 @@ enum LastCrash {
     static func recorder(
         _ configuration: ServerConfiguration, _ directory: String?
     ) throws(SystemFault) -> (FlightRecorder, CrashReport?) {
-        guard let directory else { return (try FlightRecorder(), nil) }
+        guard let directory else {
+            if !configuration.build.isEmpty { FlightRecorder.endAtOnce() }
+            return (try FlightRecorder(), nil)
+        }
         let path = directory + "/flight"
         let report = LeftFlight.read(path).flatMap(report(of:))
         let facts = [
