@@ -36,6 +36,7 @@ check: ## The quick checks: form, module arrows, debug build, unit tests.
 
 bench: build ## Measure this server against others.
 	@dev/install-packages demo test bench
+	swift build -c release --product nbdpull-vhost-load
 	bench/run
 
 format: ## Bring all Swift files into form.

@@ -17,6 +17,7 @@ let package = Package(
     products: [
         .executable(name: "nbdpull", targets: ["nbdpull"]),
         .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]),
+        .executable(name: "nbdpull-vhost-load", targets: ["nbdpull-vhost-load"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -66,6 +67,9 @@ let package = Package(
             name: "BoundedCalls", dependencies: ["ServerInterface", "SystemLayer"],
             swiftSettings: strict),
         .target(
+            name: "Handover", dependencies: ["ServerInterface", "SystemLayer"],
+            swiftSettings: strict),
+        .target(
             name: "NBDServer",
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
@@ -90,7 +94,7 @@ let package = Package(
         .executableTarget(
             name: "nbdpull",
             dependencies: [
-                "Control", "NBDServer", "ServerInterface",
+                "Control", "Handover", "NBDServer", "ServerInterface",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Logging", package: "swift-log"),
@@ -135,7 +139,7 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles",
+                "TrackingFiles", "VhostClient",
             ],
             swiftSettings: strict),
         .testTarget(
@@ -146,12 +150,25 @@ let package = Package(
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
             swiftSettings: strict),
+        .systemLibrary(name: "CFrontEnd", path: "Tests/CFrontEnd"),
         .target(
-            name: "TestSupport", dependencies: ["CLibNBD", "UnitSupport"],
+            name: "VhostFrontEnd", dependencies: ["VhostClient", "CFrontEnd"],
+            path: "Tests/VhostFrontEnd", swiftSettings: strict),
+        .executableTarget(
+            name: "nbdpull-vhost-load",
+            dependencies: [
+                "VhostClient", "VhostFrontEnd",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/VhostLoad", swiftSettings: strict),
+        .target(
+            name: "TestSupport",
+            dependencies: ["CLibNBD", "UnitSupport", "VhostClient", "VhostFrontEnd"],
             path: "Tests/TestSupport", swiftSettings: strict),
         .target(name: "WireClient", path: "Tests/WireClient", swiftSettings: strict),
         .testTarget(
-            name: "InteropTests", dependencies: ["TestSupport", "WireClient"],
+            name: "InteropTests",
+            dependencies: ["TestSupport", "VhostClient", "VhostFrontEnd", "WireClient"],
             swiftSettings: strict),
         .target(
             name: "Simulation",
@@ -175,7 +192,8 @@ let package = Package(
             path: "Tests/FuzzEntries", swiftSettings: strict),
         .testTarget(name: "CorpusTests", dependencies: ["FuzzEntries"], swiftSettings: strict),
         .testTarget(
-            name: "PointInTimeTests", dependencies: ["TestSupport"], swiftSettings: strict),
+            name: "PointInTimeTests", dependencies: ["TestSupport", "VhostFrontEnd"],
+            swiftSettings: strict),
     ]
 )
 

@@ -54,14 +54,15 @@ class ControlConnection(http.client.HTTPConnection):
 class LiveDisk:
     """nbdpull serving one disk, with a connection to its control socket."""
 
-    def __init__(self, disk: Path, directory: Path, direct: bool = False):
+    def __init__(self, disk: Path, directory: Path, direct: bool = False,
+                 more: tuple[str, ...] = ()):
         run = directory / "run"
         self._control_path = run / "control.sock"
         shutil.rmtree(directory / "state", ignore_errors=True)
         self._server = Server(
             NBDPULL.key,
             [NBDPULL.path(), "serve", "--state-dir", str(directory / "state"), "--run-dir",
-             str(run), *self._domain(disk, directory, direct)],
+             str(run), *more, *self._domain(disk, directory, direct)],
             directory, socket_path=self._control_path)
         self.uri = ""
         self.pid = 0

@@ -11,7 +11,9 @@ import live
 import memory
 import pulljob
 import resume
+import restart
 import tracking
+import vhost
 from credentials import make_credentials, missing_maker
 from harness import (WRITE_LIMIT, Files, Result, Scenario, Settings, attempt, export_of,
                      for_each_peer, in_turn, interleaved, say)
@@ -140,6 +142,12 @@ def begin(files: Files, settings: Settings, result: Result) -> None:
     result.notes.append("no peer is measured here")
 
 
+def restarts(files: Files, settings: Settings, result: Result) -> None:
+    for_each_peer([NBDPULL], settings, result, lambda _: restart.pauses(
+        files.disk(), settings.directory, files.disk_size))
+    result.notes.append("no peer is measured here: with them a restart ends the backup")
+
+
 def memory_of_servers(files: Files, settings: Settings, result: Result) -> None:
     for_each_peer(WRITERS, settings, result,
                   lambda peer: memory.memory(peer, files, settings))
@@ -221,6 +229,8 @@ SCENARIOS = [
     Scenario("live-fsync", "fsync after every 8 writes of 4 KiB, to a disk that is being backed up",
              "sync", ("fio", "nbdcopy"), live_fsync),
     Scenario("begin", "Beginning and ending a backup job", "begin", ("fio",), begin),
+    Scenario("restart", "A machine's 4 KiB writes while its server is replaced, a job running",
+             "pause", (), restarts),
     Scenario("memory", "Memory of a server whose connections have all read", "memory",
              ("nbdsh",), memory_of_servers),
     Scenario("extents-file", "A sparse file of 64 GiB, 4 KiB of data in every 128 KiB", "map",
@@ -234,6 +244,12 @@ SCENARIOS = [
     Scenario("resume", "Start after a kill, by what the job had preserved", "resume", (),
              resume_jobs),
     Scenario("start", "Start after a kill, with many disks", "resume", (), start),
+    Scenario("vhost-buffered", "A guest over vhost-user-blk, through the page cache", "io",
+             ("fio",), vhost.buffered),
+    Scenario("vhost-direct", "A guest over vhost-user-blk, past the page cache", "io",
+             ("fio",), vhost.direct),
+    Scenario("vhost-live-job", "A guest over vhost-user-blk whose disk is being backed up", "io",
+             ("fio", "nbdcopy"), vhost.live_job),
 ]
 
 

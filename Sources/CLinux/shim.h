@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@
 #include <unistd.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -200,6 +202,7 @@ struct nbdpull_crash {
 };
 struct nbdpull_crash_state {
     struct nbdpull_crash *place;
+    int is_noting;
     int chains; /* Whether those who were there before are asked, too. */
     struct sigaction before[65];
 };
@@ -243,12 +246,15 @@ static inline void nbdpull_crashed(int number, siginfo_t *info, void *context) {
     sigaction(number, state->chains ? &state->before[number] : &last, 0);
     if (info->si_code <= 0) syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), number);
 }
-/* From now on a crash is noted there, if there is a place, and ends the process at once; to be called once. */
+/* From now on a crash is noted there, if there is a place, and ends the process at once. */
 static inline void nbdpull_note_crashes(struct nbdpull_crash *place) {
     static const int signals[] = {SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV};
     struct nbdpull_crash_state *state = nbdpull_crash_state();
     struct sigaction action = {0};
+    const int is_first = !state->is_noting;
     state->place = place;
+    if (!is_first) return;
+    state->is_noting = 1;
     state->chains = getenv("SWIFT_BACKTRACE") != 0;
     action.sa_sigaction = nbdpull_crashed;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -267,6 +273,95 @@ static inline long nbdpull_cached_pages(
     struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
     if (syscall(451, fd, &range, &found, 0) != 0) return -1;
     return (long)found.cached;
+}
+/* Process behind the other side of a unix socket, and its user, as they were when it connected. */
+static inline int nbdpull_peer_process(int fd, int *process, unsigned *user) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
+    *process = peer.pid;
+    *user = peer.uid;
+    return 0;
+}
+static inline int nbdpull_pidfd_open(int process) { return (int)syscall(SYS_pidfd_open, process, 0); }
+static inline int nbdpull_pidfd_send_signal(int fd, int number) {
+    return (int)syscall(SYS_pidfd_send_signal, fd, number, 0, 0);
+}
+/* The macros for what a message carries besides its bytes are none that Swift imports. */
+enum { nbdpull_passed_max = 64 };
+static inline long nbdpull_send_passing(
+    int socket, const void *bytes, size_t count, const int *passed, int passed_count) {
+    union {
+        char room[CMSG_SPACE(sizeof(int) * nbdpull_passed_max)];
+        struct cmsghdr aligned;
+    } control;
+    struct iovec part = {(void *)bytes, count};
+    struct msghdr message = {0};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    if (passed_count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)passed_count);
+        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)passed_count);
+        memcpy(CMSG_DATA(head), passed, sizeof(int) * (size_t)passed_count);
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+/* A message that does not fit whole is EMSGSIZE, and what it carried is closed. */
+static inline long nbdpull_receive_passed(
+    int socket, void *bytes, size_t room, int *passed, int *passed_count) {
+    union {
+        char room[CMSG_SPACE(sizeof(int) * nbdpull_passed_max)];
+        struct cmsghdr aligned;
+    } control;
+    struct iovec part = {bytes, room};
+    struct msghdr message = {0};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control;
+    *passed_count = 0;
+    long count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (count < 0) return count;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+        int found = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (int i = 0; i < found && *passed_count < nbdpull_passed_max; i++)
+            memcpy(&passed[(*passed_count)++], CMSG_DATA(head) + sizeof(int) * (size_t)i, sizeof(int));
+    }
+    if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        for (int i = 0; i < *passed_count; i++) close(passed[i]);
+        *passed_count = 0;
+        errno = EMSGSIZE;
+        return -1;
+    }
+    return count;
+}
+/* Starts a program with signals as the system has them by default, whatever this process ignores. */
+static inline int nbdpull_spawn(int *process, const char *path, char *const *arguments, char *const *environment) {
+    posix_spawnattr_t how;
+    sigset_t all, none;
+    int result = posix_spawnattr_init(&how);
+    if (result != 0) return result;
+    sigfillset(&all);
+    sigemptyset(&none);
+    posix_spawnattr_setsigdefault(&how, &all);
+    posix_spawnattr_setsigmask(&how, &none);
+    posix_spawnattr_setflags(&how, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+    result = posix_spawn(process, path, 0, &how, arguments, environment);
+    posix_spawnattr_destroy(&how);
+    return result;
+}
+/* Waits for the end of a child: its exit status, or 128 and the signal's number. */
+static inline int nbdpull_await_child(int process) {
+    int status = 0;
+    while (waitpid(process, &status, 0) < 0)
+        if (errno != EINTR) return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* Memory that a peer shares by descriptors. */
@@ -337,47 +432,67 @@ static inline long nbdpull_send_with(int fd, const void *bytes, size_t count, in
     }
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
-/* Moves bytes between our memory and memory that may go away meanwhile: EFAULT then, no signal. */
+/* Moves bytes between our memory and memory that may go away meanwhile: EFAULT then, no signal. Some
+   containers forbid the call that is made for it; reads and writes of a file in memory do the same. */
+static inline int nbdpull_is_forbidden(long result) {
+    return result < 0 && (errno == EPERM || errno == ENOSYS);
+}
 static inline long nbdpull_copy_out(const struct iovec *to, unsigned long count, void *bytes, size_t n) {
     struct iovec vector = {bytes, n};
-    return process_vm_writev(getpid(), &vector, 1, to, count, 0);
+    long result = process_vm_writev(getpid(), &vector, 1, to, count, 0);
+    if (!nbdpull_is_forbidden(result)) return result;
+    int file = nbdpull_memory_file("nbdpull-copy");
+    if (file < 0) return -1;
+    result = pwrite(file, bytes, n, 0);
+    if (result >= 0) result = preadv(file, to, (int)count, 0);
+    close(file);
+    return result;
 }
 static inline long nbdpull_copy_in(void *bytes, size_t n, const struct iovec *from, unsigned long count) {
     struct iovec vector = {bytes, n};
-    return process_vm_readv(getpid(), &vector, 1, from, count, 0);
+    long result = process_vm_readv(getpid(), &vector, 1, from, count, 0);
+    if (!nbdpull_is_forbidden(result)) return result;
+    int file = nbdpull_memory_file("nbdpull-copy");
+    if (file < 0) return -1;
+    result = pwritev(file, from, (int)count, 0);
+    if (result >= 0) result = pread(file, bytes, n, 0);
+    close(file);
+    return result;
 }
 
 /* Mappings whose file may shrink under them. The kernel raises SIGBUS at a load or store behind its end;
    the handler puts zero pages in place of the mapping, notes that it is gone, and the access goes on.
-   Everything here is used by one source file, so there is one table. */
+   The compiler may copy what stands here into several modules: the table is made once, and everybody but
+   the handler is handed its address. */
 struct nbdpull_guard {
     uintptr_t start, end;
     int used, gone;
 };
 enum { nbdpull_guards_max = 32768 };
-static inline struct nbdpull_guard *nbdpull_guard_table(void) {
-    static struct nbdpull_guard table[nbdpull_guards_max];
-    return table;
-}
-static inline unsigned long *nbdpull_guard_count(void) {
-    static unsigned long losses;
-    return &losses;
+struct nbdpull_guards {
+    unsigned long losses;
+    struct nbdpull_guard entries[nbdpull_guards_max];
+};
+static inline struct nbdpull_guards **nbdpull_guards_of_handler(void) {
+    static struct nbdpull_guards *guards;
+    return &guards;
 }
 static inline void nbdpull_on_bus_error(int number, siginfo_t *facts, void *context) {
     (void)context;
     const int before = errno;
     const uintptr_t address = (uintptr_t)facts->si_addr;
-    struct nbdpull_guard *table = nbdpull_guard_table();
+    struct nbdpull_guards *guards = *nbdpull_guards_of_handler();
     /* A signal that somebody sent has no address. */
     for (int i = 0; facts->si_code > 0 && i < nbdpull_guards_max; i++) {
-        const uintptr_t start = __atomic_load_n(&table[i].start, __ATOMIC_ACQUIRE);
-        const uintptr_t end = __atomic_load_n(&table[i].end, __ATOMIC_ACQUIRE);
+        struct nbdpull_guard *guard = &guards->entries[i];
+        const uintptr_t start = __atomic_load_n(&guard->start, __ATOMIC_ACQUIRE);
+        const uintptr_t end = __atomic_load_n(&guard->end, __ATOMIC_ACQUIRE);
         if (address < start || address >= end) continue;
         void *place = mmap((void *)start, end - start, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
         if (place != (void *)start) break;
-        __atomic_store_n(&table[i].gone, 1, __ATOMIC_RELEASE);
-        __atomic_add_fetch(nbdpull_guard_count(), 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&guard->gone, 1, __ATOMIC_RELEASE);
+        __atomic_add_fetch(&guards->losses, 1, __ATOMIC_RELEASE);
         errno = before;
         return;
     }
@@ -385,38 +500,44 @@ static inline void nbdpull_on_bus_error(int number, siginfo_t *facts, void *cont
     signal(number, SIG_DFL);
     errno = before;
 }
-static inline void nbdpull_guard_install(void) {
+/* Called once. The table's address; 0 when there is no memory for it. */
+static inline uintptr_t nbdpull_guards_install(void) {
+    void *memory = mmap(0, sizeof(struct nbdpull_guards), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return 0;
+    *nbdpull_guards_of_handler() = (struct nbdpull_guards *)memory;
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = nbdpull_on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_RESTART;
-    sigaction(SIGBUS, &action, 0);
+    return sigaction(SIGBUS, &action, 0) == 0 ? (uintptr_t)memory : 0;
 }
 /* The guard's number; -1 when there is no place. */
-static inline int nbdpull_guard_add(uintptr_t start, uintptr_t end) {
-    struct nbdpull_guard *table = nbdpull_guard_table();
-    for (int i = 0; i < nbdpull_guards_max; i++) {
+static inline int nbdpull_guard_add(uintptr_t table, uintptr_t start, uintptr_t end) {
+    struct nbdpull_guards *guards = (struct nbdpull_guards *)table;
+    for (int i = 0; guards && i < nbdpull_guards_max; i++) {
+        struct nbdpull_guard *guard = &guards->entries[i];
         int expected = 0;
-        if (!__atomic_compare_exchange_n(&table[i].used, &expected, 1, 0, __ATOMIC_ACQ_REL,
+        if (!__atomic_compare_exchange_n(&guard->used, &expected, 1, 0, __ATOMIC_ACQ_REL,
                                          __ATOMIC_RELAXED))
             continue;
-        __atomic_store_n(&table[i].gone, 0, __ATOMIC_RELEASE);
-        __atomic_store_n(&table[i].end, end, __ATOMIC_RELEASE);
-        __atomic_store_n(&table[i].start, start, __ATOMIC_RELEASE);
+        __atomic_store_n(&guard->gone, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(&guard->end, end, __ATOMIC_RELEASE);
+        __atomic_store_n(&guard->start, start, __ATOMIC_RELEASE);
         return i;
     }
     return -1;
 }
-static inline void nbdpull_guard_remove(int number) {
-    struct nbdpull_guard *guard = nbdpull_guard_table() + number;
+static inline void nbdpull_guard_remove(uintptr_t table, int number) {
+    struct nbdpull_guard *guard = &((struct nbdpull_guards *)table)->entries[number];
     __atomic_store_n(&guard->end, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&guard->start, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&guard->used, 0, __ATOMIC_RELEASE);
 }
-static inline int nbdpull_guard_is_gone(int number) {
-    return __atomic_load_n(&nbdpull_guard_table()[number].gone, __ATOMIC_ACQUIRE);
+static inline int nbdpull_guard_is_gone(uintptr_t table, int number) {
+    return __atomic_load_n(&((struct nbdpull_guards *)table)->entries[number].gone, __ATOMIC_ACQUIRE);
 }
-static inline unsigned long nbdpull_guard_losses(void) {
-    return __atomic_load_n(nbdpull_guard_count(), __ATOMIC_ACQUIRE);
+static inline unsigned long nbdpull_guard_losses(uintptr_t table) {
+    return table ? __atomic_load_n(&((struct nbdpull_guards *)table)->losses, __ATOMIC_ACQUIRE) : 0;
 }
 #endif

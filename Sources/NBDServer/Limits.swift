@@ -82,6 +82,9 @@ package enum Limits {
     /// How long a connection that is being closed may take to accept its last replies, in
     /// nanoseconds; less than what the control thread waits.
     package static let farewellNanoseconds: UInt64 = 10_000_000_000
+    /// The same of a connection that is sent away for another server, in nanoseconds: machines wait
+    /// meanwhile.
+    package static let departureNanoseconds: UInt64 = 2_000_000_000
     /// How long a thread that has nothing to do waits for more, in milliseconds.
     package static let idleMilliseconds: Int32 = 10_000
     /// How long the end of a job waits for its scratch files to be deleted, in milliseconds.

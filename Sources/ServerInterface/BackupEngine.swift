@@ -58,6 +58,11 @@ package protocol BackupEngine: Sendable {
     func refuseNewCalls() async
     /// Stops accepting, finishes requests in flight, flushes and closes every source.
     func shutdown() async
+    /// Leaves everything to the next server, in this process or another, as a kill at a quiet moment would: every
+    /// request that was accepted is answered, connections are closed, and disks, scratch and ledgers are let go of.
+    /// Listening sockets are closed and their files stay. Throws `cannotLeave` when something is in the way, and
+    /// goes on serving then; after it has returned the engine is of no use.
+    func leave() async throws(ServerFault)
 }
 
 extension BackupEngine {
@@ -67,6 +72,9 @@ extension BackupEngine {
     package func expectDisks(_ exports: Set<String>) {}
     /// Nor has one without files anything to forget, or to tell of the one before it.
     package var lastCrash: CrashReport? { nil }
+    package func leave() async throws(ServerFault) {
+        throw .cannotLeave(detail: "this engine leaves nothing to others")
+    }
     package func forgetTracking(directory: String) {}
 
     /// Jobs of an engine that keeps nothing in memory end with it.

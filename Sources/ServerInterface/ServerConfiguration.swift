@@ -28,6 +28,9 @@ package struct ServerConfiguration: Sendable {
     /// Who may open unix sockets besides this server's own user.
     package var socketAccess: SocketAccess
 
+    /// Where listeners are found that an earlier server had, and told of for the next one.
+    package var sockets = SocketKeep()
+
     /// Descriptors that other parts of the process may come to use.
     package var otherDescriptors = 0
 

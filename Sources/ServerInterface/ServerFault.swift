@@ -43,6 +43,8 @@ package enum ServerFault: Error, Sendable, Hashable {
     /// A named limit was reached.
     case limitReached(what: String, limit: Int)
     case shuttingDown
+    /// The server cannot leave its disks to another one now, and goes on; `detail` says why.
+    case cannotLeave(detail: String)
     /// What the caller named, a path or a host name, did not answer in time.
     ///
     /// Whatever the call produces later is undone.
@@ -75,6 +77,8 @@ package enum ServerEvent: Sendable {
     case diskProblem(disk: DiskID, detail: String)
     /// A connection's TLS did not come about.
     case clientRefused(jobID: String?, reason: String)
+    /// Something is wrong with a machine that comes with vhost-user, or with its hypervisor.
+    case guestProblem(export: String, reason: String)
     case clientConnected(export: String, jobID: String?)
     case clientDisconnected(export: String, jobID: String?)
 }

@@ -8,31 +8,30 @@ import SystemLayer
 /// guard says that its memory is gone. Whoever uses the memory asks before it believes what it has
 /// loaded. An access anywhere else ends the process, as ever.
 ///
-/// The table is in C: nothing else may run in a signal's context. Only this file uses it, so there is
-/// one.
+/// The handler is in C: nothing else may run in a signal's context.
 @safe
 struct MappingGuard: ~Copyable {
     private let number: Int32
 
-    private static let isInstalled: Bool = {
-        nbdpull_guard_install()
-        return true
-    }()
+    /// The handler is there from the first mapping on.
+    ///
+    /// One table for the process, as a global of this
+    /// module is; 0: there was no memory for it, and nothing is mapped.
+    private static let table: UInt = nbdpull_guards_install()
 
     /// Guards the range that is mapped at `start`; ENOMEM: the table is full.
     init(start: UInt, byteCount: UInt) throws(SystemFault) {
-        precondition(Self.isInstalled)
-        let added = nbdpull_guard_add(start, start + byteCount)
+        let added = nbdpull_guard_add(Self.table, start, start + byteCount)
         guard added >= 0 else { throw SystemFault(call: "mmap", errno: ENOMEM) }
         number = added
     }
 
     // Before the range is unmapped, and another mapping may take its place.
-    deinit { nbdpull_guard_remove(number) }
+    deinit { nbdpull_guard_remove(Self.table, number) }
 
     /// Whether the memory was lost, and what stands in its place is zeros.
-    var isGone: Bool { nbdpull_guard_is_gone(number) != 0 }
+    var isGone: Bool { nbdpull_guard_is_gone(Self.table, number) != 0 }
 
     /// Mappings of this process that were lost so far.
-    static var losses: UInt { nbdpull_guard_losses() }
+    static var losses: UInt { nbdpull_guard_losses(table) }
 }

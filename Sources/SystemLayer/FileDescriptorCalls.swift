@@ -236,4 +236,5 @@ package enum Errno {
     package static let tooManyFiles = EMFILE
     package static let noMemory = ENOMEM
     package static let connectionAborted = ECONNABORTED
+    package static let connectionRefused = ECONNREFUSED
 }

@@ -66,6 +66,58 @@ package struct Listener: ~Copyable, Sendable {
         return Listener(socket, isUnix: true, port: 0, unixPath: path)
     }
 
+    /// Closes the socket and leaves the file of a unix socket: whoever has the same socket goes on.
+    package consuming func closeKeepingFile() {}
+
+    /// Takes over a unix socket that an earlier server has bound to `path`, with these permissions from
+    /// now on.
+    ///
+    /// Throws when it is another socket, or when nobody could reach it there.
+    package static func inherited(
+        _ descriptor: consuming OwnedDescriptor, path: String, mode: UInt32, group: UInt32? = nil
+    ) throws(SystemFault) -> Listener {
+        guard try unixPath(of: descriptor.raw) == path, isSocket(path) else {
+            throw SystemFault(call: "bind", errno: ENOTSOCK)
+        }
+        if let group {
+            // SAFETY: the path is passed for the time of the call. uid -1: as it is.
+            _ = try SystemFault.check("chown") { unsafe chown(path, uid_t.max, group) }
+        }
+        // SAFETY: the same.
+        _ = try SystemFault.check("chmod") { unsafe chmod(path, mode_t(mode)) }
+        let listener = try checked(descriptor)
+        return Listener(listener, isUnix: true, port: 0, unixPath: path)
+    }
+
+    /// Takes over a TCP socket that an earlier server has bound to this port; throws when it is another.
+    package static func inherited(
+        _ descriptor: consuming OwnedDescriptor, port: UInt16
+    ) throws(SystemFault) -> Listener {
+        guard try option(descriptor.raw, SO_DOMAIN) != AF_UNIX,
+            try boundPort(descriptor.raw) == port
+        else { throw SystemFault(call: "bind", errno: ENOTSOCK) }
+        let listener = try checked(descriptor)
+        return Listener(listener, isUnix: false, port: port, unixPath: nil)
+    }
+
+    private static func checked(
+        _ descriptor: consuming OwnedDescriptor
+    ) throws(SystemFault) -> OwnedDescriptor {
+        let number = descriptor.raw
+        guard try option(number, SO_TYPE) == Int32(SOCK_STREAM.rawValue),
+            try option(number, SO_ACCEPTCONN) == 1
+        else { throw SystemFault(call: "listen", errno: EINVAL) }
+        _ = try SystemFault.check("fcntl") { fcntl(number, F_SETFL, O_NONBLOCK) }
+        _ = try SystemFault.check("fcntl") { fcntl(number, F_SETFD, FD_CLOEXEC) }
+        return descriptor
+    }
+
+    private static func isSocket(_ path: String) -> Bool {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; the string is passed for the time of the call.
+        return unsafe lstat(path, &facts) == 0 && facts.st_mode & S_IFMT == S_IFSOCK
+    }
+
     /// Takes over a socket that listens already: the service manager's.
     ///
     /// Its file, if it has one, is not ours to remove. EINVAL: it is no listening stream socket;

@@ -27,13 +27,13 @@ extension TrackingStore {
 
     /// Opens a disk's tracking, or begins it.
     ///
-    /// On return the record says that the disk is in use, the session is announced, and the log marks
-    /// nothing, or everything where the disk was not synced by a clean stop (`isAllMarked`). On an error
-    /// nothing of this may have happened: then the disk is only to be served when a `TrackingDoubt` has said
-    /// so.
+    /// On return the record says that the disk is in use, the session is announced, and the log
+    /// marks nothing, or everything where the disk was not synced by a clean stop (`isAllMarked`). On
+    /// an error nothing of this may have happened: then the disk is only to be served when a
+    /// `TrackingDoubt` has said so.
     ///
-    /// `earlierLoss`: the errno of writes that the disk has lost while nobody served it. No bit says which,
-    /// so a chain with checkpoints is not opened.
+    /// `earlierLoss`: the errno of writes that the disk has lost while nobody served it. No bit says
+    /// which, so a chain with checkpoints is not opened.
     package static func open(
         _ places: TrackingPlaces, source: SourceIdentity, granularityBytes: UInt32,
         earlierLoss: Int32? = nil

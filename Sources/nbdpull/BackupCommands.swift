@@ -5,14 +5,24 @@ import Foundation
 struct BackupBegin: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "backup-begin",
-        abstract: "Begin a backup job; print its id and the URI of every backup export.")
+        abstract: "Begin a backup job; print its id and the URI of every backup export.",
+        discussion: """
+            What to back up is said by options, or by libvirt's XML in a file. Without either it \
+            is a full backup of all disks, served on a unix socket in the run directory. \
+            --print-xml shows the XML that options stand for, and begins nothing.
+            """)
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Argument(help: "Backup XML; - is standard input. (default: all disks, on a unix socket)")
+    @Argument(
+        help: "Backup XML; - is standard input. (default: what the options say)",
+        completion: .file())
     var backupxml: String?
     @Option(name: .customLong("backupxml"), help: "The same as <backupxml>.")
     var backupxmlOption: String?
-    @Option(help: "Create a checkpoint at the backup's instant.") var checkpointxml: String?
+    @OptionGroup var request: BackupRequestOptions
+    @Option(
+        help: "The checkpoint to create as XML, instead of --checkpoint.", completion: .file())
+    var checkpointxml: String?
     @Flag(help: "Use existing scratch files, and keep them.") var reuseExternal = false
     @Option(help: "End the job as failed after this many seconds.") var ttl: UInt64?
     @Flag(help: "If a disk cannot start from its checkpoint, back it up in full and say why.")
@@ -24,18 +34,44 @@ struct BackupBegin: AsyncParsableCommand {
     // A job here does not end with the machine.
     @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false
 
-    func validate() throws { _ = try target.and(backupxml, backupxmlOption) }
+    func validate() throws {
+        let (_, file) = try target.and(backupxml, backupxmlOption)
+        try request.checkBeside(
+            xml: file, checkpointXML: checkpointxml, reuseExternal: reuseExternal)
+    }
 
     func run() async throws {
         let (domain, file) = try target.and(backupxml, backupxmlOption)
-        let body = BeginBody(
+        var body = BeginBody(
             backupXML: try file.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
             reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
             clientRelease: clientRelease, quiesce: quiesce)
+        if request.given != nil {
+            let made = try await request.request(domain: domain, try options.client())
+            body.backupXML = made.backupXML
+            body.checkpointXML = made.checkpointXML ?? body.checkpointXML
+            guard !request.printXML else { return try show(body, made.notes) }
+            if !options.output.json { note(made.notes) }
+        }
         let data = try await options.send(
             ControlClient.Call("POST", ["v1", "domains", domain, "jobs"], json: body))
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)
+    }
+
+    private func note(_ notes: [String]) {
+        guard !options.output.quiet else { return }
+        for note in notes { Console.error("note: \(note)") }
+    }
+
+    // Both documents, as a begin would send them.
+    private func show(_ body: BeginBody, _ notes: [String]) throws {
+        note(notes)
+        let xml = BeginBody(backupXML: body.backupXML, checkpointXML: body.checkpointXML)
+        Console.out(
+            options.output.json
+                ? String(decoding: try ControlJSON.encode(xml), as: UTF8.self) + "\n"
+                : (body.backupXML ?? "") + (body.checkpointXML ?? ""))
     }
 }
 
@@ -44,7 +80,8 @@ struct BackupDumpXML: AsyncParsableCommand {
         commandName: "backup-dumpxml", abstract: "Print a job's XML with all defaults filled in.")
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; required while several run.") var job: String?
+    @Option(help: "The job's id; required while several run.", completion: LiveNames.jobs)
+    var job: String?
 
     func validate() throws { _ = try target.name() }
 
@@ -60,8 +97,10 @@ struct BackupList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "backup-list", abstract: "List the running or ended backup jobs.")
     @OptionGroup var options: ClientOptions
-    @Argument(help: "Only this domain's jobs.") var domain: String?
-    @Option(name: .customLong("domain"), help: "The same as <domain>.") var domainOption: String?
+    @Argument(help: "Only this domain's jobs.", completion: LiveNames.domains) var domain: String?
+    @Option(
+        name: .customLong("domain"), help: "The same as <domain>.", completion: LiveNames.domains)
+    var domainOption: String?
     @Flag(help: "List the last ended jobs instead; reading them changes nothing.")
     var completed = false
 
@@ -95,7 +134,8 @@ struct BackupEnd: AsyncParsableCommand {
             """)
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; required while several run.") var job: String?
+    @Option(help: "The job's id; required while several run.", completion: LiveNames.jobs)
+    var job: String?
     @Flag(help: "The backup is worthless: take back the checkpoint made with it.") var failed =
         false
 
@@ -126,32 +166,6 @@ struct BackupEnd: AsyncParsableCommand {
     }
 }
 
-struct DomJobInfo: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "domjobinfo", abstract: "Show a backup job's figures.")
-    @OptionGroup var options: ClientOptions
-    @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; required while several run.") var job: String?
-    @Flag(help: "Show the last ended job, once; backup-list --completed keeps it.")
-    var completed = false
-    @Flag(help: "With --completed: leave it to be shown again.") var keepCompleted = false
-    @Flag(help: "Use libvirt's names and numbers.") var rawstats = false
-    // Ended jobs are shown whatever became of them.
-    @Flag(help: .hidden) var anystats = false
-
-    func validate() throws { _ = try target.name() }
-
-    func run() async throws {
-        let domain = try target.name()
-        var call = ControlClient.Call("GET", "v1", "domains", domain, "job").forJob(job)
-        if completed || keepCompleted { call.query.append(("completed", "true")) }
-        if keepCompleted { call.query.append(("keepCompleted", "true")) }
-        let data = try await options.send(call)
-        try options.output.show(
-            data, as: JobInfo.self, rawstats ? ConsoleText.rawJobInfo : ConsoleText.jobInfo)
-    }
-}
-
 struct DomJobAbort: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "domjobabort", abstract: "Abort a backup job.",
@@ -161,7 +175,8 @@ struct DomJobAbort: AsyncParsableCommand {
             """)
     @OptionGroup var options: ClientOptions
     @OptionGroup var target: DomainArgument
-    @Option(help: "The job's id; required while several run.") var job: String?
+    @Option(help: "The job's id; required while several run.", completion: LiveNames.jobs)
+    var job: String?
 
     func validate() throws { _ = try target.name() }
 

@@ -36,7 +36,8 @@ struct OutputOptions: ParsableArguments {
 struct ClientOptions: ParsableArguments {
     @Option(
         name: .long,
-        help: "The server's control socket. (default: NBDPULL_SOCKET, or the run directory's)")
+        help: "The server's control socket. (default: NBDPULL_SOCKET, or the run directory's)",
+        completion: .file())
     var socket: String?
 
     @OptionGroup var output: OutputOptions

@@ -3,7 +3,8 @@ import ArgumentParser
 /// A domain and the XML of a device.
 struct DeviceArguments: ParsableArguments {
     @OptionGroup var domainArgument: DomainArgument
-    @Argument(help: "XML of one <disk>; - is standard input.") var file: String?
+    @Argument(help: "XML of one <disk>; - is standard input.", completion: .file())
+    var file: String?
     @Option(name: .customLong("file"), help: "The same as <file>.") var fileOption: String?
 
     func values() throws(ValidationError) -> (domain: String, file: String) {
@@ -17,7 +18,9 @@ struct DeviceArguments: ParsableArguments {
 /// A domain and one of its disks.
 struct DiskTargetArguments: ParsableArguments {
     @OptionGroup var domainArgument: DomainArgument
-    @Argument(help: "The disk's target, or the path of its source.") var target: String?
+    @Argument(
+        help: "The disk's target, or the path of its source.", completion: LiveNames.disks)
+    var target: String?
     @Option(name: .customLong("target"), help: "The same as <target>.") var targetOption: String?
 
     func values() throws(ValidationError) -> (domain: String, target: String) {
@@ -31,7 +34,7 @@ struct DiskTargetArguments: ParsableArguments {
 /// A new disk: its domain, where its bytes are, and its name there.
 struct NewDiskArguments: ParsableArguments {
     @OptionGroup var domainArgument: DomainArgument
-    @Argument(help: "The file or block device.") var source: String?
+    @Argument(help: "The file or block device.", completion: .file()) var source: String?
     @Option(name: .customLong("source"), help: "The same as <source>.") var sourceOption: String?
     @Argument(help: "The disk's target, such as vdb.") var target: String?
     @Option(name: .customLong("target"), help: "The same as <target>.") var targetOption: String?
@@ -52,9 +55,11 @@ struct NewDiskArguments: ParsableArguments {
 /// A drive and what goes into it.
 struct MediaArguments: ParsableArguments {
     @OptionGroup var domainArgument: DomainArgument
-    @Argument(help: "The drive's target, or the path of its medium.") var path: String?
+    @Argument(
+        help: "The drive's target, or the path of its medium.", completion: LiveNames.disks)
+    var path: String?
     @Option(name: .customLong("path"), help: "The same as <path>.") var pathOption: String?
-    @Argument(help: "The new medium.") var source: String?
+    @Argument(help: "The new medium.", completion: .file()) var source: String?
     @Option(name: .customLong("source"), help: "The same as <source>.") var sourceOption: String?
 
     func values() throws(ValidationError) -> (domain: String, path: String, source: String?) {
@@ -72,7 +77,9 @@ struct MediaArguments: ParsableArguments {
 /// A disk and its new size.
 struct DiskSizeArguments: ParsableArguments {
     @OptionGroup var domainArgument: DomainArgument
-    @Argument(help: "The disk's target, or the path of its source.") var path: String?
+    @Argument(
+        help: "The disk's target, or the path of its source.", completion: LiveNames.disks)
+    var path: String?
     @Option(name: .customLong("path"), help: "The same as <path>.") var pathOption: String?
     @Argument(help: "The new size: in KiB, or with a unit such as b, M, GiB, T.")
     var size: String?

@@ -11,7 +11,7 @@ struct Define: AsyncParsableCommand {
             is left out and listed with the reason.
             """)
     @OptionGroup var options: ClientOptions
-    @Argument(help: "Domain XML; - is standard input.") var file: String?
+    @Argument(help: "Domain XML; - is standard input.", completion: .file()) var file: String?
     @Option(name: .customLong("file"), help: "The same as <file>.") var fileOption: String?
     @Option(help: "Bytes per bit of its dirty bitmaps: a power of two, 4096 to 2097152.")
     var granularity: UInt64?

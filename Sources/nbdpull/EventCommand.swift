@@ -9,7 +9,10 @@ struct Event: AsyncParsableCommand {
             With --all or --event, and without --follow, wait for the next event, as virsh does.
             """)
     @OptionGroup var options: ClientOptions
-    @Option(name: .customLong("domain"), help: "Only this domain's events.") var domain: String?
+    @Option(
+        name: .customLong("domain"), help: "Only this domain's events.",
+        completion: LiveNames.domains)
+    var domain: String?
     @Option(help: "Only events of this kind; see --list.") var event: String?
     @Flag(help: "Wait for events of any kind.") var all = false
     @Flag(help: "Keep printing events as they happen.") var follow = false

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Control
 import Foundation
+import Handover
 import Logging
 import ServerInterface
 import ServiceLifecycle
@@ -31,7 +32,7 @@ struct Export: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var output: OutputOptions
-    @Argument(help: "The file or block device.") var file: String
+    @Argument(help: "The file or block device.", completion: .file()) var file: String
 
     func validate() throws {
         guard socket == nil || tcp == nil else {
@@ -167,7 +168,7 @@ struct Export: AsyncParsableCommand {
         }
         let places = [uri, vhost.map { "vhost-user socket \($0)" }].compactMap { $0 }
         if !output.quiet { Console.error("nbdpull: ready, \(places.joined(separator: ", "))") }
-        ServiceNotice.send("READY=1", ProcessInfo.processInfo.environment)
+        ServiceManager(ProcessInfo.processInfo.environment).tell("READY=1")
     }
 
     /// Where NBD is served; nil: nowhere, or on a socket that was passed.

@@ -22,7 +22,7 @@ struct Nbdpull: AsyncParsableCommand {
                 name: "Disks",
                 subcommands: [
                     AttachDisk.self, AttachDevice.self, DetachDisk.self, UpdateDevice.self,
-                    ChangeMedia.self, BlockResize.self,
+                    ChangeMedia.self, BlockResize.self, DiskRestore.self,
                 ]),
             CommandGroup(
                 name: "Backup",
@@ -41,7 +41,7 @@ struct Nbdpull: AsyncParsableCommand {
 
     static func main() async {
         do {
-            var command = try parseAsRoot()
+            var command = try await asyncParseAsRoot()
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {

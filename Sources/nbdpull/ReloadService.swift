@@ -9,14 +9,17 @@ struct ReloadService: Service {
 
     func run() async throws {
         let signals = await UnixSignalsSequence(trapping: .sighup)
-        for await _ in signals.cancelOnGracefulShutdown() {
-            do throws(ServerFault) {
-                try await engine.reloadSecurity()
-                Console.error("nbdpull: credentials and access rules reloaded")
-            } catch {
-                let text = controlError(from: error).message
-                Console.error("error: not reloaded, what was in force stays: \(text)")
-            }
+        for await _ in signals.cancelOnGracefulShutdown() { await reload() }
+    }
+
+    /// Reads them once.
+    func reload() async {
+        do throws(ServerFault) {
+            try await engine.reloadSecurity()
+            Console.error("nbdpull: credentials and access rules reloaded")
+        } catch {
+            let text = controlError(from: error).message
+            Console.error("error: not reloaded, what was in force stays: \(text)")
         }
     }
 }

@@ -10,6 +10,8 @@ struct ServeSettings {
     var stateDirectory: String
     var runDirectory: String
     var liveTCP: String?
+    /// Absolute path; nil: only disks whose definition names a socket have one.
+    var vhostDirectory: String?
     var domains: [String]
     var disks: [String]
     var name: String
@@ -62,11 +64,15 @@ struct ServeSettings {
         let state: String =
             if let path = try source.string("state-dir") {
                 path
+            } else if let path = DefaultPlaces.ofService(environment["STATE_DIRECTORY"]) {
+                path
             } else {
                 try DefaultPlaces.stateDirectory(environment, isRoot: isRoot)
             }
         let run: String =
             if let path = try source.string("run-dir") {
+                path
+            } else if let path = DefaultPlaces.ofService(environment["RUNTIME_DIRECTORY"]) {
                 path
             } else {
                 try DefaultPlaces.runDirectory(environment, isRoot: isRoot)
@@ -74,6 +80,7 @@ struct ServeSettings {
         stateDirectory = ServeArguments.absolutePath(state)
         runDirectory = ServeArguments.absolutePath(run)
         liveTCP = try source.string("live-tcp")
+        vhostDirectory = try source.string("vhost-dir").map(ServeArguments.absolutePath)
         domains = try source.strings("domain")
         disks = try source.strings("disk")
         name = try source.string("name") ?? "default"

@@ -25,8 +25,11 @@ enum Words {
 
 /// The domain that a command is about.
 struct DomainArgument: ParsableArguments {
-    @Argument(help: "The domain's name or uuid.") var domain: String?
-    @Option(name: .customLong("domain"), help: "The same as <domain>.") var domainOption: String?
+    @Argument(help: "The domain's name or uuid.", completion: LiveNames.domains)
+    var domain: String?
+    @Option(
+        name: .customLong("domain"), help: "The same as <domain>.", completion: LiveNames.domains)
+    var domainOption: String?
 
     /// The domain, for a command with no other argument.
     func name() throws(ValidationError) -> String {
@@ -45,8 +48,11 @@ struct DomainArgument: ParsableArguments {
 /// A domain and one of its checkpoints.
 struct CheckpointArguments: ParsableArguments {
     @OptionGroup var domainArgument: DomainArgument
-    @Argument(help: "The checkpoint's name.") var checkpoint: String?
-    @Option(name: .customLong("checkpointname"), help: "The same as <checkpoint>.")
+    @Argument(help: "The checkpoint's name.", completion: LiveNames.checkpoints)
+    var checkpoint: String?
+    @Option(
+        name: .customLong("checkpointname"), help: "The same as <checkpoint>.",
+        completion: LiveNames.checkpoints)
     var checkpointOption: String?
 
     /// Both names.

@@ -75,8 +75,9 @@ import Testing
         disk.recoveredBytes = 4096
         disk.trackingProblem = "torn"
         let text = ConsoleText.disks([disk], details: true, quiet: false)
-        #expect(text.contains("Checkpoints   Recovered   Tracking Problem\n"))
-        #expect(text.contains("c1,c2         4096        torn\n"))
+        #expect(text.contains("Checkpoints:   c1, c2\n"))
+        #expect(text.contains("Recovered:     4 KiB count as changed, after an unclean stop\n"))
+        #expect(text.contains("Tracking Problem: torn\n"))
         #expect(!ConsoleText.disks([disk], details: false, quiet: false).contains("torn"))
     }
 }

@@ -99,6 +99,14 @@ import Testing
         }
     }
 
+    @Test("a service manager's directories come before the defaults, and only absolute ones")
+    func directoriesOfTheService() {
+        #expect(DefaultPlaces.ofService("/var/lib/a:/var/lib/b") == "/var/lib/a")
+        for none in [nil, "", ":", "lib/a", "lib/a:/var/lib/b"] {
+            #expect(DefaultPlaces.ofService(none) == nil)
+        }
+    }
+
     @Test func aFullEventLogDropsItsOldest() {
         let log = EventLog(capacity: 3)
         for _ in 0..<5 { log.append(ControlEvent(.watermark)) }

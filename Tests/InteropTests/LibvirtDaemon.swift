@@ -47,8 +47,17 @@ final class LibvirtDaemon {
         return result.lines
     }
 
+    /// What a machine's disk is.
+    enum Disk {
+        case file(String)
+        case described(DiskDescription)
+    }
+
     /// Defines and starts `vm1` with a file as its disk `vda`, which goes to the machine's job.
-    func startMachine(disk: String) throws {
+    func startMachine(disk: String) throws { try startMachine(.file(disk)) }
+
+    /// Defines and starts `vm1` with this disk as its `vda`, which goes to the machine's job.
+    func startMachine(_ disk: Disk) throws {
         let environment = ["GUEST_FILES": Self.guestFiles]
         for (made, maker) in [("base", "build-guest"), ("agent", "build-agent")]
         where !Files.exists(Self.guestFiles + "/\(made).cpio.gz") {
@@ -63,17 +72,33 @@ final class LibvirtDaemon {
             cat \(Self.guestFiles)/base.cpio.gz \(Self.guestFiles)/agent.cpio.gz job.cpio.gz > initrd
             """
         try Command.run("bash", ["-ec", archives]).output()
-        try Files.write(xml(disk: disk), to: directory.file("machine.xml"))
+        try Files.write(xml(disk), to: directory.file("machine.xml"))
         try virsh("define", directory.file("machine.xml"))
         try virsh("start", "vm1")
     }
 
-    private func xml(disk: String) -> String {
+    private static func xml(_ disk: Disk) -> String {
+        switch disk {
+        case .file(let path):
+            """
+            <disk type='file' device='disk'>
+              <driver name='qemu' type='raw' cache='none' discard='unmap' error_policy='stop'
+                rerror_policy='stop'/>
+              <source file='\(path)'/>
+              <target dev='vda' bus='virtio'/>
+            </disk>
+            """
+        case .described(let disk): disk.xml
+        }
+    }
+
+    private func xml(_ disk: Disk) -> String {
         """
         <domain type='qemu'>
           <name>vm1</name>
           <uuid>\(Self.uuid)</uuid>
           <memory unit='MiB'>256</memory>
+          <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
           <vcpu>1</vcpu>
           <os>
             <type arch='x86_64' machine='pc'>hvm</type>
@@ -85,12 +110,7 @@ final class LibvirtDaemon {
           <on_reboot>destroy</on_reboot>
           <devices>
             <emulator>/usr/bin/qemu-system-x86_64</emulator>
-            <disk type='file' device='disk'>
-              <driver name='qemu' type='raw' cache='none' discard='unmap' error_policy='stop'
-                rerror_policy='stop'/>
-              <source file='\(disk)'/>
-              <target dev='vda' bus='virtio'/>
-            </disk>
+            \(Self.xml(disk))
             <controller type='usb' model='none'/>
             <serial type='file'>
               <source path='\(directory.file("console"))'/>

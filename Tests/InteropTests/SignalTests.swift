@@ -25,7 +25,7 @@ extension InteropSuite {
             }
             // The language's runtime reports crashes; 32 and 33 are the C library's own.
             let others = [SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, 32, 33]
-            let operators: Set = [SIGHUP, SIGINT, SIGTERM]
+            let operators: Set = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2]
             #expect(read == operators, "\(read.sorted())")
             #expect(handled.subtracting(others) == operators, "\(handled.sorted())")
             try fixture.server.stop()

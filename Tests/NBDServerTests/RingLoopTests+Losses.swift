@@ -154,7 +154,7 @@ extension RingLoopTests {
         tick(2 * Limits.intentClearingTicks, &loop)
         // The log of a disk that was not synced by a clean stop marks everything.
         let works = takeWorks()
-        #expect(works.count == 1 && works.allSatisfy(isSave))
+        try #require(works.count == 1 && works.allSatisfy(isSave))
         tick(2 * Limits.intentClearingTicks, &loop)
         #expect(world.works.isEmpty)
         shared.mailboxes[0].post(.bitsSaved(Self.disk, nil))
@@ -170,13 +170,14 @@ extension RingLoopTests {
         for errno in [Errno.tooManyFiles, Errno.again, Errno.noMemory] {
             tick(2 * Limits.intentClearingTicks, &loop)
             let works = takeWorks()
-            #expect(works.count == 1 && works.allSatisfy(isSave))
+            try #require(works.count == 1 && works.allSatisfy(isSave))
             shared.mailboxes[0].post(
                 .bitsSaved(Self.disk, SystemFault(call: "open", errno: errno)))
             settle(&loop)
         }
         tick(2 * Limits.intentClearingTicks, &loop)
-        #expect(takeWorks().allSatisfy(isSave))
+        let works = takeWorks()
+        try #require(works.count == 1 && works.allSatisfy(isSave))
         // What the storage has refused is not believed later.
         shared.mailboxes[0].post(
             .bitsSaved(Self.disk, SystemFault(call: "fdatasync", errno: Errno.noSpace)))
@@ -254,7 +255,8 @@ extension RingLoopTests {
         try tracked(&loop, directory)
         let socket = guest(&loop)
         tick(2 * Limits.intentClearingTicks, &loop)
-        #expect(takeWorks().allSatisfy(isSave))
+        let saves = takeWorks()
+        try #require(saves.count == 1 && saves.allSatisfy(isSave))
         let ring = shared.mailboxes[0]
         var call = RestCall(Self.disk, ring, milliseconds: 1_000, now: world.now)
         for _ in 0..<5 {

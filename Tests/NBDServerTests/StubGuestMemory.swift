@@ -22,7 +22,7 @@ extension StubIO {
         durable _: Bool, tag: UInt64
     ) {
         if world.hung.contains(file.number) {
-            return world.pending.append((tag, .write(file, [], position: filePosition)))
+            return world.pending.append((tag, .stuck(file)))
         }
         let result = writeNow(file, from: table, lane: lane, filePosition: filePosition)
         world.pending.append((tag, .nothing(Int32(result))))

@@ -49,6 +49,8 @@ final class StubWorld {
         case sync(FileHandle)
         case nothing(Int32)
         case kick(EventHandle)
+        /// Is to be tried again when the file does not hang any more.
+        case stuck(FileHandle)
     }
 
     /// Bytes that the ring has sent, taken away.
@@ -160,10 +162,14 @@ struct StubIO: RingIO, ~Copyable {
         case .sync: world.syncResults.popFirst() ?? 0
         case .nothing(let result): result
         case .kick(let event): kick(event)
+        case .stuck(let file):
+            world.hung.contains(file.number) ? nil : -Errno.interrupted
         }
     }
 
     private func write(_ bytes: [UInt8], to file: FileHandle, _ position: UInt64) -> Int32 {
+        // A guest's memory is written from only when its file does not hang.
+        if bytes.isEmpty { return -Errno.again }
         if let result = world.writeResults.popFirst(), result < 0 { return result }
         world.store(bytes, in: file, at: position)
         return Int32(bytes.count)

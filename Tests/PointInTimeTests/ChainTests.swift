@@ -8,9 +8,9 @@ extension PointInTimeSuite {
         private static let allBytes = 2 * mebibytes << 20
 
         /// Two disks whose traffic leaves most clusters alone between two backups.
-        private func rig() throws -> StressRig {
+        private func rig(_ guest: GuestKind = .nbd) throws -> StressRig {
             try StressRig(
-                mebibytes: Self.mebibytes, largestBytes: 1 << 16, inFlight: 2,
+                guest: guest, mebibytes: Self.mebibytes, largestBytes: 1 << 16, inFlight: 2,
                 withFileSystem: true)
         }
 
@@ -74,6 +74,27 @@ extension PointInTimeSuite {
                 #expect(dirtyBytes < Self.allBytes, "\(name): a kill made everything dirty")
                 try rig.end(job)
                 base = "c\(round)"
+            }
+            try rig.finish()
+        }
+
+        @Test("P2, P3: a vhost guest goes on through kill -9: no error, no lost write or change")
+        func killedBeneath() throws {
+            let rig = try rig(.vhost)
+            var generator = SeededGenerator(seed: rig.seed &+ 40)
+            var images = try full(rig, "c0")
+            for round in 1...4 {
+                // Requests go on being sent while there is nobody to take them.
+                try rig.writer.run(seconds: 0.03 + Double(generator.below(50)) / 1000)
+                rig.server.kill()
+                try rig.restartBeneath()
+                try rig.writer.run(seconds: 0.05)
+                let (job, window) = try rig.begin(
+                    tag: "c\(round)", checkpoint: "c\(round)", incremental: "c\(round - 1)")
+                let dirtyBytes = try rig.follow(
+                    job, window, name: "round \(round)", images: &images)
+                #expect(dirtyBytes < Self.allBytes, "round \(round): everything is dirty")
+                try rig.end(job)
             }
             try rig.finish()
         }

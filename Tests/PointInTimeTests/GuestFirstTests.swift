@@ -40,10 +40,10 @@ extension PointInTimeSuite {
             }
         }
 
-        @Test("P2: full scratch breaks the job, never the guest")
-        func scratchFull() throws {
+        @Test("P2: full scratch breaks the job, never the guest", arguments: GuestKind.allCases)
+        func scratchFull(guest: GuestKind) throws {
             let small = try TinyFileSystem(mebibytes: 8)
-            let rig = try StressRig(mebibytes: 32)
+            let rig = try StressRig(guest: guest, mebibytes: 32)
             var backup = rig.server.standardBackup(disks: StressRig.targets, tag: "full")
             backup.disks[0].scratch = small.path + "/scratch"
             let (job, _) = try rig.begin(backup)
@@ -79,10 +79,12 @@ extension PointInTimeSuite {
             try rig.finish()
         }
 
-        @Test("P2: frozen scratch holds a guest write for the limit only")
-        func scratchFrozen() throws {
+        @Test(
+            "P2: frozen scratch holds a guest write for the limit only",
+            arguments: GuestKind.allCases)
+        func scratchFrozen(guest: GuestKind) throws {
             let frozen = try TinyFileSystem(mebibytes: 64)
-            let rig = try StressRig(mebibytes: 16, options: ["--copy-timeout", "2"])
+            let rig = try StressRig(guest: guest, mebibytes: 16, options: ["--copy-timeout", "2"])
             var backup = rig.server.standardBackup(disks: StressRig.targets, tag: "frozen")
             backup.disks[0].scratch = frozen.path + "/scratch"
             let (job, _) = try rig.begin(backup)

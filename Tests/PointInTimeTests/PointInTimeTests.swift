@@ -4,9 +4,14 @@ import Testing
 extension PointInTimeSuite {
     /// The central promise, with real disks, a busy guest and other people's clients.
     @Suite struct PointInTimeTests {
-        @Test("P1: pulls are the disks at one instant", arguments: StressRig.Source.allCases)
-        func pulls(source: StressRig.Source) throws {
-            let rig = try StressRig(source)
+        /// Every kind of source, and every kind of guest.
+        private static let setups: [(StressRig.Source, GuestKind)] =
+            StressRig.Source.allCases.map { ($0, .nbd) }
+            + [(.bufferedFile, .vhost), (.directFile, .vhost)]
+
+        @Test("P1: pulls are the disks at one instant", arguments: setups)
+        func pulls(source: StressRig.Source, guest: GuestKind) throws {
+            let rig = try StressRig(source, guest: guest)
             try rig.writer.run(seconds: RunSettings.stressSeconds(default: 0.5))
             var backup = rig.server.standardBackup(disks: StressRig.targets, tag: "one")
             var scratchDevices: [LoopDevice] = []

@@ -1,4 +1,5 @@
 import TestSupport
+import VhostFrontEnd
 
 /// Two live disks under a stress writer.
 final class StressRig {
@@ -9,8 +10,11 @@ final class StressRig {
     private(set) var writer: StressWriter
     let paths: [String]
     let seed: UInt64
+    /// How the guest reaches its disks.
+    let guest: GuestKind
     private let loops: [LoopDevice]
     private let plan: StressPlan
+    private var vhostFolder: String { directory.file("vhost") }
 
     /// Where the disks' bytes are.
     enum Source: String, CaseIterable, Sendable {
@@ -20,11 +24,13 @@ final class StressRig {
     }
 
     init(
-        _ source: Source = .bufferedFile, mebibytes: Int = 32, options: [String] = [],
-        largestBytes: Int = 4 << 20, inFlight: Int = 32, withFileSystem: Bool = false
+        _ source: Source = .bufferedFile, guest: GuestKind = .nbd, mebibytes: Int = 32,
+        options given: [String] = [], largestBytes: Int = 4 << 20, inFlight: Int = 32,
+        withFileSystem: Bool = false
     ) throws {
         seed = RunSettings.seed
-        print("seed \(seed), source \(source.rawValue)")
+        self.guest = guest
+        print("seed \(seed), source \(source.rawValue), guest \(guest.rawValue)")
         directory = try TemporaryDirectory()
         var loops: [LoopDevice] = []
         var disks: [DiskDescription] = []
@@ -49,14 +55,25 @@ final class StressRig {
         }
         self.loops = loops
         paths = disks.map(\.path)
+        let options =
+            guest == .vhost ? given + ["--vhost-dir", directory.file("vhost")] : given
         server = try ServerUnderTest([DomainDescription("vm1", disks)], options: options)
         var plan = StressPlan(seed: seed)
         plan.largestBytes = largestBytes
         plan.inFlight = inFlight
         self.plan = plan
-        let server = server
         writer = try StressWriter(
-            uris: Self.targets.map { server.liveURI("vm1", $0) }, contents: contents, plan: plan)
+            disks: Self.connect(server, guest, directory.file("vhost")), contents: contents,
+            plan: plan)
+    }
+
+    /// Connects the guest to its disks.
+    private static func connect(
+        _ server: ServerUnderTest, _ guest: GuestKind, _ folder: String
+    ) throws -> [any GuestDisk] {
+        try targets.map { target throws in
+            try server.guestDisk("vm1", target, guest, vhostFolder: folder)
+        }
     }
 
     /// Begins a job while the disks are busy, and returns it with the window its instant lies in.
@@ -127,10 +144,21 @@ final class StressRig {
         try server.start()
         var next = plan
         next.seed = plan.seed &+ UInt64(writer.finishedCount) &+ 1
-        let server = server
         writer = try StressWriter(
-            uris: Self.targets.map { server.liveURI("vm1", $0) },
+            disks: Self.connect(server, guest, vhostFolder),
             contents: try paths.map { path throws in try Bytes.ofDisk(path) }, plan: next)
+    }
+
+    /// Starts the server again after its end, under a guest that never hears of it: its requests in
+    /// flight go on, and its oracle stays exact.
+    func restartBeneath() throws {
+        try server.start()
+        for disk in writer.disks {
+            guard let disk = disk as? VhostDisk else {
+                throw TestFailure("a guest over NBD cannot go on")
+            }
+            try disk.reconnect()
+        }
     }
 
     /// Stops everything; fails unless the disks hold what the writer put there.

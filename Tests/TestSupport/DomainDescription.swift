@@ -12,6 +12,8 @@ package struct DiskDescription: Sendable {
     package var cache = Cache.buffered
     package var discards = true
     package var isReadOnly = false
+    /// The socket by which the machine has the disk with vhost-user.
+    package var vhostSocket: String?
 
     package init(_ target: String, _ path: String) {
         self.target = target
@@ -28,9 +30,22 @@ package struct DiskDescription: Sendable {
         return loop
     }
 
-    var xml: String {
+    /// The disk as hypervisor and server read it.
+    package var xml: String {
         let type = isBlockDevice ? "block" : "file"
         let attribute = isBlockDevice ? "dev" : "file"
+        if let vhostSocket {
+            return """
+                    <disk type='vhostuser' device='disk' snapshot='no'>
+                      <driver name='qemu' type='raw'/>
+                      <source type='unix' path='\(vhostSocket)'>
+                        <reconnect enabled='yes' timeout='1'/>
+                      </source>
+                      <source xmlns='urn:nbdpull:disk:1' \(attribute)='\(path)'/>
+                      <target dev='\(target)' bus='virtio'/>
+                    </disk>
+                """
+        }
         let discard = discards ? "unmap" : "ignore"
         return """
                 <disk type='\(type)' device='disk'>

@@ -73,17 +73,20 @@ extension NBDClient {
         return .done(unsafe buffer.map { unsafe [UInt8]($0) } ?? [])
     }
 
+    /// What the connection waits for.
+    var activity: pollfd {
+        // SAFETY: descriptor and direction are read from an open handle.
+        let direction = unsafe nbd_aio_get_direction(handle)
+        var events: Int16 = 0
+        if direction & 1 != 0 { events |= Int16(POLLIN) }
+        if direction & 2 != 0 { events |= Int16(POLLOUT) }
+        return unsafe pollfd(fd: nbd_aio_get_fd(handle), events: events, revents: 0)
+    }
+
     /// Waits until one of the connections can go on, lets it, and returns.
     package static func waitForActivity(_ clients: [NBDClient], milliseconds: Int32) {
-        // SAFETY: descriptors and directions are read from open handles; the array outlives poll.
-        var waiting = clients.map { client in
-            let direction = unsafe nbd_aio_get_direction(client.handle)
-            var events: Int16 = 0
-            if direction & 1 != 0 { events |= Int16(POLLIN) }
-            if direction & 2 != 0 { events |= Int16(POLLOUT) }
-            return unsafe pollfd(
-                fd: nbd_aio_get_fd(client.handle), events: events, revents: 0)
-        }
+        // SAFETY: the array outlives poll.
+        var waiting = clients.map(\.activity)
         guard unsafe poll(&waiting, nfds_t(waiting.count), milliseconds) > 0 else { return }
         for (client, ready) in zip(clients, waiting) {
             // SAFETY: the handle is open. A failure here shows as the commands' outcome.

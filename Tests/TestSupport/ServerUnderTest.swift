@@ -141,6 +141,33 @@ package final class ServerUnderTest {
         return String(process.stderr.dropFirst(before))
     }
 
+    /// Starts another process that is to take the server's place; the server stays this object's.
+    package func startNewcomer(
+        _ extra: [String] = [], state: String? = nil, run: String? = nil
+    ) throws -> Command {
+        try Command(
+            try Self.binary(),
+            [
+                "serve", "--takeover", "--state-dir", state ?? stateDirectory, "--run-dir",
+                run ?? runDirectory,
+            ] + options + extra, environment: environment)
+    }
+
+    /// Has another process take the server's place, and waits until it serves and the old one is gone.
+    package func takeOver(_ extra: [String] = []) throws {
+        guard let old = process else { throw TestFailure("the server was not started") }
+        let newcomer = try startNewcomer(extra)
+        try newcomer.wait(for: "ready line") { $0.stderr.contains("nbdpull: ready") }
+        let result = try old.result(timeout: 10)
+        guard result.succeeded, !Self.looksLikeCrash(result.stderr) else {
+            throw TestFailure("did not make way cleanly: \(result)")
+        }
+        process = newcomer
+    }
+
+    /// Sends the server a signal.
+    package func signal(_ number: Int32) { process?.signal(number) }
+
     /// Ends the server as a power switch does.
     package func kill() {
         process?.kill()

@@ -17,7 +17,8 @@ package final class StressOperation {
     package internal(set) var finishedAt: Int?
 
     let begun: ContinuousClock.Instant
-    var ticket: NBDTicket
+    /// The number of the command that its disk has now.
+    var number: Int
     /// Whether the oracle holds the content.
     var isApplied = false
     /// A trim that has ended and whose range is being read back.
@@ -28,7 +29,7 @@ package final class StressOperation {
 
     init(
         kind: Kind, disk: Int, offset: Int, count: Int, content: [UInt8], startedAt: Int,
-        ticket: NBDTicket
+        number: Int
     ) {
         self.kind = kind
         self.disk = disk
@@ -36,7 +37,7 @@ package final class StressOperation {
         self.count = count
         self.content = content
         self.startedAt = startedAt
-        self.ticket = ticket
+        self.number = number
         begun = .now
     }
 

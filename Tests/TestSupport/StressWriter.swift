@@ -1,4 +1,5 @@
 import Foundation
+import VhostFrontEnd
 
 /// How the stress writer behaves.
 package struct StressPlan: Sendable {
@@ -14,7 +15,7 @@ package struct StressPlan: Sendable {
 
 /// Plays a busy guest on several disks at once and knows what each must hold.
 ///
-/// One thread, one connection per disk, many commands in flight, none of which overlap on a disk:
+/// One thread, one connection per disk of whatever kind, many commands in flight, none of which overlap on a disk:
 /// so the oracle is exact. Every error and every wrong byte that the guest sees is a failure.
 package final class StressWriter {
     package let plan: StressPlan
@@ -26,7 +27,9 @@ package final class StressWriter {
     /// The slowest command's name.
     package private(set) var slowestSummary = ""
 
-    let clients: [NBDClient]
+    package let disks: [any GuestDisk]
+    /// What every range is a multiple of, in bytes.
+    private let alignment: Int
     var flying: [StressOperation] = []
     var windows: [InstantWindow] = []
     /// Ticks at every start and every end of a command.
@@ -34,15 +37,22 @@ package final class StressWriter {
     private var generator: SeededGenerator
     private let pool: [UInt8]
 
+    /// A guest that has its disks over NBD; `contents` are their contents now.
+    package convenience init(uris: [String], contents: [[UInt8]], plan: StressPlan) throws {
+        try self.init(
+            disks: uris.map { uri throws in try NBDClient(uri) }, contents: contents, plan: plan)
+    }
+
     /// `contents` are the disks' contents now.
-    package init(uris: [String], contents: [[UInt8]], plan: StressPlan) throws {
+    package init(disks: [any GuestDisk], contents: [[UInt8]], plan: StressPlan) throws {
         self.plan = plan
-        clients = try uris.map { uri throws in try NBDClient(uri) }
+        self.disks = disks
+        alignment = disks.reduce(plan.alignment) { max($0, $1.blockBytes) }
         oracle = contents
         generator = SeededGenerator(seed: plan.seed)
         pool = generator.bytes(8 << 20)
-        for (client, content) in zip(clients, contents) where client.sizeBytes != content.count {
-            throw TestFailure("size \(client.sizeBytes), expected \(content.count)")
+        for (disk, content) in zip(disks, contents) where disk.sizeBytes != content.count {
+            throw TestFailure("size \(disk.sizeBytes), expected \(content.count)")
         }
     }
 
@@ -96,13 +106,13 @@ package final class StressWriter {
 // Choosing and starting commands.
 extension StressWriter {
     private func submit() throws {
-        let disk = generator.below(clients.count)
+        let disk = generator.below(disks.count)
         if generator.oneIn(50) { return try start(.flush, disk, 0, 0) }
         guard let (offset, count) = freeRange(disk) else { return }
         switch generator.below(10) {
         case 0, 1: try start(.read, disk, offset, count)
         case 2, 3: try start(.zero, disk, offset, count)
-        case 4 where clients[disk].canTrim: try start(.trim, disk, offset, count)
+        case 4 where disks[disk].canTrim: try start(.trim, disk, offset, count)
         default: try start(.write, disk, offset, count)
         }
     }
@@ -114,9 +124,9 @@ extension StressWriter {
             var largest = 1 << generator.below(23)
             largest = min(largest, plan.largestBytes)
             var count = generator.oneIn(3) ? largest : 1 + generator.below(largest)
-            count = max(plan.alignment, count / plan.alignment * plan.alignment)
-            let alignment = max(plan.alignment, [1, 512, 4096, 65_536][generator.below(4)])
-            var offset = generator.below(size) / alignment * alignment
+            count = max(alignment, count / alignment * alignment)
+            let placing = max(alignment, [1, 512, 4096, 65_536][generator.below(4)])
+            var offset = generator.below(size) / placing * placing
             // Every eighth command goes to a hot megabyte, so that overwrites are common.
             if generator.oneIn(8) { offset %= 1 << 20 }
             guard offset + count <= size else { continue }
@@ -134,25 +144,20 @@ extension StressWriter {
     {
         clock += 1
         let startedAt = clock
-        let client = clients[disk]
-        var flags: NBDFlags = generator.oneIn(20) ? .forceUnitAccess : []
-        var content: [UInt8] = []
-        let ticket: NBDTicket
-        switch kind {
-        case .write:
-            content = freshContent(count)
-            ticket = try client.startWrite(content, at: offset, flags)
-        case .zero:
-            content = [UInt8](repeating: 0, count: count)
-            if generator.oneIn(2) { flags.insert(.noHole) }
-            ticket = try client.startZero(offset, count, flags)
-        case .trim: ticket = try client.startTrim(offset, count, flags)
-        case .read: ticket = try client.startRead(offset, count)
-        case .flush: ticket = try client.startFlush()
-        }
+        let isDurable = generator.oneIn(20)
+        let content =
+            switch kind {
+            case .write: freshContent(count)
+            case .zero: [UInt8](repeating: 0, count: count)
+            case .trim, .read, .flush: [UInt8]()
+            }
+        let number = try disks[disk].start(
+            GuestRequest(
+                kind: kind, offset: offset, count: count, content: content, isDurable: isDurable,
+                mayUnmap: kind == .zero && generator.oneIn(2)))
         let operation = StressOperation(
             kind: kind, disk: disk, offset: offset, count: count, content: content,
-            startedAt: startedAt, ticket: ticket)
+            startedAt: startedAt, number: number)
         flying.append(operation)
         if operation.changesData {
             for window in windows { window.operations.append(operation) }
@@ -175,14 +180,14 @@ extension StressWriter {
 // Collecting what has finished.
 extension StressWriter {
     private func collect(waiting milliseconds: Int32) throws {
-        NBDClient.waitForActivity(clients, milliseconds: milliseconds)
+        try waitForActivity(disks, milliseconds: milliseconds)
         var remaining: [StressOperation] = []
         for operation in flying {
-            guard let outcome = clients[operation.disk].outcome(of: operation.ticket) else {
+            guard let answer = disks[operation.disk].answer(to: operation.number) else {
                 remaining.append(operation)
                 continue
             }
-            switch outcome {
+            switch answer {
             case .failed(let failure): failures.append("\(operation.summary): \(failure)")
             case .done(let bytes):
                 if try finish(operation, bytes) { remaining.append(operation) }
@@ -209,8 +214,10 @@ extension StressWriter {
         case .read: compare(operation, bytes)
         case .trim where !operation.isReadingBack:
             operation.isReadingBack = true
-            operation.ticket = try clients[operation.disk].startRead(
-                operation.offset, operation.count)
+            operation.number = try disks[operation.disk].start(
+                GuestRequest(
+                    kind: .read, offset: operation.offset, count: operation.count, content: [],
+                    isDurable: false, mayUnmap: false))
             return true
         case .trim:
             compareTrimmed(operation, bytes)

@@ -7,7 +7,7 @@ package enum Tool {
         "qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "qemu-nbd": "qemu-utils",
         "qemu-system-x86_64": "qemu-system-x86", "nbdinfo": "libnbd-bin", "nbdcopy": "libnbd-bin",
         "strace": "strace", "nbdsh": "python3-libnbd", "nbdkit": "nbdkit", "certtool": "gnutls-bin",
-        "fio": "fio",
+        "fio": "fio", "qemu-storage-daemon": "qemu-system-common",
         "losetup": "mount",
         "mount": "mount", "umount": "mount", "fsfreeze": "util-linux", "mkfs.ext4": "e2fsprogs",
         "e2fsck": "e2fsprogs", "cmp": "diffutils", "busybox": "busybox-static", "cpio": "cpio",

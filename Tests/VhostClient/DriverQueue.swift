@@ -10,8 +10,10 @@ package protocol DriverMemory: AnyObject {
 }
 
 extension DriverMemory {
-    func read16(_ address: UInt64) -> UInt16 { number(read(address, 2), 0, as: UInt16.self) }
-    func write16(_ value: UInt16, _ address: UInt64) { write(little(value), address) }
+    package func read16(_ address: UInt64) -> UInt16 {
+        number(read(address, 2), 0, as: UInt16.self)
+    }
+    package func write16(_ value: UInt16, _ address: UInt64) { write(little(value), address) }
 }
 
 /// A buffer of a chain.
@@ -130,6 +132,9 @@ package final class DriverQueue {
         let event = memory.read16(used + 4 + 8 * UInt64(size))
         return staged &- event &- 1 < staged &- old
     }
+
+    /// Whether there is something to take back.
+    package var hasUsed: Bool { memory.read16(used + 2) != collected }
 
     /// Takes back what the device has given; throws when that cannot be.
     package func collect() throws -> [DriverUsed] {

@@ -34,48 +34,64 @@ package enum ConsoleText {
             }, quiet: quiet)
     }
 
-    /// `virsh domblklist`; columns for problems and errors appear when a disk has one.
+    /// `virsh domblklist`; with details, sizes and what else there is to know of each disk.
     package static func disks(_ disks: [DiskView], details: Bool, quiet: Bool) -> String {
-        let hasErrors = disks.contains { $0.errorMessage != nil }
-        var head = details ? ["Type", "Device"] : []
-        head += ["Target", "Source"]
-        let hasProblems = details && disks.contains { $0.trackingProblem != nil }
-        if details { head += ["Size", "Dirty", "Client", "URI", "Checkpoints", "Recovered"] }
-        if hasProblems { head.append("Tracking Problem") }
-        if hasErrors { head.append("Error") }
-        let rows = disks.map { disk in
-            var row = details ? [disk.type, disk.device] : []
-            row += [disk.disk, disk.source ?? "-"]
-            if details {
-                row += [
-                    disk.size.map(String.init) ?? "-", disk.dirtyBytes.map(String.init) ?? "-",
-                    disk.clients.map { $0 > 0 ? "connected" : "none" } ?? "-", disk.uri ?? "-",
-                    disk.checkpoints.flatMap { $0.isEmpty ? nil : $0.joined(separator: ",") }
-                        ?? "-",
-                    disk.recoveredBytes.map(String.init) ?? "-",
-                ]
-            }
-            if hasProblems { row.append(disk.trackingProblem ?? "-") }
-            if hasErrors { row.append(disk.errorMessage ?? "-") }
-            return row
+        guard details else {
+            let hasErrors = disks.contains { $0.errorMessage != nil }
+            return table(
+                ["Target", "Source"] + (hasErrors ? ["Error"] : []),
+                disks.map {
+                    [$0.disk, $0.source ?? "-"] + (hasErrors ? [$0.errorMessage ?? "-"] : [])
+                }, quiet: quiet)
         }
-        return table(head, rows, quiet: quiet)
+        let rows = disks.map { disk in
+            Row(
+                cells: [
+                    disk.type, disk.device, disk.disk, disk.source ?? "-",
+                    disk.size.map(size) ?? "-", disk.dirtyBytes.map(size) ?? "-",
+                    disk.clients.map { $0 > 0 ? "connected" : "none" } ?? "-",
+                ], details: Self.details(of: disk))
+        }
+        // The first four are virsh's.
+        let head = ["Type", "Device", "Target", "Source", "Size", "Dirty", "Client"]
+        return list(head, rows, movable: [3], quiet: quiet)
     }
 
-    /// The running jobs; a column for errors appears when a job has one.
-    package static func jobs(_ jobs: [JobView], quiet: Bool) -> String {
-        let hasErrors = jobs.contains { $0.errorMessage != nil }
-        var head = ["Id", "Domain", "State", "Begun", "Exports"]
-        if hasErrors { head.append("Error") }
-        let rows = jobs.map { job in
-            var row = [
-                job.id, job.domain, job.state, ISO8601.text(job.begun),
-                job.exports.map(\.name).joined(separator: ","),
-            ]
-            if hasErrors { row.append(job.errorMessage ?? "-") }
-            return row
+    private static func details(of disk: DiskView) -> [(label: String, text: String)] {
+        var details: [(label: String, text: String)] = []
+        if let uri = disk.uri { details.append(("URI", uri)) }
+        if let names = disk.checkpoints, !names.isEmpty {
+            details.append(("Checkpoints", names.joined(separator: ", ")))
         }
-        return table(head, rows, quiet: quiet)
+        if let recovered = disk.recoveredBytes, recovered > 0 {
+            details.append(
+                ("Recovered", "\(size(recovered)) count as changed, after an unclean stop"))
+        }
+        if let problem = disk.trackingProblem { details.append(("Tracking Problem", problem)) }
+        if let error = disk.errorMessage { details.append(("Error", error)) }
+        return details
+    }
+
+    /// More export names than fit into this stand below their job.
+    private static let exportsWidthMax = 20
+
+    /// The running jobs; below a job stands why it broke.
+    package static func jobs(_ jobs: [JobView], quiet: Bool) -> String {
+        let rows = jobs.map { job in
+            var details: [(label: String, text: String)] = []
+            let names = job.exports.map(\.name)
+            var exports = names.joined(separator: ",")
+            if exports.count > exportsWidthMax {
+                exports = "\(names.count) disks"
+                details.append(("Exports", names.joined(separator: ", ")))
+            }
+            if let message = job.errorMessage { details.append(("Error", message)) }
+            return Row(
+                cells: [job.id, job.domain, job.state, time(job.begun), exports],
+                details: details)
+        }
+        return list(
+            ["Id", "Domain", "State", "Begun", "Exports"], rows, movable: [1, 3, 4], quiet: quiet)
     }
 
     /// The job's id, then the URI of every export, one per line; then the disks that are backed up
@@ -139,18 +155,23 @@ extension ConsoleText {
     /// `backup-list --completed`: the jobs that have ended, oldest first.
     package static func endedJobs(_ jobs: [JobInfo], quiet: Bool) -> String {
         let rows = jobs.map { job in
-            let checkpoint = job.checkpoint.map {
-                $0 + (job.checkpointKept == true ? "" : " (gone)")
+            var details: [(label: String, text: String)] = []
+            if let checkpoint = job.checkpoint {
+                details.append(
+                    ("Checkpoint", checkpoint + (job.checkpointKept == true ? "" : " (gone)")))
             }
-            return [
-                job.id ?? "-", job.domain ?? "-", job.outcome ?? "-",
-                job.begun.map(ISO8601.text) ?? "-", job.ended.map(ISO8601.text) ?? "-",
-                checkpoint ?? "-", job.errorMessage ?? "-",
-            ]
+            if let message = job.errorMessage { details.append(("Message", message)) }
+            let took = job.begun.flatMap { begun in
+                job.ended.map { duration($0.timeIntervalSince(begun)) }
+            }
+            return Row(
+                cells: [
+                    job.id ?? "-", job.domain ?? "-", job.outcome ?? "-",
+                    job.begun.map { time($0) } ?? "-", took ?? "-",
+                ], details: details)
         }
-        return table(
-            ["Id", "Domain", "Outcome", "Begun", "Ended", "Checkpoint", "Message"], rows,
-            quiet: quiet)
+        return list(
+            ["Id", "Domain", "Outcome", "Begun", "Took"], rows, movable: [1, 3], quiet: quiet)
     }
 
     /// `virsh domjobinfo --rawstats`: libvirt's numbers and names.

@@ -13,14 +13,20 @@ package struct ControlServer: Service {
 
     let routes: Routes
     let socketPath: String
+    /// A socket at that path that listens already.
+    let socket: Int32?
     let logger: Logger
     let onReady: @Sendable () async -> Void
 
     /// `onReady` is called once the socket accepts connections.
+    ///
+    /// A `socket` that listens already is used as it
+    /// is, closed at the end, and its file stays.
     package init(
-        routes: Routes, socketPath: String, logger: Logger,
+        routes: Routes, socketPath: String, socket: Int32? = nil, logger: Logger,
         onReady: @escaping @Sendable () async -> Void = {}
     ) {
+        self.socket = socket
         self.routes = routes
         self.socketPath = socketPath
         self.logger = logger
@@ -51,24 +57,27 @@ package struct ControlServer: Service {
     /// Serves until graceful shutdown, then lets the requests in progress finish and removes the
     /// socket.
     package func run() async throws {
+        guard let socket else { return try await runOnOwnSocket() }
+        try await listener(on: .socket(socket), onReady).run()
+    }
+
+    private func runOnOwnSocket() async throws {
         try Self.clearStaleSocket(socketPath)
         let path = socketPath
         let onReady = onReady
-        let application = Application(
-            router: makeRouter(),
-            server: .http1(
-                configuration: HTTP1Channel.Configuration(
-                    idleTimeout: .seconds(Self.idleSeconds))),
-            configuration: ApplicationConfiguration(
-                address: .unixDomainSocket(path: path), serverName: nil),
-            onServerRunning: { _ in
-                try? FileManager.default.setAttributes(
-                    [.posixPermissions: 0o600], ofItemAtPath: path)
-                await onReady()
-            },
-            logger: logger)
         defer { _ = try? SystemCalls.unlink(path) }
-        try await application.run()
+        try await listener(on: .path(path)) {
+            try? FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
+            await onReady()
+        }.run()
+    }
+
+    private func listener(
+        on place: HTTPListener.Place, _ onReady: @escaping @Sendable () async -> Void
+    ) -> HTTPListener {
+        HTTPListener(
+            place: place, responder: makeRouter().buildResponder(),
+            idleSeconds: Self.idleSeconds, logger: logger, onReady: onReady)
     }
 
     private func makeRouter() -> Router<BasicRequestContext> {

@@ -20,6 +20,14 @@ extension ServeArguments {
 
 /// Default directories and sockets.
 package enum DefaultPlaces {
+    /// The directory that a service manager has made for the server: the first of those that
+    /// `STATE_DIRECTORY` or `RUNTIME_DIRECTORY` lists, nil if it lists none.
+    ///
+    /// Clients do not look there: run by another service, they would find that one's.
+    package static func ofService(_ list: String?) -> String? {
+        absolute(list?.split(separator: ":").first.map(String.init))
+    }
+
     /// `/var/lib/nbdpull` for root; else below `XDG_STATE_HOME` (default `~/.local/state`).
     package static func stateDirectory(
         _ environment: [String: String], isRoot: Bool

@@ -6,11 +6,16 @@ package enum SocketActivation {
     package static let descriptorsMax = 64
     /// A name under which no socket is taken.
     static let reservedName = "control"
+    /// In front of the names of sockets that the service manager keeps for the server itself, as many as it
+    /// has jobs and a few.
+    package static let storedPrefix = "nbdpull-"
+    private static let countMax = 1024
 
     /// The descriptors meant for this process, in order; none when nothing was passed to it.
     ///
     /// All of them serve live exports, whatever they are called; only the name `control` is refused,
-    /// as the control socket is made by the server itself.
+    /// as the control socket is made by the server itself. Those that it keeps for the server from one start
+    /// to the next are none of them.
     ///
     /// - Throws: 8 for values that are no numbers, too many, or a name that is not taken.
     package static func descriptors(
@@ -21,10 +26,7 @@ package enum SocketActivation {
         }
         // Meant for a parent process that left its variables behind.
         guard Int32(owner) == processID else { return [] }
-        guard let count = Int(count), (0...descriptorsMax).contains(count) else {
-            throw .invalidArgument(
-                what: "LISTEN_FDS", detail: "it must be between 0 and \(descriptorsMax)")
-        }
+        guard let count = Int(count), (0...countMax).contains(count) else { throw outOfBounds }
         let names = (environment["LISTEN_FDNAMES"] ?? "").split(
             separator: ":", omittingEmptySubsequences: false)
         guard !names.contains(where: { $0 == reservedName }) else {
@@ -32,7 +34,16 @@ package enum SocketActivation {
                 what: "socket '\(reservedName)' of the service manager",
                 detail: "the control socket cannot be passed in, only sockets for live exports")
         }
-        return (0..<Int32(count)).map { firstDescriptor + $0 }
+        let passed = (0..<count).filter {
+            !names.indices.contains($0) || !names[$0].hasPrefix(storedPrefix)
+        }
+        guard passed.count <= descriptorsMax else { throw outOfBounds }
+        return passed.map { firstDescriptor + Int32($0) }
+    }
+
+    private static var outOfBounds: ControlError {
+        .invalidArgument(
+            what: "LISTEN_FDS", detail: "it must be between 0 and \(descriptorsMax)")
     }
 }
 

@@ -3,6 +3,11 @@ extension ControlError {
     static let serverStopping = ControlError(
         .operationInvalid, code: "server-stopping", status: 503, detail: "the server is stopping")
 
+    /// The next server will do it.
+    static let serverRestarting = ControlError(
+        .operationInvalid, code: "server-restarting", status: 503,
+        detail: "the server is being replaced by its next version: try again in a moment")
+
     /// The job does not accept this now.
     static func jobNotReady(id: String, state: String) -> ControlError {
         ControlError(

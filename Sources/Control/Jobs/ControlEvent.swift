@@ -12,6 +12,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case clientConnect = "client-connect"
         case clientDisconnect = "client-disconnect"
         case clientRefused = "client-refused"
+        case guestProblem = "guest-problem"
         case domainDefined = "domain-defined"
         case domainUndefined = "domain-undefined"
         case domainChanged = "domain-changed"
@@ -81,7 +82,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .jobBroken, .diskFailed, .diskProblem, .trackingProblem, .stateProblem,
             .guestThawFailed, .serverCrashed, .setAside:
             .error
-        case .watermark, .trackingRecovered, .clientRefused: .warning
+        case .watermark, .trackingRecovered, .clientRefused, .guestProblem: .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
         case .jobBegin, .jobResumed, .domainDefined, .domainUndefined, .domainChanged,

@@ -84,10 +84,15 @@ package final class EventLog: Sendable {
         return stream
     }
 
-    /// Ends every follower's stream.
-    package func close() {
+    /// Ends every follower's stream; others may follow.
+    package func endStreams() { end(isLast: false) }
+
+    /// Ends every follower's stream, for good.
+    package func close() { end(isLast: true) }
+
+    private func end(isLast: Bool) {
         let followers = state.withLock { state in
-            state.closed = true
+            if isLast { state.closed = true }
             defer { state.followers = [:] }
             return Array(state.followers.values)
         }

@@ -121,7 +121,7 @@ extension JobManager {
     private func check(
         _ name: String, _ request: BeginRequest
     ) throws(ControlError) -> ParsedRequest {
-        guard !isStopping else { throw .serverStopping }
+        try checkTakesChanges()
         _ = try domain(name)
         var parsed = ParsedRequest()
         if let xml = request.backupXML { parsed.backup = try BackupRequest.parse(xml) }
@@ -288,7 +288,8 @@ extension JobManager {
                 disk: disk.target, name: name,
                 uri: ExportURI.text(
                     endpoint: endpoint, name: name, security: security),
-                bitmap: disk.offeredBitmap, fallbackReason: disk.fallbackReason)
+                bitmap: disk.offeredBitmap, incremental: disk.incremental,
+                fallbackReason: disk.fallbackReason)
         }
     }
 

@@ -14,6 +14,7 @@ extension JobManager {
         domain name: String, xml: String, redefine: Bool = false, validates: Bool = false,
         quiesces: Bool = false
     ) async throws(ControlError) -> CheckpointView {
+        try checkTakesChanges()
         let request = try CheckpointRequest.parse(xml)
         _ = try domain(name)
         await lockCheckpoints(of: name)
@@ -189,6 +190,7 @@ extension JobManager {
         _ checkpoint: String, of name: String, scope: CheckpointTree.Scope = .one,
         metadataOnly: Bool = false
     ) async throws(ControlError) {
+        if isLeaving { throw .serverRestarting }
         _ = try domain(name)
         await lockCheckpoints(of: name)
         defer { unlockCheckpoints(of: name) }

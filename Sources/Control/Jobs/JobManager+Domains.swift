@@ -87,7 +87,7 @@ extension JobManager {
     }
 
     private func checkIsNew(_ definition: DomainDefinition) throws(ControlError) {
-        guard !isStopping else { throw .serverStopping }
+        try checkTakesChanges()
         guard domains.count + reserved.count < Self.domainsMax else {
             throw .limit("domains", Self.domainsMax)
         }
@@ -99,6 +99,7 @@ extension JobManager {
 
     /// Keeps a name and a uuid for one caller, until `reserved[name]` is set to nil.
     func reserve(_ name: String, uuid: String) throws(ControlError) {
+        if isLeaving { throw .serverRestarting }
         guard reserved[name] == nil else { throw .domainChanging(name) }
         if let other = reserved.first(where: { $0.value == uuid }) {
             throw .uuidTaken(uuid, by: other.key)

@@ -18,6 +18,7 @@ extension JobManager {
     @discardableResult
     func end(job id: String, cause: EndCause) async throws(ControlError) -> JobInfo {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
+        if isLeaving { throw .serverRestarting }
         guard let ending = try? job.state.after(.endRequested(cause)) else {
             throw .jobNotReady(id: id, state: job.state.name)
         }

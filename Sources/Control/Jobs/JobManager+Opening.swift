@@ -61,11 +61,11 @@ extension JobManager {
     }
 
     private var hasFailedDisks: Bool {
-        !isStopping && domains.values.contains { !failedDisks(of: $0).isEmpty }
+        !isStopping && !isLeaving && domains.values.contains { !failedDisks(of: $0).isEmpty }
     }
 
     private func openFailedDisks() async {
-        guard !isStopping else { return }
+        guard !isStopping, !isLeaving else { return }
         await open(Array(domains.values), Self.retryMilliseconds)
     }
 

@@ -15,7 +15,13 @@ extension JobManager {
                 directory: state.trackingDirectory(of: uuid, target: disk.target),
                 granularityBytes: domain.granularityBytes)
         }
-        return domain.definition.configuration(of: disk, tracking: tracking)
+        var configuration = domain.definition.configuration(of: disk, tracking: tracking)
+        configuration?.vhostSocket =
+            disk.vhostSocket
+            ?? settings.vhostDirectory.map { directory in
+                "\(directory)/\(domain.definition.name)-\(disk.target).sock"
+            }
+        return configuration
     }
 
     /// Why the engine could not open a disk; where this very server holds its source, who has it.

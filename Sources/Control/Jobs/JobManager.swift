@@ -27,6 +27,11 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
+    /// Where each disk gets a socket for a machine that comes with vhost-user, DOMAIN-TARGET.sock; nil:
+    /// only disks whose definition names one have it.
+    ///
+    /// Absolute path.
+    package var vhostDirectory: String?
     /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
     package var freezer: (any GuestFreezing)?
 
@@ -88,12 +93,14 @@ package actor JobManager {
     /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false
+    /// Another server is about to take this one's place: nothing is begun or changed.
+    var isLeaving = false
     var nextDiskIndex = 1
     var lastScratchSuffix: Int64 = 0
     /// For the counters of `/metrics`: jobs begun, and ended by outcome.
     var begunJobs: UInt64 = 0
     var endedCounts: [String: UInt64] = [:]
-    private var pump: Task<Void, Never>?
+    var pump: Task<Void, Never>?
 
     package init(
         engine: any BackupEngine, state: StateDirectory?, settings: JobManagerSettings,
@@ -164,6 +171,10 @@ package actor JobManager {
                 ControlEvent(
                     .clientRefused, domain: id.flatMap { jobs[$0]?.domain }, id: id,
                     message: reason))
+        case .guestProblem(let export, let reason):
+            var event = clientEvent(.guestProblem, export, nil)
+            event.message = reason
+            events.append(event)
         case .clientConnected(let export, let id):
             events.append(clientEvent(.clientConnect, export, id))
         case .clientDisconnected(let export, let id):

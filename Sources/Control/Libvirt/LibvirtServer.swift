@@ -11,16 +11,22 @@ import ServiceLifecycle
 package struct LibvirtServer: Service {
     let socketPath: String
     let access: SocketAccess
+    /// A socket at that path that listens already.
+    let socket: Int32?
     let door: LibvirtDoor
 
     /// `access` is who may open the socket, by default its owner only; `places` are those of the live
     /// exports, by default the manager's own endpoint.
+    ///
+    /// A `socket` that listens already is used as it is, closed
+    /// at the end, and its file stays.
     package init(
         manager: JobManager, socketPath: String, access: SocketAccess = SocketAccess(),
-        upstream: UpstreamSettings? = nil, places: LivePlaces? = nil
+        socket: Int32? = nil, upstream: UpstreamSettings? = nil, places: LivePlaces? = nil
     ) {
         self.socketPath = socketPath
         self.access = access
+        self.socket = socket
         door = LibvirtDoor(
             context: LibvirtContext(manager: manager, upstream: upstream, places: places))
     }
@@ -36,10 +42,10 @@ package struct LibvirtServer: Service {
     /// Serves until graceful shutdown, then lets the calls in progress finish and removes the
     /// socket.
     package func run() async throws {
-        try ControlServer.clearStaleSocket(socketPath)
+        if socket == nil { try ControlServer.clearStaleSocket(socketPath) }
         let listener = try await listen()
-        defer { _ = try? SystemCalls.unlink(socketPath) }
-        try permit()
+        defer { if socket == nil { _ = try? SystemCalls.unlink(socketPath) } }
+        if socket == nil { try permit() }
         let events = LibvirtEvents(door: door)
         await door.context.thresholds.connect { await events.tell($0) }
         let telling = Task { await events.run() }
@@ -56,10 +62,11 @@ package struct LibvirtServer: Service {
     private func listen() async throws -> any Channel {
         let door = door
         do {
-            return try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            let bootstrap = ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
                 .serverChannelOption(.backlog, value: 128)
                 .childChannelInitializer { channel in Self.greet(channel, door) }
-                .bind(unixDomainSocketPath: socketPath).get()
+            if let socket { return try await bootstrap.withBoundSocket(socket).get() }
+            return try await bootstrap.bind(unixDomainSocketPath: socketPath).get()
         } catch {
             throw ControlError(
                 .systemError, code: "libvirt-socket-failed", status: 500,

@@ -15,6 +15,9 @@ package struct DomainDisk: Sendable, Hashable {
     package var device: String
     /// Present on a disk that cannot be served; the rest of its domain is.
     package var unserved: Unserved?
+    /// Absolute path of the socket by which the machine has the disk with vhost-user; nil: the
+    /// server's choice, or none.
+    package var vhostSocket: String?
     /// `startupPolicy='optional'`: a source that cannot be opened refuses no definition.
     package var isOptional: Bool
 
@@ -41,14 +44,16 @@ package struct DomainDisk: Sendable, Hashable {
     func isServed(like other: DomainDisk) -> Bool {
         kind == other.kind && path == other.path && readOnly == other.readOnly
             && cacheMode == other.cacheMode && discardMode == other.discardMode
-            && unserved == other.unserved
+            && unserved == other.unserved && vhostSocket == other.vhostSocket
     }
 
     package init(
         target: String, kind: SourceKind = .file, path: String?, readOnly: Bool = false,
         cacheMode: CacheMode = .buffered, discardMode: DiscardMode = .unmap,
-        device: String = "disk", unserved: Unserved? = nil, isOptional: Bool = false
+        device: String = "disk", unserved: Unserved? = nil, isOptional: Bool = false,
+        vhostSocket: String? = nil
     ) {
+        self.vhostSocket = vhostSocket
         self.unserved = unserved
         self.isOptional = isOptional
         self.target = target
@@ -165,7 +170,8 @@ package struct DomainDefinition: Sendable, Hashable {
             guard seen.insert(disk.target).inserted else {
                 throw .diskUnsupported(disk.target, detail: "target is used by two disks")
             }
-            if let path = disk.path, path.utf8.first != UInt8(ascii: "/") {
+            for path in [disk.path, disk.vhostSocket].compactMap({ $0 })
+            where path.utf8.first != UInt8(ascii: "/") {
                 throw .xmlError(
                     "source '\(path)' of disk '\(disk.target)' must be an absolute path")
             }

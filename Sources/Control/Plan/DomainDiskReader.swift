@@ -33,6 +33,13 @@ struct DomainDiskReader {
     }
 
     private var source: XMLElement? { element.child("source") }
+    /// Says where the bytes of a disk are whose machine has it by a socket: an element of this
+    /// project's own, which libvirt passes over.
+    private static let namespace = "urn:nbdpull:disk:1"
+    private var backing: XMLElement? {
+        guard element.attribute("type") == "vhostuser" else { return nil }
+        return element.children.first { $0.name == "source" && $0.namespace == Self.namespace }
+    }
     private var driver: XMLElement? { element.child("driver") }
 
     mutating func read() throws(ControlError) -> DomainDisk {
@@ -41,7 +48,8 @@ struct DomainDiskReader {
             throw .xmlError("disk '\(target)' has an unknown device '\(device)'")
         }
         let type = element.attribute("type") ?? "file"
-        let kind = SourceKind(rawValue: type)
+        let backed = try backingKind()
+        let kind = SourceKind(rawValue: type) ?? backed
         guard kind != nil || Self.unservedTypes.contains(type) else {
             throw .xmlError("disk '\(target)' has an unknown type '\(type)'")
         }
@@ -54,16 +62,36 @@ struct DomainDiskReader {
         try refuseUnkeptPromises(readOnly: readOnly)
         return DomainDisk(
             target: target, kind: kind ?? .file, path: path, readOnly: readOnly,
-            cacheMode: try cacheMode(driver?.attribute("cache")),
-            discardMode: try discardMode(driver?.attribute("discard")), device: device,
+            cacheMode: try cacheMode((backing ?? driver)?.attribute("cache")),
+            discardMode: try discardMode((backing ?? driver)?.attribute("discard")),
+            device: device,
             unserved: reason.map {
                 DomainDisk.Unserved(type: type, source: path ?? sourceName, reason: $0)
-            }, isOptional: try isOptional())
+            }, isOptional: try isOptional(),
+            vhostSocket: backing == nil ? nil : source?.attribute("path"))
     }
 
     private func sourcePath(_ kind: SourceKind) -> String? {
-        let path = source?.attribute(kind == .file ? "file" : "dev")
+        let path = (backing ?? source)?.attribute(kind == .file ? "file" : "dev")
         return path?.isEmpty == true ? nil : path
+    }
+
+    /// The kind of what is behind a socket; nil: the disk is no such, or does not say.
+    private func backingKind() throws(ControlError) -> SourceKind? {
+        guard let backing else { return nil }
+        guard source?.attribute("type") ?? "unix" == "unix", source?.attribute("path") != nil
+        else {
+            throw .xmlError(
+                "disk '\(target)' needs <source type='unix' path='SOCKET'/> for its machine")
+        }
+        switch (backing.attribute("file"), backing.attribute("dev")) {
+        case (.some, nil): return .file
+        case (nil, .some): return .block
+        default:
+            throw .xmlError(
+                "<source xmlns='\(Self.namespace)'> of disk '\(target)' needs file='PATH' or"
+                    + " dev='PATH', one of them")
+        }
     }
 
     /// What is shown for a source that is neither file nor device.
@@ -81,6 +109,10 @@ struct DomainDiskReader {
         let format = driver?.attribute("type") ?? "raw"
         guard format == "raw" || Self.unservedFormats.contains(format) else {
             throw .xmlError("disk '\(target)' has an unknown driver type '\(format)', use 'raw'")
+        }
+        if kind == nil, type == "vhostuser" {
+            return "its type is 'vhostuser' and no <source xmlns='\(Self.namespace)'> says where"
+                + " its bytes are"
         }
         guard kind != nil else {
             return "its type is '\(type)', only 'file' and 'block' can be served"

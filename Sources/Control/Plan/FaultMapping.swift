@@ -71,6 +71,9 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "shutting-down", status: 500,
             detail: "the server is shutting down")
+    case .cannotLeave(let detail):
+        ControlError(
+            .operationInvalid, code: "cannot-leave", status: 409, detail: detail)
     case .timedOut(let what, let milliseconds):
         ControlError(
             .operationTimeout, code: "storage-timed-out", status: 504,

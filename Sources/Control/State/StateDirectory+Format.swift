@@ -11,18 +11,8 @@ extension StateDirectory {
     /// Refuses a directory of a newer format; one without any is of this one from now on.
     static func checkFormat(_ path: String) throws(ControlError) {
         let file = path + "/format"
-        if let found = formatVersion(at: file) {
-            guard found <= formatVersion else {
-                throw ControlError(
-                    code: "state-directory-newer", libvirtCode: 55,
-                    message: "Requested operation is not valid: a newer version has used the state"
-                        + " directory '\(path)' (format \(found), this one knows up to"
-                        + " \(formatVersion)): start the newer version again, or give this one"
-                        + " another --state-dir",
-                    httpStatus: 409)
-            }
-            if found == formatVersion { return }
-        }
+        try refuseNewerFormat(path)
+        if formatVersion(at: file) == formatVersion { return }
         // Where it cannot be written, a later version has nothing to fear but this one's records, and
         // these have versions of their own.
         do throws(SystemCalls.Failure) {
@@ -36,6 +26,17 @@ extension StateDirectory {
         } catch {
             return
         }
+    }
+
+    /// Refuses a directory of a newer format; changes nothing.
+    static func refuseNewerFormat(_ path: String) throws(ControlError) {
+        guard let found = formatVersion(at: path + "/format"), found > formatVersion else { return }
+        throw ControlError(
+            code: "state-directory-newer", libvirtCode: 55,
+            message: "Requested operation is not valid: a newer version has used the state"
+                + " directory '\(path)' (format \(found), this one knows up to \(formatVersion)):"
+                + " start the newer version again, or give this one another --state-dir",
+            httpStatus: 409)
     }
 
     private static func formatVersion(at file: String) -> UInt64? {

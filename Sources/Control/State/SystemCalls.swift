@@ -159,22 +159,6 @@ package enum SystemCalls {
         } ?? false
     }
 
-    /// Sends one datagram to a unix socket; a leading `@` means the abstract namespace.
-    ///
-    /// False when it did not go out.
-    package static func sendDatagram(_ text: String, unixPath: String) -> Bool {
-        let bytes = Array(text.utf8)
-        // SAFETY: buffer and address are alive for the call and their lengths are given.
-        return unsafe withUnixAddress(unixPath, type: Int32(SOCK_DGRAM.rawValue)) {
-            descriptor, address, size in
-            unsafe bytes.withUnsafeBytes { buffer in
-                unsafe sendto(
-                    descriptor, buffer.baseAddress, buffer.count, Int32(MSG_NOSIGNAL),
-                    address, size) == buffer.count
-            }
-        } ?? false
-    }
-
     /// Names the time since the machine was started; empty when that is not known.
     package static var bootID: String {
         guard let handle = FileHandle(forReadingAtPath: "/proc/sys/kernel/random/boot_id") else {

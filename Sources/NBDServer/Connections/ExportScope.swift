@@ -126,7 +126,8 @@ struct PermittedExports: ExportDirectory {
         return found
     }
 
-    private func isPermitted(_ target: ExportTarget) -> Bool {
+    /// Whether the peer may use an export.
+    func isPermitted(_ target: ExportTarget) -> Bool {
         let name = target.description.name
         switch target {
         case .backup:

@@ -22,6 +22,13 @@ extension Limits {
     package static let stopDrainMilliseconds: Int32 = 12_000
     /// All disks together: connections, the sync of the source, the mark that its bits are exact.
     package static let stopDisksMilliseconds: Int32 = 35_000
+    /// The same for another server to take their place: so long machines wait at most for requests of
+    /// theirs that a disk does not answer, before this server goes on.
+    package static let departureMilliseconds: Int32 = 6_000
+    /// Writes of tracking and scratch that nobody waits for.
+    package static let hushMilliseconds: Int32 = 3_000
+    /// Files that were let go of are closed.
+    package static let releaseMilliseconds: Int32 = 2_000
     /// Rings end.
     package static let stopRingsMilliseconds: Int32 = 12_000
 }

@@ -22,7 +22,8 @@ extension NBDServer {
         do throws(SystemFault) {
             let listener = try Listener.adopting(descriptor)
             let endpoint = try ListenEndpoint(boundTo: descriptor, port: listener.port)
-            return serveLive(wrap(listener, live, security, endpoint))
+            let place = SocketPlace(.passed, endpoint.text)
+            return serveLive(wrap(listener, live, security, endpoint, passed: place))
         } catch {
             throw .cannotListen(
                 endpoint: "descriptor \(descriptor)", errorText: error.errorText)
@@ -72,7 +73,7 @@ extension NBDServer {
             late: { $0.listener.close() }
         ) {
             self.bind(endpoint, for: scope.jobID) { listener, bound in
-                self.wrap(listener, scope, security, bound, guestOf)
+                self.wrap(listener, scope, security, bound, guestOf: guestOf)
             }
         }
     }
@@ -81,6 +82,7 @@ extension NBDServer {
         _ endpoint: ListenEndpoint, for job: String?,
         _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) -> Result<OpenedListener, ServerFault> {
+        if let inherited = inherited(endpoint) { return .success(wrap(inherited, endpoint)) }
         do throws(SystemFault) {
             switch endpoint {
             case .unix(let path, let mode):
@@ -101,6 +103,25 @@ extension NBDServer {
         } catch {
             return .failure(
                 .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
+        }
+    }
+
+    /// The listener that an earlier server had there; a socket that does not fit is closed.
+    private func inherited(_ endpoint: ListenEndpoint) -> Listener? {
+        guard let place = SocketPlace(endpoint),
+            let number = shared.configuration.sockets.take(place)
+        else { return nil }
+        let descriptor = OwnedDescriptor(adopting: number)
+        do throws(SystemFault) {
+            switch endpoint {
+            case .unix(let path, let mode):
+                let access = shared.configuration.socketAccess
+                return try .inherited(
+                    descriptor, path: path, mode: access.mode ?? mode, group: access.group)
+            case .tcp(_, let port): return try .inherited(descriptor, port: port ?? 0)
+            }
+        } catch {
+            return nil
         }
     }
 
@@ -141,25 +162,34 @@ extension NBDServer {
 
     private func wrap(
         _ listener: consuming Listener, _ scope: ExportScope, _ security: ListenerSecurity,
-        _ endpoint: ListenEndpoint, _ guestOf: LiveExport? = nil
+        _ endpoint: ListenEndpoint, guestOf: LiveExport? = nil, passed: SocketPlace? = nil
     ) -> OpenedListener {
         let number = state.withLock { state in
             state.lastListener += 1
             return state.lastListener
         }
+        let sockets = shared.configuration.sockets
+        let place = passed ?? SocketPlace(endpoint)
+        if let place { sockets.added(place, listener.raw) }
         return OpenedListener(
             listener: RingListener(
                 number: number, scope: scope, security: security, place: endpoint.place,
-                listener: listener, guestOf: guestOf),
+                listener: listener, guestOf: guestOf,
+                onClose: { if let place { sockets.removed(place) } }),
             endpoint: endpoint)
+    }
+
+    /// The ring that accepts from a listener.
+    func acceptor(of listener: RingListener) -> Mailbox<RingMessage> {
+        listener.guestOf.map { shared.mailboxes[$0.homeRing] }
+            ?? shared.acceptor(for: listener.scope.duty)
     }
 
     /// Stops accepting and removes a unix socket's file; what hangs is waited for a moment only, and
     /// done later.
     func close(_ listener: RingListener) async {
         let removed = Replies()
-        let ring = listener.guestOf.map { shared.mailboxes[$0.homeRing] }
-        (ring ?? shared.acceptor(for: listener.scope.duty))
+        acceptor(of: listener)
             .post(.removeListener(number: listener.number, removed.ticket()))
         _ = await storage.run(
             at: listener.place, what: "the socket", .end(milliseconds: Limits.closingMilliseconds)

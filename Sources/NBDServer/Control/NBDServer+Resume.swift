@@ -159,7 +159,8 @@ extension NBDServer {
             job, disk, memory(of: job, disk), readers: readers,
             reserved: shared.configuration.reserved)
         let found = await look(left, source)
-        if case .failure(let refusal) = found {
+        // Whoever has left serves it no more, and has not judged the job.
+        if case .failure(let refusal) = found, !state.withLock(\.hasLeft) {
             // The disk is served next, without the ledger: however this server ends, no later one may go on
             // with it, whatever that one is told of scratch and source.
             memory(of: job, disk).remove()
@@ -278,7 +279,7 @@ extension NBDServer {
         shared.watch.remove([export.id])
         shared.mailboxes[export.homeRing].post(.detachJob(export, Replies().ticket()))
         export.writer.close()
-        export.memory?.remove()
+        if !state.withLock(\.hasLeft) { export.memory?.remove() }
     }
 
     func attach(

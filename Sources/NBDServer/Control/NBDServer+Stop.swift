@@ -51,7 +51,7 @@ extension NBDServer {
         _ = await Patience.wait(for: tasks, milliseconds: milliseconds)
     }
 
-    private func stopRings() async {
+    func stopRings() async {
         guard await StopCall(shared).runLater() else { return }
         // They have nothing left to do but to give their memory back.
         for thread in threads {

@@ -181,6 +181,8 @@ struct ServerState {
     var lastDisk: UInt64 = 0
     var lastListener: UInt64 = 0
     var isStopping = false
+    /// Everything was left to another server: nothing comes in any more.
+    var hasLeft = false
 }
 
 /// Keeps the first ring's failure to start.

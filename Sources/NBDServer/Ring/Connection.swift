@@ -29,9 +29,10 @@ struct Connection: ~Copyable {
     var rights: AccessRights
     /// Counted among those that have not chosen an export.
     var isInHandshakeCount: Bool
-    var phase = ConnectionPhase.handshake
-    /// The handshake must be over, or a draining connection drained, by then, in nanoseconds.
-    var deadline: UInt64
+    private(set) var phase = ConnectionPhase.handshake
+    /// When the connection is closed unless it has come to its next phase, in nanoseconds; nil: it may take
+    /// its time.
+    private(set) var phaseEnd: UInt64?
     let begunAt: UInt64
     /// When the peer last sent or took a byte, in nanoseconds.
     var lastProgress: UInt64
@@ -61,7 +62,13 @@ struct Connection: ~Copyable {
         lastProgress = now
         begunAt = now
         inbox = Inbox(buffer: input)
-        deadline = now + Limits.handshakeNanoseconds
+        phaseEnd = now + Limits.handshakeNanoseconds
+    }
+
+    /// Comes to a phase that has to be over by `end`; nil: it may take its time.
+    mutating func enter(_ phase: ConnectionPhase, until end: UInt64?) {
+        self.phase = phase
+        phaseEnd = end
     }
 
     /// Asked for by a field: to compare the channel would copy it.

@@ -12,7 +12,7 @@ extension RingLoop where IO: ~Copyable {
     // MARK: Adopting and handing over
 
     mutating func adopt(_ seed: ConnectionSeed) {
-        guard stopTicket == nil, !connections.isFull,
+        guard stopTicket == nil, !isDeparting, !connections.isFull,
             let input = arena.allocate(pages: Limits.inputBytes / BufferArena.pageBytes)
         else {
             io.close(seed.socket)
@@ -57,7 +57,7 @@ extension RingLoop where IO: ~Copyable {
             if disks[disk].guest != nil { return refuseWriter(slot, export) }
             connections[slot].transmission.disk = disk
         }
-        connections[slot].phase = .transmission
+        connections[slot].enter(.transmission, until: nil)
         connections[slot].transmission.target = target
         connections[slot].transmission.reader = RequestReader(negotiated)
         connections[slot].transmission.replies = ReplyEncoder(negotiated.replyMode)
@@ -112,6 +112,7 @@ extension RingLoop where IO: ~Copyable {
         arena.free(
             connections[slot].inbox.buffer, pages: Limits.inputBytes / BufferArena.pageBytes)
         let connection = connections.remove(slot)
+        defer { reportDeparted() }
         let scope = connection.scope
         let isUnix = connection.isUnix
         let peer = connection.peer
@@ -177,8 +178,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func close(_ slot: ConnectionIndex) {
         guard connections[slot].phase != .closing else { return }
         bidFarewell(slot)
-        connections[slot].phase = .closing
-        connections[slot].deadline = now + Limits.farewellNanoseconds
+        connections[slot].enter(.closing, until: nil)
         io.shutdown(connections[slot].socket)
         abandonCurrent(slot)
         markReady(slot)
@@ -190,8 +190,7 @@ extension RingLoop where IO: ~Copyable {
         case .handshake, .securing, .transmission, .sharing: break
         case .draining, .closing: return
         }
-        connections[slot].phase = .draining
-        connections[slot].deadline = now + Limits.farewellNanoseconds
+        connections[slot].enter(.draining, until: now + Limits.farewellNanoseconds)
         markReady(slot)
     }
 
@@ -210,6 +209,7 @@ extension RingLoop where IO: ~Copyable {
             connection.scope, connection.peer, inHandshake: connection.isInHandshakeCount)
         if let left { report(left) }
         wakeStarved()
+        reportDeparted()
     }
 
     /// Detaches the connection from its export; nil: it had none.

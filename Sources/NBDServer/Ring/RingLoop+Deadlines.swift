@@ -9,12 +9,10 @@ import Tables
 /// as it likes, and what it can make the server hold is bounded.
 extension RingLoop where IO: ~Copyable {
     mutating func checkDeadline(_ slot: ConnectionIndex) {
-        switch connections[slot].phase {
-        case .handshake, .securing, .draining:
-            if now > connections[slot].deadline { close(slot) }
-        case .transmission:
-            if isOverdue(slot) || hasHungUp(slot) { close(slot) }
-        case .sharing, .closing: break
+        if let end = connections[slot].phaseEnd {
+            if now > end { close(slot) }
+        } else if connections[slot].phase == .transmission, isOverdue(slot) || hasHungUp(slot) {
+            close(slot)
         }
     }
 

@@ -33,7 +33,7 @@ extension RingLoop where IO: ~Copyable {
         } catch {
             return refuse(slot, error)
         }
-        connections[slot].phase = .securing
+        connections[slot].enter(.securing, until: connections[slot].phaseEnd)
         secure(slot)
     }
 
@@ -64,7 +64,7 @@ extension RingLoop where IO: ~Copyable {
             connections[slot].negotiation.handshake.secured()
             connections[slot].rights = shared.security.rights(
                 tls: session.peer, local: connections[slot].localPeer)
-            connections[slot].phase = .handshake
+            connections[slot].enter(.handshake, until: connections[slot].phaseEnd)
             negotiate(slot)
         case .failed(let fault): refuse(slot, fault)
         }

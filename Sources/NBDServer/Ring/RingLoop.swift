@@ -81,6 +81,11 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var starved: [ConnectionIndex] = []
     var completions: [Completion] = []
     var stopTicket: Ticket?
+    /// Connections are sent away, for another server to take them; who waits for the last.
+    var isDeparting = false
+    var departTicket: Ticket?
+    /// Nothing is begun but what messages ask for.
+    var isHushed = false
 
     /// A ring that has nothing yet, on the world that `io` is.
     init(index: Int, shared: ServerShared, io: consuming IO) throws(SystemFault) {
@@ -238,7 +243,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         replaceHungWorkers()
         if !hungryDisks.isEmpty { copiesMayStart = true }
         for slot in disks.indices where disks.contains(slot) {
-            tickTracking(slot)
+            if !isHushed { tickTracking(slot) }
             publishFigures(slot)
             guard disks[slot].changes.hasActiveJobs else { continue }
             disks[slot].changes.expire(now: now)
@@ -301,6 +306,13 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .lossDeclared(let disk): lossDeclared(disk)
         case .growDisk(let disk, let growth, let claim, let ticket):
             ticket.answer(grow(disk, growth, claim))
+        case .mayLeave(let ticket): ticket.answer(mayLeave())
+        case .depart(let ticket): depart(ticket)
+        case .hush(let ticket): ticket.answer(hush())
+        case .stay: stay()
+        case .leave(let ticket):
+            leave()
+            ticket.answer()
         case .stop(let ticket):
             stopTicket = ticket
             stopDeadline = now + Limits.farewellNanoseconds

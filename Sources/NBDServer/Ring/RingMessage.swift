@@ -64,6 +64,17 @@ enum RingMessage: Sendable {
     case resumeClearing(DiskID)
     /// The disk is held: it is larger from now on.
     case growDisk(DiskID, DiskGrowth, Claim, Ticket)
+    /// Whether every disk could be left to another server: a flush that failed must not be forgotten.
+    case mayLeave(Ticket)
+    /// Finish what the connections have asked, and close them and all that come; report when the last is
+    /// gone.
+    case depart(Ticket)
+    /// Begin nothing by itself from now on; refused while anything is at work.
+    case hush(Ticket)
+    /// Go on as before `depart`.
+    case stay
+    /// Let go of every disk as it is, on a hushed ring.
+    case leave(Ticket)
     case stop(Ticket)
 }
 
@@ -110,14 +121,17 @@ final class RingListener: Sendable {
     /// Where the socket's file lies.
     let place: StoragePlace
     private let listener: Mutex<Listener?>
+    private let onClose: @Sendable () -> Void
     /// Valid while the listener is open.
     let handle: ListenerHandle
 
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, place: StoragePlace,
-        listener: consuming Listener, guestOf: LiveExport? = nil
+        listener: consuming Listener, guestOf: LiveExport? = nil,
+        onClose: @escaping @Sendable () -> Void = {}
     ) {
         self.guestOf = guestOf
+        self.onClose = onClose
         self.number = number
         self.place = place
         self.security = security
@@ -131,15 +145,16 @@ final class RingListener: Sendable {
     /// A socket that is none of this process.
     init(
         number: UInt64, scope: ExportScope, security: ListenerSecurity, isUnix: Bool,
-        handle: ListenerHandle
+        handle: ListenerHandle, guestOf: LiveExport? = nil
     ) {
         self.number = number
         self.scope = scope
         self.security = security
         self.isUnix = isUnix
         self.handle = handle
-        guestOf = nil
+        self.guestOf = guestOf
         place = .disks
+        onClose = {}
         port = 0
         listener = Mutex(nil)
     }
@@ -148,7 +163,16 @@ final class RingListener: Sendable {
     func close() {
         listener.withLock { slot in
             guard let listener = slot.take() else { return }
+            onClose()
             listener.close()
+        }
+    }
+
+    /// Closes the socket for this server only; the same.
+    func leave() {
+        listener.withLock { slot in
+            guard let listener = slot.take() else { return }
+            listener.closeKeepingFile()
         }
     }
 }

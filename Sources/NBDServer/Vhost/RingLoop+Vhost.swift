@@ -18,7 +18,7 @@ extension RingLoop where IO: ~Copyable {
         do throws(SystemFault) {
             if case .free = shared.counts.room(for: listener.scope) {
                 if let socket = try io.accept(listener.handle) {
-                    place(socket, listener, export)
+                    adopt(socket, listener, export)
                 }
                 if !hasFrontEnd(listener.number) { armAccept(listener) }
             } else {
@@ -29,7 +29,7 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private func hasFrontEnd(_ listener: UInt64) -> Bool {
+    private mutating func hasFrontEnd(_ listener: UInt64) -> Bool {
         for slot in sharing {
             if let vhost = connections[slot].vhost, vhosts[vhost].listener == listener {
                 return true
@@ -38,23 +38,27 @@ extension RingLoop where IO: ~Copyable {
         return false
     }
 
-    private mutating func place(
+    private mutating func adopt(
         _ socket: SocketHandle, _ listener: RingListener, _ export: LiveExport
     ) {
-        guard stopTicket == nil, !connections.isFull, !vhosts.isFull, !export.isLeaving,
-            let disk = diskSlots[export.disk], shared.counts.admit(listener.scope, nil)
+        guard stopTicket == nil, !isDeparting, !connections.isFull, !vhosts.isFull,
+            !export.isLeaving, let disk = diskSlots[export.disk]
         else { return io.close(socket) }
         let local = io.welcome(socket, isUnix: true)
+        let permitted = PermittedExports(
+            scope: listener.scope, rights: shared.security.rights(tls: nil, local: local))
+        guard permitted.isPermitted(.live(export)), shared.counts.admit(listener.scope, nil) else {
+            return io.close(socket)
+        }
         let seed = ConnectionSeed(
             socket: socket, scope: listener.scope, isUnix: true, peer: nil,
             security: ConnectionSecurity(
-                mode: .plaintext, localPeer: local,
-                rights: shared.security.rights(tls: nil, local: local)),
+                mode: .plaintext, localPeer: local, rights: permitted.rights),
             negotiated: nil, input: [], output: [])
         // It has no buffer for input: messages are few and small.
         let slot = connections.insert(Connection(seed, input: 0, now: now))
         leaveHandshake(slot)
-        connections[slot].phase = .sharing
+        connections[slot].enter(.sharing, until: nil)
         do throws(SystemFault) {
             connections[slot].vhost = vhosts.insert(
                 try VhostSession(
@@ -120,8 +124,8 @@ extension RingLoop where IO: ~Copyable {
     mutating func report(_ vhost: VhostIndex, _ text: String, isLast: Bool = false) {
         guard isLast || vhosts[vhost].reports < Limits.reportsPerGuest else { return }
         vhosts[vhost].reports += 1
-        let name = vhosts[vhost].export.description.name
-        shared.emit(.clientRefused(jobID: nil, reason: "vhost-user guest of '\(name)': \(text)"))
+        shared.emit(
+            .guestProblem(export: vhosts[vhost].export.description.name, reason: text))
     }
 
     /// A closing front-end goes away when the kernel and all its requests are through with it.
@@ -147,6 +151,7 @@ extension RingLoop where IO: ~Copyable {
         if let left { report(left) }
         if let next = listeners.first(where: { $0.number == listener }) { armAccept(next) }
         wakeStarved()
+        reportDeparted()
     }
 
     private mutating func cancelWaits(_ vhost: VhostIndex) {

@@ -22,8 +22,9 @@ extension RingLoop where IO: ~Copyable {
             guard left > 0 else { return markReady(slot) }
             left -= 1
             guard let header = receive(slot, vhost) else { return }
-            let payload = Array(vhosts[vhost].input.dropFirst(MessageHeader.byteCount))
+            let payload = vhosts[vhost].input
             let descriptors = vhosts[vhost].descriptors
+            vhosts[vhost].header = nil
             vhosts[vhost].input = []
             vhosts[vhost].descriptors = []
             let step = vhosts[vhost].session.receive(
@@ -39,16 +40,19 @@ extension RingLoop where IO: ~Copyable {
     ) -> MessageHeader? {
         while true {
             var bytes = vhosts[vhost].input
-            var wanted = MessageHeader.byteCount
-            if bytes.count >= wanted {
+            if vhosts[vhost].header == nil, bytes.count == MessageHeader.byteCount {
                 do throws(MessageFault) {
-                    let header = try MessageHeader(bytes.span)
-                    wanted += header.payloadBytes
-                    if bytes.count == wanted { return header }
+                    vhosts[vhost].header = try MessageHeader(bytes.span)
+                    bytes = []
                 } catch {
                     refuse(slot, vhost, error.text)
                     return nil
                 }
+            }
+            let wanted = vhosts[vhost].header?.payloadBytes ?? MessageHeader.byteCount
+            if let header = vhosts[vhost].header, bytes.count == wanted {
+                vhosts[vhost].input = bytes
+                return header
             }
             var descriptors = vhosts[vhost].descriptors
             let got = io.receiveMessage(
@@ -62,7 +66,7 @@ extension RingLoop where IO: ~Copyable {
                 vhosts[vhost].isListening = true
                 io.prepareEvent(
                     .readable(connections[slot].socket), tag: Operation.message(vhost).tag)
-            } else if got == 0, bytes.isEmpty {
+            } else if got == 0, bytes.isEmpty, vhosts[vhost].header == nil {
                 close(slot)
             } else {
                 refuse(

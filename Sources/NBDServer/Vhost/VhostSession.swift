@@ -38,7 +38,8 @@ struct VhostSession: ~Copyable {
     /// One that was made, on its way to the front-end.
     var madeArea: Int32?
 
-    /// What has come of a message.
+    /// The header of the message at hand, once it is there, and what has come of the part at hand.
+    var header: MessageHeader?
     var input: [UInt8] = []
     var descriptors: [Int32] = []
     var hasInput = true

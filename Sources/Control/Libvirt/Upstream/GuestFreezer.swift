@@ -97,6 +97,9 @@ package actor GuestFreezer: GuestFreezing {
             }
     }
 
+    /// Whether no guest is frozen, or being thawed.
+    package var isIdle: Bool { freezes.isEmpty && settling.isEmpty }
+
     /// Thaws all and waits for it, as long as a caller of `thaw` would; from now on nothing is frozen.
     package func shutdown() async {
         isStopping = true

@@ -1,0 +1,203 @@
+import BoundedCalls
+import Disk
+import NBDProtocol
+import ScratchFiles
+package import ServerInterface
+import Synchronization
+import SystemLayer
+
+/// The server leaves everything to the next one, which goes on as after a kill, only that no request was
+/// lost.
+///
+/// Every step can be taken back until the rings let go of their disks, and they do so when nothing at all
+/// is at work: unlike a kill's, this process lives on, and what it still had under way could reach a disk
+/// that the next server has by then.
+extension NBDServer {
+    package func leave() async throws(ServerFault) {
+        try checkMayLeave()
+        state.withLock { $0.isStopping = true }
+        var stopped: [RingListener] = []
+        if let obstacle = await quiet(&stopped) {
+            stay(stopped)
+            throw .cannotLeave(detail: obstacle)
+        }
+        await letGo()
+    }
+
+    private var allRings: Range<Int> { 0..<shared.mailboxes.count }
+
+    /// What the next server could not know is a reason to stay.
+    private func checkMayLeave() throws(ServerFault) {
+        let (disks, jobs) = state.withLock { (Array($0.disks.values), Array($0.jobs.values)) }
+        for job in jobs {
+            for export in job.exports where export.brokenReason == nil && !export.isLasting {
+                throw .cannotLeave(
+                    detail: "job '\(job.id)' cannot outlive this server: its ledger is not kept in"
+                        + " memory that does (/dev/shm may be full, or missing); end the job first")
+            }
+        }
+        for disk in disks where !disk.source.isReadOnly && disk.source.hasLostWrites {
+            throw Self.lostWrites("disk '\(disk.description.name)'")
+        }
+    }
+
+    private static func lostWrites(_ what: String) -> ServerFault {
+        .cannotLeave(
+            detail:
+                "\(what) has lost writes or failed a flush, which the next server would not know:"
+                + " attach it anew, or stop this server and start the other")
+    }
+
+    // MARK: Until nothing is at work
+
+    /// Why it does not become quiet; nil when it has.
+    private func quiet(_ stopped: inout [RingListener]) async -> String? {
+        guard await callsEnd() else { return "a call is at work that does not end" }
+        guard
+            await AllRingsCall(
+                allRings, milliseconds: Limits.closingMilliseconds, shared, { .mayLeave($0) }
+            ).runLater()
+        else { return controlDetail(Self.lostWrites("a disk")) }
+        // Machines are served while backup clients are sent away.
+        let (guests, backups) = state.withLock { state in
+            (
+                state.liveListeners + state.vhostListeners.values,
+                state.jobs.values.map(\.listener)
+            )
+        }
+        let ringsForBackups = shared.layout.rings(for: .backups)
+        let ringsForGuests = shared.layout.rings(for: .guests)
+        guard await stopAccepting(backups, &stopped), await depart(ringsForBackups) else {
+            return "clients of a backup have requests that do not end"
+        }
+        guard await stopAccepting(guests, &stopped), await depart(ringsForGuests) else {
+            return "machines have requests that their disks do not answer"
+        }
+        let end = MonotonicClock.now() + UInt64(Limits.hushMilliseconds) * 1_000_000
+        while MonotonicClock.now() < end {
+            let isQuiet = await AllRingsCall(
+                allRings, milliseconds: Limits.hushMilliseconds, shared, { .hush($0) }
+            ).runLater()
+            if isQuiet { return nil }
+            try? await Task.sleep(for: .milliseconds(2))
+        }
+        return "writes of tracking or scratch are under way that do not end"
+    }
+
+    private func controlDetail(_ fault: ServerFault) -> String {
+        if case .cannotLeave(let detail) = fault { detail } else { "" }
+    }
+
+    /// Calls that were past their checks when the leaving began; disks that wait for their storage do
+    /// not count.
+    private func callsEnd() async -> Bool {
+        let deadline = MonotonicClock.now() + UInt64(Limits.stopCallsMilliseconds) * 1_000_000
+        while MonotonicClock.now() < deadline {
+            let isDone = state.withLock { state in
+                state.beginning.isEmpty && state.ending.isEmpty && state.detaching.isEmpty
+                    && state.growing.isEmpty && state.attaching.values.allSatisfy(\.yields)
+                    && state.trackingCare.closing.isEmpty
+            }
+            if isDone { return true }
+            try? await Task.sleep(for: .milliseconds(5))
+        }
+        return false
+    }
+
+    private func stopAccepting(
+        _ listeners: [RingListener], _ stopped: inout [RingListener]
+    ) async -> Bool {
+        for listener in listeners {
+            stopped.append(listener)
+            let removed = await RingQuestion(acceptor(of: listener)) {
+                .removeListener(number: listener.number, $0)
+            }.runLater()
+            guard case .done = removed else { return false }
+        }
+        return true
+    }
+
+    private func depart(_ rings: Range<Int>) async -> Bool {
+        await AllRingsCall(
+            rings, milliseconds: Limits.departureMilliseconds, shared, { .depart($0) }
+        ).runLater()
+    }
+
+    /// Goes on as before.
+    private func stay(_ stopped: [RingListener]) {
+        state.withLock { $0.isStopping = false }
+        for mailbox in shared.mailboxes { mailbox.post(.stay) }
+        for listener in stopped {
+            acceptor(of: listener).post(.addListener(listener))
+        }
+    }
+
+    // MARK: Letting go
+
+    private func letGo() async {
+        // First: what is cut short by the rest is no reason to give a job up.
+        state.withLock { $0.hasLeft = true }
+        storage.stop()
+        shared.setEventHandler { _ in }
+        let held = await giveUp()
+        await stopRings()
+        await released(held)
+    }
+
+    /// Takes everything from the rings and forgets it; returns what is to be closed by that.
+    private func giveUp() async -> [Held] {
+        let (exports, listeners) = state.withLock { state in
+            state.hasLeft = true
+            return (
+                state.jobs.values.flatMap(\.exports)
+                    + state.expected.values.flatMap { Array($0.exports.values) },
+                state.liveListeners + state.vhostListeners.values
+                    + state.jobs.values.map(\.listener)
+            )
+        }
+        shared.watch.remove(exports.map(\.id))
+        for export in exports {
+            export.keepFigures()
+            export.writer.close()
+        }
+        _ = await AllRingsCall(
+            allRings, milliseconds: Limits.ringMilliseconds, shared, { .leave($0) }
+        ).runLater()
+        for listener in listeners { listener.leave() }
+        return forgetAll(exports)
+    }
+
+    /// Nothing is known any more; returns what is to be closed by that.
+    private func forgetAll(_ exports: [BackupExport]) -> [Held] {
+        let (disks, jobs, expected) = state.withLock { state in
+            defer {
+                state.disks = [:]
+                state.jobs = [:]
+                state.expected = [:]
+                state.liveListeners = []
+                state.vhostListeners = [:]
+            }
+            return (state.disks, state.jobs, state.expected)
+        }
+        live.removeAll()
+        for job in jobs.values { job.scope.removeAll() }
+        for job in expected.values { job.scope.removeAll() }
+        // Who still tries to say something of a disk's tracking is silent from now on.
+        for disk in disks.keys { dropTracking(disk) }
+        return disks.values.map { Held($0.source) } + exports.map { Held($0.scratch) }
+    }
+
+    /// An open file that goes with the last who uses it.
+    private struct Held: Sendable {
+        weak let object: (any AnyObject & Sendable)?
+        init(_ object: any AnyObject & Sendable) { self.object = object }
+    }
+
+    /// Waits until nobody has the files open; whoever opens them next waits as well, where one stays.
+    private func released(_ held: [Held]) async {
+        let deadline = MonotonicClock.now() + UInt64(Limits.releaseMilliseconds) * 1_000_000
+        while MonotonicClock.now() < deadline, held.contains(where: { $0.object != nil }) {
+            try? await Task.sleep(for: .milliseconds(1))
+        }
+    }
+}
