@@ -76,7 +76,8 @@ import Testing
         let bits = try LayerFile.readLive(
             live, session: session.id, serial: serial, blockCount: 64)
         #expect(bits.map(Self.dirty) == [7])
-        #expect(try #require(IntentLogFile.markedRanges(in: DiskDirectory(disk))).isEmpty == false)
+        let marked = try #require(IntentLogFile.markedRanges(in: DiskDirectory(disk)))
+        #expect(!marked.isEmpty)
         let file = try DiskDirectory(disk).open(
             RecordingLayer.fileName(serial), writable: false)
         _ = try LayerFile.read(file, serial: serial, blockCount: 64)
