@@ -10,6 +10,7 @@ import guest
 import live
 import memory
 import pulljob
+import resume
 import restart
 import tracking
 import vhost
@@ -176,6 +177,18 @@ def tracking_cost(files: Files, settings: Settings, result: Result) -> None:
             lambda side: [("", side(files, settings.directory, settings.seconds))])
 
 
+def resume_jobs(files: Files, settings: Settings, result: Result) -> None:
+    in_turn({NBDPULL.key: resume.resumes}, settings, result,
+            lambda side: side(settings.directory))
+    result.notes.append("no peer's jobs outlive it")
+
+
+def start(files: Files, settings: Settings, result: Result) -> None:
+    in_turn({NBDPULL.key: resume.starts}, settings, result,
+            lambda side: side(settings.directory))
+    result.notes.append("no peer's jobs outlive it")
+
+
 SCENARIOS = [
     Scenario("pull-unix-4", "Full read by nbdcopy, unix socket, 4 connections", "pull",
              ("nbdcopy",), pulling(tcp=False, connections=4)),
@@ -228,6 +241,9 @@ SCENARIOS = [
              begin_16t),
     Scenario("tracking-cost", "4 KiB random writes, 32 in flight, tracked and untracked", "io",
              ("fio",), tracking_cost),
+    Scenario("resume", "Start after a kill, by what the job had preserved", "resume", (),
+             resume_jobs),
+    Scenario("start", "Start after a kill, with many disks", "resume", (), start),
     Scenario("vhost-buffered", "A guest over vhost-user-blk, through the page cache", "io",
              ("fio",), vhost.buffered),
     Scenario("vhost-direct", "A guest over vhost-user-blk, past the page cache", "io",

@@ -16,10 +16,13 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -27,6 +30,8 @@
 #include <sys/timerfd.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
@@ -186,6 +191,80 @@ static inline long nbdpull_splice_from_file(
 static inline long nbdpull_splice_to_socket(int pipe, int socket, unsigned long count, int more) {
     return splice(
         pipe, 0, socket, 0, count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0));
+}
+/* How a process crashed, in memory that outlives it. */
+struct nbdpull_crash {
+    unsigned taken; /* 1: by the first thread that crashed; 2: all of it is there */
+    int signal, code;
+    unsigned thread;
+    unsigned long long address, program, seconds, nanoseconds;
+    char name[16];
+};
+struct nbdpull_crash_state {
+    struct nbdpull_crash *place;
+    int is_noting;
+    int chains; /* Whether those who were there before are asked, too. */
+    struct sigaction before[65];
+};
+static inline struct nbdpull_crash_state *nbdpull_crash_state(void) {
+    static struct nbdpull_crash_state state;
+    return &state;
+}
+static inline unsigned long long nbdpull_program_counter(void *context) {
+    ucontext_t *found = (ucontext_t *)context;
+#if defined(__x86_64__)
+    return (unsigned long long)found->uc_mcontext.gregs[16]; /* REG_RIP */
+#elif defined(__aarch64__)
+    return found->uc_mcontext.pc;
+#else
+    return 0;
+#endif
+}
+/* Notes the crash, then lets it happen. Only what a signal handler may do. */
+static inline void nbdpull_crashed(int number, siginfo_t *info, void *context) {
+    struct nbdpull_crash_state *state = nbdpull_crash_state();
+    struct nbdpull_crash *place = state->place;
+    unsigned expected = 0;
+    if (place && __atomic_compare_exchange_n(
+            &place->taken, &expected, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        struct timespec now = {0, 0};
+        clock_gettime(CLOCK_REALTIME, &now);
+        place->signal = number;
+        place->code = info->si_code;
+        place->thread = (unsigned)syscall(SYS_gettid);
+        place->address = (unsigned long long)info->si_addr;
+        place->program = nbdpull_program_counter(context);
+        place->seconds = (unsigned long long)now.tv_sec;
+        place->nanoseconds = (unsigned long long)now.tv_nsec;
+        prctl(PR_GET_NAME, place->name, 0, 0, 0);
+        __atomic_store_n(&place->taken, 2, __ATOMIC_RELEASE);
+    }
+    /* The same fault when this returns, or a signal of our own, ends the process: at once, as whoever starts
+     * it again waits for that. A backtrace of the language's runtime can take minutes, with disks held. */
+    struct sigaction last = {0};
+    last.sa_handler = SIG_DFL;
+    sigaction(number, state->chains ? &state->before[number] : &last, 0);
+    if (info->si_code <= 0) syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), number);
+}
+/* From now on a crash is noted there, if there is a place, and ends the process at once. */
+static inline void nbdpull_note_crashes(struct nbdpull_crash *place) {
+    static const int signals[] = {SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV};
+    struct nbdpull_crash_state *state = nbdpull_crash_state();
+    struct sigaction action = {0};
+    const int is_first = !state->is_noting;
+    state->place = place;
+    if (!is_first) return;
+    state->is_noting = 1;
+    state->chains = getenv("SWIFT_BACKTRACE") != 0;
+    action.sa_sigaction = nbdpull_crashed;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    for (unsigned long i = 0; i < sizeof signals / sizeof *signals; i++)
+        sigaction(signals[i], &action, &state->before[signals[i]]);
+}
+static inline unsigned nbdpull_thread(void) { return (unsigned)syscall(SYS_gettid); }
+/* Where the program was loaded. */
+static inline unsigned long long nbdpull_program_base(void) {
+    return getauxval(AT_PHDR) & ~4095ULL;
 }
 /* cachestat (Linux 6.5): how many pages of the range the page cache has, or -1. */
 static inline long nbdpull_cached_pages(

@@ -27,11 +27,23 @@ package struct LedgerUse: Sendable, Hashable {
         slotsUsed = tally.others == 0 ? 0 : tally.largest - 1
         guard slotsUsed <= slotLimit, tally.others <= Int(slotsUsed) else { return nil }
         if tally.others == Int(slotsUsed) {
+            guard Self.isEachOnce(tally) else { return nil }
             freeSlots = FreeSlots()
         } else {
             guard let gaps = Self.gaps(content, words, slotsUsed) else { return nil }
             freeSlots = gaps
         }
+    }
+
+    /// Whether as many slots as there are words can be one of each: by their sum and that of their squares,
+    /// which costs no second look at the words.
+    private static func isEachOnce(_ tally: WordTally) -> Bool {
+        let count = UInt128(tally.others)
+        guard count > 0 else { return true }
+        let sum = count * (count - 1) / 2
+        let squares = (count - 1) * count * (2 * count - 1) / 6
+        return tally.sum == UInt64(truncatingIfNeeded: sum)
+            && tally.squares == UInt64(truncatingIfNeeded: squares)
     }
 
     private static func gaps(

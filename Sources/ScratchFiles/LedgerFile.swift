@@ -143,7 +143,7 @@ package final class LedgerFile: Sendable {
             file: LedgerFile(path: path, follow(descriptor)))
     }
 
-    private static func system<Value: ~Copyable>(
+    static func system<Value: ~Copyable>(
         _ body: () throws(SystemFault) -> Value
     ) throws(LedgerFileFault) -> Value {
         do throws(SystemFault) {
@@ -170,15 +170,9 @@ package final class LedgerFile: Sendable {
             let first = Int((max(data, base) - base) / 4)
             let last = Int((min(hole, end) - base) / 4)
             content.extents.append(first..<last)
-            words.prepare(first: first, count: last - first)
-            for start in stride(from: first, to: last, by: Self.chunkWords) {
-                let count = min(Self.chunkWords, last - start)
-                try fill(words, start, count)
-                // While they are in the processor's cache.
-                words.count(start..<start + count, into: &content.tally)
-            }
             position = hole
         }
+        content.tally = try LedgerReading(storage.raw, words, content.extents).run()
         return content
     }
 
@@ -187,17 +181,4 @@ package final class LedgerFile: Sendable {
             try FileCalls.seek(storage.raw, from: position, data: data)
         }
     }
-
-    private func fill(
-        _ words: SharedWordsStorage, _ first: Int, _ count: Int
-    ) throws(LedgerFileFault) {
-        let isFilled = try Self.system { () throws(SystemFault) in
-            try words.fill(
-                from: storage.raw, first: first, count: count,
-                at: UInt64(Self.headerBytes) + UInt64(first) * 4)
-        }
-        if !isFilled { throw .implausible }
-    }
-
-    private static let chunkWords = 64 << 10
 }

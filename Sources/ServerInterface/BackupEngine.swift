@@ -4,6 +4,9 @@
 package protocol BackupEngine: Sendable {
     /// Opens and locks the source and publishes its live export.
     func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID
+    /// Whoever asks for one of these live exports waits from now on until it is attached, or cannot be, or is not
+    /// among them any more.
+    func expectDisks(_ exports: Set<String>)
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
     func detachDisk(_ disk: DiskID) async throws(ServerFault)
     /// The same, unless a client is connected to the live export: `diskInUse` then, and nothing has changed.
@@ -48,6 +51,8 @@ package protocol BackupEngine: Sendable {
     func adoptLive(
         descriptor: Int32, security: ListenerSecurity
     ) async throws(ServerFault) -> ListenEndpoint
+    /// How the server before this one crashed; nil: it did not, or cannot have said so.
+    var lastCrash: CrashReport? { get }
     /// Reads credentials and access rules again; connections keep theirs. On a fault nothing has changed.
     func reloadSecurity() async throws(ServerFault)
     /// Receives the server's events; set once, before the first disk is attached.
@@ -67,10 +72,13 @@ package protocol BackupEngine: Sendable {
 extension BackupEngine {
     /// An engine that never waits for a storage has nobody to answer.
     package func refuseNewCalls() async {}
+    /// Nobody waits for disks that are there at once.
+    package func expectDisks(_ exports: Set<String>) {}
+    /// Nor has one without files anything to forget, or to tell of the one before it.
+    package var lastCrash: CrashReport? { nil }
     package func leave() async throws(ServerFault) {
         throw .cannotLeave(detail: "this engine leaves nothing to others")
     }
-    /// Nor has one without files anything to forget.
     package func forgetTracking(directory: String) {}
 
     /// An engine without connections refuses none.

@@ -42,6 +42,8 @@ package struct ServerConfiguration: Sendable {
     /// The state directory: the jobs of one server are kept apart from those of others by it; nil: none
     /// of them outlives its process.
     package var stateDirectory: String?
+    /// The program's version, for reports.
+    package var build = ""
     /// Files and directories of the server's own, which are refused as sources and as scratch.
     package var ownPaths: [String] = []
     /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in

@@ -82,17 +82,23 @@ package final class SharedWordsStorage: Sendable {
         precondition(range.count <= Int(UInt32.max))
         var (zeros, ones, full): (UInt32, UInt32, UInt32) = (0, 0, 0)
         var largest = tally.largest
+        var (sum, squares) = (tally.sum, tally.squares)
         for index in 0..<range.count {
             let word = unsafe words[index]
             zeros &+= word == 0 ? 1 : 0
             ones &+= word == 1 ? 1 : 0
             full &+= word == .max ? 1 : 0
             largest = max(largest, word == .max ? 0 : word)
+            let above = UInt64(word < 2 || word == .max ? 0 : word &- 2)
+            sum &+= above
+            squares &+= above &* above
         }
         tally.zeros += Int(zeros)
         tally.ones += Int(ones)
         tally.full += Int(full)
         tally.others += range.count - Int(zeros) - Int(ones) - Int(full)
         tally.largest = largest
+        tally.sum = sum
+        tally.squares = squares
     }
 }

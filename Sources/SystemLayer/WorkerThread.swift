@@ -87,6 +87,9 @@ package enum SystemFacts {
         max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
     }
 
+    /// This process.
+    package static var processID: Int32 { getpid() }
+
     /// The user whose rights the process has.
     package static var effectiveUser: UInt32 { geteuid() }
 

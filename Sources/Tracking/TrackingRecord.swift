@@ -34,7 +34,8 @@ package struct TrackingRecord: Sendable, Hashable {
     package var isClean: Bool
     package var chain: LayerChain
 
-    private static let title = "nbdpull-tracking 2"
+    private static let version: UInt64 = 2
+    private static let title = "nbdpull-tracking \(version)"
     /// Of records without session and mark.
     private static let oldTitle = "nbdpull-tracking 1"
     /// A larger file is not ours, and no larger one is written, in bytes: 100,000 checkpoints.
@@ -68,6 +69,16 @@ package struct TrackingRecord: Sendable, Hashable {
         }
         let body = Array((lines.joined(separator: "\n") + "\n").utf8)
         return body + Array("crc \(Zlib.crc32(body.span))\n".utf8)
+    }
+
+    /// The version of a record that a later version of the program wrote; nil for every other.
+    package static func newerVersion(_ bytes: [UInt8]) -> UInt64? {
+        let line = bytes.prefix(64).prefix { $0 != UInt8(ascii: "\n") }
+        guard line.count < min(bytes.count, 64),
+            let text = value("nbdpull-tracking", String(decoding: line, as: UTF8.self)),
+            let version = UInt64(text), version > Self.version
+        else { return nil }
+        return version
     }
 
     /// Reads a record of this form or the first; nil when it is torn, altered or of another form, or

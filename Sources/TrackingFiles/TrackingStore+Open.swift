@@ -110,6 +110,9 @@ extension TrackingStore {
             let leftover = names.contains { serial(in: $0) != nil }
             return try fresh(leftover ? "'\(path)' is missing: older checkpoints are lost" : nil)
         }
+        if let version = TrackingRecord.newerVersion(bytes) {
+            throw .newer(path: path, version: version)
+        }
         guard let record = TrackingRecord.decode(bytes) else {
             return try fresh("'\(path)' is damaged: older checkpoints are lost")
         }

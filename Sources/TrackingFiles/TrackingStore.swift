@@ -18,6 +18,8 @@ package enum TrackingFault: Error, Sendable, Hashable {
     case sourceLost(errno: Int32)
     /// The record has no room for another checkpoint.
     case recordFull(limitBytes: Int)
+    /// A later version wrote the record: nothing of it is changed.
+    case newer(path: String, version: UInt64)
     /// It was said meanwhile that changes are not recorded: nothing is written that says otherwise.
     case lost
 }

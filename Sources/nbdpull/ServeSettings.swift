@@ -96,6 +96,7 @@ struct ServeSettings {
             ?? ServerConfiguration.defaultTrackingTimeoutSeconds
         server.witnessDirectory = runDirectory + "/tracking"
         server.stateDirectory = stateDirectory
+        server.build = Nbdpull.version
         server.ownPaths = StateDirectory.ownPaths(in: stateDirectory)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30

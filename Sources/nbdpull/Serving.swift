@@ -108,7 +108,10 @@ struct Serving {
         let manager = JobManager(
             engine: engine, state: state, settings: managing(freezer), events: events)
         await manager.activate()
-        var warnings = await manager.restore(setup.start)
+        let listening = Listening()
+        var warnings = await manager.restore(setup.start) {
+            await listening.begin { () throws(ControlError) in try await listen(engine) }
+        }
         await manager.keepOpening()
         warnings += await freezer?.recover() ?? GuestFreezer.leftovers(state)
         for warning in warnings where !settings.quiet {
@@ -117,7 +120,7 @@ struct Serving {
         // Printed even with --quiet: the server is not what it seems.
         for problem in await manager.problems { Console.error("error: \(problem)") }
         do {
-            let live = try await listen(engine)
+            let live = try await listening.endpoints()
             let fronts = try Fronts(setup, sockets)
             setup.serviceManager.forget(sockets.closeRest())
             let served = ServedFronts(
@@ -169,6 +172,24 @@ struct Serving {
         }
         return bound
     }
+}
+
+/// Listening for machines, which begins while the start goes on.
+private actor Listening {
+    private var result = Result<[ListenEndpoint], ControlError>.success([])
+
+    func begin(
+        _ body: @Sendable () async throws(ControlError) -> [ListenEndpoint]
+    ) async {
+        do throws(ControlError) {
+            result = .success(try await body())
+        } catch {
+            result = .failure(error)
+        }
+    }
+
+    /// Where the live exports are reached.
+    func endpoints() throws(ControlError) -> [ListenEndpoint] { try result.get() }
 }
 
 /// The sockets of the front ends.

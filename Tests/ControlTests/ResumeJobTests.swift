@@ -70,6 +70,36 @@ import Testing
         #expect(try StateDirectory.jobFiles(fixture).isEmpty)
     }
 
+    @Test(
+        "P1: a job whose checkpoint was deleted while it ran goes on", arguments: [false, true])
+    func deletedCheckpoint(metadataOnly: Bool) async throws {
+        let fixture = try ControlFixture()
+        try Self.leave(fixture) { record, _ in record.checkpoint = "c1" }
+        let uuid = try DomainDefinition.parse(fixture.domainXML(), hasStableUUID: true).uuid
+        let state = try StateDirectory(path: fixture.stateDirectory)
+        try state.save(
+            CheckpointMetadata(
+                name: "c1", disks: [.init(target: "vda", bitmap: "c1")], jobID: Self.id), of: uuid)
+        state.release()
+        func firstServer() async throws {
+            let manager = try await fixture.manager(stored: true)
+            _ = await manager.restore()
+            try await Self.settle {
+                try await manager.jobInfo(domain: "vm1", job: Self.id).state == "running"
+            }
+            try await manager.deleteCheckpoint("c1", of: "vm1", metadataOnly: metadataOnly)
+        }
+        try await firstServer()
+        let (manager, _) = try await fixture.restarted()
+        try await Self.settle {
+            try await manager.listJobs(domain: "vm1").first?.state != "starting"
+        }
+        #expect(try await manager.endedJobs(domain: "vm1").map(\.errorMessage) == [])
+        let info = try await manager.end(domain: "vm1", job: Self.id, cause: .success)
+        #expect(info.success == true)
+        #expect(try StateDirectory.jobFiles(fixture).isEmpty)
+    }
+
     @Test("a job of another boot, version or begin has failed, and says why")
     func refused() async throws {
         let cases: [(String, (inout StoredJob, inout StoredResume) -> Void)] = [

@@ -108,8 +108,9 @@ struct LedgerFileTests {
 
     @Test("P5: words that contradict each other, or their scratch, are not gone on with")
     func implausible() throws {
-        for slots: [UInt32] in [[3, 3], [0, 2000]] {
-            let ledger = try make(clusters: 4)
+        // The last two name as many slots as there are words, one of them twice.
+        for slots: [UInt32] in [[3, 3], [0, 2000], [0, 0, 2], [0, 0, 3, 3, 4]] {
+            let ledger = try make(clusters: 5)
             for (cluster, slot) in slots.enumerated() {
                 ledger.view.publish(cluster, .slot(slot))
             }

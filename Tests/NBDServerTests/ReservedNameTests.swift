@@ -9,7 +9,7 @@ import Testing
 @testable import ServerInterface
 
 /// A file whose opening hangs: a lease on it is only given back when the test says so.
-private final class LeasedFile: Sendable {
+final class LeasedFile: Sendable {
     private let descriptor: OwnedDescriptor
     /// `F_SETLEASE`, which Swift's Glibc module does not show.
     private static let setLease: Int32 = 1024

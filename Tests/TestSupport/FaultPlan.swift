@@ -7,6 +7,8 @@ package final class FaultPlan {
     package enum Fault: Sendable {
         /// The process is gone before the change is made.
         case killed
+        /// The process crashes when something is opened, from then on every time.
+        case crashes
         /// So many calls fail, one after the other; with EMFILE what is opened, else what is changed.
         case fails(errno: Int32, count: Int = 1)
     }
@@ -40,6 +42,7 @@ package final class FaultPlan {
         let blanks = String(repeating: " ", count: 1 + writes % 2)
         switch fault {
         case .killed: try Files.write("\(step)\(blanks)0", to: plan)
+        case .crashes: try Files.write("\(step)\(blanks)-1 1000000", to: plan)
         case .fails(let errno, let count):
             try Files.write("\(step)\(blanks)\(errno) \(count)", to: plan)
         }

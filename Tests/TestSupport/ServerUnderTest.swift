@@ -97,6 +97,12 @@ package final class ServerUnderTest {
 
     /// Starts the server again, with what its state directory knows.
     package func start(_ extra: [String] = []) throws {
+        try launch(extra)
+        try awaitReady()
+    }
+
+    /// Starts the server again, and waits for nothing.
+    package func launch(_ extra: [String] = []) throws {
         let words =
             launcher + [
                 try Self.binary(), "serve", "--state-dir", stateDirectory, "--run-dir",
@@ -105,7 +111,11 @@ package final class ServerUnderTest {
         let command = try Command(
             words[0], Array(words.dropFirst()), environment: environment)
         process = command
-        try command.wait(for: "ready line") { $0.stderr.contains("nbdpull: ready") }
+    }
+
+    /// Waits until a server that was launched is ready.
+    package func awaitReady() throws {
+        try process?.wait(for: "ready line") { $0.stderr.contains("nbdpull: ready") }
     }
 
     /// Stops the server and fails unless it was alive and goes in peace.

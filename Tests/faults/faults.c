@@ -3,10 +3,10 @@
  *
  * FAULTS_UNDER names the directory. FAULTS_PLAN names a file; while it holds
  * "N ERRNO [COUNT]", changes are counted, and from the Nth on COUNT of them (1 if not given) fail with
- * ERRNO, or end the process when ERRNO is 0. How many were counted is kept in the file beside it,
+ * ERRNO, or end the process when ERRNO is 0, or crash it when that is -1. How many were counted is kept in the file beside it,
  * PLAN.count; to write PLAN anew begins anew.
  *
- * With EMFILE it is not changes that are counted and fail, but files and directories that are opened. */
+ * With EMFILE and -1 it is not changes that are counted and fail, but files and directories that are opened. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -75,7 +75,7 @@ static int step_as(const char *path, int kinds)
             counted = 0;
         }
         sscanf(text, "%ld %ld %ld", &at, &number, &count);
-        int counts = kinds & (number == EMFILE ? OPENING : CHANGE);
+        int counts = kinds & (number == EMFILE || number == -1 ? OPENING : CHANGE);
         if (counts) {
             counted++;
             note_count();
@@ -85,6 +85,7 @@ static int step_as(const char *path, int kinds)
                 kill(getpid(), SIGKILL);
                 pause();
             }
+            if (number == -1) __builtin_trap();
             result = (int)number;
         }
     }

@@ -28,6 +28,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case checkpointCreated = "checkpoint-created"
         case checkpointDeleted = "checkpoint-deleted"
         case stateProblem = "state-problem"
+        case serverCrashed = "server-crashed"
+        case setAside = "set-aside"
         case guestFrozen = "guest-frozen"
         case guestThawed = "guest-thawed"
         case guestThawFailed = "guest-thaw-failed"
@@ -83,7 +85,7 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     package var severity: Severity {
         switch event {
         case .jobBroken, .diskFailed, .diskProblem, .trackingProblem, .stateProblem,
-            .guestThawFailed:
+            .guestThawFailed, .serverCrashed, .setAside:
             .error
         case .watermark, .trackingRecovered, .clientRefused, .guestProblem, .jobExpired, .jobIdle,
             .eventProgramFailed:

@@ -208,6 +208,7 @@ extension JobManager {
         let gone = try domain.checkpoints.checkpoint(checkpoint)
         var tree = domain.checkpoints
         let children = tree.remove(checkpoint)
+        try noteDeletion(of: gone)
         for child in children { try state?.save(child, of: uuid) }
         if metadataOnly {
             var forgotten = gone
@@ -226,6 +227,17 @@ extension JobManager {
         domains[name]?.checkpoints = tree
         events.append(
             ControlEvent(.checkpointDeleted, domain: name, message: "checkpoint \(checkpoint)"))
+    }
+
+    // The next server must not take the job for one whose begin was cut off before its checkpoint stood.
+    private func noteDeletion(of gone: CheckpointMetadata) throws(ControlError) {
+        guard let id = gone.jobID, let job = jobs[id], case .running = job.state,
+            job.record.resume != nil
+        else { return }
+        var record = job.record
+        record.checkpointDeleted = true
+        try state?.update(record)
+        jobs[id]?.record = record
     }
 
     // What cannot be written back is forgotten at the next start, and its bitmaps go then.

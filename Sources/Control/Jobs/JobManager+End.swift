@@ -48,16 +48,18 @@ extension JobManager {
         var outcome = cause.outcome(brokenReason: reason)
         if case .ended(let ended) = after { outcome = ended }
         job.state = .ended(outcome)
+        var info = Self.endedInfo(job, outcome)
+        // Before the verdict: whoever has lost the answer finds it there. While there is a record the next
+        // server believes that, and puts the history right.
+        if outcome.isGood { keepInHistory(info) }
         if outcome.isGood, let problem = keepVerdict(job) {
             outcome = .failed(reason: "the verdict cannot be kept: \(problem)")
             job.state = .ended(outcome)
+            info = Self.endedInfo(job, outcome)
         }
-        var info = job.info()
-        info.ended = Date()
-        info.checkpointKept = job.checkpoint == nil ? nil : outcome.isGood
         if !outcome.isGood { await takeBack(job, &info) }
         jobs.removeValue(forKey: id)
-        keepInHistory(info)
+        if !outcome.isGood { keepInHistory(info) }
         endedCounts[outcome.label, default: 0] += 1
         endedReadBytes &+= (job.lastReport?.disks ?? []).reduce(0) { $0 &+ $1.bytesRead }
         var event = ControlEvent(
@@ -65,6 +67,13 @@ extension JobManager {
             message: [info.jobType, info.errorMessage].compactMap { $0 }.joined(separator: ": "))
         event.outcome = outcome.label
         events.append(event)
+        return info
+    }
+
+    private static func endedInfo(_ job: Job, _ outcome: JobOutcome) -> JobInfo {
+        var info = job.info()
+        info.ended = Date()
+        info.checkpointKept = job.checkpoint == nil ? nil : outcome.isGood
         return info
     }
 

@@ -5,8 +5,9 @@ import BoundedCalls
 extension JobManager {
     /// A call waits so long for disks that are being opened, in milliseconds; then it goes on without.
     static let retryMilliseconds: Int32 = 2_000
-    /// The start waits so long for all disks together, in milliseconds.
-    static let startMilliseconds: Int32 = 10_000
+    /// The start waits so long for all disks together before it says which are not there, in milliseconds;
+    /// those that are there have been served since they are.
+    static let startMilliseconds: Int32 = 2_000
 
     /// Attaches each disk that is not served and should be; failures are kept as reasons.
     func retryFailedDisks(of name: String) async {
@@ -14,9 +15,23 @@ extension JobManager {
         await open([domain], Self.retryMilliseconds)
     }
 
-    /// Opens the disks of all domains at once; returns a line for each that is not served after that.
-    func openAll() async -> [String] {
-        await open(Array(domains.values), Self.startMilliseconds)
+    /// The live exports of all disks that are to be opened.
+    var exportsToOpen: Set<String> {
+        Set(
+            domains.values.flatMap { domain in
+                failedDisks(of: domain).map {
+                    domain.definition.liveExportName(target: $0.target)
+                }
+            })
+    }
+
+    /// Begins to open the disks of all domains at once.
+    func beginOpening() -> [Task<Void, Never>] { beginOpening(Array(domains.values)) }
+
+    /// Waits for what `beginOpening` has begun; returns a line for each disk that is not served after that.
+    func finishOpening(_ tasks: [Task<Void, Never>]) async -> [String] {
+        await wait(for: tasks, of: Array(domains.values), Self.startMilliseconds)
+        engine.expectDisks([])
         var warnings: [String] = []
         for domain in domains.values.sorted(by: { $0.definition.name < $1.definition.name }) {
             for disk in domain.definition.disks {
@@ -46,7 +61,7 @@ extension JobManager {
     }
 
     private var hasFailedDisks: Bool {
-        !isStopping && !isLeaving && domains.values.contains { !Self.failedDisks(of: $0).isEmpty }
+        !isStopping && !isLeaving && domains.values.contains { !failedDisks(of: $0).isEmpty }
     }
 
     private func openFailedDisks() async {
@@ -54,22 +69,32 @@ extension JobManager {
         await open(Array(domains.values), Self.retryMilliseconds)
     }
 
-    private static func failedDisks(of domain: ManagedDomain) -> [DomainDisk] {
+    private func failedDisks(of domain: ManagedDomain) -> [DomainDisk] {
         domain.definition.disks.filter { disk in
             guard disk.isServable, case .failed = domain.attachments[disk.target] else {
                 return false
             }
-            return true
+            return reasonAside(disk, of: domain.definition) == nil
         }
     }
 
     private func open(_ domains: [ManagedDomain], _ milliseconds: Int32) async {
+        await wait(for: beginOpening(domains), of: domains, milliseconds)
+    }
+
+    private func beginOpening(_ domains: [ManagedDomain]) -> [Task<Void, Never>] {
         var tasks: [Task<Void, Never>] = []
         for domain in domains {
-            for disk in Self.failedDisks(of: domain) {
+            for disk in failedDisks(of: domain) {
                 tasks.append(opening(disk, of: domain.definition))
             }
         }
+        return tasks
+    }
+
+    private func wait(
+        for tasks: [Task<Void, Never>], of domains: [ManagedDomain], _ milliseconds: Int32
+    ) async {
         guard await !Patience.wait(for: tasks, milliseconds: milliseconds) else { return }
         for domain in domains {
             for disk in domain.definition.disks where isOpening(disk, of: domain.definition) {

@@ -78,6 +78,7 @@ extension JobManager {
     private func mayGoOn(
         _ record: StoredJob, _ state: StateDirectory
     ) -> Result<StoredResume, Refusal> {
+        if let reason = jobsAside[record.id] { return .failure(Refusal(reason)) }
         guard record.ended == nil, record.brokenReason == nil, let kept = record.resume else {
             return .failure(Refusal(nil))
         }
@@ -91,7 +92,7 @@ extension JobManager {
         guard !bootID.isEmpty, resume.bootID == bootID else {
             return .failure(Refusal("the machine was restarted while the job ran"))
         }
-        if let checkpoint = record.checkpoint {
+        if let checkpoint = record.checkpoint, record.checkpointDeleted != true {
             // It is committed last.
             let known = state.checkpoints(of: resume.uuid).records.contains {
                 $0.name == checkpoint && $0.jobID == record.id && $0.phase == .committed
@@ -111,7 +112,7 @@ extension JobManager {
             let age = SystemCalls.nanosecondsSinceBoot &- resume.begunNanoseconds
             var job = Job(
                 id: record.id, domain: record.domain, plan: resume.plan,
-                checkpoint: record.checkpoint.flatMap { domains[record.domain]?.checkpoints[$0] },
+                checkpoint: checkpoint(ofJob: record.id, domain: record.domain),
                 record: record, begunAt: record.begun,
                 age: .nanoseconds(Int64(clamping: age)))
             job.clientRelease = resume.clientRelease
@@ -143,14 +144,18 @@ extension JobManager {
             holdNanoseconds: resume.holdNanoseconds, memory: resume.memory)
     }
 
-    /// Serves the jobs whose disks are there; the others as soon as theirs are.
-    func resumeAll(_ records: [StoredJob]) async {
-        var awaited: [Task<Void, Never>] = []
-        for record in records {
-            let task = Task { await self.resume(record.id) }
-            if let job = jobs[record.id], missingDisk(of: job) == nil { awaited.append(task) }
-        }
-        _ = await Patience.wait(for: awaited, milliseconds: Self.resumeMilliseconds)
+    /// Serves jobs as soon as their disks are there.
+    func beginResuming(_ records: [StoredJob]) -> [String: Task<Void, Never>] {
+        var tasks: [String: Task<Void, Never>] = [:]
+        for record in records { tasks[record.id] = Task { await self.resume(record.id) } }
+        return tasks
+    }
+
+    /// Waits a moment for jobs whose disks are there.
+    func finishResuming(_ tasks: [String: Task<Void, Never>]) async {
+        let awaited = tasks.filter { jobs[$0.key].map { missingDisk(of: $0) == nil } ?? false }
+        _ = await Patience.wait(
+            for: Array(awaited.values), milliseconds: Self.resumeMilliseconds)
     }
 
     private func resume(_ id: String) async {

@@ -18,8 +18,14 @@ extension JobManager {
     /// them, and removes their scratch and sockets. Nothing here fails the start: what went wrong is
     /// returned, one line each. A domain given at the start replaces a kept one of the
     /// same name.
-    package func restore(_ given: [StartDomain] = []) async -> [String] {
+    ///
+    /// `serving` is run before the first disk is opened: a machine that comes waits for its own disk, and
+    /// for nothing else.
+    package func restore(
+        _ given: [StartDomain] = [], serving: @Sendable () async -> Void = {}
+    ) async -> [String] {
         var warnings: [String] = []
+        warnings += noteLastCrash()
         let names = Set(given.map(\.definition.name))
         // Before any domain: what these jobs made must not be taken up with it.
         let found = state.map(loadJobs)
@@ -39,8 +45,12 @@ extension JobManager {
                 start.definition, isStored: start.isStored, discarding: discarding)
         }
         await expect(found?.left ?? [])
-        warnings += await openAll()
-        await resumeAll(found?.left ?? [])
+        engine.expectDisks(exportsToOpen)
+        await serving()
+        let opening = beginOpening()
+        let resuming = beginResuming(found?.left ?? [])
+        warnings += await finishOpening(opening)
+        await finishResuming(resuming)
         if let state {
             for cleaned in await clean(cutOff) { warnings += await report(cleaned, state) }
             warnings += await setAside(found?.damaged ?? [], state)
@@ -131,7 +141,7 @@ extension JobManager {
                 } else if disk.path == nil {
                     .noMedia
                 } else {
-                    .failed(reason: "not opened yet")
+                    .failed(reason: reasonAside(disk, of: definition) ?? "not opened yet")
                 }
         }
         domains[definition.name] = domain

@@ -51,7 +51,7 @@ extension JobManager {
         defer { unlockCheckpoints(of: name) }
         guard let domain = domains[name] else { return nil }
         let uuid = domain.definition.uuid
-        guard let found = checkpointName(ofJob: id, in: domain) else { return nil }
+        guard let found = self.checkpoint(ofJob: id, domain: name)?.name else { return nil }
         unsettled[id] = Unsettled(domain: name, checkpoint: found)
         var tree = domain.checkpoints
         let children = tree[found] == nil ? [] : tree.remove(found)
@@ -71,12 +71,16 @@ extension JobManager {
         return await isGone(found, from: name) ? nil : "a disk that may hold it is not served"
     }
 
-    // Its name may be that of a checkpoint made since; the job's id says which it is.
-    private func checkpointName(ofJob id: String, in domain: ManagedDomain) -> String? {
+    /// What is known of the checkpoint that was made with a job, whoever has its name by now, also when it was deleted with its bitmaps
+    /// kept; nil when every trace of it is gone.
+    func checkpoint(ofJob id: String, domain name: String) -> CheckpointMetadata? {
+        guard let domain = domains[name] else { return nil }
         let tree = domain.checkpoints
-        if let known = tree.names.first(where: { tree[$0]?.jobID == id }) { return known }
+        if let known = tree.names.lazy.compactMap({ tree[$0] }).first(where: { $0.jobID == id }) {
+            return known
+        }
         let kept = state?.checkpoints(of: domain.definition.uuid).records ?? []
-        return kept.first { $0.jobID == id && $0.phase != .pending }?.name
+        return kept.first { $0.jobID == id && $0.phase != .pending }
     }
 
     /// Tries again to remove what a job that did not end well has left; its record goes with it.

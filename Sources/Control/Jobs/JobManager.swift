@@ -94,6 +94,9 @@ package actor JobManager {
     var history: [String: History] = [:]
     /// Jobs that did not end well and have left something behind, by id.
     var unsettled: [String: Unsettled] = [:]
+    /// Live exports and jobs that are set aside as servers crash over them, with the reason.
+    var disksAside: [String: String] = [:]
+    var jobsAside: [String: String] = [:]
     /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
     var isStopping = false

@@ -39,7 +39,9 @@ package final class StateDirectory: Sendable {
     }
 
     package let path: String
-    private static let parts = ["domains", "jobs", "history", "checkpoints", "disks", "frozen"]
+    private static let parts = [
+        "domains", "jobs", "history", "checkpoints", "disks", "frozen", "crashes",
+    ]
     private let lock: SystemCalls.Descriptor
 
     /// What no disk and no scratch may be: the files below the state directory that are the server's.

@@ -87,12 +87,15 @@ package enum StateRecord {
     static func crc32(_ bytes: [UInt8]) -> UInt32 {
         var value: UInt32 = 0xFFFF_FFFF
         for byte in bytes {
-            value ^= UInt32(byte)
-            for _ in 0..<8 {
-                value = (value >> 1) ^ (value & 1 == 1 ? 0xEDB8_8320 : 0)
-            }
+            value = (value >> 8) ^ crcTable[Int((value ^ UInt32(byte)) & 0xFF)]
         }
         return ~value
+    }
+
+    private static let crcTable: [UInt32] = (0..<256).map { byte in
+        (0..<8).reduce(UInt32(byte)) { value, _ in
+            (value >> 1) ^ (value & 1 == 1 ? 0xEDB8_8320 : 0)
+        }
     }
 
     private static func hex(_ value: UInt32) -> String {
@@ -149,6 +152,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
     /// The record's existence means that the job has not ended well: on finding it, take the
     /// checkpoint back.
     package var checkpoint: String?
+    /// The checkpoint was deleted while the job ran.
+    package var checkpointDeleted: Bool?
     /// Why it broke, if it did and could still be written down.
     package var brokenReason: String?
     /// What the next server needs to go on with it, while it runs whole; nil: it cannot.
@@ -169,6 +174,7 @@ package struct StoredJob: Sendable, Hashable, Codable {
         self.cancelledReason = nil
         self.elapsedMilliseconds = nil
         self.checkpoint = nil
+        self.checkpointDeleted = nil
         self.brokenReason = nil
         self.resume = nil
         self.ended = nil

@@ -95,15 +95,19 @@ final class BackupExport: Sendable {
             bytesRead.store(left.figures.bytesRead, ordering: .relaxed)
             watermarkSent.store(left.figures.isAboveWatermark, ordering: .relaxed)
         } else {
-            ledger = try Ledger(
-                geometry: geometry,
-                file: memory?.ledgerFile(
-                    LedgerFacts(
-                        bootID: StateFiles.bootID(), jobID: jobID, target: configuration.target,
-                        sizeBytes: sizeBytes, source: live.source.node?.text ?? "",
-                        scratch: scratch.node?.text ?? "", scratchBytes: scratch.deviceBytes,
-                        roomBytes: room, reservedBytes: reservedBytes,
-                        allocatedBytes: allocatedBytes, hasBitmap: !bitmaps.isEmpty)))
+            let file = memory?.ledgerFile(
+                LedgerFacts(
+                    bootID: StateFiles.bootID(), jobID: jobID, target: configuration.target,
+                    sizeBytes: sizeBytes, source: live.source.node?.text ?? "",
+                    scratch: scratch.node?.text ?? "", scratchBytes: scratch.deviceBytes,
+                    roomBytes: room, reservedBytes: reservedBytes,
+                    allocatedBytes: allocatedBytes, hasBitmap: !bitmaps.isEmpty))
+            do throws(SystemFault) {
+                ledger = try Ledger(geometry: geometry, file: file)
+            } catch {
+                memory?.remove()
+                throw error
+            }
         }
         self.mayRelease = mayRelease
         copyTimeoutNanoseconds = copyTimeoutMilliseconds.saturatingMultiply(1_000_000)

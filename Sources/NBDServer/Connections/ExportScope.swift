@@ -53,6 +53,9 @@ final class ExportScope: Sendable {
     /// What the rings of its connections are for.
     var duty: RingDuty { jobID == nil ? .guests : .backups }
     private let targets = Mutex<[String: ExportTarget]>([:])
+    /// Names that are to come soon, and whether there are any.
+    private let awaited = Mutex<Set<String>>([])
+    let awaitsAny = Atomic<Bool>(false)
 
     init(jobID: String?, domain: String? = nil) {
         self.jobID = jobID
@@ -74,13 +77,41 @@ final class ExportScope: Sendable {
 
     func target(named name: String) -> ExportTarget? { targets.withLock { $0[name] } }
 
+    /// Whoever asks for one of these names waits for it from now on.
+    func awaitNames(_ names: Set<String>) {
+        awaited.withLock { awaited in
+            awaited = names
+            awaitsAny.store(!names.isEmpty, ordering: .relaxed)
+        }
+    }
+
+    /// A name has come, or does not come any more; whether anybody may have waited for it.
+    func stopAwaiting(_ name: String) -> Bool {
+        awaited.withLock { awaited in
+            guard awaited.remove(name) != nil else { return false }
+            awaitsAny.store(!awaited.isEmpty, ordering: .relaxed)
+            return true
+        }
+    }
+
+    func isAwaited(_ name: String) -> Bool { awaited.withLock { $0.contains(name) } }
+
     var all: [ExportTarget] { targets.withLock { Array($0.values) } }
+}
+
+/// A peer has asked for an export that is to come soon.
+final class MissedExport: Sendable {
+    private let isNoted = Atomic<Bool>(false)
+    var isMissed: Bool { isNoted.load(ordering: .relaxed) }
+    func note() { isNoted.store(true, ordering: .relaxed) }
 }
 
 /// The exports of a scope that one peer may use; the others are not there for it.
 struct PermittedExports: ExportDirectory {
     let scope: ExportScope
     let rights: AccessRights
+    /// Told when the peer asks for one that is to come soon.
+    var missed: MissedExport?
 
     func listings() -> [ExportListing] {
         scope.all.filter(isPermitted).map(\.description).sorted { $0.name < $1.name }
@@ -88,7 +119,11 @@ struct PermittedExports: ExportDirectory {
     }
 
     func export(named name: String) -> ExportDescription? {
-        scope.target(named: name).flatMap { isPermitted($0) ? $0.description : nil }
+        // Before the look: one that comes in between is found.
+        let isAwaited = missed != nil && scope.isAwaited(name) && isPermitted(live: name)
+        let found = scope.target(named: name).flatMap { isPermitted($0) ? $0.description : nil }
+        if found == nil, isAwaited { missed?.note() }
+        return found
     }
 
     /// Whether the peer may use an export.
@@ -97,14 +132,17 @@ struct PermittedExports: ExportDirectory {
         switch target {
         case .backup:
             return rights.permit(.backup, domain: scope.domain ?? "", name: name)
-        case .live:
-            // DOMAIN/DISK; one file served by itself belongs to no domain.
-            guard let slash = name.firstIndex(of: "/") else {
-                return rights.permit(.live, domain: "", name: name)
-            }
-            return rights.permit(
-                .live, domain: String(name[..<slash]),
-                name: String(name[name.index(after: slash)...]))
+        case .live: return isPermitted(live: name)
         }
+    }
+
+    private func isPermitted(live name: String) -> Bool {
+        // DOMAIN/DISK; one file served by itself belongs to no domain.
+        guard let slash = name.firstIndex(of: "/") else {
+            return rights.permit(.live, domain: "", name: name)
+        }
+        return rights.permit(
+            .live, domain: String(name[..<slash]),
+            name: String(name[name.index(after: slash)...]))
     }
 }

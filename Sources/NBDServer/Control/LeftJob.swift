@@ -29,10 +29,11 @@ struct LeftJob {
     }
 
     private var target: String { configuration.target }
-    private var scratchPath: String { configuration.scratch.path }
+    var jobID: String { job.configuration.id }
+    var scratchPath: String { configuration.scratch.path }
 
-    /// Opens ledger, scratch and bitmap; may wait as long as scratch does.
-    func open(_ source: RawSource) throws(PreparedExport.Refusal) -> PreparedExport.Found {
+    /// Opens the ledger, which lies in memory.
+    func ledger() throws(PreparedExport.Refusal) -> LedgerFile.Found {
         guard StateFiles.isMemory(memory.directory) else {
             throw Refusal("'\(memory.directory)' does not lie in memory")
         }
@@ -45,7 +46,12 @@ struct LeftJob {
         guard !boot.isEmpty, facts.bootID == boot else {
             throw Refusal("the machine was restarted while the job ran")
         }
-        try judge(source, found)
+        return found
+    }
+
+    /// Opens scratch and bitmap; may wait as long as scratch does.
+    func open(_ found: LedgerFile.Found) throws(PreparedExport.Refusal) -> PreparedExport.Found {
+        let facts = found.facts
         let scratch = try openScratch(facts)
         let ledger = try sorted { () throws(LedgerFileFault) in
             try Ledger(found, slotLimit: scratch.slotLimit)
@@ -86,7 +92,8 @@ struct LeftJob {
 
     // MARK: Source
 
-    private func judge(
+    /// Refuses a source that may not be as it was left; may wait as long as the source does.
+    func judge(
         _ source: RawSource, _ found: LedgerFile.Found
     ) throws(PreparedExport.Refusal) {
         guard source.node?.text == found.facts.source else {

@@ -47,7 +47,9 @@ extension NBDServer {
         case .success(let made): (exports, opened) = made
         }
         let begun = await onDisks(disks) {
-            self.begin(configuration, exports, bases, scope, opened)
+            self.shared.flight.during(.beginningJob, configuration.id) {
+                self.begin(configuration, exports, bases, scope, opened)
+            }
         }
         guard case .failure(let fault) = begun else { return begun }
         scope.removeAll()

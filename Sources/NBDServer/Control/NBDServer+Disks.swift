@@ -14,7 +14,9 @@ extension NBDServer {
     package func attachDisk(
         _ configuration: DiskConfiguration
     ) async throws(ServerFault) -> DiskID {
-        let disk = try await attach(configuration).get()
+        let attached = await attach(configuration)
+        if case .failure = attached { stopAwaiting(configuration.exportName) }
+        let disk = try attached.get()
         guard let path = configuration.vhostSocket else { return disk }
         do throws(ServerFault) {
             try await listenVhost(disk, path: path)
@@ -59,7 +61,11 @@ extension NBDServer {
         let opened = await storage.run(
             at: .of(configuration.path), what: "'\(configuration.path)'",
             .begin(milliseconds: limit)
-        ) { self.openSource(configuration) }
+        ) {
+            self.shared.flight.during(.openingDisk, configuration.exportName) {
+                self.openSource(configuration)
+            }
+        }
         switch opened {
         case .failure(let fault): return .failure(fault)
         case .success(let source):
@@ -70,7 +76,9 @@ extension NBDServer {
                 guard self.keep(place, configuration.exportName) else {
                     return .failure(.exportNameTaken(name: configuration.exportName))
                 }
-                return self.publish(configuration, source, place.home, left)
+                return self.shared.flight.during(.openingDisk, configuration.exportName) {
+                    self.publish(configuration, source, place.home, left)
+                }
             }
         }
     }
@@ -128,12 +136,18 @@ extension NBDServer {
         _ configuration: DiskConfiguration
     ) -> Result<RawSource, ServerFault> {
         do throws(SourceFault) {
-            return .success(
-                try RawSource(
-                    path: configuration.path,
-                    expected: configuration.kind == .file ? .regular : .blockDevice,
-                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
-                    reserved: shared.configuration.reserved))
+            let source = try RawSource(
+                path: configuration.path,
+                expected: configuration.kind == .file ? .regular : .blockDevice,
+                readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                reserved: shared.configuration.reserved)
+            if let job = waitingJob(withScratch: source.node) {
+                return .failure(
+                    .sourceLocked(
+                        path: configuration.path, detail: Self.keepsContent(of: job)))
+            }
+            refuseJobs(on: source, servedAs: configuration.exportName)
+            return .success(source)
         } catch {
             if case .inUse(_, let node?) = error, let export = export(of: node) {
                 return .failure(.sourceServed(path: configuration.path, export: export))
@@ -171,6 +185,7 @@ extension NBDServer {
             return DiskID(number: state.lastDisk)
         }
         let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
+        shared.flight.name(export.id.number, "disk \(configuration.exportName)")
         let tracking: (DiskTracking, TrackingSeed?)?
         do throws(ServerFault) {
             tracking = try openTracking(configuration, source, disk)
@@ -194,6 +209,22 @@ extension NBDServer {
         }
         keepRoom(state.withLock { $0.jobs.values.flatMap(\.exports) })
         _ = live.add(.live(export))
+        stopAwaiting(export.description.name)
+    }
+
+    /// Whoever asks for one of these disks from now on waits until it is there, or cannot be attached, or
+    /// is not among them any more.
+    package func expectDisks(_ exports: Set<String>) {
+        live.awaitNames(exports)
+        tellGuests()
+    }
+
+    private func stopAwaiting(_ name: String) {
+        if live.stopAwaiting(name) { tellGuests() }
+    }
+
+    private func tellGuests() {
+        for ring in shared.layout.rings(for: .guests) { shared.mailboxes[ring].post(.exportsCame) }
     }
 
     // MARK: Detaching

@@ -135,6 +135,8 @@ extension NBDServer {
     // MARK: Letting go
 
     private func letGo() async {
+        // First: what is cut short by the rest is no reason to give a job up.
+        state.withLock { $0.hasLeft = true }
         storage.stop()
         shared.setEventHandler { _ in }
         let held = await giveUp()

@@ -72,14 +72,14 @@ extension NBDServer {
             .begin(milliseconds: shared.configuration.storageMilliseconds),
             late: { $0.listener.close() }
         ) {
-            self.bind(endpoint) { listener, bound in
+            self.bind(endpoint, for: scope.jobID) { listener, bound in
                 self.wrap(listener, scope, security, bound, guestOf: guestOf)
             }
         }
     }
 
     private func bind(
-        _ endpoint: ListenEndpoint,
+        _ endpoint: ListenEndpoint, for job: String?,
         _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) -> Result<OpenedListener, ServerFault> {
         if let inherited = inherited(endpoint) { return .success(wrap(inherited, endpoint)) }
@@ -91,6 +91,9 @@ extension NBDServer {
                     path: path, mode: access.mode ?? mode, group: access.group)
                 return .success(wrap(listener, endpoint))
             case .tcp(let host, let port?):
+                guard job == nil || !waits(for: endpoint, besides: job) else {
+                    throw SystemFault(call: "bind", errno: Errno.addressInUse)
+                }
                 let listener = try Listener.tcp(host: host, port: port)
                 let bound = ListenEndpoint.tcp(host: host, port: listener.port)
                 return .success(wrap(listener, bound))
@@ -125,7 +128,8 @@ extension NBDServer {
     private func openAutomatic(
         _ host: String, _ wrap: (consuming Listener, ListenEndpoint) -> OpenedListener
     ) throws(SystemFault) -> Result<OpenedListener, ServerFault> {
-        for port in Limits.automaticPorts {
+        let awaited = awaitedPorts
+        for port in Limits.automaticPorts where !awaited.contains(port) {
             do throws(SystemFault) {
                 let listener = try Listener.tcp(host: host, port: port)
                 return .success(wrap(listener, .tcp(host: host, port: port)))
@@ -138,6 +142,22 @@ extension NBDServer {
             .cannotListen(
                 endpoint: "\(host):\(ports.lowerBound)-\(ports.upperBound)",
                 errorText: "Failed to find an available port: Address already in use"))
+    }
+
+    /// Ports of jobs that wait for their disks: their clients come back there.
+    private var awaitedPorts: Set<UInt16> {
+        state.withLock { state in
+            Set(state.expected.values.compactMap(\.resumption.configuration.endpoint.port))
+        }
+    }
+
+    /// Whether a place belongs to another job that waits for its disks.
+    private func waits(for endpoint: ListenEndpoint, besides job: String?) -> Bool {
+        state.withLock { state in
+            state.expected.contains {
+                $0.key != job && $0.value.resumption.configuration.endpoint == endpoint
+            }
+        }
     }
 
     private func wrap(
@@ -199,6 +219,12 @@ extension ListenEndpoint {
         } else {
             self = .tcp(host: try Listener.tcpHost(of: descriptor), port: port)
         }
+    }
+
+    /// The TCP port, if it is known.
+    fileprivate var port: UInt16? {
+        guard case .tcp(_, let port) = self else { return nil }
+        return port
     }
 
     /// The endpoint in an error text.

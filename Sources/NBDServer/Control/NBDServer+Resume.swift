@@ -15,9 +15,17 @@ struct ExpectedJob: Sendable {
     var exports: [Int: BackupExport] = [:]
     /// Why it cannot be gone on with.
     var refusal: String?
+    /// What tells scratch and source of its disks from others, by the disk's number, as the ledgers say.
+    let nodes: [Nodes]
 
-    init(_ resumption: JobResumption) {
+    struct Nodes: Sendable {
+        var scratch = ""
+        var source = ""
+    }
+
+    init(_ resumption: JobResumption, _ nodes: [Nodes]) {
         self.resumption = resumption
+        self.nodes = nodes
         let configuration = resumption.configuration
         scope = ExportScope(jobID: configuration.id, domain: configuration.domain)
     }
@@ -49,8 +57,15 @@ struct PreparedExport: Sendable {
 extension NBDServer {
     /// Takes note of the jobs that are to go on; what other jobs have left in memory is removed.
     package func expectJobs(_ jobs: [JobResumption]) async {
+        let expected = jobs.map { job in
+            let nodes = job.configuration.disks.indices.map { disk -> ExpectedJob.Nodes in
+                let facts = try? memory(of: job, disk).leftLedger().facts
+                return .init(scratch: facts?.scratch ?? "", source: facts?.source ?? "")
+            }
+            return ExpectedJob(job, nodes)
+        }
         state.withLock { state in
-            for job in jobs { state.expected[job.configuration.id] = ExpectedJob(job) }
+            for job in expected { state.expected[job.resumption.configuration.id] = job }
         }
         guard let jobMemory else { return }
         JobMemory.removeOthers(than: Set(jobs.map(\.configuration.id)), in: jobMemory)
@@ -99,14 +114,14 @@ extension NBDServer {
     }
 
     private func giveUp(_ id: String) async {
-        guard let expected = state.withLock({ $0.expected[id] }) else { return }
+        // In one step: a disk that comes in this moment finds it gone, and keeps no ledger.
+        guard let expected = state.withLock({ $0.expected.removeValue(forKey: id) }) else { return }
+        let count = expected.resumption.configuration.disks.count
+        for disk in 0..<count { memory(of: expected.resumption, disk).remove() }
         let exports = Array(expected.exports.values)
         expected.scope.removeAll()
         await letGo(Parting(exports), Limits.drainMilliseconds)
         shared.watch.remove(exports.map(\.id))
-        let count = expected.resumption.configuration.disks.count
-        for disk in 0..<count { memory(of: expected.resumption, disk).remove() }
-        state.withLock { _ = $0.expected.removeValue(forKey: id) }
         await removeScratch(Parting(exports))
     }
 
@@ -140,25 +155,12 @@ extension NBDServer {
     private func prepare(
         _ job: JobResumption, _ disk: Int, _ source: RawSource
     ) async -> PreparedExport {
-        let path = job.configuration.disks[disk].scratch.path
-        let looked = await storage.run(
-            at: .of(path), what: "scratch '\(path)'",
-            .begin(milliseconds: Limits.resumeMilliseconds)
-        ) { () -> Result<Result<PreparedExport.Found, PreparedExport.Refusal>, ServerFault> in
-            .success(
-                Result { () throws(PreparedExport.Refusal) in
-                    try LeftJob(
-                        job, disk, self.memory(of: job, disk), readers: self.readers,
-                        reserved: self.shared.configuration.reserved
-                    ).open(source)
-                })
-        }
-        let found: Result<PreparedExport.Found, PreparedExport.Refusal> =
-            switch looked {
-            case .success(let found): found
-            case .failure: .failure(.init("scratch '\(path)' does not answer"))
-            }
-        if case .failure(let refusal) = found {
+        let left = LeftJob(
+            job, disk, memory(of: job, disk), readers: readers,
+            reserved: shared.configuration.reserved)
+        let found = await look(left, source)
+        // Whoever has left serves it no more, and has not judged the job.
+        if case .failure(let refusal) = found, !state.withLock(\.hasLeft) {
             // The disk is served next, without the ledger: however this server ends, no later one may go on
             // with it, whatever that one is told of scratch and source.
             memory(of: job, disk).remove()
@@ -167,26 +169,120 @@ extension NBDServer {
         return PreparedExport(jobID: job.configuration.id, disk: disk, found: found)
     }
 
+    private func look(
+        _ left: LeftJob, _ source: RawSource
+    ) async -> Result<PreparedExport.Found, PreparedExport.Refusal> {
+        let ledger = await looking(at: source.path, "disk '\(source.path)'") {
+            () throws(PreparedExport.Refusal) in
+            let ledger = try left.ledger()
+            try left.judge(source, ledger)
+            return ledger
+        }
+        switch ledger {
+        case .failure(let refusal): return .failure(refusal)
+        case .success(let ledger):
+            // Without the source: scratch that hangs is to keep no machine's disk in use.
+            let path = left.scratchPath
+            return await looking(at: path, "scratch '\(path)'") {
+                () throws(PreparedExport.Refusal) in
+                try self.shared.flight.during(.resumingJob, left.jobID) {
+                    () throws(PreparedExport.Refusal) in try left.open(ledger)
+                }
+            }
+        }
+    }
+
+    private func looking<Value: Sendable>(
+        at path: String, _ what: String,
+        _ body: @escaping @Sendable () throws(PreparedExport.Refusal) -> Value
+    ) async -> Result<Value, PreparedExport.Refusal> {
+        let looked = await storage.run(
+            at: .of(path), what: what, .begin(milliseconds: Limits.resumeMilliseconds)
+        ) { () -> Result<Result<Value, PreparedExport.Refusal>, ServerFault> in
+            .success(Result { () throws(PreparedExport.Refusal) in try body() })
+        }
+        switch looked {
+        case .success(let found): return found
+        case .failure: return .failure(.init("\(what) does not answer"))
+        }
+    }
+
+    /// The job of a killed server that is to go on with a file or device as its scratch; nobody holds it
+    /// until the job's disk is there.
+    func waitingJob(withScratch node: FileNode?) -> String? { waitingJob(node, \.scratch) }
+
+    /// The same for one of its disks.
+    func waitingJob(withSource node: FileNode?) -> String? { waitingJob(node, \.source) }
+
+    private func waitingJob(
+        _ node: FileNode?, _ part: KeyPath<ExpectedJob.Nodes, String>
+    ) -> String? {
+        guard let text = node?.text else { return nil }
+        return state.withLock { state in
+            state.expected.first { $0.value.nodes.contains { $0[keyPath: part] == text } }?.key
+        }
+    }
+
+    /// The machine goes first: jobs that wait for a disk whose source is served under another name do not
+    /// go on, as what is written there is not preserved.
+    func refuseJobs(on source: RawSource, servedAs name: String) {
+        guard !source.isReadOnly, let text = source.node?.text else { return }
+        let refused = state.withLock { state -> [JobResumption] in
+            var refused: [JobResumption] = []
+            for (id, job) in state.expected where job.refusal == nil {
+                let disk = job.nodes.indices.first {
+                    job.nodes[$0].source == text && job.resumption.liveExports[$0] != name
+                }
+                guard let disk else { continue }
+                let target = job.resumption.configuration.disks[disk].target
+                state.expected[id]?.refusal = "disk '\(target)' is served as '\(name)' now"
+                refused.append(job.resumption)
+            }
+            return refused
+        }
+        for job in refused {
+            for disk in job.configuration.disks.indices { memory(of: job, disk).remove() }
+        }
+    }
+
     /// On a thread: the ledgers of its jobs are attached to a disk that no machine can see yet.
     func attach(_ prepared: [PreparedExport], to live: LiveExport) {
         for each in prepared {
             let attached: Result<BackupExport, PreparedExport.Refusal> =
                 switch each.found {
                 case .failure(let refusal): .failure(refusal)
-                case .success(let found): attach(found, each, to: live)
+                case .success(let found):
+                    shared.flight.during(.resumingJob, each.jobID) {
+                        attach(found, each, to: live)
+                    }
                 }
-            state.withLock { state in
-                switch attached {
-                case .success(let export):
-                    state.expected[each.jobID]?.exports[each.disk] = export
-                case .failure(let refusal):
-                    state.expected[each.jobID]?.refusal = refusal.text
-                }
+            switch attached {
+            case .success(let export): enter(export, each)
+            case .failure(let refusal):
+                state.withLock { $0.expected[each.jobID]?.refusal = refusal.text }
             }
         }
     }
 
-    private func attach(
+    /// A job that was given up meanwhile lets go of the disk again.
+    func enter(_ export: BackupExport, _ prepared: PreparedExport) {
+        let isEntered = state.withLock { state in
+            guard state.expected[prepared.jobID] != nil else { return false }
+            state.expected[prepared.jobID]?.exports[prepared.disk] = export
+            return true
+        }
+        if !isEntered { withdraw(export) }
+    }
+
+    /// Nothing of an export stays on its disk or in memory; its job was given up.
+    private func withdraw(_ export: BackupExport) {
+        shared.watch.remove([export.id])
+        shared.mailboxes[export.homeRing].post(.detachJob(export, Replies().ticket()))
+        export.writer.close()
+        if !state.withLock(\.hasLeft) { export.memory?.remove() }
+    }
+
+    func attach(
         _ found: PreparedExport.Found, _ prepared: PreparedExport, to live: LiveExport
     ) -> Result<BackupExport, PreparedExport.Refusal> {
         guard let job = state.withLock({ $0.expected[prepared.jobID] }) else {
@@ -206,15 +302,14 @@ extension NBDServer {
         } catch {
             return .failure(.init("no memory for it: \(error.errorText)"))
         }
+        shared.flight.name(export.id.number, "job \(export.jobID) \(export.target)")
         if let bitmap = found.left.bitmap { export.bitmaps.first?.freeze(bitmap) }
         guard job.scope.add(.backup(export)) else {
             return .failure(.init("it has two exports of one name"))
         }
         shared.watch.add([export], shared)
         guard attachInOrder(export, live) else {
-            shared.watch.remove([export.id])
-            shared.mailboxes[live.homeRing].post(.detachJob(export, Replies().ticket()))
-            export.writer.close()
+            withdraw(export)
             return .failure(.init("disk '\(export.target)' has no place for it"))
         }
         export.keepFigures()

@@ -60,7 +60,9 @@ extension NBDServer {
                 memory: jobMemory.map {
                     JobMemory(directory: $0, jobID: configuration.id, disk: index)
                 })
+            shared.flight.name(export.id.number, "job \(configuration.id) \(export.target)")
             guard scope.add(.backup(export)) else {
+                export.memory?.remove()
                 return .failure(.exportNameTaken(name: disk.exportName))
             }
             return .success(export)
@@ -182,19 +184,35 @@ extension NBDServer {
     ) throws(ScratchFault) -> ScratchStorage {
         let (path, reserved) = (scratch.path, shared.configuration.reserved)
         if let job = waitingJob(withScratch: path) {
+            throw .unusable(.inUse(detail: Self.keepsContent(of: job), node: nil))
+        }
+        let opened: ScratchStorage
+        switch (scratch.kind, scratch.reuseExternal) {
+        case (.file, false):
+            // New, so nobody else's.
+            return try .create(
+                path: path, geometry: geometry, readers: readers, reserved: reserved)
+        case (.block, _):
+            opened = try .device(
+                path: path, geometry: geometry, readers: readers, reserved: reserved)
+        case (.file, true):
+            opened = try .reuse(
+                path: path, geometry: geometry, readers: readers, reserved: reserved)
+        }
+        if let job = waitingJob(withSource: opened.node) {
             throw .unusable(
                 .inUse(
-                    detail: "it keeps old content for backup job \(job), which waits for its disks",
+                    detail: "it is a disk of backup job \(job), which waits for its disks",
                     node: nil))
         }
-        return switch (scratch.kind, scratch.reuseExternal) {
-        case (.block, _):
-            try .device(path: path, geometry: geometry, readers: readers, reserved: reserved)
-        case (.file, true):
-            try .reuse(path: path, geometry: geometry, readers: readers, reserved: reserved)
-        case (.file, false):
-            try .create(path: path, geometry: geometry, readers: readers, reserved: reserved)
+        if let job = waitingJob(withScratch: opened.node) {
+            throw .unusable(.inUse(detail: Self.keepsContent(of: job), node: nil))
         }
+        return opened
+    }
+
+    static func keepsContent(of job: String) -> String {
+        "it keeps old content for backup job \(job), which waits for its disks"
     }
 
     /// The job of a killed server that is to go on with what lies there; nobody holds it meanwhile.

@@ -30,6 +30,7 @@ extension NBDServer {
             _ = await self.detach($0, .stopping)
         }
         await stopRings()
+        shared.flight.end()
     }
 
     /// Waits for calls that were past what may hang when the stop came.

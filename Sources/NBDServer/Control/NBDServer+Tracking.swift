@@ -71,9 +71,12 @@ extension NBDServer {
                 TrackingSeed(recording: store.recording, log: store.log, doubt: doubt)
             )
         } catch {
-            if case .tooManyBlocks = error {
+            switch error {
+            case .tooManyBlocks, .newer:
+                // Served untracked the disk would lose what is kept, and what is kept would be wrong.
                 dropTracking(disk)
                 throw .sourceUnusable(path: source.path, detail: Self.text(error))
+            default: break
             }
             let reason = Self.text(error)
             return (.unavailable(try serveUntracked(reason, source, doubt, disk)), nil)
@@ -365,6 +368,9 @@ extension NBDServer {
                     ? "use a granularity of \(needed) bytes or more" : "no granularity is enough")
         case .recordFull(let limit):
             "its record would be longer than \(limit) bytes: delete checkpoints"
+        case .newer(let path, let version):
+            "'\(path)' was written by a newer version (format \(version)): start the newer version"
+                + " again, or move the file away to serve the disk without its checkpoints"
         case .lost: "changes could not be recorded meanwhile: its checkpoints are given up"
         }
     }

@@ -20,6 +20,8 @@ package final class NBDServer: Sendable {
     let threads: [WorkerThread]
     /// Where the next process finds what it needs to go on with jobs; nil: nowhere.
     let jobMemory: String?
+    /// How the server before this one crashed.
+    let crash: CrashReport?
 
     /// Starts the rings.
     package convenience init(configuration: ServerConfiguration) throws(ServerFault) {
@@ -49,8 +51,11 @@ package final class NBDServer: Sendable {
         let security = try SecurityStore(configuration.security)
         jobMemory = JobMemory.directory(configuration)
         do throws(SystemFault) {
+            let (flight, crash) = try LastCrash.recorder(configuration, jobMemory)
+            self.crash = crash
             shared = try ServerShared(
-                layout, configuration, security: security, startThread: startThread)
+                layout, configuration, security: security, startThread: startThread,
+                flight: flight)
             threads = try Self.startRings(shared)
         } catch {
             throw .systemUnsupported(
@@ -65,6 +70,7 @@ package final class NBDServer: Sendable {
         self.shared = shared
         threads = []
         jobMemory = nil
+        crash = nil
     }
 
     private static var defaultRings: Int {

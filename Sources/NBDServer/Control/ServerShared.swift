@@ -15,6 +15,8 @@ final class ServerShared: Sendable {
     let counts: ConnectionCounts
     let copyMemory: CopyMemory
     let watch: ScratchWatch
+    /// What the threads are doing, for whoever comes after a crash.
+    let flight: FlightRecorder
     /// For saying what must be said when descriptors have run out.
     let spare = SpareDescriptor()
     /// Starts a thread for what may hang; false when none can be had.
@@ -30,9 +32,10 @@ final class ServerShared: Sendable {
         _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
         startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool =
             DetachedThread.run(name:_:),
-        isSimulated: Bool = false
+        flight: FlightRecorder? = nil, isSimulated: Bool = false
     ) throws(SystemFault) {
         self.startThread = startThread
+        self.flight = if let flight { flight } else { try FlightRecorder() }
         self.layout = layout
         self.security = security
         var boxes: [Mailbox<RingMessage>] = []

@@ -7,6 +7,8 @@ import SystemLayer
 /// A disk on its home ring: everything that a guest write has to pass.
 struct HomeDisk: ~Copyable {
     let export: LiveExport
+    /// The export's number.
+    let number: UInt64
     let file: FileHandle
     var sizeBytes: UInt64
     /// 1 through the page cache, else what O_DIRECT needs.
@@ -53,6 +55,7 @@ struct HomeDisk: ~Copyable {
 
     init(_ export: LiveExport) {
         self.export = export
+        number = export.id.number
         file = FileHandle(export.source.raw)
         sizeBytes = export.source.sizeBytes
         alignment = export.source.alignment

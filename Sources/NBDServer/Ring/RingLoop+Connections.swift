@@ -65,12 +65,14 @@ extension RingLoop where IO: ~Copyable {
         switch target {
         case .live(let export):
             connections[slot].transmission.path = ReadPath(
-                source: FileHandle(export.source.raw), alignment: export.source.alignment,
+                source: FileHandle(export.source.raw), export: export.id.number,
+                alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         case .backup(let export):
             connections[slot].transmission.path = ReadPath(
-                source: FileHandle(export.source.raw), alignment: export.source.alignment,
+                source: FileHandle(export.source.raw), export: export.id.number,
+                alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes,
                 dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
                 ledger: export.ledger.view,

@@ -39,6 +39,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     mutating func negotiate(_ slot: ConnectionIndex) {
+        trace.note(.handshake)
         switch connections[slot].negotiation.next {
         case .option: break
         case .tls: return startTLS(slot)
@@ -47,7 +48,8 @@ extension RingLoop where IO: ~Copyable {
             return enterTransmission(slot, negotiated)
         }
         while connections[slot].phase == .handshake {
-            switch advanceHandshake(slot) {
+            guard let step = advanceHandshake(slot) else { return parked.append(slot) }
+            switch step {
             case .needBytes:
                 return armReceive(slot)
             case .progressed(let consumed):
@@ -72,15 +74,20 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    private mutating func advanceHandshake(_ slot: ConnectionIndex) -> HandshakeStep {
+    /// Nil when the peer has asked for an export that is to come soon: then nothing has happened, and it
+    /// is asked again when one has.
+    private mutating func advanceHandshake(_ slot: ConnectionIndex) -> HandshakeStep? {
+        let isStarting = connections[slot].scope.awaitsAny.load(ordering: .relaxed)
+        let missed = isStarting ? MissedExport() : nil
         let exports = PermittedExports(
-            scope: connections[slot].scope, rights: connections[slot].rights)
+            scope: connections[slot].scope, rights: connections[slot].rights, missed: missed)
         var handshake = connections[slot].negotiation.handshake
         var reply: [UInt8] = []
         let step = handshake.advance(
             arena.bytes(connections[slot].inbox.first, count: connections[slot].inbox.count),
             directory: exports,
             reply: &reply)
+        if let missed, missed.isMissed { return nil }
         connections[slot].negotiation.handshake = handshake
         if !reply.isEmpty { send(reply, to: slot) }
         return step
@@ -174,6 +181,7 @@ extension RingLoop where IO: ~Copyable {
         switch verdict {
         case .accept(let request): begin(slot, request)
         case .acceptStatus(let request, let asked):
+            note(.request, request, slot)
             connections[slot].transmission.current = open(slot, request)
             startStatus(slot, request, asked)
         case .refuse(let refusal):
@@ -187,6 +195,7 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func begin(_ slot: ConnectionIndex, _ request: ValidRequest) {
         count(request, of: slot)
+        note(.request, request, slot)
         switch request.command {
         case .read:
             if request.length == 0 { return replySuccess(slot, request.echo, isRead: true) }
@@ -210,6 +219,16 @@ extension RingLoop where IO: ~Copyable {
         case .cache: prefetch(slot, request)
         case .blockStatus, .disconnect: preconditionFailure("these have verdicts of their own")
         }
+    }
+
+    /// For whoever comes after a crash.
+    func note(
+        _ activity: FlightActivity, _ request: ValidRequest, _ slot: ConnectionIndex
+    ) {
+        trace.note(
+            activity, command: request.command.rawValue,
+            export: connections[slot].transmission.path.export, offset: request.offset,
+            length: request.length)
     }
 
     private mutating func open(_ slot: ConnectionIndex, _ valid: ValidRequest) -> RequestIndex {
@@ -301,6 +320,8 @@ extension RingLoop where IO: ~Copyable {
 
     /// An operation of a request has completed.
     mutating func pieceCompleted(_ piece: PieceIndex, result: Int32) {
+        let request = pieces[piece].request
+        note(.completion, requests[request].valid, requests[request].connection)
         switch pieces[piece].kind {
         case .read: readCompleted(piece, result: result)
         case .write: writeCompleted(piece, result: result)

@@ -20,6 +20,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
+    /// What the ring is doing, for whoever comes after a crash.
+    let trace: FlightSlot
     // Declared before the arena so that it goes first: the kernel returns the buffers.
     var io: IO
     var arena: BufferArena
@@ -73,6 +75,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var ready: [ConnectionIndex] = []
     var guestTurn: [ConnectionIndex] = []
     var clientTurn: [ConnectionIndex] = []
+    /// Connections that wait for an export that is to come soon.
+    var parked: [ConnectionIndex] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [ConnectionIndex] = []
     var completions: [Completion] = []
@@ -92,6 +96,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         self.index = index
         self.shared = shared
         mailbox = shared.mailboxes[index]
+        trace = shared.flight.claim()
         now = io.now()
         self.io = io
         self.arena = arena
@@ -148,9 +153,11 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     private mutating func dispatch(_ completion: Completion) {
         switch Operation(tag: completion.tag) {
         case .mailbox:
+            trace.note(.message)
             for message in io.takeMessages() { handle(message) }
             io.prepareEvent(.messages, tag: completion.tag)
         case .clock:
+            trace.note(.tick)
             io.takeTick()
             tick()
             io.prepareEvent(.tick, tag: completion.tag)
@@ -161,6 +168,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             markReady(slot)
         case .piece(let piece): pieceCompleted(piece, result: completion.result)
         case .copyRead(let disk, let copy):
+            trace.note(.copy, export: disks[disk].number)
             copyReadCompleted(disk, copy, result: completion.result)
         case .message(let vhost): hasMessage(vhost)
         case .kick(let vhost, let queue): kicked(vhost, queue)
@@ -252,14 +260,20 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             armAccept(listener)
         case .removeListener(let number, let ticket): removeListener(number, ticket)
         case .resumeAccepting: resumeAccepting()
+        case .exportsCame:
+            for slot in parked where connections.contains(slot) { markReady(slot) }
+            parked.removeAll(keepingCapacity: true)
         case .evictHandshake(let scope): evictHandshake(of: scope)
         case .addDisk(let export, let tracking, let ticket):
+            trace.note(.message, export: export.id.number)
             addDisk(export, tracking)
             ticket.answer()
         case .removeDisk(let disk, let claim, let ticket):
             ticket.answer(removeDisk(disk, claim))
         case .hold(let disk, let ticket): hold(disk, ticket)
-        case .attachJob(let export, let ticket): ticket.answer(attach(export))
+        case .attachJob(let export, let ticket):
+            trace.note(.message, export: export.id.number)
+            ticket.answer(attach(export))
         case .resume(let disk): resume(disk)
         case .detachJob(let export, let ticket): detach(export, ticket)
         case .breakJob(let export, let cause): breakJob(export, cause)

@@ -16,6 +16,8 @@ enum RingMessage: Sendable {
     case removeListener(number: UInt64, Ticket)
     /// A connection has gone: there is room for another.
     case resumeAccepting
+    /// Whoever waits for an export that was to come soon looks again.
+    case exportsCame
     /// End the oldest handshake of the scope, or of all, to make room.
     case evictHandshake(ExportScope?)
     case addDisk(LiveExport, TrackingSeed?, Ticket)

@@ -7,6 +7,8 @@ import PointInTime
 /// The objects behind the handles are kept alive by the connection's `target`.
 struct ReadPath {
     var source: FileHandle
+    /// The export's number.
+    var export: UInt64 = 0
     /// 1 through the page cache, else what O_DIRECT needs.
     var alignment: Int
     var sourceNeverWaits: Bool

@@ -71,7 +71,8 @@ extension RingLoop where IO: ~Copyable {
         }
         connections[slot].transmission.target = .live(export)
         connections[slot].transmission.path = ReadPath(
-            source: FileHandle(export.source.raw), alignment: export.source.alignment,
+            source: FileHandle(export.source.raw), export: export.id.number,
+            alignment: export.source.alignment,
             sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes)
         if !export.source.isReadOnly { connections[slot].transmission.disk = disk }
         export.clientCount.add(1, ordering: .relaxed)

@@ -107,6 +107,7 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int, _ block: BlockRequest
     ) {
         let valid = ValidRequest(block)
+        note(.request, valid, slot)
         count(valid, of: slot)
         vhosts[vhost].begin(block)
         switch valid.command {
