@@ -57,6 +57,6 @@ package enum Canary: String, CaseIterable, Sendable {
 
     /// Takes more histories than there are in `make test`; walks of `TrackingTests` and `CoreTests` find it.
     var isRare: Bool {
-        [.believesAfterError, .hidesErrors, .asksScratchBeforeReading].contains(self)
+        [.believesAfterError, .hidesErrors].contains(self)
     }
 }

@@ -110,7 +110,9 @@ extension SimulatedDisk {
             touching: change.bytes.lowerBound, length: UInt64(change.bytes.count))
         for case let job? in jobs where job.isWhole {
             let view = job.ledger.view
-            if let cluster = clusters.first(where: { !view.isPreserved($0) }), !view.isClosed {
+            // The disk may have grown since the job began.
+            let needed = clusters.clamped(to: 0..<view.geometry.clusterCount)
+            if let cluster = needed.first(where: { !view.isPreserved($0) }), !view.isClosed {
                 world.fail("disk \(number): cluster \(cluster) is overwritten, a job needs it")
             }
         }

@@ -104,12 +104,12 @@ package struct Swarm: Sendable {
 
     /// Some histories are about one thing: readers against writers, or tracking over bad storage.
     private mutating func focus(_ draw: inout Draw) {
-        switch draw.below(7) {
+        switch draw.below(8) {
         case 0:
             multiply([(.startRead, 5), (.moveReader, 4), (.beginJob, 3), (.guestWrite, 2)])
             for kind in [EventKind.kill, .cutPower, .cleanStop] { weights[kind.rawValue] = 0 }
             regions = 1
-        case 1:
+        case 1, 7:
             multiply([
                 (.makeCheckpoint, 3), (.spoil, 3), (.heal, 3), (.cutPower, 3), (.kill, 2),
                 (.thread, 3), (.tick, 2), (.guestWrite, 1),
