@@ -113,7 +113,8 @@ extension InteropSuite {
             let answers = try peers(watched.port, "odd") as? [String: Int] ?? [:]
             let expected = [
                 "post": 405, "delete": 405, "body": 413, "rebound": 421, "twoHosts": 421,
-                "noHost": 200, "path": 404, "percent": 400, "query": 200, "noDisk": 404, "good": 200,
+                "noHost": 200, "path": 404, "percent": 400, "query": 200, "noDisk": 404,
+                "good": 200,
             ]
             for (name, status) in expected {
                 #expect(answers[name] == status, "\(name): \(answers[name] ?? -1)")
