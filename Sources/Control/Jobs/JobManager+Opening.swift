@@ -1,4 +1,5 @@
 import BoundedCalls
+import ServerInterface
 
 /// Disks that are not served and should be are opened again, at the start and on demand, and nobody
 /// waits long for a path that does not answer: its disk is served as soon as it does.

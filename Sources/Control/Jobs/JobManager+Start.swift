@@ -1,4 +1,5 @@
 import Foundation
+import ServerInterface
 
 /// A domain that the server is given when it starts.
 package struct StartDomain: Sendable {

@@ -1,6 +1,7 @@
 import Core
 import IORing
 import NBDProtocol
+import Synchronization
 import SystemLayer
 import Tables
 
