@@ -214,8 +214,8 @@ if Context.environment["NBDPULL_SIMULATE"] != nil {
             name: "nbdpull-simulate",
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "Simulation", "SystemLayer", "TLS", "Tables",
-                "Tracking", "TrackingFiles", "WireClient",
+                "ScratchFiles", "ServerInterface", "SharedMemory", "Simulation", "SystemLayer",
+                "TLS", "Tables", "Tracking", "TrackingFiles", "VhostProtocol", "WireClient",
             ],
             path: "Tests/SimulatedServer", swiftSettings: strict))
 }
