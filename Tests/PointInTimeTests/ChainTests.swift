@@ -83,7 +83,7 @@ extension PointInTimeSuite {
             let rig = try rig(.vhost)
             var generator = SeededGenerator(seed: rig.seed &+ 40)
             var images = try full(rig, "c0")
-            for round in 1...4 {
+            for round in 1...2 {
                 // Requests go on being sent while there is nobody to take them.
                 try rig.writer.run(seconds: 0.03 + Double(generator.below(50)) / 1000)
                 rig.server.kill()
