@@ -8,7 +8,7 @@ extension JobManager {
     static let retryMilliseconds: Int32 = 2_000
     /// The start waits so long for all disks together before it says which are not there, in milliseconds;
     /// those that are there have been served since they are.
-    static let startMilliseconds: Int32 = 5_000
+    static let startMilliseconds: Int32 = 10_000
 
     /// Attaches each disk that is not served and should be; failures are kept as reasons.
     func retryFailedDisks(of name: String) async {
