@@ -37,7 +37,7 @@ private final class Owners: Sendable {
         let queues = DiskQueues()
         #expect(await queues.take(disks(1), milliseconds: 1000))
         // One that wants a taken and a free disk keeps others from neither but that free one.
-        let both = Task { await queues.take(disks(1, 2), milliseconds: 5000) }
+        let both = Task { await queues.take(disks(1, 2), milliseconds: 60_000) }
         await untilWanted(queues, disks(2))
         #expect(await queues.take(disks(3), milliseconds: 1000))
         queues.giveBack(disks(1))

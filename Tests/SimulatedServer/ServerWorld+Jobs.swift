@@ -181,7 +181,8 @@ extension ServerWorld {
             } else if reason.contains("was held for") {
                 true
             } else if reason.contains("writes of the machine") {
-                job.parts.contains { $0.disk.source.lostCount > 0 }
+                // A sync or a durable write that fails may be all that is ever said of a loss.
+                job.parts.contains { $0.disk.source.lostCount > 0 || $0.disk.hasFailed }
             } else if reason.contains("old data") {
                 job.parts.contains { $0.disk.hasFailed }
             } else {
