@@ -370,6 +370,8 @@ static inline int nbdpull_memory_file(const char *name) {
     return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 }
 static inline int nbdpull_seal_size(int fd) { return fcntl(fd, 1033, 6); } /* F_ADD_SEALS: shrink, grow */
+/* Asks no file system: only files in memory have seals. */
+static inline int nbdpull_is_memory(int fd) { return fcntl(fd, 1034) >= 0; }
 static inline int nbdpull_cannot_shrink(int fd) {
     int seals = fcntl(fd, 1034); /* F_GET_SEALS */
     return seals >= 0 && (seals & 2) != 0;
@@ -487,10 +489,17 @@ static inline void nbdpull_on_bus_error(int number, siginfo_t *facts, void *cont
         struct nbdpull_guard *guard = &guards->entries[i];
         const uintptr_t start = __atomic_load_n(&guard->start, __ATOMIC_ACQUIRE);
         const uintptr_t end = __atomic_load_n(&guard->end, __ATOMIC_ACQUIRE);
-        if (address < start || address >= end) continue;
+        /* An entry that is being made, or taken out, has an end and no start. */
+        if (start == 0 || address < start || address >= end) continue;
+        if (__atomic_load_n(&guard->start, __ATOMIC_ACQUIRE) != start) continue;
         void *place = mmap((void *)start, end - start, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-        if (place != (void *)start) break;
+        if (place != (void *)start) {
+            /* Where memory is not overcommitted all of it may be too much: a page is enough to go on. */
+            void *page = (void *)(address & ~(uintptr_t)4095);
+            place = mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+            if (place != page) break;
+        }
         __atomic_store_n(&guard->gone, 1, __ATOMIC_RELEASE);
         __atomic_add_fetch(&guards->losses, 1, __ATOMIC_RELEASE);
         errno = before;

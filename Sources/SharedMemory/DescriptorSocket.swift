@@ -53,6 +53,19 @@ package enum DescriptorSocket {
         return String(decoding: bytes, as: UTF8.self) == "anon_inode:[eventfd]"
     }
 
+    /// Closes a descriptor that a peer has sent, whatever it is.
+    ///
+    /// The last close of a socket may wait for its peer, and that of a file for its file system: only an
+    /// event is closed here and now.
+    package static func close(_ descriptor: Int32) {
+        if isEvent(descriptor) {
+            _ = Glibc.close(descriptor)
+        } else {
+            // Without a thread it stays open, which costs a number and keeps nobody waiting.
+            _ = DetachedThread.run(name: "nbdpull-close") { _ = Glibc.close(descriptor) }
+        }
+    }
+
     /// Makes calls on the descriptor return instead of wait, as long as nobody who shares it takes that
     /// back.
     package static func makeNonblocking(_ descriptor: Int32) {

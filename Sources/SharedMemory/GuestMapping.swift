@@ -70,6 +70,10 @@ package final class GuestMapping: Sendable {
 
     /// The size of the file's pages, in bytes.
     private static func check(_ descriptor: Int32, end: UInt64) throws(SystemFault) -> UInt64 {
+        // First: what lies on another file system could make the next calls wait.
+        guard nbdpull_is_memory(descriptor) != 0 else {
+            throw SystemFault(call: "mmap", errno: EINVAL)
+        }
         var facts = stat()
         // SAFETY: the kernel fills the locals.
         _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }

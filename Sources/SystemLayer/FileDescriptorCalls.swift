@@ -224,6 +224,7 @@ package enum Errno {
     package static let notSupported = EOPNOTSUPP
     package static let invalid = EINVAL
     package static let io = EIO
+    package static let badAddress = EFAULT
     package static let noSpace = ENOSPC
     package static let quota = EDQUOT
     package static let fileTooBig = EFBIG

@@ -185,6 +185,12 @@ extension DescriptorChain {
         }
         var address = found.address
         while left > 0 {
+            if isRefused {
+                // Nothing is kept any more: only the place of the status byte still counts.
+                guard found.isWritable else { return }
+                lastWritable = memory.segment(at: address &+ (left - 1), byteCount: 1)?.place
+                return
+            }
             guard let segment = memory.segment(at: address, byteCount: left) else {
                 isRefused = true
                 if found.isWritable { lastWritable = nil }

@@ -98,6 +98,8 @@ struct ServeRun {
             switch await request.outcome() {
             case .serving:
                 setup.serviceManager.tell("MAINPID=\(request.process)\nREADY=1")
+                // Nobody accepts on this server's descriptors of them.
+                _ = kept.closeRest()
                 request.confirm()
                 if setup.wishes.isStopWished { request.stopNewcomer() }
                 Console.error("nbdpull: \(request.text) serves now; this one ends")

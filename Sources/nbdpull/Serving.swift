@@ -129,6 +129,7 @@ struct Serving {
             return try await served.run()
         } catch {
             // The jobs of an earlier server are not to end because this one cannot begin.
+            await manager.abandon()
             try? await engine.leave()
             await manager.hasLeft()
             throw error
@@ -144,6 +145,7 @@ struct Serving {
             granularityBytes: settings.granularityBytes,
             scratchDirectory: settings.scratchDirectory)
         managing.vhostDirectory = settings.vhostDirectory
+        managing.countsCrashes = !goesOn
         managing.idleAfterSeconds = settings.idleAfterSeconds
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
         managing.freezer = freezer

@@ -7,6 +7,9 @@ extension JobManager {
         xml: String, to name: String
     ) async throws(ControlError) -> DiskView {
         let target = try DiskElement(xml).target
+        if let domain = try? domain(name) {
+            bringBack(domain.definition.liveExportName(target: target))
+        }
         try await edit(name, force: false) { definition throws(ControlError) in
             try definition.addingDisk(xml)
         }

@@ -62,6 +62,9 @@ extension JobManager {
         keepOpening()
     }
 
+    /// This server cannot begin: jobs that are still waiting for their disks are the next server's.
+    package func abandon() { isAbandoned = true }
+
     /// Everything has been left: nothing is done any more.
     package func hasLeft() {
         isStopping = true

@@ -165,6 +165,8 @@ extension JobManager {
             try await awaitDisks(of: job)
             try takeUp(job, resume, try await resumeInEngine(id))
         } catch {
+            // Another server is to have it.
+            guard !isAbandoned else { return }
             await engine.forgetJob(id: id)
             await fail(id, error.message)
         }

@@ -33,7 +33,9 @@ extension JobManager {
         let place = report.map { ", report '\($0)'" } ?? ""
         lines.append("the last server crashed: \(crash.summary)\(place)")
         events.append(ControlEvent(.serverCrashed, message: crash.summary + place))
-        guard var record = StoredCrashes(crash.subject) else { return lines }
+        guard settings.countsCrashes, var record = StoredCrashes(crash.subject) else {
+            return lines
+        }
         let count = known?.count ?? 0
         let isInRow = crash.secondsServed <= Self.rowSeconds || count >= Self.crashesMax
         record.count = isInRow ? count + 1 : 1
@@ -89,8 +91,27 @@ extension JobManager {
 
     /// Why a disk is not opened although it could be; nil for one that is.
     func reasonAside(_ disk: DomainDisk, of definition: DomainDefinition) -> String? {
-        disksAside.isEmpty
-            ? nil : disksAside[definition.liveExportName(target: disk.target)]
+        guard !disksAside.isEmpty else { return nil }
+        return nameAside(definition.liveExportName(target: disk.target)).flatMap { disksAside[$0] }
+    }
+
+    /// A crash knows only the beginning of a long name.
+    private func nameAside(_ export: String) -> String? {
+        disksAside.keys.first {
+            $0 == export || $0.utf8.count >= Self.wholeNameBytes && export.hasPrefix($0)
+        }
+    }
+
+    /// Names of fewer bytes are never cut.
+    private static let wholeNameBytes = 72
+
+    /// Somebody attaches the disk anew: it is served again.
+    func bringBack(_ export: String) {
+        guard let name = nameAside(export) else { return }
+        disksAside[name] = nil
+        guard let state else { return }
+        let record = StoredCrashes(kind: .disk, name: name, count: 0, last: Date(), report: nil)
+        for line in forget(record, state) { noteStateProblem(line) }
     }
 
     private static func text(_ crash: CrashReport, _ time: Date) -> String {

@@ -4,6 +4,9 @@ package import ServerInterface
 
 /// What the manager is told once.
 package struct JobManagerSettings: Sendable {
+    /// The last server to end was one of this program; a crash of another, which failed to take over, says
+    /// nothing of the disks that this one serves.
+    package var countsCrashes = true
     /// Where jobs without a `<server>` put their sockets.
     ///
     /// Absolute path.
@@ -96,6 +99,8 @@ package actor JobManager {
     var unsettled: [String: Unsettled] = [:]
     /// Live exports and jobs that are set aside as servers crash over them, with the reason.
     var disksAside: [String: String] = [:]
+    /// Jobs that have not been resumed stay as they are.
+    var isAbandoned = false
     var jobsAside: [String: String] = [:]
     /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]

@@ -100,7 +100,9 @@ extension NBDServer {
     /// From here on nobody else gets the name; false when somebody has it already.
     private func keep(_ place: Reservation, _ name: String) -> Bool {
         state.withLock { state in
-            guard !state.hasLeft, state.attaching[name]?.number == place.number else {
+            guard !state.hasLeft, !state.isStopping,
+                state.attaching[name]?.number == place.number
+            else {
                 return false
             }
             state.attaching[name]?.yields = false

@@ -39,6 +39,20 @@ extension NBDServer {
         for disk in disks where !disk.source.isReadOnly && disk.source.hasLostWrites {
             throw Self.lostWrites("disk '\(disk.description.name)'")
         }
+        for disk in disks where hasUnsaidDoubt(disk.disk) {
+            throw .cannotLeave(
+                detail:
+                    "changes of disk '\(disk.description.name)' are not recorded, and that could"
+                    + " not be written down anywhere: the next server would believe its checkpoints"
+            )
+        }
+    }
+
+    /// Only this process knows that the disk's checkpoints are not to be believed.
+    private func hasUnsaidDoubt(_ disk: DiskID) -> Bool {
+        let (tracking, doubt) = state.withLock { ($0.tracking[disk], $0.trackingCare.doubts[disk]) }
+        guard case .unavailable = tracking, let doubt else { return false }
+        return doubt.lastOutcome?.isSaid != true
     }
 
     private static func lostWrites(_ what: String) -> ServerFault {

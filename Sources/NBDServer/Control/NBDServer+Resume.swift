@@ -259,7 +259,12 @@ extension NBDServer {
             switch attached {
             case .success(let export): enter(export, each)
             case .failure(let refusal):
-                state.withLock { $0.expected[each.jobID]?.refusal = refusal.text }
+                let job = state.withLock { state -> JobResumption? in
+                    state.expected[each.jobID]?.refusal = refusal.text
+                    return state.hasLeft ? nil : state.expected[each.jobID]?.resumption
+                }
+                // The disk is served without it: no later server may take it for whole.
+                if let job { memory(of: job, each.disk).remove() }
             }
         }
     }

@@ -270,7 +270,7 @@ struct KernelIO: RingIO, ~Copyable {
         return EventHandle(descriptor)
     }
 
-    mutating func close(descriptor: Int32) { _ = OwnedDescriptor(adopting: descriptor) }
+    mutating func close(descriptor: Int32) { DescriptorSocket.close(descriptor) }
 
     // MARK: Time
 

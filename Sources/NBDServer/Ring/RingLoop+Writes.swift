@@ -254,7 +254,8 @@ extension RingLoop where IO: ~Copyable {
     /// tell is not told again.
     private mutating func writeFailed(_ piece: PieceIndex, errno: Int32) {
         let disk = pieces[piece].homeDisk
-        let mayBeLoss = isDurable(piece) && !Self.lacksRoom(-errno)
+        // Memory that has gone is the guest's, not the disk's.
+        let mayBeLoss = isDurable(piece) && !Self.lacksRoom(-errno) && errno != Errno.badAddress
         if mayBeLoss { noteFailedSync(disk, SystemFault(call: "write", errno: errno)) }
         endChange(piece, errno: errno)
         if mayBeLoss { noticeLoss(disk) }

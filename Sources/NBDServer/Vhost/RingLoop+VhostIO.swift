@@ -229,6 +229,10 @@ extension RingLoop where IO: ~Copyable {
         guard let vhost = connections[requests[value.request].connection].vhost else {
             preconditionFailure("a lane is a front-end's")
         }
+        // Zeros stand where the guest's bytes were.
+        if vhosts[vhost].isMemoryGone() {
+            return writeCompleted(piece, result: -Errno.badAddress)
+        }
         io.prepareWrite(
             disks[value.homeDisk].file(forWritingAt: value.offset), from: vhosts[vhost].vectors,
             lane: lane, filePosition: value.ioOffset + UInt64(value.progress),
@@ -242,6 +246,7 @@ extension RingLoop where IO: ~Copyable {
         guard let vhost = connections[requests[value.request].connection].vhost else {
             preconditionFailure("a lane is a front-end's")
         }
+        if vhosts[vhost].isMemoryGone() { return -Int(Errno.badAddress) }
         return io.writeNow(
             disks[value.homeDisk].file, from: vhosts[vhost].vectors, lane: lane,
             filePosition: value.ioOffset)
