@@ -5,6 +5,7 @@ import ScratchFiles
 package import ServerInterface
 import Synchronization
 import SystemLayer
+import TrackingFiles
 
 /// The server leaves everything to the next one, which goes on as after a kill, only that no request was
 /// lost.
