@@ -127,16 +127,28 @@ import Testing
     func freshness() async throws {
         let (gate, opening) = AsyncStream.makeStream(of: Void.self)
         let finds = Counter()
-        let value = FreshValue(goodSeconds: 3) {
+        let value = FreshValue(goodSeconds: 600) {
             finds.add()
-            if finds.count == 1 { for await _ in gate { break } }
+            for await _ in gate { break }
             return finds.count
         }
         let asked = (0..<20).map { _ in Task { await value.get() } }
         #expect(try await eventually { finds.count == 1 })
         opening.yield()
         for task in asked { #expect(await task.value == 1) }
-        #expect(try await eventually { (await value.get() ?? 0) > 1 })
+        #expect(finds.count == 1)
+        let brief = FreshValue(goodSeconds: 0) {
+            finds.add()
+            return finds.count
+        }
+        let first = await brief.get()
+        var again = first
+        // On a busy machine it costs more to find, and is good for longer.
+        for _ in 0..<6000 where again == first {
+            try await Task.sleep(for: .milliseconds(10))
+            again = await brief.get()
+        }
+        #expect(again != first)
     }
 
     @Test(
