@@ -87,14 +87,17 @@ extension NBDServer {
             switch endpoint {
             case .unix(let path, let mode):
                 let access = shared.configuration.socketAccess
-                let listener = try Listener.unix(
-                    path: path, mode: access.mode ?? mode, group: access.group)
+                let listener = try whenFree(for: job) { () throws(SystemFault) in
+                    try Listener.unix(path: path, mode: access.mode ?? mode, group: access.group)
+                }
                 return .success(wrap(listener, endpoint))
             case .tcp(let host, let port?):
                 guard job == nil || !waits(for: endpoint, besides: job) else {
                     throw SystemFault(call: "bind", errno: Errno.addressInUse)
                 }
-                let listener = try Listener.tcp(host: host, port: port)
+                let listener = try whenFree(for: job) { () throws(SystemFault) in
+                    try Listener.tcp(host: host, port: port)
+                }
                 let bound = ListenEndpoint.tcp(host: host, port: listener.port)
                 return .success(wrap(listener, bound))
             case .tcp(let host, nil):
@@ -103,6 +106,25 @@ extension NBDServer {
         } catch {
             return .failure(
                 .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
+        }
+    }
+
+    /// The kernel closes the sockets of a killed server's rings a moment after its end: what that one listened
+    /// on, for machines or for a job that goes on, is waited for.
+    private func whenFree(
+        for job: String?, _ bind: () throws(SystemFault) -> Listener
+    ) throws(SystemFault) -> Listener {
+        let wasThere = job.map { job in state.withLock { $0.expected[job] != nil } } ?? true
+        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
+        while true {
+            do throws(SystemFault) {
+                return try bind()
+            } catch {
+                guard wasThere, error.errno == Errno.addressInUse, MonotonicClock.now() < end else {
+                    throw error
+                }
+                _ = Latch(count: 1).wait(milliseconds: 5)
+            }
         }
     }
 
