@@ -134,7 +134,22 @@ extension NBDServer {
         }
     }
 
+    /// At a start a killed server may still hold the disk: the kernel ends its requests and closes its files
+    /// a moment after it, and machines wait for that.
     private func openSource(
+        _ configuration: DiskConfiguration
+    ) -> Result<RawSource, ServerFault> {
+        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
+        while true {
+            let opened = openSourceNow(configuration)
+            guard case .failure(.sourceLocked) = opened, live.isAwaited(configuration.exportName),
+                MonotonicClock.now() < end
+            else { return opened }
+            _ = Latch(count: 1).wait(milliseconds: 10)
+        }
+    }
+
+    private func openSourceNow(
         _ configuration: DiskConfiguration
     ) -> Result<RawSource, ServerFault> {
         do throws(SourceFault) {
