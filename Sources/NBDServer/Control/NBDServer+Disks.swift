@@ -139,25 +139,8 @@ extension NBDServer {
     private func openSource(
         _ configuration: DiskConfiguration
     ) -> Result<RawSource, ServerFault> {
-        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
-        while true {
-            let opened = openSourceNow(configuration)
-            guard case .failure(.sourceLocked) = opened, live.isAwaited(configuration.exportName),
-                MonotonicClock.now() < end
-            else { return opened }
-            _ = Latch(count: 1).wait(milliseconds: 10)
-        }
-    }
-
-    private func openSourceNow(
-        _ configuration: DiskConfiguration
-    ) -> Result<RawSource, ServerFault> {
         do throws(SourceFault) {
-            let source = try RawSource(
-                path: configuration.path,
-                expected: configuration.kind == .file ? .regular : .blockDevice,
-                readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
-                reserved: shared.configuration.reserved)
+            let source = try openFreeSource(configuration)
             if let job = waitingJob(withScratch: source.node) {
                 return .failure(
                     .sourceLocked(
@@ -175,6 +158,34 @@ extension NBDServer {
                         path: configuration.path, detail: "it is scratch of backup job \(job)"))
             }
             return .failure(Self.fault(configuration.path, error))
+        }
+    }
+
+    private func openFreeSource(
+        _ configuration: DiskConfiguration
+    ) throws(SourceFault) -> RawSource {
+        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
+        while true {
+            do throws(SourceFault) {
+                return try RawSource(
+                    path: configuration.path,
+                    expected: configuration.kind == .file ? .regular : .blockDevice,
+                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                    reserved: shared.configuration.reserved)
+            } catch {
+                guard Self.isInUse(error), live.isAwaited(configuration.exportName),
+                    MonotonicClock.now() < end
+                else { throw error }
+                _ = Latch(count: 1).wait(milliseconds: 10)
+            }
+        }
+    }
+
+    private static func isInUse(_ fault: SourceFault) -> Bool {
+        switch fault {
+        case .inUse: true
+        case .system(let fault): fault.errno == Errno.busy
+        default: false
         }
     }
 
