@@ -2,7 +2,7 @@ package import ServerInterface
 import Synchronization
 import SystemLayer
 
-/// The listening unix socket of a front end, which lives as long as the server, whoever accepts on it.
+/// The listening unix socket of a front end, which lives as long as the server, no matter what accepts on it.
 package final class FrontSocket: Sendable {
     private let place: SocketPlace
     private let sockets: SocketKeep

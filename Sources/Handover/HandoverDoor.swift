@@ -89,7 +89,7 @@ package final class HandoverDoor: Sendable {
     private func accept() -> HandoverChannel? {
         socket.withLock { socket in
             guard let accepted = try? socket?.accept(milliseconds: 0) else {
-                // Out of descriptors: whoever waits there waits a moment longer.
+                // Out of descriptors: those in the queue wait a moment longer.
                 usleep(10_000)
                 return nil
             }

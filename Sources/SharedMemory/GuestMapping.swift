@@ -16,6 +16,7 @@ package final class GuestMapping: Sendable {
     private let start: UInt
     private let mappedBytes: Int
     // Optional, so that it can go before the mapping does.
+    // SAFETY: set in init and taken in deinit, when nobody else has the object; only read in between.
     private nonisolated(unsafe) var memoryGuard: MappingGuard?
 
     /// Maps `byteCount` bytes from `offset` of a memory file on; the descriptor may be closed then.

@@ -106,7 +106,7 @@ public struct MappedMemory: GuestMemory, ~Copyable {
         guard let address = unsafe address else {
             preconditionFailure("no place of a mapping is zero")
         }
-        // Each once: the result is a value, and only it is looked at.
+        // Each once: the result is a value, and only it is checked.
         return GuestWords(
             first: unsafe address.loadUnaligned(as: UInt64.self),
             second: unsafe (address + 8).loadUnaligned(as: UInt64.self))

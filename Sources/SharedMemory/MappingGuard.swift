@@ -5,7 +5,7 @@ import SystemLayer
 /// A mapping whose file somebody else may shrink, in the table of the handler for SIGBUS.
 ///
 /// A load or store behind the file's end finds zeros from then on, the whole mapping does, and the
-/// guard says that its memory is gone. Whoever uses the memory asks before it believes what it has
+/// guard says that its memory is gone. The user of the memory asks before it believes what it has
 /// loaded. An access anywhere else ends the process, as ever.
 ///
 /// The handler is in C: nothing else may run in a signal's context.
@@ -29,7 +29,7 @@ struct MappingGuard: ~Copyable {
     // Before the range is unmapped, and another mapping may take its place.
     deinit { nbdpull_guard_remove(Self.table, number) }
 
-    /// Whether the memory was lost, and what stands in its place is zeros.
+    /// Whether the memory was lost, and zeros have taken its place.
     var isGone: Bool { nbdpull_guard_is_gone(Self.table, number) != 0 }
 
     /// Mappings of this process that were lost so far.

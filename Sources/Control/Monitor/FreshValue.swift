@@ -29,7 +29,7 @@ actor FreshValue<Value: Sendable> {
         waiters += 1
         defer { waiters -= 1 }
         if let search { return await search.value }
-        // A task of its own: whoever has asked first may go meanwhile.
+        // A task of its own: the first caller may be cancelled meanwhile.
         let search = Task { await self.look() }
         self.search = search
         return await search.value

@@ -16,7 +16,7 @@ struct VhostSession: ~Copyable {
     let listener: UInt64
     let slot: ConnectionIndex
     var session: BackEndSession
-    /// Fixed by the features; looked at for every request.
+    /// Fixed by the features; consulted for every request.
     var rules: BlockRules
     var memory = MappedMemory()
     var queues: [VhostQueue]
@@ -129,7 +129,7 @@ struct VhostSession: ~Copyable {
         return rings[ring].publish(memory)
     }
 
-    /// Asks the guest to leave kicks out, as its queue is looked at anyway.
+    /// Asks the guest to leave kicks out, as its queue is polled anyway.
     mutating func suppressKicks(_ queue: Int) {
         guard let ring = queues[queue].ring else { return }
         rings[ring].suppressKicks(memory)
