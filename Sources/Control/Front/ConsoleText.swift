@@ -63,6 +63,9 @@ package enum ConsoleText {
         if let names = disk.checkpoints, !names.isEmpty {
             details.append(("Checkpoints", names.joined(separator: ", ")))
         }
+        if let overwritten = disk.overwrittenLastHour, overwritten > 0 {
+            details.append(("Overwritten", "\(size(overwritten)) within the last hour"))
+        }
         if let recovered = disk.recoveredBytes, recovered > 0 {
             details.append(
                 ("Recovered", "\(size(recovered)) count as changed, after an unclean stop"))

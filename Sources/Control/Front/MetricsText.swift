@@ -124,6 +124,12 @@ package enum MetricsText {
             "nbdpull_disk_dirty_bytes",
             "Bytes changed since the newest checkpoint, or since tracking began."
         ) { Double($0.dirtyBytes) }
+        page.gauge(
+            "nbdpull_disk_overwritten_last_hour_bytes",
+            "What a backup job of the last hour would have kept in scratch at most.",
+            served.compactMap { labels, status in
+                status.overwrittenBytes.map { (labels, Double($0)) }
+            })
         gauge(
             "nbdpull_disk_tracking_problem",
             "Whether something is wrong with the tracking of changes, so that checkpoints are lost."

@@ -252,6 +252,7 @@ extension JobManager {
                 view.size = status.sizeBytes
                 view.clients = status.clientCount
                 view.dirtyBytes = status.tracking?.dirtyBytes ?? status.dirtyBytes
+                view.overwrittenLastHour = status.overwrittenBytes
                 let known = domain.checkpoints
                 view.checkpoints = status.tracking?.checkpoints.filter { known[$0] != nil }
                 view.granularityBytes = status.tracking?.granularityBytes

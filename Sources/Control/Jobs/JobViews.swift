@@ -143,6 +143,9 @@ package struct DiskView: Sendable, Hashable, Codable {
     /// Bytes changed since the newest checkpoint; of a disk whose changes are not tracked, since
     /// it was attached.
     package var dirtyBytes: UInt64?
+    /// Bytes that a backup job of the last hour would have kept in scratch at most, about 3 % off; counted
+    /// from the server's start.
+    package var overwrittenLastHour: UInt64?
     /// Checkpoints that an incremental backup of the disk can start from, oldest first.
     package var checkpoints: [String]?
     /// Bytes that one bit of its dirty bitmaps covers.

@@ -33,6 +33,7 @@ final class LiveExport: Sendable {
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
     let figures = PublishedFigures()
+    let overwritten = OverwriteMeter()
     /// What was last found out for the disk's picture.
     let picture = DiskPicture()
 

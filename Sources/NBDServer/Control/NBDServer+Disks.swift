@@ -42,6 +42,8 @@ extension NBDServer {
             clientCount: export.clientCount.load(ordering: .relaxed),
             dirtyBytes: tracking?.dirtyBytes ?? 0, tracking: tracking)
         status.figures = export.figures.value
+        status.overwrittenBytes = export.overwritten.bytes(
+            now: MonotonicClock.now(), diskBytes: export.source.sizeBytes)
         status.earlierLoss =
             export.source.isReadOnly
             ? nil : export.source.witness.earlier.map(SystemFault.text(for:))

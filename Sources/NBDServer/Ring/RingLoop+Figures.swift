@@ -8,6 +8,12 @@ extension RingLoop where IO: ~Copyable {
     mutating func count(_ request: ValidRequest, of slot: ConnectionIndex) {
         guard let disk = connections[slot].transmission.disk else { return }
         disks[disk].figures.count(request.command, request.length)
+        switch request.command {
+        case .write, .trim, .writeZeroes:
+            disks[disk].export.overwritten.note(
+                offset: request.offset, length: request.length, now: now)
+        case .read, .flush, .cache, .blockStatus, .disconnect: break
+        }
     }
 
     /// Counts how long a change has waited that came upon a copy; never inside the functions that every
