@@ -14,6 +14,7 @@ import resume
 import restart
 import tracking
 import vhost
+import watched
 from credentials import make_credentials, missing_maker
 from harness import (WRITE_LIMIT, Files, Result, Scenario, Settings, attempt, export_of,
                      for_each_peer, in_turn, interleaved, say)
@@ -177,6 +178,13 @@ def tracking_cost(files: Files, settings: Settings, result: Result) -> None:
             lambda side: [("", side(files, settings.directory, settings.seconds))])
 
 
+def watched_writes(files: Files, settings: Settings, result: Result) -> None:
+    in_turn({NBDPULL.key: lambda: watched.writes(files, settings)}, settings, result,
+            lambda side: side())
+    result.notes += [*compared(result.rows, watched.FOUR, watched.NOBODY),
+                     "no peer is measured here"]
+
+
 def resume_jobs(files: Files, settings: Settings, result: Result) -> None:
     in_turn({NBDPULL.key: resume.resumes}, settings, result,
             lambda side: side(settings.directory))
@@ -241,6 +249,8 @@ SCENARIOS = [
              begin_16t),
     Scenario("tracking-cost", "4 KiB random writes, 32 in flight, tracked and untracked", "io",
              ("fio",), tracking_cost),
+    Scenario("watched", "4 KiB random writes, 8 in flight, a job running, and the page looked at",
+             "io", ("fio",), watched_writes),
     Scenario("resume", "Start after a kill, by what the job had preserved", "resume", (),
              resume_jobs),
     Scenario("start", "Start after a kill, with many disks", "resume", (), start),
