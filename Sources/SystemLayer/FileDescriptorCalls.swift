@@ -197,8 +197,9 @@ package enum FileCalls {
         var facts = stat()
         // SAFETY: the kernel fills the local; it keeps no pointer.
         _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
-        // Anybody may set a time before 1970 or after 2554: it is only compared.
-        let time = facts.st_mtim
+        // Not the time of the content, which anybody may set: a file that was changed and got its old time
+        // back would look as if nobody had touched it. It is only compared, so it may be any number.
+        let time = facts.st_ctim
         let seconds = UInt64(truncatingIfNeeded: time.tv_sec) &* 1_000_000_000
         return (
             UInt64(facts.st_ino), seconds &+ UInt64(truncatingIfNeeded: time.tv_nsec)
@@ -223,6 +224,7 @@ package enum Errno {
     package static let again = EAGAIN
     package static let notSupported = EOPNOTSUPP
     package static let invalid = EINVAL
+    package static let badDescriptor = EBADF
     package static let io = EIO
     package static let badAddress = EFAULT
     package static let noSpace = ENOSPC

@@ -177,12 +177,14 @@ package final class DiskDirectory: TrackedDirectory {
 /// An extended attribute of a source that is open.
 package final class AttributeMark: SourceMark {
     private let descriptor: Int32
-    private let owner: any AnyObject & Sendable
+    /// Weak: the file is closed where its last user lets go of it, never by whoever forgets a mark, since that
+    /// may hang; and whoever detaches a disk may open it again at once.
+    private weak let owner: (any AnyObject & Sendable)?
     private let name: String
     /// A device's node is made anew at every start of the machine.
     package let isLasting: Bool
 
-    /// `owner` keeps the descriptor open.
+    /// The descriptor is open as long as `owner` lives; afterwards every call fails with EBADF.
     package init(_ descriptor: Int32, isFile: Bool, owner: any AnyObject & Sendable) {
         self.descriptor = descriptor
         self.owner = owner
@@ -190,10 +192,18 @@ package final class AttributeMark: SourceMark {
         name = isFile ? "user.nbdpull.tracking" : "trusted.nbdpull.tracking"
     }
 
-    package func read() throws(SystemFault) -> String? { try FileCalls.mark(descriptor, name) }
+    package func read() throws(SystemFault) -> String? {
+        guard let owner else { throw Self.closed }
+        defer { withExtendedLifetime(owner) {} }
+        return try FileCalls.mark(descriptor, name)
+    }
 
     package func write(_ text: String) throws(SystemFault) {
+        guard let owner else { throw Self.closed }
+        defer { withExtendedLifetime(owner) {} }
         try FileCalls.setMark(descriptor, name, text)
         if isLasting { try FileCalls.syncWhole(descriptor) }
     }
+
+    private static var closed: SystemFault { SystemFault(call: "fsetxattr", errno: Errno.badDescriptor) }
 }

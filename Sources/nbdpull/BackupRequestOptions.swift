@@ -67,6 +67,9 @@ struct BackupRequestOptions: ParsableArguments {
     func request(
         domain: String, _ client: ControlClient
     ) async throws(ControlError) -> BackupOptions.Request {
+        for (option, value) in [("--scratch-dir", scratchDir), ("--unix", unix)] where value == "" {
+            throw .invalidArgument(what: "\(option) ''", detail: "the path is missing")
+        }
         var wanted = BackupOptions()
         wanted.incremental = incremental
         wanted.checkpoint = checkpoint

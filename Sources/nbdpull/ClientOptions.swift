@@ -62,6 +62,8 @@ enum InputFile {
         let data: Data
         do {
             data = try bytes(path)
+        } catch let error as ControlError {
+            throw error
         } catch {
             throw ControlError(
                 .systemError, code: "file-unreadable", status: 400,
@@ -73,10 +75,25 @@ enum InputFile {
         return text
     }
 
+    /// More than any document that is accepted. A device such as /dev/zero never ends.
+    private static let bytesMax = 16 << 20
+
     private static func bytes(_ path: String) throws -> Data {
-        guard path != "-" else { return try FileHandle.standardInput.readToEnd() ?? Data() }
+        guard path != "-" else { return try read(.standardInput, path) }
         let descriptor = try SystemCalls.open(path, flags: O_RDONLY)
-        return try FileHandle(fileDescriptor: descriptor.raw).readToEnd() ?? Data()
+        return try read(FileHandle(fileDescriptor: descriptor.raw), path)
+    }
+
+    private static func read(_ file: FileHandle, _ path: String) throws -> Data {
+        var found = Data()
+        while let more = try file.read(upToCount: 1 << 20), !more.isEmpty {
+            found.append(more)
+            guard found.count <= bytesMax else {
+                throw ControlError.invalidArgument(
+                    what: "file '\(path)'", detail: "it is longer than \(bytesMax >> 20) MiB")
+            }
+        }
+        return found
     }
 
     private static func reason(_ error: any Error) -> String {

@@ -65,8 +65,8 @@ struct DiskRestore: AsyncParsableCommand {
         guard result.status == 0 else {
             throw ControlError(
                 .operationFailed, code: "restore-failed", status: 500,
-                detail: "qemu-img ended with \(result.status): disk '\(target)' now holds parts "
-                    + "of the image; run the restore again")
+                detail: "qemu-img ended with \(result.status): disk '\(target)' may hold parts of "
+                    + "the image now; run the restore again")
         }
         if options.output.json { Console.out("{}\n") }
         options.output.inform("Disk '\(target)' of domain '\(domain)' restored from \(path)\n")

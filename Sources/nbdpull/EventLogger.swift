@@ -19,13 +19,14 @@ final class EventLogger: Sendable {
     }
 
     private let logger: Logger
-    private let queue = DispatchQueue(label: "nbdpull.log")
+    private let queue = Console.queue
     private let count = Mutex(Count())
 
     init(level: Logger.Level) {
         var logger = Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = level
         self.logger = logger
+        Console.beginServing()
     }
 
     /// Writes an event when its turn comes.

@@ -1,6 +1,8 @@
 import ArgumentParser
 import Control
+import Dispatch
 import Foundation
+import Synchronization
 
 /// The executable: its commands, and how errors leave it.
 @main
@@ -97,8 +99,31 @@ enum Console {
         }
     }
 
-    /// Writes one line to standard error.
+    /// Writes one line to standard error; while a server runs, when its turn comes.
     static func error(_ line: String) {
+        guard serves.load(ordering: .relaxed) else { return write(line) }
+        let isTaken = waiting.add(1, ordering: .relaxed).newValue <= waitingMax
+        guard isTaken else {
+            waiting.subtract(1, ordering: .relaxed)
+            return
+        }
+        queue.async {
+            write(line)
+            waiting.subtract(1, ordering: .relaxed)
+        }
+    }
+
+    /// From now on nobody waits for standard error: a reader that takes nothing holds up no thread but that
+    /// of this queue, which the log of events uses as well.
+    static func beginServing() { serves.store(true, ordering: .relaxed) }
+
+    static let queue = DispatchQueue(label: "nbdpull.log")
+    private static let serves = Atomic<Bool>(false)
+    private static let waiting = Atomic<Int>(0)
+    /// Lines that wait to be written before more are left out.
+    private static let waitingMax = 1024
+
+    private static func write(_ line: String) {
         try? FileHandle.standardError.write(contentsOf: Data((line + "\n").utf8))
     }
 }

@@ -214,7 +214,12 @@ struct ServeSettings {
                 what: "--config '\(path)'", detail: "it is not a regular file")
         }
         do {
-            names.note(text: try InputFile.text(path), isJSON: path.hasSuffix(".json"))
+            let text = try InputFile.text(path)
+            names.note(text: text, isJSON: path.hasSuffix(".json"))
+            // A file in which everything is commented out is one without settings.
+            if !path.hasSuffix(".json"), Self.isEmpty(yaml: text) {
+                return InMemoryProvider(values: [:])
+            }
             // Asked about every key of the file, which there is no other way to learn.
             if path.hasSuffix(".json") {
                 let options = JSONSnapshot.ParsingOptions(
@@ -229,6 +234,13 @@ struct ServeSettings {
         } catch {
             throw ControlError.invalidArgument(
                 what: "--config '\(path)'", detail: "it cannot be read: \(error)")
+        }
+    }
+
+    private static func isEmpty(yaml text: String) -> Bool {
+        text.split(whereSeparator: \.isNewline).allSatisfy { line in
+            let line = line.drop(while: \.isWhitespace)
+            return line.isEmpty || line.hasPrefix("#") || line == "---" || line == "..."
         }
     }
 

@@ -15,6 +15,8 @@ struct ServedFronts: Sendable {
     let live: [ListenEndpoint]
     let fronts: Fronts
     private let isAnnounced = Once()
+    /// At a stop: jobs and disks have come to their end.
+    private let hasEnded = Gate()
 
     init(
         serving: Serving, manager: JobManager, engine: any BackupEngine, freezer: GuestFreezer?,
@@ -145,13 +147,18 @@ struct ServedFronts: Sendable {
         wishes.whenWished {
             Task {
                 await group.triggerGracefulShutdown()
-                guard isLeaving else { return }
-                // Callers that do not take their answers hold nobody up.
+                // Machines have no disks any more: jobs end first, however long it takes.
+                if !isLeaving { await hasEnded.wait() }
+                // Callers that do not send what they have begun, or take their answers, hold nobody up.
                 try? await Task.sleep(for: .seconds(Self.farewellSeconds))
                 running.cancel()
             }
         }
-        try await running.value
+        do {
+            try await running.value
+        } catch is CancellationError where hasEnded.isOpen {
+            return
+        }
     }
 
     private func services(_ logger: Logger) throws -> [any Service] {
@@ -212,6 +219,17 @@ struct ServedFronts: Sendable {
         async let thawed: Void? = freezer?.shutdown()
         await manager.shutdown()
         await thawed
+        hasEnded.open()
+    }
+}
+
+/// Opens once, for all who wait.
+private final class Gate: Sendable {
+    private let opened = Atomic<Bool>(false)
+    var isOpen: Bool { opened.load(ordering: .acquiring) }
+    func open() { opened.store(true, ordering: .releasing) }
+    func wait() async {
+        while !isOpen { try? await Task.sleep(for: .milliseconds(50)) }
     }
 }
 

@@ -46,6 +46,9 @@ package struct ControlClient: Sendable {
     /// Sends one request and returns the body of a good answer; the server's error is thrown as it
     /// is.
     package func send(_ call: Call) async throws(ControlError) -> Data {
+        guard !call.path.contains("") else {
+            throw .invalidArgument(what: "name ''", detail: "a name is never empty")
+        }
         var collected = Data()
         let status = try await exchange(call) { chunk throws(ControlError) in
             collected.append(contentsOf: chunk.readableBytesView)

@@ -154,6 +154,11 @@ private struct ErrorMiddleware: RouterMiddleware {
         next: (Request, BasicRequestContext) async throws -> Response
     ) async throws -> Response {
         do {
+            // The router passes over empty parts, and another route would get the request.
+            guard !request.uri.path.contains("//") else {
+                throw ControlError.invalidArgument(
+                    what: "path '\(request.uri.path)'", detail: "a name in it is empty")
+            }
             return try await next(request, context)
         } catch let error as ControlError {
             return try .failure(error)

@@ -1,5 +1,7 @@
+import Dispatch
 import Foundation
 package import ServerInterface
+import Synchronization
 
 extension ServeArguments {
     /// The path made absolute against the working directory.
@@ -10,8 +12,27 @@ extension ServeArguments {
             .standardizedFileURL.path
     }
 
-    /// Block device or regular file; symbolic links are followed, what is missing counts as a file.
+    /// Block device or regular file; symbolic links are followed. What is missing counts as a file, and so
+    /// does a path that does not answer within two seconds.
     package static func sourceKind(of path: String) -> SourceKind {
+        let found = FoundKind()
+        let answered = DispatchSemaphore(value: 0)
+        // A path that hangs takes this thread with it, and nothing else.
+        Thread.detachNewThread {
+            found.kind.store(kindOrHang(of: path) == .block ? 1 : 0, ordering: .relaxed)
+            answered.signal()
+        }
+        guard answered.wait(timeout: .now() + lookSeconds) == .success else { return .file }
+        return found.kind.load(ordering: .relaxed) == 1 ? .block : .file
+    }
+
+    private static let lookSeconds = 2.0
+
+    private final class FoundKind: Sendable {
+        let kind = Atomic<Int>(0)
+    }
+
+    private static func kindOrHang(of path: String) -> SourceKind {
         let real = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
         let type = try? FileManager.default.attributesOfItem(atPath: real)[.type]
         return type as? FileAttributeType == .typeBlockSpecial ? .block : .file

@@ -38,10 +38,11 @@ package enum SizeText {
         if text.hasSuffix("%"), let percent = UInt64(text.dropLast()), percent <= 100 {
             return .share(percent: percent)
         }
-        guard let bytes = bytes(text) else {
+        guard let bytes = bytes(text), bytes == 0 || bytes >= 1 << 20 else {
             throw .invalidArgument(
                 what: "scratch-reserve '\(text)'",
-                detail: "it must be a percentage such as 5%, or a size such as 10G")
+                detail: "it must be a percentage such as 5%, or a size of at least 1M such as 10G;"
+                    + " 0 for none")
         }
         return .bytes(bytes)
     }

@@ -75,7 +75,8 @@ package enum SocketPermissions {
     package static func group(
         _ text: String, option: String
     ) throws(ControlError) -> UInt32 {
-        if let number = UInt32(text) { return number }
+        // The highest number says "no change" to the kernel.
+        if let number = UInt32(text), number != .max { return number }
         guard let number = SystemCalls.group(named: text) else {
             throw .invalidArgument(
                 what: "\(option) '\(text)'", detail: "there is no such group")

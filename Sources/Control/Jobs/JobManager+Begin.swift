@@ -191,11 +191,25 @@ extension JobManager {
     }
 
     // Libvirt's suffix is the time in seconds; jobs within one second still need names of their
-    // own.
+    // own, those of an earlier server that go on included.
     private func nextScratchSuffix() -> String {
         lastScratchSuffix = max(Int64(Date().timeIntervalSince1970), lastScratchSuffix + 1)
         return String(lastScratchSuffix)
     }
+
+    /// Names of scratch that an earlier server has made up are not made up again.
+    func noteScratchNames(of record: StoredJob) {
+        let now = Int64(Date().timeIntervalSince1970)
+        for path in record.scratch.map(\.path) {
+            // What is far from now is a name that somebody has chosen.
+            guard let suffix = path.split(separator: ".").last.flatMap({ Int64($0) }),
+                abs(suffix - now) < Self.scratchSuffixRange
+            else { continue }
+            lastScratchSuffix = max(lastScratchSuffix, suffix)
+        }
+    }
+
+    private static let scratchSuffixRange: Int64 = 1_000_000
 
     // Written before anything is made, so that a crash at any point can be cleaned up after.
     private func record(of plan: BackupPlan, domain: String) -> StoredJob {

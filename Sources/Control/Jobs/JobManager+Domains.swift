@@ -162,9 +162,16 @@ extension JobManager {
         guard domain.isStored else { return error }
         do throws(ControlError) {
             try state?.save(record(of: domain, keptGranularity(of: domain)))
+            for name in domain.checkpoints.topological {
+                try state?.save(
+                    try domain.checkpoints.checkpoint(name), of: domain.definition.uuid)
+            }
+            domains[domain.definition.name]?.checkpoints = domain.checkpoints
+            domains[domain.definition.name]?.keptLayers = domain.keptLayers
             return error
         } catch let second {
-            return error.adding("; the next start may not find the domain: \(second.message)")
+            return error.adding(
+                "; the next start may not find the domain or its checkpoints: \(second.message)")
         }
     }
 

@@ -58,6 +58,7 @@ extension JobManager {
     ) -> (left: [StoredJob], cutOff: [StoredJob]) {
         var (left, cutOff): ([StoredJob], [StoredJob]) = ([], [])
         for record in records {
+            noteScratchNames(of: record)
             switch mayGoOn(record, state) {
             case .success: left.append(record)
             case .failure(let refusal):

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import Synchronization
 
 /// Runs one program of the operator's, with a few bytes on its standard input and within a time.
 ///
@@ -41,7 +42,17 @@ enum ChildProcess {
         // SAFETY: base address and count describe the live array.
         _ = unsafe input.withUnsafeBytes { unsafe write(ends[1], $0.baseAddress, $0.count) }
         close(ends[1])
+        children.withLock { _ = $0.insert(child) }
+        defer { children.withLock { _ = $0.remove(child) } }
         return wait(for: child, milliseconds)
+    }
+
+    /// Programs that run now; each leads the group of all that it has started.
+    private static let children = Mutex<Set<pid_t>>([])
+
+    /// Ends at once what runs, with all that it has started.
+    static func stopAll() {
+        children.withLock { for child in $0 { kill(-child, SIGKILL) } }
     }
 
     private static func start(

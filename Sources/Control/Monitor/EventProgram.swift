@@ -12,6 +12,8 @@ package final class EventProgram: Sendable {
     package static let runMillisecondsDefault = 30_000
     /// Bytes of the message that the environment and the input carry: a run takes 64 KiB at most.
     private static let messageBytesMax = 16 << 10
+    /// How long a program that is ended at a stop may take for that, in seconds.
+    private static let stopSeconds = 5.0
 
     /// What is told of: the end of a job or a threat to one, to the tracking of changes, to a disk, to the
     /// server's state or to a guest that stays frozen.
@@ -41,7 +43,12 @@ package final class EventProgram: Sendable {
         path: String, environment: [String: String],
         milliseconds: Int = EventProgram.runMillisecondsDefault
     ) throws(ControlError) {
-        guard path.hasPrefix("/"), FileManager.default.isExecutableFile(atPath: path) else {
+        var isDirectory: ObjCBool = false
+        // SAFETY: the call fills the local.
+        let exists = unsafe FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory)
+        guard path.hasPrefix("/"), exists, !isDirectory.boolValue,
+            FileManager.default.isExecutableFile(atPath: path)
+        else {
             throw .invalidArgument(
                 what: "--event-exec '\(path)'",
                 detail: "it must be the absolute path of a program that can be run")
@@ -74,11 +81,19 @@ package final class EventProgram: Sendable {
     package func finish(seconds: Double) {
         let done = DispatchSemaphore(value: 0)
         queue.async { done.signal() }
-        _ = done.wait(timeout: .now() + seconds)
-        state.withLock { state in
+        let isDone = done.wait(timeout: .now() + seconds) == .success
+        let left = state.withLock { state in
             state.isOver = true
-            state.waiting = []
+            defer { state.waiting = [] }
+            return state.waiting.count
         }
+        if left > 0 {
+            tell("the server stops, and '\(path)' was not run for the last \(left) events")
+        }
+        guard !isDone else { return }
+        // What it runs now is ended with the server, and all that it has started.
+        ChildProcess.stopAll()
+        _ = done.wait(timeout: .now() + Self.stopSeconds)
     }
 
     private func runAll() {

@@ -14,8 +14,11 @@ struct DiskElement {
             _ = try XMLDocument.parse(xml, schema: .domain)
             throw .xmlError("the text is not a <disk> element")
         }
+        // With all that comes behind it, which would otherwise be left out without a word.
+        let start = xml.firstRange(of: text)?.lowerBound ?? xml.startIndex
         let root = try XMLDocument.parse(
-            "<domain><name>disk</name><devices>" + text + "</devices></domain>", schema: .domain)
+            "<domain><name>disk</name><devices>" + xml[start...] + "</devices></domain>",
+            schema: .domain)
         guard root.children.count == 2, let devices = root.child("devices"),
             devices.children.count == 1, let element = devices.all("disk").first
         else { throw .xmlError("the text is not one <disk> element") }

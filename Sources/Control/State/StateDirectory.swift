@@ -72,7 +72,7 @@ package final class StateDirectory: Sendable {
         }
         do {
             lock = try SystemCalls.open(path + "/lock", flags: O_RDWR | O_CREAT)
-            try SystemCalls.lockExclusively(lock)
+            try Self.lockPatiently(lock)
         } catch {
             if error.wouldBlock {
                 throw ControlError(
@@ -85,6 +85,23 @@ package final class StateDirectory: Sendable {
         }
         try Self.checkFormat(path)
     }
+
+    /// A server that was killed holds the lock until the kernel has ended it.
+    private static func lockPatiently(
+        _ lock: borrowing SystemCalls.Descriptor
+    ) throws(SystemCalls.Failure) {
+        let end = ContinuousClock.now + .seconds(lockSeconds)
+        while true {
+            do throws(SystemCalls.Failure) {
+                return try SystemCalls.lockExclusively(lock)
+            } catch {
+                guard error.wouldBlock, ContinuousClock.now < end else { throw error }
+                usleep(20_000)
+            }
+        }
+    }
+
+    private static let lockSeconds = 2
 
     /// Lets another server use the directory; nothing more may be written through this object.
     ///

@@ -166,7 +166,11 @@ extension NBDServer {
     private func openFreeSource(
         _ configuration: DiskConfiguration
     ) throws(SourceFault) -> RawSource {
-        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
+        // A disk that was detached a moment ago may still be held by whoever looked at it just then.
+        let patience =
+            live.isAwaited(configuration.exportName)
+            ? Limits.resumeInUseNanoseconds : Limits.closedSourceNanoseconds
+        let end = MonotonicClock.now() + patience
         while true {
             do throws(SourceFault) {
                 return try RawSource(
@@ -175,9 +179,7 @@ extension NBDServer {
                     readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
                     reserved: shared.configuration.reserved)
             } catch {
-                guard Self.isInUse(error), live.isAwaited(configuration.exportName),
-                    MonotonicClock.now() < end
-                else { throw error }
+                guard Self.isInUse(error), MonotonicClock.now() < end else { throw error }
                 _ = Latch(count: 1).wait(milliseconds: 10)
             }
         }
