@@ -1,6 +1,7 @@
 import ArgumentParser
 import Control
 import Foundation
+import Pushing
 
 /// The executable: its commands, and how errors leave it.
 @main
@@ -40,6 +41,10 @@ struct Nbdpull: AsyncParsableCommand {
         ])
 
     static func main() async {
+        // Started by the server only, with nothing else on its command line.
+        if CommandLine.arguments.dropFirst().elementsEqual([PushWorker.command]) {
+            Foundation.exit(PushWorker.run())
+        }
         do {
             var command = try await asyncParseAsRoot()
             if var command = command as? any AsyncParsableCommand {
