@@ -19,12 +19,10 @@ final class ImageTarget: Sendable {
             clusterBytes = try Self.examine(order)
         } else {
             clusterBytes = Self.clusterBytesDefault
-            try TargetProgram.run(
-                "qemu-img",
-                [
-                    "create", "-q", "-f", "qcow2", "-o", "cluster_size=\(clusterBytes)",
-                    order.path, String(order.sizeBytes),
-                ])
+            try Self.onceUnlocked([
+                "create", "-q", "-f", "qcow2", "-o", "cluster_size=\(clusterBytes)", order.path,
+                String(order.sizeBytes),
+            ])
         }
         guard !order.compresses || order.sizeBytes % UInt64(clusterBytes) == 0 else {
             throw PushFailure(
@@ -32,6 +30,24 @@ final class ImageTarget: Sendable {
                     + "compressed, and this one has \(order.sizeBytes) bytes")
         }
         program = try Self.serve(order, readOnly: false)
+    }
+
+    /// The program of a worker that was killed ends a moment after it, and has the image until then.
+    private static let lockMilliseconds = 5_000
+    private static let lockLookMilliseconds = 50
+
+    @discardableResult
+    private static func onceUnlocked(_ arguments: [String]) throws(PushFailure) -> String {
+        var waited = 0
+        while true {
+            do throws(PushFailure) {
+                return try TargetProgram.run("qemu-img", arguments)
+            } catch {
+                guard error.text.contains("lock"), waited < lockMilliseconds else { throw error }
+                usleep(UInt32(lockLookMilliseconds) * 1000)
+                waited += lockLookMilliseconds
+            }
+        }
     }
 
     /// Connects, as soon as the program listens.
@@ -135,8 +151,7 @@ final class ImageTarget: Sendable {
 
     // The image is another's: it must be of the disk's size, and lie in one file.
     private static func examine(_ order: PushOrder) throws(PushFailure) -> Int {
-        let said = try TargetProgram.run(
-            "qemu-img", ["info", "--output=json", "-f", "qcow2", order.path])
+        let said = try onceUnlocked(["info", "--output=json", "-f", "qcow2", order.path])
         let facts: Facts
         do {
             facts = try JSONDecoder().decode(Facts.self, from: Data(said.utf8))

@@ -21,6 +21,8 @@ package enum PushWorker {
         // A service manager tells every process of a service what is meant for the server, which decides
         // what becomes of its jobs; what is started from here ignores them, too.
         for number in [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2] { _ = signal(number, SIG_IGN) }
+        // Machines come first; what is started from here inherits it.
+        WorkerThread.giveWay()
         guard case .prepare(let order) = readCommand() else { return 64 }
         let progress = PushProgress(bytesPerSecond: order.bytesPerSecond)
         do throws(PushFailure) {
@@ -33,6 +35,8 @@ package enum PushWorker {
             let copy = PushCopy(
                 source: source, order: order, target: target, progress: progress)
             try copy.run()
+            // Holes may have come and gone since it was measured.
+            progress.total.store(progress.bytes.load(ordering: .relaxed), ordering: .relaxed)
             say(progress)
             say(.flushing)
             try target.finish()
