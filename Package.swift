@@ -67,6 +67,10 @@ let package = Package(
             name: "ScratchFiles", dependencies: ["PointInTime", "Disk", "SystemLayer", "Tables"],
             swiftSettings: strict),
         .target(name: "Core", dependencies: ["PointInTime", "Tracking"], swiftSettings: strict),
+        .target(
+            name: "Pushing",
+            dependencies: ["CLibNBD", "CLinux", "ServerInterface", "SystemLayer"],
+            swiftSettings: strict),
         .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),
         .target(
             name: "BoundedCalls", dependencies: ["ServerInterface", "SystemLayer"],
@@ -103,7 +107,7 @@ let package = Package(
         .executableTarget(
             name: "nbdpull",
             dependencies: [
-                "Control", "Handover", "NBDServer", "ServerInterface",
+                "Control", "Handover", "NBDServer", "Pushing", "ServerInterface",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Logging", package: "swift-log"),

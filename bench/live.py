@@ -97,6 +97,9 @@ class LiveDisk:
         """Begins a job of all disks; the URI of its backup export."""
         return self._control.call("POST", f"/v1/domains/{DOMAIN}/jobs", {})["exports"][0]["uri"]
 
+    def call(self, method: str, path: str, body: dict | None = None) -> dict:
+        return self._control.call(method, path, body)
+
     def information(self) -> dict:
         return self._control.call("GET", f"/v1/domains/{DOMAIN}/job")
 

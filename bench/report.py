@@ -44,6 +44,7 @@ COLUMNS = {
               Column("hold", "hold us", 0, spread=True, axis="writes held, us", lower=True),
               Column("rss_before", "RSS before MiB", 0, spread=True),
               Column("rss_during", "RSS during MiB", 0, spread=True)],
+    "push": [Column("value", "GB/s", 2, spread=True, axis="GB/s"), Column("seconds", "s", 2)],
     "resume": [Column("value", "job ms", 0, spread=True, axis="first answer of the job, ms",
                       lower=True),
                Column("guest", "guest ms", 0, spread=True, axis="first answer of a disk, ms",

@@ -10,6 +10,7 @@ import guest
 import live
 import memory
 import pulljob
+import push
 import resume
 import restart
 import tracking
@@ -214,6 +215,8 @@ SCENARIOS = [
              ("nbdcopy",), pulling_secured(uses_key=True)),
     Scenario("pull-job-4", "Full backup by nbdcopy, unix socket, 4 connections", "pull",
              ("nbdcopy", "fio"), pulljob.pull_job),
+    Scenario("push", "Full backup that the server writes to a file", "push", ("qemu-img",),
+             push.push),
     Scenario("rings-pull", "Full read by nbdcopy, unix socket, 4 connections, by rings", "pull",
              ("nbdcopy",), over_rings(pull_over_rings)),
     Scenario("randread-qd1", "4 KiB random reads, 1 in flight", "io",

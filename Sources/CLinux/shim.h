@@ -356,6 +356,32 @@ static inline int nbdpull_spawn(int *process, const char *path, char *const *arg
     posix_spawnattr_destroy(&how);
     return result;
 }
+/* Starts a program that is killed when the thread that starts it ends, however that comes about. Between the
+ * two calls the child does only what a signal handler may. */
+static inline int nbdpull_spawn_bound(const char *path, char *const *arguments, int output) {
+    const int parent = getpid();
+    const int child = fork();
+    if (child != 0) return child;
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, 0);
+    signal(SIGPIPE, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    const int nothing = open("/dev/null", O_RDWR);
+    if (getppid() != parent || nothing < 0 || dup2(nothing, 0) < 0 || dup2(output, 1) < 0
+        || dup2(output, 2) < 0)
+        _exit(126);
+    execv(path, arguments);
+    _exit(127);
+}
+/* Whether a child has ended, without waiting: 1 and how, 0 or -1. */
+static inline int nbdpull_has_ended(int process, int *how) {
+    int status = 0;
+    const int result = waitpid(process, &status, WNOHANG);
+    if (result <= 0) return result;
+    *how = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return 1;
+}
 /* Waits for the end of a child: its exit status, or 128 and the signal's number. */
 static inline int nbdpull_await_child(int process) {
     int status = 0;

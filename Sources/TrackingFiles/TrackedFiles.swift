@@ -205,5 +205,7 @@ package final class AttributeMark: SourceMark {
         if isLasting { try FileCalls.syncWhole(descriptor) }
     }
 
-    private static var closed: SystemFault { SystemFault(call: "fsetxattr", errno: Errno.badDescriptor) }
+    private static var closed: SystemFault {
+        SystemFault(call: "fsetxattr", errno: Errno.badDescriptor)
+    }
 }

@@ -5,10 +5,12 @@ import Foundation
 struct BackupBegin: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "backup-begin",
-        abstract: "Begin a backup job; print its id and the URI of every backup export.",
+        abstract: "Begin a backup job; print its id and the URI of every export, or every target.",
         discussion: """
             What to back up is said by options, or by libvirt's XML in a file. Without either it \
-            is a full backup of all disks, served on a unix socket in the run directory. \
+            is a full backup of all disks, served on a unix socket in the run directory. With \
+            --push, and with XML of libvirt's push mode, the server writes files instead, and the \
+            job ends by itself. \
             --print-xml shows the XML that options stand for, and begins nothing.
             """)
     @OptionGroup var options: ClientOptions
@@ -23,7 +25,13 @@ struct BackupBegin: AsyncParsableCommand {
     @Option(
         help: "The checkpoint to create as XML, instead of --checkpoint.", completion: .file())
     var checkpointxml: String?
-    @Flag(help: "Use existing scratch files, and keep them.") var reuseExternal = false
+    @Flag(help: "Use existing scratch files, and keep them; of a push, existing targets.")
+    var reuseExternal = false
+    @Option(help: "Push: bytes a second for all disks together, such as 100M. (default: no limit)")
+    var bandwidth: String?
+    @Flag(help: "Push: compress the clusters of qcow2 targets.") var compress = false
+    @Flag(help: "Push: read the targets back and compare them before the job is completed.")
+    var verify = false
     @Option(help: "End the job as failed after this many seconds.") var ttl: UInt64?
     @Flag(help: "If a disk cannot start from its checkpoint, back it up in full and say why.")
     var fallbackFull = false
@@ -38,6 +46,10 @@ struct BackupBegin: AsyncParsableCommand {
         let (_, file) = try target.and(backupxml, backupxmlOption)
         try request.checkBeside(
             xml: file, checkpointXML: checkpointxml, reuseExternal: reuseExternal)
+        guard request.push || file != nil || !(bandwidth != nil || compress || verify) else {
+            throw ValidationError(
+                "--bandwidth, --compress and --verify need --push, or XML of push mode")
+        }
     }
 
     func run() async throws {
@@ -47,6 +59,9 @@ struct BackupBegin: AsyncParsableCommand {
             checkpointXML: try checkpointxml.map(InputFile.text),
             reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
             clientRelease: clientRelease, quiesce: quiesce)
+        body.bandwidth = try bandwidth.map { try ScaledSize.bytes($0, unit: 1) }
+        if compress { body.compress = true }
+        if verify { body.verify = true }
         if request.given != nil {
             let made = try await request.request(domain: domain, try options.client())
             body.backupXML = made.backupXML

@@ -25,6 +25,16 @@ struct BackupRequestOptions: ParsableArguments {
         help: "Directory for this job's scratch. (default: the server's choice)",
         completion: .directory)
     var scratchDir: String?
+    @Flag(help: "The server writes the backup to files itself, instead of serving it.")
+    var push = false
+    @Option(
+        help: "With --push: directory for the targets. (default: beside each disk)",
+        completion: .directory)
+    var targetDir: String?
+    @Option(
+        help: "With --push: format of the targets, qcow2 or raw. (default: qcow2)",
+        completion: .list(["qcow2", "raw"]))
+    var targetFormat: String?
     @Flag(name: .customLong("print-xml"), help: "Print the request's XML instead.")
     var printXML = false
 
@@ -34,7 +44,8 @@ struct BackupRequestOptions: ParsableArguments {
             ("--incremental", incremental != nil), ("--checkpoint", checkpoint != nil),
             ("--unix", unix != nil), ("--tcp", tcp != nil), ("--tls", tls),
             ("--disk", !disk.isEmpty), ("--scratch-dir", scratchDir != nil),
-            ("--print-xml", printXML),
+            ("--push", push), ("--target-dir", targetDir != nil),
+            ("--target-format", targetFormat != nil), ("--print-xml", printXML),
         ]
         return all.first { $0.1 }?.0
     }
@@ -42,6 +53,15 @@ struct BackupRequestOptions: ParsableArguments {
     func validate() throws {
         guard unix == nil || tcp == nil else {
             throw ValidationError("--unix and --tcp exclude each other")
+        }
+        guard push || (targetDir == nil && targetFormat == nil) else {
+            throw ValidationError("--target-dir and --target-format need --push")
+        }
+        guard targetFormat.map({ PushFormat(rawValue: $0) != nil }) ?? true else {
+            throw ValidationError("--target-format must be qcow2 or raw")
+        }
+        guard !push || (unix == nil && tcp == nil && !tls && scratchDir == nil) else {
+            throw ValidationError("--push excludes --unix, --tcp, --tls and --scratch-dir")
         }
     }
 
@@ -55,6 +75,10 @@ struct BackupRequestOptions: ParsableArguments {
         }
         guard checkpoint == nil || checkpointXML == nil else {
             throw ValidationError("--checkpoint and --checkpointxml exclude each other")
+        }
+        guard !push || !reuseExternal else {
+            throw ValidationError(
+                "--push makes new files; --reuse-external needs a request that names existing ones")
         }
         guard scratchDir == nil || !reuseExternal else {
             throw ValidationError(
@@ -76,6 +100,9 @@ struct BackupRequestOptions: ParsableArguments {
         wanted.requiresTLS = tls
         wanted.disks = disk
         wanted.scratchDirectory = scratchDir.map(ServeArguments.absolutePath)
+        wanted.isPush = push
+        wanted.targetDirectory = targetDir.map(ServeArguments.absolutePath)
+        wanted.targetFormat = targetFormat.flatMap { PushFormat(rawValue: $0) }
         if let unix {
             wanted.endpoint = .unix(path: ServeArguments.absolutePath(unix), mode: 0o600)
         }

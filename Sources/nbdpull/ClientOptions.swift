@@ -75,7 +75,9 @@ enum InputFile {
         return text
     }
 
-    /// More than any document that is accepted. A device such as /dev/zero never ends.
+    /// More than any document that is accepted.
+    ///
+    /// A device such as /dev/zero never ends.
     private static let bytesMax = 16 << 20
 
     private static func bytes(_ path: String) throws -> Data {

@@ -2,6 +2,7 @@ import ArgumentParser
 import Control
 import Dispatch
 import Foundation
+import Pushing
 import Synchronization
 
 /// The executable: its commands, and how errors leave it.
@@ -42,6 +43,10 @@ struct Nbdpull: AsyncParsableCommand {
         ])
 
     static func main() async {
+        // Started by the server only, with nothing else on its command line.
+        if CommandLine.arguments.dropFirst().elementsEqual([PushWorker.command]) {
+            Foundation.exit(PushWorker.run())
+        }
         do {
             var command = try await asyncParseAsRoot()
             if var command = command as? any AsyncParsableCommand {

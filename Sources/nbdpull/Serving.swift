@@ -3,6 +3,7 @@ import Foundation
 import Handover
 import Logging
 import NBDServer
+import Pushing
 import ServerInterface
 import ServiceLifecycle
 import Synchronization
@@ -149,6 +150,7 @@ struct Serving {
         managing.idleAfterSeconds = settings.idleAfterSeconds
         managing.storageMilliseconds = Int32(settings.server.storageSeconds * 1000)
         managing.freezer = freezer
+        managing.pusher = PushProcesses(command: PushWorker.command)
         return managing
     }
 

@@ -97,12 +97,16 @@ import Testing
     }
 
     @Test(arguments: [
-        ("<domainbackup/>", 67, "push-mode-unsupported", "push mode"),
         (
-            "<domainbackup mode='push'><disks><disk name='vda' backup='yes'/><disk name='vdb' "
-                + "type='file'><driver type='raw'/><target file='/t'/></disk></disks>"
-                + "<incremental>c</incremental></domainbackup>",
-            67, "push-mode-unsupported", "push mode"
+            "<domainbackup><disks><disk name='vda'><driver type='vmdk'/></disk></disks>"
+                + "</domainbackup>",
+            67, "target-format-unsupported", "target format 'vmdk' of disk 'vda'"
+        ),
+        (
+            "<domainbackup><disks><disk name='vda'><target file='/t'><encryption format='luks'>"
+                + "<secret type='passphrase' uuid='u'/></encryption></target></disk></disks>"
+                + "</domainbackup>",
+            67, "target-encryption-unsupported", "encrypted target of disk 'vda'"
         ),
         (
             served("<server transport='rdma' name='a' port='1'/>"), 67, "transport-unsupported",

@@ -104,14 +104,6 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
-        @Test("push mode is refused, not taken for something else")
-        func push() throws {
-            let fixture = try LibvirtFixture()
-            let refusal = try fixture.refusal("backup-begin", "vm1")
-            #expect(refusal.line(0).contains("push"), "\(refusal)")
-            try fixture.server.stop()
-        }
-
         @Test("without a job, the calls of jobs say so", arguments: LibvirtClient.allCases)
         func noJob(client: LibvirtClient) throws {
             let fixture = try LibvirtFixture(client)

@@ -17,6 +17,12 @@ package struct BackupOptions: Sendable, Hashable {
     package var disks: [String] = []
     /// Absolute path; nil leaves the place of scratch to the server.
     package var scratchDirectory: String?
+    /// The server writes the targets itself.
+    package var isPush = false
+    /// Of a push: absolute path; nil writes beside the disks.
+    package var targetDirectory: String?
+    /// Of a push; nil: qcow2.
+    package var targetFormat: PushFormat?
 
     package init() {}
 
@@ -68,11 +74,13 @@ package struct BackupOptions: Sendable, Hashable {
         let isCommon = chosen.allSatisfy { bases[$0.disk] == bases[chosen[0].disk] }
         var common = isCommon ? chosen.first.flatMap { bases[$0.disk] } : nil
         if let named = incremental, named != Self.automatic { common = named }
-        let listsDisks = !disks.isEmpty || scratchDirectory != nil || !isCommon
+        let listsDisks =
+            !disks.isEmpty || scratchDirectory != nil || !isCommon || targetDirectory != nil
+            || targetFormat != nil
         var writer = XMLWriter()
-        writer.element("domainbackup", [("mode", "pull")]) { root in
+        writer.element("domainbackup", [("mode", isPush ? "push" : "pull")]) { root in
             if let common { root.leaf("incremental", text: common) }
-            root.empty("server", server(facts))
+            if !isPush { root.empty("server", server(facts)) }
             guard listsDisks else { return }
             root.element("disks") { list in
                 for disk in chosen {
@@ -174,10 +182,29 @@ package struct BackupOptions: Sendable, Hashable {
         let attributes: [(String, String?)] = [
             ("name", disk.disk), ("type", "file"), ("backupmode", mode), ("incremental", base),
         ]
+        guard !isPush else { return writePush(disk, attributes, facts, &list) }
         guard let scratchDirectory else { return list.empty("disk", attributes) }
         let file = "\(facts.domain.uuid)-\(disk.disk).\(facts.tag)"
         list.element("disk", attributes) {
             $0.empty("scratch", [("file", "\(scratchDirectory)/\(file)")])
+        }
+    }
+
+    private func writePush(
+        _ disk: DiskView, _ attributes: [(String, String?)], _ facts: Facts,
+        _ list: inout XMLWriter
+    ) {
+        guard targetFormat != nil || targetDirectory != nil else {
+            return list.empty("disk", attributes)
+        }
+        // A name of libvirt's kind, with the time at its end.
+        let domain = facts.domain.domain.split(separator: "/").joined(separator: "_")
+        let file = "\(domain)-\(disk.disk).\(Int(facts.now.timeIntervalSince1970))"
+        list.element("disk", attributes) {
+            $0.empty("driver", [("type", (targetFormat ?? .qcow2).rawValue)])
+            if let targetDirectory {
+                $0.empty("target", [("file", "\(targetDirectory)/\(file)")])
+            }
         }
     }
 

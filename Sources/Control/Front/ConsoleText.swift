@@ -82,7 +82,10 @@ package enum ConsoleText {
     package static func jobs(_ jobs: [JobView], quiet: Bool) -> String {
         let rows = jobs.map { job in
             var details: [(label: String, text: String)] = []
-            let names = job.exports.map(\.name)
+            let names = job.targets.map { $0.map(\.disk) } ?? job.exports.map(\.name)
+            if let targets = job.targets {
+                details.append(("Push to", targets.map(\.path).joined(separator: ", ")))
+            }
             var exports = names.joined(separator: ",")
             if exports.count > exportsWidthMax {
                 exports = "\(names.count) disks"
@@ -103,7 +106,12 @@ package enum ConsoleText {
         let fallbacks = job.exports.compactMap { export in
             export.fallbackReason.map { "disk '\(export.disk)' is backed up in full: \($0)" }
         }
-        return ([job.id] + job.exports.map(\.uri) + fallbacks).joined(separator: "\n") + "\n"
+        let targets = job.targets ?? []
+        let full = targets.compactMap { target in
+            target.fallbackReason.map { "disk '\(target.disk)' is backed up in full: \($0)" }
+        }
+        let places = job.exports.map(\.uri) + targets.map(\.path)
+        return ([job.id] + places + fallbacks + full).joined(separator: "\n") + "\n"
     }
 
     /// `virsh domjobinfo`, and how long guest writes were held when the job began.

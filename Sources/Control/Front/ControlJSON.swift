@@ -144,7 +144,7 @@ package struct SizeBody: Sendable, Hashable, JSONBody {
 package struct BeginBody: Sendable, Hashable, JSONBody {
     package static let keys = [
         "backupXML", "checkpointXML", "reuseExternal", "ttlSeconds", "fallbackFull",
-        "clientRelease", "quiesce",
+        "clientRelease", "quiesce", "bandwidth", "compress", "verify",
     ]
     package var backupXML: String?
     package var checkpointXML: String?
@@ -156,6 +156,12 @@ package struct BeginBody: Sendable, Hashable, JSONBody {
     package var clientRelease: Bool?
     /// True: the guest's file systems are frozen for the instant.
     package var quiesce: Bool?
+    /// Of a push: bytes a second, for all disks together.
+    package var bandwidth: UInt64?
+    /// Of a push: true compresses the clusters of qcow2 targets.
+    package var compress: Bool?
+    /// Of a push: true reads the targets back and compares them before the job is completed.
+    package var verify: Bool?
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
         ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil, clientRelease: Bool? = nil,

@@ -12,7 +12,9 @@ extension ServeArguments {
             .standardizedFileURL.path
     }
 
-    /// Block device or regular file; symbolic links are followed. What is missing counts as a file, and so
+    /// Block device or regular file; symbolic links are followed.
+    ///
+    /// What is missing counts as a file, and so
     /// does a path that does not answer within two seconds.
     package static func sourceKind(of path: String) -> SourceKind {
         let found = FoundKind()

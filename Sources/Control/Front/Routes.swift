@@ -139,6 +139,7 @@ package struct Routes: Sendable {
                 .post, "/v1/domains/{domain}/jobs",
                 query: [
                     "reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease", "quiesce",
+                    "bandwidth", "compress", "verify",
                 ]
             ) { call in
                 let request = try Self.beginRequest(call)
@@ -262,13 +263,23 @@ package struct Routes: Sendable {
         } else {
             body = try call.json(BeginBody.self)
         }
-        return BeginRequest(
+        var request = BeginRequest(
             backupXML: body.backupXML, checkpointXML: body.checkpointXML,
             reuseExternal: try body.reuseExternal ?? call.flag("reuseExternal"),
             timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"),
             fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"),
             clientRelease: try body.clientRelease ?? call.flag("clientRelease"),
             quiesces: try body.quiesce ?? call.flag("quiesce"))
+        let terms = BackupPlan.PushTerms(
+            bytesPerSecond: try body.bandwidth ?? call.number("bandwidth"),
+            compresses: try body.compress ?? call.flag("compress"),
+            verifies: try body.verify ?? call.flag("verify"))
+        if terms.bytesPerSecond == 0 {
+            throw ControlError.invalidArgument(
+                what: "bandwidth 0", detail: "leave it out to copy as fast as it goes")
+        }
+        if terms != BackupPlan.PushTerms() { request.push = terms }
+        return request
     }
 
     // Without `follow` the events kept; with it those and all later ones, one JSON object per line.

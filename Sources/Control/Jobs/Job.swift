@@ -26,6 +26,8 @@ struct Job: Sendable {
     var idle = IdleTime()
     /// The record on disk.
     var record: StoredJob
+    /// Of a push: who writes its targets.
+    var crew: PushCrew?
 
     init(
         id: String, domain: String, plan: BackupPlan, checkpoint: CheckpointMetadata?,
@@ -46,7 +48,38 @@ struct Job: Sendable {
         JobView(
             id: id, domain: domain, state: state.name, begun: begunAt,
             errorMessage: state.brokenReason, expires: expiresAt, exports: exports,
-            checkpoint: checkpoint?.name, tls: plan.tls == true)
+            checkpoint: checkpoint?.name, tls: plan.tls == true, targets: targetViews)
+    }
+
+    /// One line for people: what it serves, or writes.
+    var summary: String {
+        guard let targets = targetViews else {
+            return "exports " + exports.map(\.name).joined(separator: ",")
+        }
+        return "push to " + targets.map(\.path).joined(separator: ",")
+    }
+
+    /// What a push writes; nil of a pull.
+    var targetViews: [PushTargetView]? {
+        guard plan.push != nil else { return nil }
+        return plan.disks.compactMap { disk in
+            disk.pushTarget.map {
+                PushTargetView(
+                    disk: disk.target, path: $0.path, format: $0.format.rawValue,
+                    incremental: disk.incremental, fallbackReason: disk.fallbackReason)
+            }
+        }
+    }
+
+    // The workers know best what they have written.
+    private func withPush(_ disks: [JobDiskView]) -> [JobDiskView] {
+        guard let progress = crew?.progress else { return disks }
+        return disks.map { disk in
+            var disk = disk
+            disk.bytesRead = progress[disk.disk]?.bytes ?? 0
+            disk.bytesToRead = progress[disk.disk]?.total ?? disk.bytesToRead
+            return disk
+        }
     }
 
     /// The job's figures now; the words follow libvirt's, with `Failed` for a job that broke but
@@ -63,14 +96,16 @@ struct Job: Sendable {
         info.holdNanoseconds = lastReport?.holdNanoseconds ?? started?.holdNanoseconds
         info.clients = lastReport?.clientCount
         info.tls = plan.tls == true
-        let disks = lastReport?.disks.map(JobDiskView.init(report:))
+        let disks = (lastReport?.disks.map(JobDiskView.init(report:))).map(withPush)
+        info.targets = targetViews
         info.disks = disks
         info.tempUsed = disks.map { $0.map(\.scratchUsed).clampedSum } ?? 0
         info.tempTotal =
             disks.map { $0.map(\.size).clampedSum } ?? started?.diskSizes.values.clampedSum
             ?? 0
         if let report = lastReport, let disks,
-            report.clientCount > 0 || disks.contains(where: { $0.bytesRead > 0 })
+            report.clientCount > 0 || plan.push != nil
+                || disks.contains(where: { $0.bytesRead > 0 })
         {
             info.bytesRead = disks.map(\.progress).clampedSum
             info.bytesToRead = disks.map { $0.bytesToRead ?? 0 }.clampedSum

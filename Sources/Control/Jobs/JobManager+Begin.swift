@@ -18,6 +18,8 @@ package struct BeginRequest: Sendable, Hashable {
     package var clientRelease: Bool
     /// The guest's file systems are frozen for the instant.
     package var quiesces: Bool
+    /// For a push only.
+    package var push: BackupPlan.PushTerms?
 
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool = false,
@@ -49,21 +51,23 @@ extension JobManager {
         let id = UUID().uuidString.lowercased()
         var job: Job
         do throws(ControlError) {
-            job = try reserve(
-                id, domain: name, parsed, bases, reuseExternal: request.reuseExternal)
+            job = try reserve(id, domain: name, parsed, bases, request)
         } catch {
             throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
         do throws(ControlError) {
             job.record.scratch = try await scratchToMake(by: job.plan)
+            job.record.targets = targets(of: job.plan)
             jobs[id]?.record = job.record
             try state?.save(job.record)
             if let checkpoint = job.checkpoint { try await prepare(checkpoint, domain: name) }
             jobs[id]?.clientRelease = request.clientRelease
+            try await preparePush(id)
             // Not in one: the entry may not be held while this waits.
             let started = try await start(id, request)
             jobs[id]?.started = started
         } catch {
+            await discardPush(id)
             forgetPending(job)
             drop(id)
             throw await HostNames.explained(error, parsed.backup?.endpoint)
@@ -96,6 +100,7 @@ extension JobManager {
             markBroken(job.id, "its begin failed, and it could not be taken back: \(reason)")
         }
         if let checkpoint = job.checkpoint { await takeBack(checkpoint, domain: job.domain) }
+        await discardPush(job.id)
         if isEnded { drop(job.id) }
     }
 
@@ -125,6 +130,13 @@ extension JobManager {
         _ = try domain(name)
         var parsed = ParsedRequest()
         if let xml = request.backupXML { parsed.backup = try BackupRequest.parse(xml) }
+        if request.push != nil, parsed.backup?.isPush != true {
+            throw .needsPush("bandwidth, compress and verify")
+        }
+        if parsed.backup?.isPush == true, request.clientRelease {
+            throw .invalidArgument(
+                what: "clientRelease", detail: "a backup in push mode has no clients")
+        }
         if let xml = request.checkpointXML { parsed.checkpoint = try CheckpointRequest.parse(xml) }
         if let seconds = request.timeToLiveSeconds {
             guard (1...Self.timeToLiveSecondsMax).contains(seconds) else {
@@ -141,12 +153,16 @@ extension JobManager {
     // names.
     private func reserve(
         _ id: String, domain name: String, _ parsed: ParsedRequest, _ bases: IncrementalBases,
-        reuseExternal: Bool
+        _ asked: BeginRequest
     ) throws(ControlError) -> Job {
         guard !isStopping else { throw .serverStopping }
         let domain = try domain(name)
-        let request =
+        var request =
             if let backup = parsed.backup { backup } else { try defaultRequest(jobID: id) }
+        if request.isPush {
+            request.endpoint = .unix(
+                path: "\(settings.runDirectory)/push-\(id).sock", mode: BackupRequest.socketMode)
+        }
         var checkpoint: CheckpointMetadata?
         if let asked = parsed.checkpoint {
             let planned = try CheckpointPlan.create(
@@ -156,10 +172,10 @@ extension JobManager {
             checkpoint = planned
         }
         let plan = try BackupPlan.make(
-            request, domain: domain.definition, jobID: id, reuseExternal: reuseExternal,
+            request, domain: domain.definition, jobID: id, reuseExternal: asked.reuseExternal,
             scratchSuffix: checkpoint?.name ?? nextScratchSuffix(),
             scratchDirectory: settings.scratchDirectory, firstIndex: nextDiskIndex,
-            bases: bases)
+            bases: bases, push: asked.push ?? BackupPlan.PushTerms())
         let security = try plan.security(offersTLS: settings.offersTLS)
         try PlaintextPolicy.check(
             plan.endpoint, security: security, allowPlaintext: settings.allowPlaintext)
@@ -294,6 +310,8 @@ extension JobManager {
 
     /// What clients are told of a job that is served.
     func exports(of job: Job, _ started: JobStarted) throws(ControlError) -> [ExportView] {
+        // Those of a push are for its workers.
+        guard job.plan.push == nil else { return [] }
         let security = try job.plan.security(offersTLS: settings.offersTLS)
         let endpoint = started.endpoint.reachable
         return job.plan.disks.filter(\.participates).map { disk in
@@ -312,13 +330,16 @@ extension JobManager {
     ) throws(ControlError) -> BegunJob {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
         if let timeToLiveSeconds { startExpiry(of: job, after: timeToLiveSeconds) }
+        startPush(id)
         begunJobs += 1
         if let hold = job.started?.holdNanoseconds { holds.note(nanoseconds: hold) }
         events.append(
             ControlEvent(
                 .jobBegin, domain: job.domain, id: id,
-                message: "exports " + job.exports.map(\.name).joined(separator: ",")))
-        return BegunJob(id: id, exports: job.exports, checkpoint: job.checkpoint?.name)
+                message: job.summary))
+        return BegunJob(
+            id: id, exports: job.exports, targets: job.targetViews,
+            checkpoint: job.checkpoint?.name)
     }
 
     /// Ends the job when its time, counted from its begin, is over.

@@ -19,10 +19,16 @@ extension JobManager {
     func end(job id: String, cause: EndCause) async throws(ControlError) -> JobInfo {
         guard let job = jobs[id] else { throw .jobNotFound(id) }
         if isLeaving { throw .serverRestarting }
+        var cause = cause
+        if job.plan.push != nil {
+            if case .success = cause { throw .pushEndsItself(id) }
+            if case .abort = cause { cause = .pushAborted }
+        }
         guard let ending = try? job.state.after(.endRequested(cause)) else {
             throw .jobNotReady(id: id, state: job.state.name)
         }
         jobs[id]?.state = ending
+        job.crew?.stop()
         do {
             // Not straight into the dictionary: its place would be kept over the wait, while others
             // change it.
@@ -47,6 +53,9 @@ extension JobManager {
         let after = try? job.state.after(.engineEnded(brokenReason: reason))
         var outcome = cause.outcome(brokenReason: reason)
         if case .ended(let ended) = after { outcome = ended }
+        if outcome.isGood, let problem = await publish(job) {
+            outcome = .failed(reason: problem)
+        }
         job.state = .ended(outcome)
         var info = Self.endedInfo(job, outcome)
         // Before the verdict: whoever has lost the answer finds it there. While there is a record the next
@@ -57,7 +66,10 @@ extension JobManager {
             job.state = .ended(outcome)
             info = Self.endedInfo(job, outcome)
         }
-        if !outcome.isGood { await takeBack(job, &info) }
+        if !outcome.isGood {
+            await spoil(job.record.targets, domain: job.domain, id: id)
+            await takeBack(job, &info)
+        }
         jobs.removeValue(forKey: id)
         if !outcome.isGood { keepInHistory(info) }
         endedCounts[outcome.label, default: 0] += 1
@@ -113,6 +125,7 @@ extension JobManager {
                 var record = job.record
                 record.scratch = []
                 record.socketPath = nil
+                record.targets = nil
                 record.ended = info
                 try state?.save(record)
             }

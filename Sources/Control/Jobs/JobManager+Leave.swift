@@ -19,6 +19,7 @@ extension JobManager {
         do throws(ControlError) {
             try await awaitCalls()
             try checkJobsGoOn()
+            pausePushes()
         } catch {
             isLeaving = false
             throw error
@@ -60,6 +61,7 @@ extension JobManager {
     package func stay() {
         isLeaving = false
         keepOpening()
+        resumePushes()
     }
 
     /// This server cannot begin: jobs that are still waiting for their disks are the next server's.

@@ -104,6 +104,20 @@ extension JobManager {
                 return .success(true)
             }
         }
+        for target in record.targets ?? [] {
+            let answer = await storage.run(
+                at: .of(target.path), what: "'\(target.path)'",
+                .end(milliseconds: startLookMilliseconds)
+            ) { () -> Result<String?, ServerFault> in .success(PushFiles.spoil(target)) }
+            switch answer {
+            case .success(nil): break
+            case .success(let problem?): warnings.append(problem)
+            case .failure:
+                warnings.append(
+                    "target '\(target.path)' is not marked as failed: its storage does not answer")
+            }
+        }
+        record.targets = nil
         record.scratch = kept
         record.socketPath = nil
         return (record, warnings)

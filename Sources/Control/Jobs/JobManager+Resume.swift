@@ -165,9 +165,11 @@ extension JobManager {
             try checkSettings(job, resume)
             try await awaitDisks(of: job)
             try takeUp(job, resume, try await resumeInEngine(id))
+            try await restartPush(id)
         } catch {
             // Another server is to have it.
             guard !isAbandoned else { return }
+            jobs[id]?.crew?.stop()
             await engine.forgetJob(id: id)
             await fail(id, error.message)
         }
@@ -225,7 +227,7 @@ extension JobManager {
         events.append(
             ControlEvent(
                 .jobResumed, domain: job.domain, id: job.id,
-                message: "exports " + job.exports.map(\.name).joined(separator: ",")))
+                message: job.summary))
     }
 
     // The job is over; what it has made goes.

@@ -42,6 +42,8 @@ package struct JobManagerSettings: Sendable {
     package var idleAfterSeconds: Int?
     /// Freezes guests for checkpoints and backups that ask for it; nil: nobody can.
     package var freezer: (any GuestFreezing)?
+    /// Starts the workers of pushes; nil: there are no pushes.
+    package var pusher: (any PushStarting)?
 
     package init(
         runDirectory: String, liveEndpoint: ListenEndpoint, allowPlaintext: Bool = false,
@@ -151,6 +153,7 @@ package actor JobManager {
         retries?.cancel()
         idleWatch?.cancel()
         storage.stop()
+        pausePushes()
         await engine.refuseNewCalls()
         // A begin in progress ends itself when it sees `isStopping`; the loop is bounded by the
         // engine's own limits. All jobs end at once: one whose storage hangs holds up no other.

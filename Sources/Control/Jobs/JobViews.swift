@@ -26,10 +26,27 @@ package struct ExportView: Sendable, Hashable, Codable {
     }
 }
 
+/// What a push writes of one disk.
+package struct PushTargetView: Sendable, Hashable, Codable {
+    /// The disk's target.
+    package var disk: String
+    /// Where the result is once the job is completed.
+    package var path: String
+    /// `raw` or `qcow2`.
+    package var format: String
+    /// The checkpoint that the backup of the disk starts from, or nil in a full backup.
+    package var incremental: String?
+    /// Why the backup is full although a checkpoint was asked for.
+    package var fallbackReason: String?
+}
+
 /// A begun job: what `backup-begin` prints.
 package struct BegunJob: Sendable, Hashable, Codable {
     package var id: String
+    /// None of a push.
     package var exports: [ExportView]
+    /// What a push writes.
+    package var targets: [PushTargetView]?
     /// Name of the checkpoint made in the same instant.
     package var checkpoint: String?
 }
@@ -51,6 +68,8 @@ package struct JobView: Sendable, Hashable, Codable {
     package var checkpoint: String?
     /// Whether its clients have to use TLS.
     package var tls: Bool
+    /// What a push writes.
+    package var targets: [PushTargetView]?
 }
 
 /// Figures of one disk of a job.
@@ -117,6 +136,8 @@ package struct JobInfo: Sendable, Hashable, Codable {
     package var checkpointKept: Bool?
     package var errorMessage: String?
     package var disks: [JobDiskView]?
+    /// What a push writes, or has written.
+    package var targets: [PushTargetView]?
 
     /// What there is to say when no job runs.
     package static let none = JobInfo(jobType: "None")

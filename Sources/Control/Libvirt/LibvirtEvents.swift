@@ -109,9 +109,9 @@ actor LibvirtEvents {
         else { return }
         tell(.jobCompleted(domain.wire, info.parameters))
         let status: LibvirtEvent.BlockJobStatus =
-            switch info.outcome {
-            case "completed": .completed
-            case "failed": .failed
+            switch (info.outcome, info.jobType) {
+            case ("completed", _): .completed
+            case ("failed", "Failed"): .failed
             default: .canceled
             }
         for disk in info.disks ?? [] {

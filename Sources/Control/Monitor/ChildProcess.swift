@@ -97,7 +97,7 @@ enum ChildProcess {
     }
 
     /// Open files that a program would inherit: the pipe, and sockets that the service manager has passed.
-    private static func inheritable() -> [Int32] {
+    static func inheritable() -> [Int32] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []
         return names.compactMap { Int32($0) }.filter { number in
             guard number > STDERR_FILENO else { return false }

@@ -67,11 +67,45 @@ extension ControlError {
                 + "'incremental' field for disk or backup")
     }
 
-    /// Only pull mode exists.
-    package static var pushModeUnsupported: ControlError {
+    /// A target of a format that nothing here writes.
+    package static func targetFormatUnsupported(
+        _ target: String, format: String
+    ) -> ControlError {
         ControlError(
-            .unsupportedConfiguration, code: "push-mode-unsupported", status: 422,
-            detail: "push mode backup is not supported, use mode='pull' with a <server>")
+            .unsupportedConfiguration, code: "target-format-unsupported", status: 422,
+            detail:
+                "target format '\(format)' of disk '\(target)' is not supported, use 'qcow2' or "
+                + "'raw'")
+    }
+
+    package static func targetEncryptionUnsupported(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "target-encryption-unsupported", status: 422,
+            detail: "encrypted target of disk '\(target)' is not supported")
+    }
+
+    /// A raw target cannot tell what has changed from what has not.
+    package static func incrementalRaw(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "incremental-raw", status: 422,
+            detail:
+                "incremental push backup of disk '\(target)' is not supported for target format "
+                + "'raw', use <driver type='qcow2'/>")
+    }
+
+    /// Only qcow2 targets can be compressed.
+    package static func compressedRaw(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "compressed-raw", status: 422,
+            detail: "target of disk '\(target)' cannot be compressed in format 'raw', use "
+                + "<driver type='qcow2'/>")
+    }
+
+    /// `what` means something for a push only.
+    package static func needsPush(_ what: String) -> ControlError {
+        ControlError(
+            .invalidArgument, code: "needs-push", status: 400,
+            detail: "\(what): it needs a backup in push mode")
     }
 
     package static func transportUnsupported(_ transport: String) -> ControlError {
@@ -129,6 +163,13 @@ extension ControlError {
         ControlError(
             .unsupportedConfiguration, code: "scratch-missing", status: 422,
             detail: "refusing to generate file name for disk '\(target)'")
+    }
+
+    /// A push of a device to a device has no place where scratch could lie.
+    package static func scratchPlaceUnknown(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "scratch-missing", status: 422,
+            detail: "no place for scratch of disk '\(target)': start the server with --scratch-dir")
     }
 
     package static func scratchExists(path: String, disk target: String) -> ControlError {

@@ -19,6 +19,8 @@ package struct BackupPlan: Sendable, Hashable, Codable {
         package var exportBitmap: String?
         /// Number that names the scratch within the job in libvirt's block calls.
         package var index: Int?
+        /// What a push writes; nil in a pull.
+        package var pushTarget: PushTarget?
 
         /// Name of the bitmap that the export offers; nil unless the backup is incremental.
         package var offeredBitmap: String? {
@@ -30,6 +32,33 @@ package struct BackupPlan: Sendable, Hashable, Codable {
             self.target = target
             participates = false
             backupMode = .full
+        }
+    }
+
+    /// Where a push writes one disk.
+    package struct PushTarget: Sendable, Hashable, Codable {
+        package var kind: SourceKind
+        /// Absolute.
+        package var path: String
+        package var format: PushFormat
+        /// What is there is written over and kept (`--reuse-external`).
+        package var reuseExternal: Bool
+    }
+
+    /// What a push is to do beyond libvirt's.
+    package struct PushTerms: Sendable, Hashable, Codable {
+        /// All disks together; nil: as fast as it goes.
+        package var bytesPerSecond: UInt64?
+        /// Clusters of qcow2 targets are compressed.
+        package var compresses = false
+        /// Targets are read back and compared before the job is completed.
+        package var verifies = false
+        package init(
+            bytesPerSecond: UInt64? = nil, compresses: Bool = false, verifies: Bool = false
+        ) {
+            self.bytesPerSecond = bytesPerSecond
+            self.compresses = compresses
+            self.verifies = verifies
         }
     }
 
@@ -47,6 +76,8 @@ package struct BackupPlan: Sendable, Hashable, Codable {
     package let incremental: String?
     /// The request's `tls`.
     package let tls: Bool?
+    /// Present when the server writes the targets itself.
+    package let push: PushTerms?
 
     /// Decides everything about a job that can be decided without touching a file.
     ///
@@ -60,7 +91,7 @@ package struct BackupPlan: Sendable, Hashable, Codable {
     package static func make(
         _ request: BackupRequest, domain: DomainDefinition, jobID: String, reuseExternal: Bool,
         scratchSuffix: String, scratchDirectory: String? = nil, firstIndex: Int,
-        bases: IncrementalBases = .none
+        bases: IncrementalBases = .none, push: PushTerms = PushTerms()
     ) throws(ControlError) -> BackupPlan {
         let requested = try align(request.disks, domain: domain)
         var planner = BackupPlanner(
@@ -71,9 +102,14 @@ package struct BackupPlan: Sendable, Hashable, Codable {
         for (disk, source) in requested {
             disks.append(try planner.plan(disk, source: source))
         }
+        if push.compresses {
+            let raw = disks.first { $0.pushTarget?.format == .raw }
+            if let raw { throw .compressedRaw(raw.target) }
+        }
         return BackupPlan(
             jobID: jobID, disks: disks, endpoint: request.endpoint,
-            incremental: request.incremental, tls: request.tls)
+            incremental: request.incremental, tls: request.tls,
+            push: request.isPush ? push : nil)
     }
 
     /// Pairs every disk of the domain with what was asked of it.
@@ -131,6 +167,8 @@ package struct BackupPlan: Sendable, Hashable, Codable {
             guard offersTLS else { throw .tlsNotConfigured }
             return .required
         case false?: return .plaintext
+        // Its only client is the server's own.
+        case nil where push != nil: return .plaintext
         case nil: return offersTLS ? .selective : .plaintext
         }
     }

@@ -6,11 +6,12 @@ extension BackupPlan {
     /// - Parameter startedEndpoint: the endpoint with its real port, once the job runs.
     package func xml(startedEndpoint: ListenEndpoint?) -> String {
         var writer = XMLWriter()
-        writer.element("domainbackup", [("mode", "pull")]) { root in
+        let isPush = push != nil
+        writer.element("domainbackup", [("mode", isPush ? "push" : "pull")]) { root in
             if let incremental {
                 root.leaf("incremental", text: incremental)
             }
-            writeServer(startedEndpoint ?? endpoint, to: &root)
+            if !isPush { writeServer(startedEndpoint ?? endpoint, to: &root) }
             root.element("disks") { list in
                 for disk in disks {
                     Self.write(disk, to: &list)
@@ -41,6 +42,7 @@ extension BackupPlan {
             writer.empty("disk", [("name", disk.target), ("backup", "no")])
             return
         }
+        if let target = disk.pushTarget { return write(disk, target, to: &writer) }
         let attributes: [(String, String?)] = [
             ("name", disk.target), ("backup", "yes"), ("type", scratch.kind.rawValue),
             ("backupmode", disk.backupMode.rawValue), ("incremental", disk.incremental),
@@ -51,6 +53,20 @@ extension BackupPlan {
             // Clients expect the element; the format of scratch is this server's own affair.
             body.empty("driver", [("type", "qcow2")])
             body.empty("scratch", [(scratch.kind == .file ? "file" : "dev", scratch.path)])
+        }
+    }
+
+    private static func write(
+        _ disk: Disk, _ target: PushTarget, to writer: inout XMLWriter
+    ) {
+        let attributes: [(String, String?)] = [
+            ("name", disk.target), ("backup", "yes"), ("type", target.kind.rawValue),
+            ("backupmode", disk.backupMode.rawValue), ("incremental", disk.incremental),
+            ("index", disk.index.map(String.init)),
+        ]
+        writer.element("disk", attributes) { body in
+            body.empty("driver", [("type", target.format.rawValue)])
+            body.empty("target", [(target.kind == .file ? "file" : "dev", target.path)])
         }
     }
 }

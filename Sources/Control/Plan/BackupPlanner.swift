@@ -31,7 +31,8 @@ struct BackupPlanner {
         var planned = BackupPlan.Disk(skipping: disk.target)
         guard disk.participates else { return planned }
         planned.participates = true
-        planned.scratch = try scratch(for: disk, source: source)
+        if request.isPush { planned.pushTarget = try pushTarget(for: disk, source: source) }
+        planned.scratch = try scratch(for: disk, source: source, planned.pushTarget)
         var base = try incrementalBase(of: disk)
         if let asked = base {
             planned.fallbackReason = try bases.fallbackReason(from: asked, disk: disk.target)
@@ -39,6 +40,9 @@ struct BackupPlanner {
         }
         planned.backupMode = base == nil ? .full : .incremental
         planned.incremental = base
+        guard base == nil || planned.pushTarget?.format != .raw else {
+            throw .incrementalRaw(disk.target)
+        }
         let exportName = disk.exportName ?? disk.target
         planned.exportName = exportName
         planned.exportBitmap = disk.exportBitmap ?? (base == nil ? nil : "backup-\(disk.target)")
@@ -64,33 +68,58 @@ struct BackupPlanner {
         return base
     }
 
-    private mutating func scratch(
+    // The default name is libvirt's.
+    private mutating func pushTarget(
         for disk: BackupRequest.Disk, source: DomainDisk
+    ) throws(ControlError) -> BackupPlan.PushTarget {
+        var path = disk.pushPath
+        if path == nil, disk.pushKind == .file, source.kind == .file, let base = source.path {
+            path = "\(base).\(scratchSuffix)"
+        }
+        guard let path else { throw .scratchNameUnknown(disk.target) }
+        try claim(path, for: disk.target)
+        return BackupPlan.PushTarget(
+            kind: disk.pushKind, path: path, format: disk.pushFormat, reuseExternal: reuseExternal)
+    }
+
+    private mutating func scratch(
+        for disk: BackupRequest.Disk, source: DomainDisk, _ target: BackupPlan.PushTarget?
     ) throws(ControlError) -> ScratchConfiguration {
         let path: String
+        // The target of a push has the name that scratch has in a pull.
+        let ending = target == nil ? "" : ".scratch"
         if let given = disk.scratchPath {
             path = given
         } else if let scratchDirectory {
             // The domain's name may be longer than a file's.
-            path = "\(scratchDirectory)/\(domain.uuid)-\(disk.target).\(scratchSuffix)"
+            path = "\(scratchDirectory)/\(domain.uuid)-\(disk.target).\(scratchSuffix)" + ending
+        } else if source.kind == .file, let sourcePath = source.path {
+            path = "\(sourcePath).\(scratchSuffix)" + ending
+        } else if let target, target.kind == .file {
+            // Better there than nowhere.
+            path = target.path + ending
+        } else if target != nil {
+            throw .scratchPlaceUnknown(disk.target)
         } else {
-            guard source.kind == .file, let sourcePath = source.path else {
-                throw .scratchNameUnknown(disk.target)
-            }
-            path = "\(sourcePath).\(scratchSuffix)"
+            throw .scratchNameUnknown(disk.target)
         }
+        try claim(path, for: disk.target)
+        // Of a push, what is reused is its target.
+        return ScratchConfiguration(
+            kind: disk.scratchKind, path: path, reuseExternal: reuseExternal && target == nil)
+    }
+
+    private mutating func claim(_ path: String, for target: String) throws(ControlError) {
         // Scratch that is kept or is a device is opened as it is: taking a disk for it would
         // destroy the disk.
         let plain = Self.lexicallyNormal(path)
         let victim = domain.disks.first { $0.path.map(Self.lexicallyNormal) == plain }
         if let victim {
-            throw .scratchIsSource(path: path, disk: disk.target, source: victim.target)
+            throw .scratchIsSource(path: path, disk: target, source: victim.target)
         }
         guard scratchPaths.insert(plain).inserted else {
-            throw .scratchExists(path: path, disk: disk.target)
+            throw .scratchExists(path: path, disk: target)
         }
-        return ScratchConfiguration(
-            kind: disk.scratchKind, path: path, reuseExternal: reuseExternal)
     }
 
     /// Removes empty and `.` components; `..` stays, since a link may precede it.

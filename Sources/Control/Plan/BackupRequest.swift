@@ -6,7 +6,7 @@ package enum BackupMode: String, Sendable, Hashable, Codable {
     case incremental
 }
 
-/// A backup as a client asks for it: a valid `<domainbackup>` of pull mode, nothing defaulted yet.
+/// A backup as a client asks for it: a valid `<domainbackup>`, nothing defaulted yet.
 package struct BackupRequest: Sendable, Hashable {
     /// One `<disk>` of the request.
     package struct Disk: Sendable, Hashable {
@@ -22,6 +22,10 @@ package struct BackupRequest: Sendable, Hashable {
         package var scratchKind: SourceKind
         /// Absolute path of the scratch; nil leaves the name to the server.
         package var scratchPath: String?
+        /// Of a push, the target's: absolute, nil leaves the name to the server.
+        package var pushPath: String?
+        package var pushKind = SourceKind.file
+        package var pushFormat = PushFormat.qcow2
 
         package init(
             target: String, participates: Bool = true, backupMode: BackupMode? = nil,
@@ -44,7 +48,10 @@ package struct BackupRequest: Sendable, Hashable {
     /// Longest path of a unix socket in bytes: `sun_path` less its final zero byte.
     package static let socketPathBytesMax = 107
 
-    /// Where the backup exports are to be served; a nil TCP port is chosen by the server.
+    /// The server writes the targets itself, and nobody else reads.
+    package var isPush = false
+    /// Where the backup exports are to be served; a nil TCP port is chosen by the server, and all of it in
+    /// a push.
     package var endpoint: ListenEndpoint
     /// The request's `tls`, which output repeats; nil if absent.
     package var tls: Bool?
@@ -68,26 +75,54 @@ package struct BackupRequest: Sendable, Hashable {
     /// `<seclabel>` is accepted and ignored: scratch is created by this server and opened by no
     /// other process, so there is nothing to relabel.
     ///
-    /// - Throws: 35 for malformed XML, 92 where it does not match the schema; 67 for push mode,
-    ///   rdma and encrypted scratch; 84 for `transport='fd'`; 27 for a port out of range
+    /// - Throws: 35 for malformed XML, 92 where it does not match the schema; 67 for rdma, for
+    ///   encrypted scratch and targets, and for targets of other formats than raw and qcow2; 84 for `transport='fd'`; 27 for a port out of range
     ///   or a socket path too long.
     package static func parse(_ xml: String) throws(ControlError) -> BackupRequest {
         let root = try XMLDocument.parse(xml, schema: .backup)
-        guard root.attribute("mode") == "pull", let server = root.child("server") else {
-            throw .pushModeUnsupported
-        }
+        let server = root.child("server")
+        let isPush = root.attribute("mode") != "pull"
         var disks: [Disk]?
         if let list = root.child("disks") {
             disks = []
             for element in list.all("disk") {
-                disks?.append(try disk(element))
+                disks?.append(try isPush ? pushDisk(element) : disk(element))
             }
         }
         // An empty element asks for nothing, as in libvirt.
         let incremental = root.child("incremental").flatMap { $0.text.isEmpty ? nil : $0.text }
+        guard !isPush, let server else {
+            var request = BackupRequest(
+                endpoint: .unix(path: "", mode: socketMode), tls: nil, incremental: incremental,
+                disks: disks)
+            request.isPush = true
+            return request
+        }
         return BackupRequest(
             endpoint: try endpoint(server), tls: server.attribute("tls").map { $0 == "yes" },
             incremental: incremental, disks: disks)
+    }
+
+    private static func pushDisk(_ element: XMLElement) throws(ControlError) -> Disk {
+        let target = element.attribute("name") ?? ""
+        guard element.attribute("backup") != "no" else {
+            return Disk(target: target, participates: false)
+        }
+        let store = element.child("target")
+        guard store?.child("encryption") == nil else { throw .targetEncryptionUnsupported(target) }
+        var disk = Disk(
+            target: target,
+            backupMode: element.attribute("backupmode").flatMap { BackupMode(rawValue: $0) },
+            incremental: element.attribute("incremental"))
+        disk.pushKind = element.attribute("type").flatMap { SourceKind(rawValue: $0) } ?? .file
+        disk.pushPath = store?.attribute(disk.pushKind == .file ? "file" : "dev")
+        if let format = element.child("driver")?.attribute("type") {
+            guard let known = PushFormat(rawValue: format) else {
+                throw .targetFormatUnsupported(target, format: format)
+            }
+            disk.pushFormat = known
+        }
+        return disk
     }
 
     private static func endpoint(_ server: XMLElement) throws(ControlError) -> ListenEndpoint {

@@ -129,6 +129,12 @@ package enum EndCause: Sendable, Hashable {
     case expired(seconds: UInt64)
     /// The server stops.
     case shutdown
+    /// The server has written everything: a push is good.
+    case pushed
+    /// The server could not write it.
+    case pushFailed(reason: String)
+    /// `domjobabort` of a push: what has been written is worthless.
+    case pushAborted
 
     /// The outcome of a job ended so; a job that broke has failed whatever the verdict.
     package func outcome(brokenReason: String?) -> JobOutcome {
@@ -140,6 +146,9 @@ package enum EndCause: Sendable, Hashable {
         case .expired(let seconds):
             return .failed(reason: "the job's time to live of \(seconds) s is over")
         case .shutdown: return .cancelled(reason: "the server was stopped while the job ran")
+        case .pushed: return .completed(note: nil)
+        case .pushFailed(let reason): return .failed(reason: reason)
+        case .pushAborted: return .abandoned(reason: "Operation canceled")
         }
     }
 }
@@ -154,13 +163,15 @@ package enum JobOutcome: Sendable, Hashable {
     case failed(reason: String)
     /// The server ended the job for reasons of its own.
     case cancelled(reason: String)
+    /// Somebody has called a push off: it has failed, and libvirt has a type of its own for that.
+    case abandoned(reason: String)
 
     /// Libvirt's word: `Completed`, `Failed`, `Cancelled`.
     package var jobType: String {
         switch self {
         case .completed: "Completed"
         case .failed: "Failed"
-        case .cancelled: "Cancelled"
+        case .cancelled, .abandoned: "Cancelled"
         }
     }
 
@@ -176,7 +187,7 @@ package enum JobOutcome: Sendable, Hashable {
         switch self {
         case .completed(note: nil): "completed"
         case .completed: "aborted"
-        case .failed: "failed"
+        case .failed, .abandoned: "failed"
         case .cancelled: "cancelled"
         }
     }
@@ -185,7 +196,7 @@ package enum JobOutcome: Sendable, Hashable {
     package var message: String? {
         switch self {
         case .completed(let note): note
-        case .failed(let reason), .cancelled(let reason): reason
+        case .failed(let reason), .cancelled(let reason), .abandoned(let reason): reason
         }
     }
 }

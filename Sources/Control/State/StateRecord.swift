@@ -136,6 +136,20 @@ package struct StoredJob: Sendable, Hashable, Codable {
         }
     }
 
+    /// What a push job writes.
+    package struct Target: Sendable, Hashable, Codable {
+        /// The disk's target.
+        package var disk: String
+        /// Absolute path that the result has in the end.
+        package var path: String
+        /// The job makes the file, under another name until it is whole.
+        package var isNew: Bool
+        /// Set once the file exists; of what was there before, from the begin.
+        package var identity: SystemCalls.FileIdentity?
+        /// During which boot: after another, a device of that name may be another one.
+        package var bootID: String?
+    }
+
     package var id: String
     package var domain: String
     package var begun: Date
@@ -160,6 +174,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
     package var resume: Lenient<StoredResume>?
     /// How it ended, once it has; then the record is kept only for what is still to be cleaned up.
     package var ended: JobInfo?
+    /// What a push job writes; nil of a pull job, and once it is dealt with.
+    package var targets: [Target]?
 
     package init(
         id: String, domain: String, begun: Date, scratch: [Scratch], socketPath: String?,

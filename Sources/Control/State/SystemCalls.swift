@@ -109,6 +109,53 @@ package enum SystemCalls {
         }
     }
 
+    /// Gives a file another name, which nobody has yet.
+    package static func renameToNew(_ source: String, _ target: String) throws(Failure) {
+        // SAFETY: the strings are NUL-terminated and live for the call. A link replaces nothing.
+        if unsafe link(source, target) == 0 {
+            try unlink(source)
+            return
+        }
+        guard [EPERM, ENOSYS, EOPNOTSUPP, EMLINK].contains(errno) else {
+            throw Failure(call: "link", number: errno)
+        }
+        // A file system that has no links.
+        guard identity(of: target) == nil else { throw Failure(call: "rename", number: EEXIST) }
+        try rename(source, to: target)
+    }
+
+    /// Makes an empty file of a name that nobody has yet, 0600.
+    package static func createNew(_ path: String) throws(Failure) -> FileIdentity {
+        let descriptor = try open(path, flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW)
+        var found = stat()
+        // SAFETY: the kernel fills the local during the call.
+        guard unsafe fstat(descriptor.raw, &found) == 0 else {
+            throw Failure(call: "fstat", number: errno)
+        }
+        return FileIdentity(device: UInt64(found.st_dev), inode: UInt64(found.st_ino))
+    }
+
+    /// Writes over the first bytes of a file or device, durably.
+    package static func overwriteStart(
+        of path: String, with bytes: [UInt8]
+    ) throws(Failure) {
+        try writeDurably(bytes, to: try open(path, flags: O_WRONLY))
+    }
+
+    /// What a path leads to, links followed: of a block device the device itself, of anything else the
+    /// file, nil if it leads nowhere.
+    package static func reached(_ path: String) -> (identity: FileIdentity, isBlock: Bool)? {
+        var found = stat()
+        // SAFETY: the string is NUL-terminated, and both live for the call.
+        guard unsafe stat(path, &found) == 0 else { return nil }
+        guard found.st_mode & S_IFMT == S_IFBLK else {
+            return (
+                FileIdentity(device: UInt64(found.st_dev), inode: UInt64(found.st_ino)), false
+            )
+        }
+        return (FileIdentity(device: UInt64(found.st_rdev), inode: 0), true)
+    }
+
     /// Removes a name; false when there was none.
     @discardableResult
     package static func unlink(_ path: String) throws(Failure) -> Bool {

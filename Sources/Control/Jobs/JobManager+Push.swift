@@ -1,0 +1,361 @@
+import BoundedCalls
+import Foundation
+import ServerInterface
+
+/// Jobs whose targets the server writes itself: a push is a job like any other, and its clients are
+/// workers of the server, one process for each disk.
+///
+/// A target is made and opened before the instant is fixed, so that what can be refused is refused; it is
+/// written under a name of its own and gets its real one when everything is durable. A push that ends in
+/// any other way leaves it marked as failed.
+extension JobManager {
+    /// Connections of all workers of a job together.
+    private static let pushConnections = 16
+    private static let pushConnectionsPerDisk = 4
+    /// An end that is refused is asked for again after so long, in seconds.
+    private static let endRetrySeconds = 1
+
+    // MARK: At the begin
+
+    /// Makes the targets of a push and starts its workers; nothing is left when it throws.
+    func preparePush(_ id: String) async throws(ControlError) {
+        guard let job = jobs[id], job.plan.push != nil else { return }
+        try await checkPlaces(of: job)
+        try await makeTargets(of: id)
+        let crew = try await crew(of: id)
+        jobs[id]?.crew = crew
+        try await crew.prepare()
+    }
+
+    /// What a push will write, for its record.
+    func targets(of plan: BackupPlan) -> [StoredJob.Target]? {
+        guard plan.push != nil else { return nil }
+        return plan.disks.compactMap { disk in
+            disk.pushTarget.map {
+                StoredJob.Target(
+                    disk: disk.target, path: $0.path,
+                    isNew: $0.kind == .file && !$0.reuseExternal)
+            }
+        }
+    }
+
+    /// A push that did not begin leaves nothing behind.
+    func discardPush(_ id: String) async {
+        guard let job = jobs[id], let targets = job.record.targets else { return }
+        job.crew?.stop()
+        for target in targets where target.identity != nil {
+            _ = await onStorage(target.path) { () -> Bool in
+                PushFiles.remove(target)
+                return true
+            }
+        }
+    }
+
+    private func makeTargets(of id: String) async throws(ControlError) {
+        guard let targets = jobs[id]?.record.targets else { return }
+        for (index, target) in targets.enumerated() {
+            let path = target.path
+            jobs[id]?.record.targets?[index].bootID = SystemCalls.bootID
+            guard target.isNew else {
+                let found = await onStorage(path) { SystemCalls.reached(path)?.identity }
+                guard case .success(let identity?) = found else {
+                    throw .scratchNotCreated(path: path, errorText: "it is not there")
+                }
+                jobs[id]?.record.targets?[index].identity = identity
+                continue
+            }
+            let made = await storage.run(
+                at: .of(path), what: "'\(path)'",
+                .begin(milliseconds: settings.storageMilliseconds),
+                late: { made in
+                    // The begin has been refused meanwhile.
+                    guard case .success(let identity) = made else { return }
+                    var target = target
+                    target.identity = identity
+                    PushFiles.remove(target)
+                }
+            ) { () -> Result<Result<SystemCalls.FileIdentity, PushFiles.Problem>, ServerFault> in
+                .success(PushFiles.create(path))
+            }
+            switch made {
+            case .failure(let fault): throw controlError(from: fault)
+            case .success(.failure(let problem)):
+                guard problem.kind != .exists else {
+                    throw .scratchExists(path: problem.text, disk: target.disk)
+                }
+                throw .scratchNotCreated(path: path, errorText: problem.text)
+            case .success(.success(let identity)):
+                jobs[id]?.record.targets?[index].identity = identity
+            }
+        }
+    }
+
+    private func crew(of id: String) async throws(ControlError) -> PushCrew {
+        guard let job = jobs[id], let push = job.plan.push else { throw .jobNotFound(id) }
+        guard let starter = settings.pusher else {
+            throw .unsupportedConfiguration("this server cannot write targets")
+        }
+        let taking = job.plan.disks.filter(\.participates)
+        var orders: [String: PushOrder] = [:]
+        for disk in taking {
+            guard let target = disk.pushTarget else { continue }
+            let isNew = target.kind == .file && !target.reuseExternal
+            var order = PushOrder(
+                path: isNew ? target.path + PushFiles.partialSuffix : target.path,
+                kind: target.kind, format: target.format, isNew: isNew,
+                keepsImage: target.reuseExternal && target.format == .qcow2,
+                sizeBytes: try await size(of: disk.target, in: job),
+                socketPath: "\(settings.runDirectory)/push-\(id.prefix(8))-\(orders.count)")
+            order.compresses = push.compresses
+            order.verifies = push.verifies
+            order.connections = min(
+                Self.pushConnectionsPerDisk, max(Self.pushConnections / taking.count, 1))
+            orders[disk.target] = order
+        }
+        return PushCrew(
+            orders: orders, starter: starter, storageMilliseconds: settings.storageMilliseconds,
+            bytesPerSecond: push.bytesPerSecond)
+    }
+
+    private func size(of target: String, in job: Job) async throws(ControlError) -> UInt64 {
+        // It may have grown since the instant.
+        if let size = job.started?.diskSizes[target] { return size }
+        let name = job.domain
+        guard case .attached(let disk) = try domain(name).attachments[target] else {
+            throw .diskUnavailable(domain: name, target: target, reason: "it is not served")
+        }
+        do throws(ServerFault) {
+            return try await engine.diskStatus(disk).sizeBytes
+        } catch {
+            throw controlError(from: error)
+        }
+    }
+
+    // MARK: Places
+
+    // Nothing that this server uses is written over, under whatever name it is given.
+    private func checkPlaces(of job: Job) async throws(ControlError) {
+        let own = ownDirectories()
+        var used: [(path: String, holder: String)] = []
+        for domain in domains.values {
+            for disk in domain.definition.disks {
+                guard let path = disk.path else { continue }
+                used.append((path, "disk '\(disk.target)' of domain '\(domain.definition.name)'"))
+            }
+        }
+        for other in jobs.values {
+            for disk in other.plan.disks {
+                if let scratch = disk.scratch {
+                    used.append((scratch.path, "scratch of job '\(other.id)'"))
+                }
+                if let target = disk.pushTarget, other.id != job.id {
+                    used.append((target.path, "a target of job '\(other.id)'"))
+                }
+            }
+        }
+        for disk in job.plan.disks {
+            guard let target = disk.pushTarget else { continue }
+            let problem = await storage.run(
+                at: .of(target.path), what: "'\(target.path)'",
+                .begin(milliseconds: settings.storageMilliseconds)
+            ) { () -> Result<String?, ServerFault> in
+                .success(Self.holder(of: target.path, own: own, used: []))
+            }
+            switch problem {
+            case .failure(let fault): throw controlError(from: fault)
+            case .success(let holder?): throw .targetInUse(target.path, disk.target, holder)
+            case .success(nil): break
+            }
+            guard target.kind == .block || target.reuseExternal else {
+                let same = used.first {
+                    BackupPlanner.lexicallyNormal($0.path)
+                        == BackupPlanner.lexicallyNormal(target.path)
+                }
+                if let same { throw .targetInUse(target.path, disk.target, same.holder) }
+                continue
+            }
+            try await checkExisting(target, disk.target, used)
+        }
+    }
+
+    // Each path is looked at for itself: one that hangs says nothing about the others.
+    private func checkExisting(
+        _ target: BackupPlan.PushTarget, _ disk: String, _ used: [(path: String, holder: String)]
+    ) async throws(ControlError) {
+        for (path, holder) in used {
+            let answer = await storage.run(
+                at: .of(path), what: "'\(path)'", .begin(milliseconds: Self.lookMilliseconds)
+            ) { () -> Result<Bool, ServerFault> in
+                .success(Self.holder(of: target.path, own: [], used: [path]) != nil)
+            }
+            if case .success(true) = answer { throw .targetInUse(target.path, disk, holder) }
+        }
+    }
+
+    private static let lookMilliseconds: Int32 = 2_000
+
+    private func ownDirectories() -> [String] {
+        (state.map { StateDirectory.ownPaths(in: $0.path) } ?? []) + [settings.runDirectory]
+    }
+
+    private static func holder(of path: String, own: [String], used: [String]) -> String? {
+        let url = URL(fileURLWithPath: path)
+        let real = url.deletingLastPathComponent().resolvingSymlinksInPath().path
+        let whole = url.resolvingSymlinksInPath().path
+        for place in own {
+            let place = URL(fileURLWithPath: place).resolvingSymlinksInPath().path
+            for found in [real, whole] where found == place || found.hasPrefix(place + "/") {
+                return "the server's own directory"
+            }
+        }
+        guard let found = SystemCalls.reached(path) else { return nil }
+        for other in used where SystemCalls.reached(other)?.identity == found.identity {
+            return other
+        }
+        return nil
+    }
+
+    // MARK: While it runs
+
+    /// Lets the workers copy; the job ends by itself when they are done.
+    func startPush(_ id: String) {
+        guard let job = jobs[id], let crew = job.crew, let started = job.started,
+            case .unix(let socket, _) = started.endpoint
+        else { return }
+        var sources: [String: PushSource] = [:]
+        for disk in job.plan.disks where disk.participates {
+            sources[disk.target] = PushSource(
+                socketPath: socket, exportName: disk.exportName ?? disk.target,
+                bitmap: disk.offeredBitmap)
+        }
+        let all = sources
+        Task {
+            let outcome = await crew.work(all)
+            await self.pushEnded(id, crew, outcome)
+        }
+    }
+
+    /// Starts a push from its beginning with new workers, in place of those of the last server, or of
+    /// this one; what they have written is written again.
+    func restartPush(_ id: String) async throws(ControlError) {
+        guard let job = jobs[id], job.plan.push != nil else { return }
+        job.crew?.stop()
+        for target in job.record.targets ?? [] {
+            _ = await onStorage(target.path) { () -> Bool in
+                PushFiles.unpublish(target)
+                return true
+            }
+        }
+        let crew = try await crew(of: id)
+        jobs[id]?.crew = crew
+        try await crew.prepare()
+        startPush(id)
+    }
+
+    /// Ends the workers of all pushes; their jobs stay as they are, for the next server or `resumePushes`.
+    func pausePushes() {
+        for (id, job) in jobs {
+            job.crew?.stop()
+            jobs[id]?.crew = nil
+        }
+    }
+
+    /// Goes on with pushes that were paused.
+    func resumePushes() {
+        for (id, job) in jobs where job.plan.push != nil {
+            guard case .running = job.state else { continue }
+            Task {
+                do throws(ControlError) {
+                    try await self.restartPush(id)
+                } catch {
+                    await self.endPush(id, .pushFailed(reason: error.message))
+                }
+            }
+        }
+    }
+
+    private func pushEnded(
+        _ id: String, _ crew: PushCrew, _ outcome: PushCrew.Outcome
+    ) async {
+        // The next server goes on with it, or others have ended it.
+        guard jobs[id]?.crew === crew, !isLeaving, !isStopping else { return }
+        switch outcome {
+        case .done: await endPush(id, .pushed)
+        case .failed(let reason): await endPush(id, .pushFailed(reason: reason))
+        case .stopped: break
+        }
+    }
+
+    private func endPush(_ id: String, _ cause: EndCause) async {
+        if case .pushFailed(let reason) = cause {
+            // A worker that cannot read says less than the job that has broken.
+            await refresh(id)
+            guard jobs[id]?.state.acceptsEnd == true else { return }
+            markBroken(id, reason)
+        }
+        while jobs[id]?.state.acceptsEnd == true, !isStopping {
+            if (try? await end(job: id, cause: cause)) != nil { return }
+            try? await Task.sleep(for: .seconds(Self.endRetrySeconds))
+        }
+    }
+
+    // MARK: At the end
+
+    /// Gives the targets of a good push their names; what is in the way, nil if nothing is.
+    func publish(_ job: Job) async -> String? {
+        for target in job.record.targets ?? [] {
+            let answer = await onStorage(
+                target.path, late: { _ in _ = PushFiles.spoil(target) },
+                { PushFiles.publish(target) })
+            switch answer {
+            case .failure(let fault): return controlError(from: fault).message
+            case .success(let problem?): return problem
+            case .success(nil): continue
+            }
+        }
+        return nil
+    }
+
+    /// Marks the targets of a push that has failed.
+    func spoil(_ targets: [StoredJob.Target]?, domain: String, id: String) async {
+        for target in targets ?? [] {
+            let answer = await onStorage(target.path, { PushFiles.spoil(target) })
+            switch answer {
+            case .failure(let fault):
+                noteStateProblem(
+                    "target '\(target.path)' is not marked as failed: "
+                        + controlError(from: fault).message, domain: domain, id: id)
+            case .success(let problem?): noteStateProblem(problem, domain: domain, id: id)
+            case .success(nil): break
+            }
+        }
+    }
+
+    private func onStorage<Value: Sendable>(
+        _ path: String, late: @escaping @Sendable (Value) -> Void = { _ in },
+        _ body: @escaping @Sendable () -> Value
+    ) async -> Result<Value, ServerFault> {
+        await storage.run(
+            at: .of(path), what: "'\(path)'", .end(milliseconds: settings.storageMilliseconds),
+            late: late
+        ) { .success(body()) }
+    }
+}
+
+extension ControlError {
+    /// Writing there would destroy something that the server uses.
+    static func targetInUse(_ path: String, _ disk: String, _ holder: String) -> ControlError {
+        ControlError(
+            .invalidArgument, code: "target-in-use", status: 409,
+            detail: "store '\(path)' for backup of '\(disk)' is in use by this server: it is "
+                + holder)
+    }
+
+    /// A push ends when it is done.
+    static func pushEndsItself(_ id: String) -> ControlError {
+        ControlError(
+            .operationInvalid, code: "push-running", status: 409,
+            detail: "push job '\(id)' ends by itself when its targets are written: wait for it "
+                + "(domjobinfo --watch) or abort it (domjobabort)")
+    }
+}

@@ -1,0 +1,141 @@
+import CLinux
+import Glibc
+import ServerInterface
+
+/// A raw file or block device that is written.
+///
+/// Its descriptor is open from before the first write until the end, so that `flush` hears of every
+/// write that was lost meanwhile, whoever made it.
+final class RawTarget: Sendable {
+    private let descriptor: Int32
+    private let path: String
+    private let isBlock: Bool
+
+    /// A lock that another worker has is waited for so long: it has been killed and ends in a moment.
+    private static let lockMilliseconds = 5_000
+
+    /// Opens what the order names and takes its lock.
+    init(_ order: PushOrder) throws(PushFailure) {
+        path = order.path
+        isBlock = order.kind == .block
+        var flags = O_RDWR | O_CLOEXEC
+        // Of a device it asks for nobody else to have it; of our own file, that it is no link.
+        if isBlock { flags |= O_EXCL } else if order.isNew { flags |= O_NOFOLLOW }
+        // SAFETY: the string is passed for the time of the call.
+        descriptor = unsafe open(path, flags)
+        guard descriptor >= 0 else { throw .call("open", path) }
+        var waited = 0
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+            // A file system without locks has none that another could hold.
+            if [ENOSYS, EOPNOTSUPP, ENOLCK, EINVAL].contains(errno) { break }
+            guard errno == EINTR || (errno == EWOULDBLOCK && waited < Self.lockMilliseconds)
+            else { throw .call("flock", path) }
+            usleep(20_000)
+            waited += 20
+        }
+        var facts = stat()
+        // SAFETY: the kernel fills the local during the call.
+        guard unsafe fstat(descriptor, &facts) == 0 else { throw .call("fstat", path) }
+        let format = facts.st_mode & S_IFMT
+        guard format == (isBlock ? S_IFBLK : S_IFREG) else {
+            throw PushFailure("'\(path)' is no \(isBlock ? "block device" : "regular file")")
+        }
+    }
+
+    deinit { if descriptor >= 0 { _ = close(descriptor) } }
+
+    /// Makes it fit for the raw content of a disk; what is ours already has zeros only.
+    func fit(_ order: PushOrder) throws(PushFailure) {
+        let size = order.sizeBytes
+        if isBlock {
+            var room: UInt64 = 0
+            // SAFETY: the kernel fills the local during the call.
+            guard unsafe nbdpull_ioctl_size(descriptor, nbdpull_BLKGETSIZE64, &room) == 0 else {
+                throw .call("ioctl", path)
+            }
+            guard room >= size else {
+                throw PushFailure("'\(path)' has \(room) bytes, and the disk \(size)")
+            }
+            return
+        }
+        if order.isNew {
+            guard ftruncate(descriptor, 0) == 0, ftruncate(descriptor, off_t(clamping: size)) == 0
+            else { throw .call("ftruncate", path) }
+            return
+        }
+        var facts = stat()
+        // SAFETY: the kernel fills the local during the call.
+        guard unsafe fstat(descriptor, &facts) == 0 else { throw .call("fstat", path) }
+        guard UInt64(clamping: facts.st_size) == size else {
+            throw PushFailure("'\(path)' has \(facts.st_size) bytes, and the disk \(size)")
+        }
+    }
+
+    func write(_ memory: UnsafeRawBufferPointer, at offset: UInt64) throws(PushFailure) {
+        var done = 0
+        while done < memory.count {
+            // SAFETY: what is left of the memory, which the caller keeps.
+            let count = unsafe pwrite(
+                descriptor, memory.baseAddress?.advanced(by: done), memory.count - done,
+                off_t(clamping: offset + UInt64(done)))
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw .call("write", path) }
+            guard count > 0 else { throw PushFailure("'\(path)': write: nothing was written") }
+            done += count
+        }
+    }
+
+    func read(_ memory: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(PushFailure) {
+        var done = 0
+        while done < memory.count {
+            // SAFETY: what is left of the memory, which the caller keeps.
+            let count = unsafe pread(
+                descriptor, memory.baseAddress?.advanced(by: done), memory.count - done,
+                off_t(clamping: offset + UInt64(done)))
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw .call("read", path) }
+            guard count > 0 else { throw PushFailure("'\(path)': read: it ends too early") }
+            done += count
+        }
+    }
+
+    /// Makes a range read as zeros, without writing them where that is possible.
+    func zero(at offset: UInt64, count: Int) throws(PushFailure) {
+        let (start, length) = (off_t(clamping: offset), off_t(count))
+        for mode in [nbdpull_FALLOC_FL_PUNCH_HOLE, nbdpull_FALLOC_FL_ZERO_RANGE] {
+            if fallocate(descriptor, mode | nbdpull_FALLOC_FL_KEEP_SIZE, start, length) == 0 {
+                return
+            }
+            guard [EOPNOTSUPP, EINVAL, EINTR, ENOSYS].contains(errno) else {
+                throw .call("fallocate", path)
+            }
+        }
+        let zeros = [UInt8](repeating: 0, count: min(count, 1 << 20))
+        var done = 0
+        while done < count {
+            let part = min(zeros.count, count - done)
+            // SAFETY: bytes have no form that could be wrong.
+            let memory = unsafe zeros.span.bytes
+            try unsafe memory.withUnsafeBytes { bytes throws(PushFailure) in
+                // SAFETY: a part of the live array.
+                let some = unsafe UnsafeRawBufferPointer(rebasing: bytes[..<part])
+                try unsafe write(some, at: offset + UInt64(done))
+            }
+            done += part
+        }
+    }
+
+    /// Begins to write a range back, so that the last flush has less to do.
+    func beginWriteback(at offset: UInt64, count: Int) {
+        _ = sync_file_range(
+            descriptor, off_t(clamping: offset), off_t(count), 2 /* SYNC_FILE_RANGE_WRITE */)
+    }
+
+    /// Makes everything durable that anybody has written; throws when something of it was lost.
+    func flush() throws(PushFailure) {
+        guard fsync(descriptor) == 0 else { throw .call("fsync", path) }
+    }
+
+    /// Lets go of cached pages, so that what is read next comes from the storage.
+    func forgetCache() { _ = posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED) }
+}

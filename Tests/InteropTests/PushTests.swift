@@ -1,0 +1,307 @@
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+extension InteropSuite {
+    /// Pushes as users begin, watch and end them, and what goes wrong with their targets.
+    @Suite struct PushTests {
+        /// A server with one machine of two disks.
+        private final class Fixture {
+            let directory: TemporaryDirectory
+            let server: ServerUnderTest
+
+            init(
+                options: [String] = [], environment: [String: String] = [:], mebibytes: Int = 8
+            ) throws {
+                directory = try TemporaryDirectory()
+                var disks: [DiskDescription] = []
+                for (index, target) in ["vda", "vdb"].enumerated() {
+                    let path = directory.file(target + ".img")
+                    _ = try Images.random(path, bytes: mebibytes << 20, seed: UInt64(index + 7))
+                    disks.append(DiskDescription(target, path))
+                }
+                server = try ServerUnderTest(
+                    [DomainDescription("vm1", disks)], options: options, environment: environment)
+            }
+
+            func file(_ name: String) -> String { directory.file(name) }
+
+            func begin(_ arguments: [String]) throws -> BegunJob {
+                try BegunJob(json: try server.cli(arguments + ["--json"]).output())
+            }
+
+            func refusal(_ arguments: [String]) throws -> String {
+                let result = try server.cli(arguments)
+                #expect(result.status == 1, "\(result)")
+                return result.stderr
+            }
+
+            /// The machine's disk answers, whatever becomes of its backups.
+            func expectGuestRuns() throws {
+                let guest = try NBDClient(server.liveURI("vm1", "vda"))
+                try guest.write([UInt8](repeating: 7, count: 4096), at: 65536)
+                #expect(try guest.read(65536, 4096).allSatisfy { $0 == 7 })
+                try guest.disconnect()
+            }
+
+            /// Until the workers are gone.
+            func expectNoWorkers() throws {
+                for _ in 0..<200 where !server.pushWorkers.isEmpty {
+                    Thread.sleep(forTimeInterval: 0.02)
+                }
+                #expect(server.pushWorkers.isEmpty)
+            }
+
+            func expectFailed(_ job: BegunJob, _ words: String) throws -> PushInfo {
+                let ended = try server.awaitPush(job.id)
+                #expect(ended.outcome == "failed" && ended.jobType != "Completed", "\(ended)")
+                #expect(ended.errorMessage?.contains(words) == true, "\(ended)")
+                try expectGuestRuns()
+                return ended
+            }
+        }
+
+        @Test("by virsh: libvirt's push begins, is described, shows progress, and ends by itself")
+        func virsh() throws {
+            let fixture = try LibvirtFixture(options: ["--storage-timeout", "10"])
+            let target = fixture.directory.file("full.qcow2")
+            let xml = try fixture.file(
+                "<domainbackup><disks><disk name='vda' backup='yes' type='file'>"
+                    + "<target file='\(target)'/></disk></disks></domainbackup>")
+            let begun = try fixture.virsh(
+                "backup-begin", "vm1", xml, "--checkpointxml",
+                try fixture.file("<domaincheckpoint><name>c1</name></domaincheckpoint>"))
+            #expect(begun.line(0) == "Backup started")
+            var ended = ["Job type:         None"]
+            for _ in 0..<200 where ended.line(0).contains("None") {
+                ended = try fixture.virsh("domjobinfo", "vm1", "--completed")
+            }
+            #expect(ended.line(0) == "Job type:         Completed", "\(ended)")
+            #expect(ended.contains { $0.hasPrefix("File processed:") }, "\(ended)")
+            #expect(ended.contains("File remaining:   0.000 B"), "\(ended)")
+            try Command.run(
+                "qemu-img",
+                ["compare", "-f", "qcow2", "-F", "raw", target, fixture.directory.file("vda.img")]
+            ).output()
+            #expect(try fixture.virsh("checkpoint-list", "vm1", "--name") == ["c1"])
+            // No XML: libvirt's default, beside the disks, with the time at the end.
+            try fixture.virsh("backup-begin", "vm1")
+            for _ in 0..<200 {
+                if try fixture.virsh("domjobinfo", "vm1").line(0).contains("None") { break }
+            }
+            let made = Files.listing(fixture.directory.path).filter { $0.contains(".img.") }
+            #expect(made.count == 2 && made.allSatisfy { !$0.hasSuffix("l") }, "\(made)")
+            try fixture.server.stop()
+        }
+
+        @Test("abort: the push has failed, its targets say so, and its checkpoint is taken back")
+        func aborted() throws {
+            let fixture = try Fixture()
+            let server = fixture.server
+            let job = try fixture.begin(
+                try server.pushArguments(
+                    [
+                        PushDisk("vda", fixture.file("a.qcow2")),
+                        PushDisk("vdb", fixture.file("b.raw"), format: "raw"),
+                    ], checkpoint: "c1") + ["--bandwidth", "1M"])
+            let xml = try server.cli(["backup-dumpxml", "vm1"]).output()
+            #expect(xml.contains("<domainbackup mode='push'>") && !xml.contains("<server"))
+            #expect(xml.contains("<driver type='raw'/>\n      <target file='"))
+            #expect(try server.cli(["backup-end", "vm1"]).stderr.contains("ends by itself"))
+            try server.cli(["domjobabort", "vm1"]).output()
+            let ended = try fixture.expectFailed(job, "Operation canceled")
+            #expect(ended.jobType == "Cancelled" && ended.checkpointKept == false)
+            #expect(try !server.cli(["checkpoint-list", "vm1", "--name"]).output().contains("c1"))
+            for name in ["a.qcow2", "b.raw"] {
+                #expect(!Files.exists(fixture.file(name)))
+                #expect(Files.exists(fixture.file(name + ".failed")))
+                #expect(!Files.exists(fixture.file(name + ".partial")))
+            }
+            try fixture.expectNoWorkers()
+            #expect(Files.listing(server.runDirectory).allSatisfy { !$0.hasPrefix("push-") })
+            try server.stop()
+        }
+
+        @Test("a limit is held, for all disks together")
+        func limited() throws {
+            let fixture = try Fixture()
+            let job = try fixture.begin([
+                "backup-begin", "vm1", "--push", "--target-dir", fixture.directory.path,
+                "--target-format", "raw", "--bandwidth", "16M", "--verify",
+            ])
+            let ended = try fixture.server.awaitPush(job.id)
+            // 16 MiB; what is read back counts as well.
+            #expect(ended.jobType == "Completed" && (ended.timeElapsed ?? 0) > 900, "\(ended)")
+            #expect(ended.bytesToRead == 16 << 20)
+            try fixture.server.stop()
+        }
+
+        @Test("what cannot be is refused before the backup begins, and nothing is left")
+        func refused() throws {
+            let fixture = try Fixture(mebibytes: 1)
+            let server = fixture.server
+            try Files.write("somebody's", to: fixture.file("taken"))
+            try Files.write("short", to: fixture.file("short"))
+            try FileManager.default.createSymbolicLink(
+                atPath: fixture.file("link"), withDestinationPath: fixture.file("vdb.img"))
+            try server.cli(["checkpoint-create-as", "vm1", "c0"]).output()
+            let before = Set(Files.listing(fixture.directory.path))
+            func begin(
+                _ disk: PushDisk, incremental: String? = nil, _ more: String...
+            ) throws -> String {
+                try fixture.refusal(
+                    try server.pushArguments([disk], incremental: incremental, checkpoint: "c1")
+                        + more)
+            }
+            let raw = "raw"
+            let cases: [(String, String)] = [
+                (
+                    try begin(PushDisk("vda", fixture.file("taken"))),
+                    "store '\(fixture.file("taken"))' for backup of 'vda' exists"
+                ),
+                (try begin(PushDisk("vda", fixture.file("no/x"))), "failed to create image file"),
+                (
+                    try begin(PushDisk("vda", fixture.file("x"), format: raw), incremental: "c0"),
+                    "incremental push backup of disk 'vda' is not supported for target format 'raw'"
+                ),
+                (try begin(PushDisk("vda", fixture.file("x"), format: "vmdk")), "'vmdk'"),
+                (
+                    try begin(PushDisk("vda", fixture.file("vdb.img")), "--reuse-external"),
+                    "is the source of disk 'vdb'"
+                ),
+                (
+                    try begin(PushDisk("vda", fixture.file("link")), "--reuse-external"),
+                    "is in use by this server: it is disk 'vdb'"
+                ),
+                (
+                    try begin(PushDisk("vda", server.stateDirectory + "/domains/x")),
+                    "the server's own directory"
+                ),
+                (
+                    try begin(
+                        PushDisk("vda", fixture.file("short"), format: raw), "--reuse-external"),
+                    "has 5 bytes, and the disk 1048576"
+                ),
+                (
+                    try begin(PushDisk("vda", fixture.file("none")), "--reuse-external"),
+                    "it is not there"
+                ),
+                (
+                    try begin(PushDisk("vda", fixture.file("x"), format: raw), "--compress"),
+                    "cannot be compressed"
+                ),
+            ]
+            for (said, words) in cases { #expect(said.contains(words), "\(said) lacks \(words)") }
+            #expect(Files.read(fixture.file("taken")) == "somebody's")
+            #expect(Set(Files.listing(fixture.directory.path)) == before)
+            #expect(try !server.cli(["checkpoint-list", "vm1", "--name"]).output().contains("c1"))
+            try fixture.expectNoWorkers()
+            try server.stop()
+        }
+
+        @Test("targets that are there already are written over: raw, an image, a device")
+        func reused() throws {
+            let fixture = try Fixture()
+            let server = fixture.server
+            let (raw, image) = (fixture.file("a.raw"), fixture.file("b.qcow2"))
+            _ = try Images.random(raw, bytes: 8 << 20, seed: 99)
+            try Command.run(
+                "qemu-img",
+                ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", image, "8M"]
+            ).output()
+            try Command.run("qemu-io", ["-f", "qcow2", "-c", "write -P 9 0 8M", image]).output()
+            try Command.run("truncate", ["-s", "8M", fixture.file("vda.img")]).output()
+            let job = try fixture.begin(
+                try server.pushArguments([
+                    PushDisk("vda", raw, format: "raw"), PushDisk("vdb", image),
+                ]) + ["--reuse-external", "--verify"])
+            #expect(try server.awaitPush(job.id).jobType == "Completed")
+            let backing = fixture.file("device")
+            try Images.sparse(backing, bytes: 16 << 20)
+            let device = try LoopDevice(over: backing)
+            var disk = PushDisk("vda", device.path)
+            disk.isBlock = true
+            let onDevice = try fixture.begin(
+                try server.pushArguments([disk]) + ["--compress", "--verify"])
+            #expect(try server.awaitPush(onDevice.id).jobType == "Completed")
+            for (path, format, source) in [
+                (raw, "raw", "vda"), (image, "qcow2", "vdb"), (device.path, "qcow2", "vda"),
+            ] {
+                try Command.run(
+                    "qemu-img",
+                    [
+                        "compare", "-f", format, "-F", "raw", path,
+                        fixture.file(source + ".img"),
+                    ]
+                ).output()
+            }
+            try server.stop()
+        }
+
+        @Test(
+            "P2: a target that fills breaks the push, not the guest", arguments: ["raw", "qcow2"])
+        func full(format: String) throws {
+            let fixture = try Fixture()
+            let small = try TinyFileSystem(mebibytes: 4)
+            let job = try fixture.begin(
+                try fixture.server.pushArguments([
+                    PushDisk("vda", small.path + "/a", format: format)
+                ]))
+            _ = try fixture.expectFailed(job, "No space left on device")
+            #expect(!Files.exists(small.path + "/a"))
+            #expect(Files.exists(small.path + "/a.failed"))
+            try fixture.expectNoWorkers()
+            try fixture.server.stop()
+        }
+
+        @Test("P2: a target that hangs breaks the push, not the guest, and holds up no end of it")
+        func hung() throws {
+            let fixture = try Fixture(options: ["--storage-timeout", "2"])
+            let frozen = try TinyFileSystem(mebibytes: 32)
+            let job = try fixture.begin(
+                try fixture.server.pushArguments([
+                    PushDisk("vda", frozen.path + "/a", format: "raw")
+                ]) + ["--bandwidth", "2M"])
+            try frozen.freeze()
+            _ = try fixture.expectFailed(job, "does not answer")
+            // Its process can end only now.
+            try frozen.thaw()
+            try fixture.expectNoWorkers()
+            #expect(!Files.exists(frozen.path + "/a"))
+            try fixture.server.stop()
+        }
+
+        @Test("a worker, or the program that writes the image, that is killed breaks the push")
+        func killed() throws {
+            let fixture = try Fixture()
+            let server = fixture.server
+            for (number, name) in ["nbdpull", "qemu-nbd"].enumerated() {
+                let job = try fixture.begin(
+                    try server.pushArguments([PushDisk("vda", fixture.file("k\(number)"))])
+                        + ["--bandwidth", "1M"])
+                let worker = try #require(server.pushWorkers.first { $0.name == name })
+                kill(worker.process, SIGKILL)
+                _ = try fixture.expectFailed(job, number == 0 ? "killed by signal 9" : "qemu-nbd")
+                try fixture.expectNoWorkers()
+                #expect(Files.exists(fixture.file("k\(number).failed")))
+            }
+            try server.stop()
+        }
+
+        @Test("without qemu's programs, raw targets are written and qcow2 refused with the package")
+        func withoutPrograms() throws {
+            let fixture = try Fixture(environment: ["PATH": "/nonexistent"])
+            let said = try fixture.refusal(
+                try fixture.server.pushArguments([PushDisk("vda", fixture.file("q"))]))
+            #expect(said.contains("install the package 'qemu-utils'"), "\(said)")
+            #expect(!Files.exists(fixture.file("q.partial")))
+            let job = try fixture.begin(
+                try fixture.server.pushArguments([
+                    PushDisk("vda", fixture.file("r"), format: "raw")
+                ]))
+            #expect(try fixture.server.awaitPush(job.id).jobType == "Completed")
+            try fixture.server.stop()
+        }
+    }
+}
