@@ -175,8 +175,22 @@ def resumes(directory: Path) -> Iterator[tuple[str, dict[str, float]]]:
                 left.unlink()
 
 
+def await_listener(place: Path) -> None:
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            if peer.connect_ex(str(place)) == 0:
+                return
+        time.sleep(0.0005)
+    raise BenchError(f"nobody listens on '{place}'")
+
+
 def first_and_last(host: Host) -> tuple[float, float]:
-    """When the first and the last of some machines were answered."""
+    """When the first and the last of some machines were answered.
+
+    One looks out for the server: twenty that do would take a processor from it.
+    """
+    await_listener(host.socket)
     found: list[float] = []
     threads = [threading.Thread(target=lambda name: found.append(answer(host.socket, name)),
                                 args=(f"m{number}/vda",)) for number in range(0, DISKS, MACHINE_STEP)]

@@ -43,16 +43,19 @@ package final class StorageCalls: Sendable {
         let number: UInt64
         let beginsSomething: Bool
         let isWanted: @Sendable () -> Bool
+        let isUrgent: @Sendable () -> Bool
         let run: @Sendable () -> Void
         let refuse: @Sendable (ServerFault) -> Void
 
         init(
             number: UInt64, beginsSomething: Bool, isWanted: @escaping @Sendable () -> Bool,
-            run: @escaping @Sendable () -> Void, refuse: @escaping @Sendable (ServerFault) -> Void
+            isUrgent: @escaping @Sendable () -> Bool, run: @escaping @Sendable () -> Void,
+            refuse: @escaping @Sendable (ServerFault) -> Void
         ) {
             self.number = number
             self.beginsSomething = beginsSomething
             self.isWanted = isWanted
+            self.isUrgent = isUrgent
             self.run = run
             self.refuse = refuse
         }
@@ -118,13 +121,21 @@ package final class StorageCalls: Sendable {
     /// Threads that run calls now.
     package var runningCount: Int { state.withLock { $0.runningCount } }
 
+    /// Calls that wait for a thread of a place.
+    package func waitingCount(at place: StoragePlace) -> Int {
+        state.withLock { $0.lanes[place]?.waiting.count ?? 0 }
+    }
+
     /// Runs `body` on a thread and waits for what it returns, as long as the terms say.
     ///
     /// `what` names what is waited for in an error. A value that comes when the caller has given up
-    /// goes to `late`, on the same thread. Throws nothing: the result holds `body`'s fault, or that
-    /// of a call that was given up, refused, or cut short by `stop()`.
+    /// goes to `late`, on the same thread. Of the calls that wait for a thread of their place those come
+    /// first that are urgent by then; `isUrgent` is asked often, must not wait, and makes no call here.
+    /// Throws nothing: the result holds `body`'s fault, or that of a call that was given up, refused, or
+    /// cut short by `stop()`.
     package func run<Value: Sendable>(
         at place: StoragePlace, what: String, _ terms: Terms,
+        isUrgent: @escaping @Sendable () -> Bool = { false },
         late: @escaping @Sendable (Value) -> Void = { _ in },
         _ body: @escaping @Sendable () -> Result<Value, ServerFault>
     ) async -> Result<Value, ServerFault> {
@@ -132,7 +143,7 @@ package final class StorageCalls: Sendable {
             let answer = Answer<Result<Value, ServerFault>>(continuation)
             let ticket = Ticket(
                 number: nextNumber(), beginsSomething: terms.beginsSomething,
-                isWanted: { !answer.isGiven || !terms.beginsSomething },
+                isWanted: { !answer.isGiven || !terms.beginsSomething }, isUrgent: isUrgent,
                 run: {
                     let result = body()
                     if !answer.give(result), case .success(let value) = result { late(value) }
@@ -251,7 +262,8 @@ package final class StorageCalls: Sendable {
             state.runningCount -= 1
             var next: Ticket?
             while next == nil, !lane.waiting.isEmpty {
-                let candidate = lane.waiting.removeFirst()
+                let urgent = lane.waiting.firstIndex { $0.isUrgent() }
+                let candidate = lane.waiting.remove(at: urgent ?? 0)
                 if candidate.isWanted() { next = candidate }
             }
             if let next {

@@ -132,6 +132,7 @@ package final class RawSource: Sendable {
             throw .tooLarge(sizeBytes: facts.sizeBytes)
         }
         try SourceLock.acquire(descriptor.raw, forWriting: !readOnly)
+        FileCalls.leaveAccessTime(descriptor.raw)
         let alignment =
             direct ? FileCalls.directAlignment(descriptor.raw, type: facts.type) : 1
         guard alignment <= Self.alignmentMax else { throw .alignmentTooLarge(alignment) }

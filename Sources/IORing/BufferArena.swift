@@ -19,6 +19,9 @@ package struct BufferArena: ~Copyable {
     private var used: [UInt64]
     /// Words below this one are known to be full.
     private var firstOpenWord = 0
+    /// Behind the last page that may have memory, and behind the last that was taken since `trim`.
+    private var touchedEnd = 0
+    private var takenEnd = 0
 
     /// Reserves an arena of at least the given size.
     package init(capacityBytes: Int) throws(SystemFault) {
@@ -75,10 +78,31 @@ package struct BufferArena: ~Copyable {
         firstOpenWord = min(firstOpenWord, offset / Self.pageBytes / 64)
     }
 
+    /// Gives the memory back of the last pages that nobody has had since this was called the last time.
+    ///
+    /// They are zero when they are taken again.
+    package mutating func trim() {
+        var word = min((takenEnd + 63) / 64, used.count)
+        touchedEnd = max(touchedEnd, takenEnd)
+        if takenEnd < touchedEnd {
+            // SAFETY: pages of our own mapping, which nobody has.
+            unsafe _ = madvise(
+                base + takenEnd * Self.pageBytes, (touchedEnd - takenEnd) * Self.pageBytes,
+                MADV_DONTNEED)
+            touchedEnd = takenEnd
+        }
+        while word > 0, used[word - 1] == 0 { word -= 1 }
+        takenEnd = word * 64
+    }
+
+    /// Pages that may have memory; for tests and statistics.
+    package var touchedPages: Int { max(touchedEnd, takenEnd) }
+
     /// Pages handed out now; for tests and statistics.
     package var usedPages: Int { used.reduce(0) { $0 + $1.nonzeroBitCount } }
 
     private mutating func mark(_ first: Int, _ count: Int, _ value: Bool) {
+        if value { takenEnd = max(takenEnd, first + count) }
         var page = first
         var left = count
         while left > 0 {

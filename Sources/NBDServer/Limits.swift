@@ -145,6 +145,8 @@ package enum Limits {
     package static let hangUpCheckNanoseconds: UInt64 = 1_000_000_000
     /// Period of the ring's clock, in milliseconds.
     package static let tickMilliseconds = 100
+    /// Memory of buffers that were not used for so many ticks goes back to the machine: 10 s.
+    package static let trimTicks = 100
     /// Automatic TCP ports of jobs, as the field uses them.
     package static let automaticPorts: ClosedRange<UInt16> = 10_809...10_872
     /// Jobs that one disk can have at once.

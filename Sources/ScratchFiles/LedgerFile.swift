@@ -21,6 +21,9 @@ package final class LedgerFile: Sendable {
     private let storage: WordsMirrorStorage
 
     static let headerBytes = 4096
+    /// Where a word lies.
+    static func position(of word: Int) -> UInt64 { UInt64(headerBytes) + UInt64(word) * 4 }
+
     private static let factsBytes = 2048
     private static let statePosition: UInt64 = 2048
     private static let figuresPosition: UInt64 = 3072
@@ -172,7 +175,9 @@ package final class LedgerFile: Sendable {
             content.extents.append(first..<last)
             position = hole
         }
-        content.tally = try LedgerReading(storage.raw, words, content.extents).run()
+        let reading = try LedgerReading(storage.raw, words, content.extents)
+        content.tally = try reading.run()
+        if !content.isDense { content.split = try reading.lookAgain(content.tally) }
         return content
     }
 

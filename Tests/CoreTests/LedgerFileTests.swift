@@ -87,6 +87,98 @@ struct LedgerFileTests {
         withExtendedLifetime((ledger, found)) {}
     }
 
+    // MARK: Long runs of words
+
+    private static let longRun = 300_000
+
+    /// Makes the file of a ledger of 400,000 clusters with these words at its beginning.
+    private func keep(_ words: [UInt32]) throws {
+        withExtendedLifetime(try make(clusters: 400_000)) {}
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(words.count * 4)
+        for word in words {
+            bytes.append(UInt8(truncatingIfNeeded: word))
+            bytes.append(UInt8(truncatingIfNeeded: word >> 8))
+            bytes.append(UInt8(truncatingIfNeeded: word >> 16))
+            bytes.append(UInt8(truncatingIfNeeded: word >> 24))
+        }
+        let file = try FileCalls.open(path, [.write])
+        try FileCalls.write(file.raw, bytes, at: 4096)
+    }
+
+    private func used(_ ledger: Ledger) throws -> UInt32 {
+        let use = try #require(ledger.found)
+        var gate = CopyBeforeWrite(changeLimit: 1)
+        let job = gate.attach(
+            ledger.view, slotLimit: 1_000_000, copyTimeoutNanoseconds: .max, found: use)
+        return gate.slotsUsed(job: try #require(job))
+    }
+
+    @Test("P1: words that are not copied are the same, and what is stored to them is kept as ever")
+    func borrowed() throws {
+        let slots = UInt32(0)..<UInt32(Self.longRun)
+        try keep(slots.map { $0 + 2 })
+        let first = try open(slotLimit: 1_000_000)
+        for cluster in [0, 1023, 1024, 262_143, 262_144, 299_999] {
+            #expect(first.view.place(of: cluster) == .slot(UInt32(cluster)))
+        }
+        #expect(first.view.place(of: 300_000) == .source)
+        #expect(try used(first) == UInt32(Self.longRun))
+        first.view.publish(300_001, .slot(300_000))
+        _ = first.view.release(5)
+        // Nothing of it counts for the next process before it is settled.
+        #expect(try open(slotLimit: 1_000_000).found?.preserved == Self.longRun)
+        first.view.settle()
+        let second = try open(slotLimit: 1_000_000)
+        #expect(second.view.place(of: 5) == .released)
+        #expect(second.view.place(of: 300_001) == .slot(300_000))
+        #expect(try used(second) == UInt32(Self.longRun))
+        withExtendedLifetime(first) {}
+    }
+
+    @Test("words that were taken over outlive the file that they came from")
+    func takenOver() throws {
+        try keep((UInt32(0)..<UInt32(Self.longRun)).map { $0 + 2 })
+        let ledger = try open(slotLimit: 1_000_000)
+        ledger.view.publish(350_000, .zero)
+        ledger.takeOver()
+        let file = try FileCalls.open(path, [.write])
+        try FileCalls.setSize(file.raw, bytes: 100)
+        for cluster in [0, 77_777, 299_999] {
+            #expect(ledger.view.place(of: cluster) == .slot(UInt32(cluster)))
+        }
+        #expect(ledger.view.place(of: 350_000) == .zero)
+        withExtendedLifetime(ledger) {}
+    }
+
+    @Test("P5: gaps among many slots are found, and slots that are named twice, wherever they are")
+    func gaps() throws {
+        let dense = (UInt32(0)..<UInt32(Self.longRun)).map { $0 + 2 }
+        func words(_ change: (inout [UInt32]) -> Void) -> [UInt32] {
+            var words = dense
+            change(&words)
+            return words
+        }
+        // As a kill leaves it: of the last copies some were never published.
+        let late = words { words in
+            for index in 299_990..<words.count { words[index] += 3 }
+        }
+        try keep(late)
+        let found = try open(slotLimit: 1_000_000)
+        #expect(found.found?.slotsUsed == 300_003)
+        #expect(try used(found) == UInt32(Self.longRun))
+        // Released far from the end.
+        try keep(words { $0[10] = .max })
+        #expect(try used(open(slotLimit: 1_000_000)) == UInt32(Self.longRun - 1))
+        for (low, high) in [(7, 8), (7, 299_999), (299_980, 299_985)] {
+            var twice = late
+            twice[high] = twice[low]
+            try keep(twice)
+            let refusal = fault { _ = try open(slotLimit: 1_000_000) }
+            #expect(refusal == .implausible, "\(low), \(high)")
+        }
+    }
+
     @Test("facts and figures are found again")
     func header() throws {
         let ledger = try make(clusters: 10)

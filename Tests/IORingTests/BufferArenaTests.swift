@@ -63,6 +63,33 @@ struct BufferArenaTests {
         #expect(more == nil)
     }
 
+    @Test("P6: memory of pages that nobody takes any more goes back, and that of others stays")
+    func trim() throws {
+        var arena = try BufferArena(capacityBytes: 1024 * Self.page)
+        let allocated = arena.allocate(pages: 1000)
+        let all = try #require(allocated)
+        arena.zero(0, count: 1000 * Self.page)
+        for page in 0..<1000 { set(&arena, page * Self.page, 7) }
+        arena.free(all + 100 * Self.page, pages: 900)
+        // They were in use not long ago.
+        arena.trim()
+        var touched = arena.touchedPages
+        #expect(touched >= 1000)
+        arena.trim()
+        touched = arena.touchedPages
+        #expect((100...163).contains(touched))
+        let kept = arena.contents(99 * Self.page, count: 1)
+        let gone = arena.contents(200 * Self.page, count: 1)
+        #expect(kept == [7] && gone == [0])
+        let again = arena.allocate(pages: 500)
+        #expect(again == 100 * Self.page)
+        set(&arena, 300 * Self.page, 9)
+        arena.trim()
+        arena.trim()
+        let inUse = arena.contents(300 * Self.page, count: 1)
+        #expect(inUse == [9])
+    }
+
     @Test("isZero sees a single byte at every place, and none outside")
     func isZero() throws {
         var arena = try BufferArena(capacityBytes: 64 * Self.page)

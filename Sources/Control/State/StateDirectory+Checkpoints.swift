@@ -86,6 +86,7 @@ extension StateDirectory {
 
     /// Makes the directory that holds the tracking directories of a domain.
     package func prepareTracking(of uuid: String) throws(ControlError) {
+        if hasTracking(of: uuid) { return }
         do {
             try FileManager.default.createDirectory(
                 atPath: disksPath(uuid), withIntermediateDirectories: true,

@@ -305,21 +305,16 @@ package final class StateDirectory: Sendable {
         guard SystemCalls.identity(of: path)?.kind == .regular else {
             throw StateRecord.Damage(detail: "it is not a regular file")
         }
-        guard let handle = FileHandle(forReadingAtPath: path) else {
-            throw StateRecord.Damage(detail: "it cannot be opened")
-        }
-        defer { try? handle.close() }
-        do {
-            let data = try handle.read(upToCount: StateRecord.bytesMax + 1) ?? Data()
-            guard data.count <= StateRecord.bytesMax else {
-                throw StateRecord.Damage(detail: "it is larger than any record")
-            }
-            return Array(data)
-        } catch let damage as StateRecord.Damage {
-            throw damage
+        let bytes: [UInt8]
+        do throws(SystemCalls.Failure) {
+            bytes = try SystemCalls.read(path, upTo: StateRecord.bytesMax + 1)
         } catch {
-            throw StateRecord.Damage(detail: "it cannot be read: \(error.localizedDescription)")
+            throw StateRecord.Damage(detail: "it cannot be read: \(error.text)")
         }
+        guard bytes.count <= StateRecord.bytesMax else {
+            throw StateRecord.Damage(detail: "it is larger than any record")
+        }
+        return bytes
     }
 
     private static func unusable(_ path: String, _ detail: String) -> ControlError {

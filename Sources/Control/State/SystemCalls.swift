@@ -173,17 +173,33 @@ package enum SystemCalls {
 
     /// What a name refers to now (symbolic links are not followed), or nil if it does not exist.
     package static func identity(of path: String) -> (identity: FileIdentity, kind: FileKind)? {
-        guard let found = try? FileManager.default.attributesOfItem(atPath: path),
-            let device = found[.systemNumber] as? NSNumber,
-            let inode = found[.systemFileNumber] as? NSNumber
-        else { return nil }
+        var found = stat()
+        // SAFETY: the string is NUL-terminated, and both live for the call.
+        guard unsafe lstat(path, &found) == 0 else { return nil }
         let kind: FileKind =
-            switch found[.type] as? FileAttributeType {
-            case .typeRegular: .regular
-            case .typeSocket: .socket
+            switch found.st_mode & S_IFMT {
+            case S_IFREG: .regular
+            case S_IFSOCK: .socket
             default: .other
             }
-        return (FileIdentity(device: device.uint64Value, inode: inode.uint64Value), kind)
+        return (FileIdentity(device: UInt64(found.st_dev), inode: UInt64(found.st_ino)), kind)
+    }
+
+    /// The bytes of a file, up to so many.
+    package static func read(_ path: String, upTo limit: Int) throws(Failure) -> [UInt8] {
+        let file = try open(path, flags: O_RDONLY | O_NONBLOCK)
+        var bytes: [UInt8] = []
+        var room = [UInt8](repeating: 0, count: min(limit, 16 << 10))
+        while bytes.count < limit {
+            let wanted = min(room.count, limit - bytes.count)
+            // SAFETY: the array is passed with no more than its size.
+            let got = unsafe Glibc.read(file.raw, &room, wanted)
+            if got < 0 && errno == EINTR { continue }
+            guard got >= 0 else { throw Failure(call: "read", number: errno) }
+            guard got > 0 else { break }
+            bytes += room[..<got]
+        }
+        return bytes
     }
 
     /// How long a file is and how much room its blocks take, or nil if that cannot be found out;

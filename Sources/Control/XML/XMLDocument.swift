@@ -16,8 +16,11 @@ package enum XMLDocument {
     static let reportsMax = 6
 
     /// libxml2 builds its table of datatypes on first use without a lock, and a document is read in
-    /// a millisecond: one reader at a time is simplest and enough.
-    private static let oneReader = Mutex<Void>(())
+    /// a fraction of a millisecond: one reader at a time is simplest and enough.
+    ///
+    /// To compile a schema takes several times as long as to check a document, and a server reads the
+    /// documents of hundreds of domains before it serves the first: each schema is compiled once.
+    private static let oneReader = Mutex<[String: CompiledSchema]>([:])
 
     private static let initialised: Void = {
         xmlInitParser()
@@ -43,14 +46,14 @@ package enum XMLDocument {
                 line: 1 + text.utf8[..<zero].count { $0 == UInt8(ascii: "\n") },
                 detail: "a zero byte is not accepted")
         }
-        return try oneReader.withLock { _ throws(ControlError) in
+        return try oneReader.withLock { compiled throws(ControlError) in
             initialised
-            return try read(text, schema: schema)
+            return try read(text, schema: schema, &compiled)
         }
     }
 
     private static func read(
-        _ text: String, schema: XMLSchema
+        _ text: String, schema: XMLSchema, _ compiled: inout [String: CompiledSchema]
     ) throws(ControlError) -> XMLElement {
         let reports = Reports()
         // SAFETY: the context is freed on every way out, and the document after its last use;
@@ -85,7 +88,10 @@ package enum XMLDocument {
                 detail: first?.message ?? "document is empty")
         }
         let tree = try unsafe element(root, depth: 1, label: schema.documentLabel)
-        try unsafe validate(document, tree: tree, schema: schema)
+        if compiled[schema.source] == nil { compiled[schema.source] = try CompiledSchema(schema) }
+        if let compiled = compiled[schema.source] {
+            try unsafe validate(document, tree: tree, schema, compiled)
+        }
         return tree
     }
 
@@ -155,25 +161,15 @@ package enum XMLDocument {
     }
 
     private static func validate(
-        _ document: xmlDocPtr, tree: XMLElement, schema: XMLSchema
+        _ document: xmlDocPtr, tree: XMLElement, _ schema: XMLSchema, _ compiled: CompiledSchema
     ) throws(ControlError) {
         let reports = Reports()
         let context = unsafe Unmanaged.passUnretained(reports).toOpaque()
-        // SAFETY: each object is freed on every way out, the schema after its validator; the
-        // schema's text is borrowed only while it is compiled; `reports` is used after them all.
-        let compiled = unsafe schema.source.withCString { bytes -> xmlRelaxNGPtr? in
-            let length = Int32(schema.source.utf8.count)
-            guard let parser = unsafe xmlRelaxNGNewMemParserCtxt(bytes, length) else { return nil }
-            defer { unsafe xmlRelaxNGFreeParserCtxt(parser) }
-            unsafe xmlRelaxNGSetParserStructuredErrors(parser, addReport, context)
-            return unsafe xmlRelaxNGParse(parser)
+        // SAFETY: the validator is freed on every way out, and before its schema, which the caller
+        // holds; `reports` is used after it.
+        guard let validator = unsafe xmlRelaxNGNewValidCtxt(compiled.schema) else {
+            throw .outOfMemory
         }
-        guard let compiled = unsafe compiled else {
-            let detail = reports.text ?? "out of memory"
-            throw .internalError("schema \(schema.name) cannot be compiled: \(detail)")
-        }
-        defer { unsafe xmlRelaxNGFree(compiled) }
-        guard let validator = unsafe xmlRelaxNGNewValidCtxt(compiled) else { throw .outOfMemory }
         defer { unsafe xmlRelaxNGFreeValidCtxt(validator) }
         unsafe xmlRelaxNGSetValidStructuredErrors(validator, addReport, context)
         guard unsafe xmlRelaxNGValidateDoc(validator, document) != 0 else { return }
@@ -189,6 +185,37 @@ package enum XMLDocument {
         // SAFETY: libxml2's strings are valid UTF-8 and end with a zero byte.
         guard let bytes = unsafe bytes else { return "" }
         return unsafe String(cString: bytes)
+    }
+}
+
+/// A schema as libxml2 checks documents against it; used by one thread at a time.
+// SAFETY: the pointer is used by this file alone, while the object is held.
+@safe
+private final class CompiledSchema {
+    let schema: xmlRelaxNGPtr
+
+    init(_ schema: XMLSchema) throws(ControlError) {
+        let reports = Reports()
+        let context = unsafe Unmanaged.passUnretained(reports).toOpaque()
+        // SAFETY: the parser is freed on every way out; the schema's text is borrowed only while it is
+        // compiled; `reports` is used after both.
+        let compiled = unsafe schema.source.withCString { bytes -> xmlRelaxNGPtr? in
+            let length = Int32(schema.source.utf8.count)
+            guard let parser = unsafe xmlRelaxNGNewMemParserCtxt(bytes, length) else { return nil }
+            defer { unsafe xmlRelaxNGFreeParserCtxt(parser) }
+            unsafe xmlRelaxNGSetParserStructuredErrors(parser, addReport, context)
+            return unsafe xmlRelaxNGParse(parser)
+        }
+        guard let compiled = unsafe compiled else {
+            let detail = reports.text ?? "out of memory"
+            throw .internalError("schema \(schema.name) cannot be compiled: \(detail)")
+        }
+        unsafe self.schema = unsafe compiled
+    }
+
+    deinit {
+        // SAFETY: this object alone refers to it.
+        unsafe xmlRelaxNGFree(schema)
     }
 }
 

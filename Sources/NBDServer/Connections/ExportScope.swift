@@ -54,8 +54,14 @@ final class ExportScope: Sendable {
     var duty: RingDuty { jobID == nil ? .guests : .backups }
     private let targets = Mutex<[String: ExportTarget]>([:])
     /// Names that are to come soon, and whether there are any.
-    private let awaited = Mutex<Set<String>>([])
+    private let awaited = Mutex<Awaited>(Awaited())
     let awaitsAny = Atomic<Bool>(false)
+
+    private struct Awaited {
+        var names: Set<String> = []
+        /// Those of them that somebody has asked for.
+        var asked: Set<String> = []
+    }
 
     init(jobID: String?, domain: String? = nil) {
         self.jobID = jobID
@@ -80,7 +86,8 @@ final class ExportScope: Sendable {
     /// Whoever asks for one of these names waits for it from now on.
     func awaitNames(_ names: Set<String>) {
         awaited.withLock { awaited in
-            awaited = names
+            awaited.names = names
+            awaited.asked.formIntersection(names)
             awaitsAny.store(!names.isEmpty, ordering: .relaxed)
         }
     }
@@ -88,13 +95,24 @@ final class ExportScope: Sendable {
     /// A name has come, or does not come any more; whether anybody may have waited for it.
     func stopAwaiting(_ name: String) -> Bool {
         awaited.withLock { awaited in
-            guard awaited.remove(name) != nil else { return false }
-            awaitsAny.store(!awaited.isEmpty, ordering: .relaxed)
+            awaited.asked.remove(name)
+            guard awaited.names.remove(name) != nil else { return false }
+            awaitsAny.store(!awaited.names.isEmpty, ordering: .relaxed)
             return true
         }
     }
 
-    func isAwaited(_ name: String) -> Bool { awaited.withLock { $0.contains(name) } }
+    func isAwaited(_ name: String) -> Bool { awaited.withLock { $0.names.contains(name) } }
+
+    /// A peer that may use it waits for a name.
+    fileprivate func noteAsked(_ name: String) {
+        awaited.withLock { if $0.names.contains(name) { $0.asked.insert(name) } }
+    }
+
+    /// Whether somebody waits for a name that is to come soon.
+    func isAskedFor(_ name: String) -> Bool {
+        awaitsAny.load(ordering: .relaxed) && awaited.withLock { $0.asked.contains(name) }
+    }
 
     var all: [ExportTarget] { targets.withLock { Array($0.values) } }
 }
@@ -122,7 +140,10 @@ struct PermittedExports: ExportDirectory {
         // Before the look: one that comes in between is found.
         let isAwaited = missed != nil && scope.isAwaited(name) && isPermitted(live: name)
         let found = scope.target(named: name).flatMap { isPermitted($0) ? $0.description : nil }
-        if found == nil, isAwaited { missed?.note() }
+        if found == nil, isAwaited {
+            scope.noteAsked(name)
+            missed?.note()
+        }
         return found
     }
 

@@ -60,9 +60,13 @@ extension NBDServer {
         }
         defer { giveBack(place, configuration.exportName) }
         let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
+        // Where many disks wait for their turn, as at a start, those go first for which machines wait.
+        let isUrgent: @Sendable () -> Bool = { [live] in
+            live.isAskedFor(configuration.exportName)
+        }
         let opened = await storage.run(
             at: .of(configuration.path), what: "'\(configuration.path)'",
-            .begin(milliseconds: limit)
+            .begin(milliseconds: limit), isUrgent: isUrgent
         ) {
             self.shared.flight.during(.openingDisk, configuration.exportName) {
                 self.openSource(configuration)
@@ -73,7 +77,8 @@ extension NBDServer {
         case .success(let source):
             let left = await openExpected(configuration.exportName, source)
             return await storage.run(
-                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
+                at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil),
+                isUrgent: isUrgent
             ) {
                 guard self.keep(place, configuration.exportName) else {
                     return .failure(.exportNameTaken(name: configuration.exportName))

@@ -272,7 +272,8 @@ extension ValidRequest {
     /// A guest's request, which `BlockRules` has checked.
     fileprivate init(_ block: BlockRequest) {
         let command: Command
-        var flags: CommandFlags = block.isDurable ? .fua : []
+        // No array literal: it is made by generic code, at the price of an allocation's time.
+        var flags = block.isDurable ? CommandFlags.fua : CommandFlags(rawValue: 0)
         switch block.command {
         case .read: command = .read
         case .write: command = .write
