@@ -138,7 +138,7 @@ package struct Routes: Sendable {
             Route(
                 .post, "/v1/domains/{domain}/jobs",
                 query: [
-                    "reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease", "quiesce",
+                    "reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease", "quiesce", "id",
                 ]
             ) { call in
                 let request = try Self.beginRequest(call)
@@ -268,7 +268,7 @@ package struct Routes: Sendable {
             timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"),
             fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"),
             clientRelease: try body.clientRelease ?? call.flag("clientRelease"),
-            quiesces: try body.quiesce ?? call.flag("quiesce"))
+            quiesces: try body.quiesce ?? call.flag("quiesce"), id: body.id ?? call.query["id"])
     }
 
     // Without `follow` the events kept; with it those and all later ones, one JSON object per line.
