@@ -153,7 +153,7 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles", "VhostClient",
+                "TrackingFiles", "UnitSupport", "VhostClient",
             ],
             swiftSettings: strict),
         .testTarget(

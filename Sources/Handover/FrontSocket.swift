@@ -64,10 +64,11 @@ package final class FrontSocket: Sendable {
 }
 
 extension SocketKeep {
-    /// A keep for the next server of this process, with other descriptors of the same sockets.
+    /// A keep for the next server of this process, with other descriptors of the same sockets: of those in use,
+    /// and of those that wait for somebody to listen.
     package func duplicated() -> SocketKeep {
         let copy = SocketKeep()
-        let sockets = inUse.compactMap { socket -> Socket? in
+        let sockets = (inUse + waiting).compactMap { socket -> Socket? in
             guard let number = try? OwnedDescriptor.duplicate(socket.descriptor) else { return nil }
             return Socket(place: socket.place, descriptor: number)
         }
@@ -75,9 +76,9 @@ extension SocketKeep {
         return copy
     }
 
-    /// Closes what nobody has taken; returns it.
-    package func closeRest() -> [Socket] {
-        let rest = takeRest()
+    /// Closes what nobody has taken, but for places where somebody is still to listen; returns it.
+    package func closeRest(but awaited: Set<SocketPlace> = []) -> [Socket] {
+        let rest = takeRest(but: awaited)
         for socket in rest { OwnedDescriptor.closeNumber(socket.descriptor) }
         return rest
     }

@@ -53,6 +53,9 @@ package protocol BackupEngine: Sendable {
     ) async throws(ServerFault) -> ListenEndpoint
     /// How the server before this one crashed; nil: it did not, or cannot have said so.
     var lastCrash: CrashReport? { get }
+    /// Of an engine that was made to take another's place: the other has let go of everything, and this one is the
+    /// server from now on.
+    func hasTakenOver()
     /// Reads credentials and access rules again; connections keep theirs. On a fault nothing has changed.
     func reloadSecurity() async throws(ServerFault)
     /// Receives the server's events; set once, before the first disk is attached.
@@ -76,6 +79,7 @@ extension BackupEngine {
     package func expectDisks(_ exports: Set<String>) {}
     /// Nor has one without files anything to forget, or to tell of the one before it.
     package var lastCrash: CrashReport? { nil }
+    package func hasTakenOver() {}
     package func leave() async throws(ServerFault) {
         throw .cannotLeave(detail: "this engine leaves nothing to others")
     }

@@ -5,6 +5,22 @@ package struct CrashReport: Sendable, Hashable {
         /// The disk of a live export of this name.
         case disk(export: String)
         case job(id: String)
+
+        /// A long name is known by its beginning, so many bytes at most: what a crash leaves has room for it,
+        /// and so has a file's name, whatever the characters are.
+        package static let nameBytesMax = 72
+
+        /// The beginning of a name, without a part of a character.
+        package static func beginning(of name: String) -> String {
+            var scalars = name.unicodeScalars
+            while String(scalars).utf8.count > nameBytesMax { scalars.removeLast() }
+            return String(scalars)
+        }
+
+        /// Whether a name, or what was kept of it, is this export's.
+        package static func mayBe(_ kept: String, _ export: String) -> Bool {
+            kept == export || kept == beginning(of: export)
+        }
     }
 
     /// Its version.

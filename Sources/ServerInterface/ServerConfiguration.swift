@@ -44,6 +44,8 @@ package struct ServerConfiguration: Sendable {
     package var stateDirectory: String?
     /// The program's version, for reports.
     package var build = ""
+    /// Another server runs whose place this one is to take; `hasTakenOver` says that it has.
+    package var takesOver = false
     /// Files and directories of the server's own, which are refused as sources and as scratch.
     package var ownPaths: [String] = []
     /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in

@@ -129,11 +129,13 @@ package final class SocketKeep: Sendable {
         }
     }
 
-    /// What nobody has taken: it is the caller's from now on.
-    package func takeRest() -> [Socket] {
+    /// What nobody has taken, but for places where somebody is still to listen: it is the caller's from now
+    /// on.
+    package func takeRest(but awaited: Set<SocketPlace> = []) -> [Socket] {
         state.withLock { state in
-            defer { state.found = [:] }
-            return state.found.map { Socket(place: $0.key, descriptor: $0.value) }
+            let rest = state.found.filter { !awaited.contains($0.key) }
+            for place in rest.keys { state.found[place] = nil }
+            return rest.map { Socket(place: $0.key, descriptor: $0.value) }
         }
     }
 

@@ -25,20 +25,23 @@ package final class FlightRecorder: Sendable {
     static let byteCount = namesOffset + nameCount * nameBytes
 
     private let address: UInt
-    private let path: String?
+    private let path: Mutex<String?>
     private let lastNote = Atomic<UInt64>(0)
 
     /// One that nobody reads.
     package init() throws(SystemFault) {
         address = try Self.map(-1)
-        path = nil
+        path = Mutex(nil)
     }
 
     /// Makes the file, in place of one that has the name, and notes crashes in it from now on; once in a
     /// process.
     ///
-    /// `facts`: lines about the process. The directory lies in memory.
-    package init(path: String, facts: [String]) throws(SystemFault) {
+    /// `facts`: lines about the process. The directory lies in memory. `notesCrashes`: false in a process
+    /// that has its own way to crash.
+    package init(
+        path: String, facts: [String], notesCrashes: Bool = true
+    ) throws(SystemFault) {
         try FileCalls.remove(path)
         let file = try FileCalls.open(path, [.write, .createNew])
         do throws(SystemFault) {
@@ -54,7 +57,8 @@ package final class FlightRecorder: Sendable {
             try? FileCalls.remove(path)
             throw error
         }
-        self.path = path
+        self.path = Mutex(path)
+        guard notesCrashes else { return }
         // SAFETY: the mapping is never undone, so the handler can always write there.
         if let place = unsafe UnsafeMutablePointer<nbdpull_crash>(
             bitPattern: address + UInt(Self.crashOffset))
@@ -80,9 +84,20 @@ package final class FlightRecorder: Sendable {
         return UInt(bitPattern: memory)
     }
 
+    /// Gives the file another name, in place of one that has it; one that nobody reads stays as it is.
+    package func move(to new: String) throws(SystemFault) {
+        try path.withLock { path throws(SystemFault) in
+            guard let old = path, old != new else { return }
+            try FileCalls.rename(old, to: new)
+            path = new
+        }
+    }
+
     /// The process ends in order: there is nothing to be read.
     package func end() {
-        if let path { try? FileCalls.remove(path) }
+        path.withLock { path in
+            if let path { try? FileCalls.remove(path) }
+        }
     }
 
     /// A place for the calling thread as long as the process lives.
@@ -124,6 +139,9 @@ package enum FlightActivity: UInt64, Sendable {
     case nothing = 0
     case request, completion, message, tick, handshake, copy
     case openingDisk, resumingJob, beginningJob
+    /// A connection's turn outside of a request, and a record of TLS: of these only the export is noted.
+    case turn, record
+    case accepting
 }
 
 /// One thread's place in a `FlightRecorder`: a plain view, of memory that is never given back.
@@ -149,6 +167,13 @@ package struct FlightSlot: Sendable, BitwiseCopyable {
         Self.word(address, 2, export)
         Self.word(address, 3, offset)
         Self.word(address, 4, length)
+    }
+
+    /// The same by one store, for what is no request; of an export only the low 40 bits are kept.
+    @inline(__always)
+    package func mark(_ activity: FlightActivity, export: UInt64 = 0) {
+        guard address != 0 else { return }
+        Self.word(address, 1, activity.rawValue | export << 24)
     }
 
     func take() -> Bool {

@@ -78,9 +78,11 @@ package struct LeftFlight: Sendable, Hashable {
         guard thread != 0, let activity = FlightActivity(rawValue: what & 0xFF),
             activity != .nothing
         else { return nil }
+        // By `mark` the export is in the first word.
+        let export = activity.isMarked ? what >> 24 : word(bytes, place + 16)
         return Doing(
             thread: thread, activity: activity, command: UInt16(truncatingIfNeeded: what >> 8),
-            export: name(bytes, word(bytes, place + 16)), offset: word(bytes, place + 24),
+            export: name(bytes, export), offset: word(bytes, place + 24),
             length: word(bytes, place + 32),
             text: text(
                 bytes, place + FlightSlot.textOffset,
@@ -106,5 +108,17 @@ package struct LeftFlight: Sendable, Hashable {
 
     private static func text(_ bytes: [UInt8], _ place: Int, _ count: Int) -> String {
         String(decoding: bytes[place..<(place + count)].prefix { $0 != 0 }, as: UTF8.self)
+    }
+}
+
+extension FlightActivity {
+    /// Whether `mark` notes it.
+    fileprivate var isMarked: Bool {
+        switch self {
+        case .turn, .record, .accepting: true
+        case .nothing, .request, .completion, .message, .tick, .handshake, .copy, .openingDisk,
+            .resumingJob, .beginningJob:
+            false
+        }
     }
 }

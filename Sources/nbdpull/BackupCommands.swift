@@ -39,6 +39,12 @@ struct BackupBegin: AsyncParsableCommand {
     var clientRelease = false
     @Flag(help: "Freeze the guest's file systems for the instant; needs serve --libvirt-upstream.")
     var quiesce = false
+    @Option(
+        help: """
+            Give the job this id, a UUID. The same again begins nothing: it prints the job that has \
+            the id. For callers that lost the answer.
+            """)
+    var job: String?
     // A job here does not end with the machine.
     @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false
 
@@ -58,7 +64,7 @@ struct BackupBegin: AsyncParsableCommand {
             backupXML: try file.map(InputFile.text),
             checkpointXML: try checkpointxml.map(InputFile.text),
             reuseExternal: reuseExternal, ttlSeconds: ttl, fallbackFull: fallbackFull,
-            clientRelease: clientRelease, quiesce: quiesce)
+            clientRelease: clientRelease, quiesce: quiesce, id: job)
         body.bandwidth = try bandwidth.map { try ScaledSize.bytes($0, unit: 1) }
         if compress { body.compress = true }
         if verify { body.verify = true }

@@ -132,6 +132,8 @@ struct ServedFronts: Sendable {
         }
         await manager.hasLeft()
         fronts.close(keepingFiles: true)
+        // They live on in the other keep.
+        _ = serving.sockets.closeRest()
         return .success(kept)
     }
 

@@ -48,9 +48,16 @@ struct Serving {
         let state: StateDirectory
         if let newcomer {
             // As much as can be is there before machines begin to wait.
+            configuration.takesOver = true
             engine = try EngineFactory.make(configuration)
-            try await take(newcomer)
+            do throws(ControlError) {
+                try await take(newcomer)
+            } catch {
+                await engine.shutdown()
+                throw error
+            }
             state = try StateDirectory(path: settings.stateDirectory)
+            engine.hasTakenOver()
         } else {
             state = try await openState()
             if !goesOn { try clearStaleSockets() }
@@ -123,7 +130,8 @@ struct Serving {
         do {
             let live = try await listening.endpoints()
             let fronts = try Fronts(setup, sockets)
-            setup.serviceManager.forget(sockets.closeRest())
+            let forgetting = forgetSockets(manager)
+            defer { forgetting.cancel() }
             let served = ServedFronts(
                 serving: self, manager: manager, engine: engine, freezer: freezer, live: live,
                 fronts: fronts)
@@ -134,6 +142,21 @@ struct Serving {
             try? await engine.leave()
             await manager.hasLeft()
             throw error
+        }
+    }
+
+    /// Closes sockets of the last server that nobody wants.
+    ///
+    /// Those of a disk or job that is late are closed when it has turned out not to come; until then clients
+    /// wait in their queues.
+    private func forgetSockets(_ manager: JobManager) -> Task<Void, Never> {
+        Task {
+            while !Task.isCancelled {
+                let awaited = await manager.awaitedSockets
+                setup.serviceManager.forget(sockets.closeRest(but: awaited))
+                guard !awaited.isEmpty else { return }
+                try? await Task.sleep(for: .seconds(1))
+            }
         }
     }
 

@@ -19,13 +19,17 @@ final class ControlFixture: Sendable {
 
     deinit { try? FileManager.default.removeItem(atPath: root) }
 
-    func manager(_ engine: FakeEngine? = nil, stored: Bool = false) async throws -> JobManager {
+    func manager(
+        _ engine: FakeEngine? = nil, stored: Bool = false,
+        _ change: (inout JobManagerSettings) -> Void = { _ in }
+    ) async throws -> JobManager {
+        var settings = JobManagerSettings(
+            runDirectory: runDirectory,
+            liveEndpoint: .unix(path: runDirectory + "/live.sock", mode: 0o600))
+        change(&settings)
         let manager = JobManager(
             engine: engine ?? self.engine,
-            state: stored ? try StateDirectory(path: stateDirectory) : nil,
-            settings: JobManagerSettings(
-                runDirectory: runDirectory,
-                liveEndpoint: .unix(path: runDirectory + "/live.sock", mode: 0o600)))
+            state: stored ? try StateDirectory(path: stateDirectory) : nil, settings: settings)
         await manager.activate()
         return manager
     }

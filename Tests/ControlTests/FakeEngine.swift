@@ -29,6 +29,8 @@ final class FakeEngine: BackupEngine {
         /// Jobs that an earlier engine has left.
         var expected: [JobResumption] = []
         var resumeFault: ServerFault?
+        /// How the server before crashed.
+        var crash: CrashReport?
         var endFault: ServerFault?
         /// How long an end takes.
         var endMilliseconds = 0
@@ -230,6 +232,8 @@ final class FakeEngine: BackupEngine {
         }
         return nil
     }
+
+    var lastCrash: CrashReport? { look { $0.crash } }
 
     func expectJobs(_ jobs: [JobResumption]) async { state.withLock { $0.expected = jobs } }
 

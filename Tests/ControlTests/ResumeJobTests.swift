@@ -135,6 +135,35 @@ import Testing
         #expect(ended.first?.errorMessage?.contains("scratch is gone") == true, "\(ended)")
         #expect(engine.look { $0.expected }.isEmpty)
     }
+
+    @Test("P1: a server that cannot begin leaves jobs that wait for their disks to the next one")
+    func abandoned() async throws {
+        let fixture = try ControlFixture()
+        try Self.leave(fixture) { _, _ in }
+        let path = fixture.root + "/vm1-a.raw"
+        fixture.engine.change { $0.unusablePaths = [path] }
+        func firstServer() async throws {
+            let manager = try await fixture.manager(stored: true)
+            _ = await manager.restore()
+            #expect(try await manager.listJobs(domain: "vm1").first?.state == "starting")
+            let waiting = await manager.awaitedSockets
+            #expect(waiting == [SocketPlace(.nbd, "/tmp/x.sock")])
+            await manager.abandon()
+            await manager.hasLeft()
+            // Longer than it takes to look for the disk again.
+            try await Task.sleep(for: .milliseconds(400))
+        }
+        try await firstServer()
+        #expect(!fixture.engine.look { $0.expected }.isEmpty, "it was given up")
+        fixture.engine.change { $0.unusablePaths = [] }
+        let (manager, _) = try await fixture.restarted()
+        try await Self.settle {
+            try await manager.listJobs(domain: "vm1").first?.state == "running"
+        }
+        #expect(try await manager.endedJobs(domain: "vm1").map(\.errorMessage) == [])
+        #expect(await manager.awaitedSockets.isEmpty)
+        _ = try await manager.end(domain: "vm1", job: Self.id, cause: .success)
+    }
 }
 
 extension StateDirectory {

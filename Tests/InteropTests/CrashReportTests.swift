@@ -13,8 +13,9 @@ extension InteropSuite {
             let server: ServerUnderTest
             let bad: String
 
-            /// `poison`: the file's name in the directory.
-            init(_ poison: String) throws {
+            /// `poison`: the file's name in the directory; the server itself has the library, or only those that
+            /// are started with it.
+            init(_ poison: String, isServersOwn: Bool = true) throws {
                 directory = try TemporaryDirectory()
                 bad = directory.file(poison)
                 plan = try FaultPlan(under: bad)
@@ -24,7 +25,8 @@ extension InteropSuite {
                     _ = try Images.random(path, bytes: 1 << 20, seed: 4)
                     domains.append(DomainDescription(name, [DiskDescription("vda", path)]))
                 }
-                server = try ServerUnderTest(domains, in: directory, environment: plan.environment)
+                server = try ServerUnderTest(
+                    domains, in: directory, environment: isServersOwn ? plan.environment : [:])
             }
 
             /// Starts the server, which crashes, a number of times.
@@ -51,18 +53,7 @@ extension InteropSuite {
                 options: ["--rings", "1"], in: directory)
             let guest = try NBDClient(server.liveURI("vm1", "vda"))
             try guest.write([UInt8](repeating: 7, count: 4096), at: 65536)
-            let ring = try #require(server.threads.first { $0.name == "nbdpull-ring-0" })
-            try Command.run(
-                "python3",
-                [
-                    "-c",
-                    "import ctypes; ctypes.CDLL(None).syscall(234, \(server.processID), \(ring.id), 4)",
-                ]
-            ).output()
-            let end = Date(timeIntervalSinceNow: 10)
-            while server.isRunning, Date() < end { Thread.sleep(forTimeInterval: 0.01) }
-            #expect(!server.isRunning)
-            server.kill()
+            try crash(server)
             try server.start()
             let said = server.stderr
             #expect(said.contains("the last server crashed: SIGILL"), "\(said)")
@@ -75,6 +66,7 @@ extension InteropSuite {
             }
             // The clock may have ticked since the request was done.
             #expect(text.contains("disk vm1/vda") || text.contains("tick"), "\(text)")
+            #expect(Files.listing(place).filter { $0.hasSuffix(".txt") }.count == 1)
             // A kill is no crash, and an orderly end neither.
             server.kill()
             try server.start()
@@ -86,6 +78,64 @@ extension InteropSuite {
         }
 
         private static let version = "0.1.0"
+
+        /// The ring for machines executes what is no instruction.
+        private func crash(_ server: ServerUnderTest) throws {
+            let ring = try #require(server.threads.first { $0.name == "nbdpull-ring-0" })
+            let call = "ctypes.CDLL(None).syscall(234, \(server.processID), \(ring.id), 4)"
+            try Command.run("python3", ["-c", "import ctypes; " + call]).output()
+            let end = Date(timeIntervalSinceNow: 10)
+            while server.isRunning, Date() < end { Thread.sleep(forTimeInterval: 0.01) }
+            #expect(!server.isRunning)
+            server.kill()
+        }
+
+        @Test("a newcomer that was refused has taken nothing from the report of a later crash")
+        func refusedNewcomer() throws {
+            let directory = try TemporaryDirectory()
+            let path = directory.file("disk")
+            _ = try Images.random(path, bytes: 1 << 20, seed: 4)
+            let plan = try FaultPlan(under: "/dev/shm/nbdpull-\(geteuid())")
+            let server = try ServerUnderTest(
+                [DomainDescription("vm1", [DiskDescription("vda", path)])],
+                options: ["--rings", "1"], in: directory, environment: plan.environment)
+            // Nothing of this job is in memory, so it would not outlive the server.
+            try plan.arm(.fails(errno: ENOSPC, count: 1000), at: 1)
+            let job = try server.begin("vm1", disks: ["vda"], tag: "r")
+            plan.disarm()
+            let refused = try server.startNewcomer().result(timeout: 30)
+            #expect(refused.status == 1, "\(refused)")
+            #expect(refused.stderr.contains("'\(job.id)' cannot outlive"), "\(refused)")
+            try crash(server)
+            try server.start()
+            #expect(server.stderr.contains("the last server crashed: SIGILL"), "\(server.stderr)")
+            try server.stop()
+        }
+
+        @Test("P2: newcomers that crash over a disk set nothing aside, and all is served on")
+        func newcomers() throws {
+            let rig = try Rig("bad.img", isServersOwn: false)
+            try rig.plan.arm(.crashes, at: 1)
+            let said = "the last server crashed"
+            for time in 1...3 {
+                let newcomer = try rig.server.startNewcomer(environment: rig.plan.environment)
+                let result = try newcomer.result(timeout: 30)
+                #expect(!result.succeeded, "\(result)")
+                // Told by the server that goes on.
+                let end = Date(timeIntervalSinceNow: 20)
+                while rig.server.stderr.components(separatedBy: said).count <= time, Date() < end {
+                    Thread.sleep(forTimeInterval: 0.02)
+                }
+            }
+            #expect(rig.server.stderr.components(separatedBy: said).count == 4)
+            let list = try rig.server.cli(["domblklist", "bad"]).output()
+            #expect(!list.contains("set aside"), "\(list)")
+            for name in ["good", "bad"] {
+                _ = try NBDClient(rig.server.liveURI(name, "vda")).read(0, 4096)
+            }
+            #expect(!rig.reports.isEmpty)
+            try rig.server.stop()
+        }
 
         @Test("P2: a disk that crashes the server three times is set aside, others are served")
         func disk() throws {

@@ -76,6 +76,42 @@ extension InteropSuite {
                 say("PHASE", done)
             """
 
+        @Test("clients of a job whose disk is late wait at its socket, and nobody turns them away")
+        func late() throws {
+            let directory = try TemporaryDirectory()
+            let path = directory.file("disk")
+            let content = try Images.mixed(path, bytes: 4 << 20, seed: 5)
+            let (run, commands) = (directory.file("run"), directory.file("commands"))
+            try Files.write("", to: commands)
+            let manager = try Command(
+                "/usr/bin/python3",
+                [
+                    "-c", Self.manager, directory.file("notify"), commands,
+                    try ServerUnderTest.binary(), "serve", "--state-dir", directory.file("state"),
+                    "--run-dir", run, "--disk", "vda=\(path)",
+                ])
+            try manager.wait(for: "begin", timeout: 40) { $0.stdout.contains("PHASE 0\n") }
+            let begun = try Command.run(
+                try ServerUnderTest.binary(), ["backup-begin", "default", "--json"],
+                environment: ["NBDPULL_SOCKET": run + "/control.sock"]
+            ).output()
+            let job = try BegunJob(json: begun)
+            try FileManager.default.moveItem(atPath: path, toPath: path + ".away")
+            try Files.write("kill", to: commands)
+            try manager.wait(for: "restart", timeout: 40) { $0.stdout.contains("PHASE 1\n") }
+            // The server is there, the disk is not.
+            let copy = directory.file("copy")
+            let client = try Command("nbdcopy", [try job.uri("vda"), copy])
+            Thread.sleep(forTimeInterval: 1.5)
+            #expect(client.isRunning)
+            try FileManager.default.moveItem(atPath: path + ".away", toPath: path)
+            try client.result(timeout: 30).output()
+            #expect(try Bytes.ofFile(copy) == content)
+            try Files.write("kill\nstop", to: commands)
+            let result = try manager.result(timeout: 30)
+            #expect(result.succeeded, "\(result)")
+        }
+
         @Test("sockets outlive a kill, a restart and an upgrade in the service manager's store")
         func store() throws {
             let directory = try TemporaryDirectory()

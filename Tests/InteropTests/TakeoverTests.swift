@@ -45,7 +45,7 @@ extension InteropSuite {
         }
 
         /// Writes 4 KiB blocks, each with a number of its own, on a thread until told to stop.
-        private final class Machine: Sendable {
+        final class Machine: Sendable {
             private struct State {
                 var blocks: [Int: UInt8] = [:]
                 var failure: String?
@@ -91,9 +91,9 @@ extension InteropSuite {
             }
         }
 
-        private func expect(_ fixture: LiveFixture, _ target: String, _ blocks: [Int: UInt8])
-            throws
-        {
+        func expect(
+            _ fixture: LiveFixture, _ target: String, _ blocks: [Int: UInt8]
+        ) throws {
             let image = try Bytes.ofFile(fixture.path(target))
             for (block, value) in blocks {
                 let found = image[block * 4096..<(block + 1) * 4096]

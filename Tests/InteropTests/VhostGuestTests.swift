@@ -42,7 +42,8 @@ extension InteropSuite {
             }
         }
 
-        @Test("P1, P2: a guest works through a job and a kill -9, discards, is unplugged and back")
+        @Test(
+            "P1, P2: a guest works through a job, takeovers and a kill -9, discards, is unplugged")
         func life() throws {
             let directory = try TemporaryDirectory()
             let disk = directory.file("disk.img")
@@ -58,12 +59,14 @@ extension InteropSuite {
             let first = directory.file("first.img")
             let second = directory.file("second.img")
             try Command.run("nbdcopy", [try job.uri("vda"), first]).output()
+            try server.takeOver()
             try machine.wait(for: "MARK 4")
             server.kill()
             try machine.wait(for: "MARK 4")
             try server.start()
             try machine.wait(for: "MARK 6")
-            // The job has outlived its server.
+            try server.takeOver()
+            // The job has outlived its servers.
             try Command.run("nbdcopy", [try job.uri("vda"), second]).output()
             try Images.expectEqual(first, second)
             try server.end("vm1", job)

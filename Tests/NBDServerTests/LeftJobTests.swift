@@ -202,6 +202,35 @@ private final class LeftFixture: Sendable {
         await fixture.close()
     }
 
+    @Test("P1: a job whose ledger cannot be attached goes on with no later server either")
+    func refusedAttach() async throws {
+        let fixture = try await LeftFixture()
+        let server = fixture.server
+        try LeftFixture.make(fixture.directory, "other")
+        let other = try await fixture.attach("vm1/other", "other")
+        let live = try #require(server.state.withLock { $0.disks[other] })
+        // The name is another's in the job's scope.
+        let scope = try #require(server.state.withLock { $0.expected[LeftFixture.id]?.scope })
+        let taken = LiveExport(
+            DiskConfiguration(
+                exportName: "vda", path: fixture.path("other"), kind: .file, readOnly: true,
+                cacheMode: .buffered, discardMode: .ignore),
+            disk: DiskID(number: 99), source: live.source, homeRing: 0)
+        #expect(scope.add(.live(taken)))
+        let disk = try await fixture.attach()
+        // The machine has its disk, and what it writes is preserved by nobody.
+        #expect(server.live.target(named: "vm1/vda") != nil)
+        #expect(!fixture.hasLedger)
+        do throws(ServerFault) {
+            _ = try await server.resumeJob(id: LeftFixture.id)
+            Issue.record("it goes on")
+        } catch {
+            #expect("\(error)".contains("two exports of one name"), "\(error)")
+        }
+        try await server.detachDisk(disk)
+        await fixture.close()
+    }
+
     @Test("P1: the port of a job that waits for its disks is nobody else's")
     func port() async throws {
         // One that is free now, found as a job finds it.

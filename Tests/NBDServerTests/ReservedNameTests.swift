@@ -75,6 +75,41 @@ final class LeasedFile: Sendable {
         await fixture.close()
     }
 
+    @Test("P2: a server that leaves has nothing open when it says so: machines wait for no timer")
+    func leaves() async throws {
+        let fixture = try await ServerFixture()
+        let server = fixture.server
+        try make(fixture.path("shared"))
+        var shared = configuration(fixture.path("shared"))
+        // A listener that knows its disk.
+        shared.vhostSocket = fixture.path("vhost.sock")
+        _ = try await server.attachDisk(shared)
+        _ = try await server.listenLive(
+            .unix(path: fixture.path("live.sock"), mode: 0o600), security: .plaintext)
+        #expect(try await server.leaveDisks())
+        try? FileManager.default.removeItem(atPath: fixture.directory)
+    }
+
+    @Test("a disk whose storage answers while the server leaves is not served by it any more")
+    func late() async throws {
+        let fixture = try await ServerFixture()
+        let server = fixture.server
+        let hung = try LeasedFile(fixture.path("hung"))
+        let opening = configuration(fixture.path("hung"), waits: true)
+        let late = Task { try await server.attachDisk(opening) }
+        try await isReserved(server)
+        // As a server that leaves does until all is quiet: by then nobody may come.
+        server.state.withLock { $0.isStopping = true }
+        hung.giveBack()
+        await #expect(throws: ServerFault.self) { _ = try await late.value }
+        #expect(server.live.target(named: "vm1/vdb") == nil)
+        #expect(server.state.withLock { $0.attaching.isEmpty && $0.disks.count == 1 })
+        // It stays after all, and nobody holds the disk.
+        server.state.withLock { $0.isStopping = false }
+        _ = try await server.attachDisk(configuration(fixture.path("hung")))
+        await fixture.close()
+    }
+
     @Test("a name whose disk is being opened within a limit is taken; afterwards it is free")
     func holds() async throws {
         let fixture = try await ServerFixture()

@@ -24,12 +24,12 @@ import Testing
     /// The source's witness is to be told of a loss.
     let lost = Flag()
 
-    init() throws {
+    init(flight: FlightRecorder? = nil) throws {
         var configuration = ServerConfiguration(rings: 1, maxConnections: 8)
         configuration.copyMemoryBytes = 8 << 20
         shared = try ServerShared(
             RingLayout(rings: 1, servesJobs: false), configuration,
-            security: SecurityStore(SecurityConfiguration()), isSimulated: true)
+            security: SecurityStore(SecurityConfiguration()), flight: flight, isSimulated: true)
         world.files[Self.source] = [UInt8](repeating: 7, count: Self.diskBytes)
         world.files[Self.scratch] = [UInt8](repeating: 0, count: Self.diskBytes)
         var facts = SourceFacts(

@@ -334,6 +334,42 @@ import Testing
         await fixture.base.close()
     }
 
+    @Test("P3: a server whose doubt about a disk is written nowhere leaves the disk to no other")
+    func unsaidDoubt() async throws {
+        let fixture = try await Fixture()
+        let server = fixture.server
+        try await server.createCheckpoint(
+            CheckpointConfiguration(name: "c0", disks: [fixture.disk]))
+        let said = try fixture.doubt()
+        // No place for it: neither memory nor a mark, and a record that cannot go.
+        try FileManager.default.createDirectory(
+            atPath: fixture.base.path("nowhere/record"), withIntermediateDirectories: true)
+        let unsaid = TrackingDoubt(
+            TrackingPlaces(
+                files: DiskDirectory(fixture.base.path("nowhere")), memory: nil, isInMemory: false,
+                mark: nil), spare: server.shared.spare)
+        server.state.withLock { state in
+            state.trackingCare.doubts[fixture.disk] = unsaid
+            state.tracking[fixture.disk] = .unavailable("a test")
+        }
+        for isTried in [false, true] {
+            if isTried { #expect(!unsaid.declare().isSaid) }
+            do throws(ServerFault) {
+                try await server.leave()
+                Issue.record("it has left")
+            } catch {
+                #expect("\(error)".contains("could not be written down"), "\(error)")
+            }
+            // It serves as before.
+            #expect(server.live.target(named: "vm1/vdb") != nil)
+            #expect(server.state.withLock { !$0.isStopping && !$0.hasLeft })
+        }
+        server.state.withLock { $0.trackingCare.doubts[fixture.disk] = said }
+        #expect(said.declare().isSaid)
+        try await server.leave()
+        try? FileManager.default.removeItem(atPath: fixture.base.directory)
+    }
+
     @Test("several disks that are closed at once all get their time, unless one has been in vain")
     func closing() async throws {
         let fixture = try await ServerFixture()

@@ -143,21 +143,28 @@ package final class ServerUnderTest {
 
     /// Starts another process that is to take the server's place; the server stays this object's.
     package func startNewcomer(
-        _ extra: [String] = [], state: String? = nil, run: String? = nil
+        _ extra: [String] = [], state: String? = nil, run: String? = nil,
+        environment other: [String: String]? = nil
     ) throws -> Command {
         try Command(
             try Self.binary(),
             [
                 "serve", "--takeover", "--state-dir", state ?? stateDirectory, "--run-dir",
                 run ?? runDirectory,
-            ] + options + extra, environment: environment)
+            ] + options + extra, environment: other ?? environment)
     }
 
     /// Has another process take the server's place, and waits until it serves and the old one is gone.
-    package func takeOver(_ extra: [String] = []) throws {
+    ///
+    /// `whenServing` is told of the old process and the new one, as soon as that serves.
+    package func takeOver(
+        _ extra: [String] = [],
+        whenServing: (_ old: Int32, _ new: Int32) throws -> Void = { _, _ in }
+    ) throws {
         guard let old = process else { throw TestFailure("the server was not started") }
         let newcomer = try startNewcomer(extra)
         try newcomer.wait(for: "ready line") { $0.stderr.contains("nbdpull: ready") }
+        try whenServing(old.processID, newcomer.processID)
         let result = try old.result(timeout: 10)
         guard result.succeeded, !Self.looksLikeCrash(result.stderr) else {
             throw TestFailure("did not make way cleanly: \(result)")

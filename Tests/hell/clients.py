@@ -24,7 +24,8 @@ class Failure(Exception):
 
 
 class Cut(Exception):
-    """The connection was lost before the answer: whether the call was carried out is not known."""
+    """The connection was lost before the answer, and whether the call was carried out is not known; or it is to
+    be asked again."""
 
 
 class Refused(Exception):
@@ -56,6 +57,8 @@ def call(path: Path, method: str, place: str, body: dict | None = None) -> dict:
         raise Cut(f"{method} {place}: {problem!r}") from problem
     finally:
         connection.close()
+    if response.status == 503 and b'"server-restarting"' in text:
+        raise Cut(f"{method} {place}: the server is being replaced: to be asked again")
     if response.status >= 300:
         raise Refused(f"{method} {place}: {response.status} {text.decode(errors='replace')[:500]}")
     return json.loads(text) if text else {}

@@ -144,7 +144,7 @@ package struct SizeBody: Sendable, Hashable, JSONBody {
 package struct BeginBody: Sendable, Hashable, JSONBody {
     package static let keys = [
         "backupXML", "checkpointXML", "reuseExternal", "ttlSeconds", "fallbackFull",
-        "clientRelease", "quiesce", "bandwidth", "compress", "verify",
+        "clientRelease", "quiesce", "bandwidth", "compress", "verify", "id",
     ]
     package var backupXML: String?
     package var checkpointXML: String?
@@ -162,11 +162,14 @@ package struct BeginBody: Sendable, Hashable, JSONBody {
     package var compress: Bool?
     /// Of a push: true reads the targets back and compares them before the job is completed.
     package var verify: Bool?
+    /// The job's id: asked again with it, nothing begins twice.
+    package var id: String?
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool? = nil,
         ttlSeconds: UInt64? = nil, fallbackFull: Bool? = nil, clientRelease: Bool? = nil,
-        quiesce: Bool? = nil
+        quiesce: Bool? = nil, id: String? = nil
     ) {
+        self.id = id
         self.quiesce = quiesce
         self.clientRelease = clientRelease
         self.fallbackFull = fallbackFull

@@ -139,7 +139,7 @@ package struct Routes: Sendable {
                 .post, "/v1/domains/{domain}/jobs",
                 query: [
                     "reuseExternal", "ttlSeconds", "fallbackFull", "clientRelease", "quiesce",
-                    "bandwidth", "compress", "verify",
+                    "bandwidth", "compress", "verify", "id",
                 ]
             ) { call in
                 let request = try Self.beginRequest(call)
@@ -269,7 +269,8 @@ package struct Routes: Sendable {
             timeToLiveSeconds: try body.ttlSeconds ?? call.number("ttlSeconds"),
             fallsBackToFull: try body.fallbackFull ?? call.flag("fallbackFull"),
             clientRelease: try body.clientRelease ?? call.flag("clientRelease"),
-            quiesces: try body.quiesce ?? call.flag("quiesce"))
+            quiesces: try body.quiesce ?? call.flag("quiesce"),
+            id: body.id ?? call.query["id"])
         let terms = BackupPlan.PushTerms(
             bytesPerSecond: try body.bandwidth ?? call.number("bandwidth"),
             compresses: try body.compress ?? call.flag("compress"),

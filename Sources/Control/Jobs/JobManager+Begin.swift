@@ -20,12 +20,15 @@ package struct BeginRequest: Sendable, Hashable {
     package var quiesces: Bool
     /// For a push only.
     package var push: BackupPlan.PushTerms?
+    /// The job's id, a UUID; nil: the server chooses one.
+    package var id: String?
 
     package init(
         backupXML: String? = nil, checkpointXML: String? = nil, reuseExternal: Bool = false,
         timeToLiveSeconds: UInt64? = nil, fallsBackToFull: Bool = false,
-        clientRelease: Bool = false, quiesces: Bool = false
+        clientRelease: Bool = false, quiesces: Bool = false, id: String? = nil
     ) {
+        self.id = id
         self.quiesces = quiesces
         self.clientRelease = clientRelease
         self.fallsBackToFull = fallsBackToFull
@@ -39,16 +42,20 @@ package struct BeginRequest: Sendable, Hashable {
 extension JobManager {
     /// Begins a backup job; its exports are served when this returns.
     ///
-    /// A refused begin leaves nothing behind, no checkpoint either.
+    /// A refused begin leaves nothing behind, no checkpoint either. With an id that a job has been begun
+    /// under before, nothing begins: the answer is that job's.
     package func begin(
         domain name: String, _ request: BeginRequest
     ) async throws(ControlError) -> BegunJob {
         let parsed = try check(name, request)
+        let id = try request.id.map(Self.jobID) ?? UUID().uuidString.lowercased()
+        if request.id != nil, let job = try await begun(id, domain: name) { return job }
         if parsed.checkpoint != nil { await lockCheckpoints(of: name) }
         defer { if parsed.checkpoint != nil { unlockCheckpoints(of: name) } }
         await retryFailedDisks(of: name)
         let bases = try await incrementalBases(of: name, fallsBackToFull: request.fallsBackToFull)
-        let id = UUID().uuidString.lowercased()
+        // One that was asked for at the same time has come so far first.
+        if request.id != nil, let job = try await begun(id, domain: name) { return job }
         var job: Job
         do throws(ControlError) {
             job = try reserve(id, domain: name, parsed, bases, request)

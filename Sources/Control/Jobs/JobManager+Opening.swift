@@ -1,5 +1,5 @@
 import BoundedCalls
-import ServerInterface
+package import ServerInterface
 
 /// Disks that are not served and should be are opened again, at the start and on demand, and nobody
 /// waits long for a path that does not answer: its disk is served as soon as it does.
@@ -24,6 +24,25 @@ extension JobManager {
                     domain.definition.liveExportName(target: $0.target)
                 }
             })
+    }
+
+    /// Where jobs and disks of the last server will listen that are not there yet.
+    package var awaitedSockets: Set<SocketPlace> {
+        var places: Set<SocketPlace> = []
+        for job in jobs.values {
+            // One that is being begun has nothing to go on with yet.
+            guard case .starting = job.state, let resume = job.record.resume?.value,
+                let place = SocketPlace(resume.endpoint)
+            else { continue }
+            places.insert(place)
+        }
+        for domain in domains.values {
+            for disk in failedDisks(of: domain) {
+                guard let path = vhostSocket(of: disk, in: domain) else { continue }
+                places.insert(SocketPlace(.nbd, path))
+            }
+        }
+        return places
     }
 
     /// Begins to open the disks of all domains at once.

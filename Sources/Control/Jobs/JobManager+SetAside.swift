@@ -95,15 +95,9 @@ extension JobManager {
         return nameAside(definition.liveExportName(target: disk.target)).flatMap { disksAside[$0] }
     }
 
-    /// A crash knows only the beginning of a long name.
     private func nameAside(_ export: String) -> String? {
-        disksAside.keys.first {
-            $0 == export || $0.utf8.count >= Self.wholeNameBytes && export.hasPrefix($0)
-        }
+        disksAside.keys.first { CrashReport.Subject.mayBe($0, export) }
     }
-
-    /// Names of fewer bytes are never cut.
-    private static let wholeNameBytes = 72
 
     /// Somebody attaches the disk anew: it is served again.
     func bringBack(_ export: String) {

@@ -1,10 +1,18 @@
 import NBDProtocol
 package import ServerInterface
+import Synchronization
 import SystemLayer
 
 /// What the process before this one has noted of its end.
 enum LastCrash {
-    /// Where a server notes what it does, and how the one before it crashed.
+    /// Where a server notes what it does.
+    static func path(in directory: String) -> String { directory + "/flight" }
+
+    /// The same for one that has not yet taken over from another: what that one notes stays where it is, as
+    /// it may go on.
+    private static func newcomersPath(in directory: String) -> String { directory + "/flight.next" }
+
+    /// Where a server notes what it does, and how the one before it crashed; `read` tells a newcomer later.
     ///
     /// Without memory that outlives the process there is neither.
     static func recorder(
@@ -14,8 +22,9 @@ enum LastCrash {
             if !configuration.build.isEmpty { FlightRecorder.endAtOnce() }
             return (try FlightRecorder(), nil)
         }
-        let path = directory + "/flight"
-        let report = LeftFlight.read(path).flatMap(report(of:))
+        let path =
+            configuration.takesOver ? newcomersPath(in: directory) : path(in: directory)
+        let report = configuration.takesOver ? nil : read(directory)
         let facts = [
             "boot \(StateFiles.bootID())", "build \(configuration.build)",
             "process \(SystemFacts.processID)", "started \(MonotonicClock.wallTime())",
@@ -29,6 +38,11 @@ enum LastCrash {
         } catch {
             return (try FlightRecorder(), report)
         }
+    }
+
+    /// How the server crashed that was the last to note what it does.
+    static func read(_ directory: String) -> CrashReport? {
+        LeftFlight.read(path(in: directory)).flatMap(report(of:))
     }
 
     private static func report(of left: LeftFlight) -> CrashReport? {
@@ -52,14 +66,18 @@ enum LastCrash {
 
     private static func subject(_ doing: LeftFlight.Doing) -> CrashReport.Subject? {
         switch doing.activity {
-        case .openingDisk: return .disk(export: doing.text)
+        case .openingDisk: return disk(doing.text)
         case .resumingJob: return .job(id: doing.text)
-        case .request, .completion, .message, .copy:
+        case .request, .completion, .message, .copy, .turn, .record:
             guard let name = doing.export else { return nil }
-            if let export = value("disk ", name) { return .disk(export: export) }
+            if let export = value("disk ", name) { return disk(export) }
             return value("job ", name).map { .job(id: String($0.prefix { $0 != " " })) }
-        case .nothing, .tick, .handshake, .beginningJob: return nil
+        case .nothing, .tick, .handshake, .beginningJob, .accepting: return nil
         }
+    }
+
+    private static func disk(_ export: String) -> CrashReport.Subject {
+        .disk(export: CrashReport.Subject.beginning(of: export))
     }
 
     private static func value(_ key: String, _ text: String) -> String? {
@@ -75,6 +93,9 @@ enum LastCrash {
         case .request: "request: \(range)"
         case .completion: "an operation that is over, of request: \(range)"
         case .message: "a message of a call" + (doing.export.map { ", \($0)" } ?? "")
+        case .turn: "a connection's turn" + (doing.export.map { ", \($0)" } ?? "")
+        case .record: "a record of TLS" + (doing.export.map { ", \($0)" } ?? "")
+        case .accepting: "a connection that comes"
         case .tick: "the clock's tick"
         case .handshake: "a handshake"
         case .copy: "old content that was read, \(export)"
@@ -89,12 +110,24 @@ extension FlightActivity {
     fileprivate var isCall: Bool {
         switch self {
         case .openingDisk, .resumingJob, .beginningJob: true
-        case .nothing, .request, .completion, .message, .tick, .handshake, .copy: false
+        case .nothing, .request, .completion, .message, .tick, .handshake, .copy, .turn, .record,
+            .accepting:
+            false
         }
     }
 }
 
 extension NBDServer {
     /// How the server before this one crashed, if it did.
-    package var lastCrash: CrashReport? { crash }
+    package var lastCrash: CrashReport? { crash.withLock { $0 } }
+
+    /// The server before this one has let go: what it has noted is read, and from now on the next server
+    /// reads what this one notes.
+    package func hasTakenOver() {
+        guard shared.configuration.takesOver, let jobMemory else { return }
+        let report = LastCrash.read(jobMemory)
+        crash.withLock { $0 = report }
+        // Without it a crash of this server is not told of.
+        try? shared.flight.move(to: LastCrash.path(in: jobMemory))
+    }
 }

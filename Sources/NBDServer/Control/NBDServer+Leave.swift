@@ -14,15 +14,26 @@ import TrackingFiles
 /// is at work: unlike a kill's, this process lives on, and what it still had under way could reach a disk
 /// that the next server has by then.
 extension NBDServer {
-    package func leave() async throws(ServerFault) {
+    package func leave() async throws(ServerFault) { _ = try await leaveDisks() }
+
+    /// The same; whether nobody in this process has a disk or scratch open any more.
+    ///
+    /// The next server would wait for whoever has.
+    func leaveDisks() async throws(ServerFault) -> Bool {
         try checkMayLeave()
         state.withLock { $0.isStopping = true }
+        try await becomeQuiet()
+        return await letGo()
+    }
+
+    // A function of its own: the listener of a guest with vhost-user knows its disk, and nobody may
+    // know one when the disks are let go of.
+    private func becomeQuiet() async throws(ServerFault) {
         var stopped: [RingListener] = []
         if let obstacle = await quiet(&stopped) {
             stay(stopped)
             throw .cannotLeave(detail: obstacle)
         }
-        await letGo()
     }
 
     private var allRings: Range<Int> { 0..<shared.mailboxes.count }
@@ -149,14 +160,14 @@ extension NBDServer {
 
     // MARK: Letting go
 
-    private func letGo() async {
+    private func letGo() async -> Bool {
         // First: what is cut short by the rest is no reason to give a job up.
         state.withLock { $0.hasLeft = true }
         storage.stop()
         shared.setEventHandler { _ in }
         let held = await giveUp()
         await stopRings()
-        await released(held)
+        return await released(held)
     }
 
     /// Takes everything from the rings and forgets it; returns what is to be closed by that.
@@ -209,10 +220,12 @@ extension NBDServer {
     }
 
     /// Waits until nobody has the files open; whoever opens them next waits as well, where one stays.
-    private func released(_ held: [Held]) async {
+    private func released(_ held: [Held]) async -> Bool {
         let deadline = MonotonicClock.now() + UInt64(Limits.releaseMilliseconds) * 1_000_000
-        while MonotonicClock.now() < deadline, held.contains(where: { $0.object != nil }) {
+        while held.contains(where: { $0.object != nil }) {
+            guard MonotonicClock.now() < deadline else { return false }
             try? await Task.sleep(for: .milliseconds(1))
         }
+        return true
     }
 }

@@ -21,7 +21,7 @@ package final class NBDServer: Sendable {
     /// Where the next process finds what it needs to go on with jobs; nil: nowhere.
     let jobMemory: String?
     /// How the server before this one crashed.
-    let crash: CrashReport?
+    let crash: Mutex<CrashReport?>
 
     /// Starts the rings.
     package convenience init(configuration: ServerConfiguration) throws(ServerFault) {
@@ -52,7 +52,7 @@ package final class NBDServer: Sendable {
         jobMemory = JobMemory.directory(configuration)
         do throws(SystemFault) {
             let (flight, crash) = try LastCrash.recorder(configuration, jobMemory)
-            self.crash = crash
+            self.crash = Mutex(crash)
             shared = try ServerShared(
                 layout, configuration, security: security, startThread: startThread,
                 flight: flight)
@@ -70,7 +70,7 @@ package final class NBDServer: Sendable {
         self.shared = shared
         threads = []
         jobMemory = nil
-        crash = nil
+        crash = Mutex(nil)
     }
 
     private static var defaultRings: Int {

@@ -161,7 +161,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             io.takeTick()
             tick()
             io.prepareEvent(.tick, tag: completion.tag)
-        case .accept(let listener): acceptAll(from: listener, result: completion.result)
+        case .accept(let listener):
+            trace.mark(.accepting)
+            acceptAll(from: listener, result: completion.result)
         case .receive(let slot): received(slot, result: completion.result)
         case .writable(let slot):
             connections[slot].outbox.waitsForWritable = false
@@ -213,6 +215,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     }
 
     private mutating func giveTurn(_ slot: ConnectionIndex) {
+        // Else a crash before the turn's first request were told of another connection's last.
+        trace.mark(.turn, export: connections[slot].transmission.path.export)
         connections[slot].isInReadyList = false
         serve(slot)
     }
