@@ -219,7 +219,8 @@ if Context.environment["NBDPULL_SIMULATE"] != nil {
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SharedMemory", "Simulation", "SystemLayer",
-                "TLS", "Tables", "Tracking", "TrackingFiles", "VhostProtocol", "WireClient",
+                "TLS", "Tables", "Tracking", "TrackingFiles", "VhostClient", "VhostProtocol",
+                "WireClient",
             ],
             path: "Tests/SimulatedServer", swiftSettings: strict))
 }

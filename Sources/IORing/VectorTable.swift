@@ -104,6 +104,15 @@ package struct VectorTable: ~Copyable {
         }
     }
 
+    /// Addresses and sizes of the ranges that are left in a lane, for a world without a kernel.
+    package func ranges(_ lane: Int) -> [(address: UInt64, byteCount: Int)] {
+        (Int(firsts[lane])..<Int(ends[lane])).map { index in
+            // SAFETY: the place lies within the table.
+            let vector = unsafe vectors[lane * Self.laneCapacity + index]
+            return unsafe (UInt64(UInt(bitPattern: vector.iov_base)), Int(vector.iov_len))
+        }
+    }
+
     /// Whether every range of a lane begins and ends at a multiple of `alignment`, a power of two.
     package func isAligned(_ lane: Int, to alignment: Int) -> Bool {
         for index in Int(firsts[lane])..<Int(ends[lane]) {

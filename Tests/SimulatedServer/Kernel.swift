@@ -5,11 +5,15 @@ import Simulation
 final class KernelOperation {
     enum Kind {
         case read(FileHandle, position: UInt64, count: Int)
-        case write(FileHandle, position: UInt64, LentBytes, durable: Bool)
+        case write(FileHandle, position: UInt64, WrittenBytes, durable: Bool)
         case allocate(FileHandle, position: UInt64, count: UInt64)
         case sync(FileHandle)
         case receive(SocketHandle, count: Int, whole: Bool)
         case event(RingEvent)
+        /// An event that a front-end shares is waited for, or made: the operation keeps it, whatever
+        /// becomes of its descriptor.
+        case kick(SharedEvent)
+        case call(SharedEvent, isTold: Bool)
         case cancel(UInt64)
         case workers(UInt32)
         case nothing
@@ -19,6 +23,8 @@ final class KernelOperation {
     let kind: Kind
     /// Where in the arena bytes go when the completion is taken.
     let arenaOffset: Int
+    /// Where they go instead, as they are read: memory that a guest shares.
+    let guest: [GuestRange]?
     var bytes: [UInt8] = []
     var result: Int32 = 0
     /// Parts of its effect that are left.
@@ -35,10 +41,11 @@ final class KernelOperation {
     /// How often it is passed over yet.
     var patience = 0
 
-    init(_ tag: UInt64, _ kind: Kind, arenaOffset: Int = 0) {
+    init(_ tag: UInt64, _ kind: Kind, arenaOffset: Int = 0, guest: [GuestRange]? = nil) {
         self.tag = tag
         self.kind = kind
         self.arenaOffset = arenaOffset
+        self.guest = guest
     }
 
     /// The file that it is about.
@@ -47,8 +54,13 @@ final class KernelOperation {
         case .read(let file, _, _), .write(let file, _, _, _), .allocate(let file, _, _),
             .sync(let file):
             file
-        case .receive, .event, .cancel, .workers, .nothing: nil
+        case .receive, .event, .kick, .call, .cancel, .workers, .nothing: nil
         }
+    }
+
+    /// Nobody is told that it is complete.
+    var isSilent: Bool {
+        if case .call(_, isTold: false) = kind { true } else { false }
     }
 }
 
@@ -92,7 +104,7 @@ final class Kernel {
         }
         guard hasWorker(for: index), world.advance(operation, self) else { return false }
         inFlight.removeAll { $0 === operation }
-        ready.append(operation)
+        if !operation.isSilent { ready.append(operation) }
         return true
     }
 

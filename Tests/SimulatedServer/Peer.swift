@@ -11,6 +11,9 @@ final class SimulatedSocket {
     var input: [UInt8] = []
     /// Towards the peer.
     var output: [UInt8] = []
+    /// The same of a front-end: messages with what comes along.
+    var messages: [SharedMessage] = []
+    var answers: [SharedMessage] = []
     var isAccepted = false
     var isClosedByPeer = false
     var isShut = false
@@ -35,6 +38,8 @@ struct PeerRequest {
     var versionsBefore: [UInt32] = []
     /// Versions that had been answered when it was sent.
     var answeredBefore: [UInt32] = []
+    /// Its disk failed while a server was there that has gone since.
+    var mayFail = false
     /// No such request may succeed.
     var isAbsurd = false
 }

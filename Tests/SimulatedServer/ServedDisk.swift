@@ -42,6 +42,10 @@ final class ServedDisk {
     /// An operation on it has gone wrong since the process began.
     var hasFailed = false
     var hangsForEver = false
+    /// Its guest by shared memory, and where that one connects.
+    let sharesMemory: Bool
+    var machine: Machine?
+    var listener: RingListener?
     /// Losses that the server's witness was told of.
     var toldCount = 0
 
@@ -50,6 +54,11 @@ final class ServedDisk {
     let memoryFiles = FileTable()
     var markText: String?
     var checkpoints: [ServedCheckpoint] = []
+    /// What a backup tool has of it, last and by the checkpoints that were made with jobs.
+    var lastCopy: [Stamp]?
+    var copies: [String: [Stamp]] = [:]
+    /// Checkpoints that are to be taken back.
+    var takenBack: [String] = []
     /// That changes are not recorded is not yet said durably.
     var isDoubtDue = false
 
@@ -59,7 +68,8 @@ final class ServedDisk {
         self.number = number
         self.world = world
         self.alignment = alignment
-        source = SimulatedSource(DiskShape(regions: 1, tailBytes: number % 2 == 0 ? 16384 : 8192))
+        sharesMemory = world.swarm.sharesMemory[number]
+        source = SimulatedSource(DiskShape(regions: 1, tailBytes: number % 2 == 0 ? 16384 : 4096))
         answered = source.versions
         id = DiskID(number: UInt64(number + 1))
         live = Self.export(number, alignment, source, world)

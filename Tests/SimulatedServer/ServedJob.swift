@@ -19,6 +19,10 @@ final class ServedJob {
     let isUnix: Bool
     let copyTimeoutMilliseconds: UInt64
     let mayRelease: Bool
+    /// The checkpoint that was made with it.
+    var checkpoint: String?
+    /// What becomes of it is known, and has been done.
+    var isSettled = false
     var isPublished = false
     var isEnding = false
     var isOver = false

@@ -25,6 +25,8 @@ enum ServerCanary: String, CaseIterable, Sendable {
     case forgetsLostWrites
     /// Marks leave the log before the disk itself is synced.
     case forgetsDisk
+    /// Fault A5: the checkpoint of a job that has failed stays.
+    case keepsFailedCheckpoint
     /// Fault B7: the kernel's workers stay as few as they are, whatever hangs.
     case keepsWorkers
     /// A connection gets lost on its way from one ring to another.
@@ -33,6 +35,12 @@ enum ServerCanary: String, CaseIterable, Sendable {
     case missesWritable
     /// What a killed process wrote to a ledger last has not come to its file.
     case entersLate
+    /// What is read for a guest that shares its memory comes there after the completion.
+    case answersBeforeFilling
+    /// The in-flight area of a server that has gone is handed to the next one empty.
+    case forgetsInflight
+    /// What a killed server wrote to the in-flight area last has not come there.
+    case returnsPastInflight
     /// A job goes on although its scratch has lost what was written to it.
     case resumesLost
 }

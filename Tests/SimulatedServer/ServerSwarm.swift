@@ -4,7 +4,7 @@ import Simulation
 enum Happening: Int, CaseIterable, Sendable {
     case turn, kernel, goOn, work, tick, rest, control, watch
     case joinGuest, joinClient, talk, listen, ask, leave
-    case beginJob, endJob, makeCheckpoint, deleteCheckpoint
+    case beginJob, endJob, makeCheckpoint, deleteCheckpoint, grow
     case spoil, heal, loseScratch, loseSource, writeBack
     case kill, cutPower, cleanStop
 
@@ -23,6 +23,7 @@ enum Happening: Int, CaseIterable, Sendable {
         case .endJob, .leave, .spoil, .heal, .watch: 3
         case .loseScratch, .writeBack: 2
         case .makeCheckpoint: 4
+        case .grow: 2
         case .loseSource, .kill, .cutPower, .cleanStop, .rest, .deleteCheckpoint: 1
         }
     }
@@ -31,7 +32,7 @@ enum Happening: Int, CaseIterable, Sendable {
     fileprivate var isOptional: Bool {
         switch self {
         case .spoil, .leave, .loseScratch, .loseSource, .writeBack, .endJob, .kill, .cutPower,
-            .cleanStop, .rest, .deleteCheckpoint:
+            .cleanStop, .rest, .deleteCheckpoint, .grow:
             true
         default: false
         }
@@ -63,6 +64,8 @@ struct ServerSwarm: Sendable {
     var keepsJobs: Bool
     /// Changes are recorded.
     var tracks: Bool
+    /// Of each disk: its guest is a machine that shares its memory.
+    var sharesMemory: [Bool]
 
     init(seed: UInt64) {
         var draw = Draw(seed: seed ^ 0x5EED_0003)
@@ -84,5 +87,9 @@ struct ServerSwarm: Sendable {
         releases = draw.chance(30)
         keepsJobs = draw.chance(70)
         tracks = draw.chance(60)
+        let mayShare = draw.chance(40)
+        sharesMemory = alignments.map { _ in mayShare && draw.chance(70) }
+        // A machine has no way to wait for others to leave.
+        if sharesMemory.contains(true) { maxConnections = 40 }
     }
 }

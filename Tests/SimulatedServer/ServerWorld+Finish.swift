@@ -10,11 +10,22 @@ extension ServerWorld {
         faults.stop()
         isFinishing = true
         for kernel in kernels { kernel.wake { _ in true } }
-        settle("requests") { self.peers.allSatisfy { self.isStuck($0) || self.isServed($0) } }
-        settle("calls") { self.begin == nil && self.deletion == nil }
+        settle("requests") {
+            self.peers.allSatisfy { self.isStuck($0) || self.isServed($0) }
+                && self.machines.allSatisfy { $0.disk.hangsForEver || $0.requestCount == 0 }
+        }
+        settle("calls", turns: Self.turnsOfCalls) {
+            self.begin == nil && self.growth == nil && self.deletion == nil
+        }
         checkTracking()
         for job in jobs { endJob(job) }
         settle("jobs") { self.endings.isEmpty }
+        // One more backup, over what the tool has by now.
+        beginJob()
+        settle("the last begin", turns: Self.turnsOfCalls) { self.begin == nil }
+        for job in jobs { endJob(job) }
+        settle("the last job") { self.endings.isEmpty }
+        isLeaving = true
         settle("connections") { self.disconnect() }
         guard isGoing else { return }
         checkNothingIsLeft()
@@ -31,6 +42,7 @@ extension ServerWorld {
     /// All peers leave; whether none is left that the server knows.
     func disconnect() -> Bool {
         for peer in peers { leave(peer) }
+        for machine in machines { disconnect(machine) }
         // One that moves between rings is in neither, but it counts.
         let isEmpty = boxes.allSatisfy { $0.loop.connections.count == 0 }
         return isEmpty && shared.counts.current == 0 || somethingHangs
@@ -42,8 +54,11 @@ extension ServerWorld {
             || jobs.contains { $0.parts.contains(where: \.hangsForEver) }
     }
 
-    func settle(_ what: String, until isDone: () -> Bool) {
-        for turn in 0..<600 where isGoing {
+    /// A begin that is taken back waits for what hangs as long as an end does: 30 s.
+    private static let turnsOfCalls = 1200
+
+    func settle(_ what: String, turns: Int = 600, until isDone: () -> Bool) {
+        for turn in 0..<turns where isGoing {
             if isDone() { return }
             moveEverything()
             if turn % 3 == 2 { passTime(Self.tick) }
@@ -60,6 +75,11 @@ extension ServerWorld {
             parts.append(
                 "\(peer.name) of disk \(peer.disk.number): \(peer.pending.map(\.command))")
         }
+        for machine in machines where machine.requestCount > 0 {
+            parts.append(
+                "the machine of disk \(machine.disk.number), \(machine.requestCount) requests"
+                    + (machine.isReady ? "" : ", not ready: \(machine.steps)"))
+        }
         return parts.joined(separator: ", ")
     }
 
@@ -68,6 +88,11 @@ extension ServerWorld {
         for peer in peers {
             talk(peer)
             listen(peer)
+        }
+        for machine in machines {
+            if isFinishing, !isLeaving, !machine.isConnected { connect(machine.disk) }
+            talk(machine)
+            listen(machine)
         }
         for ring in boxes.indices where isGoing {
             kernels[ring].submit()
@@ -101,6 +126,7 @@ extension ServerWorld {
             }
             if !mayHang, !box.loop.orphans.isEmpty { fail("P6: ring \(ring) has orphans") }
         }
+        checkHandles()
         if !pages.isEmpty { fail("P6: \(pages.count) runs of pages are in use by nobody") }
         if shared.counts.current != 0 {
             fail("P6: \(shared.counts.current) connections are counted")

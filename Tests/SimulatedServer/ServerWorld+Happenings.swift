@@ -8,6 +8,7 @@ extension ServerWorld {
 
     func happen(_ happening: Happening) {
         if canary == .entersLate { keepLedgers() }
+        if canary == .returnsPastInflight { keepAreas() }
         switch happening {
         case .turn: turn(draw.below(boxes.count))
         case .kernel: for _ in 0..<1 + draw.below(6) { moveKernel() }
@@ -23,6 +24,7 @@ extension ServerWorld {
         case .beginJob: beginJob()
         case .makeCheckpoint: makeCheckpoint()
         case .deleteCheckpoint: deleteCheckpoint()
+        case .grow: grow()
         case .endJob: if let job = draw.pick(jobs) { endJob(job) }
         default: happenToStorage(happening)
         }
@@ -30,18 +32,39 @@ extension ServerWorld {
 
     private func happenToPeers(_ happening: Happening) {
         switch happening {
-        case .joinGuest: if let disk = draw.pick(disks) { join(disk, nil, nil) }
+        case .joinGuest: if let disk = draw.pick(disks) { joinGuest(disk) }
         case .joinClient:
             let running = jobs.filter { $0.isRunning }
             if let job = draw.pick(running), let part = draw.pick(job.parts) {
                 join(part.disk, part, job)
             }
-        case .talk: if let peer = draw.pick(peers) { talk(peer) }
-        case .listen: if let peer = draw.pick(peers) { listen(peer) }
-        case .ask: if let peer = draw.pick(peers) { ask(peer) }
-        case .leave: if let peer = draw.pick(peers) { leave(peer) }
+        default:
+            happen(happening, to: draw.pick(peers.map(Guest.peer) + machines.map(Guest.machine)))
+        }
+    }
+
+    private enum Guest {
+        case peer(Peer)
+        case machine(Machine)
+    }
+
+    private func happen(_ happening: Happening, to guest: Guest?) {
+        switch (happening, guest) {
+        case (.talk, .peer(let peer)): talk(peer)
+        case (.listen, .peer(let peer)): listen(peer)
+        case (.ask, .peer(let peer)): ask(peer)
+        case (.leave, .peer(let peer)): leave(peer)
+        case (.talk, .machine(let machine)): talk(machine)
+        case (.listen, .machine(let machine)): listen(machine)
+        case (.ask, .machine(let machine)): ask(machine)
+        case (.leave, .machine(let machine)): leave(machine)
         default: break
         }
+    }
+
+    /// A guest of the kind that the disk has.
+    private func joinGuest(_ disk: ServedDisk) {
+        if disk.sharesMemory { connect(disk) } else { join(disk, nil, nil) }
     }
 
     private func happenToStorage(_ happening: Happening) {
@@ -89,8 +112,11 @@ extension ServerWorld {
     func turn(_ ring: Int) {
         kernels[ring].submit()
         if draw.chance(70) { kernels[ring].deliverEvents() }
+        // Before it sleeps a ring asks for kicks.
+        if !boxes[ring].loop.wantsTurn, draw.chance(50) { _ = boxes[ring].loop.askForKicks() }
         boxes[ring].loop.turn()
         makeLateWrites()
+        fillLate()
     }
 
     /// What a kernel that lies has put off.
@@ -174,8 +200,14 @@ extension ServerWorld {
         note("the power is cut")
         endProcess()
         boot += 1
-        for disk in disks { losePower(disk) }
-        for job in jobs { job.isOver = true }
+        for disk in disks {
+            losePower(disk)
+            disk.machine = nil
+        }
+        for job in jobs where !job.isOver {
+            settle(job, isGood: false)
+            job.isOver = true
+        }
         memory.clear()
         restart()
     }
@@ -199,7 +231,7 @@ extension ServerWorld {
 
     /// Guests and clients connect at once, as they do.
     func comeBack() {
-        for disk in disks where draw.chance(80) { join(disk, nil, nil) }
+        for disk in disks where draw.chance(80) { joinGuest(disk) }
         for job in jobs where job.isRunning {
             if let part = draw.pick(job.parts) { join(part.disk, part, job) }
         }
@@ -209,7 +241,7 @@ extension ServerWorld {
 
     /// All rings stop, and another process serves; jobs were ended before.
     private func stopCleanly() {
-        guard begin == nil, endings.isEmpty, jobs.allSatisfy(\.isOver),
+        guard begin == nil, growth == nil, endings.isEmpty, jobs.allSatisfy(\.isOver),
             !somethingHangs, faults.broken.isEmpty
         else { return }
         note("the server stops")

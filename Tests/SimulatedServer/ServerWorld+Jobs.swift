@@ -11,7 +11,8 @@ import TrackingFiles
 /// Jobs begin, go on in the next process, and end.
 extension ServerWorld {
     func beginJob() {
-        guard begin == nil, jobs.filter({ !$0.isOver }).count < 3 else { return }
+        guard begin == nil, growth == nil, deletion == nil, jobs.filter({ !$0.isOver }).count < 3
+        else { return }
         jobCount += 1
         let job = ServedJob(jobCount, self)
         for disk in disks where draw.chance(80) {
@@ -63,12 +64,17 @@ extension ServerWorld {
 
     func stepCalls() {
         stepBegin()
+        stepGrowth()
+        takeBack()
         if var call = deletion?.call, let (_, disk, name) = deletion {
             let outcome = call.step(now: now)
             deletion = (call, disk, name)
             if let outcome {
                 deletion = nil
-                if case .success(true) = outcome { disk.checkpoints.removeAll { $0.name == name } }
+                if case .success(let isDeleted) = outcome {
+                    if isDeleted { disk.checkpoints.removeAll { $0.name == name } }
+                    disk.takenBack.removeAll { $0 == name }
+                }
                 checkTracking()
             }
         }
@@ -85,6 +91,32 @@ extension ServerWorld {
                 index += 1
             }
         }
+    }
+
+    // MARK: Growth
+
+    /// The source of a disk has become longer, and an operator says so.
+    func grow() {
+        let idle = disks.filter { disk in
+            !jobs.contains { !$0.isOver && $0.parts.contains { $0.disk === disk } }
+        }
+        guard begin == nil, deletion == nil, growth == nil, let disk = draw.pick(idle),
+            disk.source.growTail(by: 4096)
+        else { return }
+        let size = disk.source.shape.sizeBytes
+        note("disk \(disk.number) grows to \(size)")
+        growth = (EnlargeCall(disk.id, disk.live, to: size, server, now: now), disk)
+    }
+
+    private func stepGrowth() {
+        guard var call = growth?.call, let disk = growth?.disk else { return }
+        let outcome = call.step(now: now)
+        growth = (call, disk)
+        guard let outcome else { return }
+        growth = nil
+        note("disk \(disk.number): \(outcome)")
+        if case .failure = outcome { disk.source.takeTailBack(4096) }
+        checkTracking()
     }
 
     private func stepBegin() {
@@ -105,6 +137,7 @@ extension ServerWorld {
                         ServedCheckpoint(name: name, content: disk.source.sectors))
                 }
             }
+            under.job?.checkpoint = under.checkpoint
             if let job = under.job { publish(job) }
         }
         checkTracking()
@@ -144,7 +177,7 @@ extension ServerWorld {
 
     func endJob(_ job: ServedJob) {
         guard job.isRunning else { return }
-        _ = firstReason(of: job)
+        settle(job, isGood: firstReason(of: job) == nil && !job.isBroken)
         job.isEnding = true
         note("\(job.id) ends")
         job.scope.removeAll()
@@ -199,6 +232,7 @@ extension ServerWorld {
             let refusal = swarm.keepsJobs ? resume(job) : "jobs end with their process"
             guard let refusal else { continue }
             note("\(job.id) does not go on: \(refusal)")
+            settle(job, isGood: false)
             for part in job.parts { shared.mailboxes[part.disk.live.homeRing].post(detach(part)) }
             drop(job)
         }

@@ -1,4 +1,5 @@
 import NBDProtocol
+import PointInTime
 import ServerInterface
 import Simulation
 import SystemLayer
@@ -92,7 +93,7 @@ extension ServerWorld {
             peer.unsent.count < 1 << 19, !peer.socket.isAtEnd
         else { return }
         if peer.manner == .hostile, draw.chance(30) { return misbehave(peer) }
-        let bytes = range(of: peer.disk)
+        let bytes = range(upTo: peer.transmission?.agreement.sizeBytes ?? 0)
         if peer.isGuest, !draw.chance(25) { return change(peer, bytes) }
         if peer.job?.mayRelease == true, draw.chance(5) { return release(peer, bytes) }
         if draw.chance(15), peer.transmission?.agreement.mode != .simple {
@@ -101,8 +102,8 @@ extension ServerWorld {
         send(peer, WireCommand.read, bytes)
     }
 
-    func range(of disk: ServedDisk) -> Range<UInt64> {
-        let size = disk.source.shape.sizeBytes
+    /// Sectors of a disk that has so many bytes, as its client was told.
+    func range(upTo size: UInt64) -> Range<UInt64> {
         let sectors = Int(size / 512)
         let first = draw.below(sectors)
         let count = 1 + draw.below([20, 60, 200][draw.below(3)])
@@ -155,7 +156,7 @@ extension ServerWorld {
         peer.unsent += peer.transmission?.send(wire) ?? []
     }
 
-    private func remember(_ request: inout PeerRequest, _ disk: ServedDisk) {
+    func remember(_ request: inout PeerRequest, _ disk: ServedDisk) {
         request.logStart = disk.log.count
         if request.command == WireCommand.flush { request.answeredBefore = disk.answered }
         guard !request.bytes.isEmpty else { return }
@@ -167,7 +168,8 @@ extension ServerWorld {
     // MARK: Hostile peers
 
     private func misbehave(_ peer: Peer) {
-        let size = peer.disk.source.shape.sizeBytes
+        // Larger than a disk ever becomes.
+        let size = UInt64(DiskShape.hotClusters) << ClusterGeometry.shift
         switch draw.below(4) {
         case 0:
             // No request at all: nothing can follow.

@@ -14,9 +14,8 @@ extension ServerWorld {
         if peer.hasRaved { return }
         guard reply.error == 0 else { return takeError(reply, request, peer) }
         switch request.command {
-        case WireCommand.write: checkWritten(request, peer)
-        case WireCommand.writeZeroes: checkZeroed(request, peer)
-        case WireCommand.trim: if peer.isGuest { checkTrimmed(request, peer) }
+        case WireCommand.write: checkWritten(request, peer.disk)
+        case WireCommand.writeZeroes: checkZeroed(request, peer.disk)
         case WireCommand.flush: keep(request.answeredBefore, peer.disk)
         case WireCommand.read: check(reply.data, request, peer)
         case WireCommand.blockStatus: check(reply.extents, request, peer)
@@ -29,17 +28,7 @@ extension ServerWorld {
             if !peer.disk.hasFailed {
                 fail("P2: command \(request.command) fails with \(reply.error): \(reply.text)")
             }
-            // Told by a sync or not: guests know now.
-            peer.disk.takeLoss()
-            for other in peers where other.disk === peer.disk {
-                for cookie in other.requests.keys.sorted() {
-                    guard let known = other.requests[cookie]?.answeredBefore, !known.isEmpty else {
-                        continue
-                    }
-                    other.requests[cookie]?.answeredBefore = peer.disk.source.kept(known)
-                }
-            }
-            return
+            return tellLoss(of: peer.disk)
         }
         let indices = part.disk.source.shape.indices(request.bytes)
         let isExcused =
@@ -47,6 +36,26 @@ extension ServerWorld {
             || part.scratch.hasLost || part.disk.hasFailed
             || !part.released.isDisjoint(with: wholeClusters(indices))
         if !isExcused { fail("P5: a whole job's read fails with \(reply.error): \(reply.text)") }
+    }
+
+    /// Told by a sync or not: guests know now that something may be lost.
+    func tellLoss(of disk: ServedDisk) {
+        disk.takeLoss()
+        for peer in peers where peer.disk === disk {
+            for cookie in peer.requests.keys.sorted() {
+                guard let known = peer.requests[cookie]?.answeredBefore, !known.isEmpty else {
+                    continue
+                }
+                peer.requests[cookie]?.answeredBefore = disk.source.kept(known)
+            }
+        }
+        for queue in disk.machine?.queues ?? [] {
+            for head in queue.requests.keys.sorted() {
+                guard let known = queue.requests[head]?.asked.answeredBefore, !known.isEmpty
+                else { continue }
+                queue.requests[head]?.asked.answeredBefore = disk.source.kept(known)
+            }
+        }
     }
 
     private func wholeClusters(_ indices: Range<Int>) -> Range<Int> {
@@ -57,8 +66,7 @@ extension ServerWorld {
     // MARK: Changes
 
     /// Everything that was answered has been written.
-    private func checkWritten(_ request: PeerRequest, _ peer: Peer) {
-        let disk = peer.disk
+    func checkWritten(_ request: PeerRequest, _ disk: ServedDisk) {
         let indices = disk.source.shape.indices(request.bytes)
         let reached = disk.reached[request.stamp] ?? []
         if let missing = indices.first(where: { !reached.contains($0) }) {
@@ -71,16 +79,14 @@ extension ServerWorld {
         keep(versions, request, disk)
     }
 
-    private func checkZeroed(_ request: PeerRequest, _ peer: Peer) {
-        let indices = peer.disk.source.shape.indices(request.bytes)
-        let zeroed = zeros(request, peer.disk)
-        if let missing = indices.first(where: { zeroed[$0] == nil }), !peer.disk.hasFailed {
+    func checkZeroed(_ request: PeerRequest, _ disk: ServedDisk) {
+        let indices = disk.source.shape.indices(request.bytes)
+        let zeroed = zeros(request, disk)
+        if let missing = indices.first(where: { zeroed[$0] == nil }), !disk.hasFailed {
             return fail("P5: zeroing is answered, and sector \(missing) was never zero")
         }
-        keep(zeroed.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }, request, peer.disk)
+        keep(zeroed.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }, request, disk)
     }
-
-    private func checkTrimmed(_ request: PeerRequest, _ peer: Peer) {}
 
     /// When each sector of the range was first zero since the request was sent.
     private func zeros(_ request: PeerRequest, _ disk: ServedDisk) -> [Int: UInt32] {
@@ -105,7 +111,7 @@ extension ServerWorld {
         }
     }
 
-    private func keep(_ versions: [UInt32], _ disk: ServedDisk) {
+    func keep(_ versions: [UInt32], _ disk: ServedDisk) {
         for (index, version) in versions.enumerated() {
             disk.source.floors[index] = max(disk.source.floors[index], version)
         }
@@ -137,7 +143,7 @@ extension ServerWorld {
     }
 
     /// P5: a guest reads what the sector held at some time since it asked, so what was answered before.
-    private func checkLive(
+    func checkLive(
         _ stamps: [Stamp], _ indices: Range<Int>, _ request: PeerRequest, _ disk: ServedDisk
     ) {
         guard disk.source.lostCount == 0 else { return }

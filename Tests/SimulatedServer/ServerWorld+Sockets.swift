@@ -48,6 +48,7 @@ extension ServerWorld {
             fail("socket \(handle.number) is closed, and ring \(kernel.ring) waits for it")
         }
         socket.isClosed = true
+        dropMessages(socket)
     }
 
     /// Receives and events complete when there is something to tell.
@@ -60,6 +61,9 @@ extension ServerWorld {
             guard let socket = socket(handle) else { return true }
             if canary == .missesWritable { return socket.isAtEnd }
             return socket.isAtEnd || socket.output.count < SimulatedSocket.roomBytes
+        case .event(.readable(let handle)):
+            guard let socket = socket(handle) else { return true }
+            return socket.isAtEnd || !socket.messages.isEmpty
         case .event(.tick): return ticksDue.remove(kernel.ring) != nil
         case .event(.acceptable(let listener)):
             return backlog[listener.number]?.isEmpty == false
@@ -96,7 +100,7 @@ extension KernelOperation {
     fileprivate func isOf(_ socket: SocketHandle) -> Bool {
         switch kind {
         case .receive(let handle, _, _): handle == socket
-        case .event(.writable(let handle)): handle == socket
+        case .event(.writable(let handle)), .event(.readable(let handle)): handle == socket
         default: false
         }
     }

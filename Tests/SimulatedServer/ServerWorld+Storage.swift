@@ -84,10 +84,11 @@ extension ServerWorld {
         case .read(let file, let position, let count):
             return read(operation, file, position, min(count, operation.limit))
         case .write(let file, let position, let bytes, let durable):
+            let stamps = Sectors.stamps(self.bytes(bytes))
             if canary == .answersBeforeWriting, operation.errno == nil {
-                return answerEarly(operation, file, position, Sectors.stamps(bytes.copy()), kernel)
+                return answerEarly(operation, file, position, stamps, kernel)
             }
-            return write(operation, file, position, Sectors.stamps(bytes.copy()), durable)
+            return write(operation, file, position, stamps, durable)
         case .allocate(let file, let position, let count):
             if operation.partsLeft > 0, operation.errno != 4, let disk = disk(file) {
                 operation.partsLeft = 0
@@ -99,6 +100,7 @@ extension ServerWorld {
             if operation.errno == nil, let disk = disk(file), !sync(disk) { operation.errno = 5 }
             return end(operation, -(operation.errno ?? 0))
         case .receive, .event: return advanceWait(operation, kernel)
+        case .kick, .call: return advanceEvent(operation)
         case .cancel, .workers:
             kernel.carryOut(operation)
             return end(operation, 0)
@@ -121,6 +123,9 @@ extension ServerWorld {
         let done = operation.bytes.count
         if half > done {
             operation.bytes += content(file, position + UInt64(done), half - done)
+            if let ranges = operation.guest, canary != .readsShort || half <= 4096 {
+                fill(ranges, with: operation.bytes[done...], from: done)
+            }
         }
         operation.partsLeft -= 1
         guard operation.partsLeft <= 0 else { return false }

@@ -153,7 +153,7 @@ extension ServerWorld: FileWorld {
 
     func makeCheckpoint() {
         let chosen = disks.filter { store($0) != nil && draw.chance(70) }
-        guard begin == nil, !chosen.isEmpty else { return }
+        guard begin == nil, growth == nil, deletion == nil, !chosen.isEmpty else { return }
         checkpointCount += 1
         let name = "c\(checkpointCount)"
         note("checkpoint \(name) of disks \(chosen.map(\.number))")
@@ -162,7 +162,7 @@ extension ServerWorld: FileWorld {
 
     func deleteCheckpoint() {
         let possible = disks.filter { !bases(of: $0).isEmpty }
-        guard begin == nil, deletion == nil, let disk = draw.pick(possible),
+        guard begin == nil, growth == nil, deletion == nil, let disk = draw.pick(possible),
             let name = draw.pick(bases(of: disk))
         else { return }
         note("disk \(disk.number): checkpoint \(name) is deleted")
@@ -172,14 +172,17 @@ extension ServerWorld: FileWorld {
     /// Checkpoints that an incremental backup can start from.
     func bases(of disk: ServedDisk) -> [String] {
         guard let store = store(disk) else { return [] }
-        return disk.checkpoints.map(\.name).filter(store.record.chain.checkpoints.contains)
+        let unsettled = jobs.filter { !$0.isSettled }.compactMap(\.checkpoint) + disk.takenBack
+        return disk.checkpoints.map(\.name).filter {
+            store.record.chain.checkpoints.contains($0) && !unsettled.contains($0)
+        }
     }
 
     // MARK: What is known
 
     /// P3: everything that was changed since a checkpoint, or differs from it, is named.
     func checkTracking() {
-        guard begin == nil, deletion == nil else { return }
+        guard begin == nil, growth == nil, deletion == nil else { return }
         wellBehaved {
             for disk in disks where disk.source.lostCount == 0 {
                 guard let store = store(disk) else { continue }

@@ -57,16 +57,25 @@ final class ServerWorld {
     var work: [(work: RingWork, ring: Int)] = []
     var begin: BeginUnderWay?
     var deletion: (call: DeleteCheckpointCall, disk: ServedDisk, name: String)?
+    var growth: (call: EnlargeCall, disk: ServedDisk)?
     var endings: [(call: EndCall, job: ServedJob)] = []
     var pages: [Int: PagesUnderWay] = [:]
     var lastPages = 0
     /// Rings whose period is over.
     var ticksDue: Set<Int> = []
+    /// Descriptors that front-ends have shared with the process.
+    var handles: [Int32: SharedHandle] = [:]
+    var lastHandle: Int32 = 0
+    let guestBytes: GuestBytes
+    /// Under a canary: bytes that are yet to come to a guest's memory.
+    var lateFills: [(ranges: [GuestRange], bytes: [UInt8], start: Int)] = []
     /// Writes that a kernel which lies has answered and not made.
     var late: [(disk: ServedDisk, position: UInt64, stamps: [Stamp])] = []
 
     /// Faults have stopped, and everything is to end.
     var isFinishing = false
+    /// Nobody comes any more.
+    var isLeaving = false
     private(set) var violation: Violation?
     var trace: [String]?
     private var currentStep = -1
@@ -79,6 +88,7 @@ final class ServerWorld {
         let swarm = ServerSwarm(seed: steps.seed)
         self.swarm = swarm
         shared = try Self.makeShared(swarm)
+        guestBytes = try GuestBytes()
         server = NBDServer(simulating: shared)
         for (number, alignment) in swarm.alignments.enumerated() {
             disks.append(ServedDisk(number, alignment: alignment, self))
@@ -149,14 +159,21 @@ final class ServerWorld {
         checkTracking()
         resumeJobs()
         liveListener = listen(liveScope, isUnix: true)
+        for disk in disks where disk.sharesMemory {
+            disk.listener = listen(liveScope, isUnix: true, guestOf: disk.live)
+        }
     }
 
-    func listen(_ scope: ExportScope, isUnix: Bool) -> RingListener {
+    func listen(
+        _ scope: ExportScope, isUnix: Bool, guestOf export: LiveExport? = nil
+    ) -> RingListener {
         lastListener += 1
         let listener = RingListener(
             number: lastListener, scope: scope, security: .plaintext, isUnix: isUnix,
-            handle: ListenerHandle(Int32(lastListener)))
-        shared.acceptor(for: scope.duty).post(.addListener(listener))
+            handle: ListenerHandle(Int32(lastListener)), guestOf: export)
+        let mailbox =
+            export.map { shared.mailboxes[$0.homeRing] } ?? shared.acceptor(for: scope.duty)
+        mailbox.post(.addListener(listener))
         return listener
     }
 
@@ -169,12 +186,19 @@ final class ServerWorld {
         work = []
         begin = nil
         deletion = nil
+        growth = nil
         endings = []
         pages = [:]
         ticksDue = []
         backlog = [:]
         late = []
-        for socket in sockets { socket.isClosed = true }
+        for socket in sockets {
+            dropMessages(socket)
+            socket.isClosed = true
+        }
         peers = []
+        leaveMachines()
+        closeHandles()
+        lateFills = []
     }
 }

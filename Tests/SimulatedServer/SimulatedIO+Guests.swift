@@ -1,52 +1,96 @@
 import IORing
+import Simulation
 import SystemLayer
 
-/// No front-end of vhost-user comes in this world: nobody listens for one.
+/// Guests that share memory: it is real and mapped, files, sockets and events are the world's.
 extension SimulatedIO {
-    private func unexpected() -> Never { preconditionFailure("no guest shares memory here") }
+    private var world: ServerWorld { kernel.world }
 
-    mutating func prepareRead(
-        _: FileHandle, into _: borrowing VectorTable, lane _: Int, filePosition _: UInt64,
-        tag _: UInt64
-    ) { unexpected() }
-
-    mutating func prepareWrite(
-        _: FileHandle, from _: borrowing VectorTable, lane _: Int, filePosition _: UInt64,
-        durable _: Bool, tag _: UInt64
-    ) { unexpected() }
-
-    mutating func readNow(
-        _: FileHandle, into _: borrowing VectorTable, lane _: Int, filePosition _: UInt64,
-        mayWait _: Bool
-    ) -> Int { unexpected() }
-
-    mutating func writeNow(
-        _: FileHandle, from _: borrowing VectorTable, lane _: Int, filePosition _: UInt64
-    ) -> Int { unexpected() }
-
-    mutating func copy(
-        from _: borrowing VectorTable, lane _: Int, to _: inout BufferArena, at _: Int,
-        count _: Int
-    ) -> Int { unexpected() }
-
-    mutating func copy(
-        from _: borrowing BufferArena, at _: Int, count _: Int, to _: borrowing VectorTable,
-        lane _: Int
-    ) -> Int { unexpected() }
-
-    mutating func prepareKick(_: EventHandle, tag _: UInt64) { unexpected() }
-
-    mutating func prepareCall(_: EventHandle, isTold _: Bool, tag _: UInt64) { unexpected() }
-
-    mutating func receiveMessage(
-        _: SocketHandle, count _: Int, into _: inout [UInt8], descriptors _: inout [Int32]
-    ) -> Int { unexpected() }
-
-    mutating func sendMessage(_: SocketHandle, _: [UInt8], descriptor _: Int32?) -> Int {
-        unexpected()
+    private static func ranges(_ table: borrowing VectorTable, _ lane: Int) -> [GuestRange] {
+        table.ranges(lane).map { GuestRange(address: $0.address, byteCount: $0.byteCount) }
     }
 
-    mutating func event(_: Int32) -> EventHandle? { unexpected() }
+    mutating func prepareRead(
+        _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        tag: UInt64
+    ) {
+        kernel.prepare(
+            KernelOperation(
+                tag, .read(file, position: filePosition, count: table.byteCount(lane)),
+                guest: Self.ranges(table, lane)))
+    }
 
-    mutating func close(descriptor _: Int32) { unexpected() }
+    mutating func prepareWrite(
+        _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        durable: Bool, tag: UInt64
+    ) {
+        let bytes = WrittenBytes.guest(Self.ranges(table, lane))
+        kernel.prepare(
+            KernelOperation(tag, .write(file, position: filePosition, bytes, durable: durable)))
+    }
+
+    mutating func readNow(
+        _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
+        mayWait: Bool
+    ) -> Int {
+        let count = table.byteCount(lane)
+        guard let bytes = world.readNow(file, filePosition, count, mayWait: mayWait) else {
+            return -Int(Errno.again)
+        }
+        world.fill(Self.ranges(table, lane), with: bytes[...], from: 0)
+        return bytes.count
+    }
+
+    mutating func writeNow(
+        _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64
+    ) -> Int {
+        let bytes = world.guestBytes.load(Self.ranges(table, lane))
+        return world.writeNow(file, filePosition, Sectors.stamps(bytes))
+    }
+
+    mutating func copy(
+        from table: borrowing VectorTable, lane: Int, to arena: inout BufferArena, at offset: Int,
+        count: Int
+    ) -> Int {
+        FileCalls.copy(from: table, lane: lane, to: arena, at: offset, count: count)
+    }
+
+    mutating func copy(
+        from arena: borrowing BufferArena, at offset: Int, count: Int,
+        to table: borrowing VectorTable, lane: Int
+    ) -> Int {
+        FileCalls.copy(from: arena, at: offset, count: count, to: table, lane: lane)
+    }
+
+    mutating func prepareKick(_ event: EventHandle, tag: UInt64) {
+        guard let event = world.event(event.number) else {
+            return world.fail("event \(event.number) is waited for, and closed")
+        }
+        kernel.prepare(KernelOperation(tag, .kick(event)))
+    }
+
+    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64) {
+        guard let event = world.event(event.number) else {
+            return world.fail("event \(event.number) is called, and closed")
+        }
+        kernel.prepare(KernelOperation(tag, .call(event, isTold: isTold)))
+    }
+
+    mutating func receiveMessage(
+        _ socket: SocketHandle, count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
+    ) -> Int {
+        world.receiveMessage(socket, count, &bytes, &descriptors)
+    }
+
+    mutating func sendMessage(
+        _ socket: SocketHandle, _ bytes: [UInt8], descriptor: Int32?
+    ) -> Int {
+        world.sendMessage(socket, bytes, descriptor)
+    }
+
+    mutating func event(_ descriptor: Int32) -> EventHandle? {
+        world.event(descriptor) == nil ? nil : EventHandle(descriptor)
+    }
+
+    mutating func close(descriptor: Int32) { world.close(descriptor: descriptor) }
 }

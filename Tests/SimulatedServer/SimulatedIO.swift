@@ -27,7 +27,8 @@ struct SimulatedIO: RingIO, ~Copyable {
         // Looked at when the write takes effect, as the kernel may.
         let bytes = arena.lend(offset, count: count)
         kernel.prepare(
-            KernelOperation(tag, .write(file, position: filePosition, bytes, durable: durable)))
+            KernelOperation(
+                tag, .write(file, position: filePosition, .arena(bytes), durable: durable)))
     }
 
     mutating func prepareAllocate(
@@ -74,8 +75,10 @@ struct SimulatedIO: RingIO, ~Copyable {
     mutating func drain(into completions: inout [Completion], _ arena: inout BufferArena) {
         completions.removeAll(keepingCapacity: true)
         for operation in kernel.take(atMost: completions.capacity) {
-            Sectors.store(operation.bytes, in: &arena, at: operation.arenaOffset)
-            if case .read(let file, let position, _) = operation.kind {
+            if operation.guest == nil {
+                Sectors.store(operation.bytes, in: &arena, at: operation.arenaOffset)
+            }
+            if operation.guest == nil, case .read(let file, let position, _) = operation.kind {
                 kernel.noteRead(file, position, operation.bytes, at: operation.arenaOffset)
             }
             completions.append(Completion(tag: operation.tag, result: operation.result))

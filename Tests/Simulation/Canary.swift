@@ -54,9 +54,6 @@ package enum Canary: String, CaseIterable, Sendable {
     case forgetsToGiveUp
     /// Fault B6: what a broken job still writes is waited for.
     case waitsForBrokenJobs
-
-    /// Takes more histories than there are in `make test`; walks of `TrackingTests` and `CoreTests` find it.
-    var isRare: Bool {
-        [.believesAfterError, .hidesErrors].contains(self)
-    }
+    /// Fault B8: zeroing that is to be durable gives its place up before its sync, which takes another.
+    case givesPlaceUpBeforeSync
 }

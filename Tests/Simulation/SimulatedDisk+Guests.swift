@@ -299,6 +299,8 @@ extension SimulatedDisk {
             case .sync:
                 changedAll(request)
                 if request.isDurable {
+                    checkOperations()
+                    if world.canary == .givesPlaceUpBeforeSync { giveUpPlace(request) }
                     return sync(request) { [self] in continueZeroing(request) }
                 }
             case .done: return endZeroing(request)
@@ -323,9 +325,29 @@ extension SimulatedDisk {
 
     private func endZeroing(_ request: GuestRequest) {
         changedAll(request)
-        changes.endZeroing(&ring.places)
+        if !request.hasNoPlace { changes.endZeroing(&ring.places) }
         answer(request)
         for disk in world.disks where disk.ring === ring { disk.perform() }
+    }
+
+    /// A driver that lets the next one begin although this one has an operation to come.
+    private func giveUpPlace(_ request: GuestRequest) {
+        request.hasNoPlace = true
+        changes.endZeroing(&ring.places)
+        for disk in world.disks where disk.ring === ring { disk.perform() }
+    }
+
+    /// P6: the ring's table has a place for the operation of each request that zeroes, and no more.
+    private func checkOperations() {
+        let disks = world.disks.filter { $0.ring === ring }
+        let count = disks.flatMap(\.requests).count {
+            guard let request = $0, request.kind == .zero || request.kind == .discard else {
+                return false
+            }
+            return request.zeroing.place != .waiting
+        }
+        guard count > ring.places.limit else { return }
+        world.fail("P6: \(count) operations that zero, and \(ring.places.limit) places for them")
     }
 
     /// One step: up to two clusters, a whole hole where there is one.
@@ -362,6 +384,7 @@ extension SimulatedDisk {
             }
         }
         request.zeroing.took(upTo: end)
+        checkOperations()
         startChange(
             request, pages.lowerBound..<end, isWrite: false, changesNothing: isHole, isStep: true)
     }

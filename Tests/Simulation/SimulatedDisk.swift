@@ -23,6 +23,8 @@ final class GuestRequest {
     var stepWrites = true
     /// A driver that breaks a rule has called its change finished.
     var isFinishedEarly = false
+    /// A driver that breaks a rule has given its place up.
+    var hasNoPlace = false
     /// Its disk has failed it, so it may be answered with an error.
     var mayFail = false
     var errno: Int32?

@@ -219,6 +219,20 @@ package final class SimulatedSource {
     /// The first sector that has lost what a guest was told is durable.
     package var brokenPromise: Int? { sectors.indices.first { durableVersions[$0] < floors[$0] } }
 
+    /// The disk ends later within its last cluster; false when that is full.
+    package func growTail(by bytes: UInt64) -> Bool {
+        guard shape.tailBytes + bytes <= UInt64(ClusterGeometry.clusterBytes) else { return false }
+        shape.tailBytes += bytes
+        changed += 1
+        return true
+    }
+
+    /// What was added last, and nobody has seen, is taken away again.
+    package func takeTailBack(_ bytes: UInt64) {
+        shape.tailBytes -= bytes
+        changed += 1
+    }
+
     /// The disk gets another region behind its last.
     package func grow() {
         shape.regions += 1

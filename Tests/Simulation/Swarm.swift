@@ -117,8 +117,9 @@ package struct Swarm: Sendable {
             for kind in [EventKind.startRead, .moveReader, .beginJob] { weights[kind.rawValue] = 0 }
             pauseRate = 30
         case 2: focusOnLostScratch()
-        case 3: focusOnLostState()
+        case 3: if draw.chance(30) { focusOnLostState() } else { focusOnQuietLoss() }
         case 4: focusOnLeftJobs()
+        case 5: focusOnGivingUp()
         default: break
         }
     }
@@ -145,6 +146,32 @@ package struct Swarm: Sendable {
         }
         losesState = true
         startsCalm = true
+    }
+
+    /// State storage loses what it took, and guests rest: nothing that is saved later makes up for it before
+    /// the power goes.
+    private mutating func focusOnQuietLoss() {
+        weights = EventKind.allCases.map { $0.isOptional ? 0 : $0.usual }
+        multiply([
+            (.makeCheckpoint, 1), (.spoil, 3), (.heal, 6), (.cutPower, 2), (.thread, 6),
+            (.tick, 5), (.deliver, 2), (.start, 2),
+        ])
+        weights[EventKind.guestWrite.rawValue] = 15
+        (diskCount, regions, faultRate, pauseRate) = (1, 1, 0, 0)
+        hasBlocks = false
+        losesState = true
+        startsCalm = true
+    }
+
+    /// Nothing can be said for a while of changes that are not recorded, until storage works again.
+    private mutating func focusOnGivingUp() {
+        weights = EventKind.allCases.map { $0.isOptional ? 0 : $0.usual }
+        multiply([
+            (.makeCheckpoint, 2), (.spoil, 6), (.heal, 8), (.cutPower, 3), (.thread, 4),
+            (.tick, 3), (.deliver, 2), (.start, 2), (.guestWrite, 1),
+        ])
+        (diskCount, regions, faultRate, pauseRate) = (1, 1, 0, 0)
+        (hasBlocks, isFile, startsCalm) = (false, false, true)
     }
 
     /// Processes are killed while jobs copy, and clients read on in the next one.

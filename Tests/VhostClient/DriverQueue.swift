@@ -136,6 +136,9 @@ package final class DriverQueue {
     /// Whether there is something to take back.
     package var hasUsed: Bool { memory.read16(used + 2) != collected }
 
+    /// The used index that the device has published.
+    package var usedIndex: UInt16 { memory.read16(used + 2) }
+
     /// Takes back what the device has given; throws when that cannot be.
     package func collect() throws -> [DriverUsed] {
         let index = memory.read16(used + 2)

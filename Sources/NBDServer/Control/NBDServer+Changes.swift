@@ -4,7 +4,6 @@ import NBDProtocol
 package import ServerInterface
 import Synchronization
 import SystemLayer
-import TrackingFiles
 
 /// Changes of a disk that is served: it goes while nobody uses it, or becomes larger.
 extension NBDServer {
@@ -191,59 +190,12 @@ extension NBDServer {
     private func enlarge(
         _ disk: DiskID, _ export: LiveExport, to sizeBytes: UInt64
     ) -> ServerFault? {
-        let name = export.description.name
         if isInJob(disk) {
-            return .resizeRefused(name: name, detail: "a backup job has begun on it")
+            return .resizeRefused(
+                name: export.description.name, detail: "a backup job has begun on it")
         }
-        let ring = shared.mailboxes[export.homeRing]
-        defer { ring.post(.resumeClearing(disk)) }
-        let rest = RestCall(disk, ring, milliseconds: shared.configuration.storageMilliseconds)
-        switch rest.run() {
-        case .resting: return grow(disk, export, to: sizeBytes)
-        case .busy:
-            return .timedOut(
-                what: "'\(export.source.path)', whose changes are being made durable",
-                milliseconds: UInt64(shared.configuration.storageMilliseconds))
-        case .stuck: return .ringStuck(milliseconds: UInt64(Limits.ringMilliseconds))
-        }
-    }
-
-    /// Nothing is being written for the disk's record.
-    private func grow(
-        _ disk: DiskID, _ export: LiveExport, to sizeBytes: UInt64
-    ) -> ServerFault? {
-        let name = export.description.name
-        var tracked: (store: TrackingStore, log: IntentLogFile)?
-        if case .success(let (_, store)) = store(disk) {
-            do throws(TrackingFault) {
-                tracked = (store, try store.logForGrowth(to: sizeBytes))
-            } catch {
-                return .resizeRefused(
-                    name: name, detail: "its change tracking cannot grow: \(Self.text(error))")
-            }
-        }
-        let growth = DiskGrowth(
-            sizeBytes: sizeBytes,
-            tracking: tracked.map { ($0.log, $0.store.blockCount(of: sizeBytes)) })
-        let grown = GrowCall(disk, growth, shared.mailboxes[export.homeRing]).run()
-        if case .failure(let fault) = grown { return fault }
-        // The ring is ready for it: now it may be told.
-        export.source.grow(to: sizeBytes)
-        guard let tracked, let recording = growth.recording.value else { return nil }
-        let store = tracked.store.grown(to: sizeBytes, recording: recording, log: tracked.log)
-        guard keep(store, disk) else { return nil }
-        do throws(TrackingFault) {
-            try store.saveGrowth()
-        } catch {
-            // Its loss has been told.
-            if error == .lost { return nil }
-            shared.emit(
-                .trackingProblem(
-                    disk: disk,
-                    detail:
-                        "its new size cannot be recorded (\(Self.text(error))): after an unclean"
-                        + " stop all of it counts as changed"))
-        }
+        let enlarged = EnlargeCall(disk, export, to: sizeBytes, self).run()
+        if case .failure(let fault) = enlarged { return fault }
         return nil
     }
 
