@@ -206,7 +206,7 @@ struct DomJobAbort: AsyncParsableCommand {
         let data = try await options.send(
             ControlClient.Call("POST", "v1", "domains", domain, "job", "abort").forJob(job))
         try options.output.show(data, as: JobInfo.self) { info in
-            if info.success != true, let message = info.errorMessage {
+            if info.success != true, info.jobType != "Cancelled", let message = info.errorMessage {
                 Console.error("warning: the job had failed before: \(message)")
             }
             return options.output.quiet ? "" : "\n"
