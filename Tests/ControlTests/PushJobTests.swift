@@ -47,7 +47,7 @@ private final class ScriptedPusher: PushStarting {
         _ fixture: ControlFixture, _ pusher: ScriptedPusher, patience: Int32 = 30_000
     ) async throws -> JobManager {
         for name in ["a", "b"] {
-            FileManager.default.createFile(
+            _ = FileManager.default.createFile(
                 atPath: "\(fixture.root)/vm1-\(name).raw", contents: Data(count: 4096))
         }
         var settings = JobManagerSettings(
@@ -124,7 +124,7 @@ private final class ScriptedPusher: PushStarting {
             fixture.engine.breakJob(begun.id, "scratch is full")
             pusher.all[1].hear(.failed("cannot read"))
         case "taken":
-            FileManager.default.createFile(atPath: "\(fixture.root)/t.b", contents: nil)
+            _ = FileManager.default.createFile(atPath: "\(fixture.root)/t.b", contents: nil)
             pusher.all[1].hear(.done)
         default: break
         }

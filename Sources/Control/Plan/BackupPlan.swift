@@ -43,6 +43,13 @@ package struct BackupPlan: Sendable, Hashable, Codable {
         package var format: PushFormat
         /// What is there is written over and kept (`--reuse-external`).
         package var reuseExternal: Bool
+
+        package init(kind: SourceKind, path: String, format: PushFormat, reuseExternal: Bool) {
+            self.kind = kind
+            self.path = path
+            self.format = format
+            self.reuseExternal = reuseExternal
+        }
     }
 
     /// What a push is to do beyond libvirt's.
