@@ -4,34 +4,8 @@ package import Tables
 package struct LedgerContent: Sendable {
     package var tally = WordTally()
     package var extents: [Range<Int>] = []
-    /// Where not all slots up to the last one are named: a closer look.
-    package var split: Split?
 
     package init() {}
-
-    /// Words that name slots, divided by these.
-    package struct Split: Sendable {
-        /// The slots below it, as they are named.
-        package let limit: UInt32
-        package let below: WordTally
-        /// All others that are named.
-        package let others: [UInt32]
-
-        package init(limit: UInt32, below: WordTally, others: [UInt32]) {
-            self.limit = limit
-            self.below = below
-            self.others = others
-        }
-    }
-
-    /// The first slot that no word and none after it names.
-    var slotsUsed: UInt32 {
-        // A word of 2 names slot 0.
-        tally.others == 0 ? 0 : tally.largest - 1
-    }
-
-    /// Whether as many slots are named as there are up to the last one.
-    package var isDense: Bool { tally.others == Int(slotsUsed) }
 }
 
 /// What of scratch a ledger uses, derived from its words.
@@ -49,18 +23,12 @@ package struct LedgerUse: Sendable, Hashable {
         let tally = content.tally
         zeros = tally.ones
         preserved = tally.ones + tally.others
-        slotsUsed = content.slotsUsed
+        // A word of 2 names slot 0.
+        slotsUsed = tally.others == 0 ? 0 : tally.largest - 1
         guard slotsUsed <= slotLimit, tally.others <= Int(slotsUsed) else { return nil }
-        if content.isDense {
+        if tally.others == Int(slotsUsed) {
             guard Self.isEachOnce(tally) else { return nil }
             freeSlots = FreeSlots()
-        } else if let split = content.split, split.below.others == Int(split.limit),
-            Self.isEachOnce(split.below)
-        {
-            // A kill leaves gaps only where the last copies went.
-            var slots = SlotsTaken(from: split.limit, to: slotsUsed)
-            for slot in split.others { guard slots.take(slot) else { return nil } }
-            freeSlots = slots.free
         } else {
             guard let gaps = Self.gaps(content, words, slotsUsed) else { return nil }
             freeSlots = gaps
@@ -81,46 +49,19 @@ package struct LedgerUse: Sendable, Hashable {
     private static func gaps(
         _ content: LedgerContent, _ words: SharedWords, _ slotsUsed: UInt32
     ) -> FreeSlots? {
-        var slots = SlotsTaken(from: 0, to: slotsUsed)
+        var isTaken = [UInt64](repeating: 0, count: (Int(slotsUsed) + 63) / 64)
         for extent in content.extents {
             for index in extent {
                 let word = words.load(index)
                 guard word > 1, word != .max else { continue }
-                guard slots.take(word - 2) else { return nil }
+                let slot = Int(word - 2)
+                guard isTaken[slot / 64] >> UInt64(slot % 64) & 1 == 0 else { return nil }
+                isTaken[slot / 64] |= 1 << UInt64(slot % 64)
             }
         }
-        return slots.free
-    }
-}
-
-/// Which of a run of slots are in use.
-private struct SlotsTaken {
-    private let slots: Range<UInt32>
-    private var bits: [UInt64]
-
-    init(from first: UInt32, to end: UInt32) {
-        slots = first..<end
-        bits = [UInt64](repeating: 0, count: (slots.count + 63) / 64)
-    }
-
-    /// False for a slot that is in use already, or is none of them.
-    mutating func take(_ slot: UInt32) -> Bool {
-        guard slots.contains(slot) else { return false }
-        let place = Int(slot - slots.lowerBound)
-        guard bits[place / 64] >> UInt64(place % 64) & 1 == 0 else { return false }
-        bits[place / 64] |= 1 << UInt64(place % 64)
-        return true
-    }
-
-    /// Those that are not in use.
-    var free: FreeSlots {
         var free = FreeSlots()
-        for (index, word) in bits.enumerated() where word != .max {
-            for bit in 0..<64 where word >> UInt64(bit) & 1 == 0 {
-                let slot = slots.lowerBound + UInt32(index * 64 + bit)
-                if slot < slots.upperBound { free.add(slot) }
-            }
-        }
+        for slot in 0..<slotsUsed
+        where isTaken[Int(slot) / 64] >> UInt64(slot % 64) & 1 == 0 { free.add(slot) }
         return free
     }
 }

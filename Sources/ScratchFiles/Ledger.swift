@@ -52,12 +52,6 @@ package final class Ledger: Sendable {
         LedgerView(geometry: geometry, words: storage.view, mirror: file?.mirror ?? .none)
     }
 
-    /// Copies what of the words is still the earlier process's file: from then on it does not matter what
-    /// becomes of that.
-    ///
-    /// On any thread but a ring's; takes as long as to copy them.
-    package func takeOver() { storage.takeOver() }
-
     /// The words as they are now; with `rewind`, for walks that try every order of events from one
     /// state.
     package var words: [UInt32] {

@@ -21,9 +21,6 @@ package final class LedgerFile: Sendable {
     private let storage: WordsMirrorStorage
 
     static let headerBytes = 4096
-    /// Where a word lies.
-    static func position(of word: Int) -> UInt64 { UInt64(headerBytes) + UInt64(word) * 4 }
-
     private static let factsBytes = 2048
     private static let statePosition: UInt64 = 2048
     private static let figuresPosition: UInt64 = 3072
@@ -175,9 +172,7 @@ package final class LedgerFile: Sendable {
             content.extents.append(first..<last)
             position = hole
         }
-        let reading = try LedgerReading(storage.raw, words, content.extents)
-        content.tally = try reading.run()
-        if !content.isDense { content.split = try reading.lookAgain(content.tally) }
+        content.tally = try LedgerReading(storage.raw, words, content.extents).run()
         return content
     }
 

@@ -1,5 +1,4 @@
 import Glibc
-import Synchronization
 package import Tables
 
 /// Owns the memory behind `SharedWords`.
@@ -8,8 +7,6 @@ package final class SharedWordsStorage: Sendable {
     package let view: SharedWords
     private let byteCount: Int
     private let address: UInt
-    /// Runs of words that are a file's pages as long as nobody stores to them.
-    private let borrowed = Mutex<[Range<Int>]>([])
 
     /// Maps an array of zero words.
     package init(count: Int) throws(SystemFault) {
@@ -70,81 +67,8 @@ package final class SharedWordsStorage: Sendable {
     }
 
     private static let largeBytes: UInt = 2 << 20
-    private static let pageBytes: UInt = 4096
-    /// `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE`, of Linux 5.14.
-    private static let populateRead: Int32 = 22
+    /// `MADV_POPULATE_WRITE`, of Linux 5.14.
     private static let populate: Int32 = 23
-
-    // MARK: Words of a file
-
-    /// Makes a run of words those of a file, without a copy, as far as whole pages of it hold them.
-    ///
-    /// Returns which words are; the others are as they were. Before anybody else has a view. What is
-    /// stored to them stays in memory, as it does for all words, and the file is not changed. Until
-    /// `takeOver` nobody may change or shorten the file but by writing what the words hold. Throws when
-    /// the words are lost and cannot be used.
-    package func borrow(
-        from descriptor: Int32, first: Int, count: Int, at position: UInt64
-    ) throws(SystemFault) -> Range<Int> {
-        precondition(first >= 0 && count >= 0 && first + count <= view.count)
-        let none = first..<first
-        let wordsInPage = Int(Self.pageBytes / 4)
-        let (low, high) = (
-            (first + wordsInPage - 1) / wordsInPage, (first + count) / wordsInPage
-        )
-        guard low < high else { return none }
-        let start = position + UInt64(low * wordsInPage - first) * 4
-        guard start.isMultiple(of: UInt64(Self.pageBytes)), start < UInt64(Int.max) else {
-            return none
-        }
-        let place = unsafe UnsafeMutableRawPointer(
-            bitPattern: address + UInt(low) * Self.pageBytes)
-        let length = (high - low) * Int(Self.pageBytes)
-        let flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE
-        // SAFETY: whole pages of the mapping made in init, which nobody has a view of yet, are replaced by
-        // pages of a private mapping. Where that is refused they may be gone, and are made anew.
-        let mapped = unsafe mmap(
-            place, length, PROT_READ | PROT_WRITE, flags, descriptor, off_t(start))
-        guard unsafe mapped != MAP_FAILED else {
-            let anew = unsafe mmap(
-                place, length, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0)
-            guard unsafe anew != MAP_FAILED else { throw SystemFault(call: "mmap", errno: errno) }
-            return none
-        }
-        let words = low * wordsInPage..<high * wordsInPage
-        borrowed.withLock { $0.append(words) }
-        return words
-    }
-
-    /// Whether borrowed words can be loaded, which they then are without a fault for each page.
-    package func canLoad(_ words: Range<Int>) -> Bool { make(words, Self.populateRead) }
-
-    /// Copies the pages that are still the file's: from then on it does not matter what becomes of it.
-    ///
-    /// On any thread, and while others load and store. Where there is no memory they stay the file's.
-    package func takeOver() {
-        let runs = borrowed.withLock { runs in
-            defer { runs = [] }
-            return runs
-        }
-        // A little at a time: whoever maps or unmaps memory waits meanwhile.
-        let step = Int(Self.largeBytes / 4)
-        for run in runs {
-            for first in stride(from: run.lowerBound, to: run.upperBound, by: step) {
-                _ = make(first..<min(first + step, run.upperBound), Self.populate)
-            }
-        }
-    }
-
-    private func make(_ words: Range<Int>, _ advice: Int32) -> Bool {
-        precondition(words.lowerBound >= 0 && words.upperBound <= view.count)
-        let start = (address + UInt(words.lowerBound * 4)) & ~(Self.pageBytes - 1)
-        let end = address + UInt(words.upperBound * 4)
-        // SAFETY: the range lies in the mapping; the call changes what memory is behind it, not what it
-        // holds.
-        return unsafe madvise(
-            UnsafeMutableRawPointer(bitPattern: start), Int(end - start), advice) == 0
-    }
 
     /// Counts what a run of words holds, and adds it; before anybody else has a view.
     package func count(_ range: Range<Int>, into tally: inout WordTally) {
@@ -177,45 +101,4 @@ package final class SharedWordsStorage: Sendable {
         tally.sum = sum
         tally.squares = squares
     }
-
-    /// Counts those of a run of words that name a slot below a limit, and collects the slots that others
-    /// name; before anybody else has a view.
-    package func count(
-        _ range: Range<Int>, below limit: UInt32, into tally: inout WordTally,
-        others: inout [UInt32]
-    ) {
-        precondition(range.lowerBound >= 0 && range.upperBound <= view.count)
-        precondition(limit <= .max - 2)
-        guard !range.isEmpty else { return }
-        let start = unsafe UnsafePointer<UInt32>(bitPattern: address + UInt(range.lowerBound * 4))
-        guard let start = unsafe start else { return }
-        // SAFETY: see above.
-        let words = unsafe UnsafeBufferPointer(start: start, count: range.count)
-        var (sum, squares) = (tally.sum, tally.squares)
-        // Most words are below, so a few are looked at together, and one by one only where some are not.
-        for first in stride(from: 0, to: range.count, by: Self.groupWords) {
-            let group = first..<min(first + Self.groupWords, range.count)
-            var (count, above): (UInt32, UInt32) = (0, 0)
-            for index in group {
-                let slot = unsafe words[index] &- 2
-                let isBelow = slot < limit
-                count &+= isBelow ? 1 : 0
-                // Words of 0, 1 and all ones are the three largest.
-                above &+= !isBelow && slot < .max - 2 ? 1 : 0
-                let value = UInt64(isBelow ? slot : 0)
-                sum &+= value
-                squares &+= value &* value
-            }
-            tally.others += Int(count)
-            guard above > 0 else { continue }
-            for index in group {
-                let slot = unsafe words[index] &- 2
-                if slot >= limit, slot < .max - 2 { others.append(slot) }
-            }
-        }
-        tally.sum = sum
-        tally.squares = squares
-    }
-
-    private static let groupWords = 64
 }

@@ -109,18 +109,7 @@ extension NBDServer {
                 configuration.id, exports, expected.scope, opened,
                 expected.resumption.holdNanoseconds)
             state.withLock { _ = $0.expected.removeValue(forKey: configuration.id) }
-            takeOverLedgers(exports)
             return .success(started)
-        }
-    }
-
-    /// Copies words that are still those of the last server's files, while everyone is served.
-    ///
-    /// Without a thread they stay those of the files, which nobody else writes.
-    private func takeOverLedgers(_ exports: [BackupExport]) {
-        let ledgers = exports.map(\.ledger)
-        _ = DetachedThread.run(name: "nbdpull-ledger") {
-            for ledger in ledgers { ledger.takeOver() }
         }
     }
 
