@@ -43,14 +43,14 @@ import Testing
     func requested() throws {
         let planned = try plan(
             "<domainbackup><incremental>c1</incremental><disks>"
-                + "<disk name='vda' type='file'><target file='/t/a'/></disk>"
+                + "<disk name='vda' type='block'><target dev='/dev/t'/></disk>"
                 + "<disk name='vdb' backupmode='full'><driver type='raw'/><target file='/t/b'/>"
-                + "</disk><disk name='vdc' type='block'><target dev='/dev/t'/></disk>"
+                + "</disk><disk name='vdc' type='file'><target file='/t/c'/></disk>"
                 + "</disks></domainbackup>", reuseExternal: true, known: ["c1"])
         #expect(planned.disks.prefix(3).map(\.incremental) == ["c1", nil, "c1"])
         #expect(planned.disks.prefix(3).map(\.pushTarget?.format) == [.qcow2, .raw, .qcow2])
-        #expect(planned.disks.prefix(3).map(\.pushTarget?.path) == ["/t/a", "/t/b", "/dev/t"])
-        #expect(planned.disks[2].pushTarget?.kind == .block)
+        #expect(planned.disks.prefix(3).map(\.pushTarget?.path) == ["/dev/t", "/t/b", "/t/c"])
+        #expect(planned.disks[0].pushTarget?.kind == .block)
         // What is reused is the target, never scratch.
         #expect(planned.disks[0].pushTarget?.reuseExternal == true)
         #expect(planned.disks[0].scratch?.reuseExternal == false)
