@@ -16,12 +16,16 @@ extension JobManager {
                 granularityBytes: domain.granularityBytes)
         }
         var configuration = domain.definition.configuration(of: disk, tracking: tracking)
-        configuration?.vhostSocket =
-            disk.vhostSocket
+        configuration?.vhostSocket = vhostSocket(of: disk, in: domain)
+        return configuration
+    }
+
+    /// Where a machine may have a disk with vhost-user: what its definition says, else by the setting.
+    func vhostSocket(of disk: DomainDisk, in domain: ManagedDomain) -> String? {
+        disk.vhostSocket
             ?? settings.vhostDirectory.map { directory in
                 "\(directory)/\(domain.definition.name)-\(disk.target).sock"
             }
-        return configuration
     }
 
     /// Why the engine could not open a disk; where this very server holds its source, who has it.
