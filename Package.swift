@@ -148,8 +148,8 @@ let package = Package(
             name: "NBDServerTests",
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles", "VhostClient",
+                "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
+                "Tracking", "TrackingFiles", "VhostClient", "CLinux",
             ],
             swiftSettings: strict),
         .testTarget(

@@ -1,4 +1,5 @@
 import IORing
+import SharedMemory
 import SystemLayer
 
 /// No front-end of vhost-user comes in this world: nobody listens for one.
@@ -36,7 +37,11 @@ extension SimulatedIO {
 
     mutating func prepareKick(_: EventHandle, tag _: UInt64) { unexpected() }
 
-    mutating func prepareCall(_: EventHandle, isTold _: Bool, tag _: UInt64) { unexpected() }
+    mutating func makeCall(_: EventHandle, replacing _: CallHandle?) -> CallHandle { unexpected() }
+
+    mutating func prepareCall(_: CallHandle, tag _: UInt64) { unexpected() }
+
+    mutating func close(_: CallHandle) { unexpected() }
 
     mutating func receiveMessage(
         _: SocketHandle, count _: Int, into _: inout [UInt8], descriptors _: inout [Int32]
@@ -48,5 +53,7 @@ extension SimulatedIO {
 
     mutating func event(_: Int32) -> EventHandle? { unexpected() }
 
-    mutating func close(descriptor _: Int32) { unexpected() }
+    mutating func close(_: [Int32], by _: SlowCloser) { unexpected() }
+
+    mutating func close(_: SocketHandle, by _: SlowCloser) { unexpected() }
 }
