@@ -152,8 +152,8 @@ let package = Package(
             name: "NBDServerTests",
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
-                "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles", "UnitSupport", "VhostClient",
+                "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
+                "Tracking", "TrackingFiles", "UnitSupport", "VhostClient", "CLinux",
             ],
             swiftSettings: strict),
         .testTarget(

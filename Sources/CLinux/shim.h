@@ -402,11 +402,15 @@ static inline int nbdpull_cannot_shrink(int fd) {
     int seals = fcntl(fd, 1034); /* F_GET_SEALS */
     return seals >= 0 && (seals & 2) != 0;
 }
-/* Receives bytes and the descriptors that came with them, at most *count. More of them is EPROTO. */
+/* As many descriptors as the kernel lets one message have (SCM_MAX_FD). */
+enum { nbdpull_rights_max = 253 };
+/* Receives bytes and the descriptors that came with them; all that are in `descriptors`, which has room for
+   nbdpull_rights_max, are the caller's to close, on failure too. There is room for as many as can come: the
+   kernel would close others here and now, which may wait. EMFILE: it had to. */
 static inline long nbdpull_receive(int fd, void *bytes, size_t room, int *descriptors, int *count) {
     union {
         struct cmsghdr header;
-        char room[256];
+        char room[CMSG_SPACE(sizeof(int) * nbdpull_rights_max)];
     } control;
     struct iovec vector = {bytes, room};
     struct msghdr message = {0};
@@ -414,30 +418,20 @@ static inline long nbdpull_receive(int fd, void *bytes, size_t room, int *descri
     message.msg_iovlen = 1;
     message.msg_control = &control;
     message.msg_controllen = sizeof control;
-    const int most = *count;
     *count = 0;
     long got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got < 0) return got;
-    int too_many = (message.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *part = CMSG_FIRSTHDR(&message); part; part = CMSG_NXTHDR(&message, part)) {
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
         int n = (int)((part->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        for (int i = 0; i < n; i++) {
-            int found;
-            memcpy(&found, CMSG_DATA(part) + (size_t)i * sizeof found, sizeof found);
-            if (*count < most) {
-                descriptors[(*count)++] = found;
-            } else {
-                close(found);
-                too_many = 1;
-            }
-        }
+        for (int i = 0; i < n && *count < nbdpull_rights_max; i++)
+            memcpy(&descriptors[(*count)++], CMSG_DATA(part) + (size_t)i * sizeof(int), sizeof(int));
     }
-    if (!too_many) return got;
-    for (int i = 0; i < *count; i++) close(descriptors[i]);
-    *count = 0;
-    errno = EPROTO;
-    return -1;
+    if ((message.msg_flags & MSG_CTRUNC) != 0) {
+        errno = EMFILE;
+        return -1;
+    }
+    return got;
 }
 /* Sends bytes, with a descriptor unless it is negative. */
 static inline long nbdpull_send_with(int fd, const void *bytes, size_t count, int descriptor) {

@@ -27,7 +27,7 @@ package struct Ring: ~Copyable {
     private let ring: UnsafeMutablePointer<io_uring>
     private let batch: UnsafeMutablePointer<UnsafeMutablePointer<io_uring_cqe>?>
     private static let batchMax = 128
-    /// What is read from eventfds, and the 1 that is written to them.
+    /// What is read from eventfds.
     let words: UnsafeMutablePointer<UInt64>
     /// Operations submitted; for statistics.
     package private(set) var submissions: UInt64 = 0
@@ -41,8 +41,8 @@ package struct Ring: ~Copyable {
         unsafe ring.initialize(to: io_uring())
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe batch.initialize(repeating: nil, count: Self.batchMax)
-        unsafe words = .allocate(capacity: 2)
-        unsafe words.initialize(repeating: 1, count: 2)
+        unsafe words = .allocate(capacity: 1)
+        unsafe words.initialize(to: 0)
         // One submitter and completions run when we ask for them: nothing interrupts the loop
         // between requests.
         let flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN

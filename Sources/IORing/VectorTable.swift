@@ -218,13 +218,4 @@ extension Ring {
         unsafe io_uring_prep_read(entry, descriptor, words, 8, 0)
         unsafe entry.pointee.user_data = tag
     }
-
-    /// Adds one to an eventfd; without `isTold` there is a completion only when it fails.
-    package mutating func prepareEventWrite(_ descriptor: Int32, isTold: Bool, tag: UInt64) {
-        let entry = unsafe next()
-        // SAFETY: the second word at words is 1 for as long as the ring lives.
-        unsafe io_uring_prep_write(entry, descriptor, words + 1, 8, 0)
-        if !isTold { unsafe entry.pointee.flags |= nbdpull_IOSQE_CQE_SKIP_SUCCESS }
-        unsafe entry.pointee.user_data = tag
-    }
 }

@@ -47,9 +47,6 @@ package enum Limits {
     package static let requestsPerGuest = 512
     /// Messages of one front-end handled before others get a turn.
     package static let messagesPerTurn = 16
-    /// Calls made before the next is made only when one has been told of: a front-end that takes none
-    /// holds no more of them in the kernel.
-    package static let untoldCalls = 64
     /// Lines in the event log that one front-end can cause, besides the last.
     package static let reportsPerGuest = 8
     /// Most that one CACHE request brings into the page cache, in bytes.

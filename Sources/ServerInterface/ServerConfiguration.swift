@@ -23,6 +23,8 @@ package struct ServerConfiguration: Sendable {
     /// Memory in which old content is on its way to scratch, for all disks together, in bytes; a disk
     /// with a job may have one copy in flight besides.
     package var copyMemoryBytes: Int
+    /// Memory of guests that vhost-user front-ends may share, all together, in bytes.
+    package var guestMemoryBytes = Self.defaultGuestMemoryBytes
     /// Room that scratch leaves on a file system which holds a machine's disk as well.
     package var scratchReserve: ScratchReserve
     /// Who may open unix sockets besides this server's own user.
@@ -91,6 +93,9 @@ package struct ServerConfiguration: Sendable {
     package static let defaultCopyMemoryBytes = 256 << 20
     /// A copy moves 1 MiB at most.
     package static let copyMemoryBytesRange = 1 << 20...1 << 40
+    /// Half of a process's addresses: mapped memory takes addresses, and memory only where it is used.
+    package static let defaultGuestMemoryBytes: UInt64 = 1 << 46
+    package static let guestMemoryBytesRange: ClosedRange<UInt64> = 1 << 20...1 << 46
     /// Share of a file system that scratch leaves to machines' disks, in percent.
     package static let defaultReservePercent: UInt64 = 5
 

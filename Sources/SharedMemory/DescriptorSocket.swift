@@ -1,6 +1,5 @@
 import CLinux
 import Glibc
-import SystemLayer
 
 /// Messages with descriptors on a unix socket, without waiting.
 package enum DescriptorSocket {
@@ -8,25 +7,27 @@ package enum DescriptorSocket {
     package static let descriptorsMax = 8
 
     /// Receives up to `count` bytes behind those that are in `bytes`, and the descriptors that came with
-    /// them behind those in `descriptors`; the caller closes those.
+    /// them behind those in `descriptors`; the caller closes those, whatever is returned.
     ///
     /// Returns the bytes, 0 at the end of the stream, or the negative errno (EAGAIN: nothing is there;
-    /// EPROTO: too many descriptors, all of which are closed).
+    /// EPROTO: more than `descriptorsMax` for one message; EMFILE: more than this process may open).
     package static func receive(
         _ socket: Int32, _ count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
     ) -> Int {
         var room = [UInt8](repeating: 0, count: count)
-        var found = [Int32](repeating: -1, count: descriptorsMax)
+        var found = [Int32](repeating: -1, count: Int(nbdpull_rights_max))
         while true {
-            var number = Int32(descriptorsMax - min(descriptors.count, descriptorsMax))
+            var number: Int32 = 0
             // SAFETY: both arrays are passed with their size.
             let result = unsafe nbdpull_receive(socket, &room, count, &found, &number)
-            if result < 0 {
-                if errno == EINTR { continue }
-                return -Int(errno)
-            }
-            bytes.append(contentsOf: room.prefix(result))
+            let code = errno
             descriptors.append(contentsOf: found.prefix(Int(number)))
+            if result < 0 {
+                if code == EINTR, number == 0 { continue }
+                return -Int(code)
+            }
+            guard descriptors.count <= descriptorsMax else { return -Int(EPROTO) }
+            bytes.append(contentsOf: room.prefix(result))
             return result
         }
     }
@@ -53,21 +54,8 @@ package enum DescriptorSocket {
         return String(decoding: bytes, as: UTF8.self) == "anon_inode:[eventfd]"
     }
 
-    /// Closes a descriptor that a peer has sent, whatever it is.
-    ///
-    /// The last close of a socket may wait for its peer, and that of a file for its file system: only an
-    /// event is closed here and now.
-    package static func close(_ descriptor: Int32) {
-        if isEvent(descriptor) {
-            _ = Glibc.close(descriptor)
-        } else {
-            // Without a thread it stays open, which costs a number and keeps nobody waiting.
-            _ = DetachedThread.run(name: "nbdpull-close") { _ = Glibc.close(descriptor) }
-        }
-    }
-
-    /// Makes calls on the descriptor return instead of wait, as long as nobody who shares it takes that
-    /// back.
+    /// Makes reads of the descriptor return instead of wait, as long as nobody who shares it takes that
+    /// back; the ring's reads do not wait then either.
     package static func makeNonblocking(_ descriptor: Int32) {
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
     }

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 package import SystemLayer
 package import VhostProtocol
 
@@ -15,54 +16,73 @@ package final class GuestMapping: Sendable {
     /// What is mapped: from a page of the file's on.
     private let start: UInt
     private let mappedBytes: Int
+    private let budget: MappingBudget?
+    private let isUnmapped = Atomic<Bool>(false)
     // Optional, so that it can go before the mapping does.
-    // SAFETY: set in init and taken in deinit, when nobody else has the object; only read in between.
+    // SAFETY: set in init and taken once, when nobody uses the mapping any more; only read in between.
     private nonisolated(unsafe) var memoryGuard: MappingGuard?
 
     /// Maps `byteCount` bytes from `offset` of a memory file on; the descriptor may be closed then.
     ///
-    /// EINVAL: the file is not in memory (tmpfs or hugetlbfs), where a load could wait for a disk or for
-    /// another process, or it is too short; with `isFixed` also when it is not sealed against shrinking.
+    /// `budget` has them already; it gets them back when the mapping goes, or does not come about. Refused:
+    /// a file that is not in memory (tmpfs or hugetlbfs), where a load could wait for a disk or for another
+    /// process, or one that is too short; with `isFixed` also one that is not sealed against shrinking.
     package init(
-        descriptor: Int32, offset: UInt64, byteCount: UInt64, isFixed: Bool = false
-    ) throws(SystemFault) {
-        let pageBytes = try Self.check(descriptor, end: offset + byteCount)
-        if isFixed, nbdpull_cannot_shrink(descriptor) == 0 {
-            throw SystemFault(call: "fcntl", errno: EINVAL)
-        }
-        let first = offset / pageBytes * pageBytes
-        let bytes = (offset + byteCount - first + pageBytes - 1) / pageBytes * pageBytes
-        guard let mappedBytes = Int(exactly: bytes) else {
-            throw SystemFault(call: "mmap", errno: ENOMEM)
-        }
-        // SAFETY: a new mapping at an address that the kernel chooses; unmapped in deinit.
-        let memory = unsafe mmap(
-            nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, off_t(first))
-        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
-            throw SystemFault(call: "mmap", errno: errno)
-        }
-        // A dump of this process is not to hold a machine's memory.
-        unsafe madvise(memory, mappedBytes, MADV_DONTDUMP)
-        start = UInt(bitPattern: memory)
-        self.mappedBytes = mappedBytes
-        self.byteCount = byteCount
-        place = GuestPlace(rawValue: UInt64(start) + (offset - first))
-        do throws(SystemFault) {
-            unsafe memoryGuard = try MappingGuard(start: start, byteCount: UInt(mappedBytes))
+        descriptor: Int32, offset: UInt64, byteCount: UInt64, isFixed: Bool = false,
+        budget: MappingBudget? = nil
+    ) throws(MappingRefusal) {
+        do throws(MappingRefusal) {
+            let pageBytes = try Self.check(descriptor, end: offset + byteCount)
+            if isFixed, nbdpull_cannot_shrink(descriptor) == 0 {
+                throw MappingRefusal("its file is not sealed against shrinking (F_SEAL_SHRINK)")
+            }
+            let first = offset / pageBytes * pageBytes
+            let bytes = (offset + byteCount - first + pageBytes - 1) / pageBytes * pageBytes
+            guard let mappedBytes = Int(exactly: bytes) else {
+                throw MappingRefusal("it cannot be mapped: \(SystemFault.text(for: ENOMEM))")
+            }
+            // SAFETY: a new mapping at an address that the kernel chooses; unmapped in `unmap`.
+            let memory = unsafe mmap(
+                nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, off_t(first))
+            guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
+                throw MappingRefusal("it cannot be mapped: \(SystemFault.text(for: errno))")
+            }
+            // A dump of this process is not to hold a machine's memory.
+            unsafe madvise(memory, mappedBytes, MADV_DONTDUMP)
+            let start = UInt(bitPattern: memory)
+            let made: MappingGuard
+            do throws(SystemFault) {
+                made = try MappingGuard(start: start, byteCount: UInt(mappedBytes))
+            } catch {
+                unsafe munmap(memory, mappedBytes)
+                throw MappingRefusal(
+                    "there is no room for one more region in the table of the handler for SIGBUS")
+            }
+            unsafe memoryGuard = consume made
+            self.start = start
+            self.mappedBytes = mappedBytes
+            self.byteCount = byteCount
+            self.budget = budget
+            place = GuestPlace(rawValue: UInt64(start) + (offset - first))
         } catch {
-            unsafe munmap(memory, mappedBytes)
+            budget?.give(byteCount)
             throw error
         }
     }
 
-    deinit {
+    deinit { unmap() }
+
+    /// Unmaps the memory, which may take seconds; nothing of it may be touched any more.
+    package func unmap() {
+        guard !isUnmapped.exchange(true, ordering: .acquiringAndReleasing) else { return }
         unsafe memoryGuard = nil
         // SAFETY: the mapping made in init; requests that touch it have ended, which its owner knows.
         unsafe munmap(UnsafeMutableRawPointer(bitPattern: start), mappedBytes)
+        budget?.give(byteCount)
     }
 
     /// Whether the file has shrunk under an access: zeros stand in place of the memory.
-    // SAFETY: the guard is set in init and changed in deinit only.
+    // SAFETY: the guard is set in init and taken when nobody asks any more.
     package var isGone: Bool { unsafe memoryGuard?.isGone ?? true }
 
     /// Mappings of this process that were lost so far: while the number stays, no mapping is gone that
@@ -70,23 +90,32 @@ package final class GuestMapping: Sendable {
     package static var losses: UInt { MappingGuard.losses }
 
     /// The size of the file's pages, in bytes.
-    private static func check(_ descriptor: Int32, end: UInt64) throws(SystemFault) -> UInt64 {
+    private static func check(
+        _ descriptor: Int32, end: UInt64
+    ) throws(MappingRefusal) -> UInt64 {
         // First: what lies on another file system could make the next calls wait.
-        guard nbdpull_is_memory(descriptor) != 0 else {
-            throw SystemFault(call: "mmap", errno: EINVAL)
-        }
+        guard nbdpull_is_memory(descriptor) != 0 else { throw .notInMemory }
         var facts = stat()
-        // SAFETY: the kernel fills the locals.
-        _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
         var system = statfs()
-        _ = try SystemFault.check("fstatfs") { unsafe fstatfs(descriptor, &system) }
+        // SAFETY: the kernel fills the locals.
+        guard unsafe fstat(descriptor, &facts) == 0, unsafe fstatfs(descriptor, &system) == 0 else {
+            throw MappingRefusal("its file has no size: \(SystemFault.text(for: errno))")
+        }
         let type = Int(system.f_type)
         guard facts.st_mode & S_IFMT == S_IFREG,
-            type == nbdpull_TMPFS_MAGIC || type == nbdpull_HUGETLBFS_MAGIC,
-            facts.st_size >= 0, end <= UInt64(facts.st_size)
-        else { throw SystemFault(call: "mmap", errno: EINVAL) }
+            type == nbdpull_TMPFS_MAGIC || type == nbdpull_HUGETLBFS_MAGIC
+        else { throw .notInMemory }
+        guard facts.st_size >= 0, end <= UInt64(facts.st_size) else {
+            throw MappingRefusal(
+                "its file has \(facts.st_size) bytes, and it would end at byte \(end)")
+        }
         return type == nbdpull_HUGETLBFS_MAGIC ? UInt64(max(system.f_bsize, 4096)) : 4096
     }
+}
+
+extension MappingRefusal {
+    fileprivate static let notInMemory = MappingRefusal(
+        "its descriptor is no file in memory: share memory from tmpfs, a memfd or huge pages")
 }
 
 /// Memory files of this server's own.

@@ -30,12 +30,13 @@ public struct MappedMemory: GuestMemory, ~Copyable {
     /// No memory.
     package init() { mappings = MappingList() }
 
-    /// Puts mappings in, and takes others out and unmaps them.
+    /// Puts mappings in, and takes others out, which it returns for somebody to unmap.
     ///
     /// Nothing in flight may touch those any more.
     package mutating func change(
         added: [(region: MappedRegion, mapping: GuestMapping)], removed: [MemorySlot]
-    ) {
+    ) -> [GuestMapping] {
+        let out = mappings.entries.filter { removed.contains($0.slot) }.map(\.mapping)
         mappings.entries.removeAll { removed.contains($0.slot) }
         for (region, mapping) in added {
             mappings.entries.append(
@@ -48,6 +49,24 @@ public struct MappedMemory: GuestMemory, ~Copyable {
                 guest: $0.guest, byteCount: $0.mapping.byteCount,
                 base: $0.mapping.place.rawValue)
         }
+        return out
+    }
+
+    /// All mappings, which are somebody else's to unmap from now on.
+    package mutating func takeAll() -> [GuestMapping] {
+        change(added: [], removed: mappings.entries.map(\.slot))
+    }
+
+    /// What a change is to the budget of all.
+    package func wish(
+        adding added: [MappedRegion], removing removed: [MemorySlot]
+    ) -> MappingBudget.Wish {
+        var wish = MappingBudget.Wish()
+        for entry in mappings.entries {
+            wish.has(entry.mapping.byteCount, stays: !removed.contains(entry.slot))
+        }
+        for region in added { wish.wants(region.region.byteCount) }
+        return wish
     }
 
     /// Whether some of the memory is gone.

@@ -90,10 +90,10 @@ package struct BackEndSession: Sendable {
         guard var done = pending else { preconditionFailure("no action is pending") }
         pending = nil
         switch outcome {
-        case .failed(let errno):
+        case .failed(let reason):
             stoppingQueue = nil
             return refuse(
-                .failed(done.code, errno: errno), request: done.request,
+                .failed(done.code, reason), request: done.request,
                 needsReply: done.needsReply)
         case .stopped(let next):
             return stopped(done.next, request: done.request, next: next)

@@ -42,12 +42,15 @@ public struct BlockRules: Sendable {
         let sector = header.second
         switch type {
         case BlockType.read:
-            guard data.readableBytes == 0 else { return refuse(chain, status, .ioError) }
+            guard data.readableBytes == 0, endsAtSectors(data.writable, segments) else {
+                return refuse(chain, status, .ioError)
+            }
             return transfer(
                 .read, chain, status, sector, byteCount: data.writableBytes,
                 segments: data.writable)
         case BlockType.write:
-            guard !isReadOnly, data.writableBytes == 0 else {
+            guard !isReadOnly, data.writableBytes == 0, endsAtSectors(data.readable, segments)
+            else {
                 return refuse(chain, status, .ioError)
             }
             return transfer(
@@ -132,6 +135,18 @@ public struct BlockRules: Sendable {
             BlockAnswer(
                 head: chain.head, status: status, result: .ok,
                 written: UInt32(written) + (isFilled ? 1 : 0)))
+    }
+
+    /// Whether a request can be cut between sectors, however it is cut: of one with few segments any
+    /// number of bytes is one operation.
+    @inlinable
+    func endsAtSectors(_ range: Range<Int>, _ segments: borrowing MutableSpan<GuestSegment>) -> Bool
+    {
+        guard range.count > VhostLimits.oddSegmentsMax else { return true }
+        for index in range where !segments[index].byteCount.isMultiple(of: BlockShape.sectorBytes) {
+            return false
+        }
+        return true
     }
 
     /// Whether the range ends at or before the disk's end; written so that no sum can overflow.

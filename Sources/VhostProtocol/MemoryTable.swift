@@ -69,7 +69,8 @@ package enum MemoryRefusal: Error, Equatable, Sendable, BitwiseCopyable {
 }
 
 extension MemoryRegion {
-    fileprivate var text: String {
+    /// Where in the guest's memory it lies, for logs.
+    package var text: String {
         "at 0x\(String(guestAddress, radix: 16)) of \(byteCount) bytes"
     }
 }

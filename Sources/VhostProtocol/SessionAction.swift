@@ -138,11 +138,11 @@ package struct InflightArea: Equatable, Sendable, BitwiseCopyable {
 }
 
 /// How an action went.
-package enum ActionOutcome: Equatable, Sendable, BitwiseCopyable {
+package enum ActionOutcome: Equatable, Sendable {
     /// Done.
     case done
     /// The queue has stopped; `next` is the next available index.
     case stopped(next: UInt16)
-    /// It failed with this errno and changed nothing.
-    case failed(errno: Int32)
+    /// It failed and changed nothing: what was wrong, with its value.
+    case failed(String)
 }

@@ -1,5 +1,5 @@
 /// Why a message is refused.
-package enum SessionRefusal: Error, Equatable, Sendable, BitwiseCopyable {
+package enum SessionRefusal: Error, Equatable, Sendable {
     /// The message is malformed.
     case message(MessageFault)
     /// The memory it describes is unacceptable.
@@ -36,8 +36,8 @@ package enum SessionRefusal: Error, Equatable, Sendable, BitwiseCopyable {
     case inflightInUse
     /// A queue that the in-flight area has no room for.
     case inflightTooSmall(queue: Int)
-    /// The driver's action failed.
-    case failed(RequestCode, errno: Int32)
+    /// The driver's action failed; why, with its value.
+    case failed(RequestCode, String)
 
     /// One line for a log: what was wrong, and with which value.
     package var text: String {
@@ -49,7 +49,7 @@ package enum SessionRefusal: Error, Equatable, Sendable, BitwiseCopyable {
         case .protocolFeaturesNotOffered(let bits):
             "protocol features 0x\(String(bits, radix: 16)) were not offered"
         case .featuresInUse: "features cannot change while a queue runs"
-        case .notNegotiated(let request): "\(request) without its feature"
+        case .notNegotiated(let request): "\(request) without the protocol feature that it needs"
         case .unknownQueue(let queue): "there is no queue \(queue)"
         case .queueSize(let queue, let size):
             "queue \(queue) of \(size) entries: a power of two up to"
@@ -72,7 +72,7 @@ package enum SessionRefusal: Error, Equatable, Sendable, BitwiseCopyable {
                 + " \(area.queueCount) queues of \(area.queueSize)"
         case .inflightInUse: "the in-flight area cannot change while a queue runs"
         case .inflightTooSmall(let queue): "the in-flight area has no room for queue \(queue)"
-        case .failed(let request, let errno): "\(request) failed: error \(errno)"
+        case .failed(let request, let reason): "\(request): \(reason)"
         }
     }
 }

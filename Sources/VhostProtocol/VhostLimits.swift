@@ -43,6 +43,11 @@ public enum VhostLimits {
     /// cannot allocate an indirect table can still queue its largest request.
     public static let segmentsMax = 126
 
+    /// Most data segments of a request of which some do not end at a sector.
+    ///
+    /// An operation takes so many of them, and has to end at a sector.
+    @inlinable public static var oddSegmentsMax: Int { 128 }
+
     /// Longest indirect table, in descriptors.
     ///
     /// Drivers without SEG_MAX build chains as long as the largest queue.

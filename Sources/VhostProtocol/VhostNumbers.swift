@@ -54,6 +54,38 @@ package enum RequestCode: UInt32, Sendable, BitwiseCopyable, CaseIterable {
     case removeRegion = 38
 }
 
+extension RequestCode: CustomStringConvertible {
+    /// Its name in the specification, for logs.
+    package var description: String {
+        switch self {
+        case .getFeatures: "GET_FEATURES"
+        case .setFeatures: "SET_FEATURES"
+        case .setOwner: "SET_OWNER"
+        case .resetOwner: "RESET_OWNER"
+        case .setMemoryTable: "SET_MEM_TABLE"
+        case .setQueueSize: "SET_VRING_NUM"
+        case .setQueueAddresses: "SET_VRING_ADDR"
+        case .setQueueBase: "SET_VRING_BASE"
+        case .getQueueBase: "GET_VRING_BASE"
+        case .setQueueKick: "SET_VRING_KICK"
+        case .setQueueCall: "SET_VRING_CALL"
+        case .setQueueError: "SET_VRING_ERR"
+        case .getProtocolFeatures: "GET_PROTOCOL_FEATURES"
+        case .setProtocolFeatures: "SET_PROTOCOL_FEATURES"
+        case .getQueueCount: "GET_QUEUE_NUM"
+        case .setQueueEnable: "SET_VRING_ENABLE"
+        case .getConfig: "GET_CONFIG"
+        case .setConfig: "SET_CONFIG"
+        case .getInflight: "GET_INFLIGHT_FD"
+        case .setInflight: "SET_INFLIGHT_FD"
+        case .resetDevice: "RESET_DEVICE"
+        case .getMemorySlots: "GET_MAX_MEM_SLOTS"
+        case .addRegion: "ADD_MEM_REG"
+        case .removeRegion: "REM_MEM_REG"
+        }
+    }
+}
+
 /// Flags of a message's header (vhost-user, "Header").
 package enum HeaderFlags {
     /// The bits of the version.

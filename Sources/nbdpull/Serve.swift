@@ -25,6 +25,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "ADDR:PORT for serving live exports over TCP too.") var liveTcp: String?
     @Option(help: "Directory for vhost-user-blk sockets of disks, DOMAIN-TARGET.sock.")
     var vhostDir: String?
+    @Option(help: "Memory that machines share over vhost-user, all together. (default: 64T)")
+    var vhostMemory: String?
     @Option(help: "Define this domain (XML file) at the start; may be repeated.")
     var domain: [String] = []
     @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
@@ -90,6 +92,7 @@ struct Serve: AsyncParsableCommand {
         set("run-dir", runDir)
         set("live-tcp", liveTcp)
         set("vhost-dir", vhostDir)
+        set("vhost-memory", vhostMemory)
         set("name", name)
         set("tls-certs", tls.tlsCerts)
         set("tls-psk", tls.tlsPsk)

@@ -196,6 +196,9 @@ struct ServeSettings {
                 verifyPeer: try source.string("tls-verify-peer"),
                 authz: try source.string("tls-authz"))
         ).checked()
+        if let text = try source.text("vhost-memory") {
+            server.guestMemoryBytes = try SizeText.guestMemory(text)
+        }
         server.storageSeconds =
             try source.int("storage-timeout", in: 1...3600)
             ?? ServerConfiguration.defaultStorageSeconds

@@ -7,6 +7,7 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -28,6 +29,47 @@ static inline int front_end_memory_file(unsigned long long bytes, int sealed) {
     return fd;
 }
 
+/* A file on huge pages, whether or not there are any. */
+static inline int front_end_huge_file(unsigned long long bytes) {
+    int fd = memfd_create("guest", MFD_CLOEXEC | MFD_HUGETLB);
+    if (fd >= 0 && ftruncate(fd, (off_t)bytes) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Takes pages out of a file; they are zeros when they are touched again. */
+static inline int front_end_punch(int fd, long offset, long bytes) {
+    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+}
+
+/* A connection whose last close waits for so many seconds, or until *peer is closed. */
+static inline int front_end_lingering(int seconds, int *peer) {
+    struct sockaddr_in place = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof place;
+    struct linger linger = {1, seconds};
+    static const char bytes[65536];
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    *peer = -1;
+    if (listener >= 0 && fd >= 0 && bind(listener, (struct sockaddr *)&place, size) == 0 &&
+        getsockname(listener, (struct sockaddr *)&place, &size) == 0 && listen(listener, 1) == 0 &&
+        connect(fd, (struct sockaddr *)&place, size) == 0)
+        *peer = accept4(listener, 0, 0, SOCK_CLOEXEC);
+    close(listener);
+    if (*peer < 0 || setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) != 0) {
+        close(fd);
+        return -1;
+    }
+    while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {}
+    return fd;
+}
+
+/* Each read of it takes one. */
+static inline int front_end_semaphore(void) {
+    return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+}
 static inline int front_end_event(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 /* What tells of each signal to a counter, whether or not the counter is read. */

@@ -203,6 +203,7 @@ import Testing
         disk.dirtyBytes = 3 << 19
         disk.clients = 1
         disk.uri = "nbd+unix:///vm1/vda?socket=/run/nbdpull/live.sock"
+        disk.vhostSocket = "/run/nbdpull/vhost/vm1-vda.sock"
         disk.checkpoints = (1...30).map { "checkpoint-\($0)" }
         return disk
     }
@@ -217,6 +218,7 @@ import Testing
                 -----------------------------------------------------------------------
                  file   disk     vda      /srv/vm1.img   20 GiB   1.5 MiB   connected
                    URI:           nbd+unix:///vm1/vda?socket=/run/nbdpull/live.sock
+                   Vhost Socket:  /run/nbdpull/vhost/vm1-vda.sock
                    Checkpoints:   checkpoint-1, checkpoint-2,
                 """))
         let path = "/srv/" + String(repeating: "d", count: 80)

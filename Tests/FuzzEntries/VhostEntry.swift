@@ -50,7 +50,7 @@ enum VhostEntry {
     }
 
     private static func outcome(_ action: SessionAction, fails: Bool) -> ActionOutcome {
-        if fails { return .failed(errno: 12) }
+        if fails { return .failed("no memory") }
         if case .stopQueue = action { return .stopped(next: 3) }
         return .done
     }

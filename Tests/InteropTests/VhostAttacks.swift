@@ -39,7 +39,7 @@ struct VhostAttack: Sendable, CustomStringConvertible {
         return attack
     }
 
-    static let all = rings + chains + messages + descriptors + memory + floods
+    static let all = rings + chains + messages + descriptors + memory + floods + midst + late
 }
 
 // What attacks are made of.
@@ -302,7 +302,7 @@ extension VhostAttack {
 
 extension FrontEnd {
     /// Agrees on everything but an area for requests in flight that the back-end makes.
-    fileprivate func agreeWithoutArea() throws {
+    func agreeWithoutArea() throws {
         let offered = try socket.ask(.getProtocolFeatures).word
         try socket.send(.setProtocolFeatures(offered))
         try socket.command(.setOwner)

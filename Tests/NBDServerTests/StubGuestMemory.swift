@@ -1,5 +1,6 @@
 import Glibc
 import IORing
+import SharedMemory
 import SystemLayer
 
 @testable import NBDServer
@@ -70,10 +71,18 @@ extension StubIO {
         world.pending.append((tag, .kick(event)))
     }
 
-    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64) {
-        world.events[event.number, default: 0] += 1
-        if isTold { world.pending.append((tag, .nothing(8))) }
+    mutating func makeCall(
+        _ event: EventHandle, replacing _: CallHandle?
+    ) throws(SystemFault) -> CallHandle {
+        if world.callsFail { throw SystemFault(call: "io_uring_setup", errno: Errno.tooManyFiles) }
+        return CallHandle(UInt(event.number))
     }
+
+    mutating func prepareCall(_ call: CallHandle, tag _: UInt64) {
+        world.events[Int32(call.number), default: 0] += 1
+    }
+
+    mutating func close(_ call: CallHandle) { world.endedCalls.append(call.number) }
 
     func kick(_ event: EventHandle) -> Int32? {
         guard world.events[event.number, default: 0] > 0 else { return nil }
@@ -112,8 +121,10 @@ extension StubIO {
         descriptor >= 1000 ? EventHandle(descriptor) : nil
     }
 
-    mutating func close(descriptor: Int32) {
-        world.closed.append(descriptor)
-        if descriptor < 1000 { _ = OwnedDescriptor(adopting: descriptor) }
+    mutating func close(_ descriptors: [Int32], by closer: SlowCloser) {
+        world.closed += descriptors
+        closer.close(descriptors.filter { $0 < 1000 })
     }
+
+    mutating func close(_ socket: SocketHandle, by _: SlowCloser) { close(socket) }
 }

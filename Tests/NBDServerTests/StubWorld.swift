@@ -30,6 +30,9 @@ final class StubWorld {
     var events: [Int32: UInt64] = [:]
     /// Descriptors that the ring has closed.
     var closed: [Int32] = []
+    /// The system has no room for calls of guests; those that have ended.
+    var callsFail = false
+    var endedCalls: [UInt] = []
     /// Peers that wait at listeners.
     var waiting: [Int32: ArraySlice<SocketHandle>] = [:]
     /// What the next syncs end with; 0 when there are no more.

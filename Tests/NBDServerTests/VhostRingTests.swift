@@ -3,6 +3,7 @@ import Glibc
 import IORing
 import NBDProtocol
 import ServerInterface
+import SharedMemory
 import Synchronization
 import SystemLayer
 import Testing
@@ -44,7 +45,10 @@ import VhostClient
             disk: Self.disk, source: RawSource(facts), homeRing: 0)
     }
 
-    private func loop(_ live: LiveExport) throws -> RingLoop<StubIO> {
+    private func loop(
+        _ live: LiveExport, _ other: ServerShared? = nil
+    ) throws -> RingLoop<StubIO> {
+        let shared = other ?? self.shared
         var loop = try RingLoop(index: 0, shared: shared, io: StubIO(world, shared.mailboxes[0]))
         loop.begin()
         _ = scope.add(.live(live))
@@ -221,6 +225,132 @@ import VhostClient
         _ = guest.ask(.setKick(0), [dup(guest.memory.descriptor)], &loop)
         settle(&loop)
         #expect(guest.isClosed)
+    }
+
+    @Test("P5: zeros in the place of memory that has gone are not written to the disk")
+    func lostWrite() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        guest.start(&loop)
+        world.hung = [Self.source]
+        _ = guest.put(.write(0, [UInt8](repeating: 1, count: 4096)))
+        settle(&loop)
+        // The write waits for the disk; meanwhile the ring looks at the queue, and finds zeros.
+        guest.memory.shrink()
+        world.events[StubFrontEnd.kick] = 1
+        settle(&loop)
+        #expect(events.reasons.contains { $0.contains("its memory has gone") })
+        world.hung = []
+        settle(&loop)
+        #expect(stored(0, 4096) == [UInt8](repeating: 7, count: 4096))
+        #expect(guest.isClosed)
+    }
+
+    @Test(
+        "P6: what is wrong with memory is said with its place, and with the limit of all together")
+    func refusedMemory() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        _ = guest.ask(.setOwner, [], &loop)
+        let regions = [
+            ClientRegion(guest: 0, size: 4096, user: 0),
+            ClientRegion(guest: 4096, size: 64 << 20, user: 4096),
+        ]
+        let numbers = regions.map { _ in dup(guest.memory.descriptor) }
+        _ = guest.ask(.setMemory(regions), numbers, &loop)
+        settle(&loop)
+        #expect(guest.isClosed)
+        #expect(
+            events.reasons.contains {
+                $0.contains(
+                    "SET_MEM_TABLE: memory at 0x1000 of 67108864 bytes: its file has 1048576")
+            }, "\(events.reasons)")
+        #expect(shared.guestMemory.bytes == 0)
+
+        let large = try StubFrontEnd(world)
+        _ = large.ask(.setOwner, [], &loop)
+        let region = ClientRegion(guest: 0, size: shared.guestMemory.limitBytes / 2, user: 0)
+        let more = ClientRegion(guest: region.size, size: 4096, user: region.size)
+        _ = large.ask(
+            .setMemory([region, more]),
+            [dup(guest.memory.descriptor), dup(guest.memory.descriptor)],
+            &loop)
+        settle(&loop)
+        #expect(large.isClosed)
+        #expect(
+            events.reasons.contains {
+                $0.contains("more than 32 TiB") || $0.contains("--vhost-memory")
+            },
+            "\(events.reasons)")
+    }
+
+    @Test("P6: memory is unmapped when its front-end goes, and when it is replaced")
+    func unmapped() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        guest.start(&loop)
+        #expect(shared.guestMemory.bytes == UInt64(SharedGuestMemory.byteCount))
+        guest.shareMemory(&loop)
+        for _ in 0..<500 where shared.guestMemory.bytes > UInt64(SharedGuestMemory.byteCount) {
+            usleep(10_000)
+        }
+        #expect(shared.guestMemory.bytes == UInt64(SharedGuestMemory.byteCount))
+        let read = guest.put(.read(0, sectors: 1))
+        settle(&loop)
+        #expect(read.status(guest.memory) == 0)
+        world.sockets[guest.socket.number]?.isShut = true
+        settle(&loop)
+        #expect(guest.isClosed)
+        for _ in 0..<500 where shared.guestMemory.bytes > 0 { usleep(10_000) }
+        #expect(shared.guestMemory.bytes == 0)
+        #expect(world.endedCalls == [UInt(StubFrontEnd.call)])
+    }
+
+    @Test("P6: front-ends leave descriptors to everybody else")
+    func fewDescriptors() throws {
+        let shared = try ServerShared(
+            RingLayout(rings: 1, servesJobs: false),
+            ServerConfiguration(rings: 1, maxConnections: 8),
+            security: SecurityStore(SecurityConfiguration()),
+            guestDescriptorsEnd: Int(StubFrontEnd.error), isSimulated: true)
+        shared.setEventHandler { [events] in events.add($0) }
+        var loop = try loop(export(), shared)
+        let guest = try StubFrontEnd(world)
+        _ = guest.ask(.setOwner, [], &loop)
+        _ = guest.ask(.setCall(0), [StubFrontEnd.call], &loop)
+        #expect(!guest.isClosed)
+        _ = guest.ask(.setError(0), [StubFrontEnd.error], &loop)
+        settle(&loop)
+        #expect(guest.isClosed && world.closed.contains(StubFrontEnd.error))
+        #expect(events.reasons.contains { $0.contains("ulimit -n") }, "\(events.reasons)")
+    }
+
+    @Test("P6: a guest that cannot be called is refused, and told why in the log")
+    func noCalls() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        world.callsFail = true
+        _ = guest.ask(.setOwner, [], &loop)
+        _ = guest.ask(.setCall(0), [StubFrontEnd.call], &loop)
+        settle(&loop)
+        #expect(guest.isClosed && world.closed.contains(StubFrontEnd.call))
+        #expect(
+            events.reasons.contains {
+                $0.contains("SET_VRING_CALL: queue 0 cannot be called: io_uring_setup")
+            }, "\(events.reasons)")
+    }
+
+    @Test("a kick that is no eventfd is said to be none, with its queue")
+    func noEvent() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        guest.start(&loop)
+        _ = guest.ask(.setCall(0), [dup(guest.memory.descriptor)], &loop)
+        settle(&loop)
+        #expect(
+            events.reasons.contains {
+                $0.contains("SET_VRING_CALL: the descriptor for queue 0 is no eventfd")
+            }, "\(events.reasons)")
     }
 
     @Test("P6: memory that is not in memory is not mapped")

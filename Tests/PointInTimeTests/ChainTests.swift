@@ -132,16 +132,18 @@ extension PointInTimeSuite {
             try rig.writer.run(seconds: 0.01 + delay)
         }
 
-        @Test("P3: two consumers with chains of their own delete each other's neighbours")
-        func twoConsumers() throws {
-            let rig = try rig()
+        @Test(
+            "P3: two consumers with chains of their own delete each other's neighbours",
+            arguments: GuestKind.allCases)
+        func twoConsumers(guest: GuestKind) throws {
+            let rig = try rig(guest)
             var generator = SeededGenerator(seed: rig.seed &+ 30)
             var chains = ["a", "b"].map { (name: $0, count: 0, images: [[UInt8]]()) }
             for index in chains.indices {
                 chains[index].images = try full(rig, chains[index].name + "0")
                 try rig.writer.run(seconds: 0.02)
             }
-            for step in 1...12 {
+            for step in 1...(guest == .nbd ? 8 : 5) {
                 try rig.writer.run(seconds: 0.02)
                 let index = generator.below(2)
                 let name = chains[index].name

@@ -62,11 +62,11 @@ extension PointInTimeSuite {
             try rig.finish()
         }
 
-        @Test("P2: one broken job leaves the others whole")
-        func neighbours() throws {
+        @Test("P2: one broken job leaves the others whole", arguments: GuestKind.allCases)
+        func neighbours(guest: GuestKind) throws {
             let small = try TinyFileSystem(mebibytes: 8)
             // Large enough that scratch fills up whatever part of the disk is zeros at the instant.
-            let rig = try StressRig(mebibytes: 32)
+            let rig = try StressRig(guest: guest, mebibytes: 32)
             let (whole, window) = try rig.begin(tag: "whole")
             var backup = rig.server.standardBackup(disks: StressRig.targets, tag: "small")
             backup.disks[0].scratch = small.path + "/scratch"
@@ -103,9 +103,11 @@ extension PointInTimeSuite {
             try rig.finish()
         }
 
-        @Test("P4: a client that stops reading does not hold the guest")
-        func stalledReader() throws {
-            let rig = try StressRig(mebibytes: 32)
+        @Test(
+            "P4: a client that stops reading does not hold the guest", arguments: GuestKind.allCases
+        )
+        func stalledReader(guest: GuestKind) throws {
+            let rig = try StressRig(guest: guest, mebibytes: 32)
             let (job, window) = try rig.begin(tag: "stalled")
             let stalled = try NBDClient(try job.uri("vda"))
             for index in 0..<16 { _ = try stalled.startRead(index << 20, 1 << 20) }

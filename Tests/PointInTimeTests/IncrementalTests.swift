@@ -4,9 +4,11 @@ import Testing
 extension PointInTimeSuite {
     /// Full backup plus dirty extents is the next full backup.
     @Suite struct IncrementalTests {
-        @Test("P3: full plus dirty extents is the disk at the next instant, over three rounds")
-        func rounds() throws {
-            let rig = try StressRig(mebibytes: 24, largestBytes: 1 << 16)
+        @Test(
+            "P3: full plus dirty extents is the disk at the next instant, over three rounds",
+            arguments: GuestKind.allCases)
+        func rounds(guest: GuestKind) throws {
+            let rig = try StressRig(guest: guest, mebibytes: 16, largestBytes: 1 << 16)
             try rig.writer.run(seconds: 0.3)
             let (full, window) = try rig.begin(tag: "c0", checkpoint: "c0")
             let start = try rig.verify(full, window, name: "full")

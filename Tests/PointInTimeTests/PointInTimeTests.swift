@@ -39,12 +39,14 @@ extension PointInTimeSuite {
             withExtendedLifetime(scratchDevices) {}
         }
 
-        @Test("P1: three jobs over the same disks keep an instant each")
-        func overlappingJobs() throws {
-            let rig = try StressRig(mebibytes: 24)
+        @Test(
+            "P1: three jobs over the same disks keep an instant each",
+            arguments: GuestKind.allCases)
+        func overlappingJobs(guest: GuestKind) throws {
+            let rig = try StressRig(guest: guest, mebibytes: 16)
             var jobs: [(job: BegunJob, window: InstantWindow)] = []
             for number in 1...3 {
-                try rig.writer.run(seconds: RunSettings.stressSeconds(default: 0.4))
+                try rig.writer.run(seconds: RunSettings.stressSeconds(default: 0.3))
                 jobs.append(try rig.begin(tag: "job\(number)"))
             }
             try rig.writer.run(seconds: RunSettings.stressSeconds(default: 0.4))
@@ -55,9 +57,11 @@ extension PointInTimeSuite {
             try rig.finish()
         }
 
-        @Test("P1: readers all over the disk see the instant while it is overwritten")
-        func randomReaders() throws {
-            let rig = try StressRig(.directFile, mebibytes: 16, largestBytes: 1 << 18)
+        @Test(
+            "P1: readers all over the disk see the instant while it is overwritten",
+            arguments: GuestKind.allCases)
+        func randomReaders(guest: GuestKind) throws {
+            let rig = try StressRig(.directFile, guest: guest, mebibytes: 16, largestBytes: 1 << 18)
             let (job, window) = try rig.begin(tag: "random")
             var generator = SeededGenerator(seed: rig.seed &+ 1)
             let clients = try (0..<4).map { _ throws in try NBDClient(try job.uri("vda")) }

@@ -5,10 +5,12 @@ import Testing
 extension PointInTimeSuite {
     /// Backups of machines that are started and stopped again while clients read.
     @Suite struct StoppedMachineStressTests {
-        @Test("P1: pulls are the instant's while guests come, write and go")
-        func comingAndGoing() throws {
-            let rig = try ComingAndGoing(seed: RunSettings.seed)
-            try rig.run(seconds: RunSettings.stressSeconds(default: 12))
+        @Test(
+            "P1: pulls are the instant's while guests come, write and go",
+            arguments: GuestKind.allCases)
+        func comingAndGoing(guest: GuestKind) throws {
+            let rig = try ComingAndGoing(guest, seed: RunSettings.seed)
+            try rig.run(seconds: RunSettings.stressSeconds(default: 5))
             try rig.finish()
         }
     }
@@ -23,19 +25,22 @@ private final class ComingAndGoing {
     private let server: ServerUnderTest
     private let path: String
     private let seed: UInt64
+    private let kind: GuestKind
     private var generator: SeededGenerator
     private var content: [UInt8]
     private var guestCount = 0
 
-    init(seed: UInt64) throws {
-        print("seed \(seed)")
+    init(_ kind: GuestKind, seed: UInt64) throws {
+        print("seed \(seed), guests over \(kind.rawValue)")
+        self.kind = kind
         self.seed = seed
         generator = SeededGenerator(seed: seed)
         directory = try TemporaryDirectory()
         path = directory.file("vda.img")
         content = try Images.random(path, bytes: Self.mebibytes << 20, seed: seed)
         server = try ServerUnderTest(
-            [DomainDescription("vm1", [DiskDescription(Self.target, path)])])
+            [DomainDescription("vm1", [DiskDescription(Self.target, path)])],
+            options: kind == .vhost ? ["--vhost-dir", directory.file("vhost")] : [])
     }
 
     func run(seconds: Double) throws {
@@ -98,7 +103,10 @@ private final class ComingAndGoing {
         var plan = StressPlan(seed: generator.next())
         plan.largestBytes = 1 << 18
         let writer = try StressWriter(
-            uris: [server.liveURI("vm1", Self.target)], contents: [content], plan: plan)
+            disks: [
+                server.guestDisk(
+                    "vm1", Self.target, kind, vhostFolder: directory.file("vhost"))
+            ], contents: [content], plan: plan)
         try writer.run(seconds: Double(5 + generator.below(40)) / 1000)
         try writer.drain()
         content = writer.oracle[0]

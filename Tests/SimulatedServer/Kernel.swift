@@ -13,7 +13,7 @@ final class KernelOperation {
         /// An event that a front-end shares is waited for, or made: the operation keeps it, whatever
         /// becomes of its descriptor.
         case kick(SharedEvent)
-        case call(SharedEvent, isTold: Bool)
+        case call(SharedEvent)
         case cancel(UInt64)
         case workers(UInt32)
         case nothing
@@ -60,7 +60,7 @@ final class KernelOperation {
 
     /// Nobody is told that it is complete.
     var isSilent: Bool {
-        if case .call(_, isTold: false) = kind { true } else { false }
+        if case .call = kind { true } else { false }
     }
 }
 

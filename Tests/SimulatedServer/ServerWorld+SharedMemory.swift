@@ -103,7 +103,7 @@ extension ServerWorld {
         case .kick(let event):
             guard event.count > 0 else { return false }
             event.count = 0
-        case .call(let event, _): event.count += 1
+        case .call(let event): event.count += 1
         default: return false
         }
         operation.result = 8

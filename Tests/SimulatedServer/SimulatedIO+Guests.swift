@@ -1,4 +1,5 @@
 import IORing
+import SharedMemory
 import Simulation
 import SystemLayer
 
@@ -69,12 +70,25 @@ extension SimulatedIO {
         kernel.prepare(KernelOperation(tag, .kick(event)))
     }
 
-    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64) {
+    mutating func makeCall(
+        _ event: EventHandle, replacing old: CallHandle?
+    ) throws(SystemFault) -> CallHandle {
         guard let event = world.event(event.number) else {
-            return world.fail("event \(event.number) is called, and closed")
+            world.fail("event \(event.number) is to be called, and closed")
+            throw SystemFault(call: "io_uring_register", errno: Errno.badDescriptor)
         }
-        kernel.prepare(KernelOperation(tag, .call(event, isTold: isTold)))
+        if let old { close(old) }
+        return CallHandle(UInt(world.share(event)))
     }
+
+    mutating func prepareCall(_ call: CallHandle, tag: UInt64) {
+        guard let event = world.event(Int32(call.number)) else {
+            return world.fail("call \(call.number) is made, and closed")
+        }
+        kernel.prepare(KernelOperation(tag, .call(event)))
+    }
+
+    mutating func close(_ call: CallHandle) { world.close(descriptor: Int32(call.number)) }
 
     mutating func receiveMessage(
         _ socket: SocketHandle, count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
@@ -92,5 +106,9 @@ extension SimulatedIO {
         world.event(descriptor) == nil ? nil : EventHandle(descriptor)
     }
 
-    mutating func close(descriptor: Int32) { world.close(descriptor: descriptor) }
+    mutating func close(_ descriptors: [Int32], by _: SlowCloser) {
+        for descriptor in descriptors { world.close(descriptor: descriptor) }
+    }
+
+    mutating func close(_ socket: SocketHandle, by _: SlowCloser) { world.close(socket) }
 }

@@ -25,6 +25,39 @@ package final class Descriptor: Sendable {
         try Descriptor(front_end_event(), from: "eventfd")
     }
 
+    /// The same, but each read takes one.
+    package static func semaphore() throws -> Descriptor {
+        try Descriptor(front_end_semaphore(), from: "eventfd")
+    }
+
+    /// A file on huge pages, of which there may be none.
+    package static func hugeFile(bytes: Int) throws -> Descriptor {
+        try Descriptor(front_end_huge_file(UInt64(bytes)), from: "memfd_create")
+    }
+
+    /// A connection whose last close waits for so many seconds, or until its peer is closed.
+    package static func lingering(
+        seconds: Int32
+    ) throws -> (connection: Descriptor, peer: Descriptor) {
+        var peer: Int32 = -1
+        // SAFETY: the number goes to the local.
+        let made = unsafe front_end_lingering(seconds, &peer)
+        return (
+            try Descriptor(made, from: "connect"), try Descriptor(peer, from: "accept")
+        )
+    }
+
+    /// Takes pages out of a file in memory, which are zeros when somebody touches them again.
+    package func punch(_ offset: UInt64, _ bytes: Int) {
+        _ = front_end_punch(number, Int(offset), bytes)
+    }
+
+    /// Opens a file for reading and writing.
+    package static func openBoth(_ path: String) throws -> Descriptor {
+        // SAFETY: the string outlives the call.
+        try Descriptor(unsafe Glibc.open(path, O_RDWR | O_CLOEXEC), from: "open \(path)")
+    }
+
     /// Adds to the counter.
     package func signal(_ value: UInt64 = 1) {
         var value = value

@@ -244,6 +244,30 @@ struct ChainTests {
         #expect(carriedOut > 15)
     }
 
+    @Test("P6: a chain that is refused is not walked on through all regions of memory")
+    func refusedWalk() throws {
+        // Buffers of 4 KiB that cross 256 regions each.
+        let memory = GuestArray([(0, 0x1000)] + (0..<256).map { (0x1000 + 16 * UInt64($0), 16) })
+        let driver = DriverQueue(memory, size: 16, at: 0, hasEventIndex: false)
+        for index: UInt16 in 0..<16 {
+            let raw = Raw(
+                address: index == 0 ? 1 << 40 : 0x1000, count: 0x1000, flags: index < 15 ? 3 : 2,
+                next: index + 1)
+            memory.write(raw.bytes, 16 * UInt64(index))
+        }
+        memory.write(little(UInt16(1)) + little(UInt16(0)), driver.available + 2)
+        let rig = try Rig(memory, driver)
+        var disk = ModelDisk(sectors: 8)
+        let before = memory.lookups
+        // It has a status byte, and so an answer.
+        guard case .answer(let answer) = try rig.take(&disk) else {
+            Issue.record("it is not refused")
+            return
+        }
+        #expect(answer.result == .ioError)
+        #expect(memory.lookups - before < 100, "\(memory.lookups - before) lookups")
+    }
+
     /// Changes a descriptor, an available entry or a header to something that is nearly right.
     private static func change(_ memory: GuestArray, _ choices: inout SplitMix64) {
         switch choices.below(4) {

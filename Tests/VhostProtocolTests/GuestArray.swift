@@ -13,6 +13,8 @@ final class GuestArray: GuestMemory, DriverMemory {
     private var regions: [Region] = []
     /// Accesses to what no check has allowed.
     private(set) var strays = 0
+    /// Times that an address was looked up.
+    private(set) var lookups = 0
     /// Stores that still reach memory; the process ends with the last one.
     var storesLeft = Int.max
     /// Called before each access of the device.
@@ -40,6 +42,7 @@ final class GuestArray: GuestMemory, DriverMemory {
     // MARK: As the device sees it
 
     func segment(at address: UInt64, byteCount: UInt64) -> GuestSegment? {
+        lookups += 1
         for (index, region) in regions.enumerated() where region.isGuest {
             guard address >= region.start, address - region.start < UInt64(region.bytes.count)
             else { continue }

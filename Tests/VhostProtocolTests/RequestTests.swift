@@ -53,6 +53,36 @@ struct RequestTests {
         }
     }
 
+    @Test("P5: of more buffers than an operation takes each must end at a sector")
+    func sectors() throws {
+        // One buffer more than an operation takes, each of one sector, then two that share one.
+        for (count, isOdd) in [(128, true), (129, false), (129, true), (300, true)] {
+            let sizes =
+                [Int](repeating: 512, count: count - (isOdd ? 2 : 0)) + (isOdd ? [200, 312] : [])
+            let bytes = sizes.reduce(0, +)
+            let memory = GuestArray(0x60000)
+            let driver = DriverQueue(memory, size: 1024, at: 0, hasEventIndex: false)
+            var disk = ModelDisk(sectors: 1024, segments: 1040)
+            let rig = try Rig(memory, driver, segments: 1040)
+            let isServed = count <= 128 || !isOdd
+            for request: DriverRequest in [
+                .write(1, [UInt8](repeating: 5, count: bytes)), .read(1, sectors: bytes / 512),
+            ] {
+                let cuts = request.inputBytes > 0 ? [16] : [16] + sizes.dropLast()
+                let placed = request.place(
+                    memory, at: 0x10000, readableCuts: cuts, writableCuts: sizes)
+                _ = try #require(driver.stage(placed.buffers))
+                driver.publish()
+                try rig.run(&disk)
+                _ = try driver.collect()
+                #expect(
+                    placed.status(memory) == (isServed ? 0 : 1), "\(count) \(isOdd) \(request.type)"
+                )
+            }
+            #expect(disk.content[512] == (isServed ? 5 : 1))
+        }
+    }
+
     /// A request, and the status that a writable disk of 64 sectors and a read-only one give it.
     struct Row: Sendable, CustomTestStringConvertible {
         let name: String

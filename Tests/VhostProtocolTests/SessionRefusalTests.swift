@@ -380,7 +380,7 @@ struct SessionRefusalTests {
                 let isScripted = random.below(2) == 0 && !script.isEmpty
                 let message =
                     isScripted ? script.removeFirst().acknowledged : Self.random(&random)
-                rig.outcome = random.below(8) == 0 ? .failed(errno: 5) : .done
+                rig.outcome = random.below(8) == 0 ? .failed("it broke") : .done
                 let (action, end) = rig.send(message)
                 if case .changeQueue(let index, .start(let setup)) = action {
                     started += 1

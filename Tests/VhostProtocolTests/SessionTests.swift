@@ -131,16 +131,18 @@ struct SessionTests {
     func mapFails() throws {
         var rig = SessionRig.agreed()
         let before = rig.session.memory
-        rig.outcome = .failed(errno: 12)
+        rig.outcome = .failed("memory at 0x1000: no room")
         let other = ClientRegion(guest: 1 << 32, size: 4096, user: 1 << 40)
         let (_, told) = rig.send(ClientMessage.addRegion(other).acknowledged)
-        guard case .refused(.failed(.addRegion, errno: 12), let reply?) = told else {
+        guard case .refused(.failed(.addRegion, let reason), let reply?) = told else {
             Issue.record("\(told)")
             return
         }
         #expect(try ClientReply(reply.bytes, to: 37).word == 1)
         #expect(rig.session.memory == before)
-        #expect(rig.send(.addRegion(other)).end == .close(.failed(.addRegion, errno: 12)))
+        let refusal = SessionRefusal.failed(.addRegion, reason)
+        #expect(refusal.text == "ADD_MEM_REG: memory at 0x1000: no room")
+        #expect(rig.send(.addRegion(other)).end == .close(refusal))
     }
 
     @Test("the in-flight area is made, handed back, and divided among the queues")

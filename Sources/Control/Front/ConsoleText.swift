@@ -60,6 +60,7 @@ package enum ConsoleText {
     private static func details(of disk: DiskView) -> [(label: String, text: String)] {
         var details: [(label: String, text: String)] = []
         if let uri = disk.uri { details.append(("URI", uri)) }
+        if let socket = disk.vhostSocket { details.append(("Vhost Socket", socket)) }
         if let names = disk.checkpoints, !names.isEmpty {
             details.append(("Checkpoints", names.joined(separator: ", ")))
         }

@@ -33,6 +33,16 @@ package enum SizeText {
         return Int(bytes)
     }
 
+    /// The memory that machines may share: a size within its range.
+    package static func guestMemory(_ text: String) throws(ControlError) -> UInt64 {
+        let range = ServerConfiguration.guestMemoryBytesRange
+        guard let bytes = bytes(text), range.contains(bytes) else {
+            throw .invalidArgument(
+                what: "vhost-memory '\(text)'", detail: "it must be a size from 1M to 64T")
+        }
+        return bytes
+    }
+
     /// The room that scratch leaves to machines: a size, or a percentage of the file system.
     package static func scratchReserve(_ text: String) throws(ControlError) -> ScratchReserve {
         if text.hasSuffix("%"), let percent = UInt64(text.dropLast()), percent <= 100 {

@@ -254,6 +254,7 @@ extension JobManager {
             view.uri = ExportURI.text(
                 endpoint: settings.liveEndpoint,
                 name: domain.definition.liveExportName(target: disk.target))
+            view.vhostSocket = vhostSocket(of: disk, in: domain)
             do {
                 let status = try await engine.diskStatus(id)
                 view.size = status.sizeBytes

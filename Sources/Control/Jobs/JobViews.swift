@@ -160,6 +160,8 @@ package struct DiskView: Sendable, Hashable, Codable {
     package var size: UInt64?
     /// NBD URI of the live export.
     package var uri: String?
+    /// Path of the socket by which a machine may have the disk with vhost-user.
+    package var vhostSocket: String?
     package var clients: Int?
     /// Bytes changed since the newest checkpoint; of a disk whose changes are not tracked, since
     /// it was attached.

@@ -18,6 +18,7 @@ struct OverviewBody: Sendable, Encodable {
         var device: String
         var readOnly: Bool
         var size: UInt64?
+        var vhostSocket: String?
         var clients: Int?
         var dirtyBytes: UInt64?
         var checkpoints: [String]?
@@ -177,7 +178,7 @@ extension JobManager {
             let view = await view(of: disk, in: domain)
             var shown = OverviewBody.Disk(
                 disk: view.disk, device: view.device, readOnly: view.readOnly, size: view.size,
-                clients: view.clients, dirtyBytes: view.dirtyBytes,
+                vhostSocket: view.vhostSocket, clients: view.clients, dirtyBytes: view.dirtyBytes,
                 checkpoints: view.checkpoints, recoveredBytes: view.recoveredBytes,
                 trackingProblem: view.trackingProblem, errorMessage: view.errorMessage)
             if case .attached(let id) = domain.attachments[disk.target],

@@ -1,6 +1,7 @@
 import Disk
 import NBDProtocol
 import ServerInterface
+import SharedMemory
 import Synchronization
 import SystemLayer
 
@@ -32,6 +33,8 @@ final class LiveExport: Sendable {
     /// The ring that owns the disk's writes, and with them all connections that may write.
     let homeRing: Int
     let clientCount = Atomic<Int>(0)
+    /// For what its vhost-user front-ends leave behind.
+    let closer = SlowCloser()
     let figures = PublishedFigures()
     let overwritten = OverwriteMeter()
     /// What was last found out for the disk's picture.

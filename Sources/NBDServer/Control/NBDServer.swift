@@ -55,7 +55,7 @@ package final class NBDServer: Sendable {
             self.crash = Mutex(crash)
             shared = try ServerShared(
                 layout, configuration, security: security, startThread: startThread,
-                flight: flight)
+                flight: flight, guestDescriptorsEnd: room - configuration.maxConnections)
             threads = try Self.startRings(shared)
         } catch {
             throw .systemUnsupported(

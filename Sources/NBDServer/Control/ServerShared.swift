@@ -1,6 +1,7 @@
 import PointInTime
 import ScratchFiles
 import ServerInterface
+import SharedMemory
 import Synchronization
 import SystemLayer
 
@@ -14,6 +15,11 @@ final class ServerShared: Sendable {
     let security: SecurityStore
     let counts: ConnectionCounts
     let copyMemory: CopyMemory
+    /// Memory of guests that is mapped.
+    let guestMemory: MappingBudget
+    /// Numbers of descriptors that front-ends of vhost-user may not reach: the kernel gives out the lowest
+    /// that is free, so those above are left for everybody else.
+    let guestDescriptorsEnd: Int
     let watch: ScratchWatch
     /// What the threads are doing, for whoever comes after a crash.
     let flight: FlightRecorder
@@ -32,8 +38,9 @@ final class ServerShared: Sendable {
         _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
         startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool =
             DetachedThread.run(name:_:),
-        flight: FlightRecorder? = nil, isSimulated: Bool = false
+        flight: FlightRecorder? = nil, guestDescriptorsEnd: Int = .max, isSimulated: Bool = false
     ) throws(SystemFault) {
+        self.guestDescriptorsEnd = guestDescriptorsEnd
         self.startThread = startThread
         self.flight = if let flight { flight } else { try FlightRecorder() }
         self.layout = layout
@@ -47,6 +54,7 @@ final class ServerShared: Sendable {
         counts = ConnectionCounts(configuration)
         watch = isSimulated ? ScratchWatch(start: Self.noThread) : ScratchWatch()
         copyMemory = CopyMemory(limitBytes: configuration.copyMemoryBytes)
+        guestMemory = MappingBudget(limitBytes: configuration.guestMemoryBytes)
     }
 
     private static let noThread: ThreadStart = { (_, _) throws(SystemFault) in

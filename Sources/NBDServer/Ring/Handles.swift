@@ -26,6 +26,13 @@ struct EventHandle: Hashable, Sendable, BitwiseCopyable {
     init(_ number: Int32) { self.number = number }
 }
 
+/// What calls a front-end's guest.
+struct CallHandle: Hashable, Sendable, BitwiseCopyable {
+    let number: UInt
+
+    init(_ number: UInt) { self.number = number }
+}
+
 /// A listening socket.
 struct ListenerHandle: Hashable, Sendable, BitwiseCopyable {
     let number: Int32

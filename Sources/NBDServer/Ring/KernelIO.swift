@@ -248,8 +248,24 @@ struct KernelIO: RingIO, ~Copyable {
         ring.prepareEventRead(event.number, tag: tag)
     }
 
-    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64) {
-        ring.prepareEventWrite(event.number, isTold: isTold, tag: tag)
+    mutating func makeCall(
+        _ event: EventHandle, replacing old: CallHandle?
+    ) throws(SystemFault) -> CallHandle {
+        if let old {
+            try CallRing(number: old.number).replace(event.number)
+            return old
+        }
+        return CallHandle(try CallRing.make(event.number).number)
+    }
+
+    mutating func prepareCall(_ call: CallHandle, tag: UInt64) {
+        ring.prepareCall(CallRing(number: call.number), tag: tag)
+    }
+
+    mutating func close(_ call: CallHandle) {
+        // What was prepared names it by number.
+        ring.submit(waiting: false)
+        CallRing(number: call.number).close()
     }
 
     mutating func receiveMessage(
@@ -270,7 +286,11 @@ struct KernelIO: RingIO, ~Copyable {
         return EventHandle(descriptor)
     }
 
-    mutating func close(descriptor: Int32) { DescriptorSocket.close(descriptor) }
+    mutating func close(_ descriptors: [Int32], by closer: SlowCloser) { closer.close(descriptors) }
+
+    mutating func close(_ socket: SocketHandle, by closer: SlowCloser) {
+        closer.close([socket.number])
+    }
 
     // MARK: Time
 

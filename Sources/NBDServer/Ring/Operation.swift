@@ -14,14 +14,12 @@ enum Operation {
     case message(VhostIndex)
     /// A guest's queue was kicked.
     case kick(VhostIndex, queue: Int)
-    /// Calls of guest's queues have been made.
-    case called(VhostIndex)
     /// Nobody waits for the result (a prefetch, a cancel).
     case ignored
 
     private enum Kind: UInt8 {
         case mailbox = 1
-        case clock, accept, receive, writable, piece, copyRead, message, kick, called, ignored
+        case clock, accept, receive, writable, piece, copyRead, message, kick, ignored
     }
 
     /// The 64 bits that travel with the operation through the kernel: its kind, and what it is for.
@@ -36,7 +34,6 @@ enum Operation {
         case .copyRead(let disk, let copy): Self.tag(.copyRead, disk.number, copy.number)
         case .message(let vhost): Self.tag(.message, vhost.number)
         case .kick(let vhost, let queue): Self.tag(.kick, vhost.number, queue)
-        case .called(let vhost): Self.tag(.called, vhost.number)
         case .ignored: Self.tag(.ignored)
         }
     }
@@ -61,7 +58,6 @@ enum Operation {
             case .copyRead: .copyRead(DiskIndex(number), CopyIndex(Int(tag >> 32 & 0xFF_FFFF)))
             case .message: .message(VhostIndex(number))
             case .kick: .kick(VhostIndex(number), queue: Int(tag >> 32 & 0xFF_FFFF))
-            case .called: .called(VhostIndex(number))
             case .ignored: .ignored
             }
     }

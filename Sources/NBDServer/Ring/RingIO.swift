@@ -1,5 +1,6 @@
 import Disk
 import IORing
+import SharedMemory
 import SystemLayer
 
 /// All that a ring's loop asks of the world: the kernel in the server (`KernelIO`), a simulated world in
@@ -179,8 +180,17 @@ protocol RingIO: ~Copyable {
     /// Completes when the event's count is not zero, and takes it.
     mutating func prepareKick(_ event: EventHandle, tag: UInt64)
 
-    /// Adds to the event's count; without `isTold` it completes only when it fails.
-    mutating func prepareCall(_ event: EventHandle, isTold: Bool, tag: UInt64)
+    /// What calls the event's owner, in place of `old`; the event may be closed then.
+    mutating func makeCall(
+        _ event: EventHandle, replacing old: CallHandle?
+    ) throws(SystemFault) -> CallHandle
+
+    /// Adds to the event's count with the next `submit`, if it is not full; never waits, and completes
+    /// only if it fails.
+    mutating func prepareCall(_ call: CallHandle, tag: UInt64)
+
+    /// Ends what `makeCall` made, after what was prepared.
+    mutating func close(_ call: CallHandle)
 
     /// Receives bytes of a message and its descriptors behind those that are there; returns bytes, 0 at
     /// the end of the stream, or the negative errno (EAGAIN: nothing is there).
@@ -194,8 +204,12 @@ protocol RingIO: ~Copyable {
     /// Takes a descriptor for an event; nil when it is none.
     mutating func event(_ descriptor: Int32) -> EventHandle?
 
-    /// Closes a descriptor that came with a message, or that an event was made of.
-    mutating func close(descriptor: Int32)
+    /// Closes descriptors that came with messages, or that events were made of; what may take time is
+    /// done by `closer`.
+    mutating func close(_ descriptors: [Int32], by closer: SlowCloser)
+
+    /// Closes a front-end's socket; descriptors that nobody has received are closed with it.
+    mutating func close(_ socket: SocketHandle, by closer: SlowCloser)
 
     // MARK: Time
 

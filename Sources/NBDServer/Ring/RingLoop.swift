@@ -174,7 +174,6 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
             copyReadCompleted(disk, copy, result: completion.result)
         case .message(let vhost): hasMessage(vhost)
         case .kick(let vhost, let queue): kicked(vhost, queue)
-        case .called(let vhost): called(vhost)
         case .ignored: break
         }
     }

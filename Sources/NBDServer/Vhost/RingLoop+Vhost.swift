@@ -2,6 +2,7 @@ import Disk
 import IORing
 import NBDProtocol
 import ServerInterface
+import SharedMemory
 import Synchronization
 import SystemLayer
 import Tables
@@ -15,6 +16,11 @@ extension RingLoop where IO: ~Copyable {
     /// there.
     mutating func acceptFrontEnd(_ listener: RingListener, _ export: LiveExport) {
         guard !hasFrontEnd(listener.number) else { return }
+        guard !export.closer.isFull else {
+            if export.closer.saysFull() { reportLeftover(export) }
+            pausedListeners.append(listener)
+            return
+        }
         do throws(SystemFault) {
             if case .free = shared.counts.room(for: listener.scope) {
                 if let socket = try io.accept(listener.handle) {
@@ -27,6 +33,14 @@ extension RingLoop where IO: ~Copyable {
         } catch {
             pausedListeners.append(listener)
         }
+    }
+
+    private mutating func reportLeftover(_ export: LiveExport) {
+        shared.emit(
+            .guestProblem(
+                export: export.description.name,
+                reason: "\(export.closer.waiting) descriptors that front-ends have sent cannot be"
+                    + " closed: no front-end is let in before \(SlowCloser.waitingMax) are left"))
     }
 
     private mutating func hasFrontEnd(_ listener: UInt64) -> Bool {
@@ -43,12 +57,12 @@ extension RingLoop where IO: ~Copyable {
     ) {
         guard stopTicket == nil, !isDeparting, !connections.isFull, !vhosts.isFull,
             !export.isLeaving, let disk = diskSlots[export.disk]
-        else { return io.close(socket) }
+        else { return io.close(socket, by: export.closer) }
         let local = io.welcome(socket, isUnix: true)
         let permitted = PermittedExports(
             scope: listener.scope, rights: shared.security.rights(tls: nil, local: local))
         guard permitted.isPermitted(.live(export)), shared.counts.admit(listener.scope, nil) else {
-            return io.close(socket)
+            return io.close(socket, by: export.closer)
         }
         let seed = ConnectionSeed(
             socket: socket, scope: listener.scope, isUnix: true, peer: nil,
@@ -66,7 +80,7 @@ extension RingLoop where IO: ~Copyable {
                     sizeBytes: disks[disk].sizeBytes))
         } catch {
             connections.remove(slot)
-            io.close(socket)
+            io.close(socket, by: export.closer)
             return shared.drop(listener.scope, nil, inHandshake: false)
         }
         connections[slot].transmission.target = .live(export)
@@ -136,17 +150,19 @@ extension RingLoop where IO: ~Copyable {
         }
         guard !connections[slot].isReferenced, !vhosts[vhost].isReferenced else { return }
         sharing.removeAll { $0 == slot }
-        closeDescriptors(vhosts[vhost].allDescriptors)
+        let closer = vhosts[vhost].export.closer
+        closeDescriptors(vhosts[vhost].allDescriptors, closer)
         if let disk = connections[slot].transmission.disk, disks[disk].guest == slot {
             disks[disk].guest = nil
             disks[disk].export.isShared.store(false, ordering: .relaxed)
         }
         let left = leaveExport(slot)
         let listener = vhosts[vhost].listener
-        // Here its memory is unmapped.
+        for queue in vhosts[vhost].queues.indices { endCall(vhost, queue) }
+        closer.unmap(vhosts[vhost].takeMemory())
         vhosts.remove(vhost)
         let connection = connections.remove(slot)
-        io.close(connection.socket)
+        io.close(connection.socket, by: closer)
         shared.drop(connection.scope, nil, inHandshake: false)
         if let left { report(left) }
         if let next = listeners.first(where: { $0.number == listener }) { armAccept(next) }
@@ -159,16 +175,21 @@ extension RingLoop where IO: ~Copyable {
             io.prepareCancel(
                 Operation.kick(vhost, queue: queue).tag, tag: Operation.ignored.tag)
         }
-        if vhosts[vhost].isCallTold {
-            io.prepareCancel(Operation.called(vhost).tag, tag: Operation.ignored.tag)
-        }
+    }
+
+    /// The queue's guest is called no more.
+    mutating func endCall(_ vhost: VhostIndex, _ queue: Int) {
+        guard let call = vhosts[vhost].queues[queue].call else { return }
+        vhosts[vhost].queues[queue].call = nil
+        io.close(call)
     }
 
     /// Closes descriptors that front-ends have sent.
-    mutating func closeDescriptors(_ descriptors: [Int32]) {
-        guard !descriptors.isEmpty else { return }
+    mutating func closeDescriptors(_ descriptors: [Int32], _ closer: SlowCloser) {
+        let open = descriptors.filter { $0 >= 0 }
+        guard !open.isEmpty else { return }
         // What was prepared names them by number: the kernel takes its own references first.
         io.submit(waiting: false)
-        for descriptor in descriptors where descriptor >= 0 { io.close(descriptor: descriptor) }
+        io.close(open, by: closer)
     }
 }

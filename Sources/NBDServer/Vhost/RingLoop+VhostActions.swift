@@ -25,18 +25,31 @@ extension RingLoop where IO: ~Copyable {
             do throws(SystemFault) {
                 vhosts[vhost].madeArea = try FixedMemory.make(byteCount: byteCount).giveAway()
                 return .done
-            } catch { return .failed(errno: error.errno) }
-        case .useInflight(let area):
-            do throws(SystemFault) {
-                guard let descriptor = descriptors.first else {
-                    return .failed(errno: Errno.invalid)
-                }
-                vhosts[vhost].area = try GuestMapping(
-                    descriptor: descriptor, offset: area.fileOffset, byteCount: area.byteCount,
-                    isFixed: true)
-                return .done
-            } catch { return .failed(errno: error.errno) }
+            } catch {
+                return .failed(
+                    "an area of \(byteCount) bytes cannot be made: \(error.call):"
+                        + " \(error.errorText)")
+            }
+        case .useInflight(let area): return useArea(vhost, area, descriptors)
         }
+    }
+
+    private mutating func useArea(
+        _ vhost: VhostIndex, _ area: InflightArea, _ descriptors: [Int32]
+    ) -> ActionOutcome {
+        guard let descriptor = descriptors.first else { return .failed("it has no descriptor") }
+        var wish = MappingBudget.Wish()
+        if let old = vhosts[vhost].area { wish.has(old.byteCount, stays: false) }
+        wish.wants(area.byteCount)
+        do throws(MappingRefusal) {
+            try shared.guestMemory.take(wish)
+            let new = try GuestMapping(
+                descriptor: descriptor, offset: area.fileOffset, byteCount: area.byteCount,
+                isFixed: true, budget: shared.guestMemory)
+            if let old = vhosts[vhost].area { vhosts[vhost].export.closer.unmap([old]) }
+            vhosts[vhost].area = new
+            return .done
+        } catch { return .failed("an area of \(area.byteCount) bytes: \(error.text)") }
     }
 
     // MARK: Memory
@@ -45,18 +58,28 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ vhost: VhostIndex, _ added: [MappedRegion],
         _ removed: [MemorySlot], _ descriptors: [Int32]
     ) -> ActionOutcome {
+        do throws(MappingRefusal) {
+            try shared.guestMemory.take(
+                vhosts[vhost].memory.wish(adding: added, removing: removed))
+        } catch {
+            return .failed(error.text)
+        }
         var mapped: [(region: MappedRegion, mapping: GuestMapping)] = []
-        do throws(SystemFault) {
-            for region in added {
+        for region in added {
+            do throws(MappingRefusal) {
                 let mapping = try GuestMapping(
                     descriptor: descriptors[region.descriptor], offset: region.region.fileOffset,
-                    byteCount: region.region.byteCount)
+                    byteCount: region.region.byteCount, budget: shared.guestMemory)
                 mapped.append((region, mapping))
+            } catch {
+                for unmapped in added.dropFirst(mapped.count + 1) {
+                    shared.guestMemory.give(unmapped.region.byteCount)
+                }
+                return .failed("memory \(region.region.text): \(error.text)")
             }
-        } catch {
-            return .failed(errno: error.errno)
         }
-        vhosts[vhost].memory.change(added: mapped, removed: removed)
+        vhosts[vhost].export.closer.unmap(
+            vhosts[vhost].memory.change(added: mapped, removed: removed))
         for queue in vhosts[vhost].running {
             guard let ring = vhosts[vhost].queues[queue].ring,
                 let addresses = vhosts[vhost].queues[queue].addresses
@@ -79,26 +102,44 @@ extension RingLoop where IO: ~Copyable {
     ) -> ActionOutcome {
         switch change {
         case .start(let setup):
-            guard let kick = takeEvent(&descriptors) else { return .failed(errno: Errno.invalid) }
+            guard let kick = takeEvent(&descriptors) else { return .noEvent(index) }
             replace(\.kick, kick, vhost, index)
             start(slot, vhost, index, setup)
         case .setKick:
-            guard let kick = takeEvent(&descriptors) else { return .failed(errno: Errno.invalid) }
+            guard let kick = takeEvent(&descriptors) else { return .noEvent(index) }
             replace(\.kick, kick, vhost, index)
             disarm(vhost, index)
             arm(vhost, index)
-        case .setCall(let isPresent):
-            let call = isPresent ? takeEvent(&descriptors) : nil
-            guard (call != nil) == isPresent else { return .failed(errno: Errno.invalid) }
-            replace(\.call, call, vhost, index)
-            if call != nil { self.call(vhost, index) }
+        case .setCall(let isPresent): return setCall(vhost, index, isPresent, &descriptors)
         case .setError(let isPresent):
             let error = isPresent ? takeEvent(&descriptors) : nil
-            guard (error != nil) == isPresent else { return .failed(errno: Errno.invalid) }
+            guard (error != nil) == isPresent else { return .noEvent(index) }
             replace(\.error, error, vhost, index)
         case .pause: vhosts[vhost].queues[index].isEnabled = false
         case .resume: vhosts[vhost].queues[index].isEnabled = true
         }
+        return .done
+    }
+
+    private mutating func setCall(
+        _ vhost: VhostIndex, _ index: Int, _ isPresent: Bool, _ descriptors: inout [Int32]
+    ) -> ActionOutcome {
+        guard isPresent else {
+            endCall(vhost, index)
+            return .done
+        }
+        guard let event = takeEvent(&descriptors) else { return .noEvent(index) }
+        // What calls has taken it, or it is of no use.
+        defer { closeDescriptors([event.number], vhosts[vhost].export.closer) }
+        do throws(SystemFault) {
+            vhosts[vhost].queues[index].call = try io.makeCall(
+                event, replacing: vhosts[vhost].queues[index].call)
+        } catch {
+            return .failed(
+                "queue \(index) cannot be called: \(error.call): \(error.errorText)")
+        }
+        // The last call may have gone to another event.
+        call(vhost, index)
         return .done
     }
 
@@ -116,7 +157,7 @@ extension RingLoop where IO: ~Copyable {
     ) {
         let old = vhosts[vhost].queues[index][keyPath: place]
         vhosts[vhost].queues[index][keyPath: place] = event
-        if let old { closeDescriptors([old.number]) }
+        if let old { closeDescriptors([old.number], vhosts[vhost].export.closer) }
     }
 
     private mutating func start(
@@ -151,11 +192,12 @@ extension RingLoop where IO: ~Copyable {
         let next = vhosts[vhost].stop(index)
         disarm(vhost, index)
         let queue = vhosts[vhost].queues[index]
-        closeDescriptors([queue.kick, queue.call, queue.error].compactMap { $0?.number })
+        closeDescriptors(
+            [queue.kick, queue.error].compactMap { $0?.number },
+            vhosts[vhost].export.closer)
         vhosts[vhost].queues[index].kick = nil
-        vhosts[vhost].queues[index].call = nil
+        endCall(vhost, index)
         vhosts[vhost].queues[index].error = nil
-        vhosts[vhost].queues[index].owesCall = false
         return next
     }
 
@@ -163,6 +205,13 @@ extension RingLoop where IO: ~Copyable {
     private mutating func disarm(_ vhost: VhostIndex, _ index: Int) {
         guard vhosts[vhost].queues[index].isArmed else { return }
         io.prepareCancel(Operation.kick(vhost, queue: index).tag, tag: Operation.ignored.tag)
+    }
+}
+
+extension ActionOutcome {
+    /// A queue's descriptor is of the wrong kind.
+    fileprivate static func noEvent(_ queue: Int) -> ActionOutcome {
+        .failed("the descriptor for queue \(queue) is no eventfd")
     }
 }
 

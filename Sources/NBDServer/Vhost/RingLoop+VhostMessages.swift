@@ -1,4 +1,5 @@
 import IORing
+import SharedMemory
 import SystemLayer
 import Tables
 import VhostProtocol
@@ -54,12 +55,25 @@ extension RingLoop where IO: ~Copyable {
                 vhosts[vhost].input = bytes
                 return header
             }
+            guard !vhosts[vhost].export.closer.isFull else {
+                let waiting = vhosts[vhost].export.closer.waiting
+                refuse(slot, vhost, "\(waiting) descriptors that it has sent cannot be closed")
+                return nil
+            }
             var descriptors = vhosts[vhost].descriptors
             let got = io.receiveMessage(
                 connections[slot].socket, count: wanted - bytes.count, into: &bytes,
                 descriptors: &descriptors)
             vhosts[vhost].input = bytes
             vhosts[vhost].descriptors = descriptors
+            let end = shared.guestDescriptorsEnd
+            if descriptors.contains(where: { Int($0) >= end }) {
+                refuse(
+                    slot, vhost,
+                    "front-ends have all the descriptors that the server can spare:"
+                        + " \(end) (ulimit -n, LimitNOFILE)")
+                return nil
+            }
             if got > 0 { continue }
             if got == -Int(Errno.again) {
                 vhosts[vhost].hasInput = false
@@ -83,16 +97,16 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ vhost: VhostIndex, _ step: SessionStep, _ descriptors: [Int32]
     ) {
         switch step {
-        case .proceed: closeDescriptors(descriptors)
+        case .proceed: closeDescriptors(descriptors, vhosts[vhost].export.closer)
         case .reply(let reply):
-            closeDescriptors(descriptors)
+            closeDescriptors(descriptors, vhosts[vhost].export.closer)
             send(reply, slot, vhost)
         case .refused(let refusal, let reply):
-            closeDescriptors(descriptors)
+            closeDescriptors(descriptors, vhosts[vhost].export.closer)
             report(vhost, refusal.text)
             if let reply { send(reply, slot, vhost) }
         case .close(let refusal):
-            closeDescriptors(descriptors)
+            closeDescriptors(descriptors, vhosts[vhost].export.closer)
             refuse(slot, vhost, refusal.text)
         case .perform(let action):
             vhosts[vhost].waiting = WaitingAction(action: action, descriptors: descriptors)
@@ -114,7 +128,7 @@ extension RingLoop where IO: ~Copyable {
         let outcome = perform(waiting.action, slot, vhost, &waiting.descriptors)
         // What was refused on the way has closed the session.
         guard connections[slot].phase == .sharing else {
-            return closeDescriptors(waiting.descriptors)
+            return closeDescriptors(waiting.descriptors, vhosts[vhost].export.closer)
         }
         carryOut(slot, vhost, vhosts[vhost].session.performed(outcome), waiting.descriptors)
         markReady(slot)
@@ -127,7 +141,7 @@ extension RingLoop where IO: ~Copyable {
         let sent = io.sendMessage(connections[slot].socket, reply.bytes, descriptor: area)
         if let area {
             vhosts[vhost].madeArea = nil
-            closeDescriptors([area])
+            closeDescriptors([area], vhosts[vhost].export.closer)
         }
         guard sent != reply.bytes.count else { return }
         // A front-end waits for its answers, so there is always room for one.

@@ -179,7 +179,14 @@ extension RingLoop where IO: ~Copyable {
         vhosts[vhost].rings.remove(ring)
         report(vhost, "queue \(queue) is broken: \(fault.text)")
         if let error = vhosts[vhost].queues[queue].error {
-            io.prepareCall(error, isTold: false, tag: Operation.ignored.tag)
+            // A guest that breaks its queue again and again is its own loss; so is a call that cannot be.
+            do throws(SystemFault) {
+                let call = try io.makeCall(error, replacing: nil)
+                io.prepareCall(call, tag: Operation.ignored.tag)
+                io.close(call)
+            } catch {
+                report(vhost, "its front-end cannot be told: \(error.call): \(error.errorText)")
+            }
         }
     }
 
@@ -204,34 +211,10 @@ extension RingLoop where IO: ~Copyable {
         io.prepareKick(kick, tag: Operation.kick(vhost, queue: queue).tag)
     }
 
-    /// Calls the guest.
-    ///
-    /// A front-end that takes no calls holds a bounded number of them in the kernel.
+    /// Calls the guest, with the next submit.
     mutating func call(_ vhost: VhostIndex, _ queue: Int) {
         guard let call = vhosts[vhost].queues[queue].call else { return }
-        if vhosts[vhost].untoldCalls >= Limits.untoldCalls {
-            if vhosts[vhost].isCallTold {
-                vhosts[vhost].queues[queue].owesCall = true
-                return
-            }
-            vhosts[vhost].isCallTold = true
-            vhosts[vhost].untoldCalls = 0
-            return io.prepareCall(call, isTold: true, tag: Operation.called(vhost).tag)
-        }
-        vhosts[vhost].untoldCalls += 1
-        io.prepareCall(call, isTold: false, tag: Operation.ignored.tag)
-    }
-
-    /// Calls have been made: those that had to wait follow.
-    mutating func called(_ vhost: VhostIndex) {
-        vhosts[vhost].isCallTold = false
-        if connections[vhosts[vhost].slot].phase == .closing {
-            return markReady(vhosts[vhost].slot)
-        }
-        for queue in vhosts[vhost].running where vhosts[vhost].queues[queue].owesCall {
-            vhosts[vhost].queues[queue].owesCall = false
-            call(vhost, queue)
-        }
+        io.prepareCall(call, tag: Operation.ignored.tag)
     }
 
     // MARK: Looking

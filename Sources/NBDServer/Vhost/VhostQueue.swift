@@ -18,12 +18,10 @@ struct VhostQueue {
     /// Where it stopped: for a queue that broke.
     var stoppedAt: UInt16 = 0
     var kick: EventHandle?
-    var call: EventHandle?
+    var call: CallHandle?
     var error: EventHandle?
     /// The kernel waits for a kick.
     var isArmed = false
-    /// The guest is owed a call.
-    var owesCall = false
 
     /// Whether chains may be taken.
     var isOpen: Bool { ring != nil && isEnabled }

@@ -47,9 +47,6 @@ struct VhostSession: ~Copyable {
     var isListening = false
     var waiting: WaitingAction?
 
-    /// Calls since the last that was told of, and whether the kernel is to tell of one.
-    var untoldCalls = 0
-    var isCallTold = false
     /// Kicks that the kernel waits for.
     var armedKicks = 0
     private var losses: UInt
@@ -177,13 +174,21 @@ struct VhostSession: ~Copyable {
     // MARK: Ends
 
     /// Whether the kernel still has something of it.
-    var isReferenced: Bool { isListening || armedKicks > 0 || isCallTold }
+    var isReferenced: Bool { isListening || armedKicks > 0 }
+
+    /// Its memory, which is somebody else's to unmap when it has gone.
+    mutating func takeMemory() -> [GuestMapping] {
+        var all = memory.takeAll()
+        if let area { all.append(area) }
+        area = nil
+        return all
+    }
 
     /// Descriptors that are to be closed when it has gone.
     var allDescriptors: [Int32] {
         var all = descriptors + (waiting?.descriptors ?? [])
         for queue in queues {
-            all += [queue.kick, queue.call, queue.error].compactMap { $0?.number }
+            all += [queue.kick, queue.error].compactMap { $0?.number }
         }
         if let madeArea { all.append(madeArea) }
         return all.filter { $0 >= 0 }

@@ -157,6 +157,7 @@ class DiskView {
     setClass(this.state, `pill ${state[1]}`);
     const facts = [this.isServed ? bytes(disk.size) : disk.device];
     if (disk.readOnly) facts.push("read only");
+    if (disk.vhostSocket) facts.push(`vhost-user at ${disk.vhostSocket}`);
     if (disk.clients > 0) facts.push(people(disk.clients));
     if (disk.checkpoints && disk.checkpoints.length > 0) {
       facts.push(`${bytes(disk.dirtyBytes)} changed since ${disk.checkpoints.at(-1)}`);
