@@ -159,7 +159,7 @@ package enum Limits {
     package static let resumeMilliseconds: Int32 = 5_000
     /// Scratch may be in use for so long by what a killed process had in flight, in nanoseconds.
     package static let resumeInUseNanoseconds: UInt64 = 3_000_000_000
-    /// Any disk is tried again so long while somebody else holds it.
+    /// Any disk or scratch is tried again so long while somebody else holds it.
     package static let closedSourceNanoseconds: UInt64 = 300_000_000
     /// A file that was changed so much later than its server was last known to live was changed by
     /// somebody else, in nanoseconds.

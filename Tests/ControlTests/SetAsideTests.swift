@@ -63,9 +63,12 @@ import Testing
     func bringBack(name: String) async throws {
         let fixture = try await Self.fixture(name)
         let crash = Self.crash("\(name)/vda")
+        // A name that a crash report has no room for may be that of either disk: both are set aside.
+        let isCut = CrashReport.Subject.beginning(of: "\(name)/vda") != "\(name)/vda"
+        let others = isCut ? 0 : 1
         for time in 1...3 {
             let served = try await Self.start(fixture, crash)
-            #expect(served == (time < 3 ? 2 : 1), "crash \(time)")
+            #expect(served == (time < 3 ? 2 : others), "crash \(time)")
         }
         // It stays so over a start without a crash.
         let served = try await Self.start(fixture, nil) { manager in
@@ -77,9 +80,9 @@ import Testing
                 xml: "<disk type='file' device='disk'><driver name='qemu' type='raw'/>"
                     + "<source file='\(fixture.root)/\(name)-a.raw'/><target dev='vda'/></disk>",
                 to: name)
-            #expect(fixture.engine.attachedCount == 2)
+            #expect(fixture.engine.attachedCount == others + 1)
         }
-        #expect(served == 1)
+        #expect(served == others)
         #expect(try Self.records(fixture).isEmpty)
         #expect(try await Self.start(fixture, nil) == 2)
     }

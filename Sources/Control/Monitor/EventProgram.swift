@@ -43,10 +43,9 @@ package final class EventProgram: Sendable {
         path: String, environment: [String: String],
         milliseconds: Int = EventProgram.runMillisecondsDefault
     ) throws(ControlError) {
-        var isDirectory: ObjCBool = false
-        // SAFETY: the call fills the local.
-        let exists = unsafe FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory)
-        guard path.hasPrefix("/"), exists, !isDirectory.boolValue,
+        let file = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
+        // A directory may be executed, too, in its way.
+        guard path.hasPrefix("/"), SystemCalls.identity(of: file)?.kind == .regular,
             FileManager.default.isExecutableFile(atPath: path)
         else {
             throw .invalidArgument(

@@ -190,7 +190,7 @@ extension NBDServer {
         }
     }
 
-    private static func isInUse(_ fault: SourceFault) -> Bool {
+    static func isInUse(_ fault: SourceFault) -> Bool {
         switch fault {
         case .inUse: true
         case .system(let fault): fault.errno == Errno.busy

@@ -115,7 +115,7 @@ extension NBDServer {
         ) {
             let storage: ScratchStorage
             do throws(ScratchFault) {
-                storage = try self.openStorage(disk.scratch, geometry)
+                storage = try self.openFreeStorage(disk.scratch, geometry)
             } catch {
                 return .failure(Self.fault(disk, error))
             }
@@ -176,6 +176,23 @@ extension NBDServer {
             state.disks.values.first {
                 $0.fileSystem == fileSystem && !$0.source.isReadOnly
             }?.description.name
+        }
+    }
+
+    /// Scratch of a job that ended a moment ago may still be held by its writer.
+    private func openFreeStorage(
+        _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry
+    ) throws(ScratchFault) -> ScratchStorage {
+        let end = MonotonicClock.now() + Limits.closedSourceNanoseconds
+        while true {
+            do throws(ScratchFault) {
+                return try openStorage(scratch, geometry)
+            } catch {
+                guard case .unusable(let fault) = error, Self.isInUse(fault),
+                    MonotonicClock.now() < end
+                else { throw error }
+                _ = Latch(count: 1).wait(milliseconds: 10)
+            }
         }
     }
 
