@@ -69,7 +69,7 @@ let package = Package(
         .target(name: "Core", dependencies: ["PointInTime", "Tracking"], swiftSettings: strict),
         .target(
             name: "Pushing",
-            dependencies: ["CLibNBD", "CLinux", "ServerInterface", "SystemLayer"],
+            dependencies: ["CLibNBD", "CLinux", "Disk", "ServerInterface", "SystemLayer"],
             swiftSettings: strict),
         .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),
         .target(

@@ -15,6 +15,10 @@ final class ImageTarget: Sendable {
     /// Makes the image, or examines the one that is there, and begins to serve it.
     init(_ order: PushOrder) throws(PushFailure) {
         self.order = order
+        guard !order.compresses || !order.keepsImage else {
+            throw PushFailure(
+                "'\(order.path)': only a new image can be compressed: leave out --reuse-external")
+        }
         if order.keepsImage {
             clusterBytes = try Self.examine(order)
         } else {
@@ -43,7 +47,9 @@ final class ImageTarget: Sendable {
             do throws(PushFailure) {
                 return try TargetProgram.run("qemu-img", arguments)
             } catch {
-                guard error.text.contains("lock"), waited < lockMilliseconds else { throw error }
+                guard error.text.contains("Failed to get"), waited < lockMilliseconds else {
+                    throw error
+                }
                 usleep(UInt32(lockLookMilliseconds) * 1000)
                 waited += lockLookMilliseconds
             }

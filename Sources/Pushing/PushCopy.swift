@@ -45,8 +45,8 @@ struct PushCopy: Sendable {
 
     /// Compares what the finished target holds with the instant.
     func verify(_ readers: [PushTarget.Writer]) throws(PushFailure) {
-        var peers: [NBDPeer] = []
-        for _ in readers.indices { peers.append(try connect()) }
+        var peers = [try connect()]
+        while peers.count < readers.count, let more = try? connect() { peers.append(more) }
         try unsafe each(peers) { index, peer, window, memory throws(PushFailure) in
             try unsafe compare(window, peer, readers[index], memory)
         }

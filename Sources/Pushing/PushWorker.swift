@@ -37,9 +37,12 @@ package enum PushWorker {
             try copy.run()
             // Holes may have come and gone since it was measured.
             progress.total.store(progress.bytes.load(ordering: .relaxed), ordering: .relaxed)
+            // No news of the copy may come behind this one, which gives the flush its time.
+            isFlushing.withLock { $0 = true }
             say(progress)
             say(.flushing)
             try target.finish()
+            isFlushing.withLock { $0 = false }
             if order.verifies {
                 say(progress)
                 try target.readBack { readers throws(PushFailure) in try copy.verify(readers) }
@@ -65,7 +68,7 @@ package enum PushWorker {
             while true {
                 usleep(reportMilliseconds * 1000)
                 let beats = progress.beats.load(ordering: .relaxed)
-                if beats != last { say(progress) }
+                isFlushing.withLock { if !$0, beats != last { say(progress) } }
                 last = beats
             }
         }
@@ -122,6 +125,7 @@ package enum PushWorker {
     }
 
     private static let output = Mutex(())
+    private static let isFlushing = Mutex(false)
 
     private static func say(_ report: PushReport) {
         guard var data = try? JSONEncoder().encode(report) else { return }

@@ -1,6 +1,8 @@
 import CLinux
+import Disk
 import Glibc
 import ServerInterface
+import SystemLayer
 
 /// A raw file or block device that is written.
 ///
@@ -14,25 +16,14 @@ final class RawTarget: Sendable {
     /// A lock that another worker has is waited for so long: it has been killed and ends in a moment.
     private static let lockMilliseconds = 5_000
 
-    /// Opens what the order names and takes its lock.
+    /// Opens what the order names; of a raw target it takes the locks, which qemu and this server know.
     init(_ order: PushOrder) throws(PushFailure) {
         path = order.path
         isBlock = order.kind == .block
         var flags = O_RDWR | O_CLOEXEC
         // Of a device it asks for nobody else to have it; of our own file, that it is no link.
         if isBlock { flags |= O_EXCL } else if order.isNew { flags |= O_NOFOLLOW }
-        // SAFETY: the string is passed for the time of the call.
-        descriptor = unsafe open(path, flags)
-        guard descriptor >= 0 else { throw .call("open", path) }
-        var waited = 0
-        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
-            // A file system without locks has none that another could hold.
-            if [ENOSYS, EOPNOTSUPP, ENOLCK, EINVAL].contains(errno) { break }
-            guard errno == EINTR || (errno == EWOULDBLOCK && waited < Self.lockMilliseconds)
-            else { throw .call("flock", path) }
-            usleep(20_000)
-            waited += 20
-        }
+        descriptor = try Self.open(path, flags)
         var facts = stat()
         // SAFETY: the kernel fills the local during the call.
         guard unsafe fstat(descriptor, &facts) == 0 else { throw .call("fstat", path) }
@@ -40,7 +31,48 @@ final class RawTarget: Sendable {
         guard format == (isBlock ? S_IFBLK : S_IFREG) else {
             throw PushFailure("'\(path)' is no \(isBlock ? "block device" : "regular file")")
         }
+        guard order.inode.map({ $0 == UInt64(facts.st_ino) }) ?? true,
+            order.device.map({ $0 == UInt64(facts.st_dev) }) ?? true
+        else { throw PushFailure("'\(path)' is another file by now") }
+        // The program that writes an image takes the same locks.
+        if order.format == .raw { try Self.lock(descriptor, path) }
     }
+
+    // A device that another worker has, which was killed, is its own until the kernel has ended it.
+    private static func open(_ path: String, _ flags: Int32) throws(PushFailure) -> Int32 {
+        var waited = 0
+        while true {
+            // SAFETY: the string is passed for the time of the call.
+            let descriptor = unsafe Glibc.open(path, flags)
+            if descriptor >= 0 { return descriptor }
+            guard errno == EINTR || (errno == EBUSY && waited < lockMilliseconds) else {
+                throw .call("open", path)
+            }
+            usleep(lockLookMicroseconds)
+            waited += Int(lockLookMicroseconds) / 1000
+        }
+    }
+
+    private static func lock(_ descriptor: Int32, _ path: String) throws(PushFailure) {
+        var waited = 0
+        while true {
+            do throws(SourceFault) {
+                return try SourceLock.acquire(descriptor, forWriting: true)
+            } catch {
+                guard case .inUse(let detail, _) = error else {
+                    if case .system(let fault) = error, lockless.contains(fault.errno) { return }
+                    throw PushFailure("'\(path)' cannot be locked: \(error)")
+                }
+                guard waited < lockMilliseconds else { throw PushFailure("'\(path)': \(detail)") }
+                usleep(lockLookMicroseconds)
+                waited += Int(lockLookMicroseconds) / 1000
+            }
+        }
+    }
+
+    private static let lockLookMicroseconds: UInt32 = 20_000
+    /// A file system without locks has none that another could hold.
+    private static let lockless = [ENOSYS, EOPNOTSUPP, ENOLCK, EINVAL]
 
     deinit { if descriptor >= 0 { _ = close(descriptor) } }
 

@@ -26,6 +26,9 @@ package struct PushOrder: Sendable, Hashable, Codable {
     package var socketPath: String
     /// Bytes a second; nil: as fast as it goes.
     package var bytesPerSecond: UInt64?
+    /// `st_dev` and `st_ino` of the file that was checked; nil: any.
+    package var device: UInt64?
+    package var inode: UInt64?
 
     package init(
         path: String, kind: SourceKind, format: PushFormat, isNew: Bool, keepsImage: Bool,

@@ -55,8 +55,10 @@ package final class MappingBudget: Sendable {
     package func take(_ wish: Wish) throws(MappingRefusal) {
         let most = state.withLock { state -> (bytes: UInt64, mappings: Int)? in
             let others = state.bytes - min(state.bytes, wish.bytesNow)
-            let bytes = (limitBytes - min(limitBytes, others)) / 2
-            let mappings = (Self.mappingsMax - state.mappings + wish.mappingsNow) / 2
+            // What a front-end has it may keep, or replace by as much: its guest may start anew at any time.
+            let bytes = max((limitBytes - min(limitBytes, others)) / 2, wish.bytesNow)
+            let mappings = max(
+                (Self.mappingsMax - state.mappings + wish.mappingsNow) / 2, wish.mappingsNow)
             guard wish.bytesKept <= bytes, wish.bytesAdded <= bytes - wish.bytesKept,
                 wish.mappingsKept + wish.mappingsAdded <= mappings
             else { return (bytes, mappings) }

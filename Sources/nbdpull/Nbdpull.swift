@@ -56,6 +56,7 @@ struct Nbdpull: AsyncParsableCommand {
             }
         } catch let error as ControlError {
             report(error)
+            Console.drain()
             Foundation.exit(1)
         } catch {
             leave(with: error)
@@ -89,6 +90,7 @@ struct Nbdpull: AsyncParsableCommand {
             if text.hasPrefix("Error: ") { text = "error: " + text.dropFirst("Error: ".count) }
             if !text.isEmpty { Console.error(text) }
         }
+        Console.drain()
         Foundation.exit(code.rawValue)
     }
 }
@@ -121,6 +123,16 @@ enum Console {
     /// From now on nobody waits for standard error: a reader that takes nothing holds up no thread but that
     /// of this queue, which the log of events uses as well.
     static func beginServing() { serves.store(true, ordering: .relaxed) }
+
+    /// Before the program ends: waits until what is queued is written, unless nobody reads it.
+    static func drain() {
+        guard serves.load(ordering: .relaxed) else { return }
+        let done = DispatchSemaphore(value: 0)
+        queue.async { done.signal() }
+        if done.wait(timeout: .now() + drainSeconds) == .timedOut { _exit(1) }
+    }
+
+    private static let drainSeconds = 2.0
 
     static let queue = DispatchQueue(label: "nbdpull.log")
     private static let serves = Atomic<Bool>(false)

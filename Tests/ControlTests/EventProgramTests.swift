@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import ServerInterface
 import Synchronization
 import Testing
@@ -19,6 +20,8 @@ final class Counter: Sendable {
         let log: EventLog
 
         init() throws {
+            // As in a server: a program may end without reading what it is told.
+            signal(SIGPIPE, SIG_IGN)
             directory =
                 FileManager.default.temporaryDirectory.path + "/np-"
                 + UUID().uuidString.prefix(8).lowercased()

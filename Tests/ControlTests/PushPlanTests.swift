@@ -46,14 +46,25 @@ import Testing
                 + "<disk name='vda' type='block'><target dev='/dev/t'/></disk>"
                 + "<disk name='vdb' backupmode='full'><driver type='raw'/><target file='/t/b'/>"
                 + "</disk><disk name='vdc' type='file'><target file='/t/c'/></disk>"
-                + "</disks></domainbackup>", reuseExternal: true, known: ["c1"])
+                + "</disks></domainbackup>", known: ["c1"])
         #expect(planned.disks.prefix(3).map(\.incremental) == ["c1", nil, "c1"])
         #expect(planned.disks.prefix(3).map(\.pushTarget?.format) == [.qcow2, .raw, .qcow2])
         #expect(planned.disks.prefix(3).map(\.pushTarget?.path) == ["/dev/t", "/t/b", "/t/c"])
         #expect(planned.disks[0].pushTarget?.kind == .block)
-        // What is reused is the target, never scratch.
+    }
+
+    @Test("what is reused is the target, never scratch, and for a full backup only")
+    func reused() throws {
+        let planned = try plan(
+            Self.push("<disk name='vda'><target file='/t/a'/></disk>"), reuseExternal: true)
         #expect(planned.disks[0].pushTarget?.reuseExternal == true)
         #expect(planned.disks[0].scratch?.reuseExternal == false)
+        let error = refusal { () throws(ControlError) in
+            try plan(
+                Self.push("<disk name='vda' incremental='c1'><target file='/t/a'/></disk>"),
+                reuseExternal: true, known: ["c1"])
+        }
+        #expect(error?.code == "incremental-kept")
     }
 
     @Test(

@@ -24,11 +24,21 @@ extension ServeArguments {
             found.kind.store(kindOrHang(of: path) == .block ? 1 : 0, ordering: .relaxed)
             answered.signal()
         }
-        guard answered.wait(timeout: .now() + lookSeconds) == .success else { return .file }
+        guard answered.wait(timeout: lookEnd) == .success else { return .file }
         return found.kind.load(ordering: .relaxed) == 1 ? .block : .file
     }
 
-    private static let lookSeconds = 2.0
+    // Many paths that hang take no longer than one: those behind the first get what is left, or a moment.
+    private static var lookEnd: DispatchTime {
+        let end = firstLook.withLock { first in
+            let start = first ?? .now()
+            first = start
+            return start + 2.0
+        }
+        return max(end, .now() + 0.1)
+    }
+
+    private static let firstLook = Mutex<DispatchTime?>(nil)
 
     private final class FoundKind: Sendable {
         let kind = Atomic<Int>(0)

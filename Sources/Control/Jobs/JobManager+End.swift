@@ -39,7 +39,15 @@ extension JobManager {
             markBroken(id, "the server had given the job up before it was ended")
         } catch {
             if let back = try? jobs[id]?.state.after(.endRefused) { jobs[id]?.state = back }
-            throw controlError(from: error)
+            let refusal = controlError(from: error)
+            if let crew = jobs[id]?.crew, cause.endsWorkers {
+                // Its workers have been ended, and nobody would write the rest.
+                Task {
+                    await self.endPush(
+                        id, crew, .pushFailed(reason: "its end was refused: \(refusal.message)"))
+                }
+            }
+            throw refusal
         }
         return await finish(id, cause: cause)
     }
@@ -187,5 +195,15 @@ extension JobManager {
         guard let job = candidates.first else { throw none }
         guard candidates.count == 1 else { throw .jobAmbiguous(domain: domain) }
         return job
+    }
+}
+
+extension EndCause {
+    /// Whether it ends the workers of a push before they are done.
+    fileprivate var endsWorkers: Bool {
+        switch self {
+        case .pushed, .pushFailed: false
+        case .success, .failure, .abort, .expired, .shutdown, .pushAborted: true
+        }
     }
 }

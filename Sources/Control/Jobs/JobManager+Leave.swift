@@ -37,6 +37,7 @@ extension JobManager {
 
     /// What is under way.
     private var obstacle: String? {
+        if let id = startingPushes.first { return "push job '\(id)' is being started" }
         if let job = jobs.values.first(where: { $0.state.isChanging }) {
             return "job '\(job.id)' is \(job.state.name)"
         }

@@ -88,6 +88,8 @@ extension JobManager {
                 jobs[id]?.record.targets?[index].identity = identity
             }
         }
+        // After a crash from here on the next server knows what is to be removed.
+        if let record = jobs[id]?.record { try state?.update(record) }
     }
 
     private func crew(of id: String) async throws(ControlError) -> PushCrew {
@@ -105,7 +107,10 @@ extension JobManager {
                 kind: target.kind, format: target.format, isNew: isNew,
                 keepsImage: target.reuseExternal && target.format == .qcow2,
                 sizeBytes: try await size(of: disk.target, in: job),
-                socketPath: "\(settings.runDirectory)/push-\(id.prefix(8))-\(orders.count)")
+                socketPath: "\(settings.runDirectory)/push-\(id)-\(orders.count)")
+            let identity = job.record.targets?.first { $0.disk == disk.target }?.identity
+            order.device = identity?.device
+            order.inode = identity?.inode
             order.compresses = push.compresses
             order.verifies = push.verifies
             order.connections = min(
@@ -188,14 +193,21 @@ extension JobManager {
             ) { () -> Result<Bool, ServerFault> in
                 .success(Self.holder(of: target.path, own: [], used: [path]) != nil)
             }
-            if case .success(true) = answer { throw .targetInUse(target.path, disk, holder) }
+            switch answer {
+            case .success(true): throw .targetInUse(target.path, disk, holder)
+            case .success(false): break
+            // Nobody can say that it is not the same file.
+            case .failure(let fault): throw controlError(from: fault)
+            }
         }
     }
 
     private static let lookMilliseconds: Int32 = 2_000
 
     private func ownDirectories() -> [String] {
-        (state.map { StateDirectory.ownPaths(in: $0.path) } ?? []) + [settings.runDirectory]
+        (state.map { StateDirectory.ownPaths(in: $0.path) } ?? []) + [
+            settings.runDirectory, "/dev/shm/nbdpull-\(SystemCalls.effectiveUser)",
+        ]
     }
 
     private static func holder(of path: String, own: [String], used: [String]) -> String? {
@@ -239,6 +251,8 @@ extension JobManager {
     /// this one; what they have written is written again.
     func restartPush(_ id: String) async throws(ControlError) {
         guard let job = jobs[id], job.plan.push != nil else { return }
+        startingPushes.insert(id)
+        defer { startingPushes.remove(id) }
         job.crew?.stop()
         for target in job.record.targets ?? [] {
             _ = await onStorage(target.path) { () -> Bool in
@@ -247,8 +261,13 @@ extension JobManager {
             }
         }
         let crew = try await crew(of: id)
+        // Somebody may have ended it meanwhile.
+        guard jobs[id]?.state.acceptsEnd == true else { return }
         jobs[id]?.crew = crew
         try await crew.prepare()
+        guard jobs[id]?.crew === crew, jobs[id]?.state.acceptsEnd == true else {
+            return crew.stop()
+        }
         startPush(id)
     }
 
@@ -268,7 +287,7 @@ extension JobManager {
                 do throws(ControlError) {
                     try await self.restartPush(id)
                 } catch {
-                    await self.endPush(id, .pushFailed(reason: error.message))
+                    await self.endPush(id, self.crew(id), .pushFailed(reason: error.message))
                 }
             }
         }
@@ -277,23 +296,30 @@ extension JobManager {
     private func pushEnded(
         _ id: String, _ crew: PushCrew, _ outcome: PushCrew.Outcome
     ) async {
+        // A server that is about to leave either takes the workers away, or stays.
+        while isLeaving, !isStopping, jobs[id]?.crew === crew {
+            try? await Task.sleep(for: .milliseconds(50))
+        }
         // The next server goes on with it, or others have ended it.
-        guard jobs[id]?.crew === crew, !isLeaving, !isStopping else { return }
+        guard jobs[id]?.crew === crew, !isStopping else { return }
         switch outcome {
-        case .done: await endPush(id, .pushed)
-        case .failed(let reason): await endPush(id, .pushFailed(reason: reason))
+        case .done: await endPush(id, crew, .pushed)
+        case .failed(let reason): await endPush(id, crew, .pushFailed(reason: reason))
         case .stopped: break
         }
     }
 
-    private func endPush(_ id: String, _ cause: EndCause) async {
+    private func crew(_ id: String) -> PushCrew? { jobs[id]?.crew }
+
+    /// Ends a push for what has become of these workers; others may have begun anew meanwhile.
+    func endPush(_ id: String, _ crew: PushCrew?, _ cause: EndCause) async {
         if case .pushFailed(let reason) = cause {
             // A worker that cannot read says less than the job that has broken.
             await refresh(id)
             guard jobs[id]?.state.acceptsEnd == true else { return }
             markBroken(id, reason)
         }
-        while jobs[id]?.state.acceptsEnd == true, !isStopping {
+        while jobs[id]?.state.acceptsEnd == true, jobs[id]?.crew === crew, !isStopping {
             if (try? await end(job: id, cause: cause)) != nil { return }
             try? await Task.sleep(for: .seconds(Self.endRetrySeconds))
         }

@@ -111,6 +111,8 @@ package actor JobManager {
     var isLeaving = false
     var nextDiskIndex = 1
     var lastScratchSuffix: Int64 = 0
+    /// Pushes whose workers are being started again.
+    var startingPushes: Set<String> = []
     /// For the counters of `/metrics`: jobs begun, and ended by outcome.
     var begunJobs: UInt64 = 0
     var endedCounts: [String: UInt64] = [:]

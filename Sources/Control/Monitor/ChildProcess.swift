@@ -30,6 +30,8 @@ enum ChildProcess {
         var ends: [Int32] = [-1, -1]
         // SAFETY: the array has room for the two numbers that the call stores.
         guard unsafe pipe(&ends) == 0 else { return .notStarted(errno: errno) }
+        // A worker of a push that is started meanwhile must not keep the other end open.
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         let started = start(path, environment, input: ends[0])
         close(ends[0])
         guard case .success(let child) = started else {

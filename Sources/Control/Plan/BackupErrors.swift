@@ -93,6 +93,14 @@ extension ControlError {
                 + "'raw', use <driver type='qcow2'/>")
     }
 
+    /// What an image holds already would hide its base where nothing has changed.
+    package static func incrementalKept(_ target: String) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "incremental-kept", status: 422,
+            detail: "incremental push backup of disk '\(target)' needs a new image: leave out "
+                + "--reuse-external")
+    }
+
     /// Only qcow2 targets can be compressed.
     package static func compressedRaw(_ target: String) -> ControlError {
         ControlError(

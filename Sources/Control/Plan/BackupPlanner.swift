@@ -43,6 +43,9 @@ struct BackupPlanner {
         guard base == nil || planned.pushTarget?.format != .raw else {
             throw .incrementalRaw(disk.target)
         }
+        guard base == nil || planned.pushTarget?.reuseExternal != true else {
+            throw .incrementalKept(disk.target)
+        }
         let exportName = disk.exportName ?? disk.target
         planned.exportName = exportName
         planned.exportBitmap = disk.exportBitmap ?? (base == nil ? nil : "backup-\(disk.target)")

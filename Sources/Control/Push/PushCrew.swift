@@ -60,6 +60,8 @@ final class PushCrew: Sendable {
                     guard members[target] != nil else { return }
                     members[target]?.run = run
                 }
+                // Whoever has stopped them meanwhile did not see this one.
+                if isStopped.load(ordering: .sequentiallyConsistent) { run.stop() }
             }
         } catch {
             stop()

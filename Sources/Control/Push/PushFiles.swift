@@ -76,7 +76,7 @@ enum PushFiles {
             // It may have had its name already when something else went wrong.
             for path in [target.path + partialSuffix, target.path]
             where SystemCalls.identity(of: path)?.identity == identity {
-                try SystemCalls.rename(path, to: target.path + failedSuffix)
+                try setAside(path, as: target.path + failedSuffix)
                 try SystemCalls.syncDirectory(
                     (target.path as NSString).deletingLastPathComponent)
             }
@@ -86,11 +86,37 @@ enum PushFiles {
         }
     }
 
+    // Nothing is replaced: what has that name may be anything, the last failed backup for instance.
+    private static func setAside(_ path: String, as failed: String) throws(SystemCalls.Failure) {
+        let identity = SystemCalls.identity(of: path)?.identity
+        for number in 0..<failedMax {
+            let name = number == 0 ? failed : failed + ".\(number)"
+            // Two names of one file, of which one was given and the other not yet taken.
+            if let identity, SystemCalls.identity(of: name)?.identity == identity {
+                _ = try SystemCalls.unlink(path)
+                return
+            }
+            do throws(SystemCalls.Failure) {
+                return try SystemCalls.renameToNew(path, name)
+            } catch {
+                guard error.alreadyExists, number + 1 < failedMax else { throw error }
+            }
+        }
+    }
+
+    /// Failed backups of one target that are kept.
+    private static let failedMax = 100
+
     /// Takes back a name that was given: the file is written again.
     static func unpublish(_ target: StoredJob.Target) {
         guard target.isNew, let identity = target.identity,
             SystemCalls.identity(of: target.path)?.identity == identity
         else { return }
+        // It may have both names: the process ended between giving one and taking the other.
+        if SystemCalls.identity(of: target.path + partialSuffix)?.identity == identity {
+            _ = try? SystemCalls.unlink(target.path)
+            return
+        }
         _ = try? SystemCalls.renameToNew(target.path, target.path + partialSuffix)
     }
 }

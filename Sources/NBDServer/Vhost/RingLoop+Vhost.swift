@@ -150,7 +150,7 @@ extension RingLoop where IO: ~Copyable {
         }
         guard !connections[slot].isReferenced, !vhosts[vhost].isReferenced else { return }
         sharing.removeAll { $0 == slot }
-        let closer = vhosts[vhost].export.closer
+        let (closer, unmapper) = (vhosts[vhost].export.closer, vhosts[vhost].export.unmapper)
         closeDescriptors(vhosts[vhost].allDescriptors, closer)
         if let disk = connections[slot].transmission.disk, disks[disk].guest == slot {
             disks[disk].guest = nil
@@ -159,7 +159,7 @@ extension RingLoop where IO: ~Copyable {
         let left = leaveExport(slot)
         let listener = vhosts[vhost].listener
         for queue in vhosts[vhost].queues.indices { endCall(vhost, queue) }
-        closer.unmap(vhosts[vhost].takeMemory())
+        unmapper.unmap(vhosts[vhost].takeMemory())
         vhosts.remove(vhost)
         let connection = connections.remove(slot)
         io.close(connection.socket, by: closer)

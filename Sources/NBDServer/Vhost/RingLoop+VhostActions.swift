@@ -46,7 +46,7 @@ extension RingLoop where IO: ~Copyable {
             let new = try GuestMapping(
                 descriptor: descriptor, offset: area.fileOffset, byteCount: area.byteCount,
                 isFixed: true, budget: shared.guestMemory)
-            if let old = vhosts[vhost].area { vhosts[vhost].export.closer.unmap([old]) }
+            if let old = vhosts[vhost].area { vhosts[vhost].export.unmapper.unmap([old]) }
             vhosts[vhost].area = new
             return .done
         } catch { return .failed("an area of \(area.byteCount) bytes: \(error.text)") }
@@ -78,7 +78,7 @@ extension RingLoop where IO: ~Copyable {
                 return .failed("memory \(region.region.text): \(error.text)")
             }
         }
-        vhosts[vhost].export.closer.unmap(
+        vhosts[vhost].export.unmapper.unmap(
             vhosts[vhost].memory.change(added: mapped, removed: removed))
         for queue in vhosts[vhost].running {
             guard let ring = vhosts[vhost].queues[queue].ring,
