@@ -31,8 +31,13 @@ final class RawTarget: Sendable {
         guard format == (isBlock ? S_IFBLK : S_IFREG) else {
             throw PushFailure("'\(path)' is no \(isBlock ? "block device" : "regular file")")
         }
-        guard order.inode.map({ $0 == UInt64(facts.st_ino) }) ?? true,
-            order.device.map({ $0 == UInt64(facts.st_dev) }) ?? true
+        // A device is known by its number, under whatever name.
+        let found =
+            isBlock
+            ? (device: UInt64(facts.st_rdev), inode: 0)
+            : (device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino))
+        guard order.device.map({ $0 == found.device }) ?? true,
+            order.inode.map({ $0 == found.inode }) ?? true
         else { throw PushFailure("'\(path)' is another file by now") }
         // The program that writes an image takes the same locks.
         if order.format == .raw { try Self.lock(descriptor, path) }

@@ -79,7 +79,10 @@ extension InteropSuite {
         @Test("clients of a job whose disk is late wait at its socket, and nobody turns them away")
         func late() throws {
             let directory = try TemporaryDirectory()
-            let path = directory.file("disk")
+            let folder = directory.file("disks")
+            try FileManager.default.createDirectory(
+                atPath: folder, withIntermediateDirectories: false)
+            let path = folder + "/disk"
             let content = try Images.mixed(path, bytes: 4 << 20, seed: 5)
             let (run, commands) = (directory.file("run"), directory.file("commands"))
             try Files.write("", to: commands)
@@ -92,11 +95,13 @@ extension InteropSuite {
                 ])
             try manager.wait(for: "begin", timeout: 40) { $0.stdout.contains("PHASE 0\n") }
             let begun = try Command.run(
-                try ServerUnderTest.binary(), ["backup-begin", "default", "--json"],
+                try ServerUnderTest.binary(),
+                ["backup-begin", "default", "--scratch-dir", directory.path, "--json"],
                 environment: ["NBDPULL_SOCKET": run + "/control.sock"]
             ).output()
             let job = try BegunJob(json: begun)
-            try FileManager.default.moveItem(atPath: path, toPath: path + ".away")
+            // The folder: a file that is renamed counts as changed.
+            try FileManager.default.moveItem(atPath: folder, toPath: folder + ".away")
             try Files.write("kill", to: commands)
             try manager.wait(for: "restart", timeout: 40) { $0.stdout.contains("PHASE 1\n") }
             // The server is there, the disk is not.
@@ -104,7 +109,7 @@ extension InteropSuite {
             let client = try Command("nbdcopy", [try job.uri("vda"), copy])
             Thread.sleep(forTimeInterval: 1.5)
             #expect(client.isRunning)
-            try FileManager.default.moveItem(atPath: path + ".away", toPath: path)
+            try FileManager.default.moveItem(atPath: folder + ".away", toPath: folder)
             try client.result(timeout: 30).output()
             #expect(try Bytes.ofFile(copy) == content)
             try Files.write("kill\nstop", to: commands)
