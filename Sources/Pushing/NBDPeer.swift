@@ -1,6 +1,8 @@
 import CLibNBD
 
 /// One connection to an NBD server on a unix socket, used by one thread at a time.
+// SAFETY (unchecked Sendable): the handle is set once, and a copy gives each of its threads a peer
+// of its own; libnbd locks a handle for each call besides.
 @safe final class NBDPeer: @unchecked Sendable {
     /// An answer to a question for block status.
     struct Extent {
