@@ -77,24 +77,28 @@ final class ServedDisk {
 
     /// Another process serves it.
     func reopen() {
-        source.reopen()
+        let earlierLoss = source.reopen() ? Errno.io : nil
         // What was lost and told to nobody is not told to a process that comes later.
         answered = zip(answered, source.versions).map { min($0, $1) }
         toldCount = source.lostCount
-        hasFailed = false
+        // The first sync will tell it again.
+        hasFailed = earlierLoss != nil
         hangsForEver = false
         isDoubtDue = false
-        live = Self.export(number, alignment, source, world)
+        live = Self.export(number, alignment, source, world, earlierLoss: earlierLoss)
     }
 
     private static func export(
-        _ number: Int, _ alignment: Int, _ source: SimulatedSource, _ world: ServerWorld
+        _ number: Int, _ alignment: Int, _ source: SimulatedSource, _ world: ServerWorld,
+        earlierLoss: Int32? = nil
     ) -> LiveExport {
         let handle = WorldHandle(world)
         var facts = SourceFacts(
             path: "/disk\(number)", sizeBytes: source.shape.sizeBytes,
             raw: Self.firstFile + Int32(number),
-            witness: WriteErrorWitness(raw: -1) { handle.world.sourceError(number) })
+            witness: WriteErrorWitness(raw: -1, earlier: earlierLoss) {
+                handle.world.sourceError(number)
+            })
         facts.alignment = alignment
         facts.type = .blockDevice
         facts.node = FileNode(device: UInt64(number + 1))

@@ -72,11 +72,14 @@ extension ServerWorld {
         if let missing = indices.first(where: { !reached.contains($0) }) {
             return fail("P5: a write is answered, and sector \(missing) was never written")
         }
-        var versions: [(Int, UInt32)] = []
-        for entry in disk.log[request.logStart...] where entry.stamp == request.stamp {
-            versions.append((entry.index, entry.version))
+        // The first of each sector: a write beside it may have stored the same bytes again since, and
+        // need not be durable.
+        var found: [Int: UInt32] = [:]
+        for entry in disk.log[request.logStart...]
+        where entry.stamp == request.stamp && found[entry.index] == nil {
+            found[entry.index] = entry.version
         }
-        keep(versions, request, disk)
+        keep(found.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }, request, disk)
     }
 
     func checkZeroed(_ request: PeerRequest, _ disk: ServedDisk) {

@@ -247,7 +247,10 @@ extension ServerWorld {
             fail("pages are sent that nobody has")
             return -Int(Errno.io)
         }
-        let sent = send(content(found.file, found.position, count), to: socket)
+        // A socket may have taken part of a sector.
+        let lead = Int(found.position % UInt64(Sectors.bytes))
+        let bytes = content(found.file, found.position - UInt64(lead), lead + count)
+        let sent = send(Array(bytes.dropFirst(lead).prefix(count)), to: socket)
         guard sent > 0 else { return sent }
         pages[Int(run.number)]?.position += UInt64(sent)
         pages[Int(run.number)]?.left -= sent

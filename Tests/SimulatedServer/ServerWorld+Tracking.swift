@@ -1,3 +1,4 @@
+import Disk
 import ServerInterface
 import Simulation
 import Synchronization
@@ -21,7 +22,8 @@ extension ServerWorld: FileWorld {
             do throws(TrackingFault) {
                 let store = try TrackingStore.open(
                     places(disk), source: identity(disk),
-                    granularityBytes: 1 << UInt32(Self.granularityShift))
+                    granularityBytes: 1 << UInt32(Self.granularityShift),
+                    earlierLoss: disk.live.source.witness.earlier)
                 doubt.prepare()
                 server.state.withLock { state in
                     state.tracking[disk.id] = .store(store)
@@ -29,6 +31,17 @@ extension ServerWorld: FileWorld {
                 }
                 note("disk \(disk.number): checkpoints \(store.record.chain.checkpoints)")
                 return TrackingSeed(recording: store.recording, log: store.log, doubt: doubt)
+            } catch .sourceLost {
+                guard doubt.declare().isDurable else {
+                    fail("disk \(disk.number): that writes were lost cannot be said")
+                    return nil
+                }
+                server.state.withLock { state in
+                    state.tracking[disk.id] = .unavailable("the disk has lost writes")
+                    state.trackingCare.doubts[disk.id] = doubt
+                }
+                note("disk \(disk.number): has lost writes, its changes are not recorded")
+                return nil
             } catch {
                 fail("disk \(disk.number): tracking cannot be opened: \(error)")
                 return nil

@@ -27,8 +27,8 @@ final class Operation {
     /// The process has gone, or nobody waits any more.
     var isForgotten = false
     /// Does part `index`; an errno when it failed.
-    private let effect: (_ part: Int, _ isLost: Bool) -> Int32?
-    private let end: (Int32?) -> Void
+    private var effect: (_ part: Int, _ isLost: Bool) -> Int32?
+    private var end: (Int32?) -> Void
 
     init(
         _ place: Place, parts: Int, now: UInt64,
@@ -51,7 +51,17 @@ final class Operation {
         return true
     }
 
-    func answer() { if !isForgotten { end(errno) } }
+    func answer() {
+        let end = end
+        dissolve()
+        if !isForgotten { end(errno) }
+    }
+
+    /// Nothing more comes of it; whoever waits for it holds it, and it would hold them.
+    func dissolve() {
+        effect = { _, _ in nil }
+        end = { _ in }
+    }
 }
 
 /// Work that production code hands to a thread of its own.
@@ -59,10 +69,10 @@ final class ThreadCall {
     let disk: Int
     let name: String
     let body: () -> Void
-    /// Whether it saves a layer, so that no other may do so at the same time.
-    let saves: Bool
+    /// The serial of the layer that it saves, which no other may do at the same time.
+    let saves: UInt64?
 
-    init(_ name: String, disk: Int, saves: Bool = false, _ body: @escaping () -> Void) {
+    init(_ name: String, disk: Int, saves: UInt64? = nil, _ body: @escaping () -> Void) {
         self.name = name
         self.disk = disk
         self.saves = saves

@@ -247,8 +247,11 @@ extension SimulatedDisk {
     }
 
     private func sync(_ request: GuestRequest, then: @escaping () -> Void) {
+        let born = world.process
         world.submit(.source(number)) { [self] _, _ in
             if source.sync(by: .guests) { return hasFailedSync ? 5 : nil }
+            // The kernel tells the dead process, and nobody else.
+            if !world.isAlive(born) { makeUnprovable() }
             hasFailed = true
             // The kernel has told it once; the next sync succeeds and means nothing.
             if world.canary == .triesSyncAgain, source.sync(by: .guests) { return nil }

@@ -97,7 +97,8 @@ extension SimulatedDisk {
         }
     }
 
-    private func makeUnprovable() {
+    /// No process can know any more that a checkpoint is not what it was.
+    func makeUnprovable() {
         for index in checkpoints.indices { checkpoints[index].isUnprovable = true }
     }
 

@@ -20,13 +20,12 @@ extension SimulatedDisk {
     func start() {
         let born = world.process
         isOwned = true
-        source.reopen()
-        open(born)
+        open(born, earlierLoss: source.reopen() ? Errno.io : nil)
         if world.isAlive(born) { isOwned = false }
         checkAnswers()
     }
 
-    private func open(_ born: Int) {
+    private func open(_ born: Int, earlierLoss: Int32?) {
         let places = TrackingPlaces(
             files: SimulatedDirectory(
                 "/state/\(number)", disk: number, isMemory: false, world.stage),
@@ -40,7 +39,8 @@ extension SimulatedDisk {
         do throws(TrackingFault) {
             seenLost = source.lostCount
             let store = try TrackingStore.open(
-                places, source: identity, granularityBytes: 1 << UInt32(Self.blockShift))
+                places, source: identity, granularityBytes: 1 << UInt32(Self.blockShift),
+                earlierLoss: earlierLoss)
             guard world.isAlive(born) else { return }
             doubt.prepare()
             serve(store)
@@ -143,13 +143,14 @@ extension SimulatedDisk {
     /// Marks leave the log when the bits are durable, and what they stand for is: or else a loss of power
     /// could undo a change that no checkpoint calls one.
     func saveBits() {
+        // The layer that records now, whichever records when the thread comes to run.
+        guard let recording else { return }
         let born = world.process
         if world.canary == .clearsBeforeSync {
             changes.bitsSynced(succeeded: true)
             return
         }
-        world.thread("bits", disk: number, saves: true) { [self] in
-            guard let recording else { return }
+        world.thread("bits", disk: number, saves: recording.serial) { [self] in
             var succeeded = syncSource()
             do throws(SystemFault) {
                 try recording.save()

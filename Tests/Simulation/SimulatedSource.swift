@@ -173,10 +173,13 @@ package final class SimulatedSource {
         doomed.subtract(indices)
     }
 
-    /// Opened by another process: an error that nobody was told of is told to whoever opens next.
-    package func reopen() {
+    /// Opened by another process: whether writes were lost that nobody was told of.
+    ///
+    /// Whoever opens next is told of them, and so is whoever syncs by what was opened then.
+    package func reopen() -> Bool {
         let told = toldCounts.max() ?? 0
         toldCounts = [told, told]
+        return told < lostCount
     }
 
     /// Of versions that guests know, those that did not get lost.

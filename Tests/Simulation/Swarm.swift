@@ -116,6 +116,7 @@ package struct Swarm: Sendable {
             ])
             for kind in [EventKind.startRead, .moveReader, .beginJob] { weights[kind.rawValue] = 0 }
             pauseRate = 30
+            if draw.chance(20) { focusOnSlowSeals() }
         case 2: focusOnLostScratch()
         case 3: if draw.chance(30) { focusOnLostState() } else { focusOnQuietLoss() }
         case 4: focusOnLeftJobs()
@@ -172,6 +173,18 @@ package struct Swarm: Sendable {
         ])
         (diskCount, regions, faultRate, pauseRate) = (1, 1, 0, 0)
         (hasBlocks, isFile, startsCalm) = (false, false, true)
+    }
+
+    /// Checkpoints take their time, and the power goes before they are made.
+    private mutating func focusOnSlowSeals() {
+        weights = EventKind.allCases.map { $0.isOptional ? 0 : $0.usual }
+        multiply([
+            (.makeCheckpoint, 3), (.cutPower, 2), (.thread, 6), (.tick, 2), (.deliver, 3),
+            (.start, 3), (.guestWrite, 1),
+        ])
+        weights[EventKind.resume.rawValue] = 2
+        (diskCount, regions, faultRate, pauseRate) = (1, 1, 0, 30)
+        (hasBlocks, startsCalm) = (false, true)
     }
 
     /// Processes are killed while jobs copy, and clients read on in the next one.

@@ -82,6 +82,7 @@ package final class World: FileWorld {
 
     /// Objects refer to one another in circles; nothing of a history outlives it.
     func dissolve() {
+        for operation in operations { operation.dissolve() }
         operations = []
         threads = []
         calls = []
@@ -251,7 +252,7 @@ package final class World: FileWorld {
     }
 
     func thread(
-        _ name: String, disk: Int, saves: Bool = false, _ body: @escaping () -> Void
+        _ name: String, disk: Int, saves: UInt64? = nil, _ body: @escaping () -> Void
     ) {
         threads.append(ThreadCall(name, disk: disk, saves: saves, body))
     }
@@ -260,7 +261,7 @@ package final class World: FileWorld {
     func runThread(at index: Int) {
         let call = threads[index]
         let disk = disks[call.disk]
-        let layer = call.saves ? disk.recording?.serial : nil
+        let layer = call.saves
         if let layer, disk.savingLayers.contains(layer) { return }
         threads.remove(at: index)
         let born = process
@@ -298,6 +299,7 @@ package final class World: FileWorld {
             operation.isForgotten = true
             // The kernel goes on with what it has.
             while operation.partsLeft > 0, draw.chance(60) { _ = operation.takeEffect() }
+            operation.dissolve()
         }
         operations = []
         threads = []
