@@ -1,7 +1,8 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-/// One list of strict settings for every Swift target: a rule that holds in one place holds everywhere.
+/// One list of strict settings for every Swift target: a rule that holds in one place holds
+/// everywhere.
 let strict: [SwiftSetting] = [
     .swiftLanguageMode(.v6),
     .strictMemorySafety(),
@@ -208,8 +209,8 @@ let package = Package(
     ]
 )
 
-// Only for dev/simulate: the sources of NBDServer once more, within the program that runs its rings in a
-// simulated world, so that they are compiled for that world as they are for the kernel.
+// Only for dev/simulate: the sources of NBDServer once more, within the program that runs its rings
+// in a simulated world, so that they are compiled for that world as they are for the kernel.
 if Context.environment["NBDPULL_SIMULATE"] != nil {
     package.products.append(
         .executable(name: "nbdpull-simulate", targets: ["nbdpull-simulate"]))

@@ -25,8 +25,8 @@ package final class Alarms: Sendable {
     private let state = Mutex(State())
     private let wakeups = WakeCount()
 
-    /// Calls `body`, on a thread of the alarms' own, unless it is cancelled before; `body` waits for
-    /// nothing.
+    /// Calls `body`, on a thread of the alarms' own, unless it is cancelled before; `body` waits
+    /// for nothing.
     ///
     /// Returns the number to cancel it with.
     package func set(after milliseconds: Int32, _ body: @escaping @Sendable () -> Void) -> UInt64 {

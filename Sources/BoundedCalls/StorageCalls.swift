@@ -129,10 +129,10 @@ package final class StorageCalls: Sendable {
     /// Runs `body` on a thread and waits for what it returns, as long as the terms say.
     ///
     /// `what` names what is waited for in an error. A value that comes when the caller has given up
-    /// goes to `late`, on the same thread. Of the calls that wait for a thread of their place those come
-    /// first that are urgent by then; `isUrgent` is asked often, must not wait, and makes no call here.
-    /// Throws nothing: the result holds `body`'s fault, or that of a call that was given up, refused, or
-    /// cut short by `stop()`.
+    /// goes to `late`, on the same thread. Of the calls that wait for a thread of their place those
+    /// come first that are urgent by then; `isUrgent` is asked often, must not wait, and makes no
+    /// call here. Throws nothing: the result holds `body`'s fault, or that of a call that was given
+    /// up, refused, or cut short by `stop()`.
     package func run<Value: Sendable>(
         at place: StoragePlace, what: String, _ terms: Terms,
         isUrgent: @escaping @Sendable () -> Bool = { false },

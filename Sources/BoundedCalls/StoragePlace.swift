@@ -11,17 +11,17 @@ package enum StoragePlace: Hashable, Sendable {
     case tracking
     /// Credentials and access rules.
     case security
-    /// Looks at a path, or at the state directory, for a picture: none of them takes a thread from calls
-    /// that matter.
+    /// Looks at a path, or at the state directory, for a picture: none of them takes a thread from
+    /// calls that matter.
     case picture(String)
     /// Calls that own disks for their time; what they wait for is bounded.
     case disks
 
-    /// The place of a path, told by its text and the mounts of the moment: nothing on the path itself
-    /// is asked, since that may hang.
+    /// The place of a path, told by its text and the mounts of the moment: nothing on the path
+    /// itself is asked, since that may hang.
     ///
-    /// A mount is one place. On the root file system each directory is one, because a link in it may
-    /// lead anywhere; each device in `/dev` is one.
+    /// A mount is one place. On the root file system each directory is one, because a link in it
+    /// may lead anywhere; each device in `/dev` is one.
     package static func of(_ path: String) -> StoragePlace {
         of(path, mounts: mountPoints())
     }

@@ -1,7 +1,8 @@
-/// An error as every front-end shows it: a stable slug, libvirt's number and category where clients branch on them, and a text.
+/// An error as every front-end shows it: a stable slug, libvirt's number and category where clients
+/// branch on them, and a text.
 ///
-/// `message` is libvirt's category prefix and detail (`"invalid argument: store '/x' for backup of 'vda' exists"`), so that a
-/// line `error: MESSAGE` reads as virsh's does.
+/// `message` is libvirt's category prefix and detail (`"invalid argument: store '/x' for backup of
+/// 'vda' exists"`), so that a line `error: MESSAGE` reads as virsh's does.
 package struct ControlError: Error, Sendable, Hashable {
     /// Stable, for programs: `checkpoint-not-found`, `xml-invalid`, ...
     package let code: String

@@ -42,8 +42,8 @@ package struct ConnectionBudget: Sendable, Hashable, BitwiseCopyable {
         case waitsForRoom
     }
 
-    /// The peer's own bounds come first: one that has to take replies does not wait for others' room, or it
-    /// would be woken in vain.
+    /// The peer's own bounds come first: one that has to take replies does not wait for others'
+    /// room, or it would be woken in vain.
     @inlinable
     package func permission(_ use: Use, isRingFull: Bool) -> Permission {
         guard use.requests < requests, use.unsentBytes < unsentBytes, use.replies < replies else {
@@ -59,8 +59,8 @@ package struct ConnectionBudget: Sendable, Hashable, BitwiseCopyable {
 
 /// What is kept of a table of operations for those that must get one for certain.
 ///
-/// Reads and writes may take `data`; a request may begin below `begun`, which leaves room for its flush or
-/// its reply; what lies above is for those that were admitted before.
+/// Reads and writes may take `data`; a request may begin below `begun`, which leaves room for its
+/// flush or its reply; what lies above is for those that were admitted before.
 package struct OperationShares: Sendable, Hashable, BitwiseCopyable {
     package let data: Int
     package let begun: Int

@@ -9,8 +9,8 @@ package struct Change: Sendable, Hashable {
     package let blocks: Range<UInt64>
     /// Nothing but holes are made holes again: no block counts as changed.
     package let changesNothing: Bool
-    /// A step of a zeroing request that is at work: a begin that waits for the request waits for its
-    /// steps, so they do not wait for the begin.
+    /// A step of a zeroing request that is at work: a begin that waits for the request waits for
+    /// its steps, so they do not wait for the begin.
     package let isStep: Bool
 
     package init(

@@ -16,7 +16,8 @@ package enum DiskAction: Sendable, Hashable {
     case writeScratch(ScratchWrite)
     /// The copy is over: its buffer and its index are free.
     case copyDone(CopyIndex)
-    /// The job is broken, its ledger closed: its writes to scratch may be given up and answered at once.
+    /// The job is broken, its ledger closed: its writes to scratch may be given up and answered at
+    /// once.
     case jobBroken(JobIndex, BreakCause)
     /// Nothing of the job is in flight any more; its index may be used again.
     case jobDetached(JobIndex)

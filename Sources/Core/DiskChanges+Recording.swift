@@ -42,12 +42,12 @@ extension DiskChanges {
     /// Begins to take idle regions out of the log.
     package mutating func startClearing() { intent?.log.startClearing() }
 
-    /// Changes can no longer be recorded: `.declareLoss` follows, and what waits for the log goes when
-    /// that is answered.
+    /// Changes can no longer be recorded: `.declareLoss` follows, and what waits for the log goes
+    /// when that is answered.
     package mutating func loseRecord() { intent?.log.giveUp() }
 
-    /// Takes `.declareLoss` before its turn, for a driver that is about to submit a change which it could
-    /// not mark; true when it was owed.
+    /// Takes `.declareLoss` before its turn, for a driver that is about to submit a change which it
+    /// could not mark; true when it was owed.
     package mutating func takeLoss() -> Bool { intent?.log.takeLoss() ?? false }
 
     /// It is said, as durably as can be, that changes are not recorded.

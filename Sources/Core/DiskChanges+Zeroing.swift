@@ -2,8 +2,8 @@ package import PointInTime
 
 /// Zeroing and discarding requests of one disk, of which only some are at work at a time.
 ///
-/// Such a request is many changes, one after the other. Between two of them it may step aside for an
-/// instant that is being fixed; otherwise a begin waits for all of it.
+/// Such a request is many changes, one after the other. Between two of them it may step aside for
+/// an instant that is being fixed; otherwise a begin waits for all of it.
 struct ZeroingQueue: Sendable, Hashable {
     let limit: Int
     var atWork = 0

@@ -1,22 +1,22 @@
 package import PointInTime
 package import Tracking
 
-/// Everything that a change of one disk passes, as one state machine without I/O: changes, completions
-/// and calls in, actions out.
+/// Everything that a change of one disk passes, as one state machine without I/O: changes,
+/// completions and calls in, actions out.
 ///
 /// It lives on the disk's home ring.
 ///
 /// A change passes five gates, in this order:
 /// 1. *begin*: while an instant is being fixed (`hold`) no new change starts.
 /// 2. *copy*: what a job still needs of the clusters it touches is copied first.
-/// 3. *overlap*: of changes that share a block, and of which one writes back bytes of the block's others,
-///    one is at work at a time.
+/// 3. *overlap*: of changes that share a block, and of which one writes back bytes of the block's
+///    others, one is at work at a time.
 /// 4. *intent*: its regions are durably marked in the write-intent log.
 /// 5. *submit*: the driver marks its blocks and submits it.
 ///
-/// Mostly all gates are open: then `admit` says `.go`, and nothing is queued, stored or allocated. A
-/// change that waits comes back exactly once, as `.submit`, whatever fails meanwhile. `finished` follows in
-/// both cases.
+/// Mostly all gates are open: then `admit` says `.go`, and nothing is queued, stored or allocated.
+/// A change that waits comes back exactly once, as `.submit`, whatever fails meanwhile. `finished`
+/// follows in both cases.
 package struct DiskChanges: Sendable, Hashable {
     /// The jobs of the disk, and what is being copied for them.
     package internal(set) var copies: CopyBeforeWrite
@@ -35,7 +35,8 @@ package struct DiskChanges: Sendable, Hashable {
     private var owesQuiet = false
 
     private var waitingForBegin: [Change] = []
-    /// By number, those that wait for a copy or for the log; as long as the highest number that ever did.
+    /// By number, those that wait for a copy or for the log; as long as the highest number that
+    /// ever did.
     private var parked: [Parked?] = []
     /// At work, where `hasBlocks`, and those that wait for them.
     private var running: [Change] = []
@@ -52,8 +53,8 @@ package struct DiskChanges: Sendable, Hashable {
 
     /// No change is in flight, no job is there, and nothing is recorded.
     ///
-    /// `changeLimit`: changes have numbers below it. `hasBlocks`: changes may be widened to blocks of the
-    /// source. `zeroingLimit`: zeroing requests at work at once.
+    /// `changeLimit`: changes have numbers below it. `hasBlocks`: changes may be widened to blocks
+    /// of the source. `zeroingLimit`: zeroing requests at work at once.
     package init(changeLimit: Int, hasBlocks: Bool, zeroingLimit: Int) {
         copies = CopyBeforeWrite(changeLimit: changeLimit)
         zeroing = ZeroingQueue(limit: zeroingLimit)
@@ -117,7 +118,8 @@ extension DiskChanges {
         return park(change, at: .intent)
     }
 
-    /// Keeps a change that waits; a thousand disks must not each pay for all changes that there could be.
+    /// Keeps a change that waits; a thousand disks must not each pay for all changes that there
+    /// could be.
     private mutating func park(_ change: Change, at gate: ParkedGate) -> Admission {
         let missing = change.id.number + 1 - parked.count
         if missing > 0 {
@@ -227,8 +229,8 @@ extension DiskChanges {
         for change in waiting { passOn(admit(change, now: now), change.id) }
     }
 
-    /// Begins a job whose instant is now, or goes on with one of which `found` is in use; nil when there is
-    /// no place for it.
+    /// Begins a job whose instant is now, or goes on with one of which `found` is in use; nil when
+    /// there is no place for it.
     package mutating func attach(
         _ ledger: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64,
         found: LedgerUse? = nil

@@ -1,12 +1,13 @@
 /// One instant for several disks, as a state machine without I/O: answers and time in, actions out.
 ///
-/// All disks are held. When each has said that it is quiet, the parts of the instant are carried out: jobs
-/// are attached, layers are exchanged. When all of them are, the disks resume. The instant lies
-/// between the last disk's word that it is quiet and the first that resumes, so it is the same for all.
+/// All disks are held. When each has said that it is quiet, the parts of the instant are carried
+/// out: jobs are attached, layers are exchanged. When all of them are, the disks resume. The
+/// instant lies between the last disk's word that it is quiet and the first that resumes, so it is
+/// the same for all.
 ///
-/// Whatever fails or does not answer in time, every disk resumes, and what may have been carried out is
-/// taken back. Answers that come late are ignored: a disk handles its messages in order, so that it
-/// resumes and is taken back come after what they undo.
+/// Whatever fails or does not answer in time, every disk resumes, and what may have been carried
+/// out is taken back. Answers that come late are ignored: a disk handles its messages in order, so
+/// that it resumes and is taken back come after what they undo.
 package struct InstantFixing: Sendable, Hashable {
     package enum Action: Sendable, Hashable {
         /// Hold the disk; answer when it is quiet.
@@ -53,8 +54,8 @@ package struct InstantFixing: Sendable, Hashable {
         return outcome
     }
 
-    /// Whether the disks are still being held: the limit for changes in flight applies, not the one for a
-    /// disk to answer.
+    /// Whether the disks are still being held: the limit for changes in flight applies, not the one
+    /// for a disk to answer.
     package var isHolding: Bool { phase == .holding }
 
     /// Takes the next action, or nil when there is nothing to do until something is answered.

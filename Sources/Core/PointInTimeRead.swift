@@ -2,10 +2,10 @@ package import PointInTime
 
 /// One read of a disk, from a live export or as a backup job's instant had it: read, then check.
 ///
-/// The driver does the I/O: `next` says where to read, and `got` how much has been read. What `got` is
-/// told of is checked against the ledger *after* the read, of the source as of scratch, and what a guest
-/// or a client has overtaken meanwhile is read again, from where it is now. Nothing may be handed out
-/// before `next` has said `.done`.
+/// The driver does the I/O: `next` says where to read, and `got` how much has been read. What `got`
+/// is told of is checked against the ledger *after* the read, of the source as of scratch, and what
+/// a guest or a client has overtaken meanwhile is read again, from where it is now. Nothing may be
+/// handed out before `next` has said `.done`.
 ///
 /// Without a ledger (a live export) everything comes from the source and nothing is checked.
 package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
@@ -17,11 +17,11 @@ package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
         case scratch(position: UInt64, count: Int)
         /// Fill with zeros; answer with `got`.
         case zeros(count: Int)
-        /// Ask the kernel whether anything written to scratch has been lost, and break the job if so, which
-        /// closes its ledger; answer with `asked`.
+        /// Ask the kernel whether anything written to scratch has been lost, and break the job if
+        /// so, which closes its ledger; answer with `asked`.
         ///
-        /// A page whose write-back failed leaves the page cache like any other, and what the device has in
-        /// its place reads without an error.
+        /// A page whose write-back failed leaves the page cache like any other, and what the device
+        /// has in its place reads without an error.
         case askScratch
         /// Every byte is the instant's.
         case done
@@ -84,8 +84,8 @@ package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
 
     /// So many bytes of the step, from its first, have been read just now.
     ///
-    /// Keeps those that are the instant's: bytes of the source up to the first cluster that is preserved
-    /// by now, bytes of scratch up to the first that is released.
+    /// Keeps those that are the instant's: bytes of the source up to the first cluster that is
+    /// preserved by now, bytes of scratch up to the first that is released.
     package mutating func got(_ count: Int, _ ledger: LedgerView?) {
         position += UInt64(good(count, ledger))
     }
@@ -118,9 +118,9 @@ extension PointInTimeRead {
 
     /// What the source's allocation, asked before this, says about the instant.
     ///
-    /// The rule of reads: what the source was found to have counts for clusters that are not preserved
-    /// even now. `looked`: the bytes that were found alike, with data or as a hole (`isData`). The answer
-    /// is about the first of them.
+    /// The rule of reads: what the source was found to have counts for clusters that are not
+    /// preserved even now. `looked`: the bytes that were found alike, with data or as a hole
+    /// (`isData`). The answer is about the first of them.
     package static func extent(
         _ looked: Range<UInt64>, isData: Bool, under ledger: LedgerView?
     ) -> Extent {

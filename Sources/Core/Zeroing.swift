@@ -1,12 +1,12 @@
 /// A guest's zeroing or discarding request, part by part.
 ///
-/// Whole pages first, by the file system or device, so that a refused FAST_ZERO has changed nothing; then
-/// the pieces of pages at both ends, by writing. A discard leaves those alone.
+/// Whole pages first, by the file system or device, so that a refused FAST_ZERO has changed
+/// nothing; then the pieces of pages at both ends, by writing. A discard leaves those alone.
 package struct Zeroing: Sendable, Hashable {
     /// What comes next.
     package enum Part: Sendable, Hashable {
-        /// Zero or discard whole pages, from the first of these on, as many as one step may; `took` says how
-        /// many.
+        /// Zero or discard whole pages, from the first of these on, as many as one step may; `took`
+        /// says how many.
         case pages(Range<UInt64>, isFirst: Bool)
         /// Write zeros here.
         case edge(Range<UInt64>)

@@ -53,8 +53,8 @@ package struct AllocationMap: Sendable {
         isRefused = false
     }
 
-    /// What lies at `position` of a file on ext4, and where that ends (at most `end`): nil when only
-    /// a lookup of the single place can tell, up to `undecidedEnd` at least.
+    /// What lies at `position` of a file on ext4, and where that ends (at most `end`): nil when
+    /// only a lookup of the single place can tell, up to `undecidedEnd` at least.
     fileprivate mutating func run(
         of descriptor: Int32, at position: UInt64, end: UInt64, undecidedEnd: inout UInt64
     ) -> AllocationRun? {
@@ -78,7 +78,8 @@ package struct AllocationMap: Sendable {
         }
     }
 
-    /// Has a stretch told, the longest from `start` on; false unless every part of it is understood.
+    /// Has a stretch told, the longest from `start` on; false unless every part of it is
+    /// understood.
     private mutating func read(
         _ descriptor: Int32, from start: UInt64, to end: UInt64
     ) -> Bool {
@@ -127,8 +128,8 @@ extension RawSource {
     /// where the file system tells many extents at once, the map keeps them.
     ///
     /// On ext4 a hole between extents is what a lookup would find, as both ask the same code of the
-    /// kernel. Reserved space may hold bytes in the page cache, so that it is looked up. `ahead` says
-    /// that more answers will be asked for.
+    /// kernel. Reserved space may hold bytes in the page cache, so that it is looked up. `ahead`
+    /// says that more answers will be asked for.
     package func allocation(
         at position: UInt64, end: UInt64, endsHole: Bool, ahead: Bool, map: inout AllocationMap
     ) -> AllocationRun {

@@ -7,11 +7,12 @@ extension RawSource {
     /// Throws when that cannot be said: see `makeDurable`.
     package func sync() throws(SystemFault) { try sync(raw, isHeard: true) }
 
-    /// Makes everything durable that was written; throws when the source has lost a write since it was
-    /// opened, no matter who was told of it.
+    /// Makes everything durable that was written; throws when the source has lost a write since it
+    /// was opened, no matter who was told of it.
     ///
-    /// By a descriptor of its own: the kernel tells each of an error once, and a guest's flush must not
-    /// miss its own. May wait as long as the storage does. A fault that `saysNothing` has lost nothing.
+    /// By a descriptor of its own: the kernel tells each of an error once, and a guest's flush must
+    /// not miss its own. May wait as long as the storage does. A fault that `saysNothing` has lost
+    /// nothing.
     package func makeDurable() throws(SystemFault) {
         if let syncRaw { return try sync(syncRaw, isHeard: false) }
         try checkLosses()
@@ -32,17 +33,17 @@ extension RawSource {
         if found.count > 0 { throw SystemFault(call: "fdatasync", errno: found.errno) }
     }
 
-    /// Keeps that a sync has failed: a device's cache, or a file system's server, may have lost what it had
-    /// taken, and says so once, to the first one that syncs.
+    /// Keeps that a sync has failed: a device's cache, or a file system's server, may have lost
+    /// what it had taken, and says so once, to the first one that syncs.
     ///
-    /// `isHeard`: the guest was told. A fault that `saysNothing`, or that tells of writes which the witness
-    /// knows to be lost, is nothing new.
+    /// `isHeard`: the guest was told. A fault that `saysNothing`, or that tells of writes which the
+    /// witness knows to be lost, is nothing new.
     package func noteFailedSync(_ fault: SystemFault, isHeard: Bool) {
         guard !fault.saysNothing, witness.errors().count == 0 else { return }
         keepFailedSync(fault.errno, isHeard: isHeard)
     }
 
-    /// Writes had succeeded and were lost afterwards, or may have been: the content has changed without a
-    /// change.
+    /// Writes had succeeded and were lost afterwards, or may have been: the content has changed
+    /// without a change.
     package var hasLostWrites: Bool { losses().count > 0 }
 }

@@ -62,8 +62,8 @@ package final class RawSource: Sendable {
     package let isReadOnly: Bool
     /// Whether the page cache is bypassed.
     package let isDirect: Bool
-    /// Where the part of a file begins that O_DIRECT cannot write without growing it: the last page,
-    /// when the size is no multiple of the alignment.
+    /// Where the part of a file begins that O_DIRECT cannot write without growing it: the last
+    /// page, when the size is no multiple of the alignment.
     ///
     /// It is written with `tailRaw`, through the page cache, and nothing of its page with `raw`, so
     /// that no page of the cache ever holds older bytes of what was written directly. A multiple of
@@ -71,7 +71,8 @@ package final class RawSource: Sendable {
     package let tailStart: UInt64
     /// Its size is no multiple of the alignment.
     package let hasTail: Bool
-    /// The descriptor by which bytes from `tailStart` on are written, valid while this object lives.
+    /// The descriptor by which bytes from `tailStart` on are written, valid while this object
+    /// lives.
     package let tailRaw: Int32
     private let tailDescriptor: OwnedDescriptor?
     /// Offsets, lengths and memory of every read and write are multiples of this.
@@ -87,10 +88,11 @@ package final class RawSource: Sendable {
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
     private let descriptor: OwnedDescriptor?
-    /// For the server's own syncs; opened once, so that a sync never fails for want of a descriptor.
+    /// For the server's own syncs; opened once, so that a sync never fails for want of a
+    /// descriptor.
     ///
-    /// The kernel tells each open file of an error once: what the guest's descriptor has to be told stays
-    /// there.
+    /// The kernel tells each open file of an error once: what the guest's descriptor has to be told
+    /// stays there.
     private let syncDescriptor: OwnedDescriptor?
     /// Its number, valid while this object lives; nil where there is none.
     let syncRaw: Int32?
@@ -175,8 +177,8 @@ package final class RawSource: Sendable {
         self.descriptor = consume descriptor
     }
 
-    /// A source of which no descriptor is open, known by its facts; what is asked of it here is asked of a
-    /// simulated world elsewhere.
+    /// A source of which no descriptor is open, known by its facts; what is asked of it here is
+    /// asked of a simulated world elsewhere.
     package init(_ facts: SourceFacts) {
         path = facts.path
         type = facts.type
@@ -250,8 +252,8 @@ package final class RawSource: Sendable {
         }
     }
 
-    /// Makes the file as long as it was before an extension, unless the disk has grown into it or the
-    /// file has another length by now.
+    /// Makes the file as long as it was before an extension, unless the disk has grown into it or
+    /// the file has another length by now.
     package func takeBack(_ added: Extension) throws(SystemFault) {
         try length.withLock { _ throws(SystemFault) in
             guard added.from < added.to, sizeBytes <= added.from,
@@ -271,8 +273,8 @@ package final class RawSource: Sendable {
         }
     }
 
-    /// How often the source was found to have lost writes that had succeeded, or may have, since it was
-    /// opened, and the errno; never waits for the storage.
+    /// How often the source was found to have lost writes that had succeeded, or may have, since it
+    /// was opened, and the errno; never waits for the storage.
     package func losses() -> (count: Int, errno: Int32) {
         let found = witness.errors()
         let failed = failedSyncs.load(ordering: .acquiring)
@@ -296,10 +298,10 @@ package final class RawSource: Sendable {
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///
-    /// Where the file system cannot tell, everything is data. So is what lies behind the end of a file
-    /// that somebody has cut short: its bytes are lost, which is for a read to say, and no zeros. May
-    /// read file system metadata, so callers bound how many lookups they make in one go. `endsHole`
-    /// says that a hole was found in front of `position`, which spares a lookup.
+    /// Where the file system cannot tell, everything is data. So is what lies behind the end of a
+    /// file that somebody has cut short: its bytes are lost, which is for a read to say, and no
+    /// zeros. May read file system metadata, so callers bound how many lookups they make in one go.
+    /// `endsHole` says that a hole was found in front of `position`, which spares a lookup.
     package func allocation(
         at position: UInt64, end: UInt64, endsHole: Bool = false
     ) -> (isData: Bool, end: UInt64) {

@@ -2,7 +2,8 @@ package import ServerInterface
 import Synchronization
 import SystemLayer
 
-/// The listening unix socket of a front end, which lives as long as the server, no matter what accepts on it.
+/// The listening unix socket of a front end, which lives as long as the server, no matter what
+/// accepts on it.
 package final class FrontSocket: Sendable {
     private let place: SocketPlace
     private let sockets: SocketKeep
@@ -64,8 +65,8 @@ package final class FrontSocket: Sendable {
 }
 
 extension SocketKeep {
-    /// A keep for the next server of this process, with other descriptors of the same sockets: of those in use,
-    /// and of those that wait for somebody to listen.
+    /// A keep for the next server of this process, with other descriptors of the same sockets: of
+    /// those in use, and of those that wait for somebody to listen.
     package func duplicated() -> SocketKeep {
         let copy = SocketKeep()
         let sockets = (inUse + waiting).compactMap { socket -> Socket? in

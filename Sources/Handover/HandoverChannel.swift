@@ -51,8 +51,8 @@ final class HandoverChannel: Sendable {
         }
     }
 
-    /// The same for a message without descriptors; nil when none has come in time, or the other side is
-    /// gone.
+    /// The same for a message without descriptors; nil when none has come in time, or the other
+    /// side is gone.
     func message(within milliseconds: Int32) -> HandoverMessage? {
         guard case .message(let message, let passed) = receive(milliseconds: milliseconds) else {
             return nil

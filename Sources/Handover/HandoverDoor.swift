@@ -3,7 +3,8 @@ package import ServerInterface
 import Synchronization
 import SystemLayer
 
-/// Where newcomers ask to take this server's place: a socket in the run directory, for its own user only.
+/// Where newcomers ask to take this server's place: a socket in the run directory, for its own user
+/// only.
 ///
 /// One at a time; others are refused at once.
 package final class HandoverDoor: Sendable {

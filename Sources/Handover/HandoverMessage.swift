@@ -3,11 +3,11 @@ import ServerInterface
 
 /// What two servers say to each other when one takes the other's place.
 ///
-/// The one that comes is the *newcomer*. It says `hello`; the other answers `welcome` or `refused`. Until
-/// the newcomer says `take` nothing has happened to either. Then the other lets go of its disks and sends
-/// `sockets` and `go`, or `refused`. The newcomer beats with `progress` until it is `serving` or has
-/// `failed`. Served by the newcomer, the other says `done` and ends; it goes on by itself in any other
-/// case.
+/// The one that comes is the *newcomer*. It says `hello`; the other answers `welcome` or `refused`.
+/// Until the newcomer says `take` nothing has happened to either. Then the other lets go of its
+/// disks and sends `sockets` and `go`, or `refused`. The newcomer beats with `progress` until it is
+/// `serving` or has `failed`. Served by the newcomer, the other says `done` and ends; it goes on by
+/// itself in any other case.
 struct HandoverMessage: Sendable, Codable, Hashable {
     enum Kind: String, Sendable, Codable {
         case hello, welcome, refused, take, sockets, go, progress, serving, failed, done

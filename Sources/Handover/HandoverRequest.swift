@@ -4,8 +4,8 @@ import SystemLayer
 
 /// A newcomer that wants to take this server's place.
 ///
-/// Every wait has an end, and a newcomer of which nothing is heard any more is ended itself: then nothing
-/// of it can reach a disk, and this server goes on.
+/// Every wait has an end, and a newcomer of which nothing is heard any more is ended itself: then
+/// nothing of it can reach a disk, and this server goes on.
 package final class HandoverRequest: Sendable {
     /// The version that comes, and where its program lies.
     package let program: String
@@ -102,7 +102,8 @@ package final class HandoverRequest: Sendable {
         return "it did not serve within \(HandoverLimits.servingMilliseconds / 1000) s"
     }
 
-    /// One that has failed ends by itself, with more to say; any other, and one that does not, is ended.
+    /// One that has failed ends by itself, with more to say; any other, and one that does not, is
+    /// ended.
     private func end() {
         if newcomer.hasEnded(within: HandoverLimits.endMilliseconds) { return }
         _ = newcomer.kill(milliseconds: HandoverLimits.killMilliseconds)
@@ -121,14 +122,15 @@ enum HandoverLimits {
     static let helloMilliseconds: Int32 = 2_000
     /// A newcomer that was welcomed has everything prepared; nobody waits for it, in milliseconds.
     static let takeMilliseconds: Int32 = 10_000
-    /// The other lets go of its disks or says that it cannot, in milliseconds: longer than all of its own
-    /// waits together.
+    /// The other lets go of its disks or says that it cannot, in milliseconds: longer than all of
+    /// its own waits together.
     static let goMilliseconds: Int32 = 90_000
     /// How often a newcomer beats, in milliseconds.
     static let beatMilliseconds = 500
     /// One that has not been heard of for so long hangs, in milliseconds: machines wait.
     static let silenceMilliseconds: Int32 = 5_000
-    /// It serves by then, in milliseconds: longer than a start waits for storage that does not answer.
+    /// It serves by then, in milliseconds: longer than a start waits for storage that does not
+    /// answer.
     static let servingMilliseconds: Int32 = 30_000
     /// A door is closed by then, in milliseconds.
     static let closingMilliseconds: Int32 = 200

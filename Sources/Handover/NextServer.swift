@@ -11,8 +11,8 @@ package final class NextServer: Sendable {
 
     /// `words`: those that this process was started with; `environment`: its own.
     ///
-    /// The program is the one at the path by which this one was started, not the file that it runs from: a
-    /// package may have replaced that.
+    /// The program is the one at the path by which this one was started, not the file that it runs
+    /// from: a package may have replaced that.
     package init(words: [String], environment: [String: String]) {
         path = Self.path(words.first ?? "", environment)
         var rest = Array(words.dropFirst())
@@ -35,7 +35,8 @@ package final class NextServer: Sendable {
         return (try? files.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? word
     }
 
-    /// Starts it; `onEnd` is called with its status, or 128 and the number of the signal that ended it.
+    /// Starts it; `onEnd` is called with its status, or 128 and the number of the signal that ended
+    /// it.
     ///
     /// Throws while one that was started before has not ended.
     package func start(

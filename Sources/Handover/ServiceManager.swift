@@ -2,8 +2,8 @@ import Foundation
 package import ServerInterface
 import SystemLayer
 
-/// The service manager that started this server, if one did: it is told of the server's state, and keeps
-/// the server's sockets for the next one (`sd_notify(3)`, `FileDescriptorStoreMax=`).
+/// The service manager that started this server, if one did: it is told of the server's state, and
+/// keeps the server's sockets for the next one (`sd_notify(3)`, `FileDescriptorStoreMax=`).
 package struct ServiceManager: Sendable {
     /// In front of the names of sockets that it keeps for us.
     package static let storedPrefix = "nbdpull-"

@@ -78,7 +78,8 @@ package struct BufferArena: ~Copyable {
         firstOpenWord = min(firstOpenWord, offset / Self.pageBytes / 64)
     }
 
-    /// Gives the memory back of the last pages that nobody has had since this was called the last time.
+    /// Gives the memory back of the last pages that nobody has had since this was called the last
+    /// time.
     ///
     /// They are zero when they are taken again.
     package mutating func trim() {
@@ -154,8 +155,8 @@ package struct BufferArena: ~Copyable {
         precondition(!source.overlaps(target), "one range is read while the other is written")
         let first = unsafe pointer(source.lowerBound, source.count)
         let second = unsafe pointer(target.lowerBound, target.count)
-        // SAFETY: pointer() checks both ranges, which are apart; the spans end with the call, during
-        // which nobody else has the arena.
+        // SAFETY: pointer() checks both ranges, which are apart; the spans end with the call,
+        // during which nobody else has the arena.
         let input = unsafe Span(
             _unsafeStart: first.assumingMemoryBound(to: UInt8.self), count: source.count)
         var output = unsafe MutableRawSpan(_unsafeStart: second, byteCount: target.count)

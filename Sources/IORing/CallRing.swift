@@ -4,10 +4,10 @@ package import SystemLayer
 
 /// Calls the owner of an eventfd that others share, without ever waiting for them.
 ///
-/// A write to an eventfd waits while its counter is full, unless O_NONBLOCK is set; both are for its owner to
-/// change at any moment, also between two looks of the kernel. So the eventfd is that of a small ring, and a
-/// message to this ring makes the kernel signal it, as it does for completions: a full counter stays as it
-/// is. It costs no more than the write.
+/// A write to an eventfd waits while its counter is full, unless O_NONBLOCK is set; both are for
+/// its owner to change at any moment, also between two looks of the kernel. So the eventfd is that
+/// of a small ring, and a message to this ring makes the kernel signal it, as it does for
+/// completions: a full counter stays as it is. It costs no more than the write.
 ///
 /// A value that owns nothing: its user closes it, once, and uses it no more.
 @safe
@@ -15,8 +15,8 @@ package struct CallRing: Sendable, BitwiseCopyable {
     /// Names it until it is closed.
     package let number: UInt
 
-    /// Calls that may be made before the ring is looked at again; those beyond would be remembered, for a
-    /// guest that has been called as often.
+    /// Calls that may be made before the ring is looked at again; those beyond would be remembered,
+    /// for a guest that has been called as often.
     private static let completionEntries: UInt32 = 64
 
     /// One that `make` has made.

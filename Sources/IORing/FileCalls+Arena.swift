@@ -24,8 +24,8 @@ extension FileCalls {
         }
     }
 
-    /// Writes a range of the arena to a file at once; returns the bytes written, which may be fewer,
-    /// or the negative errno.
+    /// Writes a range of the arena to a file at once; returns the bytes written, which may be
+    /// fewer, or the negative errno.
     package static func write(
         _ descriptor: Int32, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64

@@ -17,13 +17,15 @@ package struct LentBytes: @unchecked Sendable {
 
     /// The bytes as they are now.
     package func copy() -> [UInt8] {
-        // SAFETY: the range was checked when it was lent, and stays allocated until its lender is told.
+        // SAFETY: the range was checked when it was lent, and stays allocated until its lender is
+        // told.
         unsafe Array(UnsafeRawBufferPointer(start: start, count: count))
     }
 
     /// Writes the bytes to a file; may wait for the device.
     ///
-    /// Returns nil when all are written, or the positive errno; ENOSPC where the file takes no more.
+    /// Returns nil when all are written, or the positive errno; ENOSPC where the file takes no
+    /// more.
     package func write(to descriptor: Int32, at position: UInt64) -> Int32? {
         var done = 0
         while done < count {

@@ -17,11 +17,10 @@ package struct Completion: Sendable {
 
 /// One io_uring, used by one thread only.
 ///
-/// `prepare…` puts an operation into the submission queue; `submit` hands over what is there, and waits
-/// for a completion if it is asked to. When the queue is full, `prepare…` submits first, so it never
-/// fails. Buffers lie in a
-/// `BufferArena` that outlives the operation: its owner keeps a run allocated until the completion
-/// has been seen.
+/// `prepare…` puts an operation into the submission queue; `submit` hands over what is there, and
+/// waits for a completion if it is asked to. When the queue is full, `prepare…` submits first, so
+/// it never fails. Buffers lie in a `BufferArena` that outlives the operation: its owner keeps a
+/// run allocated until the completion has been seen.
 @safe
 package struct Ring: ~Copyable {
     private let ring: UnsafeMutablePointer<io_uring>
@@ -98,8 +97,8 @@ package struct Ring: ~Copyable {
         }
     }
 
-    /// Kernel workers that operations on files of this ring's thread may use, as the kernel chose; nil
-    /// where it does not tell.
+    /// Kernel workers that operations on files of this ring's thread may use, as the kernel chose;
+    /// nil where it does not tell.
     package mutating func fileWorkers() -> UInt32? { exchangeFileWorkers(0) }
 
     /// Lets so many kernel workers carry out operations on files.
@@ -131,8 +130,8 @@ package struct Ring: ~Copyable {
         Int(unsafe io_uring_cq_ready(ring))
     }
 
-    /// Takes finished operations out, oldest first and at most 128 at a time, in place of what was in
-    /// `completions`.
+    /// Takes finished operations out, oldest first and at most 128 at a time, in place of what was
+    /// in `completions`.
     package mutating func drain(into completions: inout [Completion]) {
         completions.removeAll(keepingCapacity: true)
         // SAFETY: the kernel's entries are copied before the queue head moves past them.

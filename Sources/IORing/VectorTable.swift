@@ -6,8 +6,9 @@ package import SystemLayer
 /// Lists of ranges of shared memory that operations read into or write from, one *lane* for each
 /// operation.
 ///
-/// Whoever appends a range vouches for it: it lies in a mapping that stays until the operation that uses
-/// the lane has ended. Nothing is allocated after `init`, and a lane costs memory only once it is used.
+/// Whoever appends a range vouches for it: it lies in a mapping that stays until the operation that
+/// uses the lane has ended. Nothing is allocated after `init`, and a lane costs memory only once it
+/// is used.
 @safe
 package struct VectorTable: ~Copyable {
     /// Ranges that fit in a lane.
@@ -161,8 +162,8 @@ extension FileCalls {
         }
     }
 
-    /// Copies `count` bytes of a lane's ranges into the arena; fewer, or the negative errno, when the
-    /// memory has gone.
+    /// Copies `count` bytes of a lane's ranges into the arena; fewer, or the negative errno, when
+    /// the memory has gone.
     package static func copy(
         from table: borrowing VectorTable, lane: Int, to arena: borrowing BufferArena,
         at offset: Int, count: Int
@@ -192,7 +193,8 @@ extension Ring {
         tag: UInt64
     ) {
         let entry = unsafe next()
-        // SAFETY: the list stays in the table until the lane is given back; the kernel checks the ranges.
+        // SAFETY: the list stays in the table until the lane is given back; the kernel checks the
+        // ranges.
         unsafe io_uring_prep_readv(
             entry, descriptor, table.list(lane), UInt32(table.count(lane)), filePosition)
         unsafe entry.pointee.user_data = tag
@@ -214,7 +216,8 @@ extension Ring {
     /// Takes the count of an eventfd, as soon as it is not zero.
     package mutating func prepareEventRead(_ descriptor: Int32, tag: UInt64) {
         let entry = unsafe next()
-        // SAFETY: eight bytes at words live as long as the ring; nobody looks at what is read there.
+        // SAFETY: eight bytes at words live as long as the ring; nobody looks at what is read
+        // there.
         unsafe io_uring_prep_read(entry, descriptor, words, 8, 0)
         unsafe entry.pointee.user_data = tag
     }

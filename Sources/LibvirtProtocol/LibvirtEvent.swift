@@ -5,7 +5,8 @@ package enum LibvirtEventKind {
     package static let blockJob2: Int32 = 16
     package static let jobCompleted: Int32 = 21
     package static let blockThreshold: Int32 = 24
-    /// Of the kinds that there are, or may come to be, each may be asked for: most never happen here.
+    /// Of the kinds that there are, or may come to be, each may be asked for: most never happen
+    /// here.
     package static let all: ClosedRange<Int32> = 0...127
     /// Clients that know no callbacks ask for these.
     package static let legacy: ClosedRange<Int32> = 0...15

@@ -1,8 +1,8 @@
 /// The bounds of everything that a peer of the libvirt door can make the server hold or do (promise
 /// P6).
 package enum LibvirtLimits {
-    /// The longest packet that is read, in bytes, its length field included: a string of the longest
-    /// kind and what surrounds it.
+    /// The longest packet that is read, in bytes, its length field included: a string of the
+    /// longest kind and what surrounds it.
     package static let packetBytesMax = (4 << 20) + (64 << 10)
     /// The same before a connection is opened: until then packets are short.
     package static let greetingBytesMax = 64 << 10

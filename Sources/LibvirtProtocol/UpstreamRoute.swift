@@ -84,9 +84,9 @@ package enum UpstreamRoute: Sendable, Hashable {
 
 /// The serials of calls that are made on a client's upstream connection for the door itself.
 ///
-/// A client's own calls are passed on with the serials it has chosen, so replies and streams need no
-/// table. These two ranges never meet: a client counts from 0, and one that sends a serial of ours is
-/// refused.
+/// A client's own calls are passed on with the serials it has chosen, so replies and streams need
+/// no table. These two ranges never meet: a client counts from 0, and one that sends a serial of
+/// ours is refused.
 package enum UpstreamSerial {
     /// The smallest serial of ours.
     package static let first: UInt32 = 0xF000_0000

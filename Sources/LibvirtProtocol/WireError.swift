@@ -32,7 +32,8 @@ package struct WireError: Error, Sendable, Hashable {
         self.detail = detail
     }
 
-    /// The error's body: its level is always that of an error, and it names no domain and no network.
+    /// The error's body: its level is always that of an error, and it names no domain and no
+    /// network.
     package var body: [UInt8] {
         var writer = XDRWriter()
         writer.int(code)

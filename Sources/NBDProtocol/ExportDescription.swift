@@ -19,8 +19,8 @@ package struct ExportDescription: Sendable, Equatable {
     package var maximumPayloadBytes: UInt32
     /// Names of the meta contexts, in the order of their ids.
     ///
-    /// Index 0 is always `base:allocation`; later ones are `qemu:dirty-bitmap:NAME`, as many as there
-    /// are. Only the first `ProtocolLimits.contextsMax` can be selected.
+    /// Index 0 is always `base:allocation`; later ones are `qemu:dirty-bitmap:NAME`, as many as
+    /// there are. Only the first `ProtocolLimits.contextsMax` can be selected.
     package var contexts: [String]
 
     /// A description; what is left out gets the protocol's usual values.
@@ -45,8 +45,8 @@ package struct ExportDescription: Sendable, Equatable {
     /// The flags announced to a client, given how replies are sent.
     ///
     /// Bits that would promise what this server never does are taken out: FAST_ZERO without
-    /// WRITE_ZEROES, and RESIZE. BLOCK_STATUS payloads are announced before any context is set, as a
-    /// client may ask with INFO first and choose its contexts by the answer.
+    /// WRITE_ZEROES, and RESIZE. BLOCK_STATUS payloads are announced before any context is set, as
+    /// a client may ask with INFO first and choose its contexts by the answer.
     func negotiatedFlags(replyMode: ReplyMode) -> TransmissionFlags {
         var result = flags.union(.hasFlags)
         result.subtract([.sendDF, .sendResize, .blockStatusPayload])

@@ -138,8 +138,8 @@ package struct Handshake: Sendable {
 
     /// TLS is established: forgets what was negotiated in plaintext, except the client's flags.
     ///
-    /// A peer that changed the plaintext has changed nothing (CVE-2021-3716). To be called once, after
-    /// `startTLS`.
+    /// A peer that changed the plaintext has changed nothing (CVE-2021-3716). To be called once,
+    /// after `startTLS`.
     package mutating func secured() {
         precondition(phase == .startingTLS, "TLS is up without STARTTLS")
         var fresh = Handshake(tls: tls)

@@ -3,8 +3,8 @@
 
 /// Writes reply headers and small replies in the form that a connection agreed on.
 ///
-/// Each function writes at `offset` of the memory and returns how many bytes it wrote. It traps when
-/// they do not fit; the sizes below say what is needed. Nothing allocates.
+/// Each function writes at `offset` of the memory and returns how many bytes it wrote. It traps
+/// when they do not fit; the sizes below say what is needed. Nothing allocates.
 package struct ReplyEncoder: Sendable, Equatable, BitwiseCopyable {
     /// The form of every reply.
     package let mode: ReplyMode
@@ -94,9 +94,9 @@ package struct ReplyEncoder: Sendable, Equatable, BitwiseCopyable {
 
     /// Writes what precedes a READ's data; `dataBytes` bytes of data follow it.
     ///
-    /// In chunks `place` is where the data lies in the export, `dataBytes` is at least one and at most
-    /// 2^32 - 9, and with `done` no error may be found after this. A simple reply has this once, and
-    /// all the data behind it.
+    /// In chunks `place` is where the data lies in the export, `dataBytes` is at least one and at
+    /// most 2^32 - 9, and with `done` no error may be found after this. A simple reply has this
+    /// once, and all the data behind it.
     package func data(
         _ echo: RequestEcho, place: UInt64, dataBytes: UInt32, done: Bool,
         into memory: inout MutableRawSpan, at offset: Int

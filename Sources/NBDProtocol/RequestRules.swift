@@ -37,7 +37,8 @@ package struct RequestRules: Sendable, BitwiseCopyable {
         return hasPayload ? raw.length : 0
     }
 
-    /// How many bytes of payload `check` has to see; zero but for a BLOCK_STATUS that names contexts.
+    /// How many bytes of payload `check` has to see; zero but for a BLOCK_STATUS that names
+    /// contexts.
     ///
     /// At most a length and an id for each selected context.
     package func payloadBytesToSee(_ raw: RawRequest) -> Int {

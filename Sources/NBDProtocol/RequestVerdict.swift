@@ -31,8 +31,8 @@ package struct ValidRequest: Equatable, Sendable, BitwiseCopyable {
     /// Bytes concerned; zero for FLUSH.
     package let length: UInt64
 
-    /// A request that did not come over NBD and was checked where it came from: its range lies within
-    /// the disk, and the disk takes what it asks for.
+    /// A request that did not come over NBD and was checked where it came from: its range lies
+    /// within the disk, and the disk takes what it asks for.
     package init(checked command: Command, flags: CommandFlags, offset: UInt64, length: UInt64) {
         self.command = command
         self.flags = flags

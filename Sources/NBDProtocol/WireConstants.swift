@@ -123,8 +123,8 @@ package struct TransmissionFlags: OptionSet, Sendable, BitwiseCopyable {
     package static let sendCache = TransmissionFlags(rawValue: 1 << 10)
     /// Needs `sendWriteZeroes`.
     package static let sendFastZero = TransmissionFlags(rawValue: 1 << 11)
-    /// BLOCK_STATUS may name the contexts it is about; only true with extended headers and a selected
-    /// context, the handshake decides it.
+    /// BLOCK_STATUS may name the contexts it is about; only true with extended headers and a
+    /// selected context, the handshake decides it.
     package static let blockStatusPayload = TransmissionFlags(rawValue: 1 << 12)
 }
 

@@ -20,13 +20,15 @@ package enum Limits {
     /// Reads up to this size are answered together from one buffer when the page cache has them, in
     /// bytes.
     package static let inlineReadBytes = 32 << 10
-    /// Old content up to this size is read on the ring's thread when the page cache has it, in bytes.
+    /// Old content up to this size is read on the ring's thread when the page cache has it, in
+    /// bytes.
     package static let inlineCopyBytes = 64 << 10
     /// Received bytes of one connection that wait to be parsed: the longest option fits, in bytes.
     package static let inputBytes = 68 << 10
     /// Bytes received and not yet opened on a connection with TLS: four records, in bytes.
     package static let sealedInputBytes = 68 << 10
-    /// Sealed replies of one connection with TLS that leave with one call: sixteen records, in bytes.
+    /// Sealed replies of one connection with TLS that leave with one call: sixteen records, in
+    /// bytes.
     package static let sealedOutputBytes = 260 << 10
     /// One buffer of small replies, in bytes.
     package static let replyBufferBytes = 64 << 10
@@ -53,15 +55,15 @@ package enum Limits {
     package static let prefetchBytes: UInt64 = 16 << 20
     /// Clusters that a backup client releases before others get a turn: 64 MiB of disk.
     package static let releasedClustersPerTurn = 4_096
-    /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take; 2 MiB
-    /// with 64-bit lengths.
+    /// Extents of one block status reply: 1 MiB on the wire, as much as clients are known to take;
+    /// 2 MiB with 64-bit lengths.
     package static let extentsPerReply = 131_072
     /// Allocation lookups made for one block status request before others get a turn.
     package static let lookupsPerTurn = 64
     /// Runs gathered for it from what is known already before others get a turn.
     package static let runsPerTurn = 512
-    /// Most of a ledger that is walked for one run, in bytes of the disk: a range of 64 bits must not
-    /// hold the ring.
+    /// Most of a ledger that is walked for one run, in bytes of the disk: a range of 64 bits must
+    /// not hold the ring.
     package static let ledgerBytesPerRun: UInt64 = 32 << 20
     /// Extents of a dirty bitmap gathered before others get a turn.
     package static let dirtyExtentsPerTurn = 16_384
@@ -107,15 +109,15 @@ package enum Limits {
     package static let requestsPerRing = 8_192
     /// Disks whose home is one ring.
     package static let disksPerRing = 4_096
-    /// Operations of a ring in flight at once: pieces, copies of all disks, scratch writes, and a few
-    /// for each connection.
+    /// Operations of a ring in flight at once: pieces, copies of all disks, scratch writes, and a
+    /// few for each connection.
     package static let operationsPerRing = 32_768
     /// Memory that one connection can make the server hold at most, in bytes.
     ///
     /// Input (68 KiB), buffers of requests (4 MiB), replies that were not charged to those (at most
-    /// 64 whole and 192 one-page reply buffers, 4.75 MiB), one block status reply beyond the bound on
-    /// unsent bytes (2 MiB with extended headers) and the extents it is made of (1 MiB, and 8 KiB for
-    /// those answered in advance), buffers of TLS (328 KiB), and what the tables hold.
+    /// 64 whole and 192 one-page reply buffers, 4.75 MiB), one block status reply beyond the bound
+    /// on unsent bytes (2 MiB with extended headers) and the extents it is made of (1 MiB, and 8
+    /// KiB for those answered in advance), buffers of TLS (328 KiB), and what the tables hold.
     package static let connectionBytesMax = 13 << 20
     /// Address space for buffers of one ring, in bytes; memory is used only as far as buffers are.
     ///
@@ -132,8 +134,8 @@ package enum Limits {
     package static let smallReplyBytes = 1 << 10
     /// Connections accepted before others get a turn.
     package static let acceptsPerTurn = 64
-    /// A handshake this old makes way for a new connection when there is no room, in nanoseconds: on
-    /// one machine it takes less than a millisecond.
+    /// A handshake this old makes way for a new connection when there is no room, in nanoseconds:
+    /// on one machine it takes less than a millisecond.
     package static let unixEvictionAgeNanoseconds: UInt64 = 20_000_000
     /// The same over TCP, where four round trips around the world may be needed.
     package static let tcpEvictionAgeNanoseconds: UInt64 = 1_000_000_000
@@ -155,7 +157,8 @@ package enum Limits {
     /// An operation on a file that takes longer has lost its kernel worker, as far as others are
     /// concerned, in nanoseconds.
     package static let hungNanoseconds: UInt64 = 500_000_000
-    /// A disk waits so long for scratch of a job that is to go on, in milliseconds: then the job fails.
+    /// A disk waits so long for scratch of a job that is to go on, in milliseconds: then the job
+    /// fails.
     package static let resumeMilliseconds: Int32 = 5_000
     /// Scratch may be in use for so long by what a killed process had in flight, in nanoseconds.
     package static let resumeInUseNanoseconds: UInt64 = 3_000_000_000
@@ -170,11 +173,12 @@ package enum Limits {
     package static let scratchLooksPerFigure = 10
     /// How long somebody waits for the picture of a disk, in milliseconds.
     package static let pictureMilliseconds: Int32 = 2_000
-    /// How long a guest's write to a full file system waits at most until jobs have given room back,
-    /// in nanoseconds.
+    /// How long a guest's write to a full file system waits at most until jobs have given room
+    /// back, in nanoseconds.
     package static let reclaimNanoseconds: UInt64 = 2_000_000_000
-    /// How long writes wait, when the write-intent log is given up, until it is said durably that it is, in nanoseconds: storage that only
-    /// fails takes less, storage that hangs may never say so.
+    /// How long writes wait, when the write-intent log is given up, until it is said durably that
+    /// it is, in nanoseconds: storage that only fails takes less, storage that hangs may never say
+    /// so.
     package static let lossNanoseconds: UInt64 = 2_000_000_000
     /// How often it is tried again to say so where it could not be said, in milliseconds.
     package static let doubtRetryMilliseconds: Int32 = 10_000

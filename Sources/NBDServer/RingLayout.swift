@@ -8,9 +8,9 @@ enum RingDuty: Sendable, Hashable {
 
 /// Which rings serve machines and which serve backup clients.
 ///
-/// They are different threads, so that the scheduler can tell them apart: when processors are short a
-/// machine's disk goes before its backup. A client of a job can be served by any ring, since it only
-/// reads ledgers, and talks to the disk's home ring by messages.
+/// They are different threads, so that the scheduler can tell them apart: when processors are short
+/// a machine's disk goes before its backup. A client of a job can be served by any ring, since it
+/// only reads ledgers, and talks to the disk's home ring by messages.
 struct RingLayout: Sendable, Hashable {
     private let guests: Int
     private let backups: Int

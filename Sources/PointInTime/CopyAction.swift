@@ -23,8 +23,8 @@ package enum BreakCause: Sendable, Hashable {
     /// Preserved content had been written, and the kernel could not bring it to the device later
     /// (positive errno).
     case scratchLost(errno: Int32)
-    /// The machine's own writes could not be brought to the source later (positive errno), so what is
-    /// read there may be something else.
+    /// The machine's own writes could not be brought to the source later (positive errno), so what
+    /// is read there may be something else.
     case sourceLost(errno: Int32)
     /// Scratch lies on the file system of a machine's disk, which needs the room.
     case spaceForGuest

@@ -78,7 +78,8 @@ extension CopyBeforeWrite {
         breakJob(job, cause: .copyTimeout(milliseconds: limit / 1_000_000), now: now)
     }
 
-    /// Whole jobs that need what a write of the list waits to overwrite, for longer than they allow.
+    /// Whole jobs that need what a write of the list waits to overwrite, for longer than they
+    /// allow.
     private func overdue(for list: WaitList, now: UInt64) -> UInt16 {
         var overdue: UInt16 = 0
         var change = Int(list.head)

@@ -8,8 +8,8 @@ package import Tracking
 /// - A guest write is let go only when no job that is whole still needs a cluster it touches.
 /// - A cluster is copied at most once per job; writes to it meanwhile share the copy, and a copy
 ///   serves all jobs.
-/// - Every write that waits passes exactly once, whatever fails: a failure breaks the job, never the
-///   write.
+/// - Every write that waits passes exactly once, whatever fails: a failure breaks the job, never
+///   the write.
 package struct CopyBeforeWrite: Sendable, Hashable {
     /// Jobs that one disk can have at once: a mask of them fits 16 bits.
     package static let jobsMax = 16
@@ -142,8 +142,8 @@ package struct CopyBeforeWrite: Sendable, Hashable {
 
     /// Adds a job whose instant is now: no guest write may be in flight.
     ///
-    /// `found` is what is in use already of a job that an earlier process has begun. Nil when there is no
-    /// slot for it.
+    /// `found` is what is in use already of a job that an earlier process has begun. Nil when there
+    /// is no slot for it.
     package mutating func attach(
         _ view: LedgerView, slotLimit: UInt32, copyTimeoutNanoseconds: UInt64,
         found: LedgerUse? = nil

@@ -19,8 +19,8 @@ package enum ClusterPlace: Sendable, Hashable {
 /// - One writer, the disk's home ring; any number of readers on any thread.
 /// - A cluster goes from `source` to `zero` or `slot` once and does not change again, but to
 ///   `released`, from any place; that is final.
-/// - A slot is written again only after the word of the cluster that was in it says `released`, so a
-///   read of scratch that completed while the word still named the slot (looked up *after* the
+/// - A slot is written again only after the word of the cluster that was in it says `released`, so
+///   a read of scratch that completed while the word still named the slot (looked up *after* the
 ///   read) saw that cluster.
 /// - Before a cluster becomes `slot(n)` its old content has been written to slot n completely.
 /// - The home ring submits a guest write only after every cluster it touches has left `source`, so
@@ -30,8 +30,8 @@ package enum ClusterPlace: Sendable, Hashable {
 ///   the home ring lets a write pass that was not preserved.
 ///
 /// One 32-bit word a cluster holds all of it, so a reader sees place and slot with one load: 0 =
-/// source, 1 = zero, n + 2 = slot n, all ones = released. The word after the last cluster is not zero when the ledger is
-/// closed.
+/// source, 1 = zero, n + 2 = slot n, all ones = released. The word after the last cluster is not
+/// zero when the ledger is closed.
 ///
 /// A plain view, whose copies cost nothing; the holder of the memory behind it also holds (or is
 /// outlived by) what owns it.
@@ -114,7 +114,8 @@ package struct LedgerView: Sendable, BitwiseCopyable {
         mirror.note(cluster)
     }
 
-    /// Nothing read under this job may be handed out from now on, and no other process goes on with it.
+    /// Nothing read under this job may be handed out from now on, and no other process goes on with
+    /// it.
     package func close() {
         words.store(1, at: geometry.clusterCount)
         // Every time: another thread that has stored the word may not have come this far.

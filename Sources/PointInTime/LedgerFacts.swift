@@ -14,7 +14,8 @@ package struct LedgerFacts: Sendable, Hashable {
     package var scratch: String
     /// Bytes of a scratch device; 0 for a file.
     package var scratchBytes: UInt64
-    /// Bytes that scratch could take at the begin, and those of its file system that are left to machines.
+    /// Bytes that scratch could take at the begin, and those of its file system that are left to
+    /// machines.
     package var roomBytes: UInt64
     package var reservedBytes: UInt64
     /// Bytes that the source took on its file system at the begin.

@@ -35,8 +35,8 @@ package struct LedgerUse: Sendable, Hashable {
         }
     }
 
-    /// Whether as many slots as there are words can be one of each: by their sum and that of their squares,
-    /// which costs no second look at the words.
+    /// Whether as many slots as there are words can be one of each: by their sum and that of their
+    /// squares, which costs no second look at the words.
     private static func isEachOnce(_ tally: WordTally) -> Bool {
         let count = UInt128(tally.others)
         guard count > 0 else { return true }

@@ -36,7 +36,8 @@ final class ImageTarget: Sendable {
         program = try Self.serve(order, readOnly: false)
     }
 
-    /// The program of a worker that was killed ends a moment after it, and has the image until then.
+    /// The program of a worker that was killed ends a moment after it, and has the image until
+    /// then.
     private static let lockMilliseconds = 5_000
     private static let lockLookMilliseconds = 50
 

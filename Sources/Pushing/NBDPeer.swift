@@ -20,7 +20,8 @@ import CLibNBD
         socket: String, export: String = "", contexts: [String] = [], what: String
     ) throws(PushFailure) {
         self.what = what
-        // SAFETY: a handle belongs to this object alone until `deinit`; strings are copied by the callee.
+        // SAFETY: a handle belongs to this object alone until `deinit`; strings are copied by the
+        // callee.
         guard let created = unsafe nbd_create() else { throw Self.failure(what) }
         unsafe handle = unsafe created
         for context in contexts { try check(unsafe nbd_add_meta_context(handle, context)) }
@@ -49,8 +50,8 @@ import CLibNBD
         UInt64(clamping: unsafe nbd_get_size(handle))
     }
 
-    // SAFETY (all of these): the memory outlives the call, which returns when the reply is in; the count
-    // is the memory's own.
+    // SAFETY (all of these): the memory outlives the call, which returns when the reply is in; the
+    // count is the memory's own.
 
     func read(_ memory: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(PushFailure) {
         try check(unsafe nbd_pread(handle, memory.baseAddress, memory.count, offset, 0))
@@ -126,8 +127,8 @@ private func onExtents(
     cookie: UnsafeMutableRawPointer?, context: UnsafePointer<CChar>?, offset: UInt64,
     entries: UnsafeMutablePointer<UInt32>?, count: Int, error: UnsafeMutablePointer<CInt>?
 ) -> CInt {
-    // SAFETY: the cookie is a collector that its caller keeps alive until the call has returned; the
-    // library guarantees `count` entries, in pairs, valid during this call.
+    // SAFETY: the cookie is a collector that its caller keeps alive until the call has returned;
+    // the library guarantees `count` entries, in pairs, valid during this call.
     guard let cookie = unsafe cookie, let context = unsafe context, let entries = unsafe entries
     else { return -1 }
     let found = unsafe Unmanaged<Collector>.fromOpaque(cookie).takeUnretainedValue()

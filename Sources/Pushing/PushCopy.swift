@@ -167,7 +167,8 @@ struct PushCopy: Sendable {
     ) -> Bool {
         let count = min(unit, piece.count - start)
         guard count > 0, unsafe piece[start] == 0 else { return false }
-        // SAFETY: bytes that equal their neighbours all equal the first; both ranges are within the piece.
+        // SAFETY: bytes that equal their neighbours all equal the first; both ranges are within the
+        // piece.
         guard count > 1, let base = unsafe piece.baseAddress?.advanced(by: start) else {
             return true
         }

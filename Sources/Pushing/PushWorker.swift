@@ -6,9 +6,9 @@ import SystemLayer
 
 /// A process that writes the target of one disk of a push job.
 ///
-/// The server starts it, talks to it over its standard input and output, a JSON value in each line, and
-/// ends it. It ends by itself when its input does: then there is no server any more. What the storage of
-/// the target does to it, it does to nobody else.
+/// The server starts it, talks to it over its standard input and output, a JSON value in each line,
+/// and ends it. It ends by itself when its input does: then there is no server any more. What the
+/// storage of the target does to it, it does to nobody else.
 package enum PushWorker {
     /// The word by which the server starts it.
     package static let command = "push-worker"
@@ -18,15 +18,16 @@ package enum PushWorker {
     /// Does all that it is told; returns the exit status.
     package static func run() -> Int32 {
         SystemFacts.ignoreBrokenPipes()
-        // A service manager tells every process of a service what is meant for the server, which decides
-        // what becomes of its jobs; what is started from here ignores them, too.
+        // A service manager tells every process of a service what is meant for the server, which
+        // decides what becomes of its jobs; what is started from here ignores them, too.
         for number in [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2] { _ = signal(number, SIG_IGN) }
         // Machines come first; what is started from here inherits it.
         WorkerThread.giveWay()
         guard case .prepare(let order) = readCommand() else { return 64 }
         let progress = PushProgress(bytesPerSecond: order.bytesPerSecond)
         do throws(PushFailure) {
-            // From the start: a target that hangs must not keep the process when the server is gone.
+            // From the start: a target that hangs must not keep the process when the server is
+            // gone.
             let begin = try listen(progress)
             let target = try PushTarget(order)
             say(.ready)

@@ -13,10 +13,12 @@ final class RawTarget: Sendable {
     private let path: String
     private let isBlock: Bool
 
-    /// A lock that another worker has is waited for so long: it has been killed and ends in a moment.
+    /// A lock that another worker has is waited for so long: it has been killed and ends in a
+    /// moment.
     private static let lockMilliseconds = 5_000
 
-    /// Opens what the order names; of a raw target it takes the locks, which qemu and this server know.
+    /// Opens what the order names; of a raw target it takes the locks, which qemu and this server
+    /// know.
     init(_ order: PushOrder) throws(PushFailure) {
         path = order.path
         isBlock = order.kind == .block

@@ -14,8 +14,8 @@ package enum LedgerFileFault: Error, Sendable, Hashable {
 
 /// The file in memory by which the next process goes on with a ledger.
 ///
-/// A page of header, then the words. The header's first half says what the file is (`LedgerFacts`); the
-/// second has the state of the words and the figures.
+/// A page of header, then the words. The header's first half says what the file is (`LedgerFacts`);
+/// the second has the state of the words and the figures.
 package final class LedgerFile: Sendable {
     package let path: String
     private let storage: WordsMirrorStorage
@@ -33,7 +33,8 @@ package final class LedgerFile: Sendable {
 
     var mirror: WordsMirror { storage.view }
 
-    /// Makes the file of a ledger on which nothing is preserved, mode 0600; one that has the name goes.
+    /// Makes the file of a ledger on which nothing is preserved, mode 0600; one that has the name
+    /// goes.
     package static func create(
         path: String, facts: LedgerFacts
     ) throws(SystemFault) -> LedgerFile {
@@ -119,7 +120,8 @@ package final class LedgerFile: Sendable {
         let file: LedgerFile
     }
 
-    /// Opens the file that an earlier process has left; its words are read by `Ledger.init(_:slotLimit:)`.
+    /// Opens the file that an earlier process has left; its words are read by
+    /// `Ledger.init(_:slotLimit:)`.
     package static func open(path: String) throws(LedgerFileFault) -> Found {
         let descriptor = try system { () throws(SystemFault) in
             try FileCalls.open(path, [.write])

@@ -2,8 +2,8 @@ import SystemLayer
 import Synchronization
 import Tables
 
-/// Reads the words of a ledger that an earlier process has left, with as many threads as there are cores: a
-/// machine waits for it, and most of the time is that of making memory.
+/// Reads the words of a ledger that an earlier process has left, with as many threads as there are
+/// cores: a machine waits for it, and most of the time is that of making memory.
 final class LedgerReading: Sendable {
     private let descriptor: Int32
     private let words: SharedWordsStorage

@@ -111,8 +111,8 @@ package final class ScratchStorage: Sendable {
         self.descriptor = consume descriptor
     }
 
-    /// Scratch of which no descriptor is open, known by its facts; what is asked of it here is asked of a
-    /// simulated world elsewhere.
+    /// Scratch of which no descriptor is open, known by its facts; what is asked of it here is
+    /// asked of a simulated world elsewhere.
     package init(_ facts: ScratchFacts) {
         path = facts.path
         raw = facts.raw
@@ -131,7 +131,8 @@ package final class ScratchStorage: Sendable {
         witness = facts.witness
     }
 
-    /// Bytes that could be filled when it was opened, for the watermark, `reservedBytes` being left free.
+    /// Bytes that could be filled when it was opened, for the watermark, `reservedBytes` being left
+    /// free.
     package func roomBytes(leaving reservedBytes: UInt64) -> UInt64 {
         min(freeBytes - min(reservedBytes, freeBytes), wholeBytes)
     }

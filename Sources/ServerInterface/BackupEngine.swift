@@ -4,36 +4,43 @@
 package protocol BackupEngine: Sendable {
     /// Opens and locks the source and publishes its live export.
     func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID
-    /// Whoever asks for one of these live exports waits from now on until it is attached, or cannot be, or is not
-    /// among them any more.
+    /// Whoever asks for one of these live exports waits from now on until it is attached, or cannot
+    /// be, or is not among them any more.
     func expectDisks(_ exports: Set<String>)
-    /// Withdraws the live export, disconnects its clients after their requests in flight, closes the source.
+    /// Withdraws the live export, disconnects its clients after their requests in flight, closes
+    /// the source.
     func detachDisk(_ disk: DiskID) async throws(ServerFault)
-    /// The same, unless a client is connected to the live export: `diskInUse` then, and nothing has changed.
+    /// The same, unless a client is connected to the live export: `diskInUse` then, and nothing has
+    /// changed.
     func detachDiskIfUnused(_ disk: DiskID) async throws(ServerFault)
-    /// Makes a disk larger while it is served, or takes the size that its source has by now; returns its size in bytes.
-    /// Clients see it when they connect anew; what is new counts as changed.
+    /// Makes a disk larger while it is served, or takes the size that its source has by now;
+    /// returns its size in bytes. Clients see it when they connect anew; what is new counts as
+    /// changed.
     func growDisk(_ disk: DiskID, sizeBytes: UInt64?) async throws(ServerFault) -> UInt64
     func diskStatus(_ disk: DiskID) async throws(ServerFault) -> DiskStatus
     /// What a disk looks like, in cells. Parts that cannot be told within a moment are left out.
     func diskMap(_ disk: DiskID) async throws(ServerFault) -> DiskMap
-    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all disks and serves the backup exports.
-    /// A fault leaves nothing behind: no file, no socket, no job.
+    /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
+    /// disks and serves the backup exports. A fault leaves nothing behind: no file, no socket, no
+    /// job.
     func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted
-    /// Takes note of jobs that the last server has left running, before the first disk is attached: a disk is shown to
-    /// machines only when what its jobs preserve is there again. What other jobs have left in memory is removed.
+    /// Takes note of jobs that the last server has left running, before the first disk is attached:
+    /// a disk is shown to machines only when what its jobs preserve is there again. What other jobs
+    /// have left in memory is removed.
     func expectJobs(_ jobs: [JobResumption]) async
-    /// Serves such a job as it was served before, once its disks are attached. Throws when it cannot be gone on with.
+    /// Serves such a job as it was served before, once its disks are attached. Throws when it
+    /// cannot be gone on with.
     func resumeJob(id: String) async throws(ServerFault) -> JobStarted
     /// Gives up a job that was expected, or resumed: nothing is left of it.
     func forgetJob(id: String) async
     func jobReport(id: String) async throws(ServerFault) -> JobReport
-    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the last figures.
+    /// Withdraws the exports, disconnects the clients, stops copying, removes scratch; returns the
+    /// last figures.
     func endJob(id: String) async throws(ServerFault) -> JobReport
     /// Makes a checkpoint on several disks at one instant; all of them or none.
     func createCheckpoint(_ configuration: CheckpointConfiguration) async throws(ServerFault)
-    /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before, so no other checkpoint's
-    /// answer changes. A disk without that checkpoint is left as it is.
+    /// Takes a checkpoint out of a disk's chain; what it recorded goes to the one before, so no
+    /// other checkpoint's answer changes. A disk without that checkpoint is left as it is.
     func deleteCheckpoint(_ name: String, disk: DiskID) async throws(ServerFault)
     /// Everything written since a checkpoint, up to now; at most `extentLimit` extents are listed.
     func dirtyReport(
@@ -53,22 +60,24 @@ package protocol BackupEngine: Sendable {
     ) async throws(ServerFault) -> ListenEndpoint
     /// How the server before this one crashed; nil: it did not, or cannot have said so.
     var lastCrash: CrashReport? { get }
-    /// Of an engine that was made to take another's place: the other has let go of everything, and this one is the
-    /// server from now on.
+    /// Of an engine that was made to take another's place: the other has let go of everything, and
+    /// this one is the server from now on.
     func hasTakenOver()
-    /// Reads credentials and access rules again; connections keep theirs. On a fault nothing has changed.
+    /// Reads credentials and access rules again; connections keep theirs. On a fault nothing has
+    /// changed.
     func reloadSecurity() async throws(ServerFault)
     /// Receives the server's events; set once, before the first disk is attached.
     func setEventHandler(_ handler: @escaping @Sendable (ServerEvent) -> Void)
-    /// Begins nothing from now on, and answers those who wait for a storage to begin something; what has begun can
-    /// still be ended.
+    /// Begins nothing from now on, and answers those who wait for a storage to begin something;
+    /// what has begun can still be ended.
     func refuseNewCalls() async
     /// Stops accepting, finishes requests in flight, flushes and closes every source.
     func shutdown() async
-    /// Leaves everything to the next server, in this process or another, as a kill at a quiet moment would: every
-    /// request that was accepted is answered, connections are closed, and disks, scratch and ledgers are let go of.
-    /// Listening sockets are closed and their files stay. Throws `cannotLeave` when something is in the way, and
-    /// goes on serving then; after it has returned the engine is of no use.
+    /// Leaves everything to the next server, in this process or another, as a kill at a quiet
+    /// moment would: every request that was accepted is answered, connections are closed, and
+    /// disks, scratch and ledgers are let go of. Listening sockets are closed and their files stay.
+    /// Throws `cannotLeave` when something is in the way, and goes on serving then; after it has
+    /// returned the engine is of no use.
     func leave() async throws(ServerFault)
 }
 

@@ -1,13 +1,14 @@
 /// What the server before this one was doing when it crashed.
 package struct CrashReport: Sendable, Hashable {
-    /// What it was working on when it crashed, by which a disk or a job is told that crashes every server.
+    /// What it was working on when it crashed, by which a disk or a job is told that crashes every
+    /// server.
     package enum Subject: Sendable, Hashable {
         /// The disk of a live export of this name.
         case disk(export: String)
         case job(id: String)
 
-        /// A long name is known by its beginning, so many bytes at most: what a crash leaves has room for it,
-        /// and so has a file's name, whatever the characters are.
+        /// A long name is known by its beginning, so many bytes at most: what a crash leaves has
+        /// room for it, and so has a file's name, whatever the characters are.
         package static let nameBytesMax = 72
 
         /// The beginning of a name, without a part of a character.
@@ -33,7 +34,8 @@ package struct CrashReport: Sendable, Hashable {
     package var secondsServed: UInt64
     /// The name of the thread that crashed.
     package var thread: String
-    /// The instruction, as its distance from where the program was loaded, and the address it went for.
+    /// The instruction, as its distance from where the program was loaded, and the address it went
+    /// for.
     package var program: String
     package var address: UInt64
     package var subject: Subject?

@@ -75,16 +75,18 @@ package struct DiskStatus: Sendable {
     package var sizeBytes: UInt64
     /// Live connections right now.
     package var clientCount: Int
-    /// Bytes changed since the newest checkpoint, in whole blocks; zero when changes are not tracked.
+    /// Bytes changed since the newest checkpoint, in whole blocks; zero when changes are not
+    /// tracked.
     package var dirtyBytes: UInt64
     /// Present when changes are tracked.
     package var tracking: TrackingStatus?
     /// What machines have requested; up to a tenth of a second old.
     package var figures = GuestFigures()
-    /// Bytes of the different clusters that machines have changed within the last hour, about 3 % off; nil
-    /// when it is not known.
+    /// Bytes of the different clusters that machines have changed within the last hour, about 3 %
+    /// off; nil when it is not known.
     package var overwrittenBytes: UInt64?
-    /// Writes to the source from before it was attached were lost, and nobody had been told: the error.
+    /// Writes to the source from before it was attached were lost, and nobody had been told: the
+    /// error.
     package var earlierLoss: String?
     package init(
         sizeBytes: UInt64, clientCount: Int, dirtyBytes: UInt64, tracking: TrackingStatus? = nil

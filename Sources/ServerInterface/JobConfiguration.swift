@@ -129,8 +129,8 @@ package struct JobDiskReport: Sendable {
     package var zeroClusters: UInt64
     /// Bytes sent to backup clients.
     package var bytesRead: UInt64
-    /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of a
-    /// full one what the source took on its file system at the begin, at most its size.
+    /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of
+    /// a full one what the source took on its file system at the begin, at most its size.
     package var bytesToRead: UInt64
     /// Bytes that scratch could take at the begin.
     package var scratchLimitBytes: UInt64 = 0

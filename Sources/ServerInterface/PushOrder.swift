@@ -10,7 +10,8 @@ package struct PushOrder: Sendable, Hashable, Codable {
     package var path: String
     package var kind: SourceKind
     package var format: PushFormat
-    /// True for an empty file that the server has made; otherwise what is there already is written over.
+    /// True for an empty file that the server has made; otherwise what is there already is written
+    /// over.
     package var isNew: Bool
     /// True: an image of that format, which is kept as it is (`--reuse-external`).
     package var keepsImage: Bool
@@ -74,7 +75,8 @@ package enum PushCommand: Sendable, Hashable, Codable {
 package enum PushReport: Sendable, Hashable, Codable {
     /// The target can be written.
     case ready
-    /// Bytes of the backup's content that have been written, of so many. Comes only when there is news.
+    /// Bytes of the backup's content that have been written, of so many. Comes only when there is
+    /// news.
     case progress(bytes: UInt64, total: UInt64)
     /// Everything has been written and is being made durable, which may take long.
     case flushing

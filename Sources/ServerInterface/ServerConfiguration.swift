@@ -20,8 +20,8 @@ package struct ServerConfiguration: Sendable {
     package var idleSeconds: Int
     /// A call waits so long for a path or a host name that does not answer, in seconds.
     package var storageSeconds = Self.defaultStorageSeconds
-    /// Memory in which old content is on its way to scratch, for all disks together, in bytes; a disk
-    /// with a job may have one copy in flight besides.
+    /// Memory in which old content is on its way to scratch, for all disks together, in bytes; a
+    /// disk with a job may have one copy in flight besides.
     package var copyMemoryBytes: Int
     /// Memory of guests that vhost-user front-ends may share, all together, in bytes.
     package var guestMemoryBytes = Self.defaultGuestMemoryBytes
@@ -38,11 +38,11 @@ package struct ServerConfiguration: Sendable {
 
     /// TLS credentials and access rules.
     package var security: SecurityConfiguration
-    /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot be
-    /// had; nil: nowhere.
+    /// Where it is said who holds a disk, if memory that outlives the process (`/dev/shm`) cannot
+    /// be had; nil: nowhere.
     package var witnessDirectory: String?
-    /// The state directory: the jobs of one server are kept apart from those of others by it; nil: none
-    /// of them outlives its process.
+    /// The state directory: the jobs of one server are kept apart from those of others by it; nil:
+    /// none of them outlives its process.
     package var stateDirectory: String?
     /// The program's version, for reports.
     package var build = ""
@@ -50,8 +50,8 @@ package struct ServerConfiguration: Sendable {
     package var takesOver = false
     /// Files and directories of the server's own, which are refused as sources and as scratch.
     package var ownPaths: [String] = []
-    /// A guest write that waits for the write-intent log for longer ends the disk's change tracking, in
-    /// seconds.
+    /// A guest write that waits for the write-intent log for longer ends the disk's change
+    /// tracking, in seconds.
     package var trackingTimeoutSeconds: Int
 
     package init(
@@ -93,7 +93,8 @@ package struct ServerConfiguration: Sendable {
     package static let defaultCopyMemoryBytes = 256 << 20
     /// A copy moves 1 MiB at most.
     package static let copyMemoryBytesRange = 1 << 20...1 << 40
-    /// Half of a process's addresses: mapped memory takes addresses, and memory only where it is used.
+    /// Half of a process's addresses: mapped memory takes addresses, and memory only where it is
+    /// used.
     package static let defaultGuestMemoryBytes: UInt64 = 1 << 46
     package static let guestMemoryBytesRange: ClosedRange<UInt64> = 1 << 20...1 << 46
     /// Share of a file system that scratch leaves to machines' disks, in percent.

@@ -41,10 +41,10 @@ package struct SocketPlace: Sendable, Hashable, Codable {
 
 /// The listening sockets of a server, and those that it was given to begin with.
 ///
-/// **Whoever opens a listener looks here first** (`take`), and binds only what is not there; it says
-/// so when it has one (`added`) and before it closes it (`removed`). That is all it takes for a listener
-/// to outlive its server: the next one gets everything that is in here. Descriptors that are taken
-/// belong to the taker; those that are added stay their owner's.
+/// **Whoever opens a listener looks here first** (`take`), and binds only what is not there; it
+/// says so when it has one (`added`) and before it closes it (`removed`). That is all it takes for
+/// a listener to outlive its server: the next one gets everything that is in here. Descriptors that
+/// are taken belong to the taker; those that are added stay their owner's.
 package final class SocketKeep: Sendable {
     /// A socket and its place.
     package struct Socket: Sendable, Hashable {
@@ -129,8 +129,8 @@ package final class SocketKeep: Sendable {
         }
     }
 
-    /// What nobody has taken, but for places where somebody is still to listen: it is the caller's from now
-    /// on.
+    /// What nobody has taken, but for places where somebody is still to listen: it is the caller's
+    /// from now on.
     package func takeRest(but awaited: Set<SocketPlace> = []) -> [Socket] {
         state.withLock { state in
             let rest = state.found.filter { !awaited.contains($0.key) }

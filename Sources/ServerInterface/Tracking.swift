@@ -22,7 +22,8 @@ package struct TrackingStatus: Sendable, Hashable {
     package var dirtyBytes: UInt64
     /// Bytes that were added to be safe after an unclean stop; zero after a clean one.
     package var recoveredBytes: UInt64
-    /// Why older checkpoints of this disk are gone (damaged file, other source, shrunk disk), or nil.
+    /// Why older checkpoints of this disk are gone (damaged file, other source, shrunk disk), or
+    /// nil.
     package var problem: String?
 
     package init(

@@ -6,11 +6,12 @@ package enum DescriptorSocket {
     /// Descriptors of one message at most.
     package static let descriptorsMax = 8
 
-    /// Receives up to `count` bytes behind those that are in `bytes`, and the descriptors that came with
-    /// them behind those in `descriptors`; the caller closes those, whatever is returned.
+    /// Receives up to `count` bytes behind those that are in `bytes`, and the descriptors that came
+    /// with them behind those in `descriptors`; the caller closes those, whatever is returned.
     ///
-    /// Returns the bytes, 0 at the end of the stream, or the negative errno (EAGAIN: nothing is there;
-    /// EPROTO: more than `descriptorsMax` for one message; EMFILE: more than this process may open).
+    /// Returns the bytes, 0 at the end of the stream, or the negative errno (EAGAIN: nothing is
+    /// there; EPROTO: more than `descriptorsMax` for one message; EMFILE: more than this process
+    /// may open).
     package static func receive(
         _ socket: Int32, _ count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
     ) -> Int {
@@ -32,11 +33,12 @@ package enum DescriptorSocket {
         }
     }
 
-    /// Sends a message, with a descriptor or without; returns the bytes taken or the negative errno.
+    /// Sends a message, with a descriptor or without; returns the bytes taken or the negative
+    /// errno.
     package static func send(_ socket: Int32, _ bytes: [UInt8], descriptor: Int32?) -> Int {
         while true {
-            // SAFETY: the array is passed with its size; the kernel takes a reference of its own to the
-            // descriptor's file.
+            // SAFETY: the array is passed with its size; the kernel takes a reference of its own to
+            // the descriptor's file.
             let result = unsafe nbdpull_send_with(
                 socket, bytes, bytes.count, descriptor ?? -1)
             if result >= 0 { return result }
@@ -54,8 +56,8 @@ package enum DescriptorSocket {
         return String(decoding: bytes, as: UTF8.self) == "anon_inode:[eventfd]"
     }
 
-    /// Makes reads of the descriptor return instead of wait, as long as nobody who shares it takes that
-    /// back; the ring's reads do not wait then either.
+    /// Makes reads of the descriptor return instead of wait, as long as nobody who shares it takes
+    /// that back; the ring's reads do not wait then either.
     package static func makeNonblocking(_ descriptor: Int32) {
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
     }

@@ -19,14 +19,16 @@ package final class GuestMapping: Sendable {
     private let budget: MappingBudget?
     private let isUnmapped = Atomic<Bool>(false)
     // Optional, so that it can go before the mapping does.
-    // SAFETY: set in init and taken once, when nobody uses the mapping any more; only read in between.
+    // SAFETY: set in init and taken once, when nobody uses the mapping any more; only read in
+    // between.
     private nonisolated(unsafe) var memoryGuard: MappingGuard?
 
     /// Maps `byteCount` bytes from `offset` of a memory file on; the descriptor may be closed then.
     ///
-    /// `budget` has them already; it gets them back when the mapping goes, or does not come about. Refused:
-    /// a file that is not in memory (tmpfs or hugetlbfs), where a load could wait for a disk or for another
-    /// process, or one that is too short; with `isFixed` also one that is not sealed against shrinking.
+    /// `budget` has them already; it gets them back when the mapping goes, or does not come about.
+    /// Refused: a file that is not in memory (tmpfs or hugetlbfs), where a load could wait for a
+    /// disk or for another process, or one that is too short; with `isFixed` also one that is not
+    /// sealed against shrinking.
     package init(
         descriptor: Int32, offset: UInt64, byteCount: UInt64, isFixed: Bool = false,
         budget: MappingBudget? = nil
@@ -76,7 +78,8 @@ package final class GuestMapping: Sendable {
     package func unmap() {
         guard !isUnmapped.exchange(true, ordering: .acquiringAndReleasing) else { return }
         unsafe memoryGuard = nil
-        // SAFETY: the mapping made in init; requests that touch it have ended, which its owner knows.
+        // SAFETY: the mapping made in init; requests that touch it have ended, which its owner
+        // knows.
         unsafe munmap(UnsafeMutableRawPointer(bitPattern: start), mappedBytes)
         budget?.give(byteCount)
     }
@@ -85,8 +88,8 @@ package final class GuestMapping: Sendable {
     // SAFETY: the guard is set in init and taken when nobody asks any more.
     package var isGone: Bool { unsafe memoryGuard?.isGone ?? true }
 
-    /// Mappings of this process that were lost so far: while the number stays, no mapping is gone that
-    /// was not before.
+    /// Mappings of this process that were lost so far: while the number stays, no mapping is gone
+    /// that was not before.
     package static var losses: UInt { MappingGuard.losses }
 
     /// The size of the file's pages, in bytes.

@@ -3,8 +3,9 @@ public import VhostProtocol
 
 /// A guest's memory as this process has mapped it.
 ///
-/// Loads and stores are the processor's own, so a hostile guest changes what is read at any moment, and
-/// memory may go away: `isGone`. Public and inlinable for the virtqueue's sake, which is compiled for it.
+/// Loads and stores are the processor's own, so a hostile guest changes what is read at any moment,
+/// and memory may go away: `isGone`. Public and inlinable for the virtqueue's sake, which is
+/// compiled for it.
 @safe
 @frozen
 public struct MappedMemory: GuestMemory, ~Copyable {
@@ -90,8 +91,9 @@ public struct MappedMemory: GuestMemory, ~Copyable {
             byteCount: min(byteCount, region.byteCount - offset))
     }
 
-    // SAFETY (all loads and stores): a place is one that `segment` has returned for a mapping that is
-    // there, or one within a mapping of an in-flight area; the session drops its queues before either.
+    // SAFETY (all loads and stores): a place is one that `segment` has returned for a mapping that
+    // is there, or one within a mapping of an in-flight area; the session drops its queues before
+    // either.
 
     @inlinable @unsafe
     func atomic<Value: AtomicRepresentable>(

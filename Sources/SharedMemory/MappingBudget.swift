@@ -2,8 +2,8 @@ import Synchronization
 
 /// How much memory of guests may be mapped, of all front-ends together.
 ///
-/// A front-end gets at most half of what the others have left: a few that take all they can get do not
-/// keep the next one out.
+/// A front-end gets at most half of what the others have left: a few that take all they can get do
+/// not keep the next one out.
 package final class MappingBudget: Sendable {
     private struct State {
         var bytes: UInt64 = 0
@@ -55,7 +55,8 @@ package final class MappingBudget: Sendable {
     package func take(_ wish: Wish) throws(MappingRefusal) {
         let most = state.withLock { state -> (bytes: UInt64, mappings: Int)? in
             let others = state.bytes - min(state.bytes, wish.bytesNow)
-            // What a front-end has it may keep, or replace by as much: its guest may start anew at any time.
+            // What a front-end has it may keep, or replace by as much: its guest may start anew at
+            // any time.
             let bytes = max((limitBytes - min(limitBytes, others)) / 2, wish.bytesNow)
             let mappings = max(
                 (Self.mappingsMax - state.mappings + wish.mappingsNow) / 2, wish.mappingsNow)

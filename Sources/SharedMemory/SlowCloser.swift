@@ -4,9 +4,10 @@ import SystemLayer
 
 /// Closes what a front-end has sent, and unmaps what it has shared, where nobody waits for it.
 ///
-/// The last close of a socket may wait for its peer, that of a file for its file system, and to give a
-/// large guest's memory back takes seconds. One thread does that, which is there while there is work; when
-/// it hangs, what comes later waits behind it, and `isFull` says when that is too much.
+/// The last close of a socket may wait for its peer, that of a file for its file system, and to
+/// give a large guest's memory back takes seconds. One thread does that, which is there while there
+/// is work; when it hangs, what comes later waits behind it, and `isFull` says when that is too
+/// much.
 package final class SlowCloser: Sendable {
     private struct State {
         var descriptors: [Int32] = []

@@ -72,7 +72,8 @@ extension FileCalls {
         try words.write(descriptor, first: first, count: count, at: position)
     }
 
-    /// An extended attribute of an open file; nil when it has none of that name, or cannot have any.
+    /// An extended attribute of an open file; nil when it has none of that name, or cannot have
+    /// any.
     package static func mark(
         _ descriptor: Int32, _ name: String
     ) throws(SystemFault) -> String? {
@@ -88,8 +89,9 @@ extension FileCalls {
         }
     }
 
-    /// When an open file, or what is said about it, was changed last, in nanoseconds since 1970 by this
-    /// machine's clock; nil where another machine's clock says so, or for what is no regular file.
+    /// When an open file, or what is said about it, was changed last, in nanoseconds since 1970 by
+    /// this machine's clock; nil where another machine's clock says so, or for what is no regular
+    /// file.
     package static func changeTime(_ descriptor: Int32) throws(SystemFault) -> UInt64? {
         var facts = stat()
         // SAFETY: the kernel fills the local; it keeps no pointer.

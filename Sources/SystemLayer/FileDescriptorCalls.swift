@@ -55,7 +55,8 @@ package enum FileCalls {
         try open("/proc/self/fd/\(descriptor)", options)
     }
 
-    /// Reads of the descriptor are not noted as the file's last access, which spares a part of each.
+    /// Reads of the descriptor are not noted as the file's last access, which spares a part of
+    /// each.
     ///
     /// Only the file's owner can have that; for others nothing changes.
     package static func leaveAccessTime(_ descriptor: Int32) {
@@ -130,8 +131,8 @@ package enum FileCalls {
     /// What the file's holes can be asked by.
     ///
     /// Files on ext4 are kept as extents. Those in the older form of ext2 and ext3, which share its
-    /// magic number, are not: on Linux 6.18 `lseek` calls it a hole where bytes wait in the page cache
-    /// for their first block. Files whose bytes lie in the inode are counted among these.
+    /// magic number, are not: on Linux 6.18 `lseek` calls it a hole where bytes wait in the page
+    /// cache for their first block. Files whose bytes lie in the inode are counted among these.
     package static func holeKnowledge(_ descriptor: Int32) -> HoleKnowledge {
         var facts = statfs()
         // SAFETY: the kernel fills the local; it keeps no pointer.
@@ -207,8 +208,9 @@ package enum FileCalls {
         var facts = stat()
         // SAFETY: the kernel fills the local; it keeps no pointer.
         _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
-        // Not the time of the content, which anybody may set: a file that was changed and got its old time
-        // back would look as if nobody had touched it. It is only compared, so it may be any number.
+        // Not the time of the content, which anybody may set: a file that was changed and got its
+        // old time back would look as if nobody had touched it. It is only compared, so it may be
+        // any number.
         let time = facts.st_ctim
         let seconds = UInt64(truncatingIfNeeded: time.tv_sec) &* 1_000_000_000
         return (

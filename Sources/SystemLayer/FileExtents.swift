@@ -28,13 +28,14 @@ package struct FileExtent: Sendable, Equatable {
     package let state: State
 }
 
-/// The extents of a stretch of a file, told by one call (FIEMAP); room is taken at the first call and
-/// kept.
+/// The extents of a stretch of a file, told by one call (FIEMAP); room is taken at the first call
+/// and kept.
 ///
-/// The call never has anything written back. It asks about the file as it is; what it says about the
-/// last extent of a range or file is not relied on.
+/// The call never has anything written back. It asks about the file as it is; what it says about
+/// the last extent of a range or file is not relied on.
 package struct FileExtents: Sendable {
-    /// Extents told by one call: what takes about as long as the lookups that a ring makes in a turn.
+    /// Extents told by one call: what takes about as long as the lookups that a ring makes in a
+    /// turn.
     package static let countMax = 128
     /// `struct fiemap` and `struct fiemap_extent`, in words of 64 bits.
     private static let headWords = 4

@@ -18,8 +18,8 @@ extension FileCalls {
         return device(descriptor)
     }
 
-    /// Whether a file shows something of the kernel's (`/proc`, `/sys`, ...): its size means nothing,
-    /// and writes to it are commands.
+    /// Whether a file shows something of the kernel's (`/proc`, `/sys`, ...): its size means
+    /// nothing, and writes to it are commands.
     package static func isKernelInterface(_ descriptor: Int32) -> Bool {
         var facts = statfs()
         // SAFETY: the kernel fills the local; it keeps no pointer.
@@ -36,7 +36,8 @@ extension FileCalls {
 
     /// A path without links; nil when nothing is there.
     package static func resolved(_ path: String) -> String? {
-        // SAFETY: the string is passed for the time of the call; what it returns is copied and freed.
+        // SAFETY: the string is passed for the time of the call; what it returns is copied and
+        // freed.
         guard let found = unsafe realpath(path, nil) else { return nil }
         defer { unsafe free(found) }
         return unsafe String(cString: found)
@@ -62,8 +63,8 @@ extension FileCalls {
             : FileNode(device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino))
     }
 
-    /// Bytes that an open file takes on its file system: fewer than its size where it has holes; nil
-    /// when that cannot be told.
+    /// Bytes that an open file takes on its file system: fewer than its size where it has holes;
+    /// nil when that cannot be told.
     package static func allocatedBytes(_ descriptor: Int32) -> UInt64? {
         var facts = stat()
         // SAFETY: the kernel fills the local; it keeps no pointer.

@@ -2,14 +2,14 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// What the threads of the process are doing, in a file in memory that outlives it: after a crash the next
-/// process reads there what it came of.
+/// What the threads of the process are doing, in a file in memory that outlives it: after a crash
+/// the next process reads there what it came of.
 ///
-/// Noting costs a few stores; a thread that has no place notes nothing. All of the file's memory is there
-/// from the beginning, so no store to it is a fault.
+/// Noting costs a few stores; a thread that has no place notes nothing. All of the file's memory is
+/// there from the beginning, so no store to it is a fault.
 ///
-/// The file: a page that begins with lines of text, with the crash from byte 2048 on; then a place of 128
-/// bytes for each thread; then a name of 128 bytes for each export.
+/// The file: a page that begins with lines of text, with the crash from byte 2048 on; then a place
+/// of 128 bytes for each thread; then a name of 128 bytes for each export.
 @safe
 package final class FlightRecorder: Sendable {
     /// Counts up with every change of the form.
@@ -34,11 +34,11 @@ package final class FlightRecorder: Sendable {
         path = Mutex(nil)
     }
 
-    /// Makes the file, in place of one that has the name, and notes crashes in it from now on; once in a
-    /// process.
+    /// Makes the file, in place of one that has the name, and notes crashes in it from now on; once
+    /// in a process.
     ///
-    /// `facts`: lines about the process. The directory lies in memory. `notesCrashes`: false in a process
-    /// that has its own way to crash.
+    /// `facts`: lines about the process. The directory lies in memory. `notesCrashes`: false in a
+    /// process that has its own way to crash.
     package init(
         path: String, facts: [String], notesCrashes: Bool = true
     ) throws(SystemFault) {
@@ -84,7 +84,8 @@ package final class FlightRecorder: Sendable {
         return UInt(bitPattern: memory)
     }
 
-    /// Gives the file another name, in place of one that has it; one that nobody reads stays as it is.
+    /// Gives the file another name, in place of one that has it; one that nobody reads stays as it
+    /// is.
     package func move(to new: String) throws(SystemFault) {
         try path.withLock { path throws(SystemFault) in
             guard let old = path, old != new else { return }
@@ -139,7 +140,8 @@ package enum FlightActivity: UInt64, Sendable {
     case nothing = 0
     case request, completion, message, tick, handshake, copy
     case openingDisk, resumingJob, beginningJob
-    /// A connection's turn outside of a request, and a record of TLS: of these only the export is noted.
+    /// A connection's turn outside of a request, and a record of TLS: of these only the export is
+    /// noted.
     case turn, record
     case accepting
 }
@@ -199,8 +201,8 @@ package struct FlightSlot: Sendable, BitwiseCopyable {
 
     @inline(__always)
     static func word(_ place: UInt, _ index: Int, _ value: UInt64) {
-        // SAFETY: places lie in a recorder's mapping, which is never undone; Atomic<UInt64> has the layout
-        // of UInt64. Atomic, so that no store is left out because a crash reads none.
+        // SAFETY: places lie in a recorder's mapping, which is never undone; Atomic<UInt64> has the
+        // layout of UInt64. Atomic, so that no store is left out because a crash reads none.
         guard let word = unsafe UnsafeMutablePointer<Atomic<UInt64>>(bitPattern: place) else {
             return
         }

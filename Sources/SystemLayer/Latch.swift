@@ -3,11 +3,12 @@ import Glibc
 
 /// Lets one thread wait until a number of others have reported.
 ///
-/// Made of a lock and a condition, not of a descriptor: control still works when those have run out.
+/// Made of a lock and a condition, not of a descriptor: control still works when those have run
+/// out.
 @safe
 package final class Latch: Sendable {
-    // SAFETY: all four are allocated in init, used under the lock only, and freed in deinit, when no
-    // thread can be waiting any more because a waiter holds this object.
+    // SAFETY: all four are allocated in init, used under the lock only, and freed in deinit, when
+    // no thread can be waiting any more because a waiter holds this object.
     private nonisolated(unsafe) let lock: UnsafeMutablePointer<pthread_mutex_t>
     private nonisolated(unsafe) let condition: UnsafeMutablePointer<pthread_cond_t>
     private nonisolated(unsafe) let missing: UnsafeMutablePointer<Int>
@@ -55,8 +56,8 @@ package final class Latch: Sendable {
         for handler in told { handler() }
     }
 
-    /// Runs `handler` once when all have reported: at once when they have, else on the thread of the
-    /// last report.
+    /// Runs `handler` once when all have reported: at once when they have, else on the thread of
+    /// the last report.
     package func whenReached(_ handler: @escaping @Sendable () -> Void) {
         unsafe pthread_mutex_lock(lock)
         let isReached = unsafe missing.pointee == 0

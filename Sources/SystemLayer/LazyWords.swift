@@ -6,9 +6,9 @@ import Tables
 /// An array of 64-bit words in anonymous memory: zero at first, and a page costs memory only once
 /// something was stored in it.
 ///
-/// One thread stores; any thread may read. A reader sees what the storing thread had stored before it
-/// sent the message that made the reader look, and perhaps more. The memory has no file behind it,
-/// so no full or broken disk turns a store into a fault.
+/// One thread stores; any thread may read. A reader sees what the storing thread had stored before
+/// it sent the message that made the reader look, and perhaps more. The memory has no file behind
+/// it, so no full or broken disk turns a store into a fault.
 @safe
 package final class LazyWords: Sendable {
     /// Words of a page, the unit in which it is known whether anything was stored.
@@ -41,8 +41,8 @@ package final class LazyWords: Sendable {
         guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
             throw SystemFault(call: "mmap", errno: errno)
         }
-        // As far as limits allow, so that no page in use is ever swapped; pages are locked when they
-        // are first touched, so this costs nothing now.
+        // As far as limits allow, so that no page in use is ever swapped; pages are locked when
+        // they are first touched, so this costs nothing now.
         unsafe _ = nbdpull_lock_when_touched(memory, byteCount)
         address = UInt(bitPattern: memory)
     }

@@ -33,7 +33,8 @@ package struct LeftFlight: Sendable, Hashable {
     package var crash: Crash?
     package var doings: [Doing]
 
-    /// Reads the file that an earlier process has left; nil when there is none, or one of another version.
+    /// Reads the file that an earlier process has left; nil when there is none, or one of another
+    /// version.
     package static func read(_ path: String) -> LeftFlight? {
         guard let bytes = try? StateFiles.read(path, limit: FlightRecorder.byteCount) else {
             return nil

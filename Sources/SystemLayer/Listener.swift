@@ -9,8 +9,8 @@ package struct Listener: ~Copyable, Sendable {
     /// The TCP port in use, 0 for a unix socket.
     package let port: UInt16
     private let unixPath: String?
-    /// Peers that wait to be accepted: as many as the kernel allows by default, so that a flood does
-    /// not turn honest ones away.
+    /// Peers that wait to be accepted: as many as the kernel allows by default, so that a flood
+    /// does not turn honest ones away.
     private static let backlog: Int32 = 4096
 
     private init(
@@ -46,8 +46,9 @@ package struct Listener: ~Copyable, Sendable {
         }
         try removeStale(path, address)
         let socket = try makeSocket(AF_UNIX)
-        // The file must never be open wider than asked for, not even between bind and chmod: it takes
-        // the socket's own mode. A change of the umask would reach every other thread's files.
+        // The file must never be open wider than asked for, not even between bind and chmod: it
+        // takes the socket's own mode. A change of the umask would reach every other thread's
+        // files.
         _ = try SystemFault.check("fchmod") {
             fchmod(socket.raw, mode_t(group == nil ? mode : mode & 0o700))
         }
@@ -69,8 +70,8 @@ package struct Listener: ~Copyable, Sendable {
     /// Closes the socket and leaves the file of a unix socket: whoever has the same socket goes on.
     package consuming func closeKeepingFile() {}
 
-    /// Takes over a unix socket that an earlier server has bound to `path`, with these permissions from
-    /// now on.
+    /// Takes over a unix socket that an earlier server has bound to `path`, with these permissions
+    /// from now on.
     ///
     /// Throws when it is another socket, or when nobody could reach it there.
     package static func inherited(
@@ -89,7 +90,8 @@ package struct Listener: ~Copyable, Sendable {
         return Listener(listener, isUnix: true, port: 0, unixPath: path)
     }
 
-    /// Takes over a TCP socket that an earlier server has bound to this port; throws when it is another.
+    /// Takes over a TCP socket that an earlier server has bound to this port; throws when it is
+    /// another.
     package static func inherited(
         _ descriptor: consuming OwnedDescriptor, port: UInt16
     ) throws(SystemFault) -> Listener {

@@ -11,8 +11,8 @@ package enum MonotonicClock {
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 
-    /// Nanoseconds since the machine was started, time that it slept included; every process of a boot
-    /// sees the same clock.
+    /// Nanoseconds since the machine was started, time that it slept included; every process of a
+    /// boot sees the same clock.
     package static func sinceBoot() -> UInt64 { read(CLOCK_BOOTTIME) }
 
     /// Nanoseconds since 1970, by the clock that files' times are taken from.

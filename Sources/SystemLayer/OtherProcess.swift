@@ -41,7 +41,8 @@ package struct OtherProcess: ~Copyable, Sendable {
     package static func start(
         _ path: String, _ arguments: [String], environment: [String]
     ) throws(SystemFault) -> Int32 {
-        // SAFETY: both lists end with nil and live until the call has returned; each copy is freed once.
+        // SAFETY: both lists end with nil and live until the call has returned; each copy is freed
+        // once.
         var words = unsafe ([path] + arguments).map { unsafe strdup($0) }
         var values = unsafe environment.map { unsafe strdup($0) }
         unsafe words.append(nil)

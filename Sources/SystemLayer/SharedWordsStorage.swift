@@ -37,8 +37,8 @@ package final class SharedWordsStorage: Sendable {
         precondition(first >= 0 && count >= 0 && first + count <= view.count)
         var done = 0
         while done < count * 4 {
-            // SAFETY: the range lies in the mapping made in init, which this object keeps; the kernel
-            // fills it during the call only.
+            // SAFETY: the range lies in the mapping made in init, which this object keeps; the
+            // kernel fills it during the call only.
             let result = unsafe pread(
                 descriptor, UnsafeMutableRawPointer(bitPattern: address + UInt(first * 4 + done)),
                 count * 4 - done, off_t(position) + off_t(done))
@@ -52,16 +52,16 @@ package final class SharedWordsStorage: Sendable {
         return true
     }
 
-    /// Makes the memory of a run of words at once that is going to be filled: in large pages where there
-    /// are some, and without a fault for each.
+    /// Makes the memory of a run of words at once that is going to be filled: in large pages where
+    /// there are some, and without a fault for each.
     package func prepare(first: Int, count: Int) {
         precondition(first >= 0 && count >= 0 && first + count <= view.count)
         let start = (address + UInt(first * 4) + Self.largeBytes - 1) & ~(Self.largeBytes - 1)
         let end = (address + UInt((first + count) * 4)) & ~(Self.largeBytes - 1)
         guard start < end else { return }
         let pointer = unsafe UnsafeMutableRawPointer(bitPattern: start)
-        // SAFETY: the range lies in the mapping; the calls change how its memory is made, not what it
-        // holds. Where they are refused a page is made when it is stored to.
+        // SAFETY: the range lies in the mapping; the calls change how its memory is made, not what
+        // it holds. Where they are refused a page is made when it is stored to.
         unsafe _ = madvise(pointer, Int(end - start), Int32(MADV_HUGEPAGE))
         unsafe _ = madvise(pointer, Int(end - start), Self.populate)
     }

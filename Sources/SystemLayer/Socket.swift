@@ -5,8 +5,8 @@ import Glibc
 package enum SocketCalls {
     /// Send buffer asked for on unix sockets: large replies then leave in one call, in bytes.
     private static let unixSendBufferBytes: Int32 = 1 << 20
-    /// The same for TCP within one machine: a peer there reads what has not left the processor's cache,
-    /// in bytes.
+    /// The same for TCP within one machine: a peer there reads what has not left the processor's
+    /// cache, in bytes.
     private static let localSendBufferBytes: Int32 = 384 << 10
 
     /// Accepts one connection, non-blocking and close-on-exec; nil when none waits.
@@ -35,8 +35,8 @@ package enum SocketCalls {
             if isOnThisMachine(descriptor) {
                 _ = set(descriptor, SOL_SOCKET, SO_SNDBUF, localSendBufferBytes)
             }
-            // A peer that vanished is found out in two minutes, with or without data on its way; the
-            // kernel's own values say two hours.
+            // A peer that vanished is found out in two minutes, with or without data on its way;
+            // the kernel's own values say two hours.
             _ = set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
             _ = set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, 60)
             _ = set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, 15)
@@ -69,7 +69,8 @@ package enum SocketCalls {
         let result = unsafe nbdpull_socket_address(descriptor, ofPeer ? 1 : 0, &address, &length)
         guard result == 0 else { return [] }
         let family = Int32(address.ss_family)
-        // SAFETY: sockaddr_in and sockaddr_in6 keep their address at bytes 4 and 8; both lie inside.
+        // SAFETY: sockaddr_in and sockaddr_in6 keep their address at bytes 4 and 8; both lie
+        // inside.
         return unsafe withUnsafeBytes(of: &address) { bytes in
             switch family {
             case AF_INET: unsafe Array(bytes[4..<8])
@@ -79,7 +80,8 @@ package enum SocketCalls {
         }
     }
 
-    /// Whether the other side has closed the connection or its half of it, whatever is still unread.
+    /// Whether the other side has closed the connection or its half of it, whatever is still
+    /// unread.
     package static func hasHungUp(_ descriptor: Int32) -> Bool {
         var state = pollfd(fd: descriptor, events: nbdpull_POLLRDHUP, revents: 0)
         // SAFETY: one pollfd is passed as one.

@@ -6,8 +6,8 @@ import Glibc
 /// Made of a semaphore, not of a descriptor: there may be thousands.
 @safe
 package final class WakeCount: Sendable {
-    // SAFETY: allocated in init, used by calls made for many threads, freed in deinit, when no thread
-    // can be waiting any more because a waiter holds this object.
+    // SAFETY: allocated in init, used by calls made for many threads, freed in deinit, when no
+    // thread can be waiting any more because a waiter holds this object.
     private nonisolated(unsafe) let semaphore: UnsafeMutablePointer<sem_t>
 
     package init() {

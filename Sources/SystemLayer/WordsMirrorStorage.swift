@@ -4,8 +4,8 @@ package import Tables
 
 /// A file in memory (tmpfs) that follows words, so that the next process finds them.
 ///
-/// Not a shared mapping: a store to one is a fault of the process when there is no memory left, and to
-/// read what was never stored takes memory.
+/// Not a shared mapping: a store to one is a fault of the process when there is no memory left, and
+/// to read what was never stored takes memory.
 @safe
 package final class WordsMirrorStorage: Sendable {
     /// What the file says about its words, in four bytes of a page that is there.

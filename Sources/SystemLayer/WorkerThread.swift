@@ -61,15 +61,15 @@ package final class WorkerThread: Sendable {
         nbdpull_ask_for_short_slices(sliceNanoseconds)
     }
 
-    /// Asks the scheduler to run others first when processors are short: the calling thread, and the
-    /// kernel's workers for it.
+    /// Asks the scheduler to run others first when processors are short: the calling thread, and
+    /// the kernel's workers for it.
     package static func giveWay() {
         // Where it is refused the thread is scheduled like any other.
         nbdpull_be_nicer(niceness)
     }
 
-    /// Added to what the process was started with: a tenth of what a thread like any other gets beside
-    /// it.
+    /// Added to what the process was started with: a tenth of what a thread like any other gets
+    /// beside it.
     private static let niceness: Int32 = 10
 
     /// Long enough to answer a request or two.
@@ -93,8 +93,8 @@ package enum SystemFacts {
     /// The user whose rights the process has.
     package static var effectiveUser: UInt32 { geteuid() }
 
-    /// From now on a peer that has gone is an error of the call that writes to it, and no signal that
-    /// ends the process.
+    /// From now on a peer that has gone is an error of the call that writes to it, and no signal
+    /// that ends the process.
     ///
     /// Pages are spliced to sockets, and `splice` has no flag that keeps the signal away.
     package static func ignoreBrokenPipes() {

@@ -2,13 +2,14 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// Write errors that the kernel met after the write had returned, when it wrote the page cache back.
+/// Write errors that the kernel met after the write had returned, when it wrote the page cache
+/// back.
 extension FileCalls {
-    /// The errno of a failed write-back of the file that this descriptor has not been told of yet, or
-    /// nil.
+    /// The errno of a failed write-back of the file that this descriptor has not been told of yet,
+    /// or nil.
     ///
-    /// Never waits: it asks about a range behind every file's end, in which no page is being written.
-    /// An answer of nil covers every page that has left the cache before the call.
+    /// Never waits: it asks about a range behind every file's end, in which no page is being
+    /// written. An answer of nil covers every page that has left the cache before the call.
     package static func writeError(_ descriptor: Int32) -> Int32? {
         let result = sync_file_range(
             descriptor, pastEveryEnd, onePage,
@@ -33,8 +34,8 @@ package final class WriteErrorWitness: Sendable {
     /// the answer; valid while this object lives.
     package let raw: Int32
 
-    /// Opens the same file once more, as the kernel tells each open file of an error once; errors that it
-    /// meets from now on are told.
+    /// Opens the same file once more, as the kernel tells each open file of an error once; errors
+    /// that it meets from now on are told.
     package init(of descriptor: Int32) throws(SystemFault) {
         let own = try FileCalls.open("/proc/self/fd/\(descriptor)", [])
         // An error that nobody has been told of goes to the next one to open the file.
@@ -54,7 +55,8 @@ package final class WriteErrorWitness: Sendable {
         self.ask = ask
     }
 
-    /// How often errors were found since `init`, and the last one's errno; never waits for the file.
+    /// How often errors were found since `init`, and the last one's errno; never waits for the
+    /// file.
     package func errors() -> (count: Int, errno: Int32) {
         found.withLock { found in
             if let errno = ask.map({ $0() }) ?? FileCalls.writeError(raw) {

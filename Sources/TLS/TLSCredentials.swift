@@ -21,8 +21,8 @@ package struct TLSFiles: Sendable, Hashable {
 /// A server's secrets and what it trusts, as they were when they were loaded.
 ///
 /// Never changed after `init`: a reload makes new ones, and sessions keep those they began with.
-// SAFETY (unchecked Sendable): GnuTLS lets any number of sessions read credentials at once, and nothing
-// writes them after `init`.
+// SAFETY (unchecked Sendable): GnuTLS lets any number of sessions read credentials at once, and
+// nothing writes them after `init`.
 @safe
 package final class TLSCredentials: @unchecked Sendable {
     // SAFETY (Sendable): set up in init and only read afterwards, which GnuTLS allows from any
@@ -79,8 +79,8 @@ package final class TLSCredentials: @unchecked Sendable {
         unsafe gnutls_priority_deinit(priority)
     }
 
-    // SAFETY (all below): locals are passed by reference for the time of a call; what a call makes is
-    // returned or freed.
+    // SAFETY (all below): locals are passed by reference for the time of a call; what a call makes
+    // is returned or freed.
 
     private static func makePriority(withKeys: Bool) throws(TLSFault) -> gnutls_priority_t {
         var priority: gnutls_priority_t?
@@ -112,7 +112,8 @@ package final class TLSCredentials: @unchecked Sendable {
     private static func loadCertificates(
         _ directory: String, verifiesPeer: Bool
     ) throws(TLSFault) -> gnutls_certificate_credentials_t {
-        // SAFETY: what is made here is returned or, on a fault, freed; files' bytes are lent for a call.
+        // SAFETY: what is made here is returned or, on a fault, freed; files' bytes are lent for a
+        // call.
         var made: gnutls_certificate_credentials_t?
         try TLSFault.check(
             "gnutls_certificate_allocate_credentials",

@@ -31,12 +31,12 @@ package enum TLSEnd: Sendable, Equatable {
 ///
 /// Used by one thread at a time. What the session itself wants to say (handshake, key updates,
 /// alerts) gathers in the outbox; it has to leave before anything that `encrypt` gives afterwards.
-// SAFETY (unchecked Sendable): owned by one connection, which lives on one ring at a time; a message
-// between rings hands it over whole.
+// SAFETY (unchecked Sendable): owned by one connection, which lives on one ring at a time; a
+// message between rings hands it over whole.
 @safe
 package final class TLSSession: @unchecked Sendable {
-    // SAFETY (Sendable): the ring that owns the connection is the only user; when the connection moves,
-    // the session goes with it through a mailbox, whose lock orders the memory.
+    // SAFETY (Sendable): the ring that owns the connection is the only user; when the connection
+    // moves, the session goes with it through a mailbox, whose lock orders the memory.
     let session: gnutls_session_t
     /// Kept alive: the library does not count its users.
     private let credentials: TLSCredentials
@@ -262,8 +262,8 @@ package final class TLSSession: @unchecked Sendable {
     // MARK: Lending
 
     private func lend(_ cipher: Span<UInt8>) {
-        // SAFETY: the pointer is used by calls within the caller's frame only, where the span lives;
-        // takeBack ends the loan.
+        // SAFETY: the pointer is used by calls within the caller's frame only, where the span
+        // lives; takeBack ends the loan.
         unsafe cipher.withUnsafeBufferPointer { source in
             unsafe wire.pointee.input = unsafe UnsafeRawPointer(source.baseAddress)
             unsafe wire.pointee.inputCount = source.count

@@ -78,8 +78,8 @@ struct Wire {
 }
 
 extension TLSSession {
-    /// Answers which key a user has; an unknown one makes the library go on with a random key, so that
-    /// the peer cannot tell a wrong name from a wrong key.
+    /// Answers which key a user has; an unknown one makes the library go on with a random key, so
+    /// that the peer cannot tell a wrong name from a wrong key.
     static func findKey(
         _ session: gnutls_session_t?, _ name: UnsafePointer<gnutls_datum_t>?,
         _ key: UnsafeMutablePointer<gnutls_datum_t>?

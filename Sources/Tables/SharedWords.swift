@@ -43,8 +43,8 @@ public struct SharedWords: @unchecked Sendable, BitwiseCopyable {
         unsafe atomic(index).pointee.store(value, ordering: .releasing)
     }
 
-    /// Stores a value and returns the one before; what was done before that one was stored is visible
-    /// after.
+    /// Stores a value and returns the one before; what was done before that one was stored is
+    /// visible after.
     @inlinable
     public func exchange(_ value: UInt32, at index: Int) -> UInt32 {
         // SAFETY: see atomic().

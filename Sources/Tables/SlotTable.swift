@@ -1,12 +1,13 @@
 /// A table of fixed capacity whose slots are found by number and reused.
 ///
-/// Nothing is allocated after `init`. The data path goes through tables for every field it touches, so
-/// they are compiled for what they hold. For that they are public and inlinable: the compiler hands the
-/// bodies of `package` functions to no other module.
+/// Nothing is allocated after `init`. The data path goes through tables for every field it touches,
+/// so they are compiled for what they hold. For that they are public and inlinable: the compiler
+/// hands the bodies of `package` functions to no other module.
 @safe
 @frozen
 public struct SlotTable<Element: ~Copyable>: ~Copyable {
-    /// Names a slot of a table of such elements, so that a connection's is never taken for a disk's.
+    /// Names a slot of a table of such elements, so that a connection's is never taken for a
+    /// disk's.
     @frozen
     public struct Index: Hashable, Sendable, BitwiseCopyable {
         @usableFromInline let stored: Int32

@@ -1,11 +1,11 @@
 /// Something that follows an array of words, such as a file by which the next process finds them.
 ///
-/// The thread that stores words notes which have changed, and has them followed by `flush` before it does
-/// what must not be done without them. Nothing else happens to what is only noted.
+/// The thread that stores words notes which have changed, and has them followed by `flush` before
+/// it does what must not be done without them. Nothing else happens to what is only noted.
 ///
 /// A plain view, as `SharedWords` is: copying it costs nothing, and what follows outlives it.
-// SAFETY (unchecked Sendable): the range in the block is the storing thread's alone, the rest is constant;
-// the block lives as long as what follows.
+// SAFETY (unchecked Sendable): the range in the block is the storing thread's alone, the rest is
+// constant; the block lives as long as what follows.
 @safe
 package struct WordsMirror: @unchecked Sendable, BitwiseCopyable {
     /// One that follows nothing.
@@ -50,8 +50,8 @@ package struct WordsMirror: @unchecked Sendable, BitwiseCopyable {
         unsafe block.pointee.high = max(unsafe block.pointee.high, index + 1)
     }
 
-    /// The storing thread only: the words that have changed are followed, or it is known that they are
-    /// not.
+    /// The storing thread only: the words that have changed are followed, or it is known that they
+    /// are not.
     package func flush(_ words: SharedWords) {
         // SAFETY: see note.
         guard let block = unsafe block else { return }

@@ -1,8 +1,8 @@
 /// Which blocks of a disk were written: one bit a block, scanned a word at a time.
 ///
-/// Blocks are numbered from 0; bits past the last block are always clear. Bits are kept in pages, and
-/// a page without a dirty block takes no memory: a bitmap costs what was written, not what the disk
-/// could hold.
+/// Blocks are numbered from 0; bits past the last block are always clear. Bits are kept in pages,
+/// and a page without a dirty block takes no memory: a bitmap costs what was written, not what the
+/// disk could hold.
 package struct DirtyBitmap: Sendable {
     /// Words of one page: 4 KiB of bits, 32,768 blocks.
     package static let pageWords = 512
@@ -88,7 +88,8 @@ package struct DirtyBitmap: Sendable {
         return block < blockCount ? block : nil
     }
 
-    /// The state of a block, and the first block after it, `last + 1` at most, whose state is another.
+    /// The state of a block, and the first block after it, `last + 1` at most, whose state is
+    /// another.
     package func run(from block: Int, through last: Int) -> (isDirty: Bool, end: Int) {
         precondition(block <= last && last < blockCount)
         let isDirty = isDirty(block)
@@ -104,8 +105,8 @@ package struct DirtyBitmap: Sendable {
         return (isDirty, min(index << 6 + bits.trailingZeroBitCount, last + 1))
     }
 
-    /// The first word after `index`, `last` at most, with a block whose state is `dirty`: its index,
-    /// and the blocks of that state as set bits; clean pages are passed over whole.
+    /// The first word after `index`, `last` at most, with a block whose state is `dirty`: its
+    /// index, and the blocks of that state as set bits; clean pages are passed over whole.
     func firstWord(
         after index: Int, through last: Int, dirty: Bool
     ) -> (index: Int, bits: UInt64)? {
@@ -189,7 +190,8 @@ extension DirtyBitmap {
     /// The words of a page; empty when it has no dirty block.
     package func page(_ number: Int) -> [UInt64] { pages[number] }
 
-    /// Puts words in the place of a page without a dirty block; bits past the last block are dropped.
+    /// Puts words in the place of a page without a dirty block; bits past the last block are
+    /// dropped.
     package mutating func fill(page number: Int, with words: [UInt64]) {
         precondition(words.count == Self.pageWords && pages[number].isEmpty)
         pages[number] = words

@@ -2,9 +2,9 @@ extension ExtentList {
     /// Appends the runs of equal blocks in a byte range of a dirty bitmap, at most `runs` of them;
     /// returns the position up to which the list now covers the disk.
     ///
-    /// `position < end`, and both lie in the bitmap's disk; `end` may lie inside the last block. The
-    /// position returned is `end`, or less when the list is full or `runs` are used up. Words are
-    /// examined once each: a reply of many short runs is what this is for.
+    /// `position < end`, and both lie in the bitmap's disk; `end` may lie inside the last block.
+    /// The position returned is `end`, or less when the list is full or `runs` are used up. Words
+    /// are examined once each: a reply of many short runs is what this is for.
     package mutating func append(
         runsOf bitmap: DirtyBitmap, granularityShift shift: UInt64, from position: UInt64,
         to end: UInt64, dirtyFlags: UInt32, runs limit: Int

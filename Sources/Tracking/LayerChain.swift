@@ -42,7 +42,8 @@ package struct LayerChain: Sendable, Hashable {
         package internal(set) var checkpoint: String?
     }
 
-    /// Serials that are used lie below; a chain gets there after more checkpoints than anyone makes.
+    /// Serials that are used lie below; a chain gets there after more checkpoints than anyone
+    /// makes.
     package static let serialMax = UInt64.max / 4
 
     /// Oldest first; the last one records.

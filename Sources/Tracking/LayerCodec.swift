@@ -82,8 +82,8 @@ extension LayerFault: CustomStringConvertible {
 ///
 /// The words are a directory, one bit for each page of the bitmap, the lowest page in the lowest
 /// bit, then the pages whose bit is set, in order: what is clean is not there. All integers are
-/// little-endian. Offsets of the header: 0 magic, 8 version, 12 granularity in bytes, 16 bytes of the
-/// disk, 24 serial, 32 blocks, 40 dirty blocks, 48 pages that are there, 56 bytes of the body,
+/// little-endian. Offsets of the header: 0 magic, 8 version, 12 granularity in bytes, 16 bytes of
+/// the disk, 24 serial, 32 blocks, 40 dirty blocks, 48 pages that are there, 56 bytes of the body,
 /// 64 CRC-32 of the body, 68 CRC-32 of the 68 bytes before.
 package enum LayerCodec {
     /// Bytes of the header.

@@ -81,8 +81,8 @@ package struct TrackingRecord: Sendable, Hashable {
         return version
     }
 
-    /// Reads a record of this form or the first; nil when it is torn, altered or of another form, or
-    /// has numbers that no disk has.
+    /// Reads a record of this form or the first; nil when it is torn, altered or of another form,
+    /// or has numbers that no disk has.
     package static func decode(_ bytes: [UInt8]) -> TrackingRecord? {
         guard let lines = checkedLines(bytes), let title = lines.first else { return nil }
         let isOld = title == oldTitle

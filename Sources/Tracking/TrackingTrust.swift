@@ -75,8 +75,8 @@ extension TrackingEvidence {
         }
         let isThisBoot = !bootID.isEmpty && last.bootID == bootID
         guard last.id == record.session else {
-            // A session is only announced when its record is durable: one of an earlier boot is older
-            // than the record.
+            // A session is only announced when its record is durable: one of an earlier boot is
+            // older than the record.
             if !isThisBoot { return record.isClean ? trustInFile : .log }
             return .nothing("its record is not that of its last session")
         }

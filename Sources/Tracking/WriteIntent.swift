@@ -17,7 +17,8 @@ package enum IntentAction: Sendable, Hashable {
     /// Make what was written to the disk durable, then every fine bit that is set now; answer with
     /// `bitsSynced`, or `bitsNotSynced` when that could not be begun. One at a time.
     ///
-    /// A mark that leaves the log before its writes are durable is missed when a loss of power undoes them.
+    /// A mark that leaves the log before its writes are durable is missed when a loss of power
+    /// undoes them.
     case syncBits
     /// The write that waited may be submitted now.
     case pass(ChangeID)
@@ -249,8 +250,8 @@ extension WriteIntent {
     /// Writes wait for the log that is being written.
     package var isAwaited: Bool { isWriting && !isLost && !(current.isEmpty && next.isEmpty) }
 
-    /// The log write has taken too long, or cannot be begun: the tracking is lost, and the writes that
-    /// wait go once that is declared.
+    /// The log write has taken too long, or cannot be begun: the tracking is lost, and the writes
+    /// that wait go once that is declared.
     ///
     /// Its `logWritten` may still come.
     package mutating func giveUp() {
@@ -342,8 +343,8 @@ extension WriteIntent {
         }
     }
 
-    /// The sync could not be begun, which says nothing of the disk: marks stay, and a later `startClearing`
-    /// asks again.
+    /// The sync could not be begun, which says nothing of the disk: marks stay, and a later
+    /// `startClearing` asks again.
     package mutating func bitsNotSynced() {
         precondition(clearingState == .syncing, "no sync is in flight")
         clearingState = .idle

@@ -22,7 +22,8 @@ package final class IntentLogFile: Sendable {
     package let isAllMarked: Bool
     private let file: any TrackedFile
 
-    /// log2 of a region's bytes on a disk of this size: a power of two, so that the count is bounded.
+    /// log2 of a region's bytes on a disk of this size: a power of two, so that the count is
+    /// bounded.
     package static func regionShift(diskBytes: UInt64) -> UInt64 {
         var shift = regionShiftMin
         while shift < 62, (diskBytes - 1) >> shift >= UInt64(regionCountMax) { shift += 1 }

@@ -35,9 +35,9 @@ enum LayerFile {
 
     /// The bits of a layer's file for a disk of `blockCount` blocks.
     ///
-    /// Throws when it is another file than the layer's, was made for more blocks, or is shorter than
-    /// the blocks it was made for and the `recordedCount` blocks it must hold: nothing is taken for
-    /// clean there.
+    /// Throws when it is another file than the layer's, was made for more blocks, or is shorter
+    /// than the blocks it was made for and the `recordedCount` blocks it must hold: nothing is
+    /// taken for clean there.
     static func read(
         _ file: any TrackedFile, serial: UInt64, blockCount: Int, recordedCount: Int = 0
     ) throws(SystemFault) -> DirtyBitmap {

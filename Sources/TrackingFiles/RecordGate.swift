@@ -1,8 +1,8 @@
 import Synchronization
 import SystemLayer
 
-/// Decides whether a session may still write its record: not when it was said that its changes are not
-/// recorded.
+/// Decides whether a session may still write its record: not when it was said that its changes are
+/// not recorded.
 ///
 /// The writer of a record may wait long for its storage, and be overtaken by the loss of tracking
 /// that the wait brings about. A name given after that would bring back what was just taken away.

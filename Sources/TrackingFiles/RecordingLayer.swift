@@ -4,9 +4,9 @@ package import Tracking
 
 /// The layer that records now: a dirty bitmap in memory, and two files that follow it.
 ///
-/// The *layer's file* lies in the tracking directory and is brought up to date by `save`, on threads
-/// that may wait. The *live file* lies in memory (tmpfs), gets every bit before the change is
-/// submitted, and survives a killed process. Only the first has to be right: what it lacks, the
+/// The *layer's file* lies in the tracking directory and is brought up to date by `save`, on
+/// threads that may wait. The *live file* lies in memory (tmpfs), gets every bit before the change
+/// is submitted, and survives a killed process. Only the first has to be right: what it lacks, the
 /// write-intent log names. A live file that cannot be written is dropped.
 ///
 /// One thread marks, the disk's home ring. Others may read its bits only after a message from it.
@@ -26,7 +26,8 @@ package final class RecordingLayer: Sendable {
         var file: any TrackedFile
         /// A call on the file has failed.
         ///
-        /// What it holds is unknown, and nothing that it says later is believed: only a new file is.
+        /// What it holds is unknown, and nothing that it says later is believed: only a new file
+        /// is.
         var isSpoiled = false
     }
 
@@ -53,8 +54,8 @@ package final class RecordingLayer: Sendable {
 
     /// Makes a layer's file with these bits, durable; one of that name is replaced in one step.
     ///
-    /// It is a new file every time: whatever an older one could not keep, this one does. The name is
-    /// durable as well.
+    /// It is a new file every time: whatever an older one could not keep, this one does. The name
+    /// is durable as well.
     static func create(
         in files: any TrackedDirectory, serial: UInt64, granularityShift: UInt64,
         bits: DirtyBitmap, live: LiveBits?
@@ -109,8 +110,8 @@ package final class RecordingLayer: Sendable {
 
     /// Home ring only: marks the blocks that a byte range touches; the range is not empty.
     ///
-    /// False when the live file is wrong and could not be dropped: the bits must not be believed after
-    /// a kill.
+    /// False when the live file is wrong and could not be dropped: the bits must not be believed
+    /// after a kill.
     package func mark(offset: UInt64, length: UInt64) -> Bool {
         var block = Int(offset >> granularityShift)
         let end = Int((offset + length - 1) >> granularityShift) + 1
@@ -157,10 +158,10 @@ package final class RecordingLayer: Sendable {
 
     /// The same layer for a disk that has grown from `oldBytes`; what is new is dirty.
     ///
-    /// Home ring only, while no change is in flight; this object records no more. Its live file goes,
-    /// as it tells of the smaller disk: after a kill the log counts. The layer's file is written anew
-    /// by the next save. Throws, having changed nothing that matters, without memory, or when the
-    /// live file can neither be removed nor written over.
+    /// Home ring only, while no change is in flight; this object records no more. Its live file
+    /// goes, as it tells of the smaller disk: after a kill the log counts. The layer's file is
+    /// written anew by the next save. Throws, having changed nothing that matters, without memory,
+    /// or when the live file can neither be removed nor written over.
     package func grown(
         to newBlockCount: Int, from oldBytes: UInt64, diskBytes: UInt64
     ) throws(SystemFault) -> RecordingLayer {

@@ -61,8 +61,8 @@ extension TrackedDirectory {
 
     /// Replaces a file's content so that after any crash either the old or the new one is there.
     ///
-    /// The content is a new file's, so no older error of the file can hide in its success. On an error
-    /// either may be there.
+    /// The content is a new file's, so no older error of the file can hide in its success. On an
+    /// error either may be there.
     func replace(_ name: String, with bytes: [UInt8]) throws(SystemFault) {
         _ = try replace(name, with: bytes, through: RecordGate())
     }
@@ -177,8 +177,8 @@ package final class DiskDirectory: TrackedDirectory {
 /// An extended attribute of a source that is open.
 package final class AttributeMark: SourceMark {
     private let descriptor: Int32
-    /// Weak: the file is closed where its last user lets go of it, never by whoever forgets a mark, since that
-    /// may hang; and whoever detaches a disk may open it again at once.
+    /// Weak: the file is closed where its last user lets go of it, never by whoever forgets a mark,
+    /// since that may hang; and whoever detaches a disk may open it again at once.
     private weak let owner: (any AnyObject & Sendable)?
     private let name: String
     /// A device's node is made anew at every start of the machine.

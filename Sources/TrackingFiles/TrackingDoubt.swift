@@ -18,8 +18,8 @@ package struct DoubtOutcome: Sendable, Hashable {
 
 /// Says that changes of a disk were made, or may have been, that are not recorded.
 ///
-/// Each place alone is enough for the next start: no record, a mark on the source that the record does
-/// not know, a session in memory that says so. All are tried, because any of them may be full,
+/// Each place alone is enough for the next start: no record, a mark on the source that the record
+/// does not know, a session in memory that says so. All are tried, because any of them may be full,
 /// read-only, broken or gone.
 package final class TrackingDoubt: Sendable {
     private let places: TrackingPlaces
@@ -58,8 +58,8 @@ package final class TrackingDoubt: Sendable {
         retired.arrive()
     }
 
-    /// The session that has these places writes no record any more, nor removes what a later one says;
-    /// may wait as long as the storage does.
+    /// The session that has these places writes no record any more, nor removes what a later one
+    /// says; may wait as long as the storage does.
     package func bar() { places.gate.close() }
 
     /// Opens what `sayInMemory` needs; after the session was announced.

@@ -50,8 +50,8 @@ package struct TrackingPlaces: Sendable {
         }
     }
 
-    /// Removes what a memory directory says of a tracking directory; what cannot be removed stays, and
-    /// does no harm.
+    /// Removes what a memory directory says of a tracking directory; what cannot be removed stays,
+    /// and does no harm.
     package static func forgetSession(in memory: any TrackedDirectory, of directory: String) {
         let bytes = try? memory.read(sessionName, limit: TrackingSession.bytesMax)
         // By an accident of names it may be another disk's.

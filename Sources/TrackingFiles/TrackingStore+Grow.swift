@@ -5,8 +5,8 @@ import Tracking
 extension TrackingStore {
     /// A log for the larger disk that marks every region, durable when this returns.
     ///
-    /// It covers whatever the present one marks, now and until the ring uses this one; after a crash in
-    /// between everything counts as dirty.
+    /// It covers whatever the present one marks, now and until the ring uses this one; after a
+    /// crash in between everything counts as dirty.
     package func logForGrowth(to sizeBytes: UInt64) throws(TrackingFault) -> IntentLogFile {
         try Self.checkBlocks(sizeBytes, record.granularityBytes)
         return try Self.naming(Self.path(TrackingPlaces.intentName, places)) {
@@ -22,8 +22,8 @@ extension TrackingStore {
 
     /// The store of the larger disk, whose home ring records in `recording` and marks in `log`.
     ///
-    /// The record on disk still tells the old size, so that after a crash the new part counts as dirty,
-    /// whatever became of its bits; `saveGrowth` makes the new size durable once they are.
+    /// The record on disk still tells the old size, so that after a crash the new part counts as
+    /// dirty, whatever became of its bits; `saveGrowth` makes the new size durable once they are.
     package func grown(
         to sizeBytes: UInt64, recording: RecordingLayer, log: IntentLogFile
     ) -> TrackingStore {

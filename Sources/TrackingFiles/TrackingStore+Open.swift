@@ -28,12 +28,12 @@ extension TrackingStore {
     /// Opens a disk's tracking, or begins it.
     ///
     /// On return the record says that the disk is in use, the session is announced, and the log
-    /// marks nothing, or everything where the disk was not synced by a clean stop (`isAllMarked`). On
-    /// an error nothing of this may have happened: then the disk is only to be served when a
+    /// marks nothing, or everything where the disk was not synced by a clean stop (`isAllMarked`).
+    /// On an error nothing of this may have happened: then the disk is only to be served when a
     /// `TrackingDoubt` has said so.
     ///
-    /// `earlierLoss`: the errno of writes that the disk has lost while nobody served it. No bit says
-    /// which, so a chain with checkpoints is not opened.
+    /// `earlierLoss`: the errno of writes that the disk has lost while nobody served it. No bit
+    /// says which, so a chain with checkpoints is not opened.
     package static func open(
         _ places: TrackingPlaces, source: SourceIdentity, granularityBytes: UInt32,
         earlierLoss: Int32? = nil
@@ -61,15 +61,15 @@ extension TrackingStore {
         prepareMemory(places)
         let live = liveBits(serial, session: session.id, places)
         let whole = bits.bitmap
-        // The bits take in what the old log marks, so they come before the new log; the record comes
-        // last: until then all that it names is there, and more.
+        // The bits take in what the old log marks, so they come before the new log; the record
+        // comes last: until then all that it names is there, and more.
         let recording = try naming(path(RecordingLayer.fileName(serial), places)) {
             () throws(SystemFault) in
             try RecordingLayer.create(
                 in: files, serial: serial, granularityShift: shift, bits: whole, live: live)
         }
-        // What was written before may not have reached the disk yet, unless a clean stop has synced it: a
-        // loss of power would undo changes of which the new log knows nothing.
+        // What was written before may not have reached the disk yet, unless a clean stop has synced
+        // it: a loss of power would undo changes of which the new log knows nothing.
         let isSynced = found.trust == .file && !found.isFresh
         let log = try naming(path(TrackingPlaces.intentName, places)) { () throws(SystemFault) in
             try IntentLogFile(

@@ -11,8 +11,8 @@ package enum TrackingFault: Error, Sendable, Hashable {
     case checkpointExists(String)
     /// A sealed layer cannot be read: checkpoints that need it cannot be used.
     case damagedLayer(path: String, detail: String)
-    /// The disk has more blocks than a bitmap can have; `neededBytes` is the smallest granularity that
-    /// would do.
+    /// The disk has more blocks than a bitmap can have; `neededBytes` is the smallest granularity
+    /// that would do.
     case tooManyBlocks(sizeBytes: UInt64, granularityBytes: UInt32, neededBytes: UInt64)
     /// The disk has lost writes that had succeeded, and checkpoints depend on them.
     case sourceLost(errno: Int32)
@@ -26,18 +26,18 @@ package enum TrackingFault: Error, Sendable, Hashable {
 
 /// The tracking of one disk: its files and what they mean.
 ///
-/// `record` says which layers there are. `layer-N.bits` holds the bits of the layer that records, or
-/// of one sealed lately. `layer-N.z` is a sealed layer, compressed. `intent` is the write-intent log.
-/// In memory lie `session` and, for each layer that records, `layer-N.live`. Used by the control
-/// thread; the home ring has the recording layer and the log.
+/// `record` says which layers there are. `layer-N.bits` holds the bits of the layer that records,
+/// or of one sealed lately. `layer-N.z` is a sealed layer, compressed. `intent` is the write-intent
+/// log. In memory lie `session` and, for each layer that records, `layer-N.live`. Used by the
+/// control thread; the home ring has the recording layer and the log.
 ///
-/// What survives: a killed process loses nothing, because every bit lies in the live file before its
-/// change is made. After a loss of power, or where the live file is not to be had, every region that
-/// the log names counts as dirty. A layer file that no record knows (the process died between two
-/// steps) is added to what is recorded. Every doubt makes more blocks dirty, never fewer.
+/// What survives: a killed process loses nothing, because every bit lies in the live file before
+/// its change is made. After a loss of power, or where the live file is not to be had, every region
+/// that the log names counts as dirty. A layer file that no record knows (the process died between
+/// two steps) is added to what is recorded. Every doubt makes more blocks dirty, never fewer.
 ///
-/// Whatever must last is written to a new file, synced, and put in place with its name: an error that
-/// was reported once, and a later success that means nothing, cannot be mistaken for it.
+/// Whatever must last is written to a new file, synced, and put in place with its name: an error
+/// that was reported once, and a later success that means nothing, cannot be mistaken for it.
 package struct TrackingStore: Sendable {
     package let places: TrackingPlaces
     package internal(set) var record: TrackingRecord
@@ -45,7 +45,8 @@ package struct TrackingStore: Sendable {
     package internal(set) var log: IntentLogFile
     /// Bytes that became dirty to be safe, when the store was opened.
     package let recoveredBytes: UInt64
-    /// Why older checkpoints were given up, or everything counts as dirty, when the store was opened.
+    /// Why older checkpoints were given up, or everything counts as dirty, when the store was
+    /// opened.
     package let problem: String?
 
     /// The largest granularity there is, in bytes.
@@ -131,7 +132,8 @@ package struct TrackingStore: Sendable {
         return try? LiveBits(in: memory, serial: serial, session: session)
     }
 
-    /// A layer without a live file: one that an earlier attempt could not remove would be taken for its own.
+    /// A layer without a live file: one that an earlier attempt could not remove would be taken for
+    /// its own.
     private static func removeLive(
         _ serial: UInt64, _ places: TrackingPlaces
     ) throws(TrackingFault) {
@@ -262,8 +264,8 @@ package struct TrackingStore: Sendable {
             guard names.contains(raw) else { continue }
             do throws(TrackingFault) {
                 if names.contains(Self.sealedName(layer.serial)) {
-                    // The compressed one may have got a deleted checkpoint's bits. Only where it can
-                    // be read does the other go.
+                    // The compressed one may have got a deleted checkpoint's bits. Only where it
+                    // can be read does the other go.
                     _ = try sealed(layer.serial)
                 } else {
                     try store(try rawSealed(layer.serial), as: layer.serial)

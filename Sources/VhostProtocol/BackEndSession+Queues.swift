@@ -70,8 +70,9 @@ extension BackEndSession {
             guard kick.queue < area.queueCount else {
                 throw .inflightTooSmall(queue: kick.queue)
             }
-            // qemu asks for as many places as its device's queues have; the firmware of Debian 13 makes longer
-            // ones. That is no reason to keep a machine from booting: such a queue has no part of the area.
+            // qemu asks for as many places as its device's queues have; the firmware of Debian 13
+            // makes longer ones. That is no reason to keep a machine from booting: such a queue has
+            // no part of the area.
             if size <= area.queueSize { inflightOffset = area.offset(ofQueue: kick.queue) }
         }
         var next = state

@@ -145,8 +145,8 @@ package struct BackEndSession: Sendable {
 
     /// Starts over if the connection has been used before.
     ///
-    /// A device that is unplugged stops its queues and leaves the connection to its successor, which
-    /// knows nothing of the memory that was mapped for it.
+    /// A device that is unplugged stops its queues and leaves the connection to its successor,
+    /// which knows nothing of the memory that was mapped for it.
     private mutating func setOwner(_ header: MessageHeader) -> SessionStep {
         guard state.isOwned, startedQueues.isEmpty else {
             state.isOwned = true

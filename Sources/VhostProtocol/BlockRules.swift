@@ -137,8 +137,8 @@ public struct BlockRules: Sendable {
                 written: UInt32(written) + (isFilled ? 1 : 0)))
     }
 
-    /// Whether a request can be cut between sectors, however it is cut: of one with few segments any
-    /// number of bytes is one operation.
+    /// Whether a request can be cut between sectors, however it is cut: of one with few segments
+    /// any number of bytes is one operation.
     @inlinable
     func endsAtSectors(_ range: Range<Int>, _ segments: borrowing MutableSpan<GuestSegment>) -> Bool
     {

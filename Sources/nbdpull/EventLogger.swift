@@ -61,8 +61,8 @@ final class EventLogger: Sendable {
 
     /// Waits a moment for what is still to be written.
     ///
-    /// When nobody reads it the program ends here: its orderly end would wait for standard error, which
-    /// a line that is stuck has locked.
+    /// When nobody reads it the program ends here: its orderly end would wait for standard error,
+    /// which a line that is stuck has locked.
     func flush(orLeaveWith status: Int32) {
         let done = DispatchSemaphore(value: 0)
         queue.async { done.signal() }

@@ -120,8 +120,8 @@ enum Console {
         }
     }
 
-    /// From now on nobody waits for standard error: a reader that takes nothing holds up no thread but that
-    /// of this queue, which the log of events uses as well.
+    /// From now on nobody waits for standard error: a reader that takes nothing holds up no thread
+    /// but that of this queue, which the log of events uses as well.
     static func beginServing() { serves.store(true, ordering: .relaxed) }
 
     /// Before the program ends: waits until what is queued is written, unless nobody reads it.

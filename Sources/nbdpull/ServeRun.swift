@@ -6,8 +6,8 @@ import ServerInterface
 
 /// One run of the server, from the lock to the last flush.
 ///
-/// Mostly it serves once. When another server was to take its place and did not come up, it serves again:
-/// by the same steps as after a kill, on the sockets that it never closed.
+/// Mostly it serves once. When another server was to take its place and did not come up, it serves
+/// again: by the same steps as after a kill, on the sockets that it never closed.
 struct ServeRun {
     let settings: ServeSettings
     let environment: [String: String]

@@ -151,7 +151,8 @@ struct ServedFronts: Sendable {
                 await group.triggerGracefulShutdown()
                 // Machines have no disks any more: jobs end first, however long it takes.
                 if !isLeaving { await hasEnded.wait() }
-                // Callers that do not send what they have begun, or take their answers, hold nobody up.
+                // Callers that do not send what they have begun, or take their answers, hold nobody
+                // up.
                 try? await Task.sleep(for: .seconds(Self.farewellSeconds))
                 running.cancel()
             }

@@ -21,7 +21,8 @@ struct ServeSetup: Sendable {
     var settings: ServeSettings { run.settings }
 }
 
-/// An engine with its jobs and front ends, from the lock of the state directory until it is given back.
+/// An engine with its jobs and front ends, from the lock of the state directory until it is given
+/// back.
 struct Serving {
     let setup: ServeSetup
     /// Sockets that are there already.
@@ -147,8 +148,8 @@ struct Serving {
 
     /// Closes sockets of the last server that nobody wants.
     ///
-    /// Those of a disk or job that is late are closed when it has turned out not to come; until then clients
-    /// wait in their queues.
+    /// Those of a disk or job that is late are closed when it has turned out not to come; until
+    /// then clients wait in their queues.
     private func forgetSockets(_ manager: JobManager) -> Task<Void, Never> {
         Task {
             while !Task.isCancelled {

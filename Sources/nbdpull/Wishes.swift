@@ -32,8 +32,8 @@ final class Wishes: Sendable {
     /// What is to be done now.
     var current: Wish? { state.withLock { $0.wish } }
 
-    /// Wishes something; a stop comes after what is being done, anything else is kept only when nothing is
-    /// wished.
+    /// Wishes something; a stop comes after what is being done, anything else is kept only when
+    /// nothing is wished.
     ///
     /// Returns whether it is.
     @discardableResult
@@ -72,8 +72,8 @@ final class Wishes: Sendable {
 
     // MARK: Signals
 
-    /// Signals that would end a process which does not know them, also while it makes way for another and
-    /// has nothing to do with them.
+    /// Signals that would end a process which does not know them, also while it makes way for
+    /// another and has nothing to do with them.
     func hearOtherSignals() {
         hear([.sighup, .sigusr1, .sigusr2]) { signal in
             switch signal {

@@ -1,7 +1,7 @@
 import ArgumentParser
 
-/// Reads arguments as virsh does: each may also be given by an option of its name, and the words that
-/// stand alone fill those that are left, in their order.
+/// Reads arguments as virsh does: each may also be given by an option of its name, and the words
+/// that stand alone fill those that are left, in their order.
 enum Words {
     /// The values of the arguments, in their order; nil for one that was not given.
     ///

@@ -25,7 +25,8 @@ import Testing
         return fixture
     }
 
-    /// The next server, whose predecessor crashed over this disk; how many of the domain's disks it serves.
+    /// The next server, whose predecessor crashed over this disk; how many of the domain's disks it
+    /// serves.
     private static func start(
         _ fixture: ControlFixture, _ crash: CrashReport?, counts: Bool = true,
         _ body: (JobManager) async throws -> Void = { _ in }
@@ -63,7 +64,8 @@ import Testing
     func bringBack(name: String) async throws {
         let fixture = try await Self.fixture(name)
         let crash = Self.crash("\(name)/vda")
-        // A name that a crash report has no room for may be that of either disk: both are set aside.
+        // A name that a crash report has no room for may be that of either disk: both are set
+        // aside.
         let isCut = CrashReport.Subject.beginning(of: "\(name)/vda") != "\(name)/vda"
         let others = isCut ? 0 : 1
         for time in 1...3 {

@@ -1,8 +1,8 @@
 import Core
 import Testing
 
-/// Every order of events on all gates of a change: begins that hold guests, copies, blocks that writes
-/// share, the write-intent log, zeroing step by step.
+/// Every order of events on all gates of a change: begins that hold guests, copies, blocks that
+/// writes share, the write-intent log, zeroing step by step.
 @Suite("Changes of a disk, every interleaving")
 struct ChangesTests {
     private func walk(_ scenario: Scenario) throws {

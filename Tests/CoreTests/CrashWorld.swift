@@ -4,8 +4,8 @@ import SystemLayer
 import Tracking
 import UnitSupport
 
-/// One disk under a job whose process may die at any step, and everything that outlives it: the disk, the
-/// job's scratch, and the ledger's file.
+/// One disk under a job whose process may die at any step, and everything that outlives it: the
+/// disk, the job's scratch, and the ledger's file.
 ///
 /// Contents are one number for each cluster; 0 is all zeros.
 struct CrashWorld {

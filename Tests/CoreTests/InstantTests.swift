@@ -3,11 +3,11 @@ import PointInTime
 import Testing
 import Tracking
 
-/// Several disks on rings of their own, guests that write to them in turn, and one call that fixes an
-/// instant on all: a state of the walk.
+/// Several disks on rings of their own, guests that write to them in turn, and one call that fixes
+/// an instant on all: a state of the walk.
 ///
-/// The production's machines run: `InstantFixing`, and a `DiskChanges` for each disk. Messages to a ring
-/// stay in their order; answers of several rings overtake one another.
+/// The production's machines run: `InstantFixing`, and a `DiskChanges` for each disk. Messages to a
+/// ring stay in their order; answers of several rings overtake one another.
 private struct InstantWorld: Hashable {
     /// What the call does wrong.
     ///

@@ -82,18 +82,20 @@ struct Scenario {
     var releaseRanges: [Range<Int>] = [0..<1, 1..<2, 2..<3, 0..<2, 0..<3]
     /// How often time may pass the jobs' hold limit.
     var ticks = 0
-    /// Jobs begin at any moment: the disk is held, and when it is quiet the job is attached, or the begin is
-    /// given up, so often.
+    /// Jobs begin at any moment: the disk is held, and when it is quiet the job is attached, or the
+    /// begin is given up, so often.
     var holds = false
     var abandonedBegins = 0
     /// Writers whose writes do not fill whole blocks; a block is a cluster here.
     ///
     /// Nil: there are no blocks.
     var unaligned: Set<Int>?
-    /// Whether changes are recorded, a region for each cluster, and how often idle ones leave the log.
+    /// Whether changes are recorded, a region for each cluster, and how often idle ones leave the
+    /// log.
     var isRecorded = false
     var clearings = 0
-    /// Requests that zero clusters, one at a time and one after the other, and how many may be at work.
+    /// Requests that zero clusters, one at a time and one after the other, and how many may be at
+    /// work.
     var zeroers = 0
     var zeroingsPerZeroer = 1
     var zeroRanges: [Range<Int>] = [0..<2]

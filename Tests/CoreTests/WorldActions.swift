@@ -72,7 +72,8 @@ extension Stage {
         try checkRecord(world)
     }
 
-    /// Of two writes that share a block and of which one writes back the other's bytes, one is at work.
+    /// Of two writes that share a block and of which one writes back the other's bytes, one is at
+    /// work.
     private func checkBlocks(_ index: Int, _ other: Int, in world: World) throws(Violation) {
         guard let unaligned = scenario.unaligned,
             unaligned.contains(index) || unaligned.contains(other),

@@ -103,7 +103,8 @@ extension Stage {
         }
     }
 
-    /// A write of clusters, or of nearly all of them, where its blocks are then read and written back.
+    /// A write of clusters, or of nearly all of them, where its blocks are then read and written
+    /// back.
     private func change(_ index: Int, _ clusters: Range<Int>) -> Change {
         let start = ClusterGeometry.start(of: clusters.lowerBound)
         let end = ClusterGeometry.start(of: clusters.upperBound)

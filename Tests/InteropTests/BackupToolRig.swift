@@ -5,8 +5,8 @@ import Testing
 /// A machine with two disks, backed up and restored by virtnbdbackup as it is.
 ///
 /// The machine is a stress writer that knows what the disks held at each moment. Its windows say
-/// whether a restored image can be the disks at one instant of the tool's run, bit for bit; the server
-/// is not asked.
+/// whether a restored image can be the disks at one instant of the tool's run, bit for bit; the
+/// server is not asked.
 final class BackupToolRig {
     static let targets = ["vda", "vdb"]
 

@@ -4,7 +4,8 @@ import TestSupport
 import Testing
 
 extension InteropSuite {
-    /// A server that crashed is reported by the next one, and what crashes it again and again is set aside.
+    /// A server that crashed is reported by the next one, and what crashes it again and again is
+    /// set aside.
     @Suite struct CrashReportTests {
         /// Two machines, and a library that crashes the server when it opens a chosen file.
         private final class Rig {
@@ -13,8 +14,8 @@ extension InteropSuite {
             let server: ServerUnderTest
             let bad: String
 
-            /// `poison`: the file's name in the directory; the server itself has the library, or only those that
-            /// are started with it.
+            /// `poison`: the file's name in the directory; the server itself has the library, or
+            /// only those that are started with it.
             init(_ poison: String, isServersOwn: Bool = true) throws {
                 directory = try TemporaryDirectory()
                 bad = directory.file(poison)

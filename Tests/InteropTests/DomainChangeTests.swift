@@ -8,7 +8,8 @@ extension InteropSuite {
         private static let diskBytes = 8 << 20
         private static let grownBytes = 12 << 20
 
-        /// A machine that keeps writing to `vda`, of which there is a full backup and checkpoint c1.
+        /// A machine that keeps writing to `vda`, of which there is a full backup and checkpoint
+        /// c1.
         private final class Rig {
             let directory = try? TemporaryDirectory()
             let server: ServerUnderTest

@@ -4,8 +4,8 @@ import Testing
 
 /// A small Linux in qemu whose disk is an export.
 enum GuestMachine {
-    /// Boots it; `tls` is the value of qemu's `-object` where the URI begins with `nbds`, `qemu` the
-    /// program that is to run it.
+    /// Boots it; `tls` is the value of qemu's `-object` where the URI begins with `nbds`, `qemu`
+    /// the program that is to run it.
     static func boot(
         _ uri: String, tls: String? = nil, qemu: String = "qemu-system-x86_64"
     ) throws -> Command {
@@ -23,8 +23,8 @@ enum GuestMachine {
         #expect(output.contains("GUEST:DONE status=0"))
     }
 
-    /// Boots it on a disk of its own, begins a job in its midst, and looks whether the job, copied by
-    /// two programs, is a consistent file system; so must be the disk itself in the end.
+    /// Boots it on a disk of its own, begins a job in its midst, and looks whether the job, copied
+    /// by two programs, is a consistent file system; so must be the disk itself in the end.
     ///
     /// `meanwhile` has the guest and its server before the job begins; `run` runs a program.
     static func backUpMidst(

@@ -4,8 +4,8 @@ import Testing
 import WireClient
 
 extension InteropSuite {
-    /// Backups of disks that no guest uses, and guests that come while clients have not read what they
-    /// were sent.
+    /// Backups of disks that no guest uses, and guests that come while clients have not read what
+    /// they were sent.
     @Suite struct StoppedMachineTests {
         /// Lots of time on a busy machine.
         private static let slack = Duration.seconds(3)

@@ -6,8 +6,8 @@ import Testing
 extension InteropSuite {
     /// A service manager keeps the server's sockets from one process to the next.
     @Suite struct StoredSocketTests {
-        /// A small service manager: it starts the server, keeps the descriptors that it is sent, hands them to
-        /// the next one, and does what stands in a file of commands.
+        /// A small service manager: it starts the server, keeps the descriptors that it is sent,
+        /// hands them to the next one, and does what stands in a file of commands.
         private static let manager = """
             import ctypes, os, signal, socket, sys, time
             notify, commands, binary = sys.argv[1:4]

@@ -194,7 +194,8 @@ extension InteropSuite {
             let disk = try VhostDisk(fixture.doomed)
             #expect(try disk.perform(.read, 0, 4096).count == 4096)
             disk.frontEnd.vanish()
-            // What those held that are gone was given back; the others may have opened a pipe or two.
+            // What those held that are gone was given back; the others may have opened a pipe or
+            // two.
             let isFreed = try fixture.eventually(10) {
                 fixture.server.descriptorCount < before + 16
             }

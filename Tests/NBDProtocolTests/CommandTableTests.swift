@@ -7,11 +7,11 @@ import WireClient
 /// `ok`: carried out. `EINVAL`, `EPERM`: the error, and no payload to skip. `+`: and the payload is
 /// skipped. `ends`: the connection ends without a reply.
 enum CommandTable {
-    /// One flag at a time on an export that offers everything and has a context selected where there
-    /// can be one; `-` is no flag, `other` each of the ten bits without a meaning.
+    /// One flag at a time on an export that offers everything and has a context selected where
+    /// there can be one; `-` is no flag, `other` each of the ten bits without a meaning.
     ///
-    /// Lengths are 12 bytes, which for a BLOCK_STATUS with PAYLOAD_LEN is a context list. An extended
-    /// WRITE is tried with PAYLOAD_LEN besides the flag and, as qemu sends it, without.
+    /// Lengths are 12 bytes, which for a BLOCK_STATUS with PAYLOAD_LEN is a context list. An
+    /// extended WRITE is tried with PAYLOAD_LEN besides the flag and, as qemu sends it, without.
     static let flags = TextTable(
         keys: 2,
         """
@@ -50,8 +50,8 @@ enum CommandTable {
 
     /// Without flags, but for an extended WRITE, which is tried with and without PAYLOAD_LEN.
     ///
-    /// `full` offers everything, `readOnly` besides is read-only, `bare` offers nothing, `mute` has no
-    /// context selected. FUA and PAYLOAD_LEN with `+F` and `+P`.
+    /// `full` offers everything, `readOnly` besides is read-only, `bare` offers nothing, `mute` has
+    /// no context selected. FUA and PAYLOAD_LEN with `+F` and `+P`.
     static let exports = TextTable(
         keys: 2,
         """

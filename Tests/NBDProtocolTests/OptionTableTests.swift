@@ -3,8 +3,8 @@ import Testing
 
 /// Every option in every state of the handshake.
 ///
-/// `ack`: acknowledged, and the handshake goes on. `begins`: transmission follows. `ends`: closed, as
-/// was asked for. `closes`: closed without a word. Everything else is an error reply.
+/// `ack`: acknowledged, and the handshake goes on. `begins`: transmission follows. `ends`: closed,
+/// as was asked for. `closes`: closed without a word. Everything else is an error reply.
 enum OptionTable {
     static let table = TextTable(
         keys: 1,

@@ -1,6 +1,7 @@
 import Testing
 
-/// A table written as text: a header line, then rows; cells stand between blanks, `|` is for the eye.
+/// A table written as text: a header line, then rows; cells stand between blanks, `|` is for the
+/// eye.
 struct TextTable: Sendable {
     struct Cell: Sendable, CustomTestStringConvertible {
         let row: [String]

@@ -7,7 +7,8 @@ import TrackingFiles
 @testable import NBDServer
 @testable import ServerInterface
 
-/// Calls that work on files between two questions to a ring: however long files take, the ring has its time.
+/// Calls that work on files between two questions to a ring: however long files take, the ring has
+/// its time.
 @Suite struct CheckpointCallTests {
     private static let hour: UInt64 = 3_600_000_000_000
     private static let ringLimit = UInt64(Limits.ringMilliseconds) * 1_000_000

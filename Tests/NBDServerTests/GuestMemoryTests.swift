@@ -203,9 +203,9 @@ import Testing
         await #expect(processExitsWith: .success) {
             let table = nbdpull_guards_install()
             guard let guards = unsafe UnsafeMutableRawPointer(bitPattern: table) else { exit(2) }
-            // SAFETY: the table of this process: a count of losses, then entries of a start, an end, and
-            // whether they are used. The first has an end and no start yet, as another thread leaves it
-            // for a moment.
+            // SAFETY: the table of this process: a count of losses, then entries of a start, an
+            // end, and whether they are used. The first has an end and no start yet, as another
+            // thread leaves it for a moment.
             unsafe guards.storeBytes(of: UInt.max, toByteOffset: 16, as: UInt.self)
             unsafe guards.storeBytes(of: 1, toByteOffset: 24, as: Int32.self)
             let file = unsafe nbdpull_memory_file("test")

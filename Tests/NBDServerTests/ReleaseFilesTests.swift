@@ -8,8 +8,9 @@ import Testing
 @testable import Tracking
 @testable import TrackingFiles
 
-/// Files that releases have left (`Tests/Corpus/releases/make`) are read for ever: a disk of 64 blocks with
-/// checkpoints `c1`, `c2` and `c3`, between which blocks 1 to 3, then 5, then 7 were written.
+/// Files that releases have left (`Tests/Corpus/releases/make`) are read for ever: a disk of 64
+/// blocks with checkpoints `c1`, `c2` and `c3`, between which blocks 1 to 3, then 5, then 7 were
+/// written.
 @Suite struct ReleaseFilesTests {
     private static let uuid = "5a1e5f11-0000-4000-8000-000000000001"
     private static let corpus = URL(filePath: #filePath).deletingLastPathComponent()

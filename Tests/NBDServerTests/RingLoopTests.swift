@@ -12,7 +12,8 @@ import Testing
 
 @testable import NBDServer
 
-/// The ring's loop as it is in the server, given turns on a world of arrays: no thread, no descriptor.
+/// The ring's loop as it is in the server, given turns on a world of arrays: no thread, no
+/// descriptor.
 @Suite struct RingLoopTests {
     static let diskBytes = 1 << 20
     static let disk = DiskID(number: 1)

@@ -5,8 +5,8 @@ import SystemLayer
 
 @testable import NBDServer
 
-/// A world for one ring, without a descriptor: files and sockets are arrays of bytes, and what is prepared
-/// completes when the ring next looks, unless its file hangs.
+/// A world for one ring, without a descriptor: files and sockets are arrays of bytes, and what is
+/// prepared completes when the ring next looks, unless its file hangs.
 final class StubWorld {
     struct Socket {
         /// On its way to the ring.
@@ -37,7 +37,8 @@ final class StubWorld {
     var waiting: [Int32: ArraySlice<SocketHandle>] = [:]
     /// What the next syncs end with; 0 when there are no more.
     var syncResults: ArraySlice<Int32> = []
-    /// What the next writes that are prepared end with, before anything is written; 0: as they should.
+    /// What the next writes that are prepared end with, before anything is written; 0: as they
+    /// should.
     var writeResults: ArraySlice<Int32> = []
     var works: [RingWork] = []
     /// The writes to scratch that have begun.

@@ -11,8 +11,8 @@ import VhostClient
 
 @testable import NBDServer
 
-/// Guests that share their memory, on the loop as it is in the server: memory and queues are real, the
-/// socket, events and the disk are a stub world's.
+/// Guests that share their memory, on the loop as it is in the server: memory and queues are real,
+/// the socket, events and the disk are a stub world's.
 @Suite struct VhostRingTests {
     private static let diskBytes = 1 << 20
     private static let disk = DiskID(number: 1)

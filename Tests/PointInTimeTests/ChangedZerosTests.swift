@@ -71,7 +71,8 @@ extension PointInTimeSuite {
             "P3: all contexts of a reply cover the same bytes, whichever of them is full first",
             arguments: [true, false])
         func coverage(allocationIsFull: Bool) throws {
-            // In memory: a file of so many pieces takes minutes to delete where the kernel discards each.
+            // In memory: a file of so many pieces takes minutes to delete where the kernel discards
+            // each.
             let directory = try TemporaryDirectory(under: allocationIsFull ? "/dev/shm" : "/tmp")
             let bytes = 576 << 20
             let half = bytes / 2

@@ -4,7 +4,8 @@ import TestSupport
 import Testing
 
 extension PointInTimeSuite {
-    /// The server is killed, or its state directory fails, at every single step of a change of a domain.
+    /// The server is killed, or its state directory fails, at every single step of a change of a
+    /// domain.
     @Suite struct DomainFaultTests {
         /// A change of a domain with disks `vda` and `vdb`.
         enum Change: String, CaseIterable {
@@ -52,8 +53,8 @@ extension PointInTimeSuite {
 
             func file(_ name: String) -> String { server.directory.file(name) }
 
-            /// The XML of the domain whose second disk has this source; of one uuid, so that what is
-            /// seen of two domains is the same.
+            /// The XML of the domain whose second disk has this source; of one uuid, so that what
+            /// is seen of two domains is the same.
             private func domain(_ second: String) -> String {
                 DomainDescription(
                     "vm1",

@@ -78,7 +78,8 @@ extension PointInTimeSuite {
             let images = try rig.verify(full, window, name: "full")
             try rig.end(full)
             try rig.writer.run(seconds: 0.3)
-            // In the middle of traffic: whatever is on the disk now must follow from the full backup.
+            // In the middle of traffic: whatever is on the disk now must follow from the full
+            // backup.
             rig.server.kill()
             try rig.server.start()
             #expect(try rig.server.cli(["checkpoint-list", "vm1"]).output().contains("c0"))

@@ -4,8 +4,9 @@ import TestSupport
 import Testing
 
 extension PointInTimeSuite {
-    /// The server is killed at every single step that a begin or an end makes in its directories: the job
-    /// goes on whole, or has failed, and a checkpoint stands only for a job that ended well.
+    /// The server is killed at every single step that a begin or an end makes in its directories:
+    /// the job goes on whole, or has failed, and a checkpoint stands only for a job that ended
+    /// well.
     @Suite struct ResumeFaultTests {
         enum Change: String, CaseIterable { case begin, end }
         /// Where the steps are counted: in the state directory, or in memory.

@@ -5,7 +5,8 @@ import Testing
 extension PointInTimeSuite {
     /// Jobs whose server was killed, and that must not go on.
     @Suite struct ResumeRefusalTests {
-        /// A server with one disk, a running job with checkpoint `c1`, and old content in its scratch.
+        /// A server with one disk, a running job with checkpoint `c1`, and old content in its
+        /// scratch.
         private final class Rig {
             let server: ServerUnderTest
             let job: BegunJob
@@ -23,8 +24,8 @@ extension PointInTimeSuite {
                     [UInt8](repeating: 7, count: 1 << 20), at: 1 << 20)
             }
 
-            /// Kills the server, lets something happen, and starts it again: the job has failed with this
-            /// reason, and nothing of it is left.
+            /// Kills the server, lets something happen, and starts it again: the job has failed
+            /// with this reason, and nothing of it is left.
             func expectFailed(_ reason: String, after: () throws -> Void) throws {
                 server.kill()
                 try after()

@@ -52,8 +52,8 @@ extension PointInTimeSuite {
             return count
         }
 
-        /// Overwrites 8 MiB, of which scratch on the device has to keep more than it can; returns the
-        /// guest and what it wrote to each MiB.
+        /// Overwrites 8 MiB, of which scratch on the device has to keep more than it can; returns
+        /// the guest and what it wrote to each MiB.
         private func overwriteMore(
             than thin: ThinDevice, _ server: ServerUnderTest
         ) throws -> (guest: NBDClient, new: [UInt8]) {

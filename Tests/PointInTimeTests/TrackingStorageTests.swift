@@ -4,8 +4,8 @@ import TestSupport
 import Testing
 
 extension PointInTimeSuite {
-    /// The state directory lies on storage that is full, read-only, frozen or lies: the guest goes on,
-    /// and no change is missed afterwards.
+    /// The state directory lies on storage that is full, read-only, frozen or lies: the guest goes
+    /// on, and no change is missed afterwards.
     @Suite struct TrackingStorageTests {
         private static let blockBytes = 65_536
         private static let diskBytes = 8 << 30
@@ -59,8 +59,8 @@ extension PointInTimeSuite {
                 try server.end("vm1", job)
             }
 
-            /// Removes what the server keeps in memory that outlives it, which the machine's restart
-            /// would; returns how many disks that was.
+            /// Removes what the server keeps in memory that outlives it, which the machine's
+            /// restart would; returns how many disks that was.
             func forgetMemory() -> Int {
                 let place = "/dev/shm/nbdpull-\(geteuid())"
                 let state = Data((server.options[1] + "/disks/").utf8)

@@ -10,8 +10,8 @@ final class KernelOperation {
         case sync(FileHandle)
         case receive(SocketHandle, count: Int, whole: Bool)
         case event(RingEvent)
-        /// An event that a front-end shares is waited for, or made: the operation keeps it, whatever
-        /// becomes of its descriptor.
+        /// An event that a front-end shares is waited for, or made: the operation keeps it,
+        /// whatever becomes of its descriptor.
         case kick(SharedEvent)
         case call(SharedEvent)
         case cancel(UInt64)

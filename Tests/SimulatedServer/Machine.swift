@@ -46,8 +46,8 @@ final class MachineQueue {
     }
 }
 
-/// A machine whose disk is a vhost-user back end: it goes on when its server is killed, with what it has
-/// in flight.
+/// A machine whose disk is a vhost-user back end: it goes on when its server is killed, with what
+/// it has in flight.
 final class Machine {
     /// Room for the longest request, its header and a table of descriptors.
     static let slotBytes: UInt64 = 128 << 10

@@ -64,7 +64,8 @@ final class JobPart {
     var dirty: DirtyBitmap?
     /// Losses of the disk before it.
     var lostBefore = 0
-    /// Writes to scratch in their order; whether the first has begun, and whether the ring has given it up.
+    /// Writes to scratch in their order; whether the first has begun, and whether the ring has
+    /// given it up.
     var writes: [ScratchWriteUnderWay] = []
     var hasBegun = false
     var isRevoked = false

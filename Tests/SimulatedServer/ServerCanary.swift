@@ -1,5 +1,5 @@
-/// A lie that the simulated kernel tells, or a rule that the world around the rings breaks on purpose: the
-/// seeds must find it, or their silence means nothing.
+/// A lie that the simulated kernel tells, or a rule that the world around the rings breaks on
+/// purpose: the seeds must find it, or their silence means nothing.
 ///
 /// The loop stays as it is.
 enum ServerCanary: String, CaseIterable, Sendable {

@@ -47,7 +47,8 @@ struct ServerSwarm: Sendable {
     var alignments: [Int]
     /// An I/O goes wrong so many times of a thousand although its place is healthy.
     var faultRate: Int
-    /// Percent: a read or write moves less than was asked; a call is interrupted; there is no descriptor.
+    /// Percent: a read or write moves less than was asked; a call is interrupted; there is no
+    /// descriptor.
     var shortRate: Int
     var interruptRate: Int
     var acceptFaultRate: Int

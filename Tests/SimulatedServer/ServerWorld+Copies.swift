@@ -9,8 +9,8 @@ import TrackingFiles
 ///
 /// Control itself is not simulated: the world does as `JobManager+Verdict` does.
 extension ServerWorld {
-    /// A job is over: what it has delivered is part of the tool's chain; the checkpoint of one that has
-    /// failed is no base for anything.
+    /// A job is over: what it has delivered is part of the tool's chain; the checkpoint of one that
+    /// has failed is no base for anything.
     func settle(_ job: ServedJob, isGood: Bool) {
         guard !job.isSettled, job.isPublished else { return }
         job.isSettled = true
@@ -26,8 +26,8 @@ extension ServerWorld {
         }
     }
 
-    /// What the tool has after the job: the instant, or the base's copy with what is dirty since; nil where
-    /// it does not have that.
+    /// What the tool has after the job: the instant, or the base's copy with what is dirty since;
+    /// nil where it does not have that.
     private func delivered(_ part: JobPart) -> [Stamp]? {
         guard let base = part.base else { return part.instant }
         guard let copy = part.disk.copies[base], let dirty = part.dirty else { return nil }

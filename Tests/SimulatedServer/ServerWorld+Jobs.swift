@@ -143,8 +143,8 @@ extension ServerWorld {
         checkTracking()
     }
 
-    /// The instant lies between the last disk's word and the first release: it is now, as no ring has had
-    /// a turn since.
+    /// The instant lies between the last disk's word and the first release: it is now, as no ring
+    /// has had a turn since.
     private func publish(_ job: ServedJob) {
         for part in job.parts {
             part.instant = part.disk.source.sectors

@@ -72,8 +72,8 @@ extension ServerWorld {
         if let missing = indices.first(where: { !reached.contains($0) }) {
             return fail("P5: a write is answered, and sector \(missing) was never written")
         }
-        // The first of each sector: a write beside it may have stored the same bytes again since, and
-        // need not be durable.
+        // The first of each sector: a write beside it may have stored the same bytes again since,
+        // and need not be durable.
         var found: [Int: UInt32] = [:]
         for entry in disk.log[request.logStart...]
         where entry.stamp == request.stamp && found[entry.index] == nil {
@@ -145,7 +145,8 @@ extension ServerWorld {
         }
     }
 
-    /// P5: a guest reads what the sector held at some time since it asked, so what was answered before.
+    /// P5: a guest reads what the sector held at some time since it asked, so what was answered
+    /// before.
     func checkLive(
         _ stamps: [Stamp], _ indices: Range<Int>, _ request: PeerRequest, _ disk: ServedDisk
     ) {

@@ -231,7 +231,8 @@ extension ServerWorld: FileWorld {
     func isAlive(_ process: Int) -> Bool { process == processCount }
 
     func nextFault(_ place: Place) -> Fault? {
-        // Memory and the source's attribute work: what is said there counts in the core's histories.
+        // Memory and the source's attribute work: what is said there counts in the core's
+        // histories.
         guard case .state = place else { return nil }
         let fault = faults.next(place, rate: swarm.faultRate, &draw)
         if let fault { note("\(fault) at \(place)") }

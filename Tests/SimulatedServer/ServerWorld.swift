@@ -19,9 +19,9 @@ final class RingBox {
 
 /// The server's rings, turn by turn, between simulated disks and peers that speak bytes.
 ///
-/// Production code decides: `RingLoop` and all below it, `InstantCall`, `EndCall`, a ledger's file. The
-/// world is their kernel, their disks, their clock and their peers, in an order that a seed chooses; and
-/// it remembers what was, to judge.
+/// Production code decides: `RingLoop` and all below it, `InstantCall`, `EndCall`, a ledger's file.
+/// The world is their kernel, their disks, their clock and their peers, in an order that a seed
+/// chooses; and it remembers what was, to judge.
 final class ServerWorld {
     let steps: StepList
     let swarm: ServerSwarm

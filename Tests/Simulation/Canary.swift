@@ -1,5 +1,5 @@
-/// A rule that the world's drivers break on purpose, or a mend that they take out: the seeds must find
-/// it, or their silence means nothing.
+/// A rule that the world's drivers break on purpose, or a mend that they take out: the seeds must
+/// find it, or their silence means nothing.
 ///
 /// Production code stays as it is: what breaks is how it is driven, or what storage tells it.
 package enum Canary: String, CaseIterable, Sendable {
@@ -41,8 +41,8 @@ package enum Canary: String, CaseIterable, Sendable {
     case ignoresLostWrites
     /// A sync that failed is forgotten by the next one.
     case forgetsFailedSync
-    /// What a killed process wrote to a ledger last has not come to its file: an entry that comes after
-    /// the guest's write.
+    /// What a killed process wrote to a ledger last has not come to its file: an entry that comes
+    /// after the guest's write.
     case entersLate
     /// Fault A1: scratch is never asked whether it has lost something.
     case trustsScratch
@@ -54,6 +54,7 @@ package enum Canary: String, CaseIterable, Sendable {
     case forgetsToGiveUp
     /// Fault B6: what a broken job still writes is waited for.
     case waitsForBrokenJobs
-    /// Fault B8: zeroing that is to be durable gives its place up before its sync, which takes another.
+    /// Fault B8: zeroing that is to be durable gives its place up before its sync, which takes
+    /// another.
     case givesPlaceUpBeforeSync
 }

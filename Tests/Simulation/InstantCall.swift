@@ -4,7 +4,8 @@ import TrackingFiles
 
 /// A call that fixes an instant: the begin of a job, a checkpoint, or both.
 ///
-/// `InstantFixing` decides; layers are made before and sealed after it, and whatever fails is taken back.
+/// `InstantFixing` decides; layers are made before and sealed after it, and whatever fails is taken
+/// back.
 final class InstantCall {
     unowned let world: World
     let job: SimulatedJob?

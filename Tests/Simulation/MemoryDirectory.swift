@@ -2,8 +2,8 @@ import Glibc
 import Synchronization
 package import SystemLayer
 
-/// A directory in memory that outlives simulated processes: real files, by which production code follows
-/// ledgers, since they never fail and never wait.
+/// A directory in memory that outlives simulated processes: real files, by which production code
+/// follows ledgers, since they never fail and never wait.
 package final class MemoryDirectory {
     package let path: String
     private static let last = Atomic<UInt64>(0)

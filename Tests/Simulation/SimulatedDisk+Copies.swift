@@ -158,8 +158,8 @@ extension SimulatedDisk {
         }
     }
 
-    /// A held write may only be waiting for the disk, for this job, or for a whole job whose own time is
-    /// not over.
+    /// A held write may only be waiting for the disk, for this job, or for a whole job whose own
+    /// time is not over.
     private func checkHoldLimit(_ job: JobDisk) {
         let reads = world.operations.contains { $0.place == .source(number) }
         let isWaited = scratchWrites.contains { entry in

@@ -16,7 +16,8 @@ extension SimulatedDisk {
 
     // MARK: Start and stop
 
-    /// The disk is attached; not served when its changes can be neither recorded nor declared unrecorded.
+    /// The disk is attached; not served when its changes can be neither recorded nor declared
+    /// unrecorded.
     func start() {
         let born = world.process
         isOwned = true
@@ -140,8 +141,8 @@ extension SimulatedDisk {
         }
     }
 
-    /// Marks leave the log when the bits are durable, and what they stand for is: or else a loss of power
-    /// could undo a change that no checkpoint calls one.
+    /// Marks leave the log when the bits are durable, and what they stand for is: or else a loss of
+    /// power could undo a change that no checkpoint calls one.
     func saveBits() {
         // The layer that records now, whichever records when the thread comes to run.
         guard let recording else { return }

@@ -83,8 +83,8 @@ final class SimulatedDisk {
     var isOnlyInMemory = false
     /// An I/O of the source has gone wrong since the process began.
     var hasFailed = false
-    /// What tells of the session has gone wrong since the process began: the next one may have to believe
-    /// the log.
+    /// What tells of the session has gone wrong since the process began: the next one may have to
+    /// believe the log.
     var evidenceHasFailed = false
 
     // MARK: The process

@@ -95,9 +95,11 @@ final class JobDisk {
         wasClosed = ledger.view.isClosed
     }
 
-    /// Attaches what the last process has left, before a guest can write; returns why that cannot be.
+    /// Attaches what the last process has left, before a guest can write; returns why that cannot
+    /// be.
     ///
-    /// Right only where no doubt is left: `LeftJob` asks the kernel what is asked of the world here.
+    /// Right only where no doubt is left: `LeftJob` asks the kernel what is asked of the world
+    /// here.
     func resume() -> String? {
         if scratch.hasLost { return "its scratch has lost what was written" }
         if lostBefore != disk.source.lostCount { return "its disk has lost writes" }

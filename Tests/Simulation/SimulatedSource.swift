@@ -1,7 +1,7 @@
 import PointInTime
 
-/// A disk's content as a few hot clusters at the beginning of each region of its write-intent log: the
-/// rest is a hole that nobody touches.
+/// A disk's content as a few hot clusters at the beginning of each region of its write-intent log:
+/// the rest is a hole that nobody touches.
 package struct DiskShape: Hashable {
     package static let sectorBytes: UInt64 = 512
     package static let regionShift: UInt64 = 27

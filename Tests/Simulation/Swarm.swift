@@ -40,7 +40,8 @@ package enum EventKind: Int, CaseIterable, Sendable {
 
 /// A history's own mix of events, faults and sizes, drawn from its seed.
 ///
-/// Histories that leave something out, or have much of it, reach states that an even mix never does.
+/// Histories that leave something out, or have much of it, reach states that an even mix never
+/// does.
 package struct Swarm: Sendable {
     var weights: [Int]
     var diskCount: Int
@@ -104,23 +105,23 @@ package struct Swarm: Sendable {
 
     /// Some histories are about one thing: readers against writers, or tracking over bad storage.
     private mutating func focus(_ draw: inout Draw) {
-        switch draw.below(8) {
+        switch draw.below(9) {
         case 0:
             multiply([(.startRead, 5), (.moveReader, 4), (.beginJob, 3), (.guestWrite, 2)])
             for kind in [EventKind.kill, .cutPower, .cleanStop] { weights[kind.rawValue] = 0 }
             regions = 1
-        case 1, 7:
+        case 1:
             multiply([
                 (.makeCheckpoint, 3), (.spoil, 3), (.heal, 3), (.cutPower, 3), (.kill, 2),
                 (.thread, 3), (.tick, 2), (.guestWrite, 1),
             ])
             for kind in [EventKind.startRead, .moveReader, .beginJob] { weights[kind.rawValue] = 0 }
             pauseRate = 30
-            if draw.chance(20) { focusOnSlowSeals() }
         case 2: focusOnLostScratch()
         case 3: if draw.chance(30) { focusOnLostState() } else { focusOnQuietLoss() }
         case 4: focusOnLeftJobs()
         case 5: focusOnGivingUp()
+        case 6: focusOnSlowSeals()
         default: break
         }
     }
@@ -149,8 +150,8 @@ package struct Swarm: Sendable {
         startsCalm = true
     }
 
-    /// State storage loses what it took, and guests rest: nothing that is saved later makes up for it before
-    /// the power goes.
+    /// State storage loses what it took, and guests rest: nothing that is saved later makes up for
+    /// it before the power goes.
     private mutating func focusOnQuietLoss() {
         weights = EventKind.allCases.map { $0.isOptional ? 0 : $0.usual }
         multiply([
@@ -179,11 +180,13 @@ package struct Swarm: Sendable {
     private mutating func focusOnSlowSeals() {
         weights = EventKind.allCases.map { $0.isOptional ? 0 : $0.usual }
         multiply([
-            (.makeCheckpoint, 3), (.cutPower, 2), (.thread, 6), (.tick, 2), (.deliver, 3),
-            (.start, 3), (.guestWrite, 1),
+            (.makeCheckpoint, 6), (.cutPower, 1), (.thread, 8), (.deliver, 3), (.start, 3),
+            (.moveReader, 0),
+            (.io, 2),
         ])
-        weights[EventKind.resume.rawValue] = 2
-        (diskCount, regions, faultRate, pauseRate) = (1, 1, 0, 30)
+        weights[EventKind.resume.rawValue] = 8
+        weights[EventKind.guestWrite.rawValue] = 12
+        (diskCount, regions, faultRate, pauseRate) = (1, 1, 0, 15)
         (hasBlocks, startsCalm) = (false, true)
     }
 

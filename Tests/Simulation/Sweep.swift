@@ -3,8 +3,8 @@ import PointInTime
 /// Lets each I/O of a scenario go wrong, one after the other.
 ///
 /// The scenario runs with the first I/O failing, then with the second, and so on, until it passes
-/// untouched. Afterwards storage works again, and the promises are looked at, as at the end of every
-/// history.
+/// untouched. Afterwards storage works again, and the promises are looked at, as at the end of
+/// every history.
 package struct Sweep {
     /// What was done, and the first promise that was broken.
     package struct Result: Sendable {

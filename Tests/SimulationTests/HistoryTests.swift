@@ -1,7 +1,8 @@
 import Simulation
 import Testing
 
-/// A few histories in a debug build, with every check of the compiler; `dev/simulate` runs thousands.
+/// A few histories in a debug build, with every check of the compiler; `dev/simulate` runs
+/// thousands.
 @Suite("Histories in the simulator")
 struct HistoryTests {
     @Test("P1 to P6: histories over storage that breaks, with kills and losses of power")

@@ -21,7 +21,8 @@ struct Pair {
         client = try TestClient(identity, priority: priority)
     }
 
-    /// Shakes hands until both sides are done or one has failed; the server sees `piece` bytes at once.
+    /// Shakes hands until both sides are done or one has failed; the server sees `piece` bytes at
+    /// once.
     mutating func shake(piece: Int = .max) {
         for _ in 0..<1000 {
             if clientCode != GNUTLS_E_SUCCESS { clientCode = client.handshake(&toClient) }
@@ -266,7 +267,8 @@ struct SessionTests {
             }
             #expect(fault.text.contains(words), "\(what): \(fault.text)")
             #expect(!fault.text.contains("mallory") && !fault.text.isEmpty)
-            // The alert has come: the client knows that it was refused, at the latest when it reads.
+            // The alert has come: the client knows that it was refused, at the latest when it
+            // reads.
             _ = pair.client.receive(&pair.toClient)
             #expect(pair.toClient.isEmpty)
         }

@@ -17,8 +17,8 @@ final class TestClient {
     private var certificates: gnutls_certificate_credentials_t?
     private var psk: gnutls_psk_client_credentials_t?
 
-    // SAFETY (all): handles and wire belong to this object until deinit; what is passed to a call lives
-    // through it.
+    // SAFETY (all): handles and wire belong to this object until deinit; what is passed to a call
+    // lives through it.
 
     init(_ identity: Identity, priority: String = "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK")
         throws(TLSFault)
@@ -90,7 +90,8 @@ final class TestClient {
         unsafe wire.deallocate()
     }
 
-    /// Runs a call while the client may read these bytes; returns its code and what is left of them.
+    /// Runs a call while the client may read these bytes; returns its code and what is left of
+    /// them.
     private func with(_ input: inout [UInt8], _ body: (gnutls_session_t) -> Int) -> Int {
         let code = unsafe input.withUnsafeBytes { bytes in
             unsafe wire.pointee.input = bytes.baseAddress

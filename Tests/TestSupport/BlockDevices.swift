@@ -79,8 +79,8 @@ package final class TinyFileSystem {
     }
 }
 
-/// An ext4 file system over an image for which there is less room than it believes: what it writes is
-/// taken, and lost.
+/// An ext4 file system over an image for which there is less room than it believes: what it writes
+/// is taken, and lost.
 package final class LyingFileSystem {
     package let path: String
     private let directory: TemporaryDirectory

@@ -20,8 +20,8 @@ package struct DiskDescription: Sendable {
         self.path = path
     }
 
-    /// Makes it a block device over its file, used without the page cache; it is one as long as what
-    /// is returned lives.
+    /// Makes it a block device over its file, used without the page cache; it is one as long as
+    /// what is returned lives.
     package mutating func becomeDevice() throws -> LoopDevice {
         let loop = try LoopDevice(over: path)
         path = loop.path

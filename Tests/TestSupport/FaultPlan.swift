@@ -1,7 +1,7 @@
 import Foundation
 
-/// Faults at chosen changes that a server makes below a directory, by a library that is loaded into it
-/// (`Tests/faults/faults.c`).
+/// Faults at chosen changes that a server makes below a directory, by a library that is loaded into
+/// it (`Tests/faults/faults.c`).
 package final class FaultPlan {
     /// What happens at the change.
     package enum Fault: Sendable {
@@ -9,7 +9,8 @@ package final class FaultPlan {
         case killed
         /// The process crashes when something is opened, from then on every time.
         case crashes
-        /// So many calls fail, one after the other; with EMFILE what is opened, else what is changed.
+        /// So many calls fail, one after the other; with EMFILE what is opened, else what is
+        /// changed.
         case fails(errno: Int32, count: Int = 1)
     }
 

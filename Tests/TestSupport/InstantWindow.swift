@@ -2,7 +2,8 @@
 ///
 /// What finished before the window opened is in the point in time; what started after it closed
 /// is not. Commands that were in flight meanwhile may be in or out, but writes wholly
-/// per 64 KiB and others wholly per cluster, and so that one cut through the writer's clock explains all disks.
+/// per 64 KiB and others wholly per cluster, and so that one cut through the writer's clock
+/// explains all disks.
 package final class InstantWindow {
     /// The server's clusters: a long zeroing or trim may be between two of them when a job begins.
     private static let clusterBytes = 1 << 14

@@ -1,7 +1,8 @@
 import Foundation
 import Glibc
 
-/// A mounted file system of one file, whose reads and syncs fail as the test says (`Tests/faults/onefile.py`).
+/// A mounted file system of one file, whose reads and syncs fail as the test says
+/// (`Tests/faults/onefile.py`).
 package final class OneFileSystem {
     private let directory: TemporaryDirectory
     private let mount: String

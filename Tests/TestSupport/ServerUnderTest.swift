@@ -154,7 +154,8 @@ package final class ServerUnderTest {
             ] + options + extra, environment: other ?? environment)
     }
 
-    /// Has another process take the server's place, and waits until it serves and the old one is gone.
+    /// Has another process take the server's place, and waits until it serves and the old one is
+    /// gone.
     ///
     /// `whenServing` is told of the old process and the new one, as soon as that serves.
     package func takeOver(

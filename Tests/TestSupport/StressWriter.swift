@@ -15,8 +15,9 @@ package struct StressPlan: Sendable {
 
 /// Plays a busy guest on several disks at once and knows what each must hold.
 ///
-/// One thread, one connection per disk of whatever kind, many commands in flight, none of which overlap on a disk:
-/// so the oracle is exact. Every error and every wrong byte that the guest sees is a failure.
+/// One thread, one connection per disk of whatever kind, many commands in flight, none of which
+/// overlap on a disk: so the oracle is exact. Every error and every wrong byte that the guest sees
+/// is a failure.
 package final class StressWriter {
     package let plan: StressPlan
     /// What each disk holds, as far as commands have finished.

@@ -1,7 +1,7 @@
 import Foundation
 
-/// A loop device that promises more than it has: writes past its room are taken into the page cache,
-/// and fail when the kernel brings them to the device.
+/// A loop device that promises more than it has: writes past its room are taken into the page
+/// cache, and fail when the kernel brings them to the device.
 package final class ThinDevice {
     private let directory: TemporaryDirectory
     private var device: LoopDevice?

@@ -66,7 +66,8 @@ private final class StubbornFile: TrackedFile {
     func sync() throws(SystemFault) { try file.sync() }
 }
 
-/// Found by the simulator: what an attempt at a checkpoint could not remove was the next one's live file.
+/// Found by the simulator: what an attempt at a checkpoint could not remove was the next one's live
+/// file.
 @Suite struct StaleLiveBitsTests {
     @Test(
         "P3: a checkpoint is refused while an earlier attempt's live bits can be taken for its own")

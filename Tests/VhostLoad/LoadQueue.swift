@@ -30,8 +30,8 @@ struct LoadRings: Sendable {
     private static let isWritten: UInt16 = 2
     private static let isTable: UInt16 = 4
 
-    // SAFETY (the whole type): `base` maps all of the guest's memory for longer than a queue is used,
-    // and every place is computed from sizes that the memory was made for.
+    // SAFETY (the whole type): `base` maps all of the guest's memory for longer than a queue is
+    // used, and every place is computed from sizes that the memory was made for.
     private let base: UnsafeMutableRawPointer
     private let rings: LoadRings
     private let mask: UInt16

@@ -51,7 +51,8 @@ struct InflightTests {
             return taken
         }
 
-        /// Has all chains taken and given back in another order, so that later ones have heads in it.
+        /// Has all chains taken and given back in another order, so that later ones have heads in
+        /// it.
         mutating func shuffle(_ random: inout SplitMix64) throws {
             send(8)
             let rig = try Rig(memory, driver, base: driver.collected, area: area)

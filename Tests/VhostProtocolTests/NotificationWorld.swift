@@ -14,8 +14,8 @@ final class NotificationWorld {
         var isLazy = true
         /// Whether the device tells of each chain by itself.
         var publishesEach = false
-        /// How often at most the driver runs in the midst of the device's work; a lost wake-up needs
-        /// one or two such moments.
+        /// How often at most the driver runs in the midst of the device's work; a lost wake-up
+        /// needs one or two such moments.
         var interruptions = Int.max
         /// Broken on purpose: no fences, or no second look.
         var hasFences = true

@@ -60,8 +60,8 @@ package struct BackupOptions: Sendable, Hashable {
 
     /// Writes the request.
     ///
-    /// - Throws: 8 for disks that the domain does not have or that are named twice, for empty names, and
-    ///   for a checkpoint of read-only disks only.
+    /// - Throws: 8 for disks that the domain does not have or that are named twice, for empty
+    ///   names, and for a checkpoint of read-only disks only.
     package func request(_ facts: Facts) throws(ControlError) -> Request {
         for (option, value) in [("--incremental", incremental), ("--checkpoint", checkpoint)]
         where value == "" {

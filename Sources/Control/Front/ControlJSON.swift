@@ -193,6 +193,7 @@ package struct ServerBody: Sendable, Hashable, Codable {
     package var name: String
     package var version: String
     package var pid: Int
-    /// Whether it has everything that its state directory should contain; `GET /readyz` says why not.
+    /// Whether it has everything that its state directory should contain; `GET /readyz` says why
+    /// not.
     package var ready: Bool
 }

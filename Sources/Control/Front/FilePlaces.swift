@@ -28,7 +28,8 @@ extension ServeArguments {
         return found.kind.load(ordering: .relaxed) == 1 ? .block : .file
     }
 
-    // Many paths that hang take no longer than one: those behind the first get what is left, or a moment.
+    // Many paths that hang take no longer than one: those behind the first get what is left, or a
+    // moment.
     private static var lookEnd: DispatchTime {
         let end = firstLook.withLock { first in
             let start = first ?? .now()

@@ -59,8 +59,8 @@ package struct MetricsSnapshot: Sendable {
 
 /// Writes the Prometheus text format, version 0.0.4.
 ///
-/// Labels are names of domains, disks and kinds: nothing that comes and goes with every backup, and none
-/// that Prometheus sets itself (`job`, `instance`).
+/// Labels are names of domains, disks and kinds: nothing that comes and goes with every backup, and
+/// none that Prometheus sets itself (`job`, `instance`).
 package enum MetricsText {
     /// What HTTP calls it.
     package static let contentType = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,16 +6,16 @@ package enum SocketActivation {
     package static let descriptorsMax = 64
     /// A name under which no socket is taken.
     static let reservedName = "control"
-    /// In front of the names of sockets that the service manager keeps for the server itself, as many as it
-    /// has jobs and a few.
+    /// In front of the names of sockets that the service manager keeps for the server itself, as
+    /// many as it has jobs and a few.
     package static let storedPrefix = "nbdpull-"
     private static let countMax = 1024
 
     /// The descriptors meant for this process, in order; none when nothing was passed to it.
     ///
-    /// All of them serve live exports, whatever they are called; only the name `control` is refused,
-    /// as the control socket is made by the server itself. Those that it keeps for the server from one start
-    /// to the next are none of them.
+    /// All of them serve live exports, whatever they are called; only the name `control` is
+    /// refused, as the control socket is made by the server itself. Those that it keeps for the
+    /// server from one start to the next are none of them.
     ///
     /// - Throws: 8 for values that are no numbers, too many, or a name that is not taken.
     package static func descriptors(

@@ -57,8 +57,8 @@ package enum ExportURI {
 
 /// Decides whether a listener may carry plaintext.
 package enum PlaintextPolicy {
-    /// Refuses a TCP listener that other machines can reach, unless it requires TLS or plaintext was
-    /// allowed.
+    /// Refuses a TCP listener that other machines can reach, unless it requires TLS or plaintext
+    /// was allowed.
     ///
     /// Loopback is `localhost`, `127.0.0.0/8` and `::1`; unix sockets always pass.
     package static func check(

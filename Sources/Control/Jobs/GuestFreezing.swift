@@ -5,8 +5,8 @@ package protocol GuestFreezing: Sendable {
     /// Returns once all file systems of a domain's guest are frozen; call `thaw` then, whatever
     /// happens.
     ///
-    /// They are thawed without that, too, when it takes too long. `owner` is a name that nobody else
-    /// uses: who thaws says by it which freeze is meant.
+    /// They are thawed without that, too, when it takes too long. `owner` is a name that nobody
+    /// else uses: who thaws says by it which freeze is meant.
     ///
     /// - Throws: what the machine's agent says, or 68 when it says nothing; then they are thawed
     ///   already, or are being thawed.
@@ -14,8 +14,8 @@ package protocol GuestFreezing: Sendable {
 
     /// Thaws what `owner` has frozen.
     ///
-    /// False when it had been thawed before, also when somebody else has frozen the guest since: nothing
-    /// that happened meanwhile can be relied on to lie in one frozen time.
+    /// False when it had been thawed before, also when somebody else has frozen the guest since:
+    /// nothing that happened meanwhile can be relied on to lie in one frozen time.
     func thaw(owner: String) async -> Bool
 }
 

@@ -42,8 +42,8 @@ package struct BeginRequest: Sendable, Hashable {
 extension JobManager {
     /// Begins a backup job; its exports are served when this returns.
     ///
-    /// A refused begin leaves nothing behind, no checkpoint either. With an id that a job has been begun
-    /// under before, nothing begins: the answer is that job's.
+    /// A refused begin leaves nothing behind, no checkpoint either. With an id that a job has been
+    /// begun under before, nothing begins: the answer is that job's.
     package func begin(
         domain name: String, _ request: BeginRequest
     ) async throws(ControlError) -> BegunJob {

@@ -2,11 +2,11 @@ import Foundation
 
 /// A begin whose caller chose the job's id can be asked for again.
 ///
-/// A caller whose connection was lost before the answer, as when the server is killed, does not know what
-/// has become of its call. With an id of its own it asks again until there is an answer.
+/// A caller whose connection was lost before the answer, as when the server is killed, does not
+/// know what has become of its call. With an id of its own it asks again until there is an answer.
 extension JobManager {
-    /// A begin waits so long for a job of its id that is being begun, or comes back after a restart, in
-    /// seconds.
+    /// A begin waits so long for a job of its id that is being begun, or comes back after a
+    /// restart, in seconds.
     private static let begunBeforeSeconds = 30
 
     /// The id that a caller has chosen, in the form that all ids have.

@@ -229,7 +229,8 @@ extension JobManager {
             ControlEvent(.checkpointDeleted, domain: name, message: "checkpoint \(checkpoint)"))
     }
 
-    // The next server must not take the job for one whose begin was cut off before its checkpoint stood.
+    // The next server must not take the job for one whose begin was cut off before its checkpoint
+    // stood.
     private func noteDeletion(of gone: CheckpointMetadata) throws(ControlError) {
         guard let id = gone.jobID, let job = jobs[id], case .running = job.state,
             job.record.resume != nil

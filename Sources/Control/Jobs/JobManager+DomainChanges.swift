@@ -35,8 +35,8 @@ extension JobManager {
     ///
     /// Only disks that are gone, new, or served in another way are touched: machines stay connected
     /// to the others, whose checkpoints go on. The state file is replaced in one step when every
-    /// disk is open; before that a fault or a crash leaves the domain as it was. Checkpoints of a disk
-    /// whose new source had been opened by then may be unusable.
+    /// disk is open; before that a fault or a crash leaves the domain as it was. Checkpoints of a
+    /// disk whose new source had been opened by then may be unusable.
     ///
     /// - Throws: 55 while a client is connected to a disk that is to be closed, unless forced, and
     ///   while a job uses it.
@@ -106,8 +106,8 @@ extension JobManager {
         }
     }
 
-    /// Opens what comes and puts the new definition in place; on a fault all is as it was, but for the
-    /// checkpoints of a disk whose new source was opened before the fault.
+    /// Opens what comes and puts the new definition in place; on a fault all is as it was, but for
+    /// the checkpoints of a disk whose new source was opened before the fault.
     private func exchange(
         _ old: ManagedDomain, for new: ManagedDomain, _ difference: DomainDifference,
         _ closed: ClosedDisks, _ staged: StateDirectory.StagedFile?
@@ -140,8 +140,8 @@ extension JobManager {
 
     /// What comes, in the order in which it is opened.
     ///
-    /// A disk that takes the place of a tracked one begins a chain of its own where the old one's was,
-    /// so whatever may be refused comes before it.
+    /// A disk that takes the place of a tracked one begins a chain of its own where the old one's
+    /// was, so whatever may be refused comes before it.
     private func inOrderOfOpening(_ difference: DomainDifference) async -> [DomainDisk] {
         let replaced = Set(difference.leaving.filter(\.isTrackable).map(\.target))
         let paths = difference.coming.compactMap(\.path)

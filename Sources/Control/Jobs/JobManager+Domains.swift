@@ -119,8 +119,8 @@ extension JobManager {
     /// - Parameters:
     ///   - removingCheckpoints: its checkpoints go with it.
     ///   - force: clients of its disks are disconnected.
-    /// - Throws: 55 while it has jobs, while it has checkpoints that are to stay, and while a client
-    ///   is connected; then nothing has changed.
+    /// - Throws: 55 while it has jobs, while it has checkpoints that are to stay, and while a
+    ///   client is connected; then nothing has changed.
     package func undefine(
         _ name: String, removingCheckpoints: Bool = false, force: Bool = false
     ) async throws(ControlError) {

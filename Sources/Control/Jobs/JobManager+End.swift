@@ -66,8 +66,8 @@ extension JobManager {
         }
         job.state = .ended(outcome)
         var info = Self.endedInfo(job, outcome)
-        // Before the verdict: whoever has lost the answer finds it there. While there is a record the next
-        // server believes that, and puts the history right.
+        // Before the verdict: whoever has lost the answer finds it there. While there is a record
+        // the next server believes that, and puts the history right.
         if outcome.isGood { keepInHistory(info) }
         if outcome.isGood, let problem = keepVerdict(job) {
             outcome = .failed(reason: "the verdict cannot be kept: \(problem)")

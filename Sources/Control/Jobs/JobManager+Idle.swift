@@ -17,8 +17,8 @@ extension JobManager {
     /// Between two looks at most, in seconds.
     private static let lookSecondsMax = 10.0
 
-    /// Tells of jobs that nobody reads: a backup program may have gone without ending its job, whose
-    /// scratch grows meanwhile.
+    /// Tells of jobs that nobody reads: a backup program may have gone without ending its job,
+    /// whose scratch grows meanwhile.
     func watchForIdleJobs() {
         guard let limit = settings.idleAfterSeconds, limit > 0 else { return }
         let pause = min(Double(limit) / 4, Self.lookSecondsMax)

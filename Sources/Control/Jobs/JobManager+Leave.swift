@@ -1,17 +1,17 @@
 import BoundedCalls
 import ServerInterface
 
-/// Another server takes this one's place: what is under way ends first, then everything is left as a kill
-/// at a quiet moment would leave it.
+/// Another server takes this one's place: what is under way ends first, then everything is left as
+/// a kill at a quiet moment would leave it.
 extension JobManager {
     /// How long calls that are under way may take to end.
     private static let callsTime = Duration.seconds(10)
 
-    /// Begins and changes nothing from now on, and waits for what is under way; callers are told to try
-    /// again in a moment.
+    /// Begins and changes nothing from now on, and waits for what is under way; callers are told to
+    /// try again in a moment.
     ///
-    /// Throws when it does not end, or when a job could not go on with the next server: then everything
-    /// is as it was.
+    /// Throws when it does not end, or when a job could not go on with the next server: then
+    /// everything is as it was.
     package func prepareToLeave() async throws(ControlError) {
         guard !isStopping else { throw .serverStopping }
         guard !isLeaving else { throw .serverRestarting }

@@ -4,10 +4,11 @@ package import ServerInterface
 /// Disks that are not served and should be are opened again, at the start and on demand, and nobody
 /// waits long for a path that does not answer: its disk is served as soon as it does.
 extension JobManager {
-    /// A call waits so long for disks that are being opened, in milliseconds; then it goes on without.
+    /// A call waits so long for disks that are being opened, in milliseconds; then it goes on
+    /// without.
     static let retryMilliseconds: Int32 = 2_000
-    /// The start waits so long for all disks together before it says which are not there, in milliseconds;
-    /// those that are there have been served since they are.
+    /// The start waits so long for all disks together before it says which are not there, in
+    /// milliseconds; those that are there have been served since they are.
     static let startMilliseconds: Int32 = 10_000
 
     /// Attaches each disk that is not served and should be; failures are kept as reasons.
@@ -48,7 +49,8 @@ extension JobManager {
     /// Begins to open the disks of all domains at once.
     func beginOpening() -> [Task<Void, Never>] { beginOpening(Array(domains.values)) }
 
-    /// Waits for what `beginOpening` has begun; returns a line for each disk that is not served after that.
+    /// Waits for what `beginOpening` has begun; returns a line for each disk that is not served
+    /// after that.
     func finishOpening(_ tasks: [Task<Void, Never>]) async -> [String] {
         await wait(for: tasks, of: Array(domains.values), Self.startMilliseconds)
         engine.expectDisks([])
@@ -63,9 +65,9 @@ extension JobManager {
         return warnings
     }
 
-    /// Tries disks that could not be opened at the start again, until all are served: a machine that
-    /// waits for its disk makes no call, and what is in the way may go in a moment, such as a lock of
-    /// the server before that was killed.
+    /// Tries disks that could not be opened at the start again, until all are served: a machine
+    /// that waits for its disk makes no call, and what is in the way may go in a moment, such as a
+    /// lock of the server before that was killed.
     package func keepOpening() {
         retries?.cancel()
         retries = Task { [weak self] in

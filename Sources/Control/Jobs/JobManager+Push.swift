@@ -5,9 +5,9 @@ import ServerInterface
 /// Jobs whose targets the server writes itself: a push is a job like any other, and its clients are
 /// workers of the server, one process for each disk.
 ///
-/// A target is made and opened before the instant is fixed, so that what can be refused is refused; it is
-/// written under a name of its own and gets its real one when everything is durable. A push that ends in
-/// any other way leaves it marked as failed.
+/// A target is made and opened before the instant is fixed, so that what can be refused is refused;
+/// it is written under a name of its own and gets its real one when everything is durable. A push
+/// that ends in any other way leaves it marked as failed.
 extension JobManager {
     /// Connections of all workers of a job together.
     private static let pushConnections = 16
@@ -247,8 +247,8 @@ extension JobManager {
         }
     }
 
-    /// Starts a push from its beginning with new workers, in place of those of the last server, or of
-    /// this one; what they have written is written again.
+    /// Starts a push from its beginning with new workers, in place of those of the last server, or
+    /// of this one; what they have written is written again.
     func restartPush(_ id: String) async throws(ControlError) {
         guard let job = jobs[id], job.plan.push != nil else { return }
         startingPushes.insert(id)
@@ -271,7 +271,8 @@ extension JobManager {
         startPush(id)
     }
 
-    /// Ends the workers of all pushes; their jobs stay as they are, for the next server or `resumePushes`.
+    /// Ends the workers of all pushes; their jobs stay as they are, for the next server or
+    /// `resumePushes`.
     func pausePushes() {
         for (id, job) in jobs {
             job.crew?.stop()

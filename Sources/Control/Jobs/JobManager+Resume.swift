@@ -4,9 +4,9 @@ import ServerInterface
 
 /// Jobs that the last server has left running go on: same name, place, exports, bytes and deadline.
 ///
-/// A job whose begin was complete has all that it was begun with in its record. Where that is missing, of
-/// another boot or version, or where the engine finds what is left not to be whole, the job has failed,
-/// and its checkpoint is taken back.
+/// A job whose begin was complete has all that it was begun with in its record. Where that is
+/// missing, of another boot or version, or where the engine finds what is left not to be whole, the
+/// job has failed, and its checkpoint is taken back.
 extension JobManager {
     /// A job waits so long for a disk of its own that is not there at the start, in milliseconds.
     private var diskMilliseconds: Int32 { settings.storageMilliseconds }

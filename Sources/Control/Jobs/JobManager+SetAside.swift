@@ -1,16 +1,16 @@
 import Foundation
 import ServerInterface
 
-/// A crash of the server is reported by the next one. A disk or a job over which servers crash again and
-/// again is set aside, so that the others are served.
+/// A crash of the server is reported by the next one. A disk or a job over which servers crash
+/// again and again is set aside, so that the others are served.
 extension JobManager {
     /// Crashes in a row after which a disk or job is set aside.
     private static let crashesMax = 3
     /// A server that lived longer has not crashed over what it had to do at its start, in seconds.
     private static let rowSeconds: UInt64 = 300
 
-    /// Takes note of how the last server ended, before anything is opened; a line for each thing to be
-    /// told.
+    /// Takes note of how the last server ended, before anything is opened; a line for each thing to
+    /// be told.
     func noteLastCrash() -> [String] {
         guard let state else { return [] }
         let crash = engine.lastCrash

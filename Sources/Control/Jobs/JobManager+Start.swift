@@ -15,13 +15,13 @@ package struct StartDomain: Sendable {
 extension JobManager {
     /// Takes up what the state directory holds and the domains given at the start.
     ///
-    /// Reports the jobs that the last server left behind, once, takes back the checkpoints made with
-    /// them, and removes their scratch and sockets. Nothing here fails the start: what went wrong is
-    /// returned, one line each. A domain given at the start replaces a kept one of the
+    /// Reports the jobs that the last server left behind, once, takes back the checkpoints made
+    /// with them, and removes their scratch and sockets. Nothing here fails the start: what went
+    /// wrong is returned, one line each. A domain given at the start replaces a kept one of the
     /// same name.
     ///
-    /// `serving` is run before the first disk is opened: a machine that comes waits for its own disk, and
-    /// for nothing else.
+    /// `serving` is run before the first disk is opened: a machine that comes waits for its own
+    /// disk, and for nothing else.
     package func restore(
         _ given: [StartDomain] = [], serving: @Sendable () async -> Void = {}
     ) async -> [String] {

@@ -20,7 +20,8 @@ extension JobManager {
         return configuration
     }
 
-    /// Where a machine may have a disk with vhost-user: what its definition says, else by the setting.
+    /// Where a machine may have a disk with vhost-user: what its definition says, else by the
+    /// setting.
     func vhostSocket(of disk: DomainDisk, in domain: ManagedDomain) -> String? {
         disk.vhostSocket
             ?? settings.vhostDirectory.map { directory in

@@ -71,8 +71,8 @@ extension JobManager {
         return await isGone(found, from: name) ? nil : "a disk that may hold it is not served"
     }
 
-    /// What is known of the checkpoint that was made with a job, whoever has its name by now, also when it was deleted with its bitmaps
-    /// kept; nil when every trace of it is gone.
+    /// What is known of the checkpoint that was made with a job, whoever has its name by now, also
+    /// when it was deleted with its bitmaps kept; nil when every trace of it is gone.
     func checkpoint(ofJob id: String, domain name: String) -> CheckpointMetadata? {
         guard let domain = domains[name] else { return nil }
         let tree = domain.checkpoints

@@ -4,8 +4,8 @@ package import ServerInterface
 
 /// What the manager is told once.
 package struct JobManagerSettings: Sendable {
-    /// The last server to end was one of this program; a crash of another, which failed to take over, says
-    /// nothing of the disks that this one serves.
+    /// The last server to end was one of this program; a crash of another, which failed to take
+    /// over, says nothing of the disks that this one serves.
     package var countsCrashes = true
     /// Where jobs without a `<server>` put their sockets.
     ///
@@ -31,8 +31,8 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Absolute path.
     package var scratchDirectory: String?
-    /// Where each disk gets a socket for a machine that comes with vhost-user, DOMAIN-TARGET.sock; nil:
-    /// only disks whose definition names one have it.
+    /// Where each disk gets a socket for a machine that comes with vhost-user, DOMAIN-TARGET.sock;
+    /// nil: only disks whose definition names one have it.
     ///
     /// Absolute path.
     package var vhostDirectory: String?

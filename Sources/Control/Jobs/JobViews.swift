@@ -83,8 +83,8 @@ package struct JobDiskView: Sendable, Hashable, Codable {
     package var zeroClusters: UInt64
     /// Bytes sent to backup clients.
     package var bytesRead: UInt64
-    /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of a
-    /// full one what the disk's source took at the begin.
+    /// Bytes that one client has to read for the backup: of an incremental one the dirty bytes, of
+    /// a full one what the disk's source took at the begin.
     ///
     /// Nil in records of versions that did not keep it.
     package var bytesToRead: UInt64?
@@ -166,8 +166,8 @@ package struct DiskView: Sendable, Hashable, Codable {
     /// Bytes changed since the newest checkpoint; of a disk whose changes are not tracked, since
     /// it was attached.
     package var dirtyBytes: UInt64?
-    /// Bytes that a backup job of the last hour would have kept in scratch at most, about 3 % off; counted
-    /// from the server's start.
+    /// Bytes that a backup job of the last hour would have kept in scratch at most, about 3 % off;
+    /// counted from the server's start.
     package var overwrittenLastHour: UInt64?
     /// Checkpoints that an incremental backup of the disk can start from, oldest first.
     package var checkpoints: [String]?

@@ -50,7 +50,8 @@ struct ManagedDomain: Sendable {
 }
 
 extension DomainDefinition {
-    /// How the engine is to open one disk; nil for an empty drive, and for one that cannot be served.
+    /// How the engine is to open one disk; nil for an empty drive, and for one that cannot be
+    /// served.
     func configuration(
         of disk: DomainDisk, tracking: TrackingConfiguration?
     ) -> DiskConfiguration? {

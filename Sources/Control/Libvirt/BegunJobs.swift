@@ -37,9 +37,9 @@ final class BegunJobs: Sendable {
         case newest
     }
 
-    /// The ended job that a client means (`ended`: all of the domain, the oldest first): the newest that
-    /// its connection has begun, else its process; where another user has begun the domain's newest, its
-    /// user's newest, unless somebody has asked for those figures.
+    /// The ended job that a client means (`ended`: all of the domain, the oldest first): the newest
+    /// that its connection has begun, else its process; where another user has begun the domain's
+    /// newest, its user's newest, unless somebody has asked for those figures.
     func meaning(of session: LibvirtSession, domain: String, ended: [String]) -> Meaning {
         let begun = session.begunJobs
         return entries.withLock { entries in

@@ -6,8 +6,8 @@ extension JobManager {
     /// Where they lie; nobody but this server writes there.
     nonisolated var standInDirectory: String { settings.runDirectory + "/stand-ins" }
 
-    /// The domain's XML in which the disks that are tracked are qcow2 images (`BackupToolXML`), each
-    /// of which is there and has its disk's size when this returns.
+    /// The domain's XML in which the disks that are tracked are qcow2 images (`BackupToolXML`),
+    /// each of which is there and has its disk's size when this returns.
     ///
     /// - Parameters:
     ///   - machineXML: another description of the domain, from the software that runs its machine:
@@ -36,8 +36,8 @@ extension JobManager {
                 showsSecrets: showsSecrets))
     }
 
-    /// The target of the disk that a client names: by its target, its source, or the stand-in that it
-    /// was shown.
+    /// The target of the disk that a client names: by its target, its source, or the stand-in that
+    /// it was shown.
     package func diskTarget(named disk: String, of name: String) throws(ControlError) -> String? {
         let domain = try domain(name)
         if let found = domain.disk(disk) { return found.target }
@@ -46,8 +46,8 @@ extension JobManager {
         }?.target
     }
 
-    /// The path by which clients know a disk, since the XML that they are shown has it: its stand-in's,
-    /// or its source's.
+    /// The path by which clients know a disk, since the XML that they are shown has it: its
+    /// stand-in's, or its source's.
     func shownPath(of target: String, in definition: DomainDefinition) -> String? {
         let path = standInPath(of: definition, target: target)
         if standIns[path] != nil { return path }

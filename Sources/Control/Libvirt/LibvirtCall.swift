@@ -29,8 +29,8 @@ struct LibvirtCall: Sendable {
         try await shown(try arguments.domain())
     }
 
-    /// Where libvirtd runs the machines, a client's domain has the name and the number that libvirtd has
-    /// given it.
+    /// Where libvirtd runs the machines, a client's domain has the name and the number that
+    /// libvirtd has given it.
     private func shown(_ wire: WireDomain) async throws -> LibvirtDomain {
         var domain = try await context.domain(wire)
         if session.upstream != nil { domain.given = wire }
@@ -45,8 +45,8 @@ struct LibvirtCall: Sendable {
 
     /// Reads flags, of which only `known` may be set.
     ///
-    /// `function` is the one that libvirt names to who sets others; by default its qemu driver's for
-    /// the call.
+    /// `function` is the one that libvirt names to who sets others; by default its qemu driver's
+    /// for the call.
     mutating func flags(_ known: UInt32 = 0, function: String? = nil) throws -> UInt32 {
         let flags = try arguments.uint()
         guard flags & ~known == 0 else {

@@ -13,7 +13,8 @@ extension LibvirtCalls {
     static let domainFacts: [Procedure: LibvirtHandler] = [
         .domainGetXMLDesc: { call in
             let domain = try await call.domain()
-            // Beside these 4: with the processor as it is, and 8: fit to migrate. It is that always.
+            // Beside these 4: with the processor as it is, and 8: fit to migrate. It is that
+            // always.
             let flags = try call.flags(0xF)
             if flags & LibvirtDomainXML.Flag.secure != 0 {
                 try call.session.refuseSecrets("virDomainGetXMLDesc")

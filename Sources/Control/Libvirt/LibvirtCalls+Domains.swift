@@ -2,8 +2,8 @@ import LibvirtProtocol
 
 /// Lists and lookups of domains.
 extension LibvirtCalls {
-    /// What a list is cut down to (`virConnectListAllDomainsFlags`), in groups: of a group none, all,
-    /// or those that are named.
+    /// What a list is cut down to (`virConnectListAllDomainsFlags`), in groups: of a group none,
+    /// all, or those that are named.
     enum ListFlag {
         static let active: UInt32 = 1 << 0
         static let inactive: UInt32 = 1 << 1

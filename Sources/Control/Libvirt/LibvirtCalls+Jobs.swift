@@ -3,9 +3,9 @@ import ServerInterface
 
 /// How far jobs are, and their end.
 ///
-/// libvirt has one job of a domain, without a name. Here it is the newest one that the connection has
-/// begun, or else the newest of the domain: so each of two tools that work at once ends its own. Of
-/// jobs that have ended ``BegunJobs`` says which one is meant.
+/// libvirt has one job of a domain, without a name. Here it is the newest one that the connection
+/// has begun, or else the newest of the domain: so each of two tools that work at once ends its
+/// own. Of jobs that have ended ``BegunJobs`` says which one is meant.
 extension LibvirtCalls {
     /// Flags of a job's figures (`virDomainGetJobStatsFlags`).
     enum JobStats {
@@ -133,8 +133,8 @@ extension LibvirtCall {
 
     /// The job that a call means which ends one and can name none: nil when none runs.
     ///
-    /// A tool that has asked for a backup itself never ends another's: it may clean up after one that
-    /// has ended, or did not begin.
+    /// A tool that has asked for a backup itself never ends another's: it may clean up after one
+    /// that has ended, or did not begin.
     func jobToEnd(of domain: LibvirtDomain, disk target: String? = nil) async -> String? {
         let own = session.begunJobs
         let meant = await manager.meantJob(of: domain.name, disk: target, preferring: own)

@@ -154,7 +154,8 @@ final class LibvirtChannel: ChannelDuplexHandler {
 
     // MARK: What is libvirtd's
 
-    /// What is not served here goes to the libvirtd behind the door, in the order in which it comes.
+    /// What is not served here goes to the libvirtd behind the door, in the order in which it
+    /// comes.
     private func pass(_ packet: Packet) {
         guard let upstream = session.upstream else {
             if let error = WireError.unserved(packet) { send(.failure(packet.header, error)) }

@@ -15,8 +15,8 @@ package struct LibvirtServer: Service {
     let socket: Int32?
     let door: LibvirtDoor
 
-    /// `access` is who may open the socket, by default its owner only; `places` are those of the live
-    /// exports, by default the manager's own endpoint.
+    /// `access` is who may open the socket, by default its owner only; `places` are those of the
+    /// live exports, by default the manager's own endpoint.
     ///
     /// A `socket` that listens already is used as it is, closed
     /// at the end, and its file stays.
@@ -31,8 +31,8 @@ package struct LibvirtServer: Service {
             context: LibvirtContext(manager: manager, upstream: upstream, places: places))
     }
 
-    /// Descriptors that the door can come to use: a client's connection, and beside a libvirtd the one
-    /// that is opened there for it.
+    /// Descriptors that the door can come to use: a client's connection, and beside a libvirtd the
+    /// one that is opened there for it.
     ///
     /// Freezes have connections of their own, few at a time.
     package static func descriptorsMax(hasUpstream: Bool) -> Int {

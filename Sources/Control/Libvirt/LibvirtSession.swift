@@ -9,7 +9,8 @@ final class LibvirtSession: Sendable {
         var event: Int32
         /// Only of this domain; nil: of all.
         var uuid: String?
-        /// The client knows no callbacks: at most one registration of each event, and other messages.
+        /// The client knows no callbacks: at most one registration of each event, and other
+        /// messages.
         var isLegacy: Bool
     }
 
@@ -142,8 +143,8 @@ final class LibvirtSession: Sendable {
 
     /// Sends an event to each of these registrations.
     ///
-    /// Where libvirtd runs the machines, a domain has the name and the number that it has there, and how
-    /// a machine fares is libvirtd's to tell.
+    /// Where libvirtd runs the machines, a domain has the name and the number that it has there,
+    /// and how a machine fares is libvirtd's to tell.
     func tell(_ event: LibvirtEvent, _ asked: [Registration]) {
         guard let upstream else { return send(event, asked) }
         let isTooMuch = state.withLock { state in

@@ -27,8 +27,8 @@ actor ScratchThresholds {
 
     /// Sets the threshold of one disk's scratch, in place of the one it had; 0 takes that away.
     ///
-    /// - Throws: 8 when no running backup has scratch of that name. A disk's own fill is not watched:
-    ///   84.
+    /// - Throws: 8 when no running backup has scratch of that name. A disk's own fill is not
+    ///   watched: 84.
     func set(
         _ device: String, of domain: LibvirtDomain, bytes: UInt64, _ manager: JobManager
     ) async throws {

@@ -62,8 +62,8 @@ enum ChildProcess {
     ) -> Result<pid_t, SystemCalls.Failure> {
         var actions = unsafe posix_spawn_file_actions_t()
         var attributes = posix_spawnattr_t()
-        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets of
-        // signals are locals that the calls copy.
+        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets
+        // of signals are locals that the calls copy.
         unsafe posix_spawn_file_actions_init(&actions)
         unsafe posix_spawnattr_init(&attributes)
         defer {
@@ -98,7 +98,8 @@ enum ChildProcess {
         return .success(child)
     }
 
-    /// Open files that a program would inherit: the pipe, and sockets that the service manager has passed.
+    /// Open files that a program would inherit: the pipe, and sockets that the service manager has
+    /// passed.
     static func inheritable() -> [Int32] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []
         return names.compactMap { Int32($0) }.filter { number in

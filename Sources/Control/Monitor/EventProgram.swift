@@ -3,8 +3,8 @@ import Synchronization
 
 /// Runs the operator's program when something happens that somebody has to know (`--event-exec`).
 ///
-/// One run after the other, on a thread of its own, each within a time; what comes meanwhile waits in a
-/// queue that is bounded. Nothing else ever waits for it, and its failure is an event.
+/// One run after the other, on a thread of its own, each within a time; what comes meanwhile waits
+/// in a queue that is bounded. Nothing else ever waits for it, and its failure is an event.
 package final class EventProgram: Sendable {
     /// Events that wait for their run; of more the newest are left out, and how many is an event.
     package static let waitingMax = 256
@@ -15,8 +15,8 @@ package final class EventProgram: Sendable {
     /// How long a program that is ended at a stop may take for that, in seconds.
     private static let stopSeconds = 5.0
 
-    /// What is told of: the end of a job or a threat to one, to the tracking of changes, to a disk, to the
-    /// server's state or to a guest that stays frozen.
+    /// What is told of: the end of a job or a threat to one, to the tracking of changes, to a disk,
+    /// to the server's state or to a guest that stays frozen.
     package static let kinds: Set<ControlEvent.Kind> = [
         .jobEnd, .jobBroken, .jobExpired, .jobIdle, .watermark, .trackingProblem,
         .trackingRecovered, .diskFailed, .diskProblem, .stateProblem, .guestThawFailed,

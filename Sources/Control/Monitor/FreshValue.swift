@@ -1,7 +1,7 @@
 import Foundation
 
-/// A value that takes time to find out: found out once for all who ask at the same time, and good for a
-/// while.
+/// A value that takes time to find out: found out once for all who ask at the same time, and good
+/// for a while.
 actor FreshValue<Value: Sendable> {
     /// Who waits for a search that does not end; more are told so at once.
     private static var waitersMax: Int { MonitorLimits.connectionsMax }

@@ -1,7 +1,8 @@
 package import ServerInterface
 import Synchronization
 
-/// The listening socket of the port for watching, which lives as long as the server, whatever serves on it.
+/// The listening socket of the port for watching, which lives as long as the server, whatever
+/// serves on it.
 ///
 /// It is bound at the start, or taken over from the server before.
 package final class MonitorListener: Sendable {

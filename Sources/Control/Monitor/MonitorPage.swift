@@ -28,7 +28,8 @@ struct MonitorPage: Sendable {
         MonitorPage(status: .ok, type: type, body: ByteBuffer(bytes: bytes))
     }
 
-    /// What a browser may do with it: run this server's own files, ask this server, and nothing else.
+    /// What a browser may do with it: run this server's own files, ask this server, and nothing
+    /// else.
     private static let policy =
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         + "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -6,8 +6,8 @@ import Synchronization
 
 /// The port for watching: metrics, health and a page to look at, over HTTP/1.1, read only.
 ///
-/// It has an event loop of its own and computes an answer once for all who ask, so that nobody here can
-/// keep the control socket waiting.
+/// It has an event loop of its own and computes an answer once for all who ask, so that nobody here
+/// can keep the control socket waiting.
 package final class MonitorServer: Service {
     private let pages: MonitorPages
     private let socket: Int32

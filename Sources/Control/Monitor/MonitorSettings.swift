@@ -5,7 +5,8 @@ package struct MonitorSettings: Sendable, Hashable {
     package var host: String
     /// 0: any that is free.
     package var port: UInt16
-    /// Names of this machine under which browsers and Prometheus may ask, besides addresses and its own.
+    /// Names of this machine under which browsers and Prometheus may ask, besides addresses and its
+    /// own.
     package var names: [String]
 
     /// The address of those who do not say another: programs of other machines cannot reach it.
@@ -38,9 +39,9 @@ package struct MonitorSettings: Sendable, Hashable {
 
 /// Which `Host` a request may name.
 ///
-/// A page of the Internet can have its own name resolve to an address of this machine (DNS rebinding);
-/// a browser then lets it read the answers as its own. It cannot do so under an address or a name of this
-/// machine, so only these are answered.
+/// A page of the Internet can have its own name resolve to an address of this machine (DNS
+/// rebinding); a browser then lets it read the answers as its own. It cannot do so under an address
+/// or a name of this machine, so only these are answered.
 package struct HostRule: Sendable, Hashable {
     private let names: Set<String>
     private let allowsAll: Bool

@@ -164,8 +164,8 @@ package struct BackupPlan: Sendable, Hashable, Codable {
         return plan
     }
 
-    /// How the job's listener speaks: TLS always where the request says yes; where it says nothing and
-    /// there are credentials, when the client wants to.
+    /// How the job's listener speaks: TLS always where the request says yes; where it says nothing
+    /// and there are credentials, when the client wants to.
     ///
     /// - Throws: 55 for `tls='yes'` without credentials.
     package func security(offersTLS: Bool) throws(ControlError) -> ListenerSecurity {

@@ -50,8 +50,8 @@ package struct BackupRequest: Sendable, Hashable {
 
     /// The server writes the targets itself, and nobody else reads.
     package var isPush = false
-    /// Where the backup exports are to be served; a nil TCP port is chosen by the server, and all of it in
-    /// a push.
+    /// Where the backup exports are to be served; a nil TCP port is chosen by the server, and all
+    /// of it in a push.
     package var endpoint: ListenEndpoint
     /// The request's `tls`, which output repeats; nil if absent.
     package var tls: Bool?
@@ -76,7 +76,8 @@ package struct BackupRequest: Sendable, Hashable {
     /// other process, so there is nothing to relabel.
     ///
     /// - Throws: 35 for malformed XML, 92 where it does not match the schema; 67 for rdma, for
-    ///   encrypted scratch and targets, and for targets of other formats than raw and qcow2; 84 for `transport='fd'`; 27 for a port out of range
+    ///   encrypted scratch and targets, and for targets of other formats than raw and qcow2; 84 for
+    ///   `transport='fd'`; 27 for a port out of range
     ///   or a socket path too long.
     package static func parse(_ xml: String) throws(ControlError) -> BackupRequest {
         let root = try XMLDocument.parse(xml, schema: .backup)

@@ -1,8 +1,8 @@
 /// The domain XML that backup tools are shown: a machine's own, in which the disks that this server
 /// tracks are described as qcow2 images.
 ///
-/// Tools take incremental backups of `<disk type='file'>` with `<driver type='qcow2'>` only. The files
-/// named are the disks' stand-ins (`StandInImage`), so what the XML says of them is true.
+/// Tools take incremental backups of `<disk type='file'>` with `<driver type='qcow2'>` only. The
+/// files named are the disks' stand-ins (`StandInImage`), so what the XML says of them is true.
 /// docs/domain-xml.md is this file for users.
 package struct BackupToolXML {
     /// Which disks to describe differently, and how.
@@ -85,10 +85,12 @@ package struct BackupToolXML {
         }
     }
 
-    /// A `<disk>` as a client was shown it, described as the machine has it: its type, device, format
-    /// and source are those of the machine's own disk of that target, and what else it says stays.
+    /// A `<disk>` as a client was shown it, described as the machine has it: its type, device,
+    /// format and source are those of the machine's own disk of that target, and what else it says
+    /// stays.
     ///
-    /// `options` say which of the machine's disks are ours. Nil when it has none of that target that is.
+    /// `options` say which of the machine's disks are ours. Nil when it has none of that target
+    /// that is.
     ///
     /// - Throws: as `text(of:_:)`.
     package static func machineDisk(

@@ -102,7 +102,8 @@ struct DomainDiskReader {
         return ["name", "dir", "dev", "path"].lazy.compactMap { source?.attribute($0) }.first
     }
 
-    /// Why the bytes of the source are not the disk's bytes from offset zero, or not to be had here.
+    /// Why the bytes of the source are not the disk's bytes from offset zero, or not to be had
+    /// here.
     private func unservedReason(
         _ kind: SourceKind?, _ type: String, _ path: String?
     ) throws(ControlError) -> String? {

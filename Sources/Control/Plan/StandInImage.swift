@@ -2,8 +2,8 @@
 /// the disk's size, and reading it reads the disk through its live export.
 ///
 /// It is marked as corrupt, which qemu takes as: may be read, never written. So no machine can be
-/// started on it, and nothing that was meant for the disk is lost in it. Fields and numbers are those
-/// of the qcow2 format, version 3 (`docs/interop/qcow2` of qemu).
+/// started on it, and nothing that was meant for the disk is lost in it. Fields and numbers are
+/// those of the qcow2 format, version 3 (`docs/interop/qcow2` of qemu).
 package struct StandInImage: Sendable, Hashable {
     /// Bytes of the disk, as qemu sees it: in whole sectors.
     package let sizeBytes: UInt64
@@ -46,7 +46,8 @@ package struct StandInImage: Sendable, Hashable {
 
     /// The file's content and where it goes: the header, and reference counts.
     ///
-    /// The table of the first level is all zeros: nothing is here, everything is in the backing file.
+    /// The table of the first level is all zeros: nothing is here, everything is in the backing
+    /// file.
     package var pieces: [(offset: UInt64, bytes: [UInt8])] {
         var table: [UInt8] = []
         Self.append(2 * clusterBytes, to: &table)

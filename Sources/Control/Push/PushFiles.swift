@@ -1,10 +1,11 @@
 import Foundation
 import ServerInterface
 
-/// What a push job does to the files that it was given, before and after the workers; each call is made
-/// on a thread that may hang.
+/// What a push job does to the files that it was given, before and after the workers; each call is
+/// made on a thread that may hang.
 enum PushFiles {
-    /// A file that is being written has the target's name and this: what has the name itself is whole.
+    /// A file that is being written has the target's name and this: what has the name itself is
+    /// whole.
     static let partialSuffix = ".partial"
     /// What a backup that failed has left.
     static let failedSuffix = ".failed"
@@ -58,8 +59,8 @@ enum PushFiles {
         }
     }
 
-    /// Marks what a failed backup has written, so that nobody takes it for a good one; the problem if that
-    /// does not work.
+    /// Marks what a failed backup has written, so that nobody takes it for a good one; the problem
+    /// if that does not work.
     static func spoil(_ target: StoredJob.Target) -> String? {
         do throws(SystemCalls.Failure) {
             guard target.isNew else {

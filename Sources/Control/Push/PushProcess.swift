@@ -80,8 +80,8 @@ final class PushProcess: PushRun {
     ) -> Result<pid_t, SystemCalls.Failure> {
         var actions = unsafe posix_spawn_file_actions_t()
         var attributes = posix_spawnattr_t()
-        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets of
-        // signals are locals that the calls copy.
+        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets
+        // of signals are locals that the calls copy.
         unsafe posix_spawn_file_actions_init(&actions)
         unsafe posix_spawnattr_init(&attributes)
         defer {
@@ -185,7 +185,8 @@ final class PushProcess: PushRun {
         data.append(UInt8(ascii: "\n"))
         input.withLock { input in
             guard input.descriptor >= 0 else { return }
-            // A few hundred bytes, which a socket always takes; to one that has ended, nothing is said.
+            // A few hundred bytes, which a socket always takes; to one that has ended, nothing is
+            // said.
             // SAFETY: base address and count describe the live data.
             _ = unsafe data.withUnsafeBytes { bytes in
                 unsafe write(input.descriptor, bytes.baseAddress, bytes.count)

@@ -39,7 +39,8 @@ extension StateDirectory {
         try save(kind: "checkpoint", checkpoint, to: checkpointFile(checkpoint.name, uuid))
     }
 
-    /// Throws when a later version knows a checkpoint of this name: its bitmaps are not ours to drop.
+    /// Throws when a later version knows a checkpoint of this name: its bitmaps are not ours to
+    /// drop.
     package func refuseNewerCheckpoint(_ name: String, of uuid: String) throws(ControlError) {
         try refuseNewer(checkpointFile(name, uuid))
     }

@@ -16,8 +16,8 @@ extension StateDirectory {
         try removeEarlierForm(of: domain)
     }
 
-    /// Keeps a domain of which there was no record; on a fault there is none afterwards either, or the
-    /// error says so.
+    /// Keeps a domain of which there was no record; on a fault there is none afterwards either, or
+    /// the error says so.
     package func saveNew(_ domain: StoredDomain) throws(ControlError) {
         let staged = try stage(domain)
         do throws(ControlError) {

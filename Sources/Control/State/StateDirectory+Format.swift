@@ -1,8 +1,8 @@
 import Foundation
 import Glibc
 
-/// What version's ways the whole directory follows, in a file of its own beside the records' versions: a
-/// server of an earlier version must not begin with what it would misread or forget.
+/// What version's ways the whole directory follows, in a file of its own beside the records'
+/// versions: a server of an earlier version must not begin with what it would misread or forget.
 extension StateDirectory {
     /// Counts up when an earlier version must not use the directory any more.
     static let formatVersion: UInt64 = 1
@@ -13,8 +13,8 @@ extension StateDirectory {
         let file = path + "/format"
         try refuseNewerFormat(path)
         if formatVersion(at: file) == formatVersion { return }
-        // Where it cannot be written, a later version has nothing to fear but this one's records, and
-        // these have versions of their own.
+        // Where it cannot be written, a later version has nothing to fear but this one's records,
+        // and these have versions of their own.
         do throws(SystemCalls.Failure) {
             try SystemCalls.unlink(file + ".new")
             let descriptor = try SystemCalls.open(

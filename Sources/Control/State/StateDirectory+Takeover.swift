@@ -1,10 +1,11 @@
 import Foundation
 
-/// Whether this version can go on with what another one has in its state directory, asked while that one
-/// still uses it; nothing is changed.
+/// Whether this version can go on with what another one has in its state directory, asked while
+/// that one still uses it; nothing is changed.
 extension StateDirectory {
-    /// Throws when something there is of a newer version, or a job that runs was begun by one whose jobs
-    /// this one cannot go on with, or for a domain that it would not have: the text says what to do.
+    /// Throws when something there is of a newer version, or a job that runs was begun by one whose
+    /// jobs this one cannot go on with, or for a domain that it would not have: the text says what
+    /// to do.
     ///
     /// `given` are the names of the domains that are given at the start.
     package static func checkCanGoOn(

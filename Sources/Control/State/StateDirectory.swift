@@ -44,7 +44,8 @@ package final class StateDirectory: Sendable {
     ]
     private let lock: SystemCalls.Descriptor
 
-    /// What no disk and no scratch may be: the files below the state directory that are the server's.
+    /// What no disk and no scratch may be: the files below the state directory that are the
+    /// server's.
     ///
     /// Other files may lie beside them.
     package static func ownPaths(in path: String) -> [String] {
@@ -57,8 +58,8 @@ package final class StateDirectory: Sendable {
 
     /// Creates the directory when it is missing and takes its lock.
     ///
-    /// Throws when another server holds the lock, when a newer version has used the directory, or when it
-    /// cannot be made or written; the text names it.
+    /// Throws when another server holds the lock, when a newer version has used the directory, or
+    /// when it cannot be made or written; the text names it.
     package init(path: String) throws(ControlError) {
         self.path = path
         do {
@@ -131,8 +132,8 @@ package final class StateDirectory: Sendable {
         load(kind: "job", StoredJob.self, from: jobsPath)
     }
 
-    /// Puts a job's record that cannot be read out of the way, so that it is met only once; `syncJobs`
-    /// makes that last.
+    /// Puts a job's record that cannot be read out of the way, so that it is met only once;
+    /// `syncJobs` makes that last.
     package func setAside(_ file: DamagedFile) throws(ControlError) {
         do {
             try SystemCalls.rename(file.path, to: file.path + ".damaged")

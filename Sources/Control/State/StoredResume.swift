@@ -47,8 +47,8 @@ package struct StoredResume: Sendable, Hashable, Codable {
     }
 }
 
-/// A part of a record that another version may have written in another form: what cannot be read is nil,
-/// and costs nothing else of the record.
+/// A part of a record that another version may have written in another form: what cannot be read is
+/// nil, and costs nothing else of the record.
 package struct Lenient<Value: Sendable & Hashable & Codable>: Sendable, Hashable, Codable {
     package var value: Value?
 

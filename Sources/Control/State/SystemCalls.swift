@@ -142,8 +142,8 @@ package enum SystemCalls {
         try writeDurably(bytes, to: try open(path, flags: O_WRONLY))
     }
 
-    /// What a path leads to, links followed: of a block device the device itself, of anything else the
-    /// file, nil if it leads nowhere.
+    /// What a path leads to, links followed: of a block device the device itself, of anything else
+    /// the file, nil if it leads nowhere.
     package static func reached(_ path: String) -> (identity: FileIdentity, isBlock: Bool)? {
         var found = stat()
         // SAFETY: the string is NUL-terminated, and both live for the call.
@@ -331,8 +331,8 @@ extension SystemCalls {
         return unsafe String(cString: gai_strerror(result))
     }
 
-    /// The addresses by which other machines reach this one, in the order of its interfaces; none of
-    /// a loopback and none that holds on one link only.
+    /// The addresses by which other machines reach this one, in the order of its interfaces; none
+    /// of a loopback and none that holds on one link only.
     package static func ownAddresses() -> [(address: String, isIPv6: Bool)] {
         var list: UnsafeMutablePointer<ifaddrs>?
         // SAFETY: the list is freed below, and every link followed is nil or an entry of it; an
@@ -383,8 +383,8 @@ extension SystemCalls {
         unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
         unsafe hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
         var list: UnsafeMutablePointer<addrinfo>?
-        // SAFETY: hints and strings live through the call; the list that it makes is freed once, after
-        // the last use of what it holds.
+        // SAFETY: hints and strings live through the call; the list that it makes is freed once,
+        // after the last use of what it holds.
         guard unsafe getaddrinfo(host, String(port), &hints, &list) == 0, let first = unsafe list
         else { throw Failure(call: "getaddrinfo", number: EADDRNOTAVAIL) }
         defer { unsafe freeaddrinfo(list) }
@@ -396,7 +396,8 @@ extension SystemCalls {
         // SAFETY: the kernel reads the local, whose size is given, during the call.
         unsafe setsockopt(
             raw, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
-        // SAFETY: the address belongs to the list, which lives until the end, and is as long as it says.
+        // SAFETY: the address belongs to the list, which lives until the end, and is as long as it
+        // says.
         guard unsafe bind(raw, first.pointee.ai_addr, first.pointee.ai_addrlen) == 0 else {
             throw Failure(call: "bind", number: errno)
         }
@@ -415,8 +416,8 @@ extension SystemCalls {
     package static func port(of descriptor: Int32) -> UInt16? {
         var address = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-        // SAFETY: the kernel fills in at most `length` bytes of the local during the call; both kinds of
-        // address have their port in the same place, in network order.
+        // SAFETY: the kernel fills in at most `length` bytes of the local during the call; both
+        // kinds of address have their port in the same place, in network order.
         return unsafe withUnsafeMutablePointer(to: &address) { storage -> UInt16? in
             let isKnown = unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 unsafe getsockname(descriptor, $0, &length) == 0

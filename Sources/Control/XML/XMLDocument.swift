@@ -18,8 +18,9 @@ package enum XMLDocument {
     /// libxml2 builds its table of datatypes on first use without a lock, and a document is read in
     /// a fraction of a millisecond: one reader at a time is simplest and enough.
     ///
-    /// To compile a schema takes several times as long as to check a document, and a server reads the
-    /// documents of hundreds of domains before it serves the first: each schema is compiled once.
+    /// To compile a schema takes several times as long as to check a document, and a server reads
+    /// the documents of hundreds of domains before it serves the first: each schema is compiled
+    /// once.
     private static let oneReader = Mutex<[String: CompiledSchema]>([:])
 
     private static let initialised: Void = {
@@ -197,8 +198,8 @@ private final class CompiledSchema {
     init(_ schema: XMLSchema) throws(ControlError) {
         let reports = Reports()
         let context = unsafe Unmanaged.passUnretained(reports).toOpaque()
-        // SAFETY: the parser is freed on every way out; the schema's text is borrowed only while it is
-        // compiled; `reports` is used after both.
+        // SAFETY: the parser is freed on every way out; the schema's text is borrowed only while it
+        // is compiled; `reports` is used after both.
         let compiled = unsafe schema.source.withCString { bytes -> xmlRelaxNGPtr? in
             let length = Int32(schema.source.utf8.count)
             guard let parser = unsafe xmlRelaxNGNewMemParserCtxt(bytes, length) else { return nil }

@@ -4,8 +4,8 @@ package import TLS
 ///
 /// A line is `KIND PATTERN EXPORT...`. KIND is `dn`, `san`, `psk`, `uid` or `gid`; EXPORT is
 /// `[live:|backup:]DOMAIN[/NAME]`. In patterns `*` matches any bytes and `?` one character;
-/// words with spaces stand in double quotes. A peer has the rights of every line that fits it, and no
-/// others.
+/// words with spaces stand in double quotes. A peer has the rights of every line that fits it, and
+/// no others.
 package struct AccessRules: Sendable, Hashable {
     /// Lines of a file; more is a mistake.
     static let rulesMax = 10_000
@@ -32,8 +32,8 @@ package struct AccessRules: Sendable, Hashable {
 
     private(set) var rules: [Rule] = []
 
-    /// Whether peers on unix sockets are told apart; without such a rule the socket file's permissions
-    /// are all that guards it.
+    /// Whether peers on unix sockets are told apart; without such a rule the socket file's
+    /// permissions are all that guards it.
     package var namesLocalPeers: Bool {
         rules.contains { rule in
             switch rule.subject {

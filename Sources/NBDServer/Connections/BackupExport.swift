@@ -49,8 +49,8 @@ final class BackupExport: Sendable {
     let memory: JobMemory?
     /// Losses of the source that were known before the job's instant.
     ///
-    /// Where a checkpoint or a bitmap depends on it, the source is asked once more after this (`store`) and
-    /// the begin refused: whatever is counted here is noticed there.
+    /// Where a checkpoint or a bitmap depends on it, the source is asked once more after this
+    /// (`store`) and the begin refused: whatever is counted here is noticed there.
     private let earlierSourceLosses: Int
     private let reason = Mutex<String?>(nil)
 
@@ -77,7 +77,8 @@ final class BackupExport: Sendable {
         disk = live.disk
         homeRing = live.homeRing
         source = live.source
-        // What was lost before a new job's instant is part of it; a job that goes on had its instant before.
+        // What was lost before a new job's instant is part of it; a job that goes on had its
+        // instant before.
         earlierSourceLosses = left == nil ? live.source.losses().count : 0
         self.scratch = scratch
         kept = KeptRoom(reservedBytes)
@@ -158,8 +159,8 @@ final class BackupExport: Sendable {
         }
     }
 
-    /// Why what was read so far cannot be relied on, as far as the kernel has found out; asked before
-    /// any verdict, and now and then.
+    /// Why what was read so far cannot be relied on, as far as the kernel has found out; asked
+    /// before any verdict, and now and then.
     var loss: BreakCause? {
         if let errno = scratch.writeError() { return .scratchLost(errno: errno) }
         let found = source.losses()

@@ -4,8 +4,8 @@ import SystemLayer
 
 /// How many connections there are, of the whole server, of one job and of one peer.
 ///
-/// A job's connections are added by one ring, those of the server by two; any ring takes away. Touched
-/// when a connection comes, leaves its handshake, or goes.
+/// A job's connections are added by one ring, those of the server by two; any ring takes away.
+/// Touched when a connection comes, leaves its handshake, or goes.
 final class ConnectionCounts: Sendable {
     /// What the next connection of a listener may do.
     enum Room {
@@ -37,8 +37,8 @@ final class ConnectionCounts: Sendable {
         return handshakes.load(ordering: .relaxed) > 0 ? .afterEviction : .none
     }
 
-    /// Accepting rings only: counts a new connection in; false when its peer has enough of them, or the
-    /// other ring was faster.
+    /// Accepting rings only: counts a new connection in; false when its peer has enough of them, or
+    /// the other ring was faster.
     func admit(_ scope: ExportScope, _ peer: PeerAddress?) -> Bool {
         if total.add(1, ordering: .relaxed).newValue > limits.maxConnections {
             total.subtract(1, ordering: .relaxed)

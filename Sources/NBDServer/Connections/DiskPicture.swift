@@ -5,12 +5,12 @@ import SystemLayer
 import Tracking
 import TrackingFiles
 
-/// What was found out for a disk's picture and does not change with every write: where its source has
-/// data, and what its sealed layers say.
+/// What was found out for a disk's picture and does not change with every write: where its source
+/// has data, and what its sealed layers say.
 final class DiskPicture: Sendable {
     private enum Limit {
-        /// A look at the source's holes is good for so long at least, and for so many times the time
-        /// that it took.
+        /// A look at the source's holes is good for so long at least, and for so many times the
+        /// time that it took.
         static let goodNanoseconds: UInt64 = 5_000_000_000
         static let goodPerCost: UInt64 = 50
         /// A look that takes longer is given up.
@@ -80,8 +80,8 @@ final class DiskPicture: Sendable {
 
     // MARK: Changes
 
-    /// By cell, the newest checkpoint since which it was changed, counted from 1; nil when a sealed layer
-    /// cannot be read.
+    /// By cell, the newest checkpoint since which it was changed, counted from 1; nil when a sealed
+    /// layer cannot be read.
     ///
     /// On a thread that may wait.
     func changed(_ store: TrackingStore, _ geometry: CellGeometry) -> [Int]? {

@@ -4,7 +4,8 @@ import Synchronization
 import SystemLayer
 import Tables
 
-/// Where reads of a backup export leave their mark, one word a cell; a plain view, for the data path.
+/// Where reads of a backup export leave their mark, one word a cell; a plain view, for the data
+/// path.
 struct ReadCells: Sendable, BitwiseCopyable {
     fileprivate let words: SharedWords
     fileprivate let shift: UInt64

@@ -35,7 +35,8 @@ final class LiveExport: Sendable {
     let clientCount = Atomic<Int>(0)
     /// For what its vhost-user front-ends leave behind.
     let closer = SlowCloser()
-    /// On a thread of its own: to unmap waits for nobody, to close may wait for what a front-end has sent.
+    /// On a thread of its own: to unmap waits for nobody, to close may wait for what a front-end
+    /// has sent.
     let unmapper = SlowCloser()
     let figures = PublishedFigures()
     let overwritten = OverwriteMeter()

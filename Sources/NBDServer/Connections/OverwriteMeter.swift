@@ -3,12 +3,12 @@ import PointInTime
 import SystemLayer
 import Tables
 
-/// How many clusters of a disk were changed within the last hour, each counted once: what a backup job of an
-/// hour would have kept in scratch at most.
+/// How many clusters of a disk were changed within the last hour, each counted once: what a backup
+/// job of an hour would have kept in scratch at most.
 ///
-/// A sketch (HyperLogLog with 1024 registers, 3 % off on average) for each of six spans of ten minutes, so
-/// that it costs a few nanoseconds a cluster and 7 KiB, whatever the disk's size. The disk's home ring notes;
-/// anybody reads.
+/// A sketch (HyperLogLog with 1024 registers, 3 % off on average) for each of six spans of ten
+/// minutes, so that it costs a few nanoseconds a cluster and 7 KiB, whatever the disk's size. The
+/// disk's home ring notes; anybody reads.
 final class OverwriteMeter: Sendable {
     /// Nanoseconds.
     static let spanLength: UInt64 = 600_000_000_000
@@ -53,7 +53,8 @@ final class OverwriteMeter: Sendable {
         for cluster in first..<(first + count) { Self.note(cluster, in: words, at: base) }
     }
 
-    /// Bytes of the clusters that were changed within the last 50 to 60 minutes; nil when it is not known.
+    /// Bytes of the clusters that were changed within the last 50 to 60 minutes; nil when it is not
+    /// known.
     func bytes(now: UInt64, diskBytes: UInt64) -> UInt64? {
         guard let words = storage?.view else { return nil }
         let span = now / Self.spanLength

@@ -3,8 +3,8 @@
 extension Limits {
     /// A caller waits for disks that other calls are at work on, in milliseconds.
     package static let queueMilliseconds: Int32 = 60_000
-    /// A ring answers control within this, in milliseconds: it never waits for anything, so one that
-    /// does not is stuck in a call that should have returned at once.
+    /// A ring answers control within this, in milliseconds: it never waits for anything, so one
+    /// that does not is stuck in a call that should have returned at once.
     package static let ringMilliseconds: Int32 = 30_000
     /// A begin waits for a figure that it could do without, in milliseconds.
     package static let figureMilliseconds: Int32 = 1_000
@@ -17,13 +17,13 @@ extension Limits {
     ///
     /// Calls at work finish or are given up.
     package static let stopCallsMilliseconds: Int32 = 5_000
-    /// In-flight requests of a job, or of connections that are asked to go; longer than a ring gives
-    /// a connection to take its last replies.
+    /// In-flight requests of a job, or of connections that are asked to go; longer than a ring
+    /// gives a connection to take its last replies.
     package static let stopDrainMilliseconds: Int32 = 12_000
     /// All disks together: connections, the sync of the source, the mark that its bits are exact.
     package static let stopDisksMilliseconds: Int32 = 35_000
-    /// The same for another server to take their place: so long machines wait at most for requests of
-    /// theirs that a disk does not answer, before this server goes on.
+    /// The same for another server to take their place: so long machines wait at most for requests
+    /// of theirs that a disk does not answer, before this server goes on.
     package static let departureMilliseconds: Int32 = 6_000
     /// Writes of tracking and scratch that nobody waits for.
     package static let hushMilliseconds: Int32 = 3_000

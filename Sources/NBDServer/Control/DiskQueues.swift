@@ -4,9 +4,9 @@ import Synchronization
 
 /// Gives calls the disks that they need for themselves, first come, first served.
 ///
-/// A call gets all of its disks or waits for all of them; it never waits for a disk that it does not
-/// need. So no two calls wait for each other, and a call that is stuck holds up those alone that
-/// want one of its disks.
+/// A call gets all of its disks or waits for all of them; it never waits for a disk that it does
+/// not need. So no two calls wait for each other, and a call that is stuck holds up those alone
+/// that want one of its disks.
 final class DiskQueues: Sendable {
     private struct Waiting {
         let number: UInt64

@@ -13,8 +13,8 @@ struct Instant: Sendable {
     var swaps: [RecordingSwap] = []
     /// The bits as they are at the instant are wanted.
     var snapshots: [RecordingSnapshot] = []
-    /// What the sealed layers since a checkpoint say, by the checkpoints that a job's bitmaps have as
-    /// bases; read before the instant.
+    /// What the sealed layers since a checkpoint say, by the checkpoints that a job's bitmaps have
+    /// as bases; read before the instant.
     var sealedBits: [DiskID: [String: DirtyBitmap]] = [:]
 
     /// Disks concerned, each once, with the ring where they live, in the order of their numbers.

@@ -1,6 +1,7 @@
 import Synchronization
 
-/// Free bytes of scratch's file system that are left to machines' disks there; 0 where it holds none.
+/// Free bytes of scratch's file system that are left to machines' disks there; 0 where it holds
+/// none.
 ///
 /// Set at the begin, or when a disk comes to that file system later.
 final class KeptRoom: Sendable {

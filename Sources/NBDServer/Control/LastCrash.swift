@@ -8,11 +8,12 @@ enum LastCrash {
     /// Where a server notes what it does.
     static func path(in directory: String) -> String { directory + "/flight" }
 
-    /// The same for one that has not yet taken over from another: what that one notes stays where it is, as
-    /// it may go on.
+    /// The same for one that has not yet taken over from another: what that one notes stays where
+    /// it is, as it may go on.
     private static func newcomersPath(in directory: String) -> String { directory + "/flight.next" }
 
-    /// Where a server notes what it does, and how the one before it crashed; `read` tells a newcomer later.
+    /// Where a server notes what it does, and how the one before it crashed; `read` tells a
+    /// newcomer later.
     ///
     /// Without memory that outlives the process there is neither.
     static func recorder(
@@ -121,8 +122,8 @@ extension NBDServer {
     /// How the server before this one crashed, if it did.
     package var lastCrash: CrashReport? { crash.withLock { $0 } }
 
-    /// The server before this one has let go: what it has noted is read, and from now on the next server
-    /// reads what this one notes.
+    /// The server before this one has let go: what it has noted is read, and from now on the next
+    /// server reads what this one notes.
     package func hasTakenOver() {
         guard shared.configuration.takesOver, let jobMemory else { return }
         let report = LastCrash.read(jobMemory)

@@ -6,8 +6,8 @@ import ServerInterface
 import SystemLayer
 import Tracking
 
-/// Judges what an earlier process has left of one disk of a job: where any doubt is left, the job does not
-/// go on.
+/// Judges what an earlier process has left of one disk of a job: where any doubt is left, the job
+/// does not go on.
 struct LeftJob {
     private typealias Refusal = PreparedExport.Refusal
 
@@ -140,7 +140,8 @@ struct LeftJob {
         return scratch
     }
 
-    /// What the last process had asked the kernel for when it died keeps the file in use for a moment.
+    /// What the last process had asked the kernel for when it died keeps the file in use for a
+    /// moment.
     private func openFreeScratch(
         _ geometry: ClusterGeometry
     ) throws(PreparedExport.Refusal) -> ScratchStorage {

@@ -11,9 +11,9 @@ import TrackingFiles
 
 /// Jobs begin.
 ///
-/// What the caller named, scratch and a place to listen, is made first, each where it may hang without
-/// hanging others. Then the call owns its disks: what it knows of their checkpoints is still true, the
-/// instant is fixed, and the exports are served.
+/// What the caller named, scratch and a place to listen, is made first, each where it may hang
+/// without hanging others. Then the call owns its disks: what it knows of their checkpoints is
+/// still true, the instant is fixed, and the exports are served.
 extension NBDServer {
     /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
     /// disks and serves the exports.
@@ -126,8 +126,8 @@ extension NBDServer {
         var bits: [String: DirtyBitmap] = [:]
     }
 
-    /// Reads the sealed layers since every base checkpoint: found out before anything is made whether
-    /// they are there and whole.
+    /// Reads the sealed layers since every base checkpoint: found out before anything is made
+    /// whether they are there and whole.
     private func readBasesFirst(
         _ configuration: JobConfiguration
     ) async -> Result<[DiskID: SealedBits], ServerFault> {

@@ -17,12 +17,12 @@ extension NBDServer {
     /// Makes a disk larger while it is served; returns its size in bytes.
     ///
     /// A regular file is extended; a device must have grown already. Without `sizeBytes` the disk
-    /// gets the size that its source has by now. Connections that are there go on with the size they
-    /// were told, new ones are told the new size. What is new counts as changed.
+    /// gets the size that its source has by now. Connections that are there go on with the size
+    /// they were told, new ones are told the new size. What is new counts as changed.
     ///
-    /// On a fault the disk has its old size, unless the fault says that it has grown. The file has its
-    /// old length; where the storage does not answer, it may become longer later and is shortened
-    /// again if it can be. Until then the disk cannot be resized.
+    /// On a fault the disk has its old size, unless the fault says that it has grown. The file has
+    /// its old length; where the storage does not answer, it may become longer later and is
+    /// shortened again if it can be. Until then the disk cannot be resized.
     package func growDisk(
         _ disk: DiskID, sizeBytes: UInt64?
     ) async throws(ServerFault) -> UInt64 {
@@ -83,7 +83,8 @@ extension NBDServer {
         }
     }
 
-    /// Refused while a call on the source's length is at work, even if nobody waits for it any more.
+    /// Refused while a call on the source's length is at work, even if nobody waits for it any
+    /// more.
     private func takeTurn(_ disk: DiskID, _ name: String) throws(ServerFault) -> GrowthTurn {
         let isFree = state.withLock { $0.growing.insert(disk).inserted }
         guard isFree else {

@@ -126,8 +126,8 @@ extension NBDServer {
         return fault
     }
 
-    /// Takes over what a disk's record says by now; false when its tracking was lost meanwhile, which
-    /// no later success mends.
+    /// Takes over what a disk's record says by now; false when its tracking was lost meanwhile,
+    /// which no later success mends.
     func keep(_ store: TrackingStore, _ disk: DiskID) -> Bool {
         state.withLock { state in
             guard case .store = state.tracking[disk] else { return false }

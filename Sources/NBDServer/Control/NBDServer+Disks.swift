@@ -60,7 +60,8 @@ extension NBDServer {
         }
         defer { giveBack(place, configuration.exportName) }
         let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
-        // Where many disks wait for their turn, as at a start, those go first for which machines wait.
+        // Where many disks wait for their turn, as at a start, those go first for which machines
+        // wait.
         let isUrgent: @Sendable () -> Bool = { [live] in
             live.isAskedFor(configuration.exportName)
         }
@@ -141,8 +142,8 @@ extension NBDServer {
         }
     }
 
-    /// At a start a killed server may still hold the disk: the kernel ends its requests and closes its files
-    /// a moment after it, and machines wait for that.
+    /// At a start a killed server may still hold the disk: the kernel ends its requests and closes
+    /// its files a moment after it, and machines wait for that.
     private func openSource(
         _ configuration: DiskConfiguration
     ) -> Result<RawSource, ServerFault> {
@@ -171,7 +172,8 @@ extension NBDServer {
     private func openFreeSource(
         _ configuration: DiskConfiguration
     ) throws(SourceFault) -> RawSource {
-        // A disk that was detached a moment ago may still be held by whoever looked at it just then.
+        // A disk that was detached a moment ago may still be held by whoever looked at it just
+        // then.
         let patience =
             live.isAwaited(configuration.exportName)
             ? Limits.resumeInUseNanoseconds : Limits.closedSourceNanoseconds
@@ -249,8 +251,8 @@ extension NBDServer {
         stopAwaiting(export.description.name)
     }
 
-    /// Whoever asks for one of these disks from now on waits until it is there, or cannot be attached, or
-    /// is not among them any more.
+    /// Whoever asks for one of these disks from now on waits until it is there, or cannot be
+    /// attached, or is not among them any more.
     package func expectDisks(_ exports: Set<String>) {
         live.awaitNames(exports)
         tellGuests()
@@ -318,7 +320,8 @@ extension NBDServer {
         return await close(parting, disk, leaving, terms.sync)
     }
 
-    /// Whether somebody is connected to a disk whose export is withdrawn; then it is published again.
+    /// Whether somebody is connected to a disk whose export is withdrawn; then it is published
+    /// again.
     private func checkUnused(_ disk: DiskID, _ leaving: Leaving) async -> ServerFault? {
         // A ring that had found the export has counted its client when it answers this.
         let isSettled = await DisconnectCall(
@@ -373,8 +376,9 @@ extension NBDServer {
     /// Syncs the source, then marks its bits as exact, then closes it: each where it may hang
     /// without hanging others.
     ///
-    /// When the sync is not over in time there is no mark, and the next start treats the stop as unclean.
-    /// When it fails the disk has lost writes, and no bit tells which: its checkpoints are given up.
+    /// When the sync is not over in time there is no mark, and the next start treats the stop as
+    /// unclean. When it fails the disk has lost writes, and no bit tells which: its checkpoints are
+    /// given up.
     private func close(
         _ parting: Parting<LiveExport?>, _ disk: DiskID, _ leaving: Leaving, _ limit: Int32
     ) async -> Result<Bool, ServerFault> {
@@ -385,8 +389,8 @@ extension NBDServer {
             late: { _ in _ = parting.take() }
         ) { () -> Result<LastSync, ServerFault> in
             let end = Self.sync(parting)
-            // Nobody may wait for it any more. The source is locked until this is said: no next server
-            // believes the record before.
+            // Nobody may wait for it any more. The source is locked until this is said: no next
+            // server believes the record before.
             if case .failed(_, isLoss: true) = end, let doubt { self.distrustTracking(doubt) }
             return .success(end)
         }

@@ -7,12 +7,12 @@ import Synchronization
 import SystemLayer
 import TrackingFiles
 
-/// The server leaves everything to the next one, which goes on as after a kill, only that no request was
-/// lost.
+/// The server leaves everything to the next one, which goes on as after a kill, only that no
+/// request was lost.
 ///
-/// Every step can be taken back until the rings let go of their disks, and they do so when nothing at all
-/// is at work: unlike a kill's, this process lives on, and what it still had under way could reach a disk
-/// that the next server has by then.
+/// Every step can be taken back until the rings let go of their disks, and they do so when nothing
+/// at all is at work: unlike a kill's, this process lives on, and what it still had under way could
+/// reach a disk that the next server has by then.
 extension NBDServer {
     package func leave() async throws(ServerFault) { _ = try await leaveDisks() }
 
@@ -114,8 +114,8 @@ extension NBDServer {
         if case .cannotLeave(let detail) = fault { detail } else { "" }
     }
 
-    /// Calls that were past their checks when the leaving began; disks that wait for their storage do
-    /// not count.
+    /// Calls that were past their checks when the leaving began; disks that wait for their storage
+    /// do not count.
     private func callsEnd() async -> Bool {
         let deadline = MonotonicClock.now() + UInt64(Limits.stopCallsMilliseconds) * 1_000_000
         while MonotonicClock.now() < deadline {
@@ -219,7 +219,8 @@ extension NBDServer {
         init(_ object: any AnyObject & Sendable) { self.object = object }
     }
 
-    /// Waits until nobody has the files open; whoever opens them next waits as well, where one stays.
+    /// Waits until nobody has the files open; whoever opens them next waits as well, where one
+    /// stays.
     private func released(_ held: [Held]) async -> Bool {
         let deadline = MonotonicClock.now() + UInt64(Limits.releaseMilliseconds) * 1_000_000
         while held.contains(where: { $0.object != nil }) {

@@ -109,8 +109,8 @@ extension NBDServer {
         }
     }
 
-    /// The kernel closes the sockets of a killed server's rings a moment after its end: what that one listened
-    /// on, for machines or for a job that goes on, is waited for.
+    /// The kernel closes the sockets of a killed server's rings a moment after its end: what that
+    /// one listened on, for machines or for a job that goes on, is waited for.
     private func whenFree(
         for job: String?, _ bind: () throws(SystemFault) -> Listener
     ) throws(SystemFault) -> Listener {
@@ -207,8 +207,8 @@ extension NBDServer {
             ?? shared.acceptor(for: listener.scope.duty)
     }
 
-    /// Stops accepting and removes a unix socket's file; what hangs is waited for a moment only, and
-    /// done later.
+    /// Stops accepting and removes a unix socket's file; what hangs is waited for a moment only,
+    /// and done later.
     func close(_ listener: RingListener) async {
         let removed = Replies()
         acceptor(of: listener)

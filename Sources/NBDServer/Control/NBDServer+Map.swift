@@ -13,7 +13,8 @@ extension NBDServer {
 
     /// What a disk looks like, in cells.
     ///
-    /// One thread for each mount draws all pictures; a storage that does not answer costs that thread.
+    /// One thread for each mount draws all pictures; a storage that does not answer costs that
+    /// thread.
     package func diskMap(_ disk: DiskID) async throws(ServerFault) -> DiskMap {
         guard let path = state.withLock({ $0.disks[disk]?.source.path }) else {
             throw .unknownDisk

@@ -15,7 +15,8 @@ struct ExpectedJob: Sendable {
     var exports: [Int: BackupExport] = [:]
     /// Why it cannot be gone on with.
     var refusal: String?
-    /// What tells scratch and source of its disks from others, by the disk's number, as the ledgers say.
+    /// What tells scratch and source of its disks from others, by the disk's number, as the ledgers
+    /// say.
     let nodes: [Nodes]
 
     struct Nodes: Sendable {
@@ -52,8 +53,8 @@ struct PreparedExport: Sendable {
 
 /// Jobs go on that a process has left which was killed.
 ///
-/// `expectJobs` comes before the first disk. A disk is shown to machines only when the ledgers of its
-/// jobs are attached, so the instants stay. A job is served when all its disks are there.
+/// `expectJobs` comes before the first disk. A disk is shown to machines only when the ledgers of
+/// its jobs are attached, so the instants stay. A job is served when all its disks are there.
 extension NBDServer {
     /// Takes note of the jobs that are to go on; what other jobs have left in memory is removed.
     package func expectJobs(_ jobs: [JobResumption]) async {
@@ -131,8 +132,8 @@ extension NBDServer {
 
     // MARK: A disk is there again
 
-    /// Opens and judges what belongs to the jobs of a disk that is being attached; scratch that does not
-    /// answer costs its job only.
+    /// Opens and judges what belongs to the jobs of a disk that is being attached; scratch that
+    /// does not answer costs its job only.
     func openExpected(_ liveExport: String, _ source: RawSource) async -> [PreparedExport] {
         let wanted = state.withLock { state in
             state.expected.values.flatMap { job -> [(ExpectedJob, Int)] in
@@ -161,8 +162,8 @@ extension NBDServer {
         let found = await look(left, source)
         // Whoever has left serves it no more, and has not judged the job.
         if case .failure(let refusal) = found, !state.withLock(\.hasLeft) {
-            // The disk is served next, without the ledger: however this server ends, no later one may go on
-            // with it, whatever that one is told of scratch and source.
+            // The disk is served next, without the ledger: however this server ends, no later one
+            // may go on with it, whatever that one is told of scratch and source.
             memory(of: job, disk).remove()
             state.withLock { $0.expected[job.configuration.id]?.refusal = refusal.text }
         }
@@ -207,8 +208,8 @@ extension NBDServer {
         }
     }
 
-    /// The job of a killed server that is to go on with a file or device as its scratch; nobody holds it
-    /// until the job's disk is there.
+    /// The job of a killed server that is to go on with a file or device as its scratch; nobody
+    /// holds it until the job's disk is there.
     func waitingJob(withScratch node: FileNode?) -> String? { waitingJob(node, \.scratch) }
 
     /// The same for one of its disks.
@@ -223,8 +224,8 @@ extension NBDServer {
         }
     }
 
-    /// The machine goes first: jobs that wait for a disk whose source is served under another name do not
-    /// go on, as what is written there is not preserved.
+    /// The machine goes first: jobs that wait for a disk whose source is served under another name
+    /// do not go on, as what is written there is not preserved.
     func refuseJobs(on source: RawSource, servedAs name: String) {
         guard !source.isReadOnly, let text = source.node?.text else { return }
         let refused = state.withLock { state -> [JobResumption] in

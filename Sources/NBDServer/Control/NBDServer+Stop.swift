@@ -14,8 +14,8 @@ extension NBDServer {
 
     /// Stops accepting, finishes requests in flight, flushes and closes every source.
     ///
-    /// What does not answer is left as it is when its limit is over: it keeps nothing else from being
-    /// closed in order. The server is of no use after.
+    /// What does not answer is left as it is when its limit is over: it keeps nothing else from
+    /// being closed in order. The server is of no use after.
     package func shutdown() async {
         await refuseNewCalls()
         await callsAtWorkEnd()

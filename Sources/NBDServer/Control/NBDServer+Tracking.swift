@@ -35,9 +35,10 @@ extension NBDServer {
     /// Opens the tracking of a disk that is being attached; nil when none is wanted.
     ///
     /// A disk is served even when its changes cannot be tracked: the guest comes first, and every
-    /// use of a checkpoint says why it is not there. But not before that is said where the next start
-    /// sees it; where it cannot be said, the disk is refused, and so is one that is too large for its
-    /// granularity. An empty disk is served untracked: what it had recorded is of other content.
+    /// use of a checkpoint says why it is not there. But not before that is said where the next
+    /// start sees it; where it cannot be said, the disk is refused, and so is one that is too large
+    /// for its granularity. An empty disk is served untracked: what it had recorded is of other
+    /// content.
     func openTracking(
         _ configuration: DiskConfiguration, _ source: RawSource, _ disk: DiskID
     ) throws(ServerFault) -> (DiskTracking, TrackingSeed?)? {
@@ -73,7 +74,8 @@ extension NBDServer {
         } catch {
             switch error {
             case .tooManyBlocks, .newer:
-                // Served untracked the disk would lose what is kept, and what is kept would be wrong.
+                // Served untracked the disk would lose what is kept, and what is kept would be
+                // wrong.
                 dropTracking(disk)
                 throw .sourceUnusable(path: source.path, detail: Self.text(error))
             default: break
@@ -122,8 +124,8 @@ extension NBDServer {
     /// Where sessions are, in memory that outlives the process.
     static let memoryDirectory = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
 
-    /// A directory for what belongs to another one, such as a disk's session: in memory that outlives the
-    /// process, or else where the server was told.
+    /// A directory for what belongs to another one, such as a disk's session: in memory that
+    /// outlives the process, or else where the server was told.
     static func memory(
         _ kind: String, for directory: String, _ witness: String?
     ) -> (path: String, isInMemory: Bool)? {
@@ -332,8 +334,8 @@ extension NBDServer {
 
     /// The store of a tracked disk, or why there is none.
     ///
-    /// A disk that has lost writes has none from here on: what is noticed by a begin or a seal outlives the
-    /// process as well as what its ring notices.
+    /// A disk that has lost writes has none from here on: what is noticed by a begin or a seal
+    /// outlives the process as well as what its ring notices.
     func store(_ disk: DiskID) -> Result<(LiveExport, TrackingStore), ServerFault> {
         let (export, tracking) = state.withLock { ($0.disks[disk], $0.tracking[disk]) }
         guard let export else { return .failure(.unknownDisk) }
@@ -407,7 +409,8 @@ extension ServerShared {
         _ = Alarms.shared.set(after: Limits.threadRetryMilliseconds) { self.runDoubt(body) }
     }
 
-    /// Says that a disk's changes are no longer recorded, and keeps trying; for a thread of its own.
+    /// Says that a disk's changes are no longer recorded, and keeps trying; for a thread of its
+    /// own.
     ///
     /// `said` is called after the first attempt, whatever came of it.
     func declare(_ doubt: TrackingDoubt, of disk: DiskID, said: () -> Void) {

@@ -6,11 +6,12 @@ import SystemLayer
 
 /// The server: rings, disks with their live exports, jobs with their backup exports.
 ///
-/// A call is a task of its own. What it knows of others lies in `state` and is changed in short steps
-/// under its lock; names, jobs and disks are reserved there before the first wait. Whatever may hang
-/// runs on a thread of its own (`storage`), and a call that changes what a disk records or preserves
-/// owns the disk meanwhile (`queues`). So a call waits for its own storage and for calls on its own
-/// disks, never for others. The data path never sees a call but by messages to the rings.
+/// A call is a task of its own. What it knows of others lies in `state` and is changed in short
+/// steps under its lock; names, jobs and disks are reserved there before the first wait. Whatever
+/// may hang runs on a thread of its own (`storage`), and a call that changes what a disk records or
+/// preserves owns the disk meanwhile (`queues`). So a call waits for its own storage and for calls
+/// on its own disks, never for others. The data path never sees a call but by messages to the
+/// rings.
 package final class NBDServer: Sendable {
     let shared: ServerShared
     let live = ExportScope(jobID: nil)

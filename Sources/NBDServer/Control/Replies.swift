@@ -43,7 +43,8 @@ final class Replies: Sendable {
 
     // MARK: Waiting
 
-    /// Waits on this thread until a reply is there or `deadline`, in nanoseconds of the clock, has passed.
+    /// Waits on this thread until a reply is there or `deadline`, in nanoseconds of the clock, has
+    /// passed.
     func wait(until deadline: UInt64) {
         while state.withLock(\.queue.isEmpty) {
             guard wakeups.wait(milliseconds: Self.milliseconds(until: deadline)) else { return }
@@ -81,8 +82,8 @@ struct Ticket: Sendable {
 
 /// The right to act on a question, which only one has.
 ///
-/// For what must not happen once nobody waits for it any more: the ring takes it before it acts, a call
-/// that has waited in vain takes it away.
+/// For what must not happen once nobody waits for it any more: the ring takes it before it acts, a
+/// call that has waited in vain takes it away.
 final class Claim: Sendable {
     private let isTaken = Atomic<Bool>(false)
 

@@ -17,8 +17,8 @@ final class ServerShared: Sendable {
     let copyMemory: CopyMemory
     /// Memory of guests that is mapped.
     let guestMemory: MappingBudget
-    /// Numbers of descriptors that front-ends of vhost-user may not reach: the kernel gives out the lowest
-    /// that is free, so those above are left for everybody else.
+    /// Numbers of descriptors that front-ends of vhost-user may not reach: the kernel gives out the
+    /// lowest that is free, so those above are left for everybody else.
     let guestDescriptorsEnd: Int
     let watch: ScratchWatch
     /// What the threads are doing, for whoever comes after a crash.

@@ -1,9 +1,9 @@
 /// How long a ring looks for the next completion before it sleeps.
 ///
-/// A client that sends one request at a time and waits for its answer asks again within some tens of
-/// microseconds; to sleep that long and be woken costs more than to look. Looking takes a processor,
-/// so it is done only while it pays: after a run of short sleeps, each ended by a single completion,
-/// and until it has failed a few times in a row.
+/// A client that sends one request at a time and waits for its answer asks again within some tens
+/// of microseconds; to sleep that long and be woken costs more than to look. Looking takes a
+/// processor, so it is done only while it pays: after a run of short sleeps, each ended by a single
+/// completion, and until it has failed a few times in a row.
 struct BriefWait {
     /// The longest look, and the longest sleep that it would have spared, in nanoseconds.
     static let longestNanoseconds: UInt64 = 50_000

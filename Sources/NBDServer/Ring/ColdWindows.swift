@@ -1,17 +1,18 @@
 /// Which parts of a source a connection has brought into the page cache and read to the end.
 ///
-/// A backup is read once, and the memory it passes through is the guest's: so what the page cache did
-/// not have before, it need not keep. The disk is divided into windows. One of which nothing was
-/// cached when its first byte was asked for, and all of which has been read, is given back whole.
-/// Windows and not requests, because the kernel reads ahead, and because pieces of a request leave in
-/// any order. A window is judged well before it is reached: by then the kernel has read ahead into it.
+/// A backup is read once, and the memory it passes through is the guest's: so what the page cache
+/// did not have before, it need not keep. The disk is divided into windows. One of which nothing
+/// was cached when its first byte was asked for, and all of which has been read, is given back
+/// whole. Windows and not requests, because the kernel reads ahead, and because pieces of a request
+/// leave in any order. A window is judged well before it is reached: by then the kernel has read
+/// ahead into it.
 ///
 /// A client that reads here and there in small pieces completes no window, and is not followed.
 struct ColdWindows {
     /// Size of a window, in bytes.
     static let bytes: UInt64 = 2 << 20
-    /// Windows that are judged ahead of the one being read: farther than the kernel reads ahead (8 MiB
-    /// are not unusual on a virtual disk).
+    /// Windows that are judged ahead of the one being read: farther than the kernel reads ahead (8
+    /// MiB are not unusual on a virtual disk).
     static let ahead: UInt64 = 8
     /// Windows remembered: for two places that are read in turn, those of all pieces in flight, and
     /// those ahead.
@@ -43,8 +44,8 @@ struct ColdWindows {
         windows.reserveCapacity(Self.count)
     }
 
-    /// A range is about to be read: the windows that it leads to, of which those that are `unjudged` are
-    /// to be judged.
+    /// A range is about to be read: the windows that it leads to, of which those that are
+    /// `unjudged` are to be judged.
     ///
     /// Nil while the reads stay in a window.
     mutating func enter(_ offset: UInt64, _ count: UInt64) -> ClosedRange<UInt64>? {
@@ -73,8 +74,8 @@ struct ColdWindows {
                 judgedAt: now))
     }
 
-    /// A range of at most a window has been read; returns what is to be given back: a window, or two
-    /// neighbours.
+    /// A range of at most a window has been read; returns what is to be given back: a window, or
+    /// two neighbours.
     mutating func end(_ offset: UInt64, _ count: UInt64, now: UInt64) -> Range<UInt64>? {
         var found: Range<UInt64>?
         for place in windows.indices {

@@ -30,8 +30,8 @@ struct Connection: ~Copyable {
     /// Counted among those that have not chosen an export.
     var isInHandshakeCount: Bool
     private(set) var phase = ConnectionPhase.handshake
-    /// When the connection is closed unless it has come to its next phase, in nanoseconds; nil: it may take
-    /// its time.
+    /// When the connection is closed unless it has come to its next phase, in nanoseconds; nil: it
+    /// may take its time.
     private(set) var phaseEnd: UInt64?
     let begunAt: UInt64
     /// When the peer last sent or took a byte, in nanoseconds.

@@ -28,8 +28,8 @@ struct ExtentRoom {
             dirtyFlags: dirtyFlags, runs: runs)
     }
 
-    // Long extents are split to 32 bits as they are gathered. Where lengths have 64, neighbours with
-    // equal flags are one again.
+    // Long extents are split to 32 bits as they are gathered. Where lengths have 64, neighbours
+    // with equal flags are one again.
 
     /// How many extents the reply has.
     func count(isLong: Bool) -> Int {

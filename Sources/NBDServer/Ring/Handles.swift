@@ -1,6 +1,6 @@
 // A ring names files, sockets and pages by small values. In the server they are descriptors of the
-// kernel; what a simulated ring takes them for is its own affair. They own nothing: a source and scratch
-// are closed with the object they belong to, a socket by `RingIO.close`.
+// kernel; what a simulated ring takes them for is its own affair. They own nothing: a source and
+// scratch are closed with the object they belong to, a socket by `RingIO.close`.
 
 /// An open file or block device.
 struct FileHandle: Hashable, Sendable, BitwiseCopyable {

@@ -42,11 +42,11 @@ struct HomeDisk: ~Copyable {
     /// The front-end that has mapped its guest's memory and may write: nobody else does meanwhile.
     var guest: ConnectionIndex?
 
-    /// What a sync behind the page cache has failed with, or lost writes are told with: from then on no sync
-    /// is believed.
+    /// What a sync behind the page cache has failed with, or lost writes are told with: from then
+    /// on no sync is believed.
     ///
-    /// The kernel tells a descriptor once that writes are lost, and takes their pages for clean; the next
-    /// sync would succeed and mean nothing.
+    /// The kernel tells a descriptor once that writes are lost, and takes their pages for clean;
+    /// the next sync would succeed and mean nothing.
     var syncErrno: Int32?
 
     // What the source has turned out not to do

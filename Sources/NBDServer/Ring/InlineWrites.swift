@@ -1,12 +1,12 @@
 /// Whether a small buffered write is made on the ring's own thread.
 ///
-/// A write into the page cache takes a microsecond or two; handed to a kernel worker, as file systems
-/// without non-blocking buffered writes have it, it takes ten times that. But the kernel may make the
-/// writer wait, when too much is dirty for example, and a ring that waits serves nobody. So one slow
-/// write sends the disk's writes to the kernel's workers for a while, longer each time it happens
-/// again: at most a small share of a ring's time is ever lost. Where writes are merely expensive, as
-/// in large folios, workers share the load with the ring: then only now and then a few are made inline,
-/// to see whether that has changed.
+/// A write into the page cache takes a microsecond or two; handed to a kernel worker, as file
+/// systems without non-blocking buffered writes have it, it takes ten times that. But the kernel
+/// may make the writer wait, when too much is dirty for example, and a ring that waits serves
+/// nobody. So one slow write sends the disk's writes to the kernel's workers for a while, longer
+/// each time it happens again: at most a small share of a ring's time is ever lost. Where writes
+/// are merely expensive, as in large folios, workers share the load with the ring: then only now
+/// and then a few are made inline, to see whether that has changed.
 struct InlineWrites {
     /// Longest write that is made inline, in bytes.
     static let bytesMax = 64 << 10

@@ -3,7 +3,8 @@ import IORing
 import SharedMemory
 import SystemLayer
 
-/// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not wait.
+/// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not
+/// wait.
 struct KernelIO: RingIO, ~Copyable {
     private var ring: Ring
     private var list = GatherList()

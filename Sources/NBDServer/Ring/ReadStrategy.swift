@@ -13,8 +13,8 @@ struct ReadStrategy {
 
     /// Whether pages of a file may go to the peer by reference.
     ///
-    /// `isDirect`: reads bypass the page cache, so there are no pages. `neverChanges`: nobody of ours
-    /// can write these bytes while a reply is on its way.
+    /// `isDirect`: reads bypass the page cache, so there are no pages. `neverChanges`: nobody of
+    /// ours can write these bytes while a reply is on its way.
     func sendsByReference(isDirect: Bool, neverChanges: Bool) -> Bool {
         neverChanges && !isDirect && !isSecured && (isUnix || clients <= 1)
     }

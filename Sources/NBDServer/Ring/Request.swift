@@ -12,8 +12,8 @@ struct Request {
     var piecesInFlight = 0
     /// The first failure, kept until the reply.
     var failure: RequestFailure?
-    /// A reply that may not be cut (simple, DF) and is too long for one buffer: it has the connection
-    /// to itself while it is sent piece by piece behind one header.
+    /// A reply that may not be cut (simple, DF) and is too long for one buffer: it has the
+    /// connection to itself while it is sent piece by piece behind one header.
     var isExclusive = false
     var headerSent = false
     /// Of zeroing and discarding: how far it has come.
@@ -85,8 +85,8 @@ struct Piece {
     var buffer: ArenaRun?
     /// The ranges of a guest's memory that are read into, or written straight from; nil over NBD.
     var lane: Int32?
-    /// Bytes of a write that are received, then those of the widened range that are written; of a sync
-    /// how often it was interrupted.
+    /// Bytes of a write that are received, then those of the widened range that are written; of a
+    /// sync how often it was interrupted.
     var progress = 0
     /// The home disk, when the connection may write.
     let disk: DiskIndex?

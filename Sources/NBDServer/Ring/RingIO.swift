@@ -3,17 +3,18 @@ import IORing
 import SharedMemory
 import SystemLayer
 
-/// All that a ring's loop asks of the world: the kernel in the server (`KernelIO`), a simulated world in
-/// tests.
+/// All that a ring's loop asks of the world: the kernel in the server (`KernelIO`), a simulated
+/// world in tests.
 ///
-/// Three kinds of calls. *Prepared* operations end later, in any order, with a completion that carries
-/// their tag. Calls *at once* never wait (but for `readNow` where it says so) and decide on the spot what
-/// happens next. *Work* is handed to others, who answer with a message.
+/// Three kinds of calls. *Prepared* operations end later, in any order, with a completion that
+/// carries their tag. Calls *at once* never wait (but for `readNow` where it says so) and decide on
+/// the spot what happens next. *Work* is handed to others, who answer with a message.
 protocol RingIO: ~Copyable {
     // MARK: Prepared operations
 
-    // Results are those of the system call: bytes, or the negative errno. Buffers are ranges of the arena,
-    // which stay allocated until the completion has been taken. Fewer bytes than asked for are no error.
+    // Results are those of the system call: bytes, or the negative errno. Buffers are ranges of the
+    // arena, which stay allocated until the completion has been taken. Fewer bytes than asked for
+    // are no error.
 
     /// Reads a range of a file; the bytes lie in the arena when the completion is taken.
     mutating func prepareRead(
@@ -47,8 +48,8 @@ protocol RingIO: ~Copyable {
     /// Completes once when the event happens, or has happened already.
     mutating func prepareEvent(_ event: RingEvent, tag: UInt64)
 
-    /// Takes back the event that was asked for with the tag `target`: it completes with ECANCELED, unless
-    /// it has happened.
+    /// Takes back the event that was asked for with the tag `target`: it completes with ECANCELED,
+    /// unless it has happened.
     mutating func prepareCancel(_ target: UInt64, tag: UInt64)
 
     /// Hands over what was prepared; `waiting` until there is a completion.
@@ -57,8 +58,8 @@ protocol RingIO: ~Copyable {
     /// Completions that wait to be taken.
     var completionCount: Int { get }
 
-    /// Puts completions that are there in place of what was in the array, oldest first, as many as fit its
-    /// capacity.
+    /// Puts completions that are there in place of what was in the array, oldest first, as many as
+    /// fit its capacity.
     ///
     /// What was read or received lies in the arena then.
     mutating func drain(into completions: inout [Completion], _ arena: inout BufferArena)
@@ -84,19 +85,22 @@ protocol RingIO: ~Copyable {
     /// Adds a range to the list; at most `GatherList.capacity` of them.
     mutating func gather(_ arena: borrowing BufferArena, at offset: Int, count: Int)
 
-    /// Sends the list as far as the socket takes it; returns bytes or the negative errno (EAGAIN: none).
+    /// Sends the list as far as the socket takes it; returns bytes or the negative errno (EAGAIN:
+    /// none).
     ///
     /// `more`: other bytes follow at once.
     mutating func sendGathered(to socket: SocketHandle, more: Bool) -> Int
 
-    /// Takes the pages that hold a range of a file, without a copy: they show later changes of the file.
+    /// Takes the pages that hold a range of a file, without a copy: they show later changes of the
+    /// file.
     ///
     /// Nil unless all of them are cached, and room for them is to be had.
     mutating func takePages(
         of file: FileHandle, filePosition: UInt64, count: Int
     ) -> PageRun?
 
-    /// Sends the next `count` bytes of the pages; returns bytes or the negative errno, as `sendGathered`.
+    /// Sends the next `count` bytes of the pages; returns bytes or the negative errno, as
+    /// `sendGathered`.
     mutating func sendPages(
         _ pages: PageRun, to socket: SocketHandle, count: Int, more: Bool
     ) -> Int
@@ -141,8 +145,8 @@ protocol RingIO: ~Copyable {
 
     // MARK: A guest's memory
 
-    // A lane's ranges lie in memory that a guest shares: whatever is there may change at any moment, and
-    // when the memory has gone an operation on it fails with EFAULT.
+    // A lane's ranges lie in memory that a guest shares: whatever is there may change at any
+    // moment, and when the memory has gone an operation on it fails with EFAULT.
 
     /// Reads a range of a file into a lane's ranges.
     mutating func prepareRead(
@@ -185,15 +189,15 @@ protocol RingIO: ~Copyable {
         _ event: EventHandle, replacing old: CallHandle?
     ) throws(SystemFault) -> CallHandle
 
-    /// Adds to the event's count with the next `submit`, if it is not full; never waits, and completes
-    /// only if it fails.
+    /// Adds to the event's count with the next `submit`, if it is not full; never waits, and
+    /// completes only if it fails.
     mutating func prepareCall(_ call: CallHandle, tag: UInt64)
 
     /// Ends what `makeCall` made, after what was prepared.
     mutating func close(_ call: CallHandle)
 
-    /// Receives bytes of a message and its descriptors behind those that are there; returns bytes, 0 at
-    /// the end of the stream, or the negative errno (EAGAIN: nothing is there).
+    /// Receives bytes of a message and its descriptors behind those that are there; returns bytes,
+    /// 0 at the end of the stream, or the negative errno (EAGAIN: nothing is there).
     mutating func receiveMessage(
         _ socket: SocketHandle, count: Int, into bytes: inout [UInt8], descriptors: inout [Int32]
     ) -> Int
@@ -204,8 +208,8 @@ protocol RingIO: ~Copyable {
     /// Takes a descriptor for an event; nil when it is none.
     mutating func event(_ descriptor: Int32) -> EventHandle?
 
-    /// Closes descriptors that came with messages, or that events were made of; what may take time is
-    /// done by `closer`.
+    /// Closes descriptors that came with messages, or that events were made of; what may take time
+    /// is done by `closer`.
     mutating func close(_ descriptors: [Int32], by closer: SlowCloser)
 
     /// Closes a front-end's socket; descriptors that nobody has received are closed with it.
@@ -227,12 +231,12 @@ protocol RingIO: ~Copyable {
     /// Has others do something; false: it is not done, and no message follows.
     mutating func start(_ work: RingWork) -> Bool
 
-    /// Forgets the writes to a job's scratch that have not begun; returns the one that has, whose buffer
-    /// stays in use until its message comes. Each is returned once.
+    /// Forgets the writes to a job's scratch that have not begun; returns the one that has, whose
+    /// buffer stays in use until its message comes. Each is returned once.
     mutating func revokeWrites(to export: BackupExport) -> ScratchTicket?
 
-    /// Workers that may carry out operations on files at once, as the kernel chose; nil where it does not
-    /// tell.
+    /// Workers that may carry out operations on files at once, as the kernel chose; nil where it
+    /// does not tell.
     mutating func fileWorkers() -> UInt32?
 
     /// Lets so many workers carry them out; those that hang count.

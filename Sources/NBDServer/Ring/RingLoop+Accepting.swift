@@ -78,7 +78,8 @@ extension RingLoop where IO: ~Copyable {
 
     /// Ends the oldest handshake and goes on accepting when it is gone, or when one is old enough.
     ///
-    /// Honest clients choose an export within milliseconds, so what makes way is a peer that stalls.
+    /// Honest clients choose an export within milliseconds, so what makes way is a peer that
+    /// stalls.
     private mutating func makeRoom(for listener: RingListener) {
         pausedListeners.append(listener)
         shared.acceptWaits.store(true, ordering: .releasing)

@@ -64,7 +64,8 @@ extension RingLoop where IO: ~Copyable {
         copiesMayStart = true
     }
 
-    /// A write that hangs keeps the buffer, for ever perhaps: nobody else is to go without for that.
+    /// A write that hangs keeps the buffer, for ever perhaps: nobody else is to go without for
+    /// that.
     mutating func keepForWriter(_ number: CopyBufferIndex) {
         copyBuffers[number].users += 1
         discharge(number)

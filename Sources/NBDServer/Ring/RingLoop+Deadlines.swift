@@ -5,8 +5,8 @@ import Tables
 
 /// Peers that are too slow, silent or gone lose their connection.
 ///
-/// Live exports know no deadline once an export is chosen: a guest may be idle or paused for as long
-/// as it likes, and what it can make the server hold is bounded.
+/// Live exports know no deadline once an export is chosen: a guest may be idle or paused for as
+/// long as it likes, and what it can make the server hold is bounded.
 extension RingLoop where IO: ~Copyable {
     mutating func checkDeadline(_ slot: ConnectionIndex) {
         if let end = connections[slot].phaseEnd {

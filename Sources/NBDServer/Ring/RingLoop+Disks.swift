@@ -23,8 +23,8 @@ extension RingLoop where IO: ~Copyable {
     /// Nothing is in flight on a held disk.
     mutating func reportQuiet(_ slot: DiskIndex) { disks[slot].holdTicket?.answer() }
 
-    /// The instant is now: every cluster that changes from here on is preserved for the job first; false:
-    /// there is no place for a job.
+    /// The instant is now: every cluster that changes from here on is preserved for the job first;
+    /// false: there is no place for a job.
     mutating func attach(_ export: BackupExport) -> Bool {
         guard let slot = diskSlots[export.disk] else { return false }
         // A number is given again only when everything about its last job has been reported.
@@ -95,7 +95,8 @@ extension RingLoop where IO: ~Copyable {
         disks[slot].detachTickets[job] = nil
     }
 
-    /// Forgets a disk that nothing uses any more; false when something does, or nobody waits for it.
+    /// Forgets a disk that nothing uses any more; false when something does, or nobody waits for
+    /// it.
     mutating func removeDisk(_ disk: DiskID, _ claim: Claim) -> Bool {
         guard let slot = diskSlots[disk], isIdle(slot), claim.take() else { return false }
         disks.remove(slot)

@@ -16,8 +16,8 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// Counts how long a change has waited that came upon a copy; never inside the functions that every
-    /// write goes through.
+    /// Counts how long a change has waited that came upon a copy; never inside the functions that
+    /// every write goes through.
     @inline(never)
     mutating func noteCopyWait(_ piece: PieceIndex) {
         let since = pieces[piece].copyWaitSince

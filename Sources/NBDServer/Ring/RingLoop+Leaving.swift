@@ -3,8 +3,8 @@ import ServerInterface
 import SystemLayer
 import Tables
 
-/// A ring leaves its disks to another server: connections go, then nothing is at work, then the disks go
-/// as a kill would leave them.
+/// A ring leaves its disks to another server: connections go, then nothing is at work, then the
+/// disks go as a kill would leave them.
 extension RingLoop where IO: ~Copyable {
     /// Whether no disk has failed a flush that the kernel would not fail again.
     mutating func mayLeave() -> Bool {

@@ -38,8 +38,8 @@ extension RingLoop where IO: ~Copyable {
 
     // MARK: Small replies
 
-    /// Takes room for `bytes` at the end of the replies, or closes the connection (nil) when memory is
-    /// out.
+    /// Takes room for `bytes` at the end of the replies, or closes the connection (nil) when memory
+    /// is out.
     ///
     /// Nothing is sent until `commit` says how much of the room was used.
     mutating func takeRoom(_ slot: ConnectionIndex, bytes: Int) -> Int? {

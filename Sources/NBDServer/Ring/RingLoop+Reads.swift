@@ -70,9 +70,9 @@ extension RingLoop where IO: ~Copyable {
     /// After a read of scratch, before anything of it is handed out: breaks the job when something
     /// that was written there has been lost.
     ///
-    /// A page whose write-back failed leaves the cache like any other, and what the device has in its
-    /// place reads without an error. The ledger is closed when this returns, and the reader looks
-    /// at that.
+    /// A page whose write-back failed leaves the cache like any other, and what the device has in
+    /// its place reads without an error. The ledger is closed when this returns, and the reader
+    /// looks at that.
     mutating func askScratch(_ slot: ConnectionIndex) {
         guard let witness = connections[slot].transmission.path.scratchWitness,
             let errno = io.writeError(witness),
@@ -302,11 +302,12 @@ extension RingLoop where IO: ~Copyable {
         advanceRead(piece)
     }
 
-    /// How many of the bytes that a widened read of the source has brought are wanted, from `position` on.
+    /// How many of the bytes that a widened read of the source has brought are wanted, from
+    /// `position` on.
     ///
-    /// Bytes in front of the wanted ones were read for alignment only; so may be some behind. A short
-    /// read goes on at a block, so that no block that was checked is read again; at the source's end
-    /// there is none, as a file may end within a block.
+    /// Bytes in front of the wanted ones were read for alignment only; so may be some behind. A
+    /// short read goes on at a block, so that no block that was checked is read again; at the
+    /// source's end there is none, as a file may end within a block.
     private static func wantedBytes(
         _ result: Int32, at position: UInt64, left: Int, _ path: ReadPath
     ) -> Int {

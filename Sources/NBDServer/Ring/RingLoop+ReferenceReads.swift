@@ -12,7 +12,8 @@ import Tables
 /// Only where the pages cannot change before the peer has them: a source that nobody may write, and
 /// scratch of our own making, whose slots are written once unless clients may release them.
 extension RingLoop where IO: ~Copyable {
-    /// Settles what a peer is sent without a copy; again now and then, as other clients come and go.
+    /// Settles what a peer is sent without a copy; again now and then, as other clients come and
+    /// go.
     mutating func chooseStrategy(_ slot: ConnectionIndex) {
         let isUnix = connections[slot].isUnix
         let isSecured = connections[slot].isSecured

@@ -16,8 +16,8 @@ struct ReleaseStep {
 
 /// Clusters that backup clients release: TRIM on an export that was begun so.
 ///
-/// The ledger has one writer, so the connection's ring asks the disk's home ring, a bounded step at a
-/// time; the request stays open meanwhile, and with it the connection.
+/// The ledger has one writer, so the connection's ring asks the disk's home ring, a bounded step at
+/// a time; the request stays open meanwhile, and with it the connection.
 extension RingLoop where IO: ~Copyable {
     mutating func startRelease(_ request: RequestIndex) { continueRelease(request) }
 

@@ -75,8 +75,8 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// Nil when the peer has asked for an export that is to come soon: then nothing has happened, and it
-    /// is asked again when one has.
+    /// Nil when the peer has asked for an export that is to come soon: then nothing has happened,
+    /// and it is asked again when one has.
     private mutating func advanceHandshake(_ slot: ConnectionIndex) -> HandshakeStep? {
         let isStarting = connections[slot].scope.awaitsAny.load(ordering: .relaxed)
         let missed = isStarting ? MissedExport() : nil
@@ -240,8 +240,8 @@ extension RingLoop where IO: ~Copyable {
 
     /// Brings a range into the page cache; only its beginning when it is long, for it is a hint.
     ///
-    /// It counts as a request until the kernel is through with it: a peer that asks for more than the
-    /// disk can do waits for its own answers.
+    /// It counts as a request until the kernel is through with it: a peer that asks for more than
+    /// the disk can do waits for its own answers.
     private mutating func prefetch(_ slot: ConnectionIndex, _ valid: ValidRequest) {
         guard !connections[slot].transmission.path.isDirect, valid.length > 0 else {
             return replySuccess(slot, valid.echo)

@@ -7,8 +7,8 @@ import Tables
 
 /// TLS between the socket and everything else: what is received is opened, what is sent is sealed.
 ///
-/// Parser, requests and replies see plaintext only and do not know. Nothing here waits. Of a channel only
-/// what is needed is taken: to copy it counts references.
+/// Parser, requests and replies see plaintext only and do not know. Nothing here waits. Of a
+/// channel only what is needed is taken: to copy it counts references.
 extension RingLoop where IO: ~Copyable {
     private static var inputPages: Int { Limits.sealedInputBytes / BufferArena.pageBytes }
     private static var outputPages: Int { Limits.sealedOutputBytes / BufferArena.pageBytes }
@@ -145,8 +145,8 @@ extension RingLoop where IO: ~Copyable {
 
     /// Asks the socket for more.
     ///
-    /// The session takes in what it is offered, so there is room; were there none, the stream is taken
-    /// to have ended.
+    /// The session takes in what it is offered, so there is room; were there none, the stream is
+    /// taken to have ended.
     mutating func armSealed(_ slot: ConnectionIndex, _ what: Inbox.Receiving) {
         guard let input = connections[slot].tls?.input,
             let received = connections[slot].tls?.received
@@ -245,8 +245,8 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// Fills the sealed buffer once it has been sent; false: there is nothing to send, and the buffer
-    /// is given back.
+    /// Fills the sealed buffer once it has been sent; false: there is nothing to send, and the
+    /// buffer is given back.
     private mutating func seal(_ slot: ConnectionIndex) -> Bool {
         guard let session = connections[slot].tls?.session else { return false }
         let old = connections[slot].tls?.output

@@ -121,7 +121,8 @@ extension RingLoop where IO: ~Copyable {
         perform(disk)
     }
 
-    /// Says that tracking is lost: at once in memory, and everywhere else on a thread that may wait.
+    /// Says that tracking is lost: at once in memory, and everywhere else on a thread that may
+    /// wait.
     ///
     /// The changes that wait for the log go when it is said, or when that takes too long.
     mutating func declareLoss(_ disk: DiskIndex) {
@@ -157,8 +158,8 @@ extension RingLoop where IO: ~Copyable {
         if !isRight { loseTracking(slot, Self.wrongLiveBits) }
     }
 
-    /// Written as take and put back: Swift 6.3 never releases what an assignment through an optional
-    /// chain replaces inside a noncopyable value, and a layer would stay mapped for ever.
+    /// Written as take and put back: Swift 6.3 never releases what an assignment through an
+    /// optional chain replaces inside a noncopyable value, and a layer would stay mapped for ever.
     private mutating func setRecording(
         _ slot: DiskIndex, _ layer: RecordingLayer, isClearingPaused: Bool
     ) {
@@ -173,7 +174,8 @@ extension RingLoop where IO: ~Copyable {
         resumeClearing(disk)
     }
 
-    /// No mark leaves the log until `resumeClearing`; whether nothing is being written for the record by now.
+    /// No mark leaves the log until `resumeClearing`; whether nothing is being written for the
+    /// record by now.
     mutating func pauseClearing(_ disk: DiskID) -> Bool {
         guard let slot = diskSlots[disk] else { return true }
         disks[slot].tracking?.isClearingPaused = true

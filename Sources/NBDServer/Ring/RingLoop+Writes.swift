@@ -7,7 +7,8 @@ import ServerInterface
 import SystemLayer
 import Tables
 
-/// Guest writes on a disk's home ring: received, kept waiting while old data is copied, then submitted.
+/// Guest writes on a disk's home ring: received, kept waiting while old data is copied, then
+/// submitted.
 extension RingLoop where IO: ~Copyable {
     // MARK: Cutting a write into pieces
 
@@ -250,8 +251,8 @@ extension RingLoop where IO: ~Copyable {
         endChange(piece, errno: isDurable(piece) ? lossErrno(pieces[piece].homeDisk) : nil)
     }
 
-    /// A durable write is a write and a sync: which of them has failed is not said, and what the sync had to
-    /// tell is not told again.
+    /// A durable write is a write and a sync: which of them has failed is not said, and what the
+    /// sync had to tell is not told again.
     private mutating func writeFailed(_ piece: PieceIndex, errno: Int32) {
         let disk = pieces[piece].homeDisk
         // Memory that has gone is the guest's, not the disk's.
@@ -272,7 +273,8 @@ extension RingLoop where IO: ~Copyable {
         result == -Errno.noSpace || result == -Errno.quota
     }
 
-    /// Has jobs give room back, for which the change waits; false when there is nothing to give back.
+    /// Has jobs give room back, for which the change waits; false when there is nothing to give
+    /// back.
     mutating func reclaimRoom(_ piece: PieceIndex) -> Bool {
         guard let fileSystem = disks[pieces[piece].homeDisk].export.fileSystem else { return false }
         let isFirst = pieces[piece].roomAttempts < 2
@@ -360,9 +362,9 @@ extension RingLoop where IO: ~Copyable {
 
     /// The errno of writes of the disk that had succeeded and are lost, as far as is known.
     ///
-    /// The kernel tells each descriptor once, and may tell whichever call comes first: a durable write, a
-    /// resize, a sync that a signal interrupts, one of the server's own. The source is told for certain, and
-    /// a sync that succeeds after a loss means nothing.
+    /// The kernel tells each descriptor once, and may tell whichever call comes first: a durable
+    /// write, a resize, a sync that a signal interrupts, one of the server's own. The source is
+    /// told for certain, and a sync that succeeds after a loss means nothing.
     private mutating func lossErrno(_ disk: DiskIndex) -> Int32? {
         if disks[disk].syncErrno == nil, let errno = disks[disk].export.source.unheardLoss {
             believeNoSync(disk, errno)

@@ -98,8 +98,8 @@ extension RingLoop where IO: ~Copyable {
 
     // MARK: Whole pages
 
-    /// Zeroes or discards pages from the first on, as many as one step may; false when there is nothing to
-    /// do, or it cannot be done.
+    /// Zeroes or discards pages from the first on, as many as one step may; false when there is
+    /// nothing to do, or it cannot be done.
     private mutating func startStep(_ request: RequestIndex, _ pages: Range<UInt64>) -> Bool {
         let position = pages.lowerBound
         let disk = requests[request].homeDisk
@@ -145,9 +145,10 @@ extension RingLoop where IO: ~Copyable {
 
     /// How far one step may reach, and whether all of it is a hole already.
     ///
-    /// A hole that becomes a hole again changes nothing: it is no change for checkpoints, and under a
-    /// job its clusters are noted as zeros and cost no copy. Whatever a guest writes there meanwhile
-    /// is a change of its own, before the same instants as this request, which is admitted.
+    /// A hole that becomes a hole again changes nothing: it is no change for checkpoints, and under
+    /// a job its clusters are noted as zeros and cost no copy. Whatever a guest writes there
+    /// meanwhile is a change of its own, before the same instants as this request, which is
+    /// admitted.
     private mutating func step(
         _ disk: DiskIndex, _ start: UInt64, _ end: UInt64
     ) -> (end: UInt64, isHole: Bool) {

@@ -11,11 +11,11 @@ import Tables
 ///
 /// The loop takes completions, hands each to the part that waits for it, then gives every
 /// connection to which something happened one turn. Nothing in here locks, allocates or counts
-/// references per request: state lies in fixed tables and is named by slot numbers. What it asks of the
-/// world goes through `io`.
+/// references per request: state lies in fixed tables and is named by slot numbers. What it asks of
+/// the world goes through `io`.
 ///
-/// Its methods are mutating even where they change nothing: for one that is not, the compiler copies the
-/// whole value first. `dev/specialised` finds such copies.
+/// Its methods are mutating even where they change nothing: for one that is not, the compiler
+/// copies the whole value first. `dev/specialised` finds such copies.
 struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     let index: Int
     let shared: ServerShared
@@ -118,7 +118,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Whether there is something to do without a completion.
     var wantsTurn: Bool { !ready.isEmpty || !readyGuests.isEmpty || !releaseSteps.isEmpty }
 
-    /// Takes the completions that are there, and gives a turn to everyone to whom something happened.
+    /// Takes the completions that are there, and gives a turn to everyone to whom something
+    /// happened.
     mutating func turn() {
         takeCompletions()
         if !sharing.isEmpty { lookAtQueues() }
@@ -191,8 +192,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     /// Gives a turn to everyone who is ready.
     ///
-    /// On a ring with disks, guests are looked after between the turns of peers that negotiate and of
-    /// clients of read-only disks: none waits for more than one of those.
+    /// On a ring with disks, guests are looked after between the turns of peers that negotiate and
+    /// of clients of read-only disks: none waits for more than one of those.
     private mutating func giveTurns() {
         serveGuests()
         swap(&ready, &clientTurn)

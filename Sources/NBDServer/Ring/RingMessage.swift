@@ -41,8 +41,8 @@ enum RingMessage: Sendable {
     case copyMemoryFreed
     /// Jobs have given room back: the guest's change is tried again.
     case spaceReclaimed(piece: PieceIndex)
-    /// Disconnect everyone who uses the export, after its requests in flight or at once; report when
-    /// the last is gone.
+    /// Disconnect everyone who uses the export, after its requests in flight or at once; report
+    /// when the last is gone.
     case closeConnections(ExportID, gracefully: Bool, Ticket)
     /// The disk is held: record in this layer from now on.
     case swapRecording(DiskID, RecordingLayer, Ticket)
@@ -58,16 +58,17 @@ enum RingMessage: Sendable {
     case bitsSaved(DiskID, SystemFault?)
     /// It is said that the disk's changes are no longer recorded: its writes may go.
     case lossDeclared(DiskID)
-    /// Take no mark out of the write-intent log until `resumeClearing`; refused while the log or bits are
-    /// being written.
+    /// Take no mark out of the write-intent log until `resumeClearing`; refused while the log or
+    /// bits are being written.
     case pauseClearing(DiskID, Ticket)
     case resumeClearing(DiskID)
     /// The disk is held: it is larger from now on.
     case growDisk(DiskID, DiskGrowth, Claim, Ticket)
-    /// Whether every disk could be left to another server: a flush that failed must not be forgotten.
+    /// Whether every disk could be left to another server: a flush that failed must not be
+    /// forgotten.
     case mayLeave(Ticket)
-    /// Finish what the connections have asked, and close them and all that come; report when the last is
-    /// gone.
+    /// Finish what the connections have asked, and close them and all that come; report when the
+    /// last is gone.
     case depart(Ticket)
     /// Begin nothing by itself from now on; refused while anything is at work.
     case hush(Ticket)
@@ -88,8 +89,8 @@ struct TrackingSeed: Sendable {
 /// How a disk grows.
 struct DiskGrowth: Sendable {
     let sizeBytes: UInt64
-    /// The longer log, which marks every region, and blocks of the larger disk; nil when changes are
-    /// not tracked.
+    /// The longer log, which marks every region, and blocks of the larger disk; nil when changes
+    /// are not tracked.
     let tracking: (log: IntentLogFile, blockCount: Int)?
     /// What the ring records in from then on.
     let recording = RecordingBox()

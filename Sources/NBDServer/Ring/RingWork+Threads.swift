@@ -5,8 +5,8 @@ import ServerInterface
 import SystemLayer
 import TrackingFiles
 
-/// Work is done on threads of its own: a call that never returns takes nothing from the ring, neither its
-/// thread nor one of the kernel's workers for it.
+/// Work is done on threads of its own: a call that never returns takes nothing from the ring,
+/// neither its thread nor one of the kernel's workers for it.
 extension RingWork {
     /// Has it done; what comes of it is told to `home`.
     func start(for home: Mailbox<RingMessage>, _ shared: ServerShared) -> Bool {

@@ -35,8 +35,8 @@ struct StatusProgress {
     /// Which of the connection's contexts is being answered.
     var contextIndex = 0
     var pass = Pass.answering
-    /// Where the reply ends, in every context: clients add up the extents of each by itself, so all of
-    /// them cover the same bytes.
+    /// Where the reply ends, in every context: clients add up the extents of each by itself, so all
+    /// of them cover the same bytes.
     private(set) var end: UInt64 = 0
 
     /// Begins a request.
@@ -117,7 +117,8 @@ struct StatusProgress {
         position += count
     }
 
-    /// How much of a range, from its first byte on, was changed since a bitmap's checkpoint, or was not.
+    /// How much of a range, from its first byte on, was changed since a bitmap's checkpoint, or was
+    /// not.
     ///
     /// Zeros that are a change are no hole: tools leave holes out of an incremental backup, and the
     /// restored disk would have the old bytes there.

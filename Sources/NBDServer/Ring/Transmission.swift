@@ -12,7 +12,8 @@ struct ReadPath {
     /// 1 through the page cache, else what O_DIRECT needs.
     var alignment: Int
     var sourceNeverWaits: Bool
-    /// Where the source ends, in bytes: a read with O_DIRECT ends there, too, whatever its alignment.
+    /// Where the source ends, in bytes: a read with O_DIRECT ends there, too, whatever its
+    /// alignment.
     var sizeBytes: UInt64 = 0
     /// What was not in the page cache does not stay there: a backup is read once.
     var dropsBehind = false

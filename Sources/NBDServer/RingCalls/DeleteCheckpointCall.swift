@@ -11,7 +11,8 @@ import TrackingFiles
 struct DeleteCheckpointCall: RingCall {
     private enum State {
         case reading
-        /// Files have been read, which takes as long as it takes: the ring's time counts from the next step.
+        /// Files have been read, which takes as long as it takes: the ring's time counts from the
+        /// next step.
         case read(bits: DirtyBitmap, home: Int, TrackingStore)
         case adding(RingQuestion, TrackingStore)
     }

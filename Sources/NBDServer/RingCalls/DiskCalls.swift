@@ -30,7 +30,8 @@ struct AddDiskCall: RingCall {
     }
 }
 
-/// Disconnects everyone who uses one of the exports; false when the time is over before they are gone.
+/// Disconnects everyone who uses one of the exports; false when the time is over before they are
+/// gone.
 struct DisconnectCall: RingCall {
     private var questions = Questions()
     var replies: Replies { questions.replies }
@@ -115,7 +116,8 @@ struct DetachCall: RingCall {
         }
     }
 
-    /// Requests in flight have `gracefulMilliseconds` to end, connections then `forcedMilliseconds`.
+    /// Requests in flight have `gracefulMilliseconds` to end, connections then
+    /// `forcedMilliseconds`.
     init(
         _ disk: DiskID, _ export: ExportID, home: Int, gracefulMilliseconds: Int32,
         forcedMilliseconds: Int32, _ shared: ServerShared, now: UInt64 = MonotonicClock.now()

@@ -2,12 +2,12 @@ import Core
 import ServerInterface
 import SystemLayer
 
-/// Fixes an instant, then freezes the bits of its exports and makes its checkpoint durable; or takes all of
-/// it back.
+/// Fixes an instant, then freezes the bits of its exports and makes its checkpoint durable; or
+/// takes all of it back.
 ///
-/// Returns how long changes were held, in nanoseconds. On a fault no disk has the checkpoint, no job the
-/// instant, and layers that were made for it are given up, but for those that a ring may still record in.
-/// What it does with files it does at once, in `step`.
+/// Returns how long changes were held, in nanoseconds. On a fault no disk has the checkpoint, no
+/// job the instant, and layers that were made for it are given up, but for those that a ring may
+/// still record in. What it does with files it does at once, in `step`.
 struct DurableInstantCall: RingCall {
     private enum State {
         case fixing(InstantCall)

@@ -8,15 +8,16 @@ import TrackingFiles
 /// Makes a disk larger whose source is long enough already: its record, its home ring, and what new
 /// connections are told.
 ///
-/// What it does with files it does at once, in `step`. No mark leaves the log from the moment when nothing
-/// is written for the disk's record until the call has ended.
+/// What it does with files it does at once, in `step`. No mark leaves the log from the moment when
+/// nothing is written for the disk's record until the call has ended.
 struct EnlargeCall: RingCall {
     /// The record before, and a log for the larger disk.
     private typealias Tracked = (store: TrackingStore, log: IntentLogFile)
 
     private enum State {
         case resting(RestCall)
-        /// The log was made, which takes as long as it takes: the ring's time counts from the next step.
+        /// The log was made, which takes as long as it takes: the ring's time counts from the next
+        /// step.
         case prepared(DiskGrowth, Tracked?)
         case growing(GrowCall, DiskGrowth, Tracked?)
     }

@@ -3,8 +3,8 @@ import SystemLayer
 
 /// Makes a disk larger on its home ring, between two changes.
 ///
-/// Tried again while the write-intent log is being written: a matter of milliseconds, where a `RestCall`
-/// came before.
+/// Tried again while the write-intent log is being written: a matter of milliseconds, where a
+/// `RestCall` came before.
 struct GrowCall: RingCall {
     private enum State {
         case holding

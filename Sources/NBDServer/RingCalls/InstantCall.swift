@@ -85,8 +85,8 @@ struct InstantCall: RingCall {
 
 /// Takes an instant back: nothing is preserved for it, and changes are recorded as before.
 ///
-/// Returns the layers that were taken back. One that a ring may still record in is none of them: it stays,
-/// and the next start adds it to what is recorded.
+/// Returns the layers that were taken back. One that a ring may still record in is none of them: it
+/// stays, and the next start adds it to what is recorded.
 struct UndoCall: RingCall {
     private var questions = Questions()
     private let swaps: [RecordingSwap]

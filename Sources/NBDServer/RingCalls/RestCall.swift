@@ -1,11 +1,11 @@
 import ServerInterface
 import SystemLayer
 
-/// Waits until nothing is being written for a disk's record; from then on no mark leaves the log, until
-/// `resumeClearing` is posted.
+/// Waits until nothing is being written for a disk's record; from then on no mark leaves the log,
+/// until `resumeClearing` is posted.
 ///
-/// To make bits durable takes as long as the storage takes, so this is waited for while the disk's machine
-/// goes on.
+/// To make bits durable takes as long as the storage takes, so this is waited for while the disk's
+/// machine goes on.
 struct RestCall: RingCall {
     enum Outcome { case resting, busy, stuck }
 

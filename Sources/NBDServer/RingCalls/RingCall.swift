@@ -1,7 +1,7 @@
 import SystemLayer
 
-/// A call that asks rings and goes on by their answers, as a machine that never waits: time and answers in,
-/// messages to rings out.
+/// A call that asks rings and goes on by their answers, as a machine that never waits: time and
+/// answers in, messages to rings out.
 ///
 /// In the server a thread or a task drives it (`run`); a simulator calls `step` whenever it likes.
 protocol RingCall {

@@ -6,8 +6,9 @@ import SystemLayer
 /// Looks after the scratch of all running jobs from outside the data path.
 ///
 /// A write error that the kernel reports late breaks the job although nobody reads. Where scratch
-/// shares a file system with a machine's disk the job gives way before the machine runs out of room,
-/// and when it has run out all the same, its write waits until the jobs there have given theirs back.
+/// shares a file system with a machine's disk the job gives way before the machine runs out of
+/// room, and when it has run out all the same, its write waits until the jobs there have given
+/// theirs back.
 final class ScratchWatch: Sendable {
     private let state = Mutex(State())
     private let wakeups = WakeCount()
@@ -88,8 +89,8 @@ final class ScratchWatch: Sendable {
     /// A guest has found its file system full: breaks the jobs that have scratch there, and calls
     /// `answer` when their room is given back, or after a while.
     ///
-    /// A write may have failed before room was given back, and be heard of afterwards: then it is to
-    /// be tried again at once.
+    /// A write may have failed before room was given back, and be heard of afterwards: then it is
+    /// to be tried again at once.
     func reclaim(
         _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
     ) -> Reclaimed {

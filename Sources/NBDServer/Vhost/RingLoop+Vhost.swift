@@ -95,8 +95,8 @@ extension RingLoop where IO: ~Copyable {
         markReady(slot)
     }
 
-    /// Makes the front-end the one who writes the disk; false, and why in the log, while an NBD client
-    /// may.
+    /// Makes the front-end the one who writes the disk; false, and why in the log, while an NBD
+    /// client may.
     mutating func claimDisk(_ slot: ConnectionIndex, _ vhost: VhostIndex) -> Bool {
         guard let disk = connections[slot].transmission.disk, disks[disk].guest != slot else {
             return true

@@ -6,8 +6,8 @@ import VhostProtocol
 
 /// Reads and writes between a guest's memory and its disk.
 ///
-/// Bytes go straight from one to the other. Only where the source wants an alignment that the guest's
-/// buffers do not have, they go through a buffer of the ring's.
+/// Bytes go straight from one to the other. Only where the source wants an alignment that the
+/// guest's buffers do not have, they go through a buffer of the ring's.
 extension RingLoop where IO: ~Copyable {
     // MARK: Small reads that the page cache can answer
 

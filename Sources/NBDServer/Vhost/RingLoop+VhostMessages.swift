@@ -117,8 +117,8 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
-    /// Carries the action at hand out, as soon as nothing is in flight that it would pull the rug from
-    /// under.
+    /// Carries the action at hand out, as soon as nothing is in flight that it would pull the rug
+    /// from under.
     private mutating func goOn(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
         guard var waiting = vhosts[vhost].waiting,
             !waiting.action.needsSilence || connections[slot].transmission.requestCount == 0

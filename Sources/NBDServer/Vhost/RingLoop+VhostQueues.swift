@@ -179,7 +179,8 @@ extension RingLoop where IO: ~Copyable {
         vhosts[vhost].rings.remove(ring)
         report(vhost, "queue \(queue) is broken: \(fault.text)")
         if let error = vhosts[vhost].queues[queue].error {
-            // A guest that breaks its queue again and again is its own loss; so is a call that cannot be.
+            // A guest that breaks its queue again and again is its own loss; so is a call that
+            // cannot be.
             do throws(SystemFault) {
                 let call = try io.makeCall(error, replacing: nil)
                 io.prepareCall(call, tag: Operation.ignored.tag)

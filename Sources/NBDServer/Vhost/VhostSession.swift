@@ -152,7 +152,8 @@ struct VhostSession: ~Copyable {
             index: block.firstSegment, offset: 0, end: block.firstSegment + block.segmentCount)
     }
 
-    /// Fills a lane with the next segments, up to so many bytes or as many as fit; returns their bytes.
+    /// Fills a lane with the next segments, up to so many bytes or as many as fit; returns their
+    /// bytes.
     mutating func fill(_ lane: Int, upTo byteCount: UInt64) -> UInt64 {
         var left = byteCount
         while left > 0, cursor.index < cursor.end, !vectors.isFull(lane) {

@@ -2,8 +2,8 @@ import LibvirtProtocol
 
 /// What a freezer asks of libvirtd, and what it makes of the answers.
 extension GuestFreezer {
-    /// By itself libvirtd waits for an agent for ever, and lets nobody else talk to it meanwhile, not
-    /// even to thaw: so it is told to give up in time, and afterwards to wait again.
+    /// By itself libvirtd waits for an agent for ever, and lets nobody else talk to it meanwhile,
+    /// not even to thaw: so it is told to give up in time, and afterwards to wait again.
     func boundAgent(
         _ uuid: String, _ name: String, _ connection: UpstreamConnection, seconds: Int32
     ) async {
@@ -65,15 +65,16 @@ extension GuestFreezer {
         .garbled(path: upstream.socketPath, detail: "an error of \(packet.body.count) bytes")
     }
 
-    /// Errors with which libvirtd refuses before it asks the agent: not supported, read-only, no such
-    /// domain, not running, no agent.
+    /// Errors with which libvirtd refuses before it asks the agent: not supported, read-only, no
+    /// such domain, not running, no agent.
     private static let neverAsked: Set<Int32> = [3, 29, 42, 55, 74, 84]
 
-    /// Whether an error says that the guest has not been frozen by the freeze that it answers, so that
-    /// there is nothing to thaw.
+    /// Whether an error says that the guest has not been frozen by the freeze that it answers, so
+    /// that there is nothing to thaw.
     ///
     /// An agent that has frozen the guest for somebody else, or may not freeze it, has that command
-    /// disabled: to thaw would end another's freeze. `mayBeOurs`: that freeze may be one of our own.
+    /// disabled: to thaw would end another's freeze. `mayBeOurs`: that freeze may be one of our
+    /// own.
     static func wasNotFrozen(_ error: WireError, mayBeOurs: Bool) -> Bool {
         // An agent that is not there has the number of one that does not answer, and other words.
         neverAsked.contains(error.code)

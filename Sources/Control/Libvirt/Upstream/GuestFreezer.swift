@@ -4,8 +4,8 @@ import ServerInterface
 
 /// Freezes and thaws guests through the libvirtd that runs their machines.
 ///
-/// A freeze is noted on disk before it is asked for, has a connection of its own, and is thawed in a
-/// task of its own: no caller that fails or leaves, no libvirtd that hangs or restarts, no state
+/// A freeze is noted on disk before it is asked for, has a connection of its own, and is thawed in
+/// a task of its own: no caller that fails or leaves, no libvirtd that hangs or restarts, no state
 /// directory that hangs and no crash of this process keeps a guest frozen.
 package actor GuestFreezer: GuestFreezing {
     /// How long things take.
@@ -41,7 +41,8 @@ package actor GuestFreezer: GuestFreezing {
         var isThawing = false
         /// Writes its note to disk; true when there was one already.
         var note: Task<Bool, Never>?
-        /// There was a note before: the guest may have been left frozen by an earlier freeze of ours.
+        /// There was a note before: the guest may have been left frozen by an earlier freeze of
+        /// ours.
         var wasNotedBefore = false
         var watchdog: Task<Void, Never>?
         let thawed = LateValue<Bool>()
@@ -54,8 +55,8 @@ package actor GuestFreezer: GuestFreezing {
     /// Runs what the state directory is asked: it may hang, and must not keep a guest frozen.
     private let storage = StorageCalls()
     private var freezes: [String: Freeze] = [:]
-    /// Guests whose agents get their response timeout back, and whose notes are being removed; the next
-    /// freeze waits for that, or it would lose its own.
+    /// Guests whose agents get their response timeout back, and whose notes are being removed; the
+    /// next freeze waits for that, or it would lose its own.
     private var settling: [String: LateValue<Bool>] = [:]
     private var isStopping = false
 
@@ -100,7 +101,8 @@ package actor GuestFreezer: GuestFreezing {
     /// Whether no guest is frozen, or being thawed.
     package var isIdle: Bool { freezes.isEmpty && settling.isEmpty }
 
-    /// Thaws all and waits for it, as long as a caller of `thaw` would; from now on nothing is frozen.
+    /// Thaws all and waits for it, as long as a caller of `thaw` would; from now on nothing is
+    /// frozen.
     package func shutdown() async {
         isStopping = true
         for uuid in freezes.keys { startThaw(uuid) }
@@ -342,8 +344,8 @@ extension GuestFreezer {
         } catch {
             return error.message
         }
-        // A freeze that had not come to an end when the thaw was asked for may have followed it, or may
-        // still follow; its answer that comes meanwhile does not say which was first.
+        // A freeze that had not come to an end when the thaw was asked for may have followed it, or
+        // may still follow; its answer that comes meanwhile does not say which was first.
         let hadEnded = freeze.reply.value != nil
         let reply = await ask(
             .domainFSThaw, uuid, freeze.domain, connection, limits.attemptSeconds)
@@ -359,8 +361,8 @@ extension GuestFreezer {
         }
     }
 
-    /// The freeze's own connection, or a new one when that is gone; who freezes on a connection that is
-    /// gone is not waited for.
+    /// The freeze's own connection, or a new one when that is gone; who freezes on a connection
+    /// that is gone is not waited for.
     private func liveConnection(_ uuid: String) async throws(ControlError) -> UpstreamConnection {
         if let connection = freezes[uuid]?.connection, connection.isOpen { return connection }
         let connection = try await connect()

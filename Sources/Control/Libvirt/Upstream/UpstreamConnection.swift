@@ -5,10 +5,10 @@ import Synchronization
 
 /// One connection to libvirtd, opened and ready for calls.
 ///
-/// It belongs to one client, or to one call of the server's own. Packets of the client pass with their
-/// serials as they are; calls of the door have serials of their own and each its deadline. What comes
-/// is handed on in the order in which it comes, and nothing more is read while somebody downstream has
-/// no room for it.
+/// It belongs to one client, or to one call of the server's own. Packets of the client pass with
+/// their serials as they are; calls of the door have serials of their own and each its deadline.
+/// What comes is handed on in the order in which it comes, and nothing more is read while somebody
+/// downstream has no room for it.
 final class UpstreamConnection: Sendable {
     /// What waits for an answer.
     private enum Waiter {

@@ -1,7 +1,7 @@
 import LibvirtProtocol
 
-/// Block jobs: a disk may have one of libvirtd's (a copy that moves it here or away) and one of ours
-/// (a backup).
+/// Block jobs: a disk may have one of libvirtd's (a copy that moves it here or away) and one of
+/// ours (a backup).
 extension UpstreamExchange {
     /// Libvirtd's job, which changes where the machine's disk lies; where it has none, ours.
     func blockJobInfo() async -> Packet {

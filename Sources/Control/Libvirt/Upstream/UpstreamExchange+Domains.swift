@@ -62,8 +62,8 @@ extension UpstreamExchange {
 
     // MARK: XML
 
-    /// Libvirtd's XML of the machine as it is now; disks that it reaches through our live exports are
-    /// shown to backup tools as ours.
+    /// Libvirtd's XML of the machine as it is now; disks that it reaches through our live exports
+    /// are shown to backup tools as ours.
     ///
     /// What is asked for to define the machine anew, or to move it, stays as libvirtd has it.
     func domainXML() async -> Packet {
@@ -90,8 +90,8 @@ extension UpstreamExchange {
 
     // MARK: Statistics
 
-    /// Libvirtd's figures, with sizes of our disks where it has none, and those of domains that only
-    /// this server knows.
+    /// Libvirtd's figures, with sizes of our disks where it has none, and those of domains that
+    /// only this server knows.
     func domainStats() async -> Packet {
         var arguments = call.arguments
         do {

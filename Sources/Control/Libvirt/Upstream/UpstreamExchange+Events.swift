@@ -5,7 +5,8 @@ import LibvirtProtocol
 /// Our registration takes the number that libvirtd has given the client's, so that no message needs
 /// another number on its way.
 extension UpstreamExchange {
-    /// Registers with libvirtd, then here, before any event that libvirtd sends for it is passed on.
+    /// Registers with libvirtd, then here, before any event that libvirtd sends for it is passed
+    /// on.
     func registerCallback() async -> Packet? {
         var arguments = call.arguments
         guard let event = try? arguments.int() else { return await theirs(seconds: nil) }

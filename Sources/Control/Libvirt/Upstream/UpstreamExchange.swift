@@ -1,7 +1,7 @@
 import LibvirtProtocol
 
-/// One call of a client whose connection has a libvirtd behind it: who answers it, and how two answers
-/// become one.
+/// One call of a client whose connection has a libvirtd behind it: who answers it, and how two
+/// answers become one.
 struct UpstreamExchange: Sendable {
     let call: IncomingCall
     let session: LibvirtSession
@@ -121,7 +121,8 @@ struct UpstreamExchange: Sendable {
 
     // MARK: Rules for two answers
 
-    /// Libvirtd's answer, unless it is an error that `givesWay`: then ours, when the domain is ours.
+    /// Libvirtd's answer, unless it is an error that `givesWay`: then ours, when the domain is
+    /// ours.
     ///
     /// By default what gives way is that libvirtd does not know the domain. Where a domain is only
     /// looked up, silence gives way as well: names and uuids are true no matter who says them.

@@ -38,8 +38,8 @@ enum UpstreamMerge {
         return (asked.filter { !isOnlyOurs($0) }, asked.filter(isOnlyOurs))
     }
 
-    /// Libvirtd's figures with what it leaves out of our disks, then those of domains that it does not
-    /// know.
+    /// Libvirtd's figures with what it leaves out of our disks, then those of domains that it does
+    /// not know.
     static func records(
         _ theirs: [DomainRecord], filledFrom ours: [DomainRecord], known: [WireDomain]
     ) -> [DomainRecord] {

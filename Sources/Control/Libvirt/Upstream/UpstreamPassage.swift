@@ -146,7 +146,8 @@ extension JobManager {
         ) { first, _ in first }
     }
 
-    /// The disk that is served from a file or device and that machines may write; nil when there is none.
+    /// The disk that is served from a file or device and that machines may write; nil when there is
+    /// none.
     func servedDisk(onSource path: String) -> (domain: String, target: String)? {
         let plain = BackupPlanner.lexicallyNormal(path)
         for (name, domain) in domains {
