@@ -100,6 +100,10 @@ package final class RawSource: Sendable {
     /// The last failed sync's errno, and that of one that no guest was told of; 0: none.
     private let syncErrno = Atomic<Int32>(0)
     private let unheardErrno = Atomic<Int32>(0)
+    /// Syncs of the server's own that are under way, and since when there is one.
+    let ownSyncs = Atomic<Int>(0)
+    let ownSyncSince = Atomic<UInt64>(0)
+    let hungSync = Atomic<Bool>(false)
     /// Held while the file's length or the disk's size changes: neither is cut short by a call that
     /// was decided on before the other.
     private let length = Mutex<Void>(())

@@ -157,6 +157,9 @@ package enum Limits {
     /// An operation on a file that takes longer has lost its kernel worker, as far as others are
     /// concerned, in nanoseconds.
     package static let hungNanoseconds: UInt64 = 500_000_000
+    /// After so long a sync may be one that fails when its process has been killed; healthy disks
+    /// take less, in nanoseconds.
+    package static let hungSyncNanoseconds: UInt64 = 5_000_000_000
     /// A disk waits so long for scratch of a job that is to go on, in milliseconds: then the job
     /// fails.
     package static let resumeMilliseconds: Int32 = 5_000

@@ -24,7 +24,7 @@ extension ServerWorld: FileWorld {
                     places(disk), source: identity(disk),
                     granularityBytes: 1 << UInt32(Self.granularityShift),
                     earlierLoss: disk.live.source.witness.earlier)
-                doubt.prepare()
+                doubt.prepare(store)
                 server.state.withLock { state in
                     state.tracking[disk.id] = .store(store)
                     state.trackingCare.doubts[disk.id] = doubt

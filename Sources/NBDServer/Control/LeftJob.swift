@@ -109,6 +109,11 @@ struct LeftJob {
                 "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
             )
         }
+        guard !found.figures.hasHungSync else {
+            throw Refusal(
+                "a sync of disk '\(target)' had not ended when its server did: writes of the machine"
+                    + " may be lost, and nobody is told of that any more")
+        }
         try judgeTime(of: source.raw, "disk '\(target)'", found)
     }
 

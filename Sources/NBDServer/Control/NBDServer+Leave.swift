@@ -183,6 +183,8 @@ extension NBDServer {
         }
         shared.watch.remove(exports.map(\.id))
         for export in exports {
+            // Everything that was asked has been answered, syncs too.
+            export.source.hasHungSync = false
             export.keepFigures()
             export.writer.close()
         }

@@ -66,7 +66,7 @@ extension NBDServer {
             let store = try TrackingStore.open(
                 places, source: try Self.identity(source),
                 granularityBytes: tracking.granularityBytes, earlierLoss: source.witness.earlier)
-            doubt.prepare()
+            doubt.prepare(store)
             return (
                 .store(store),
                 TrackingSeed(recording: store.recording, log: store.log, doubt: doubt)
