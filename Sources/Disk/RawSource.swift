@@ -87,6 +87,8 @@ package final class RawSource: Sendable {
     package let node: FileNode?
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
+    /// The errno of writes that were lost while nobody had the source, or nil.
+    package let earlierLoss: Int32?
     private let descriptor: OwnedDescriptor?
     /// For the server's own syncs; opened once, so that a sync never fails for want of a
     /// descriptor.
@@ -146,9 +148,6 @@ package final class RawSource: Sendable {
         guard isAligned || facts.type == .regular else {
             throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
         }
-        witness = try Self.sourced { [raw = descriptor.raw] () throws(SystemFault) in
-            try WriteErrorWitness(of: raw)
-        }
         if readOnly {
             syncRaw = nil
             syncDescriptor = nil
@@ -168,8 +167,16 @@ package final class RawSource: Sendable {
             tailRaw = tail.raw
             tailDescriptor = consume tail
         }
+        // Last: what the kernel tells now it tells nobody again.
+        let witness = try Self.sourced { [raw = descriptor.raw] () throws(SystemFault) in
+            try WriteErrorWitness(of: raw)
+        }
+        self.witness = witness
+        let node = FileCalls.node(descriptor.raw)
+        earlierLoss = EarlierLosses.keep(witness.earlier, of: node)
+        unheardErrno.store(earlierLoss ?? 0, ordering: .relaxed)
         self.path = path
-        node = FileCalls.node(descriptor.raw)
+        self.node = node
         type = facts.type
         size = Atomic(facts.sizeBytes)
         isReadOnly = readOnly
@@ -202,6 +209,8 @@ package final class RawSource: Sendable {
         holes = .none
         node = facts.node
         witness = facts.witness
+        earlierLoss = facts.witness.earlier
+        unheardErrno.store(facts.witness.earlier ?? 0, ordering: .relaxed)
     }
 
     /// Opens a path; a system error becomes a source fault.
@@ -299,6 +308,18 @@ package final class RawSource: Sendable {
         syncErrno.store(errno, ordering: .relaxed)
         failedSyncs.add(1, ordering: .acquiringAndReleasing)
     }
+
+    /// Writes were lost of which the machine has not heard: its flushes fail.
+    ///
+    /// Nothing is said of what is recorded of the disk.
+    package func expectLossToBeHeard() {
+        if unheardErrno.load(ordering: .relaxed) == 0 {
+            unheardErrno.store(Errno.io, ordering: .releasing)
+        }
+    }
+
+    /// `earlierLoss` has been acted on: whoever opens the source next is not told of it again.
+    package func heedEarlierLoss() { EarlierLosses.forget(node) }
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///

@@ -108,6 +108,27 @@ package final class TrackingDoubt: Sendable {
         }
     }
 
+    /// Says in memory that the disk has lost writes of which its machine has not heard, or that it
+    /// has, so that a process that comes after a kill tells it.
+    ///
+    /// Without a call that can wait for a device.
+    package func say(isUnheard: Bool) {
+        guard places.isInMemory, let memory = places.memory else { return }
+        if isUnheard {
+            try? memory.make()
+            _ = try? memory.create(TrackingPlaces.unheardName, reserving: 0)
+        } else {
+            try? memory.remove(TrackingPlaces.unheardName)
+            try? memory.removeIfEmpty()
+        }
+    }
+
+    /// Whether the machine is to be told yet that writes were lost.
+    package var hasUnheardLoss: Bool {
+        guard places.isInMemory, let memory = places.memory else { return false }
+        return (try? memory.openIfThere(TrackingPlaces.unheardName)) ?? nil != nil
+    }
+
     private static func write(_ bytes: [UInt8], to file: (any TrackedFile)?) -> Bool {
         do throws(SystemFault) {
             guard let file else { return false }

@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import TestSupport
 import Testing
 
@@ -112,12 +113,15 @@ extension PointInTimeSuite {
             let job = try server.begin("vm1", disks: ["vda"], tag: "r")
             let guest = try NBDClient(server.liveURI("vm1", "vda"))
             try guest.write([UInt8](repeating: 7, count: 65536), at: 0)
+            try system.failSyncs([EIO])
             system.hang()
             _ = try guest.startFlush()
             NBDClient.waitForActivity([guest], milliseconds: 500)
             Thread.sleep(forTimeInterval: 6)
-            server.kill()
+            // The process goes when what it waits for has an answer.
+            server.signal(SIGKILL)
             system.answer()
+            server.kill()
             try server.start()
             let ended = try server.cli(
                 ["domjobinfo", "vm1", "--completed", "--job", job.id]

@@ -19,6 +19,11 @@ extension ServerWorld: FileWorld {
         guard swarm.tracks else { return nil }
         return wellBehaved {
             let doubt = TrackingDoubt(places(disk), spare: shared.spare)
+            if doubt.hasUnheardLoss {
+                disk.live.source.expectLossToBeHeard()
+                disk.hasFailed = true
+            }
+            if disk.live.source.earlierLoss != nil { doubt.say(isUnheard: true) }
             do throws(TrackingFault) {
                 let store = try TrackingStore.open(
                     places(disk), source: identity(disk),

@@ -104,7 +104,7 @@ struct LeftJob {
                 "disk '\(target)' was cut from \(found.facts.sizeBytes) to \(source.sizeBytes)"
                     + " bytes while no server had it")
         }
-        if let errno = source.witness.earlier {
+        if let errno = source.earlierLoss {
             throw Refusal(
                 "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
             )

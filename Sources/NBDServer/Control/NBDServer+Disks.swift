@@ -1,12 +1,11 @@
 import BoundedCalls
 import Disk
 import NBDProtocol
+import ScratchFiles
 package import ServerInterface
 import Synchronization
 import SystemLayer
-
-import ScratchFiles
-package import ServerInterface
+import TrackingFiles
 
 /// Disks come and go.
 extension NBDServer {
@@ -30,7 +29,10 @@ extension NBDServer {
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes
     /// the source.
     package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
+        let doubt = doubt(disk)
         _ = try await detach(disk, .ordinary).get()
+        // Whoever attaches it again has it as it is.
+        doubt?.say(isUnheard: false)
     }
 
     /// A snapshot of an attached disk's figures.
@@ -46,7 +48,7 @@ extension NBDServer {
             now: MonotonicClock.now(), diskBytes: export.source.sizeBytes)
         status.earlierLoss =
             export.source.isReadOnly
-            ? nil : export.source.witness.earlier.map(SystemFault.text(for:))
+            ? nil : export.source.earlierLoss.map(SystemFault.text(for:))
         return status
     }
 
@@ -237,6 +239,7 @@ extension NBDServer {
         // Before any machine can write.
         attach(left, to: export)
         serve(export, tracking?.0)
+        source.heedEarlierLoss()
         return .success(disk)
     }
 
@@ -388,10 +391,16 @@ extension NBDServer {
             at: place, what: "the sync of '\(leaving.path)'", .end(milliseconds: limit),
             late: { _ in _ = parting.take() }
         ) { () -> Result<LastSync, ServerFault> in
+            // What it ends with may be heard by nobody: the process may be gone by then.
+            doubt?.say(syncHangs: true)
             let end = Self.sync(parting)
             // Nobody may wait for it any more. The source is locked until this is said: no next
             // server believes the record before.
-            if case .failed(_, isLoss: true) = end, let doubt { self.distrustTracking(doubt) }
+            if case .failed(_, isLoss: true) = end, let doubt {
+                self.distrustTracking(doubt)
+            } else {
+                doubt?.say(syncHangs: false)
+            }
             return .success(end)
         }
         _ = await storage.run(
