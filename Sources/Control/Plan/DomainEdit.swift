@@ -95,6 +95,17 @@ extension DomainDefinition {
         return try replacingDisk(try Self.description(of: old, path, kind, target: target))
     }
 
+    /// The domain with a disk of the kind that its source has turned out to be.
+    func settlingKind(
+        of target: String, _ kind: SourceKind
+    ) throws(ControlError) -> DomainDefinition {
+        guard let path = disks.first(where: { $0.target == target })?.path else {
+            throw .unknownDisk(target)
+        }
+        let old = try DiskElement(String(xml[try range(of: target)]))
+        return try replacingDisk(try Self.description(of: old, path, kind, target: target))
+    }
+
     /// The disk's text with another source.
     private static func description(
         of old: DiskElement, _ path: String?, _ kind: SourceKind, target: String
@@ -160,10 +171,16 @@ extension DomainDefinition {
         _ text: String, _ expected: [DomainDisk]
     ) throws(ControlError) -> DomainDefinition {
         let changed = try DomainDefinition.kept(text).definition
-        guard changed.name == name, changed.uuid == uuid, changed.disks == expected else {
+        // The text does not say that nobody has said it.
+        let said = expected.map { disk in
+            var said = disk
+            said.isKindAssumed = false
+            return said
+        }
+        guard changed.name == name, changed.uuid == uuid, changed.disks == said else {
             throw notEditable
         }
-        return changed
+        return DomainDefinition(name: name, uuid: uuid, disks: expected, xml: changed.xml)
     }
 
     private var notEditable: ControlError {
