@@ -7,6 +7,8 @@ struct DiskElement {
     let element: XMLElement
     let disk: DomainDisk
     var target: String { disk.target }
+    /// libvirt's `startupPolicy`, as written.
+    var startupPolicy: String? { element.child("source")?.attribute("startupPolicy") }
 
     /// - Throws: 35 or 92 for what is no XML or not one `<disk>`.
     init(_ xml: String) throws(ControlError) {
@@ -117,10 +119,7 @@ extension DomainDefinition {
         guard let root = tags.elements.first, !root.isEmpty else {
             throw .internalError("the description of disk '\(target)' cannot be read")
         }
-        let source = path.map {
-            let attribute = kind == .file ? "file" : "dev"
-            return "<source \(attribute)='\(XMLWriter.escaped($0, inAttribute: true))'/>"
-        }
+        let source = Self.source(path, kind, policy: old.startupPolicy)
         let others = old.element.attributes.filter { $0.name != "type" }.map {
             " \($0.name)='\(XMLWriter.escaped($0.value, inAttribute: true))'"
         }
@@ -128,7 +127,16 @@ extension DomainDefinition {
         let present = tags.children(of: 0, named: "source").first.map { tags.elements[$0].range }
         let gap = present ?? start..<start
         return "<disk type='\(kind.rawValue)'\(others.joined())>" + old.text[start..<gap.lowerBound]
-            + (source ?? "") + old.text[gap.upperBound...]
+            + source + old.text[gap.upperBound...]
+    }
+
+    // What is to be done without a medium goes with the drive, not with the medium.
+    private static func source(_ path: String?, _ kind: SourceKind, policy: String?) -> String {
+        let attributes = [(kind == .file ? "file" : "dev", path), ("startupPolicy", policy)]
+            .compactMap { name, value in
+                value.map { " \(name)='\(XMLWriter.escaped($0, inAttribute: true))'" }
+            }
+        return attributes.isEmpty ? "" : "<source\(attributes.joined())/>"
     }
 
     private func range(of target: String) throws(ControlError) -> Range<String.Index> {
