@@ -16,6 +16,11 @@ package enum SystemCalls {
         package var wouldBlock: Bool { number == EWOULDBLOCK }
         /// Whether the name was there already.
         package var alreadyExists: Bool { number == EEXIST }
+        /// Of a bind: the machine does not have the address, another program has it, or it is not
+        /// for this user.
+        package var hasNoAddress: Bool { number == EADDRNOTAVAIL }
+        package var isTaken: Bool { number == EADDRINUSE }
+        package var isForbidden: Bool { number == EACCES }
         /// Whether there is no such file.
         package var notFound: Bool { number == ENOENT }
     }
