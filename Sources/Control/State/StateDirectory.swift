@@ -71,6 +71,7 @@ package final class StateDirectory: Sendable {
         } catch {
             throw Self.unusable(path, "it cannot be created: \(error.localizedDescription)")
         }
+        try Self.checkTrust(path)
         do {
             lock = try SystemCalls.open(path + "/lock", flags: O_RDWR | O_CREAT)
             try Self.lockPatiently(lock)
@@ -85,6 +86,14 @@ package final class StateDirectory: Sendable {
             throw Self.unusable(path, error.text)
         }
         try Self.checkFormat(path)
+    }
+
+    /// Refuses a directory in which others could replace files.
+    static func checkTrust(_ path: String) throws(ControlError) {
+        guard let facts = SystemCalls.trustFacts(of: path),
+            let refusal = DirectoryTrust.refusal(facts, user: SystemCalls.userID)
+        else { return }
+        throw unusable(path, refusal)
     }
 
     /// A server that was killed holds the lock until the kernel has ended it.

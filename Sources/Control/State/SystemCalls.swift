@@ -161,6 +161,17 @@ package enum SystemCalls {
         return (FileIdentity(device: UInt64(found.st_rdev), inode: 0), true)
     }
 
+    /// The user that the process runs as.
+    package static var userID: UInt32 { geteuid() }
+
+    /// Owner and mode of what a path leads to, links followed; nil if it leads nowhere.
+    package static func trustFacts(of path: String) -> DirectoryTrust.Facts? {
+        var found = stat()
+        // SAFETY: the string is NUL-terminated, and both live for the call.
+        guard unsafe stat(path, &found) == 0 else { return nil }
+        return DirectoryTrust.Facts(owner: found.st_uid, mode: found.st_mode)
+    }
+
     /// Removes a name; false when there was none.
     @discardableResult
     package static func unlink(_ path: String) throws(Failure) -> Bool {
