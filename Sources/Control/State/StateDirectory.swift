@@ -1,3 +1,4 @@
+import BoundedCalls
 import Foundation
 import Glibc
 
@@ -100,18 +101,13 @@ package final class StateDirectory: Sendable {
     private static func lockPatiently(
         _ lock: borrowing SystemCalls.Descriptor
     ) throws(SystemCalls.Failure) {
-        let end = ContinuousClock.now + .seconds(lockSeconds)
-        while true {
-            do throws(SystemCalls.Failure) {
-                return try SystemCalls.lockExclusively(lock)
-            } catch {
-                guard error.wouldBlock, ContinuousClock.now < end else { throw error }
-                usleep(20_000)
-            }
-        }
+        try Patience.outwait(
+            nanoseconds: lockNanoseconds,
+            while: { (fault: SystemCalls.Failure) in fault.wouldBlock }
+        ) { () throws(SystemCalls.Failure) in try SystemCalls.lockExclusively(lock) }
     }
 
-    private static let lockSeconds = 2
+    private static let lockNanoseconds: UInt64 = 2_000_000_000
 
     /// Lets another server use the directory; nothing more may be written through this object.
     ///
