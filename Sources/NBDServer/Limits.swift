@@ -90,6 +90,9 @@ package enum Limits {
     package static let removalMilliseconds: Int32 = 5_000
     /// Descriptors kept back for disks, jobs and the control socket.
     package static let reservedDescriptors = 256
+    /// With fewer to spare no front-end of vhost-user can be served: the server's own take the first
+    /// numbers, and a front-end with one queue has about ten.
+    package static let guestDescriptorsMin = 64
     /// How long the end of a job or disk waits for requests in flight, in milliseconds.
     package static let drainMilliseconds: Int32 = 30_000
     /// Operations of all connections of a ring.

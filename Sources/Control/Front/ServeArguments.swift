@@ -52,8 +52,10 @@ package enum ServeArguments {
             }
         }
         let absolute = absolutePath(path)
-        return DomainDisk(
+        var disk = DomainDisk(
             target: target, kind: sourceKind(of: absolute), path: absolute, readOnly: readOnly)
+        disk.isKindAssumed = true
+        return disk
     }
 
     // Splits at single commas; a doubled comma is a comma.

@@ -150,16 +150,12 @@ struct LeftJob {
     private func openFreeScratch(
         _ geometry: ClusterGeometry
     ) throws(PreparedExport.Refusal) -> ScratchStorage {
-        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
-        while true {
-            do throws(ScratchFault) {
-                return try openScratch(geometry)
-            } catch {
-                guard isInUse(error), MonotonicClock.now() < end else {
-                    throw Refusal(text(error))
-                }
-                _ = Latch(count: 1).wait(milliseconds: 10)
-            }
+        do throws(ScratchFault) {
+            return try InUse.outwait(
+                nanoseconds: Limits.resumeInUseNanoseconds, while: NBDServer.isInUse
+            ) { () throws(ScratchFault) in try openScratch(geometry) }
+        } catch {
+            throw Refusal(text(error))
         }
     }
 
@@ -172,14 +168,6 @@ struct LeftJob {
             try .reuse(path: path, geometry: geometry, readers: readers, reserved: reserved)
         case (.file, false):
             try .reopen(path: path, geometry: geometry, readers: readers, reserved: reserved)
-        }
-    }
-
-    private func isInUse(_ fault: ScratchFault) -> Bool {
-        switch fault {
-        case .unusable(.inUse): true
-        case .unusable(.system(let fault)): fault.errno == Errno.busy
-        default: false
         }
     }
 

@@ -179,18 +179,13 @@ extension NBDServer {
         let patience =
             live.isAwaited(configuration.exportName)
             ? Limits.resumeInUseNanoseconds : Limits.closedSourceNanoseconds
-        let end = MonotonicClock.now() + patience
-        while true {
-            do throws(SourceFault) {
-                return try RawSource(
-                    path: configuration.path,
-                    expected: configuration.kind == .file ? .regular : .blockDevice,
-                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
-                    reserved: shared.configuration.reserved)
-            } catch {
-                guard Self.isInUse(error), MonotonicClock.now() < end else { throw error }
-                _ = Latch(count: 1).wait(milliseconds: 10)
-            }
+        return try InUse.outwait(nanoseconds: patience, while: Self.isInUse) {
+            () throws(SourceFault) in
+            try RawSource(
+                path: configuration.path,
+                expected: configuration.kind == .file ? .regular : .blockDevice,
+                readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                reserved: shared.configuration.reserved)
         }
     }
 
@@ -200,6 +195,11 @@ extension NBDServer {
         case .system(let fault): fault.errno == Errno.busy
         default: false
         }
+    }
+
+    static func isInUse(_ fault: ScratchFault) -> Bool {
+        if case .unusable(let fault) = fault { return isInUse(fault) }
+        return false
     }
 
     /// The name by which a source is served already.
