@@ -1,4 +1,5 @@
 import Control
+import ServerInterface
 import Testing
 
 /// libvirt's `startupPolicy` of drives.

@@ -45,8 +45,7 @@ struct Job: Sendable {
     /// What it lacks: the next server cannot go on with it.
     var warning: String? {
         started?.notLasting.map {
-            "the job cannot outlive this server, which ends it when it stops, crashes or is"
-                + " upgraded: \($0)"
+            "the job ends when this server stops, crashes or is restarted, as \($0)"
         }
     }
 
