@@ -98,13 +98,14 @@ extension JobManager {
     }
 
     // Without its record the job has ended well: this is the moment when its checkpoint becomes a
-    // base. A verdict that would not outlive the server is none, unless nothing hangs on it.
+    // base, and a push is over. A verdict that would not outlive the server is none, unless nothing
+    // hangs on it: the next server would go on with the push, and write over good targets.
     private func keepVerdict(_ job: Job) -> String? {
         do throws(ControlError) {
             try state?.removeJob(job.id)
             return nil
         } catch {
-            guard job.checkpoint == nil else { return error.message }
+            guard job.checkpoint == nil, job.record.targets == nil else { return error.message }
             noteStateProblem(error.message, domain: job.domain, id: job.id)
             return nil
         }
