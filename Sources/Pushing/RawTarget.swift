@@ -67,7 +67,7 @@ final class RawTarget: Sendable {
                 return try SourceLock.acquire(descriptor, forWriting: true)
             } catch {
                 guard case .inUse(let detail, _) = error else {
-                    if case .system(let fault) = error, lockless.contains(fault.errno) { return }
+                    if SourceLock.isMissing(error) { return }
                     throw PushFailure("'\(path)' cannot be locked: \(error)")
                 }
                 guard waited < lockMilliseconds else { throw PushFailure("'\(path)': \(detail)") }
@@ -78,8 +78,6 @@ final class RawTarget: Sendable {
     }
 
     private static let lockLookMicroseconds: UInt32 = 20_000
-    /// A file system without locks has none that another could hold.
-    private static let lockless = [ENOSYS, EOPNOTSUPP, ENOLCK, EINVAL]
 
     deinit { if descriptor >= 0 { _ = close(descriptor) } }
 

@@ -52,4 +52,59 @@ import Testing
             #expect(PushJobTests.exists(fixture, name + ".failed"))
         }
     }
+
+    @Test("a failed push marks the files it was given, but none that somebody else has by now")
+    func inUse() async throws {
+        let fixture = try ControlFixture()
+        let pusher = ScriptedPusher()
+        let manager = try await PushJobTests.manager(fixture, pusher)
+        let begun = try await Self.beginOverFiles(fixture, manager)
+        let taken = try SystemCalls.open("\(fixture.root)/t.b", flags: O_RDWR)
+        try SourceLock.acquire(taken.raw, forWriting: true)
+        pusher.all[0].hear(.failed("no room"))
+        let ended = try await PushJobTests.ended(manager, begun.id)
+        #expect(ended.outcome == "failed", "\(ended)")
+        #expect(Self.content(fixture, "t.a").hasPrefix(Self.mark))
+        #expect(Self.content(fixture, "t.b") == String(repeating: "t.b", count: 1000))
+        let told = manager.events.recent.filter { $0.event == .stateProblem }
+        #expect(told.count == 1, "\(told)")
+        #expect(told.first?.message?.contains("t.b' is not marked as failed: it is in use") == true)
+        // It is another's, now and later.
+        #expect(try Self.records(fixture).isEmpty)
+        _ = consume taken
+    }
+
+    @Test("a push that was cut off before its workers had their targets marks none")
+    func notBegun() async throws {
+        for isBegun in [false, true] {
+            let fixture = try ControlFixture()
+            let path = "\(fixture.root)/t.a"
+            try "somebody's".write(toFile: path, atomically: false, encoding: .utf8)
+            var target = StoredJob.Target(disk: "vda", path: path, isNew: false)
+            target.identity = SystemCalls.reached(path)?.identity
+            target.bootID = SystemCalls.bootID
+            target.isBegun = isBegun ? true : nil
+            var record = StoredJob(
+                id: UUID().uuidString.lowercased(), domain: "vm1", begun: Date(), scratch: [],
+                socketPath: nil)
+            record.targets = [target]
+            try await Self.leave(record, fixture)
+            let (_, warnings) = try await fixture.restarted()
+            #expect(warnings == [])
+            #expect(Self.content(fixture, "t.a").hasPrefix(isBegun ? Self.mark : "somebody's"))
+            #expect(try Self.records(fixture).isEmpty)
+        }
+    }
+
+    private static func leave(_ record: StoredJob, _ fixture: ControlFixture) async throws {
+        let manager = try await fixture.manager(stored: true)
+        try await manager.define(xml: fixture.domainXML())
+        await manager.shutdown()
+        _ = consume manager
+        #expect(
+            try await eventually { (try? StateDirectory(path: fixture.stateDirectory)) != nil })
+        let state = try StateDirectory(path: fixture.stateDirectory)
+        try state.save(record)
+        state.release()
+    }
 }

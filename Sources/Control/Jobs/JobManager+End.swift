@@ -75,7 +75,7 @@ extension JobManager {
             info = Self.endedInfo(job, outcome)
         }
         if !outcome.isGood {
-            await spoil(job.record.targets, domain: job.domain, id: id)
+            _ = await spoil(job.record.targets, domain: job.domain, id: id)
             await takeBack(job, &info)
         }
         jobs.removeValue(forKey: id)

@@ -108,10 +108,12 @@ extension JobManager {
             let answer = await storage.run(
                 at: .of(target.path), what: "'\(target.path)'",
                 .end(milliseconds: startLookMilliseconds)
-            ) { () -> Result<String?, ServerFault> in .success(PushFiles.spoil(target)) }
+            ) { () -> Result<TargetMark.Outcome, ServerFault> in
+                .success(PushFiles.spoil(target))
+            }
             switch answer {
-            case .success(nil): break
-            case .success(let problem?): warnings.append(problem)
+            case .success(let outcome):
+                if let problem = outcome.problem { warnings.append(problem) }
             case .failure:
                 warnings.append(
                     "target '\(target.path)' is not marked as failed: its storage does not answer")

@@ -343,19 +343,27 @@ extension JobManager {
         return nil
     }
 
-    /// Marks the targets of a push that has failed.
-    func spoil(_ targets: [StoredJob.Target]?, domain: String, id: String) async {
+    /// Marks the targets of a push that has failed; returns those for which that is still to be
+    /// done.
+    func spoil(
+        _ targets: [StoredJob.Target]?, domain: String, id: String
+    ) async -> [StoredJob.Target]? {
+        var left: [StoredJob.Target] = []
         for target in targets ?? [] {
             let answer = await onStorage(target.path, { PushFiles.spoil(target) })
             switch answer {
             case .failure(let fault):
+                left.append(target)
                 noteStateProblem(
-                    "target '\(target.path)' is not marked as failed: "
+                    "'\(target.path)' is not marked as failed: "
                         + controlError(from: fault).message, domain: domain, id: id)
-            case .success(let problem?): noteStateProblem(problem, domain: domain, id: id)
-            case .success(nil): break
+            case .success(let outcome):
+                if case .failed = outcome { left.append(target) }
+                guard let problem = outcome.problem else { continue }
+                noteStateProblem(problem, domain: domain, id: id)
             }
         }
+        return left.isEmpty ? nil : left
     }
 
     private func onStorage<Value: Sendable>(
