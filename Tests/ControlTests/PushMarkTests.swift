@@ -107,4 +107,51 @@ import Testing
         try state.save(record)
         state.release()
     }
+
+    @Test("a mark that could not be set is set by the next start that can")
+    func triedAgain() async throws {
+        let fixture = try ControlFixture()
+        let id = try await Self.failWithoutRoom(fixture)
+        #expect(try Self.records(fixture) == [id + ".state"])
+        // The first one still cannot.
+        for round in 0..<2 {
+            if round == 1 {
+                try FileManager.default.removeItem(atPath: "\(fixture.root)/t.a.failed")
+            }
+            let (manager, warnings) = try await fixture.restarted()
+            #expect(warnings.count == 1 - round, "\(warnings)")
+            #expect(PushJobTests.exists(fixture, "t.a.partial") == (round == 0))
+            #expect(try Self.records(fixture).isEmpty == (round == 1))
+            // It is told once.
+            #expect(try await manager.endedJobs(domain: "vm1").map(\.outcome) == ["failed"])
+            #expect(!manager.events.recent.contains { $0.event == .jobEnd })
+            await manager.shutdown()
+        }
+        #expect(PushJobTests.exists(fixture, "t.a.failed"))
+        #expect(!PushJobTests.exists(fixture, "t.a"))
+    }
+
+    // All names that a failed target could have are taken.
+    private static func failWithoutRoom(_ fixture: ControlFixture) async throws -> String {
+        for number in 0..<100 {
+            let end = number == 0 ? "" : ".\(number)"
+            let path = "\(fixture.root)/t.a.failed\(end)"
+            _ = FileManager.default.createFile(atPath: path, contents: nil)
+        }
+        let pusher = ScriptedPusher()
+        let manager = try await PushJobTests.manager(fixture, pusher)
+        let begun = try await manager.begin(
+            domain: "vm1",
+            BeginRequest(
+                backupXML: PushJobTests.xml(fixture),
+                checkpointXML: "<domaincheckpoint><name>c</name></domaincheckpoint>"))
+        pusher.all[1].hear(.failed("no room"))
+        _ = try await PushJobTests.ended(manager, begun.id)
+        #expect(PushJobTests.exists(fixture, "t.a.partial"))
+        #expect(PushJobTests.exists(fixture, "t.b.failed"))
+        let told = manager.events.recent.filter { $0.event == .stateProblem }
+        #expect(told.count == 1, "\(told)")
+        await manager.shutdown()
+        return begun.id
+    }
 }

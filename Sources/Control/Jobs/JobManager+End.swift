@@ -75,7 +75,8 @@ extension JobManager {
             info = Self.endedInfo(job, outcome)
         }
         if !outcome.isGood {
-            _ = await spoil(job.record.targets, domain: job.domain, id: id)
+            let unmarked = await spoil(job.record.targets, domain: job.domain, id: id)
+            job.record.targets = unmarked
             await takeBack(job, &info)
         }
         jobs.removeValue(forKey: id)
@@ -111,7 +112,8 @@ extension JobManager {
         }
     }
 
-    // The record goes last, or stays for the next start to finish the work.
+    // The record goes last, or stays for the next start to finish the work: with the targets that
+    // are not marked yet.
     func takeBack(_ job: Job, _ info: inout JobInfo) async {
         var problem: String?
         if let checkpoint = job.checkpoint {
@@ -127,14 +129,14 @@ extension JobManager {
             }
         }
         do throws(ControlError) {
-            if problem == nil {
+            if problem == nil { unsettled[job.id] = nil }
+            if problem == nil, job.record.targets == nil {
                 try state?.removeJob(job.id)
-                unsettled[job.id] = nil
             } else {
                 var record = job.record
                 record.scratch = []
                 record.socketPath = nil
-                record.targets = nil
+                record.resume = nil
                 record.ended = info
                 try state?.save(record)
             }
