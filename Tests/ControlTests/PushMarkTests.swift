@@ -154,4 +154,27 @@ import Testing
         await manager.shutdown()
         return begun.id
     }
+
+    @Test("a push that breaks while another server tries in vain to take over ends all the same")
+    func brokenWhilePaused() async throws {
+        let fixture = try ControlFixture()
+        let pusher = ScriptedPusher()
+        let manager = try await PushJobTests.manager(fixture, pusher)
+        fixture.engine.change { $0.memory = "/dev/shm/x" }
+        let begun = try await manager.begin(
+            domain: "vm1", BeginRequest(backupXML: PushJobTests.xml(fixture)))
+        #expect(try await eventually { pusher.copying == 2 })
+        try await manager.prepareToLeave()
+        fixture.engine.breakJob(begun.id, "scratch is full")
+        #expect(
+            try await eventually {
+                try await manager.jobInfo(domain: "vm1", job: begun.id).jobType == "Failed"
+            })
+        await manager.stay()
+        let ended = try await PushJobTests.ended(manager, begun.id)
+        #expect(ended.outcome == "failed", "\(ended)")
+        #expect(ended.errorMessage == "scratch is full")
+        #expect(PushJobTests.exists(fixture, "t.a.failed"))
+        #expect(fixture.engine.jobCount == 0)
+    }
 }

@@ -283,13 +283,20 @@ extension JobManager {
     /// Goes on with pushes that were paused.
     func resumePushes() {
         for (id, job) in jobs where job.plan.push != nil {
-            guard case .running = job.state else { continue }
-            Task {
-                do throws(ControlError) {
-                    try await self.restartPush(id)
-                } catch {
-                    await self.endPush(id, self.crew(id), .pushFailed(reason: error.message))
+            switch job.state {
+            case .running:
+                Task {
+                    do throws(ControlError) {
+                        try await self.restartPush(id)
+                    } catch {
+                        await self.endPush(id, self.crew(id), .pushFailed(reason: error.message))
+                    }
                 }
+            case .broken(let reason):
+                // It broke while it was paused, or its end was refused then: there is no worker any
+                // more whose end would be its end.
+                Task { await self.endPush(id, nil, .pushFailed(reason: reason)) }
+            case .starting, .ending, .ended: break
             }
         }
     }
