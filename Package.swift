@@ -90,7 +90,7 @@ let package = Package(
         .target(
             name: "Control",
             dependencies: [
-                "BoundedCalls", "LibvirtProtocol", "ServerInterface", "CLibXML2",
+                "BoundedCalls", "Disk", "LibvirtProtocol", "ServerInterface", "CLibXML2",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
@@ -160,7 +160,8 @@ let package = Package(
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "Control", "BoundedCalls", "LibvirtProtocol", "ServerInterface", "UnitSupport",
+                "Control", "BoundedCalls", "Disk", "LibvirtProtocol", "ServerInterface",
+                "UnitSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],

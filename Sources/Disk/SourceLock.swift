@@ -61,6 +61,13 @@ package enum SourceLock {
         }
     }
 
+    /// Whether a fault of `acquire` says that the file system has no locks: then nobody holds one.
+    package static func isMissing(_ fault: SourceFault) -> Bool {
+        guard case .system(let fault) = fault else { return false }
+        return [Errno.notImplemented, Errno.notSupported, Errno.noLocks, Errno.invalid]
+            .contains(fault.errno)
+    }
+
     private static func inUse(_ descriptor: Int32, _ detail: String) -> SourceFault {
         .inUse(detail: detail, node: FileCalls.node(descriptor))
     }

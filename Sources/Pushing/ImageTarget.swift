@@ -15,10 +15,7 @@ final class ImageTarget: Sendable {
     /// Makes the image, or examines the one that is there, and begins to serve it.
     init(_ order: PushOrder) throws(PushFailure) {
         self.order = order
-        guard !order.compresses || !order.keepsImage else {
-            throw PushFailure(
-                "'\(order.path)': only a new image can be compressed: leave out --reuse-external")
-        }
+        try Self.check(order)
         if order.keepsImage {
             clusterBytes = try Self.examine(order)
         } else {
@@ -28,12 +25,22 @@ final class ImageTarget: Sendable {
                 String(order.sizeBytes),
             ])
         }
-        guard !order.compresses || order.sizeBytes % UInt64(clusterBytes) == 0 else {
-            throw PushFailure(
-                "'\(order.path)': only a disk of whole clusters of \(clusterBytes) bytes can be "
-                    + "compressed, and this one has \(order.sizeBytes) bytes")
-        }
         program = try Self.serve(order, readOnly: false)
+    }
+
+    /// Throws what can be said without the image.
+    static func check(_ order: PushOrder) throws(PushFailure) {
+        for name in ["qemu-img", "qemu-nbd"] { try TargetProgram.check(name) }
+        guard order.compresses else { return }
+        guard !order.keepsImage else {
+            throw PushFailure(
+                "'\(order.path)': only a new image can be compressed: leave out --reuse-external")
+        }
+        guard order.sizeBytes % UInt64(clusterBytesDefault) == 0 else {
+            throw PushFailure(
+                "'\(order.path)': only a disk of whole clusters of \(clusterBytesDefault) bytes "
+                    + "can be compressed, and this one has \(order.sizeBytes) bytes")
+        }
     }
 
     /// The program of a worker that was killed ends a moment after it, and has the image until

@@ -1,5 +1,33 @@
 import ServerInterface
 
+/// A target that has been opened and found fit, while the backup may still be refused.
+///
+/// What was there before is as it was until `begin`.
+struct PreparedTarget {
+    private let order: PushOrder
+    private let file: RawTarget
+    /// Nil of an image that is made only when the backup has begun: on a device, it replaces what
+    /// is there.
+    private let target: PushTarget?
+
+    init(_ order: PushOrder) throws(PushFailure) {
+        self.order = order
+        file = try RawTarget(order)
+        guard order.kind == .block, order.format == .qcow2, !order.keepsImage else {
+            target = try PushTarget(order, in: file)
+            return
+        }
+        try ImageTarget.check(order)
+        target = nil
+    }
+
+    /// The target, to be written.
+    func begin() throws(PushFailure) -> PushTarget {
+        if let target { return target }
+        return try PushTarget(order, in: file)
+    }
+}
+
 /// What is written, opened and ready: a raw file or device, or an image by way of `qemu-nbd`.
 final class PushTarget: Sendable {
     /// The file itself; of an image, too, to hear of writes that were lost.
@@ -11,10 +39,10 @@ final class PushTarget: Sendable {
     /// Only whole units of so many bytes are written.
     var unitBytes: Int { max(image?.clusterBytes ?? 0, ImageTarget.clusterBytesDefault) }
 
-    /// Opens it, and makes or examines the image.
-    init(_ order: PushOrder) throws(PushFailure) {
+    /// Makes or examines the image in an open file.
+    init(_ order: PushOrder, in file: RawTarget) throws(PushFailure) {
         self.order = order
-        file = try RawTarget(order)
+        self.file = file
         switch order.format {
         case .raw:
             try file.fit(order)

@@ -29,9 +29,10 @@ package enum PushWorker {
             // From the start: a target that hangs must not keep the process when the server is
             // gone.
             let begin = try listen(progress)
-            let target = try PushTarget(order)
+            let prepared = try PreparedTarget(order)
             say(.ready)
             let source = begin.wait()
+            let target = try prepared.begin()
             try reportProgress(progress)
             let copy = PushCopy(
                 source: source, order: order, target: target, progress: progress)

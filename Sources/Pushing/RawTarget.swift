@@ -68,13 +68,10 @@ final class RawTarget: Sendable {
             ) { () throws(SourceFault) in try SourceLock.acquire(descriptor, forWriting: true) }
         } catch {
             if case .inUse(let detail, _) = error { throw PushFailure("'\(path)': \(detail)") }
-            if case .system(let fault) = error, lockless.contains(fault.errno) { return }
+            if SourceLock.isMissing(error) { return }
             throw PushFailure("'\(path)' cannot be locked: \(error)")
         }
     }
-
-    /// A file system without locks has none that another could hold.
-    private static let lockless = [ENOSYS, EOPNOTSUPP, ENOLCK, EINVAL]
 
     deinit { if descriptor >= 0 { _ = close(descriptor) } }
 

@@ -81,6 +81,9 @@ final class TargetProgram: Sendable {
         return PushFailure(said.isEmpty ? "\(name): \(end)" : said)
     }
 
+    /// Throws when a program is not installed.
+    static func check(_ name: String) throws(PushFailure) { _ = try find(name) }
+
     private static func find(_ name: String) throws(PushFailure) -> String {
         let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"
         for directory in path.split(separator: ":") where directory.hasPrefix("/") {

@@ -235,6 +235,8 @@ package enum FileCalls {
 package enum Errno {
     package static let again = EAGAIN
     package static let notSupported = EOPNOTSUPP
+    package static let notImplemented = ENOSYS
+    package static let noLocks = ENOLCK
     package static let invalid = EINVAL
     package static let badDescriptor = EBADF
     package static let io = EIO

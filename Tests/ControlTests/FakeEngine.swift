@@ -28,6 +28,8 @@ final class FakeEngine: BackupEngine {
         var beginFault: ServerFault?
         /// Why jobs end with their server.
         var notLasting: String?
+        /// What jobs that are begun keep for the next server.
+        var memory: String?
         /// Jobs that an earlier engine has left.
         var expected: [JobResumption] = []
         var resumeFault: ServerFault?
@@ -279,6 +281,7 @@ final class FakeEngine: BackupEngine {
             endpoint: endpoint, holdNanoseconds: 1000,
             diskSizes: Dictionary(uniqueKeysWithValues: sizes))
         started.notLasting = state.withLock { $0.notLasting }
+        started.memory = look { $0.memory }
         return started
     }
 

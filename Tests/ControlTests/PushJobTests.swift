@@ -5,7 +5,7 @@ import Synchronization
 import Testing
 
 /// Workers that say what a test wants.
-private final class ScriptedPusher: PushStarting {
+final class ScriptedPusher: PushStarting {
     final class Run: PushRun {
         let order: PushOrder
         let hear: @Sendable (PushReport) -> Void
@@ -43,7 +43,7 @@ private final class ScriptedPusher: PushStarting {
 }
 
 @Suite struct PushJobTests {
-    private static func manager(
+    static func manager(
         _ fixture: ControlFixture, _ pusher: ScriptedPusher, patience: Int32 = 30_000
     ) async throws -> JobManager {
         for name in ["a", "b"] {
@@ -63,16 +63,16 @@ private final class ScriptedPusher: PushStarting {
         return manager
     }
 
-    private static func xml(_ fixture: ControlFixture) -> String {
+    static func xml(_ fixture: ControlFixture) -> String {
         "<domainbackup><disks><disk name='vda'><target file='\(fixture.root)/t.a'/></disk>"
             + "<disk name='vdb'><target file='\(fixture.root)/t.b'/></disk></disks></domainbackup>"
     }
 
-    private static func exists(_ fixture: ControlFixture, _ name: String) -> Bool {
+    static func exists(_ fixture: ControlFixture, _ name: String) -> Bool {
         FileManager.default.fileExists(atPath: "\(fixture.root)/\(name)")
     }
 
-    private static func ended(_ manager: JobManager, _ id: String) async throws -> JobInfo {
+    static func ended(_ manager: JobManager, _ id: String) async throws -> JobInfo {
         #expect(try await eventually { try await manager.listJobs(domain: "vm1").isEmpty })
         return try await manager.completedJobInfo(domain: "vm1", job: id, keep: true)
     }

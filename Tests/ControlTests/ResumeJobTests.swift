@@ -123,6 +123,25 @@ import Testing
         }
     }
 
+    @Test("a job that was told to have failed does not go on, though its record says nothing of it")
+    func toldAlready() async throws {
+        let fixture = try ControlFixture()
+        try Self.leave(fixture) { _, _ in }
+        let state = try StateDirectory(path: fixture.stateDirectory)
+        var told = JobInfo(jobType: "Failed")
+        (told.id, told.domain, told.success) = (Self.id, "vm1", false)
+        (told.outcome, told.errorMessage) = ("failed", "the verdict cannot be kept")
+        try state.save(StoredHistory(domain: "vm1", jobs: [told], isLastUnread: true))
+        state.release()
+        let manager = try await fixture.manager(stored: true)
+        _ = await manager.restore()
+        #expect(fixture.engine.look { $0.expected }.isEmpty)
+        #expect(try await manager.listJobs(domain: "vm1").isEmpty)
+        let ended = try await manager.endedJobs(domain: "vm1")
+        #expect(ended.map(\.errorMessage) == ["the verdict cannot be kept"])
+        #expect(try StateDirectory.jobFiles(fixture).isEmpty)
+    }
+
     @Test("what the engine refuses has failed with its reason, and the engine has forgotten it")
     func engineRefuses() async throws {
         let fixture = try ControlFixture()

@@ -241,6 +241,45 @@ extension InteropSuite {
             try server.stop()
         }
 
+        @Test("a refused begin leaves a device as it was, and no mark goes over what others have")
+        func device() throws {
+            let fixture = try Fixture()
+            let server = fixture.server
+            let backing = fixture.file("device")
+            let before = try Images.random(backing, bytes: 16 << 20, seed: 3)
+            let device = try LoopDevice(over: backing)
+            var disk = PushDisk("vda", device.path)
+            disk.isBlock = true
+            // Workers have their targets by the time the scratch is found to be there.
+            let scratch = fixture.file("vda.img.c1.scratch")
+            try Files.write("somebody's", to: scratch)
+            let arguments = try server.pushArguments([disk], checkpoint: "c1")
+            #expect(try fixture.refusal(arguments).contains("c1.scratch"))
+            try fixture.expectNoWorkers()
+            let isAsBefore = try Bytes.ofDisk(device.path) == before
+            #expect(isAsBefore)
+            Files.remove(scratch)
+            let job = try fixture.begin(arguments + ["--bandwidth", "1M"])
+            server.kill()
+            let mounted = try fixture.directory.directory("mount")
+            // Until the workers are gone.
+            for _ in 0..<100 {
+                if try Command.run("mkfs.ext4", ["-q", "-F", device.path]).succeeded { break }
+                Thread.sleep(forTimeInterval: 0.05)
+            }
+            try Command.run("mount", [device.path, mounted]).output()
+            defer { _ = try? Command.run("umount", [mounted]) }
+            try server.start()
+            _ = try fixture.expectFailed(job, "Device or resource busy")
+            #expect(
+                try Command.run("head", ["-c", "1024", device.path]).stdout.allSatisfy {
+                    $0 == "\0"
+                })
+            #expect(
+                server.stderr.contains("'\(device.path)' is not marked as failed: it is in use"))
+            try server.stop()
+        }
+
         @Test(
             "P2: a target that fills breaks the push, not the guest", arguments: ["raw", "qcow2"])
         func full(format: String) throws {

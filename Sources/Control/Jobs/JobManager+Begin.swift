@@ -307,6 +307,10 @@ extension JobManager {
                 SystemCalls.FileIdentity(device: $0.device, inode: $0.inode)
             }
         }
+        // The workers have their targets, and write from here on.
+        for index in (job.record.targets ?? []).indices {
+            job.record.targets?[index].isBegun = true
+        }
         job.record.resume = try resume(of: job, started, timeToLiveSeconds).map { Lenient($0) }
         // After a loss of power the record from before says enough.
         try state?.update(job.record)

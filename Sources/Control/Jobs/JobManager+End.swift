@@ -75,7 +75,8 @@ extension JobManager {
             info = Self.endedInfo(job, outcome)
         }
         if !outcome.isGood {
-            await spoil(job.record.targets, domain: job.domain, id: id)
+            let unmarked = await spoil(job.record.targets, domain: job.domain, id: id)
+            job.record.targets = unmarked
             await takeBack(job, &info)
         }
         jobs.removeValue(forKey: id)
@@ -98,19 +99,21 @@ extension JobManager {
     }
 
     // Without its record the job has ended well: this is the moment when its checkpoint becomes a
-    // base. A verdict that would not outlive the server is none, unless nothing hangs on it.
+    // base, and a push is over. A verdict that would not outlive the server is none, unless nothing
+    // hangs on it: the next server would go on with the push, and write over good targets.
     private func keepVerdict(_ job: Job) -> String? {
         do throws(ControlError) {
             try state?.removeJob(job.id)
             return nil
         } catch {
-            guard job.checkpoint == nil else { return error.message }
+            guard job.checkpoint == nil, job.record.targets == nil else { return error.message }
             noteStateProblem(error.message, domain: job.domain, id: job.id)
             return nil
         }
     }
 
-    // The record goes last, or stays for the next start to finish the work.
+    // The record goes last, or stays for the next start to finish the work: with the targets that
+    // are not marked yet.
     func takeBack(_ job: Job, _ info: inout JobInfo) async {
         var problem: String?
         if let checkpoint = job.checkpoint {
@@ -126,14 +129,14 @@ extension JobManager {
             }
         }
         do throws(ControlError) {
-            if problem == nil {
+            if problem == nil { unsettled[job.id] = nil }
+            if problem == nil, job.record.targets == nil {
                 try state?.removeJob(job.id)
-                unsettled[job.id] = nil
             } else {
                 var record = job.record
                 record.scratch = []
                 record.socketPath = nil
-                record.targets = nil
+                record.resume = nil
                 record.ended = info
                 try state?.save(record)
             }

@@ -104,20 +104,25 @@ extension JobManager {
                 return .success(true)
             }
         }
+        var unmarked: [StoredJob.Target] = []
         for target in record.targets ?? [] {
             let answer = await storage.run(
                 at: .of(target.path), what: "'\(target.path)'",
                 .end(milliseconds: startLookMilliseconds)
-            ) { () -> Result<String?, ServerFault> in .success(PushFiles.spoil(target)) }
+            ) { () -> Result<TargetMark.Outcome, ServerFault> in
+                .success(PushFiles.spoil(target))
+            }
             switch answer {
-            case .success(nil): break
-            case .success(let problem?): warnings.append(problem)
+            case .success(let outcome):
+                if case .failed = outcome { unmarked.append(target) }
+                if let problem = outcome.problem { warnings.append(problem) }
             case .failure:
+                unmarked.append(target)
                 warnings.append(
                     "target '\(target.path)' is not marked as failed: its storage does not answer")
             }
         }
-        record.targets = nil
+        record.targets = unmarked.isEmpty ? nil : unmarked
         record.scratch = kept
         record.socketPath = nil
         return (record, warnings)

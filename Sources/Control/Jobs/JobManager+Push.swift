@@ -283,13 +283,20 @@ extension JobManager {
     /// Goes on with pushes that were paused.
     func resumePushes() {
         for (id, job) in jobs where job.plan.push != nil {
-            guard case .running = job.state else { continue }
-            Task {
-                do throws(ControlError) {
-                    try await self.restartPush(id)
-                } catch {
-                    await self.endPush(id, self.crew(id), .pushFailed(reason: error.message))
+            switch job.state {
+            case .running:
+                Task {
+                    do throws(ControlError) {
+                        try await self.restartPush(id)
+                    } catch {
+                        await self.endPush(id, self.crew(id), .pushFailed(reason: error.message))
+                    }
                 }
+            case .broken(let reason):
+                // It broke while it was paused, or its end was refused then: there is no worker any
+                // more whose end would be its end.
+                Task { await self.endPush(id, nil, .pushFailed(reason: reason)) }
+            case .starting, .ending, .ended: break
             }
         }
     }
@@ -343,19 +350,27 @@ extension JobManager {
         return nil
     }
 
-    /// Marks the targets of a push that has failed.
-    func spoil(_ targets: [StoredJob.Target]?, domain: String, id: String) async {
+    /// Marks the targets of a push that has failed; returns those for which that is still to be
+    /// done.
+    func spoil(
+        _ targets: [StoredJob.Target]?, domain: String, id: String
+    ) async -> [StoredJob.Target]? {
+        var left: [StoredJob.Target] = []
         for target in targets ?? [] {
             let answer = await onStorage(target.path, { PushFiles.spoil(target) })
             switch answer {
             case .failure(let fault):
+                left.append(target)
                 noteStateProblem(
-                    "target '\(target.path)' is not marked as failed: "
+                    "'\(target.path)' is not marked as failed: "
                         + controlError(from: fault).message, domain: domain, id: id)
-            case .success(let problem?): noteStateProblem(problem, domain: domain, id: id)
-            case .success(nil): break
+            case .success(let outcome):
+                if case .failed = outcome { left.append(target) }
+                guard let problem = outcome.problem else { continue }
+                noteStateProblem(problem, domain: domain, id: id)
             }
         }
+        return left.isEmpty ? nil : left
     }
 
     private func onStorage<Value: Sendable>(

@@ -83,6 +83,9 @@ extension JobManager {
         guard record.ended == nil, record.brokenReason == nil, let kept = record.resume else {
             return .failure(Refusal(nil))
         }
+        // That it has failed has been told, and only its record could not be changed any more.
+        let told = history[record.domain]?.jobs.first { $0.id == record.id }
+        if let told, told.success == false { return .failure(Refusal(told.errorMessage)) }
         guard let resume = kept.value, resume.version == StoredResume.version else {
             return .failure(
                 Refusal(

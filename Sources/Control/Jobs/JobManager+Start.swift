@@ -232,9 +232,12 @@ extension JobManager {
             record.ended = record.ended ?? known
         }
         do throws(ControlError) {
-            if record.scratch.isEmpty, domains[record.domain] != nil {
+            if record.scratch.isEmpty, record.targets == nil, domains[record.domain] != nil {
                 await settle(record.id)
                 if unsettled[record.id] == nil { return warnings }
+            }
+            if !record.scratch.isEmpty || record.targets != nil {
+                unsettled[record.id]?.keepsFiles = true
             }
             try state.save(record)
         } catch {

@@ -15,6 +15,8 @@ extension JobManager {
         var checkpoint: String?
         /// The record on disk belongs to a newer version: it is left alone.
         var isForeign = false
+        /// The record names files that could not be dealt with yet: it stays for the next start.
+        var keepsFiles = false
     }
 
     /// Why no backup can start from a checkpoint now; nil when the job it was made with ended well,
@@ -101,7 +103,7 @@ extension JobManager {
             guard await isGone(checkpoint, from: left.domain) || isTaken else { return }
         }
         do throws(ControlError) {
-            try state?.removeJob(id)
+            if !left.keepsFiles { try state?.removeJob(id) }
             unsettled[id] = nil
         } catch {
             noteStateProblem(error.message, domain: left.domain, id: id)

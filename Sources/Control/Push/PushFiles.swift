@@ -9,10 +9,6 @@ enum PushFiles {
     static let partialSuffix = ".partial"
     /// What a backup that failed has left.
     static let failedSuffix = ".failed"
-    /// The first bytes of a device or kept file whose backup failed.
-    static let mark = "nbdpull: this is no backup, the job that wrote it failed\n"
-    private static let markBytes = 512
-
     /// Why a call came to nothing.
     struct Problem: Error, Sendable, Hashable {
         enum Kind: Sendable, Hashable { case exists, other }
@@ -59,21 +55,11 @@ enum PushFiles {
         }
     }
 
-    /// Marks what a failed backup has written, so that nobody takes it for a good one; the problem
-    /// if that does not work.
-    static func spoil(_ target: StoredJob.Target) -> String? {
+    /// Marks what a failed backup has written, so that nobody takes it for a good one.
+    static func spoil(_ target: StoredJob.Target) -> TargetMark.Outcome {
+        guard target.isNew else { return TargetMark.write(to: target) }
+        guard let identity = target.identity else { return .done }
         do throws(SystemCalls.Failure) {
-            guard target.isNew else {
-                // What has that name now must be what was written.
-                guard let identity = target.identity, target.bootID == SystemCalls.bootID,
-                    SystemCalls.reached(target.path)?.identity == identity
-                else { return "'\(target.path)' is not marked as failed: it is another by now" }
-                var bytes = Array(mark.utf8)
-                bytes += [UInt8](repeating: 0, count: markBytes - bytes.count)
-                try SystemCalls.overwriteStart(of: target.path, with: bytes)
-                return nil
-            }
-            guard let identity = target.identity else { return nil }
             // It may have had its name already when something else went wrong.
             for path in [target.path + partialSuffix, target.path]
             where SystemCalls.identity(of: path)?.identity == identity {
@@ -81,9 +67,9 @@ enum PushFiles {
                 try SystemCalls.syncDirectory(
                     (target.path as NSString).deletingLastPathComponent)
             }
-            return nil
+            return .done
         } catch {
-            return "'\(target.path)' cannot be marked as failed: \(error.text)"
+            return .failed("'\(target.path)' cannot be marked as failed: \(error.text)")
         }
     }
 

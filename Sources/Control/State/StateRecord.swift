@@ -148,6 +148,14 @@ package struct StoredJob: Sendable, Hashable, Codable {
         package var identity: SystemCalls.FileIdentity?
         /// During which boot: after another, a device of that name may be another one.
         package var bootID: String?
+        /// A worker has had it for itself, and may have written it.
+        package var isBegun: Bool?
+
+        package init(disk: String, path: String, isNew: Bool) {
+            self.disk = disk
+            self.path = path
+            self.isNew = isNew
+        }
     }
 
     package var id: String

@@ -21,6 +21,8 @@ package enum SystemCalls {
         package var hasNoAddress: Bool { number == EADDRNOTAVAIL }
         package var isTaken: Bool { number == EADDRINUSE }
         package var isForbidden: Bool { number == EACCES }
+        /// Whether somebody else has the device for himself.
+        package var isBusy: Bool { number == EBUSY }
         /// Whether there is no such file.
         package var notFound: Bool { number == ENOENT }
     }
@@ -140,19 +142,28 @@ package enum SystemCalls {
         return FileIdentity(device: UInt64(found.st_dev), inode: UInt64(found.st_ino))
     }
 
-    /// Writes over the first bytes of a file or device, durably.
-    package static func overwriteStart(
-        of path: String, with bytes: [UInt8]
-    ) throws(Failure) {
-        try writeDurably(bytes, to: try open(path, flags: O_WRONLY))
-    }
-
     /// What a path leads to, links followed: of a block device the device itself, of anything else
     /// the file, nil if it leads nowhere.
     package static func reached(_ path: String) -> (identity: FileIdentity, isBlock: Bool)? {
         var found = stat()
         // SAFETY: the string is NUL-terminated, and both live for the call.
         guard unsafe stat(path, &found) == 0 else { return nil }
+        return reached(found)
+    }
+
+    /// What an open file is, as `reached` of its path says it.
+    package static func reached(
+        _ descriptor: borrowing Descriptor
+    ) throws(Failure) -> (identity: FileIdentity, isBlock: Bool) {
+        var found = stat()
+        // SAFETY: the kernel fills the local during the call.
+        guard unsafe fstat(descriptor.raw, &found) == 0 else {
+            throw Failure(call: "fstat", number: errno)
+        }
+        return reached(found)
+    }
+
+    private static func reached(_ found: stat) -> (identity: FileIdentity, isBlock: Bool) {
         guard found.st_mode & S_IFMT == S_IFBLK else {
             return (
                 FileIdentity(device: UInt64(found.st_dev), inode: UInt64(found.st_ino)), false
