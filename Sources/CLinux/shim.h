@@ -258,8 +258,13 @@ static inline void nbdpull_note_crashes(struct nbdpull_crash *place) {
     state->chains = getenv("SWIFT_BACKTRACE") != 0;
     action.sa_sigaction = nbdpull_crashed;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (unsigned long i = 0; i < sizeof signals / sizeof *signals; i++)
+    for (unsigned long i = 0; i < sizeof signals / sizeof *signals; i++) {
+        struct sigaction found = {0};
+        sigaction(signals[i], 0, &found);
+        /* Mappings whose file may shrink are guarded already: without that handler they end the process. */
+        if (signals[i] == SIGBUS && !state->chains && (found.sa_flags & SA_SIGINFO)) continue;
         sigaction(signals[i], &action, &state->before[signals[i]]);
+    }
 }
 static inline unsigned nbdpull_thread(void) { return (unsigned)syscall(SYS_gettid); }
 /* Where the program was loaded. */
@@ -494,6 +499,8 @@ enum { nbdpull_guards_max = 32768 };
 struct nbdpull_guards {
     unsigned long losses;
     struct nbdpull_guard entries[nbdpull_guards_max];
+    /* What became of the signal before. */
+    struct sigaction before;
 };
 static inline struct nbdpull_guards **nbdpull_guards_of_handler(void) {
     static struct nbdpull_guards *guards;
@@ -526,7 +533,7 @@ static inline void nbdpull_on_bus_error(int number, siginfo_t *facts, void *cont
         return;
     }
     /* Not ours: the access is made again, and ends the process as it would have. */
-    signal(number, SIG_DFL);
+    sigaction(number, &guards->before, 0);
     errno = before;
 }
 /* Called once. The table's address; 0 when there is no memory for it. */
@@ -539,7 +546,7 @@ static inline uintptr_t nbdpull_guards_install(void) {
     memset(&action, 0, sizeof action);
     action.sa_sigaction = nbdpull_on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_RESTART;
-    return sigaction(SIGBUS, &action, 0) == 0 ? (uintptr_t)memory : 0;
+    return sigaction(SIGBUS, &action, &((struct nbdpull_guards *)memory)->before) == 0 ? (uintptr_t)memory : 0;
 }
 /* The guard's number; -1 when there is no place. */
 static inline int nbdpull_guard_add(uintptr_t table, uintptr_t start, uintptr_t end) {

@@ -90,10 +90,15 @@ import Testing
             record.targets = [target]
             try await Self.leave(record, fixture)
             let (_, warnings) = try await fixture.restarted()
-            #expect(warnings == [])
+            #expect(Self.ofPushes(warnings) == [])
             #expect(Self.content(fixture, "t.a").hasPrefix(isBegun ? Self.mark : "somebody's"))
             #expect(try Self.records(fixture).isEmpty)
         }
+    }
+
+    /// Not those of disks that a busy machine opens late.
+    private static func ofPushes(_ warnings: [String]) -> [String] {
+        warnings.filter { !$0.contains("does not answer") }
     }
 
     private static func leave(_ record: StoredJob, _ fixture: ControlFixture) async throws {
@@ -119,7 +124,7 @@ import Testing
                 try FileManager.default.removeItem(atPath: "\(fixture.root)/t.a.failed")
             }
             let (manager, warnings) = try await fixture.restarted()
-            #expect(warnings.count == 1 - round, "\(warnings)")
+            #expect(Self.ofPushes(warnings).count == 1 - round, "\(warnings)")
             #expect(PushJobTests.exists(fixture, "t.a.partial") == (round == 0))
             #expect(try Self.records(fixture).isEmpty == (round == 1))
             // It is told once.

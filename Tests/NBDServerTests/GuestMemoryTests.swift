@@ -222,6 +222,12 @@ import Testing
         }
     }
 
+    @Test("P6: memory that a guest takes back ends no server that notes its crashes")
+    func guardBesideNotes() async {
+        await #expect(processExitsWith: .success) { exit(survives(notesFirst: true)) }
+        await #expect(processExitsWith: .success) { exit(survives(notesFirst: false)) }
+    }
+
     // MARK: Calls
 
     @Test("P2: a call never waits: its counter is full and blocks, and the ring goes on")
@@ -275,4 +281,27 @@ import Testing
         }
         #expect(ring.completionCount == 0)
     }
+}
+
+/// Loads from a guarded mapping behind the end of its file, in a process that notes crashes; the
+/// status to exit with.
+private func survives(notesFirst: Bool) -> Int32 {
+    let path = "/dev/shm/nbdpull-notes-\(getpid())"
+    func note() -> Bool {
+        defer { try? FileCalls.remove(path) }
+        return (try? FlightRecorder(path: path, facts: [])) != nil
+    }
+    if notesFirst, !note() { return 2 }
+    let table = nbdpull_guards_install()
+    if !notesFirst, !note() { return 3 }
+    let file = unsafe nbdpull_memory_file("test")
+    ftruncate(file, 4096)
+    // SAFETY: a mapping of this function's own, which stays.
+    let memory = unsafe mmap(nil, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+    guard table != 0, let memory = unsafe memory, unsafe memory != MAP_FAILED else { return 4 }
+    let start = UInt(bitPattern: memory)
+    let number = nbdpull_guard_add(table, start, start + 4096)
+    ftruncate(file, 0)
+    let found = unsafe memory.load(fromByteOffset: 0, as: UInt8.self)
+    return found == 0 && nbdpull_guard_is_gone(table, number) != 0 ? EXIT_SUCCESS : EXIT_FAILURE
 }
