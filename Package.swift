@@ -67,6 +67,12 @@ let package = Package(
             name: "ScratchFiles", dependencies: ["PointInTime", "Disk", "SystemLayer", "Tables"],
             swiftSettings: strict),
         .target(name: "Core", dependencies: ["PointInTime", "Tracking"], swiftSettings: strict),
+        .target(
+            name: "Upstream",
+            dependencies: [
+                "CLibNBD", "CLinux", "Disk", "IORing", "ServerInterface", "SystemLayer",
+            ],
+            swiftSettings: strict),
         .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),
         .target(
             name: "BoundedCalls", dependencies: ["ServerInterface", "SystemLayer"],
@@ -79,7 +85,7 @@ let package = Package(
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
-                "Tracking", "TrackingFiles", "VhostProtocol",
+                "Tracking", "TrackingFiles", "Upstream", "VhostProtocol",
             ],
             swiftSettings: strict),
         .target(
@@ -149,8 +155,11 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SystemLayer", "TLS", "Tables", "Tracking",
-                "TrackingFiles", "VhostClient",
+                "TrackingFiles", "Upstream", "VhostClient",
             ],
+            swiftSettings: strict),
+        .testTarget(
+            name: "UpstreamTests", dependencies: ["Upstream", "ServerInterface"],
             swiftSettings: strict),
         .testTarget(
             name: "ControlTests",
@@ -215,7 +224,8 @@ if Context.environment["NBDPULL_SIMULATE"] != nil {
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SharedMemory", "Simulation", "SystemLayer",
-                "TLS", "Tables", "Tracking", "TrackingFiles", "VhostProtocol", "WireClient",
+                "TLS", "Tables", "Tracking", "TrackingFiles", "Upstream", "VhostProtocol",
+                "WireClient",
             ],
             path: "Tests/SimulatedServer", swiftSettings: strict))
 }
