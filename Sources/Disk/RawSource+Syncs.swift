@@ -5,7 +5,10 @@ extension RawSource {
     /// Makes every completed write durable, by the guest's descriptor: the last sync of a disk.
     ///
     /// Throws when that cannot be said: see `makeDurable`.
-    package func sync() throws(SystemFault) { try sync(raw, isHeard: true) }
+    package func sync() throws(SystemFault) {
+        if let remote { return try sync(remote, isHeard: true) }
+        try sync(raw, isHeard: true)
+    }
 
     /// Makes everything durable that was written; throws when the source has lost a write since it
     /// was opened, no matter who was told of it.
@@ -14,6 +17,7 @@ extension RawSource {
     /// not miss its own. May wait as long as the storage does. A fault that `saysNothing` has lost
     /// nothing.
     package func makeDurable() throws(SystemFault) {
+        if let remote, !isReadOnly { return try sync(remote, isHeard: false) }
         if let syncRaw { return try sync(syncRaw, isHeard: false) }
         try checkLosses()
     }
@@ -21,6 +25,16 @@ extension RawSource {
     private func sync(_ descriptor: Int32, isHeard: Bool) throws(SystemFault) {
         do throws(SystemFault) {
             try FileCalls.sync(descriptor)
+        } catch {
+            noteFailedSync(error, isHeard: isHeard)
+            throw error
+        }
+        try checkLosses()
+    }
+
+    private func sync(_ remote: any RemoteSource, isHeard: Bool) throws(SystemFault) {
+        do throws(SystemFault) {
+            try remote.makeDurable()
         } catch {
             noteFailedSync(error, isHeard: isHeard)
             throw error

@@ -51,9 +51,8 @@ package enum ServeArguments {
             default: throw refusal("'\(part)' is not known, only format=raw and readonly are")
             }
         }
-        let absolute = absolutePath(path)
-        return DomainDisk(
-            target: target, kind: sourceKind(of: absolute), path: absolute, readOnly: readOnly)
+        let found = try source(path)
+        return DomainDisk(target: target, kind: found.kind, path: found.path, readOnly: readOnly)
     }
 
     // Splits at single commas; a doubled comma is a comma.

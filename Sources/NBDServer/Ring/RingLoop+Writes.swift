@@ -143,7 +143,7 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard:
             if !pieces[piece].changesNothing { recordAllocation(piece) }
             submitAllocation(piece)
-        case .read, .sync, .prefetch, .guestRead:
+        case .read, .sync, .prefetch, .status, .guestRead:
             preconditionFailure("only changes are submitted here")
         }
     }
@@ -287,7 +287,8 @@ extension RingLoop where IO: ~Copyable {
         switch pieces[piece].kind {
         case .write: submitWrite(piece)
         case .zero, .discard: submitAllocation(piece)
-        case .read, .sync, .prefetch, .guestRead: preconditionFailure("only changes need room")
+        case .read, .sync, .prefetch, .status, .guestRead:
+            preconditionFailure("only changes need room")
         }
     }
 
