@@ -73,7 +73,10 @@ package struct UpstreamCommands: ~Copyable {
     /// Kept changes written again at a time.
     static let replaysMax = 16
     private static let countedBytesMin = 4096
+    /// A command that was under way in so many breaks is not sent again.
+    static let breaksMax = 32
     private static let inputOutputError: Int32 = 5
+    private static let noSpace: Int32 = 28
 
     /// A command's place in the table.
     package typealias Index = Int32
@@ -91,6 +94,8 @@ package struct UpstreamCommands: ~Copyable {
         var mark: UInt64 = 0
         /// The order of asking.
         var order: UInt64
+        /// Connections that broke while it was under way.
+        var breaks = 0
     }
 
     /// What follows from an answer, to be done by the caller in this order.
@@ -127,6 +132,14 @@ package struct UpstreamCommands: ~Copyable {
     package subscript(_ index: Index) -> UpstreamCommand {
         get { entries[Int(index)].command }
         set { entries[Int(index)].command = newValue }
+    }
+
+    /// Whether it was answered before, and is written again.
+    package func isReplay(_ index: Index) -> Bool { entries[Int(index)].state == .replayed }
+
+    /// Whether something was sent that has no answer.
+    package var awaitsAnswers: Bool {
+        entries.contains { $0.state == .sent || $0.state == .replayed }
     }
 
     /// Whether changes are kept.
@@ -242,6 +255,10 @@ package struct UpstreamCommands: ~Copyable {
             } else if entry.command.isChange, errno == 0 {
                 changed(index)
             } else {
+                // The failure may be that of the flush in it, which is said once.
+                if entry.command.isDurable, errno != Self.noSpace {
+                    outcomes.append(.lost(errno: Self.inputOutputError))
+                }
                 finish(index, errno: errno)
             }
         case .open, .waiting, .kept: break
@@ -251,10 +268,11 @@ package struct UpstreamCommands: ~Copyable {
     private mutating func changed(_ index: Index) {
         answers += 1
         let command = entries[Int(index)].command
-        guard abilities.flushes, !(command.isDurable && abilities.durableWrites) else {
-            return finish(index, errno: 0)
-        }
-        if command.isDurable {
+        guard abilities.flushes else { return finish(index, errno: 0) }
+        if command.isDurable, abilities.durableWrites {
+            // An older change of the same place must not come back over it after a break.
+            guard overlapsKept(command) else { return finish(index, errno: 0) }
+        } else if command.isDurable {
             entries[Int(index)].isFlushing = true
             entries[Int(index)].state = .waiting
             waiting.append(index)
@@ -267,6 +285,13 @@ package struct UpstreamCommands: ~Copyable {
         outcomes.append(.done(index, errno: 0, keeping: true))
     }
 
+    private func overlapsKept(_ command: UpstreamCommand) -> Bool {
+        kept.contains { index in
+            let other = entries[Int(index)].command
+            return other.position < command.end && command.position < other.end
+        }
+    }
+
     private mutating func flushAnswered(_ index: Index, _ answer: Int32) {
         // Whatever an upstream says of it, a flush that was carried out and failed may have lost
         // something.
@@ -274,8 +299,9 @@ package struct UpstreamCommands: ~Copyable {
         let entry = entries[Int(index)]
         if entry.command.asker == .nobody {
             hasOwnFlush = false
-            if errno != 0 { outcomes.append(.lost(errno: errno)) }
         }
+        // Whoever asked: what is forgotten below may be what was lost.
+        if errno != 0 { outcomes.append(.lost(errno: errno)) }
         // After a failure, too: it may have been said once.
         forgetKept(upTo: entry.mark)
         finish(index, errno: errno)
@@ -333,7 +359,9 @@ package struct UpstreamCommands: ~Copyable {
         var again: [Index] = []
         for index in entries.indices {
             switch entries[index].state {
-            case .sent: again.append(Index(index))
+            case .sent:
+                entries[index].breaks += 1
+                again.append(Index(index))
             case .replayed: entries[index].state = .kept
             case .open, .waiting, .kept: break
             }
@@ -345,8 +373,21 @@ package struct UpstreamCommands: ~Copyable {
         }
         again.sort { entries[Int($0)].order < entries[Int($1)].order }
         for index in again { entries[Int(index)].state = .waiting }
+        // One that breaks every connection must not keep others from being answered.
+        let breaking = again.filter { isBreaking($0) }
+        again.removeAll { isBreaking($0) }
         waiting = again + waiting[first...]
         first = 0
+        for index in breaking {
+            let command = entries[Int(index)].command
+            if command.asker == .nobody { hasOwnFlush = false }
+            if command.kind == .flush { outcomes.append(.lost(errno: Self.inputOutputError)) }
+            finish(index, errno: Self.inputOutputError)
+        }
+    }
+
+    private func isBreaking(_ index: Index) -> Bool {
+        entries[Int(index)].breaks >= Self.breaksMax
     }
 
     /// The upstream is there (again), perhaps another process.

@@ -38,6 +38,7 @@ final class UpstreamHome {
     private var downSince: UInt64
     private var nextAttempt: UInt64 = 0
     private var pause: UInt64 = UpstreamHome.pauseMin
+    private var connectedAt: UInt64
     private var isConnecting = false
     private var hasGivenUp = false
     private var isReported = false
@@ -58,12 +59,13 @@ final class UpstreamHome {
         abilities.durableWrites = source.facts.durableWrites
         commands = UpstreamCommands(abilities)
         downSince = now
+        connectedAt = now
     }
 
     /// Takes the first connections, or asks for some.
     func begin(_ serial: inout UInt32, now: UInt64, _ errands: inout UpstreamErrands) {
         if let fresh = source.takeFresh() {
-            use(fresh, &serial)
+            use(fresh, &serial, now: now)
             pump(now: now, &errands)
         } else {
             tryToConnect(now: now)
@@ -205,8 +207,12 @@ final class UpstreamHome {
                 }
                 continue
             }
-            hasProgress = true
-            commands.answered(answer.index, errno: answer.errno)
+            let command = commands[answer.index]
+            // What was written again would be answered after each break.
+            if !commands.isReplay(answer.index) { hasProgress = true }
+            let isShort = command.kind == .read && answer.byteCount != command.count
+            commands.answered(
+                answer.index, errno: answer.errno == 0 && isShort ? Errno.io : answer.errno)
             tellOutcomes(&errands)
         }
         taken.removeAll(keepingCapacity: true)
@@ -229,7 +235,7 @@ final class UpstreamHome {
                 if command.ownsBytes { memory.give(command.address, command.count) }
                 guests[index] = nil
                 commands.release(index)
-            case .lost(let errno): source.keepLoss(errno)
+            case .lost: source.keepLoss()
             }
         }
     }
@@ -287,16 +293,18 @@ final class UpstreamHome {
     /// One connection has broken: perhaps the upstream is another process by now, and none of them
     /// is believed.
     private func breakAll(now: UInt64, _ errands: inout UpstreamErrands) {
+        let isIdle = !commands.awaitsAnswers
         closeLinks()
         commands.connectionLost()
         lastFault = "the connection broke"
-        if hasProgress {
+        if hasProgress || isIdle {
             downSince = now
             isReported = false
-            pause = Self.pauseMin
         }
+        if hasProgress || now - min(now, connectedAt) >= Self.pauseMax { pause = Self.pauseMin }
         hasProgress = false
-        tryToConnect(now: now)
+        // One that breaks whatever is made is not asked faster than one that is not there.
+        if now >= nextAttempt { tryToConnect(now: now) }
     }
 
     /// What they answer from here on, to commands that are sent again, counts no more.
@@ -325,12 +333,13 @@ final class UpstreamHome {
             if isReported { source.report("it is there again: its requests go on") }
             hasGivenUp = false
             isReported = false
-            use(fresh, &serial)
+            use(fresh, &serial, now: now)
             pump(now: now, &errands)
         }
     }
 
-    private func use(_ fresh: FreshLinks, _ serial: inout UInt32) {
+    private func use(_ fresh: FreshLinks, _ serial: inout UInt32, now: UInt64) {
+        connectedAt = now
         links = fresh.links
         for link in links {
             serial &+= 1

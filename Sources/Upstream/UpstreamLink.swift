@@ -115,7 +115,8 @@ final class UpstreamLink: @unchecked Sendable {
         // SAFETY (all of connect): as in init.
         try check(unsafe nbd_set_export_name(handle, address.name))
         try check(unsafe nbd_add_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION))
-        try check(unsafe nbd_set_pread_initialize(handle, false))
+        // A reply may leave bytes out: they are zeros then, not what the memory held for others.
+        try check(unsafe nbd_set_pread_initialize(handle, true))
         try unsafe secure(handle, address.security)
         switch address.place {
         case .unix(let path): try check(unsafe nbd_aio_connect_unix(handle, path))
@@ -155,7 +156,7 @@ final class UpstreamLink: @unchecked Sendable {
         // SAFETY: the handle is connected; the calls only look.
         var facts = UpstreamFacts()
         let size = unsafe nbd_get_size(handle)
-        guard size >= 0 else { throw fault() }
+        guard size >= 0 else { throw UpstreamFault("its size is more than can be served") }
         facts.sizeBytes = UInt64(size)
         facts.isReadOnly = unsafe nbd_is_read_only(handle) > 0
         facts.flushes = unsafe nbd_can_flush(handle) > 0
@@ -243,7 +244,8 @@ final class UpstreamLink: @unchecked Sendable {
         switch asFlush ? .flush : command.kind {
         case .read:
             guard let bytes = unsafe bytes else { return EFAULT }
-            result = unsafe nbd_aio_pread(handle, bytes, command.count, position, done, 0)
+            result = unsafe nbd_aio_pread_structured(
+                handle, bytes, command.count, position, answers.chunks(of: index), done, 0)
         case .write:
             guard let bytes = unsafe bytes else { return EFAULT }
             result = unsafe nbd_aio_pwrite(handle, bytes, command.count, position, done, fua)
@@ -273,11 +275,14 @@ final class AnswerQueue {
     struct Answer {
         let index: Int32
         let errno: Int32
+        /// Bytes of a read that the reply had.
+        let byteCount: Int
     }
 
     @safe
     private struct Place {
         let index: Int32
+        var byteCount = 0
         let queue: UnsafeMutableRawPointer
     }
 
@@ -285,6 +290,8 @@ final class AnswerQueue {
     private(set) var extents: [Int32: [UpstreamExtent]] = [:]
     private var chunks: [UnsafeMutablePointer<Place>] = unsafe []
     private static let chunkCount = 256
+    /// Most of one answer's extents that are looked at; who wants more asks again.
+    private static let extentsMax = 4096
 
     deinit {
         // SAFETY: each was allocated in `place`, and no link that has one lives.
@@ -333,10 +340,27 @@ final class AnswerQueue {
                 let queue = unsafe Unmanaged<AnswerQueue>.fromOpaque(place.queue)
                     .takeUnretainedValue()
                 queue.answers.append(
-                    unsafe Answer(index: place.index, errno: error?.pointee ?? 0))
+                    unsafe Answer(
+                        index: place.index, errno: error?.pointee ?? 0, byteCount: place.byteCount))
                 // The library forgets the command.
                 return 1
             }, user_data: place(of: index), free: nil)
+    }
+
+    /// Counts the bytes of a read's reply, which the library does not.
+    fileprivate func chunks(of index: Int32) -> nbd_chunk_callback {
+        // SAFETY: as for completion; nothing else looks at the place while this does.
+        let place = unsafe place(of: index)
+        unsafe place.assumingMemoryBound(to: Place.self).pointee.byteCount = 0
+        return unsafe nbd_chunk_callback(
+            callback: { data, _, count, _, status, _ in
+                guard let data = unsafe data else { return 0 }
+                // LIBNBD_READ_DATA, LIBNBD_READ_HOLE; an error has no bytes.
+                if status == 1 || status == 2 {
+                    unsafe data.assumingMemoryBound(to: Place.self).pointee.byteCount &+= count
+                }
+                return 0
+            }, user_data: place, free: nil)
     }
 
     fileprivate func extents(of index: Int32) -> nbd_extent_callback {
@@ -348,7 +372,7 @@ final class AnswerQueue {
                 let queue = unsafe Unmanaged<AnswerQueue>.fromOpaque(place.queue)
                     .takeUnretainedValue()
                 var found: [UpstreamExtent] = []
-                for pair in 0..<count / 2 {
+                for pair in 0..<min(count / 2, AnswerQueue.extentsMax) {
                     let length = unsafe words[2 * pair]
                     // LIBNBD_STATE_ZERO: only what reads as zeros need not be read.
                     let isZero = unsafe words[2 * pair + 1] & 2 != 0

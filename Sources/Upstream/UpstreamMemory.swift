@@ -8,12 +8,13 @@ import Glibc
 struct UpstreamMemory: ~Copyable {
     /// Most bytes of one run.
     static let bytesMax = 1 << 20
-    /// Runs of a size that are kept for later.
-    private static let spareMax = 64
+    /// Bytes of runs that are kept for later.
+    private static let spareBytesMax = UpstreamCommands.keptBytesMax
     private static let smallest = 4096
 
     /// By size: a page, two, four and so on.
     private var spare: [[UInt]] = []
+    private var spareBytes = 0
 
     deinit {
         for run in spare.joined() { Self.free(run) }
@@ -23,6 +24,7 @@ struct UpstreamMemory: ~Copyable {
     mutating func removeAll() {
         for run in spare.joined() { Self.free(run) }
         spare.removeAll()
+        spareBytes = 0
     }
 
     private static func sizeClass(_ count: Int) -> Int {
@@ -39,7 +41,10 @@ struct UpstreamMemory: ~Copyable {
     mutating func take(_ count: Int) -> UInt {
         let size = Self.sizeClass(count)
         while spare.count <= size { spare.append([]) }
-        if let run = spare[size].popLast() { return run }
+        if let run = spare[size].popLast() {
+            spareBytes -= Self.smallest << size
+            return run
+        }
         // SAFETY: a run of its own, freed in `give` or with the rest.
         let run = UnsafeMutableRawPointer.allocate(
             byteCount: Self.smallest << size, alignment: Self.smallest)
@@ -50,8 +55,10 @@ struct UpstreamMemory: ~Copyable {
     mutating func give(_ address: UInt, _ count: Int) {
         let size = Self.sizeClass(count)
         while spare.count <= size { spare.append([]) }
-        if spare[size].count < Self.spareMax { return spare[size].append(address) }
-        Self.free(address)
+        let bytes = Self.smallest << size
+        guard spareBytes + bytes <= Self.spareBytesMax else { return Self.free(address) }
+        spareBytes += bytes
+        spare[size].append(address)
     }
 
     /// Copies between two runs of memory that both live.

@@ -221,7 +221,8 @@ package final class UpstreamSource: RemoteSource {
 
     func report(_ text: String) { handler.withLock { $0 }?(text) }
 
-    func keepLoss(_ errno: Int32) { lossKeeper.withLock { $0 }?(errno) }
+    /// Whatever the upstream said of it: some errors would pass as saying nothing of what is lost.
+    func keepLoss() { lossKeeper.withLock { $0 }?(Errno.io) }
 
     // MARK: RemoteSource
 

@@ -134,11 +134,37 @@ extension InteropSuite {
             Files.remove(trigger)
             #expect(try client.read(0, 4096) == before)
             try client.flush()
+            try client.disconnect()
+            try export.stop()
+        }
+
+        @Test(
+            "P5: a flush of the upstream that failed is not forgotten, whatever its smallest block",
+            arguments: [1, 4096])
+        func flushFails(block: Int) throws {
+            let directory = try TemporaryDirectory()
+            let path = try file(directory, Self.mebibyte)
+            let trigger = directory.file("fail")
+            let upstream = try UpstreamServer(
+                .plugin([
+                    "eval", "get_size=echo \(Self.mebibyte)",
+                    "pread=dd if=\(path) iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none",
+                    "can_write=exit 0",
+                    "pwrite=dd of=\(path) conv=notrunc oflag=seek_bytes seek=$4 status=none",
+                    "can_flush=exit 0",
+                    "flush=[ ! -e \(trigger) ] || { echo ENOMEM >&2; exit 1; }",
+                    "block_size=echo \(block) 65536 1M",
+                ]), over: path)
+            let export = try ExportUnderTest(upstream.uri)
+            let client = try NBDClient(export.uri)
+            try client.write([UInt8](repeating: 1, count: 4096), at: 0)
+            try client.flush()
+            try client.write([UInt8](repeating: 2, count: 4096), at: 4096)
             try Files.write("", to: trigger)
             #expect(throws: NBDFailure.self) { try client.flush() }
             Files.remove(trigger)
-            // P5: a flush that failed is not forgotten.
             #expect(throws: NBDFailure.self) { try client.flush() }
+            #expect(try client.read(4096, 4096).allSatisfy { $0 == 2 })
             try client.disconnect()
         }
 

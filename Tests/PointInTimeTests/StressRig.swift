@@ -29,7 +29,8 @@ final class StressRig {
     init(
         _ source: Source = .bufferedFile, guest: GuestKind = .nbd, mebibytes: Int = 32,
         options given: [String] = [], largestBytes: Int = 4 << 20, inFlight: Int = 32,
-        withFileSystem: Bool = false, upstream: UpstreamServer.Program = .nbdkit([])
+        withFileSystem: Bool = false, upstream: UpstreamServer.Program = .nbdkit([]),
+        discards: Bool = true
     ) throws {
         seed = RunSettings.seed
         self.guest = guest
@@ -49,6 +50,7 @@ final class StressRig {
             }
             contents.append(content)
             var disk = DiskDescription(target, path)
+            disk.discards = discards
             switch source {
             case .bufferedFile: break
             case .directFile: disk.cache = .direct

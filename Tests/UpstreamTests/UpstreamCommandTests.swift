@@ -147,6 +147,49 @@ struct UpstreamCommandTests {
         #expect(plain.told == [1: 0])
     }
 
+    @Test("P5: an older write of the same place does not come back over a durable one")
+    func durableOverKept() {
+        var peer = Peer()
+        peer.ask(.write, at: 0, count: 8192, tag: 1)
+        peer.answer()
+        peer.ask(.write, at: 4096, tag: 2, durable: true)
+        peer.ask(.write, at: 16_384, tag: 3, durable: true)
+        peer.answer()
+        peer.answer()
+        #expect(peer.told == [1: 0, 2: 0, 3: 0])
+        peer.breakAndReturn()
+        #expect(peer.underWay == ["write 0"])
+        peer.answer()
+        #expect(peer.underWay == ["write 4096"])
+        peer.answer()
+        #expect(peer.underWay.isEmpty, "what was flushed with its write and lies alone is not kept")
+    }
+
+    @Test("P2: a request that was under way in many breaks fails, and others go on")
+    func breaking() {
+        var peer = Peer()
+        peer.ask(.read, at: 4096, tag: 1)
+        for _ in 0..<31 { peer.breakAndReturn() }
+        peer.ask(.write, at: 0, tag: 2)
+        peer.breakAndReturn()
+        peer.settle()
+        #expect(peer.told == [1: 5] && peer.underWay == ["write 0"])
+        #expect(peer.losses.isEmpty)
+    }
+
+    @Test("P5: a flush that fails is a loss, whoever asked for it")
+    func flushFails() {
+        var peer = Peer()
+        peer.ask(.write, tag: 1)
+        peer.answer()
+        peer.ask(.flush, count: 0, tag: 2)
+        peer.answer(12)
+        #expect(peer.told[2] == 5 && peer.losses == [5])
+        peer.ask(.write, tag: 3, durable: true)
+        peer.answer(12)
+        #expect(peer.told[3] == 12 && peer.losses == [5, 5])
+    }
+
     @Test("P6: what is kept has a limit: a flush of our own makes room, and writes wait for it")
     func bounded() {
         var peer = Peer()
