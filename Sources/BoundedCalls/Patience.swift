@@ -16,6 +16,13 @@ package enum Patience {
             answer.give(false, after: milliseconds)
         }
     }
+
+    /// `InUse.outwait`, for modules that make no system calls of their own.
+    package static func outwait<Value: ~Copyable, Fault: Error>(
+        nanoseconds: UInt64, while isInUse: (Fault) -> Bool, _ body: () throws(Fault) -> Value
+    ) throws(Fault) -> Value {
+        try InUse.outwait(nanoseconds: nanoseconds, while: isInUse, body)
+    }
 }
 
 extension Latch {

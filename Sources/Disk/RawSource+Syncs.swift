@@ -1,3 +1,4 @@
+import Synchronization
 package import SystemLayer
 
 /// What is durable of a source, and what it has lost.
@@ -23,6 +24,10 @@ extension RawSource {
     }
 
     private func sync(_ descriptor: Int32, isHeard: Bool) throws(SystemFault) {
+        if ownSyncs.add(1, ordering: .relaxed).newValue == 1 {
+            ownSyncSince.store(MonotonicClock.now(), ordering: .relaxed)
+        }
+        defer { ownSyncs.subtract(1, ordering: .relaxed) }
         do throws(SystemFault) {
             try FileCalls.sync(descriptor)
         } catch {
@@ -40,6 +45,20 @@ extension RawSource {
             throw error
         }
         try checkLosses()
+    }
+
+    /// Whether a sync of the server's own has been under way since then; a time of the clock in
+    /// nanoseconds.
+    package func ownSyncIsUnderWay(since limit: UInt64) -> Bool {
+        // Relaxed: asked again soon, and nobody reads anything by it.
+        ownSyncs.load(ordering: .relaxed) > 0 && ownSyncSince.load(ordering: .relaxed) < limit
+    }
+
+    /// A sync has been under way for long: should the process be killed, nobody hears of what it
+    /// has failed with.
+    package var hasHungSync: Bool {
+        get { hungSync.load(ordering: .relaxed) }
+        set { hungSync.store(newValue, ordering: .relaxed) }
     }
 
     private func checkLosses() throws(SystemFault) {

@@ -89,6 +89,8 @@ package final class RawSource: Sendable {
     package let node: FileNode?
     /// Is told when the kernel could not bring writes to the source after they had returned.
     package let witness: WriteErrorWitness
+    /// The errno of writes that were lost while nobody had the source, or nil.
+    package let earlierLoss: Int32?
     private let descriptor: OwnedDescriptor?
     /// For the server's own syncs; opened once, so that a sync never fails for want of a
     /// descriptor.
@@ -102,6 +104,10 @@ package final class RawSource: Sendable {
     /// The last failed sync's errno, and that of one that no guest was told of; 0: none.
     private let syncErrno = Atomic<Int32>(0)
     private let unheardErrno = Atomic<Int32>(0)
+    /// Syncs of the server's own that are under way, and since when there is one.
+    let ownSyncs = Atomic<Int>(0)
+    let ownSyncSince = Atomic<UInt64>(0)
+    let hungSync = Atomic<Bool>(false)
     /// Held while the file's length or the disk's size changes: neither is cut short by a call that
     /// was decided on before the other.
     private let length = Mutex<Void>(())
@@ -146,9 +152,6 @@ package final class RawSource: Sendable {
         guard isAligned || facts.type == .regular else {
             throw .sizeNotAligned(sizeBytes: facts.sizeBytes, alignment: alignment)
         }
-        witness = try Self.sourced { [raw = descriptor.raw] () throws(SystemFault) in
-            try WriteErrorWitness(of: raw)
-        }
         if readOnly {
             syncRaw = nil
             syncDescriptor = nil
@@ -168,8 +171,16 @@ package final class RawSource: Sendable {
             tailRaw = tail.raw
             tailDescriptor = consume tail
         }
+        // Last: what the kernel tells now it tells nobody again.
+        let witness = try Self.sourced { [raw = descriptor.raw] () throws(SystemFault) in
+            try WriteErrorWitness(of: raw)
+        }
+        self.witness = witness
+        let node = FileCalls.node(descriptor.raw)
+        earlierLoss = EarlierLosses.keep(witness.earlier, of: node)
+        unheardErrno.store(earlierLoss ?? 0, ordering: .relaxed)
         self.path = path
-        node = FileCalls.node(descriptor.raw)
+        self.node = node
         type = facts.type
         size = Atomic(facts.sizeBytes)
         isReadOnly = readOnly
@@ -204,6 +215,8 @@ package final class RawSource: Sendable {
         node = facts.node
         witness = facts.witness
         remote = facts.remote
+        earlierLoss = facts.witness.earlier
+        unheardErrno.store(facts.witness.earlier ?? 0, ordering: .relaxed)
     }
 
     deinit { remote?.release() }
@@ -308,6 +321,18 @@ package final class RawSource: Sendable {
         syncErrno.store(errno, ordering: .relaxed)
         failedSyncs.add(1, ordering: .acquiringAndReleasing)
     }
+
+    /// Writes were lost of which the machine has not heard: its flushes fail.
+    ///
+    /// Nothing is said of what is recorded of the disk.
+    package func expectLossToBeHeard() {
+        if unheardErrno.load(ordering: .relaxed) == 0 {
+            unheardErrno.store(Errno.io, ordering: .releasing)
+        }
+    }
+
+    /// `earlierLoss` has been acted on: whoever opens the source next is not told of it again.
+    package func heedEarlierLoss() { EarlierLosses.forget(node) }
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///

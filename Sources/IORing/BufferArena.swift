@@ -22,6 +22,8 @@ package struct BufferArena: ~Copyable {
     /// Behind the last page that may have memory, and behind the last that was taken since `trim`.
     private var touchedEnd = 0
     private var takenEnd = 0
+    /// From here on pages go back.
+    private var trimEnd = 0
 
     /// Reserves an arena of at least the given size.
     package init(capacityBytes: Int) throws(SystemFault) {
@@ -78,22 +80,31 @@ package struct BufferArena: ~Copyable {
         firstOpenWord = min(firstOpenWord, offset / Self.pageBytes / 64)
     }
 
-    /// Gives the memory back of the last pages that nobody has had since this was called the last
-    /// time.
+    /// Pages given back by one call: 16 MiB take the kernel about a millisecond, and the ring waits.
+    package static let trimPages = (16 << 20) / pageBytes
+
+    /// Begins to give the memory back of the last pages that nobody has had since this was called
+    /// the last time; `goOnTrimming` gives back what is left.
     ///
     /// They are zero when they are taken again.
     package mutating func trim() {
-        var word = min((takenEnd + 63) / 64, used.count)
         touchedEnd = max(touchedEnd, takenEnd)
-        if takenEnd < touchedEnd {
-            // SAFETY: pages of our own mapping, which nobody has.
-            unsafe _ = madvise(
-                base + takenEnd * Self.pageBytes, (touchedEnd - takenEnd) * Self.pageBytes,
-                MADV_DONTNEED)
-            touchedEnd = takenEnd
-        }
+        trimEnd = takenEnd
+        var word = min((takenEnd + 63) / 64, used.count)
         while word > 0, used[word - 1] == 0 { word -= 1 }
         takenEnd = word * 64
+        goOnTrimming()
+    }
+
+    /// Gives back at most `trimPages` of what `trim` has begun to give back, the last ones first.
+    package mutating func goOnTrimming() {
+        // Some may have been taken since.
+        let start = max(trimEnd, takenEnd, touchedEnd - Self.trimPages)
+        guard start < touchedEnd else { return }
+        // SAFETY: pages of our own mapping, which nobody has.
+        unsafe _ = madvise(
+            base + start * Self.pageBytes, (touchedEnd - start) * Self.pageBytes, MADV_DONTNEED)
+        touchedEnd = start
     }
 
     /// Pages that may have memory; for tests and statistics.

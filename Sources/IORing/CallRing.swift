@@ -15,8 +15,10 @@ package struct CallRing: Sendable, BitwiseCopyable {
     /// Names it until it is closed.
     package let number: UInt
 
-    /// Calls that may be made before the ring is looked at again; those beyond would be remembered,
-    /// for a guest that has been called as often.
+    /// Calls that may be made before the ring is looked at again.
+    ///
+    /// The kernel remembers those beyond in a list, and while that has any it signals nothing:
+    /// `makeRoom` empties it.
     private static let completionEntries: UInt32 = 64
 
     /// One that `make` has made.
@@ -77,12 +79,28 @@ extension Ring {
     /// Calls; there is a completion only when that fails.
     package mutating func prepareCall(_ call: CallRing, tag: UInt64) {
         guard let target = unsafe call.ring else { return }
-        // What earlier calls have left there makes room.
         // SAFETY: the ring is set up, and only this thread takes from it.
-        unsafe io_uring_cq_advance(target, io_uring_cq_ready(target))
+        unsafe Self.makeRoom(target)
         let entry = unsafe next()
         unsafe io_uring_prep_msg_ring(entry, target.pointee.ring_fd, 0, 0, 0)
         unsafe entry.pointee.flags |= nbdpull_IOSQE_CQE_SKIP_SUCCESS
         unsafe entry.pointee.user_data = tag
     }
+
+    /// What earlier calls have left in a ring goes.
+    private static func makeRoom(_ target: UnsafeMutablePointer<io_uring>) {
+        // SAFETY: the ring is set up, and only this thread takes from it.
+        unsafe io_uring_cq_advance(target, io_uring_cq_ready(target))
+        // More calls than it has places for were submitted at once.
+        guard unsafe io_uring_cq_has_overflow(target) else { return }
+        for _ in 0..<overflowRoundsMax where unsafe io_uring_cq_has_overflow(target) {
+            // It waits for nothing: the kernel puts what it has remembered where there is room, and
+            // signals.
+            guard unsafe io_uring_get_events(target) >= 0 else { return }
+            unsafe io_uring_cq_advance(target, io_uring_cq_ready(target))
+        }
+    }
+
+    /// Each round empties as many as a call ring has places; the rest is for the next call.
+    private static let overflowRoundsMax = 16
 }

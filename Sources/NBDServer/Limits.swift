@@ -92,6 +92,9 @@ package enum Limits {
     package static let removalMilliseconds: Int32 = 5_000
     /// Descriptors kept back for disks, jobs and the control socket.
     package static let reservedDescriptors = 256
+    /// With fewer to spare no front-end of vhost-user can be served: the server's own take the first
+    /// numbers, and a front-end with one queue has about ten.
+    package static let guestDescriptorsMin = 64
     /// How long the end of a job or disk waits for requests in flight, in milliseconds.
     package static let drainMilliseconds: Int32 = 30_000
     /// Operations of all connections of a ring.
@@ -159,6 +162,9 @@ package enum Limits {
     /// An operation on a file that takes longer has lost its kernel worker, as far as others are
     /// concerned, in nanoseconds.
     package static let hungNanoseconds: UInt64 = 500_000_000
+    /// After so long a sync may be one that fails when its process has been killed; healthy disks
+    /// take less, in nanoseconds.
+    package static let hungSyncNanoseconds: UInt64 = 5_000_000_000
     /// A disk waits so long for scratch of a job that is to go on, in milliseconds: then the job
     /// fails.
     package static let resumeMilliseconds: Int32 = 5_000

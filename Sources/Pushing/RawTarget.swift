@@ -15,7 +15,7 @@ final class RawTarget: Sendable {
 
     /// A lock that another worker has is waited for so long: it has been killed and ends in a
     /// moment.
-    private static let lockMilliseconds = 5_000
+    private static let lockNanoseconds: UInt64 = 5_000_000_000
 
     /// Opens what the order names; of a raw target it takes the locks, which qemu and this server
     /// know.
@@ -47,37 +47,32 @@ final class RawTarget: Sendable {
 
     // A device that another worker has, which was killed, is its own until the kernel has ended it.
     private static func open(_ path: String, _ flags: Int32) throws(PushFailure) -> Int32 {
-        var waited = 0
-        while true {
-            // SAFETY: the string is passed for the time of the call.
-            let descriptor = unsafe Glibc.open(path, flags)
-            if descriptor >= 0 { return descriptor }
-            guard errno == EINTR || (errno == EBUSY && waited < lockMilliseconds) else {
-                throw .call("open", path)
+        do throws(SystemFault) {
+            return try InUse.outwait(
+                nanoseconds: lockNanoseconds,
+                while: { (fault: SystemFault) in fault.errno == EBUSY }
+            ) { () throws(SystemFault) in
+                // SAFETY: the string is passed for the time of the call.
+                try SystemFault.check("open") { unsafe Glibc.open(path, flags) }
             }
-            usleep(lockLookMicroseconds)
-            waited += Int(lockLookMicroseconds) / 1000
+        } catch {
+            throw .call("open", path, error.errno)
         }
     }
 
     private static func lock(_ descriptor: Int32, _ path: String) throws(PushFailure) {
-        var waited = 0
-        while true {
-            do throws(SourceFault) {
-                return try SourceLock.acquire(descriptor, forWriting: true)
-            } catch {
-                guard case .inUse(let detail, _) = error else {
-                    if case .system(let fault) = error, lockless.contains(fault.errno) { return }
-                    throw PushFailure("'\(path)' cannot be locked: \(error)")
-                }
-                guard waited < lockMilliseconds else { throw PushFailure("'\(path)': \(detail)") }
-                usleep(lockLookMicroseconds)
-                waited += Int(lockLookMicroseconds) / 1000
-            }
+        do throws(SourceFault) {
+            try InUse.outwait(
+                nanoseconds: lockNanoseconds,
+                while: { (fault: SourceFault) in if case .inUse = fault { true } else { false } }
+            ) { () throws(SourceFault) in try SourceLock.acquire(descriptor, forWriting: true) }
+        } catch {
+            if case .inUse(let detail, _) = error { throw PushFailure("'\(path)': \(detail)") }
+            if case .system(let fault) = error, lockless.contains(fault.errno) { return }
+            throw PushFailure("'\(path)' cannot be locked: \(error)")
         }
     }
 
-    private static let lockLookMicroseconds: UInt32 = 20_000
     /// A file system without locks has none that another could hold.
     private static let lockless = [ENOSYS, EOPNOTSUPP, ENOLCK, EINVAL]
 
@@ -111,29 +106,33 @@ final class RawTarget: Sendable {
     }
 
     func write(_ memory: UnsafeRawBufferPointer, at offset: UInt64) throws(PushFailure) {
-        var done = 0
-        while done < memory.count {
+        try whole(memory.count, "write", ends: "nothing was written") { done in
             // SAFETY: what is left of the memory, which the caller keeps.
-            let count = unsafe pwrite(
+            unsafe pwrite(
                 descriptor, memory.baseAddress?.advanced(by: done), memory.count - done,
                 off_t(clamping: offset + UInt64(done)))
-            if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw .call("write", path) }
-            guard count > 0 else { throw PushFailure("'\(path)': write: nothing was written") }
-            done += count
         }
     }
 
     func read(_ memory: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(PushFailure) {
-        var done = 0
-        while done < memory.count {
+        try whole(memory.count, "read", ends: "it ends too early") { done in
             // SAFETY: what is left of the memory, which the caller keeps.
-            let count = unsafe pread(
+            unsafe pread(
                 descriptor, memory.baseAddress?.advanced(by: done), memory.count - done,
                 off_t(clamping: offset + UInt64(done)))
+        }
+    }
+
+    // Until all bytes are done, however few a call does.
+    private func whole(
+        _ bytes: Int, _ call: String, ends: String, _ some: (_ done: Int) -> Int
+    ) throws(PushFailure) {
+        var done = 0
+        while done < bytes {
+            let count = some(done)
             if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw .call("read", path) }
-            guard count > 0 else { throw PushFailure("'\(path)': read: it ends too early") }
+            guard count >= 0 else { throw .call(call, path) }
+            guard count > 0 else { throw PushFailure("'\(path)': \(call): \(ends)") }
             done += count
         }
     }

@@ -83,17 +83,25 @@ package final class LedgerFile: Sendable {
         package var bytesRead: UInt64
         /// The watermark event has been sent.
         package var isAboveWatermark: Bool
+        /// A sync of the source has been under way for long.
+        package var hasHungSync: Bool
 
-        package init(wallTime: UInt64, bytesRead: UInt64, isAboveWatermark: Bool) {
+        package init(
+            wallTime: UInt64, bytesRead: UInt64, isAboveWatermark: Bool, hasHungSync: Bool
+        ) {
             self.wallTime = wallTime
             self.bytesRead = bytesRead
             self.isAboveWatermark = isAboveWatermark
+            self.hasHungSync = hasHungSync
         }
     }
 
     /// Writes figures over those before; never waits for a device.
     package func keep(_ figures: Figures) {
-        let words = [figures.wallTime, figures.bytesRead, figures.isAboveWatermark ? 1 : 0, 0]
+        let words = [
+            figures.wallTime, figures.bytesRead, figures.isAboveWatermark ? 1 : 0,
+            figures.hasHungSync ? 1 : 0,
+        ]
         let bytes = words.flatMap { word in
             (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64($0 * 8)) }
         }
@@ -108,7 +116,8 @@ package final class LedgerFile: Sendable {
             }
         }
         return Figures(
-            wallTime: words[0], bytesRead: words[1], isAboveWatermark: words[2] == 1)
+            wallTime: words[0], bytesRead: words[1], isAboveWatermark: words[2] == 1,
+            hasHungSync: words[3] == 1)
     }
 
     // MARK: The next process

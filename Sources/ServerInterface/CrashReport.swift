@@ -43,6 +43,8 @@ package struct CrashReport: Sendable, Hashable {
     package var doing: String
     /// What other threads were doing.
     package var others: [String]
+    /// It was to take over from another server, and had not yet: nothing was cut off by its end.
+    package var isNewcomers = false
 
     package init(
         build: String, processID: String, signal: Int32, time: UInt64, secondsServed: UInt64,

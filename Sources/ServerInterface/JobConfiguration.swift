@@ -93,6 +93,8 @@ package struct JobStarted: Sendable {
     package var scratchFiles: [String: ScratchFile]
     /// Where the next process finds what it needs to go on with the job; nil: it cannot.
     package var memory: String?
+    /// Why `memory` is nil although the server was to keep its jobs, as the end of a sentence.
+    package var notLasting: String?
 
     package init(
         endpoint: ListenEndpoint, holdNanoseconds: UInt64, diskSizes: [String: UInt64],

@@ -9,6 +9,9 @@ package struct TrackingSession: Sendable, Hashable {
         case tracked
         /// The disk was or is served, and its changes are not recorded, or not all.
         case untracked
+        /// Changes are recorded; a sync of the disk has been under way for long, and what the kernel
+        /// tells of it dies with the process.
+        case syncing
     }
 
     /// Names the session; never used twice.

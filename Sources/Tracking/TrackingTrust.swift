@@ -70,8 +70,11 @@ extension TrackingEvidence {
     }
 
     private func trust(after last: TrackingSession) -> TrackingTrust {
-        if last.state == .untracked {
-            return .nothing("it was served without its changes recorded")
+        switch last.state {
+        case .tracked: break
+        case .untracked: return .nothing("it was served without its changes recorded")
+        case .syncing:
+            return .nothing("a sync of it had not ended when its server did, and may have failed")
         }
         let isThisBoot = !bootID.isEmpty && last.bootID == bootID
         guard last.id == record.session else {

@@ -24,9 +24,17 @@ package struct DoubtOutcome: Sendable, Hashable {
 package final class TrackingDoubt: Sendable {
     private let places: TrackingPlaces
     private let spare: SpareDescriptor
-    /// The session's file, open beforehand, so that it can be written over without waiting.
-    private let open = Mutex<(any TrackedFile)?>(nil)
+    private let session = Mutex(OpenSession())
     private let outcome = Mutex<DoubtOutcome?>(nil)
+
+    private struct OpenSession {
+        /// The session's file, open beforehand, so that it can be written over without waiting.
+        var file: (any TrackedFile)?
+        /// Its name; empty before it is announced.
+        var id = ""
+        /// It was said that changes are not recorded: nothing takes that back.
+        var isUntracked = false
+    }
 
     package init(_ places: TrackingPlaces, spare: SpareDescriptor) {
         self.places = places
@@ -62,25 +70,69 @@ package final class TrackingDoubt: Sendable {
     /// says; may wait as long as the storage does.
     package func bar() { places.gate.close() }
 
-    /// Opens what `sayInMemory` needs; after the session was announced.
-    package func prepare() {
+    /// Opens what `sayInMemory` needs, after `store` has announced its session.
+    package func prepare(_ store: TrackingStore) {
         guard places.isInMemory, let memory = places.memory else { return }
         let file = try? memory.open(TrackingPlaces.sessionName, writable: true)
-        open.withLock { $0 = file }
+        session.withLock {
+            $0.file = file
+            $0.id = store.record.session
+        }
     }
 
-    private var untracked: [UInt8] {
+    private func encoded(_ state: TrackingSession.State, id: String) -> [UInt8] {
         TrackingSession(
-            id: TrackingSession.freshID(), bootID: places.bootID, state: .untracked,
-            directory: places.files.path
+            id: id, bootID: places.bootID, state: state, directory: places.files.path
         ).encode()
     }
 
+    private var untracked: [UInt8] { encoded(.untracked, id: TrackingSession.freshID()) }
+
     /// Says it in memory alone, without a call that can wait for a device; false when that failed.
     package func sayInMemory() -> Bool {
-        guard let file = open.withLock({ $0 }) else { return false }
+        session.withLock { session in
+            session.isUntracked = true
+            return Self.write(untracked, to: session.file)
+        }
+    }
+
+    /// Says in memory that a sync of the disk hangs, or that it has ended well: what the kernel
+    /// tells of a sync it tells once, and a process that is killed meanwhile takes it along.
+    ///
+    /// Without a call that can wait for a device; says nothing once changes are not recorded.
+    package func say(syncHangs: Bool) {
+        session.withLock { session in
+            guard !session.isUntracked, !session.id.isEmpty else { return }
+            _ = Self.write(
+                encoded(syncHangs ? .syncing : .tracked, id: session.id), to: session.file)
+        }
+    }
+
+    /// Says in memory that the disk has lost writes of which its machine has not heard, or that it
+    /// has, so that a process that comes after a kill tells it.
+    ///
+    /// Without a call that can wait for a device.
+    package func say(isUnheard: Bool) {
+        guard places.isInMemory, let memory = places.memory else { return }
+        if isUnheard {
+            try? memory.make()
+            _ = try? memory.create(TrackingPlaces.unheardName, reserving: 0)
+        } else {
+            try? memory.remove(TrackingPlaces.unheardName)
+            try? memory.removeIfEmpty()
+        }
+    }
+
+    /// Whether the machine is to be told yet that writes were lost.
+    package var hasUnheardLoss: Bool {
+        guard places.isInMemory, let memory = places.memory else { return false }
+        return (try? memory.openIfThere(TrackingPlaces.unheardName)) ?? nil != nil
+    }
+
+    private static func write(_ bytes: [UInt8], to file: (any TrackedFile)?) -> Bool {
         do throws(SystemFault) {
-            try file.write(untracked, at: 0)
+            guard let file else { return false }
+            try file.write(bytes, at: 0)
             return true
         } catch {
             return false

@@ -34,6 +34,10 @@ package struct TrackingPlaces: Sendable {
     /// The name of the session in the memory directory.
     package static let sessionName = "session"
 
+    /// The name in the memory directory of what says that the disk has lost writes, and that its
+    /// machine has not heard of it.
+    static let unheardName = "unheard"
+
     // MARK: What the last session has left
 
     func findSession() -> Finding<TrackingSession> {

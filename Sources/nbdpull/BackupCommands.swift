@@ -77,7 +77,10 @@ struct BackupBegin: AsyncParsableCommand {
         }
         let data = try await options.send(
             ControlClient.Call("POST", ["v1", "domains", domain, "jobs"], json: body))
+        // On standard error in JSON mode, too: whoever reads the answer may not look for it.
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)
+        let begun = try? ControlJSON.decode(BegunJob.self, from: data)
+        if let warning = begun?.warning { Console.error("warning: \(warning)") }
     }
 
     private func note(_ notes: [String]) {

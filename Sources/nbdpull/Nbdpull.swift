@@ -102,8 +102,18 @@ enum Console {
         do {
             try FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
         } catch {
+            let number = number(of: error)
+            if number != EPIPE {
+                write("error: cannot write to standard output: \(SystemCalls.errorText(number))")
+            }
             Foundation.exit(1)
         }
+    }
+
+    private static func number(of error: any Error) -> Int32 {
+        let found = error as NSError
+        let cause = found.userInfo[NSUnderlyingErrorKey] as? NSError ?? found
+        return cause.domain == NSPOSIXErrorDomain ? Int32(clamping: cause.code) : EIO
     }
 
     /// Writes one line to standard error; while a server runs, when its turn comes.

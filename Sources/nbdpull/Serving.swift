@@ -122,6 +122,10 @@ struct Serving {
             await listening.begin { () throws(ControlError) in try await listen(engine) }
         }
         await manager.keepOpening()
+        warnings += [
+            (settings.stateDirectory, "the state directory"),
+            (settings.runDirectory, "the run directory"),
+        ].compactMap { DirectoryTrust.warning($0, what: $1) }
         warnings += await freezer?.recover() ?? GuestFreezer.leftovers(state)
         for warning in warnings where !settings.quiet {
             Console.error("warning: \(warning)")

@@ -26,6 +26,8 @@ final class FakeEngine: BackupEngine {
         /// Whether a chain goes with its directory.
         var keepsChainsInDirectories = false
         var beginFault: ServerFault?
+        /// Why jobs end with their server.
+        var notLasting: String?
         /// Jobs that an earlier engine has left.
         var expected: [JobResumption] = []
         var resumeFault: ServerFault?
@@ -273,9 +275,11 @@ final class FakeEngine: BackupEngine {
         var endpoint = configuration.endpoint
         if case .tcp(let host, nil) = endpoint { endpoint = .tcp(host: host, port: 10809) }
         let sizes = configuration.disks.map { ($0.target, UInt64(1 << 20)) }
-        return JobStarted(
+        var started = JobStarted(
             endpoint: endpoint, holdNanoseconds: 1000,
             diskSizes: Dictionary(uniqueKeysWithValues: sizes))
+        started.notLasting = state.withLock { $0.notLasting }
+        return started
     }
 
     func jobReport(id: String) async throws(ServerFault) -> JobReport {

@@ -155,6 +155,28 @@ import Testing
         #expect(fixture.engine.attachedCount == 2)
     }
 
+    @Test("a job that cannot outlive the server is served; its answer and the log say why")
+    func notLasting() async throws {
+        let fixture = try ControlFixture()
+        let manager = try await fixture.manager(stored: true)
+        try await manager.define(xml: fixture.domainXML())
+        let lasting = try await manager.begin(domain: "vm1", BeginRequest())
+        #expect(lasting.warning == nil)
+        #expect(!manager.events.recent.contains { $0.event == .jobNotLasting })
+        _ = try await manager.end(domain: "vm1", job: lasting.id, cause: .success)
+        fixture.engine.change { $0.notLasting = "'/dev/shm/x' is full" }
+        let id = UUID().uuidString.lowercased()
+        let job = try await manager.begin(domain: "vm1", BeginRequest(id: id))
+        #expect(job.warning?.contains("'/dev/shm/x' is full") == true)
+        #expect(!job.exports.isEmpty)
+        let told = manager.events.recent.filter { $0.event == .jobNotLasting }
+        #expect(told.map(\.id) == [id] && told.first?.severity == .warning)
+        #expect(told.first?.message == job.warning)
+        // Whoever asks again is told as well.
+        let again = try await manager.begin(domain: "vm1", BeginRequest(id: id))
+        #expect(again.warning == job.warning)
+    }
+
     @Test func anEngineThatCannotEndAJobKeepsIt() async throws {
         let fixture = try ControlFixture()
         let manager = try await fixture.manager()

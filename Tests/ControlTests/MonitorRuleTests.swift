@@ -27,6 +27,36 @@ import Testing
     }
 
     @Test(
+        "what is wrong with a port or address is said, and what to do",
+        arguments: [
+            ("99999", "port 99999 does not exist: choose one of 1 to 65535"),
+            ("1.2.3.4:70000", "port 70000 does not exist"), ("::1:80", "in brackets"),
+            ("host:", "ADDR:PORT"),
+        ])
+    func reasons(_ text: String, _ words: String) {
+        let error = #expect(throws: ControlError.self) { try MonitorSettings(text) }
+        #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
+    }
+
+    @Test("a host that has no address is told by that, and not by a call's errno")
+    func unknownHost() async {
+        let settings = MonitorSettings(host: "nohost.invalid", port: 1)
+        let error = #expect(throws: ControlError.self) {
+            try MonitorListener(settings, SocketKeep())
+        }
+        #expect(
+            error?.message.contains("host 'nohost.invalid' has no address") == true,
+            "\(error?.message ?? "")")
+        let foreign = MonitorSettings(host: "192.0.2.1", port: 1)
+        let other = #expect(throws: ControlError.self) {
+            try MonitorListener(foreign, SocketKeep())
+        }
+        #expect(
+            other?.message.contains("this machine does not have that address") == true,
+            "\(other?.message ?? "")")
+    }
+
+    @Test(
         "P6: a page of another name cannot read the answers, whatever address its name resolves to")
     func rebinding() {
         let rule = HostRule(names: ["proxy.example.org"], ownName: "Backup1")

@@ -90,7 +90,9 @@ struct LedgerFileTests {
     @Test("facts and figures are found again")
     func header() throws {
         let ledger = try make(clusters: 10)
-        let figures = LedgerFile.Figures(wallTime: .max - 1, bytesRead: 77, isAboveWatermark: true)
+        let figures = LedgerFile.Figures(
+            wallTime: .max - 1, bytesRead: 77, isAboveWatermark: true,
+            hasHungSync: true)
         ledger.file?.keep(figures)
         let found = try LedgerFile.open(path: path)
         #expect(found.facts == Self.facts(clusters: 10))

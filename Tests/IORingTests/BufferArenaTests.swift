@@ -90,6 +90,37 @@ struct BufferArenaTests {
         #expect(inUse == [9])
     }
 
+    @Test("P6: memory of a burst goes back in steps of 16 MiB, and none that was taken meanwhile")
+    func trimInSteps() throws {
+        let step = BufferArena.trimPages
+        var arena = try BufferArena(capacityBytes: 4 * step * Self.page)
+        let allocated = arena.allocate(pages: 4 * step)
+        let all = try #require(allocated)
+        set(&arena, step * Self.page, 7)
+        arena.free(all, pages: 4 * step)
+        arena.trim()
+        arena.goOnTrimming()
+        var touched = arena.touchedPages
+        #expect(touched == 4 * step, "they were in use not long ago")
+        arena.trim()
+        touched = arena.touchedPages
+        #expect(touched == 3 * step)
+        let taken = arena.allocate(pages: step + 1)
+        #expect(taken == 0)
+        for _ in 0..<5 { arena.goOnTrimming() }
+        touched = arena.touchedPages
+        #expect(touched == step + 1)
+        let kept = arena.contents(step * Self.page, count: 1)
+        #expect(kept == [7], "it was never given back")
+        arena.free(0, pages: step + 1)
+        arena.trim()
+        arena.trim()
+        arena.goOnTrimming()
+        touched = arena.touchedPages
+        let gone = arena.contents(step * Self.page, count: 1)
+        #expect(touched == 0 && gone == [0])
+    }
+
     @Test("isZero sees a single byte at every place, and none outside")
     func isZero() throws {
         var arena = try BufferArena(capacityBytes: 64 * Self.page)

@@ -47,7 +47,9 @@ extension InteropSuite {
 
             /// Until the workers are gone.
             func expectNoWorkers() throws {
-                for _ in 0..<200 where !server.pushWorkers.isEmpty {
+                for _ in 0..<200 {
+                    // Each look reads hundreds of files.
+                    if server.pushWorkers.isEmpty { return }
                     Thread.sleep(forTimeInterval: 0.02)
                 }
                 #expect(server.pushWorkers.isEmpty)
@@ -287,6 +289,46 @@ extension InteropSuite {
                 #expect(Files.exists(fixture.file("k\(number).failed")))
             }
             try server.stop()
+        }
+
+        @Test(
+            "P5: a target that does not hold what was read fails its push when it is read back",
+            arguments: ["raw", "qcow2"])
+        func wrongBytes(format: String) throws {
+            let fixture = try Fixture()
+            let server = fixture.server
+            let path = fixture.file("a")
+            let disk = try Data(contentsOf: URL(fileURLWithPath: fixture.file("vda.img")))
+            let job = try fixture.begin(
+                try server.pushArguments(
+                    [PushDisk("vda", path, format: format)], checkpoint: "c1")
+                    + ["--verify", "--bandwidth", "8M"])
+            #expect(try Self.spoil(disk.suffix(4096), in: path + ".partial"))
+            let ended = try fixture.expectFailed(job, "differs from the disk between bytes")
+            #expect(ended.checkpointKept == false)
+            #expect(!Files.exists(path) && Files.exists(path + ".failed"))
+            #expect(try !server.cli(["checkpoint-list", "vm1", "--name"]).output().contains("c1"))
+            try fixture.expectNoWorkers()
+            try server.stop()
+        }
+
+        /// Waits until a page is in a file, and overwrites it there; false when it does not come.
+        private static func spoil(_ page: Data, in path: String) throws -> Bool {
+            let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+            defer { try? file.close() }
+            for _ in 0..<500 {
+                var offset = try file.seekToEnd() / 4096 * 4096
+                while offset >= 4096 {
+                    offset -= 4096
+                    try file.seek(toOffset: offset)
+                    guard try file.read(upToCount: 4096) == page else { continue }
+                    try file.seek(toOffset: offset)
+                    try file.write(contentsOf: Data(repeating: 0x5A, count: 4096))
+                    return true
+                }
+                Thread.sleep(forTimeInterval: 0.01)
+            }
+            return false
         }
 
         @Test("without qemu's programs, raw targets are written and qcow2 refused with the package")

@@ -74,6 +74,29 @@ import UnitSupport
         #expect(!FileManager.default.fileExists(atPath: old))
     }
 
+    @Test("how a newcomer crashed that never took over is told once, as that, and by nobody again")
+    func newcomers() throws {
+        let directory = try TemporaryDirectory()
+        let next = directory.path("flight.next")
+        let newcomer = try recorder(next)
+        newcomer.claim().note(.message)
+        // One that was killed says nothing, and its file goes as well.
+        #expect(LastCrash.takeNewcomers(directory.path("")) == nil)
+        #expect(!FileManager.default.fileExists(atPath: next))
+        try recorder(next).claim().note(.message)
+        try Self.crash(next)
+        let told = try #require(LastCrash.takeNewcomers(directory.path("")))
+        #expect(told.isNewcomers && told.signal == 6)
+        #expect(!FileManager.default.fileExists(atPath: next))
+        #expect(LastCrash.takeNewcomers(directory.path("")) == nil)
+    }
+
+    /// What the handler notes: the crash, with its signal.
+    private static func crash(_ path: String) throws {
+        let file = try FileCalls.open(path, [.write])
+        try FileCalls.write(file.raw, [1, 0, 0, 0, 6, 0, 0, 0], at: 2048)
+    }
+
     @Test("a long name is known by its beginning, whole characters of it, and finds its disk again")
     func longNames() throws {
         typealias Subject = CrashReport.Subject

@@ -255,4 +255,24 @@ import Testing
         close(event)
         close(seen)
     }
+
+    @Test("P2: a guest that was called more often at once than there is room is called on")
+    func manyCallsAtOnce() throws {
+        var ring = try Ring(entries: 512, completionEntries: 1024)
+        let event = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+        defer { close(event) }
+        let call = try CallRing.make(event)
+        defer { call.close() }
+        for _ in 0..<300 { ring.prepareCall(call, tag: 1) }
+        ring.submit(waiting: false)
+        var count: UInt64 = 0
+        // SAFETY (both): eight bytes of a local.
+        #expect(unsafe read(event, &count, 8) == 8)
+        for _ in 0..<3 {
+            ring.prepareCall(call, tag: 1)
+            ring.submit(waiting: false)
+            #expect(unsafe read(event, &count, 8) == 8, "it has not been called")
+        }
+        #expect(ring.completionCount == 0)
+    }
 }

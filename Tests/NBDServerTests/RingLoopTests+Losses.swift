@@ -24,11 +24,11 @@ extension RingLoopTests {
         send([UInt8](repeating: 1, count: 512), socket)
     }
 
-    private func failed(_ cookie: UInt64, _ wire: UInt64) -> [UInt8] {
+    func failed(_ cookie: UInt64, _ wire: UInt64) -> [UInt8] {
         bytes(0x6744_6698, 4) + bytes(wire, 4) + bytes(cookie, 8)
     }
 
-    private static let (ioError, noSpace): (UInt64, UInt64) = (5, 28)
+    static let (ioError, noSpace): (UInt64, UInt64) = (5, 28)
 
     @Test("P5: a durable write that failed is not forgotten by the flush that follows")
     func failedDurableWrite() throws {
@@ -108,12 +108,13 @@ extension RingLoopTests {
         settle(&loop)
     }
 
-    private func addTracked(
-        _ export: LiveExport, _ loop: inout Loop, _ directory: OwnDirectory
+    func addTracked(
+        _ export: LiveExport, _ loop: inout Loop, _ directory: OwnDirectory,
+        memory: DiskDirectory? = nil
     ) throws {
         let places = TrackingPlaces(
-            files: DiskDirectory(directory.path + "/\(export.disk.number)"), memory: nil,
-            isInMemory: false, mark: nil)
+            files: DiskDirectory(directory.path + "/\(export.disk.number)"), memory: memory,
+            isInMemory: memory != nil, mark: nil)
         let store = try TrackingStore.open(
             places,
             source: SourceIdentity(
@@ -128,7 +129,7 @@ extension RingLoopTests {
     }
 
     /// Lets so many ticks of the ring's clock pass.
-    private func tick(_ count: Int, _ loop: inout Loop) {
+    func tick(_ count: Int, _ loop: inout Loop) {
         for _ in 0..<count { pass(UInt64(Limits.tickMilliseconds) * 1_000_000, &loop) }
     }
 

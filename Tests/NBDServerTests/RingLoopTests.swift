@@ -194,6 +194,32 @@ import Testing
         #expect(world.take(from: socket) == done(65) + failed(66) + failed(67))
     }
 
+    @Test("P1, P3: a sync that takes long is noted for whoever comes after a kill")
+    func hungSync() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        let source = live.source
+        func isNoted() -> Bool { source.hasHungSync }
+        // A write that must be durable is a sync, too; one that need not be is none.
+        for (command, flags) in [(3, 0), (1, 1), (1, 0)] as [(UInt64, UInt64)] {
+            world.hung = [Self.source]
+            send(
+                bytes(0x2560_9513, 4) + bytes(flags, 2) + bytes(command, 2) + bytes(75, 8)
+                    + bytes(0, 8) + bytes(command == 1 ? 4096 : 0, 4), socket)
+            if command == 1 { send([UInt8](repeating: 9, count: 4096), socket) }
+            settle(&loop)
+            pass(4_000_000_000, &loop)
+            #expect(!isNoted())
+            pass(2_000_000_000, &loop)
+            #expect(isNoted() == (command == 3 || flags == 1), "command \(command)")
+            world.hung = []
+            settle(&loop)
+            pass(100_000_000, &loop)
+            #expect(!isNoted())
+            #expect(world.take(from: socket) == done(75))
+        }
+    }
+
     @Test("P2: a sync that could not be begun blames no disk")
     func notBegun() throws {
         var loop = try loop()

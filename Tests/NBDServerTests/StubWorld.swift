@@ -163,6 +163,7 @@ struct StubIO: RingIO, ~Copyable {
         case .write(let file, let bytes, let position): write(bytes, to: file, position)
         case .receive(let socket, let offset, let count): receive(socket, count, offset, &arena)
         case .event(let event): happens(event)
+        case .sync(let file) where world.hung.contains(file.number): nil
         case .sync: world.syncResults.popFirst() ?? 0
         case .nothing(let result): result
         case .kick(let event): kick(event)

@@ -264,6 +264,7 @@ import Testing
         // A chain that has just begun may go on.
         configuration.tracking = TrackingConfiguration(directory: fixture.base.path("fresh"))
         let source = RawSource(facts)
+        #expect(source.unheardLoss == Errno.io, "its machine is told")
         let fresh = try #require(
             try server.openTracking(configuration, source, DiskID(number: 101)))
         guard case .store = fresh.0 else {

@@ -325,6 +325,26 @@ import VhostClient
         #expect(events.reasons.contains { $0.contains("ulimit -n") }, "\(events.reasons)")
     }
 
+    @Test("P6: a disk is not offered to front-ends for which there are no descriptors")
+    func noDescriptors() async throws {
+        let shared = try ServerShared(
+            RingLayout(rings: 1, servesJobs: false),
+            ServerConfiguration(rings: 1, maxConnections: 8),
+            security: SecurityStore(SecurityConfiguration()), guestDescriptorsEnd: 0,
+            isSimulated: true)
+        let server = NBDServer(simulating: shared)
+        let live = export()
+        server.state.withLock { $0.disks[live.disk] = live }
+        let fault = await #expect(throws: ServerFault.self) {
+            try await server.listenVhost(live.disk, path: "/nonexistent/vda.sock")
+        }
+        guard case .limitReached(let what, 0)? = fault else {
+            Issue.record("\(String(describing: fault))")
+            return
+        }
+        #expect(what.contains("LimitNOFILE"))
+    }
+
     @Test("P6: a guest that cannot be called is refused, and told why in the log")
     func noCalls() throws {
         var loop = try loop(export())

@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import TestSupport
 import Testing
 
@@ -100,6 +101,36 @@ extension PointInTimeSuite {
                     ]
                 ).output()
             }
+        }
+
+        @Test("P1, P3: a sync that hung at the kill ends the job, and every block is dirty")
+        func hungSync() throws {
+            let system = try OneFileSystem(bytes: 4 << 20)
+            let server = try ServerUnderTest([
+                DomainDescription("vm1", [DiskDescription("vda", system.path)])
+            ])
+            try server.cli(["checkpoint-create-as", "vm1", "c0"]).output()
+            let job = try server.begin("vm1", disks: ["vda"], tag: "r")
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            try guest.write([UInt8](repeating: 7, count: 65536), at: 0)
+            try system.failSyncs([EIO])
+            system.hang()
+            _ = try guest.startFlush()
+            NBDClient.waitForActivity([guest], milliseconds: 500)
+            Thread.sleep(forTimeInterval: 6)
+            // The process goes when what it waits for has an answer.
+            server.signal(SIGKILL)
+            system.answer()
+            server.kill()
+            try server.start()
+            let ended = try server.cli(
+                ["domjobinfo", "vm1", "--completed", "--job", job.id]
+            ).output()
+            #expect(ended.contains("Failed") && ended.contains("had not ended"), "\(ended)")
+            // The checkpoint stays, and nothing since is left out.
+            let sizes = try server.cli(["checkpoint-dumpxml", "vm1", "c0", "--size"]).output()
+            #expect(sizes.contains("4194304"), "\(sizes)")
+            try server.stop()
         }
 
         @Test("P3: after a restart of the machine the job has failed and its checkpoint is gone")

@@ -19,12 +19,17 @@ extension ServerWorld: FileWorld {
         guard swarm.tracks else { return nil }
         return wellBehaved {
             let doubt = TrackingDoubt(places(disk), spare: shared.spare)
+            if doubt.hasUnheardLoss {
+                disk.live.source.expectLossToBeHeard()
+                disk.hasFailed = true
+            }
+            if disk.live.source.earlierLoss != nil { doubt.say(isUnheard: true) }
             do throws(TrackingFault) {
                 let store = try TrackingStore.open(
                     places(disk), source: identity(disk),
                     granularityBytes: 1 << UInt32(Self.granularityShift),
                     earlierLoss: disk.live.source.witness.earlier)
-                doubt.prepare()
+                doubt.prepare(store)
                 server.state.withLock { state in
                     state.tracking[disk.id] = .store(store)
                     state.trackingCare.doubts[disk.id] = doubt

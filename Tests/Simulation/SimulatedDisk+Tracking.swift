@@ -43,7 +43,7 @@ extension SimulatedDisk {
                 places, source: identity, granularityBytes: 1 << UInt32(Self.blockShift),
                 earlierLoss: earlierLoss)
             guard world.isAlive(born) else { return }
-            doubt.prepare()
+            doubt.prepare(store)
             serve(store)
         } catch {
             guard world.isAlive(born) else { return }

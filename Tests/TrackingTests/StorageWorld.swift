@@ -77,7 +77,7 @@ final class StorageWorld {
         do throws(TrackingFault) {
             let opened = try TrackingStore.open(
                 places, source: source, granularityBytes: Self.granularity)
-            doubt.prepare()
+            doubt.prepare(opened)
             store = opened
             marked = opened.log.isAllMarked ? Set(0..<opened.log.shape.regionCount) : []
             generation = IntentLogFile.firstGeneration

@@ -80,6 +80,37 @@ import TrackingFiles
         try expectGivenUp(world, says: "/record' is missing")
     }
 
+    @Test(
+        "a kill while a sync hangs leaves every block dirty, one after its end leaves the bits exact",
+        arguments: [true, false])
+    func hungSync(hangs: Bool) throws {
+        let world = try twoCheckpoints()
+        let doubt = TrackingDoubt(world.places, spare: SpareDescriptor())
+        doubt.prepare(try world.current())
+        let dirty = try world.current().recording.dirtyCount
+        doubt.say(syncHangs: true)
+        if !hangs { doubt.say(syncHangs: false) }
+        world.kill()
+        try world.open()
+        let store = try world.current()
+        #expect(store.record.chain.checkpoints.count == 2)
+        #expect(store.recording.dirtyCount == (hangs ? world.blockCount : dirty))
+        #expect((store.problem?.contains("a sync of it had not ended") ?? false) == hangs)
+    }
+
+    @Test("that changes are not recorded is not taken back by the end of a sync")
+    func untrackedStays() throws {
+        let world = try twoCheckpoints()
+        let doubt = TrackingDoubt(world.places, spare: SpareDescriptor())
+        doubt.prepare(try world.current())
+        doubt.say(syncHangs: true)
+        #expect(doubt.sayInMemory())
+        doubt.say(syncHangs: false)
+        world.kill()
+        try world.open()
+        #expect(try world.current().recording.dirtyCount == world.blockCount)
+    }
+
     enum Damage: String, CaseIterable, Sendable {
         case missing, empty, truncated, header, otherLayer
     }

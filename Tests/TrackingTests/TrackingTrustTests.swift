@@ -54,6 +54,7 @@ import Tracking
             #expect(isNothing(evidence(isClean: isClean, session: session("x", .untracked))))
             #expect(
                 isNothing(evidence(isClean: isClean, session: session("x", .untracked, boot: "a"))))
+            #expect(isNothing(evidence(isClean: isClean, session: session("s", .syncing))))
             #expect(isNothing(evidence(isClean: isClean, session: .unreadable)))
             #expect(isNothing(evidence(isClean: isClean, mark: .unreadable)))
             #expect(isNothing(evidence(isClean: isClean, mark: .found("untracked 1"))))

@@ -52,7 +52,10 @@ package enum ServeArguments {
             }
         }
         let found = try source(path)
-        return DomainDisk(target: target, kind: found.kind, path: found.path, readOnly: readOnly)
+        var disk = DomainDisk(
+            target: target, kind: found.kind, path: found.path, readOnly: readOnly)
+        disk.isKindAssumed = found.kind != .network
+        return disk
     }
 
     // Splits at single commas; a doubled comma is a comma.

@@ -6,6 +6,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
     package enum Kind: String, Sendable, Hashable, Codable, CaseIterable {
         case jobBegin = "job-begin"
         case jobResumed = "job-resumed"
+        /// It is served, and ends with this server.
+        case jobNotLasting = "job-not-lasting"
         case jobBroken = "job-broken"
         case jobEnd = "job-end"
         case jobExpired = "job-expired"
@@ -87,7 +89,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .jobBroken, .diskFailed, .diskProblem, .trackingProblem, .stateProblem,
             .guestThawFailed, .serverCrashed, .setAside:
             .error
-        case .watermark, .trackingRecovered, .clientRefused, .guestProblem, .jobExpired, .jobIdle,
+        case .jobNotLasting, .watermark, .trackingRecovered, .clientRefused, .guestProblem,
+            .jobExpired, .jobIdle,
             .eventProgramFailed:
             .warning
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning

@@ -42,6 +42,21 @@ struct Job: Sendable {
         self.record = record
     }
 
+    /// What it lacks: the next server cannot go on with it.
+    var warning: String? {
+        started?.notLasting.map {
+            "the job cannot outlive this server, which ends it when it stops, crashes or is"
+                + " upgraded: \($0)"
+        }
+    }
+
+    /// What its begin answers.
+    var answer: BegunJob {
+        BegunJob(
+            id: id, exports: exports, targets: targetViews, checkpoint: checkpoint?.name,
+            warning: warning)
+    }
+
     var elapsedMilliseconds: UInt64 { milliseconds(ContinuousClock.now - begun) }
 
     var view: JobView {

@@ -1,3 +1,4 @@
+import BoundedCalls
 import ServerInterface
 
 /// Disks of domains are opened and closed.
@@ -169,8 +170,9 @@ extension JobManager {
     }
 
     /// Attaches a disk that is not served and should be, for as long as its storage takes.
-    func attach(_ disk: DomainDisk, of definition: DomainDefinition) async {
+    func attach(_ defined: DomainDisk, of definition: DomainDefinition) async {
         let name = definition.name
+        let disk = await settleKind(of: defined, of: definition)
         guard let domain = domains[name], mayAttach(disk, of: definition) else { return }
         do throws(ControlError) {
             let attachment = try await open(disk, of: domain, waits: true)
@@ -190,6 +192,26 @@ extension JobManager {
             guard !isStopping, mayAttach(disk, of: definition) else { return }
             note(failure: error.message, of: disk, in: name)
         }
+    }
+
+    /// The disk as what is there now, where its kind was assumed: a device may come later than the
+    /// server.
+    private func settleKind(
+        of disk: DomainDisk, of definition: DomainDefinition
+    ) async -> DomainDisk {
+        guard disk.isKindAssumed, let path = disk.path else { return disk }
+        // A path that does not answer holds up nothing but its own disk.
+        let looked = await storage.run(
+            at: .of(path), what: "'\(path)'", .end(milliseconds: nil)
+        ) { Result<Bool?, ServerFault>.success(SystemCalls.reached(path)?.isBlock) }
+        guard case .success(let isBlock?) = looked, isBlock == (disk.kind == .file),
+            mayAttach(disk, of: definition),
+            let settled = try? domains[definition.name]?.definition.settlingKind(
+                of: disk.target, isBlock ? .block : .file),
+            let found = settled.disks.first(where: { $0.target == disk.target })
+        else { return disk }
+        domains[definition.name]?.definition = settled
+        return found
     }
 
     private func mayAttach(_ disk: DomainDisk, of definition: DomainDefinition) -> Bool {

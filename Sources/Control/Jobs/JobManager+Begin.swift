@@ -344,9 +344,11 @@ extension JobManager {
             ControlEvent(
                 .jobBegin, domain: job.domain, id: id,
                 message: job.summary))
-        return BegunJob(
-            id: id, exports: job.exports, targets: job.targetViews,
-            checkpoint: job.checkpoint?.name)
+        if let warning = job.warning {
+            events.append(
+                ControlEvent(.jobNotLasting, domain: job.domain, id: id, message: warning))
+        }
+        return job.answer
     }
 
     /// Ends the job when its time, counted from its begin, is over.

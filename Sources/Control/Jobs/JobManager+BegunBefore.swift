@@ -26,9 +26,7 @@ extension JobManager {
             guard job.domain == domain else { throw .jobIDTaken(id, domain: job.domain) }
             switch job.state {
             case .running:
-                return BegunJob(
-                    id: id, exports: job.exports, targets: job.targetViews,
-                    checkpoint: job.checkpoint?.name)
+                return job.answer
             case .starting where ContinuousClock.now < end:
                 try? await Task.sleep(for: .milliseconds(20))
             case .starting, .broken, .ending, .ended:

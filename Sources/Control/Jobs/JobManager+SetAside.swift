@@ -31,8 +31,10 @@ extension JobManager {
         let time = Date(timeIntervalSince1970: Double(crash.time) / 1e9)
         let report = state.keepReport(Self.text(crash, time), at: time)
         let place = report.map { ", report '\($0)'" } ?? ""
-        lines.append("the last server crashed: \(crash.summary)\(place)")
-        events.append(ControlEvent(.serverCrashed, message: crash.summary + place))
+        let who = crash.isNewcomers ? "a server that was to take over" : "the last server"
+        lines.append("\(who) crashed: \(crash.summary)\(place)")
+        let told = (crash.isNewcomers ? "\(who): " : "") + crash.summary + place
+        events.append(ControlEvent(.serverCrashed, message: told))
         guard settings.countsCrashes, var record = StoredCrashes(crash.subject) else {
             return lines
         }

@@ -49,6 +49,19 @@ package struct BegunJob: Sendable, Hashable, Codable {
     package var targets: [PushTargetView]?
     /// Name of the checkpoint made in the same instant.
     package var checkpoint: String?
+    /// What the job does not have that it should; nil: nothing.
+    package var warning: String?
+
+    package init(
+        id: String, exports: [ExportView], targets: [PushTargetView]? = nil,
+        checkpoint: String? = nil, warning: String? = nil
+    ) {
+        self.id = id
+        self.exports = exports
+        self.targets = targets
+        self.checkpoint = checkpoint
+        self.warning = warning
+    }
 }
 
 /// One running job in a list.

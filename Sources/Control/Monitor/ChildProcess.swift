@@ -60,53 +60,9 @@ enum ChildProcess {
     private static func start(
         _ path: String, _ environment: [String: String], input: Int32
     ) -> Result<pid_t, SystemCalls.Failure> {
-        var actions = unsafe posix_spawn_file_actions_t()
-        var attributes = posix_spawnattr_t()
-        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets
-        // of signals are locals that the calls copy.
-        unsafe posix_spawn_file_actions_init(&actions)
-        unsafe posix_spawnattr_init(&attributes)
-        defer {
-            unsafe posix_spawn_file_actions_destroy(&actions)
-            unsafe posix_spawnattr_destroy(&attributes)
-        }
-        unsafe posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO)
-        unsafe posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO)
-        for leaked in inheritable() { unsafe posix_spawn_file_actions_addclose(&actions, leaked) }
-        var signals = sigset_t()
-        unsafe sigemptyset(&signals)
-        unsafe posix_spawnattr_setsigmask(&attributes, &signals)
-        unsafe sigfillset(&signals)
-        unsafe posix_spawnattr_setsigdefault(&attributes, &signals)
-        // A group of its own: it is ended with everything that it has started.
-        unsafe posix_spawnattr_setpgroup(&attributes, 0)
-        let flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF
-        unsafe posix_spawnattr_setflags(&attributes, Int16(truncatingIfNeeded: flags))
-        // SAFETY: both lists end in nil and, with their texts, live until the call has returned.
-        let arguments: [UnsafeMutablePointer<CChar>?] = unsafe [strdup(path), nil]
-        var variables: [UnsafeMutablePointer<CChar>?] = unsafe environment.map {
-            unsafe strdup("\($0.key)=\($0.value)")
-        }
-        unsafe variables.append(nil)
-        defer { unsafe (arguments + variables).forEach { unsafe free($0) } }
-        var child: pid_t = 0
-        let result = unsafe posix_spawn(
-            &child, path, &actions, &attributes, arguments, variables)
-        guard result == 0 else {
-            return .failure(SystemCalls.Failure(call: "posix_spawn", number: result))
-        }
-        return .success(child)
-    }
-
-    /// Open files that a program would inherit: the pipe, and sockets that the service manager has
-    /// passed.
-    static func inheritable() -> [Int32] {
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []
-        return names.compactMap { Int32($0) }.filter { number in
-            guard number > STDERR_FILENO else { return false }
-            let flags = fcntl(number, F_GETFD)
-            return flags >= 0 && flags & FD_CLOEXEC == 0
-        }
+        ChildStart.spawn(
+            path, [path], environment: environment,
+            files: [(input, STDIN_FILENO), (STDERR_FILENO, STDOUT_FILENO)])
     }
 
     private static func wait(for child: pid_t, _ milliseconds: Int) -> Outcome {

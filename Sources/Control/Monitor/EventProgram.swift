@@ -18,7 +18,7 @@ package final class EventProgram: Sendable {
     /// What is told of: the end of a job or a threat to one, to the tracking of changes, to a disk,
     /// to the server's state or to a guest that stays frozen.
     package static let kinds: Set<ControlEvent.Kind> = [
-        .jobEnd, .jobBroken, .jobExpired, .jobIdle, .watermark, .trackingProblem,
+        .jobEnd, .jobNotLasting, .jobBroken, .jobExpired, .jobIdle, .watermark, .trackingProblem,
         .trackingRecovered, .diskFailed, .diskProblem, .stateProblem, .guestThawFailed,
     ]
 

@@ -37,8 +37,29 @@ package final class MonitorListener: Sendable {
             throw ControlError(
                 .systemError, code: "metrics-port-failed", status: 500,
                 detail: "cannot listen at '\(settings.host)' port \(settings.port) for --metrics: "
-                    + error.text)
+                    + reason(error, settings))
         }
+    }
+
+    // What is wrong and what to do, as far as the error tells.
+    private static func reason(
+        _ failure: SystemCalls.Failure, _ settings: MonitorSettings
+    ) -> String {
+        if failure.call == "getaddrinfo" {
+            let problem = SystemCalls.resolutionProblem(of: settings.host) ?? failure.text
+            return "host '\(settings.host)' has no address (\(problem)): give an address of this"
+                + " machine, or a port alone for 127.0.0.1"
+        }
+        if failure.hasNoAddress {
+            return "\(failure.text): this machine does not have that address, give one that it has"
+        }
+        if failure.isTaken {
+            return "\(failure.text): another program listens there, choose another port"
+        }
+        if failure.isForbidden {
+            return "\(failure.text): ports below 1024 are for root, choose another port"
+        }
+        return failure.text
     }
 
     /// Another descriptor of the socket, which the caller owns.

@@ -14,20 +14,30 @@ package struct MonitorSettings: Sendable, Hashable {
 
     /// `ADDR:PORT`, or `:PORT` and `PORT` for loopback.
     package init(_ text: String, names: [String] = []) throws(ControlError) {
-        let refusal = ControlError.invalidArgument(
-            what: "--metrics '\(text)'",
-            detail: "it must be ADDR:PORT, or a port of the loopback address, for example 9809")
+        func refusal(_ detail: String) -> ControlError {
+            .invalidArgument(what: "--metrics '\(text)'", detail: detail)
+        }
         let short = text.hasPrefix(":") ? String(text.dropFirst()) : text
+        let digits = text.split(separator: ":", omittingEmptySubsequences: false).last ?? ""
+        guard !digits.isEmpty, digits.allSatisfy({ $0.isASCII && $0.isNumber }) else {
+            throw refusal(
+                "it must be ADDR:PORT, or a port of the loopback address, for example 9809")
+        }
+        guard let port = UInt16(digits) else {
+            throw refusal("port \(digits) does not exist: choose one of 1 to 65535, or 0 for any")
+        }
         if short.allSatisfy({ $0.isASCII && $0.isNumber }) {
-            guard let port = UInt16(short) else { throw refusal }
             self.init(host: Self.loopback, port: port, names: names)
             return
         }
         guard
-            case .tcp(let host, let port)? = try? ServeArguments.tcpEndpoint(
-                text, option: "--metrics")
-        else { throw refusal }
-        self.init(host: host, port: port ?? 0, names: names)
+            case .tcp(let host, _)? = try? ServeArguments.tcpEndpoint(text, option: "--metrics")
+        else {
+            throw refusal(
+                "an IPv6 address is written in brackets, for example [::1]:9809; otherwise it must"
+                    + " be ADDR:PORT")
+        }
+        self.init(host: host, port: port, names: names)
     }
 
     package init(host: String, port: UInt16, names: [String] = []) {

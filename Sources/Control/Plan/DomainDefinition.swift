@@ -5,6 +5,10 @@ package struct DomainDisk: Sendable, Hashable {
     /// Name of the disk within its domain, for example `vda`.
     package var target: String
     package var kind: SourceKind
+    /// Nobody has said what kind it is: whatever is there when it is opened.
+    ///
+    /// Until then `kind` is what was there when somebody looked, a file if nothing was.
+    package var isKindAssumed = false
     /// Absolute path of the source, or an upstream's URI; nil for a drive without media.
     package var path: String?
     /// True for `<readonly/>` and for every cdrom.

@@ -7,6 +7,8 @@ struct DiskElement {
     let element: XMLElement
     let disk: DomainDisk
     var target: String { disk.target }
+    /// libvirt's `startupPolicy`, as written.
+    var startupPolicy: String? { element.child("source")?.attribute("startupPolicy") }
 
     /// - Throws: 35 or 92 for what is no XML or not one `<disk>`.
     init(_ xml: String) throws(ControlError) {
@@ -95,6 +97,17 @@ extension DomainDefinition {
         return try replacingDisk(try Self.description(of: old, path, kind, target: target))
     }
 
+    /// The domain with a disk of the kind that its source has turned out to be.
+    func settlingKind(
+        of target: String, _ kind: SourceKind
+    ) throws(ControlError) -> DomainDefinition {
+        guard let path = disks.first(where: { $0.target == target })?.path else {
+            throw .unknownDisk(target)
+        }
+        let old = try DiskElement(String(xml[try range(of: target)]))
+        return try replacingDisk(try Self.description(of: old, path, kind, target: target))
+    }
+
     /// The disk's text with another source.
     private static func description(
         of old: DiskElement, _ path: String?, _ kind: SourceKind, target: String
@@ -106,10 +119,7 @@ extension DomainDefinition {
         guard let root = tags.elements.first, !root.isEmpty else {
             throw .internalError("the description of disk '\(target)' cannot be read")
         }
-        let source = path.map {
-            let attribute = kind == .file ? "file" : "dev"
-            return "<source \(attribute)='\(XMLWriter.escaped($0, inAttribute: true))'/>"
-        }
+        let source = Self.source(path, kind, policy: old.startupPolicy)
         let others = old.element.attributes.filter { $0.name != "type" }.map {
             " \($0.name)='\(XMLWriter.escaped($0.value, inAttribute: true))'"
         }
@@ -117,7 +127,16 @@ extension DomainDefinition {
         let present = tags.children(of: 0, named: "source").first.map { tags.elements[$0].range }
         let gap = present ?? start..<start
         return "<disk type='\(kind.rawValue)'\(others.joined())>" + old.text[start..<gap.lowerBound]
-            + (source ?? "") + old.text[gap.upperBound...]
+            + source + old.text[gap.upperBound...]
+    }
+
+    // What is to be done without a medium goes with the drive, not with the medium.
+    private static func source(_ path: String?, _ kind: SourceKind, policy: String?) -> String {
+        let attributes = [(kind == .file ? "file" : "dev", path), ("startupPolicy", policy)]
+            .compactMap { name, value in
+                value.map { " \(name)='\(XMLWriter.escaped($0, inAttribute: true))'" }
+            }
+        return attributes.isEmpty ? "" : "<source\(attributes.joined())/>"
     }
 
     private func range(of target: String) throws(ControlError) -> Range<String.Index> {
@@ -160,10 +179,16 @@ extension DomainDefinition {
         _ text: String, _ expected: [DomainDisk]
     ) throws(ControlError) -> DomainDefinition {
         let changed = try DomainDefinition.kept(text).definition
-        guard changed.name == name, changed.uuid == uuid, changed.disks == expected else {
+        // The text does not say that nobody has said it.
+        let said = expected.map { disk in
+            var said = disk
+            said.isKindAssumed = false
+            return said
+        }
+        guard changed.name == name, changed.uuid == uuid, changed.disks == said else {
             throw notEditable
         }
-        return changed
+        return DomainDefinition(name: name, uuid: uuid, disks: expected, xml: changed.xml)
     }
 
     private var notEditable: ControlError {

@@ -78,45 +78,11 @@ final class PushProcess: PushRun {
     private static func spawn(
         _ command: String, input: Int32, output: Int32
     ) -> Result<pid_t, SystemCalls.Failure> {
-        var actions = unsafe posix_spawn_file_actions_t()
-        var attributes = posix_spawnattr_t()
-        // SAFETY: both are initialised before they are used and destroyed once at the end; the sets
-        // of signals are locals that the calls copy.
-        unsafe posix_spawn_file_actions_init(&actions)
-        unsafe posix_spawnattr_init(&attributes)
-        defer {
-            unsafe posix_spawn_file_actions_destroy(&actions)
-            unsafe posix_spawnattr_destroy(&attributes)
-        }
-        unsafe posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO)
-        unsafe posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO)
-        for leaked in ChildProcess.inheritable() {
-            unsafe posix_spawn_file_actions_addclose(&actions, leaked)
-        }
-        var signals = sigset_t()
-        unsafe sigemptyset(&signals)
-        unsafe posix_spawnattr_setsigmask(&attributes, &signals)
-        unsafe sigfillset(&signals)
-        unsafe posix_spawnattr_setsigdefault(&attributes, &signals)
-        unsafe posix_spawnattr_setpgroup(&attributes, 0)
-        let flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF
-        unsafe posix_spawnattr_setflags(&attributes, Int16(truncatingIfNeeded: flags))
-        // SAFETY: both lists end in nil and, with their texts, live until the call has returned.
-        let arguments: [UnsafeMutablePointer<CChar>?] = unsafe [
-            strdup("nbdpull"), strdup(command), nil,
-        ]
-        var variables: [UnsafeMutablePointer<CChar>?] = unsafe ProcessInfo.processInfo.environment
-            .map { unsafe strdup("\($0.key)=\($0.value)") }
-        unsafe variables.append(nil)
-        defer { unsafe (arguments + variables).forEach { unsafe free($0) } }
-        var child: pid_t = 0
         // The very program that runs, also after its file has been replaced.
-        let result = unsafe posix_spawn(
-            &child, "/proc/self/exe", &actions, &attributes, arguments, variables)
-        guard result == 0 else {
-            return .failure(SystemCalls.Failure(call: "posix_spawn", number: result))
-        }
-        return .success(child)
+        ChildStart.spawn(
+            "/proc/self/exe", ["nbdpull", command],
+            environment: ProcessInfo.processInfo.environment,
+            files: [(input, STDIN_FILENO), (output, STDOUT_FILENO)])
     }
 
     // A thread of its own: nobody waits for it, should the worker not even end when it is killed.

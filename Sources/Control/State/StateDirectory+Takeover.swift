@@ -11,6 +11,7 @@ extension StateDirectory {
     package static func checkCanGoOn(
         _ path: String, given: Set<String> = []
     ) throws(ControlError) {
+        try checkTrust(path)
         try refuseNewerFormat(path)
         for file in stateFiles(below: path) {
             guard !StateRecord.isNewer(header: head(of: file)) else {

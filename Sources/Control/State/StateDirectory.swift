@@ -1,3 +1,4 @@
+import BoundedCalls
 import Foundation
 import Glibc
 
@@ -71,6 +72,7 @@ package final class StateDirectory: Sendable {
         } catch {
             throw Self.unusable(path, "it cannot be created: \(error.localizedDescription)")
         }
+        try Self.checkTrust(path)
         do {
             lock = try SystemCalls.open(path + "/lock", flags: O_RDWR | O_CREAT)
             try Self.lockPatiently(lock)
@@ -87,22 +89,25 @@ package final class StateDirectory: Sendable {
         try Self.checkFormat(path)
     }
 
+    /// Refuses a directory in which others could replace files.
+    static func checkTrust(_ path: String) throws(ControlError) {
+        guard let facts = SystemCalls.trustFacts(of: path),
+            let refusal = DirectoryTrust.refusal(facts, user: SystemCalls.userID)
+        else { return }
+        throw unusable(path, refusal)
+    }
+
     /// A server that was killed holds the lock until the kernel has ended it.
     private static func lockPatiently(
         _ lock: borrowing SystemCalls.Descriptor
     ) throws(SystemCalls.Failure) {
-        let end = ContinuousClock.now + .seconds(lockSeconds)
-        while true {
-            do throws(SystemCalls.Failure) {
-                return try SystemCalls.lockExclusively(lock)
-            } catch {
-                guard error.wouldBlock, ContinuousClock.now < end else { throw error }
-                usleep(20_000)
-            }
-        }
+        try Patience.outwait(
+            nanoseconds: lockNanoseconds,
+            while: { (fault: SystemCalls.Failure) in fault.wouldBlock }
+        ) { () throws(SystemCalls.Failure) in try SystemCalls.lockExclusively(lock) }
     }
 
-    private static let lockSeconds = 2
+    private static let lockNanoseconds: UInt64 = 2_000_000_000
 
     /// Lets another server use the directory; nothing more may be written through this object.
     ///

@@ -16,6 +16,11 @@ package enum SystemCalls {
         package var wouldBlock: Bool { number == EWOULDBLOCK }
         /// Whether the name was there already.
         package var alreadyExists: Bool { number == EEXIST }
+        /// Of a bind: the machine does not have the address, another program has it, or it is not
+        /// for this user.
+        package var hasNoAddress: Bool { number == EADDRNOTAVAIL }
+        package var isTaken: Bool { number == EADDRINUSE }
+        package var isForbidden: Bool { number == EACCES }
         /// Whether there is no such file.
         package var notFound: Bool { number == ENOENT }
     }
@@ -154,6 +159,17 @@ package enum SystemCalls {
             )
         }
         return (FileIdentity(device: UInt64(found.st_rdev), inode: 0), true)
+    }
+
+    /// The user that the process runs as.
+    package static var userID: UInt32 { geteuid() }
+
+    /// Owner and mode of what a path leads to, links followed; nil if it leads nowhere.
+    package static func trustFacts(of path: String) -> DirectoryTrust.Facts? {
+        var found = stat()
+        // SAFETY: the string is NUL-terminated, and both live for the call.
+        guard unsafe stat(path, &found) == 0 else { return nil }
+        return DirectoryTrust.Facts(owner: found.st_uid, mode: found.st_mode)
     }
 
     /// Removes a name; false when there was none.

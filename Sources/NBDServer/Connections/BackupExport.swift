@@ -176,7 +176,8 @@ final class BackupExport: Sendable {
             LedgerFile.Figures(
                 wallTime: MonotonicClock.wallTime(),
                 bytesRead: bytesRead.load(ordering: .relaxed),
-                isAboveWatermark: watermarkSent.load(ordering: .relaxed)))
+                isAboveWatermark: watermarkSent.load(ordering: .relaxed),
+                hasHungSync: source.hasHungSync))
     }
 
     var report: JobDiskReport {

@@ -1,6 +1,7 @@
 import PointInTime
 import ScratchFiles
 import ServerInterface
+import Synchronization
 import SystemLayer
 import Tracking
 
@@ -10,6 +11,21 @@ struct JobMemory: Sendable {
     let jobID: String
     /// The disk's number in its job.
     let disk: Int
+    /// Why the first of the files that could not be kept was not.
+    var fault: SystemFault? { firstFault.value }
+    private let firstFault = FirstFault()
+
+    init(directory: String, jobID: String, disk: Int) {
+        self.directory = directory
+        self.jobID = jobID
+        self.disk = disk
+    }
+
+    private final class FirstFault: Sendable {
+        private let kept = Mutex<SystemFault?>(nil)
+        var value: SystemFault? { kept.withLock { $0 } }
+        func note(_ fault: SystemFault) { kept.withLock { $0 = $0 ?? fault } }
+    }
 
     private var ledgerPath: String { "\(directory)/\(jobID).\(disk).ledger" }
     private var bitmapPath: String { "\(directory)/\(jobID).\(disk).bitmap" }
@@ -36,6 +52,7 @@ struct JobMemory: Sendable {
             }
             return try LedgerFile.create(path: ledgerPath, facts: facts)
         } catch {
+            firstFault.note(error)
             return nil
         }
     }
@@ -54,6 +71,7 @@ struct JobMemory: Sendable {
                 file.raw, LayerCodec.encode(bitmap, identity: identity), at: 0)
             return true
         } catch {
+            firstFault.note(error)
             return false
         }
     }

@@ -25,7 +25,9 @@ enum LastCrash {
         }
         let path =
             configuration.takesOver ? newcomersPath(in: directory) : path(in: directory)
-        let report = configuration.takesOver ? nil : read(directory)
+        let report =
+            configuration.takesOver
+            ? takeNewcomers(directory) : read(directory) ?? takeNewcomers(directory)
         let facts = [
             "boot \(StateFiles.bootID())", "build \(configuration.build)",
             "process \(SystemFacts.processID)", "started \(MonotonicClock.wallTime())",
@@ -44,6 +46,21 @@ enum LastCrash {
     /// How the server crashed that was the last to note what it does.
     static func read(_ directory: String) -> CrashReport? {
         LeftFlight.read(path(in: directory)).flatMap(report(of:))
+    }
+
+    /// How a newcomer crashed before it had taken over; told once, as its file goes.
+    ///
+    /// To be called only while no newcomer runs.
+    static func takeNewcomers(_ directory: String) -> CrashReport? {
+        let path = newcomersPath(in: directory)
+        let found = LeftFlight.read(path).flatMap(report(of:))
+        // Otherwise it were told again.
+        do throws(SystemFault) { try FileCalls.remove(path) } catch { return nil }
+        return found.map {
+            var crash = $0
+            crash.isNewcomers = true
+            return crash
+        }
     }
 
     private static func report(of left: LeftFlight) -> CrashReport? {
@@ -127,7 +144,7 @@ extension NBDServer {
     package func hasTakenOver() {
         guard shared.configuration.takesOver, let jobMemory else { return }
         let report = LastCrash.read(jobMemory)
-        crash.withLock { $0 = report }
+        crash.withLock { $0 = report ?? $0 }
         // Without it a crash of this server is not told of.
         try? shared.flight.move(to: LastCrash.path(in: jobMemory))
     }

@@ -104,10 +104,15 @@ struct LeftJob {
                 "disk '\(target)' was cut from \(found.facts.sizeBytes) to \(source.sizeBytes)"
                     + " bytes while no server had it")
         }
-        if let errno = source.witness.earlier {
+        if let errno = source.earlierLoss {
             throw Refusal(
                 "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
             )
+        }
+        guard !found.figures.hasHungSync else {
+            throw Refusal(
+                "a sync of disk '\(target)' had not ended when its server did: writes of the machine"
+                    + " may be lost, and nobody is told of that any more")
         }
         // Who else has changed an upstream cannot be told, as of a device.
         guard source.remote == nil else { return }
@@ -147,16 +152,12 @@ struct LeftJob {
     private func openFreeScratch(
         _ geometry: ClusterGeometry
     ) throws(PreparedExport.Refusal) -> ScratchStorage {
-        let end = MonotonicClock.now() + Limits.resumeInUseNanoseconds
-        while true {
-            do throws(ScratchFault) {
-                return try openScratch(geometry)
-            } catch {
-                guard isInUse(error), MonotonicClock.now() < end else {
-                    throw Refusal(text(error))
-                }
-                _ = Latch(count: 1).wait(milliseconds: 10)
-            }
+        do throws(ScratchFault) {
+            return try InUse.outwait(
+                nanoseconds: Limits.resumeInUseNanoseconds, while: NBDServer.isInUse
+            ) { () throws(ScratchFault) in try openScratch(geometry) }
+        } catch {
+            throw Refusal(text(error))
         }
     }
 
@@ -171,14 +172,6 @@ struct LeftJob {
             try .reuse(path: path, geometry: geometry, readers: readers, reserved: reserved)
         case (.file, false):
             try .reopen(path: path, geometry: geometry, readers: readers, reserved: reserved)
-        }
-    }
-
-    private func isInUse(_ fault: ScratchFault) -> Bool {
-        switch fault {
-        case .unusable(.inUse): true
-        case .unusable(.system(let fault)): fault.errno == Errno.busy
-        default: false
         }
     }
 

@@ -276,6 +276,20 @@ extension NBDServer {
                 ScratchFile(device: $0.device, inode: $0.inode)
             })
         started.memory = exports.allSatisfy(\.isLasting) ? jobMemory : nil
+        started.notLasting = started.memory == nil ? notLasting(exports) : nil
         return started
+    }
+
+    /// Why a job ends with this server; nil where that was never to be otherwise.
+    private func notLasting(_ exports: [BackupExport]) -> String? {
+        guard shared.configuration.servesJobs, shared.configuration.stateDirectory != nil else {
+            return nil
+        }
+        guard let jobMemory else {
+            return "there is no memory that outlives the server (/dev/shm is missing, or is none)"
+        }
+        let fault = exports.lazy.compactMap { $0.memory?.fault }.first
+        return "'\(jobMemory)' could not be written"
+            + (fault.map { ": \($0.call): \($0.errorText)" } ?? "")
     }
 }

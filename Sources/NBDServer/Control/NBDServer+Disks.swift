@@ -1,11 +1,11 @@
 import BoundedCalls
 import Disk
 import NBDProtocol
+import ScratchFiles
 package import ServerInterface
 import Synchronization
 import SystemLayer
-
-import ScratchFiles
+import TrackingFiles
 import Upstream
 
 /// Disks come and go.
@@ -30,7 +30,10 @@ extension NBDServer {
     /// Withdraws the live export, disconnects its clients after their requests in flight, closes
     /// the source.
     package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
+        let doubt = doubt(disk)
         _ = try await detach(disk, .ordinary).get()
+        // Whoever attaches it again has it as it is.
+        doubt?.say(isUnheard: false)
     }
 
     /// A snapshot of an attached disk's figures.
@@ -46,7 +49,7 @@ extension NBDServer {
             now: MonotonicClock.now(), diskBytes: export.source.sizeBytes)
         status.earlierLoss =
             export.source.isReadOnly
-            ? nil : export.source.witness.earlier.map(SystemFault.text(for:))
+            ? nil : export.source.earlierLoss.map(SystemFault.text(for:))
         return status
     }
 
@@ -178,18 +181,13 @@ extension NBDServer {
         let patience =
             live.isAwaited(configuration.exportName)
             ? Limits.resumeInUseNanoseconds : Limits.closedSourceNanoseconds
-        let end = MonotonicClock.now() + patience
-        while true {
-            do throws(SourceFault) {
-                return try RawSource(
-                    path: configuration.path,
-                    expected: configuration.kind == .file ? .regular : .blockDevice,
-                    readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
-                    reserved: shared.configuration.reserved)
-            } catch {
-                guard Self.isInUse(error), MonotonicClock.now() < end else { throw error }
-                _ = Latch(count: 1).wait(milliseconds: 10)
-            }
+        return try InUse.outwait(nanoseconds: patience, while: Self.isInUse) {
+            () throws(SourceFault) in
+            try RawSource(
+                path: configuration.path,
+                expected: configuration.kind == .file ? .regular : .blockDevice,
+                readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
+                reserved: shared.configuration.reserved)
         }
     }
 
@@ -199,6 +197,11 @@ extension NBDServer {
         case .system(let fault): fault.errno == Errno.busy
         default: false
         }
+    }
+
+    static func isInUse(_ fault: ScratchFault) -> Bool {
+        if case .unusable(let fault) = fault { return isInUse(fault) }
+        return false
     }
 
     /// The name by which a source is served already.
@@ -241,6 +244,7 @@ extension NBDServer {
         // Before any machine can write.
         attach(left, to: export)
         serve(export, tracking?.0)
+        source.heedEarlierLoss()
         return .success(disk)
     }
 
@@ -392,10 +396,16 @@ extension NBDServer {
             at: place, what: "the sync of '\(leaving.path)'", .end(milliseconds: limit),
             late: { _ in _ = parting.take() }
         ) { () -> Result<LastSync, ServerFault> in
+            // What it ends with may be heard by nobody: the process may be gone by then.
+            doubt?.say(syncHangs: true)
             let end = Self.sync(parting)
             // Nobody may wait for it any more. The source is locked until this is said: no next
             // server believes the record before.
-            if case .failed(_, isLoss: true) = end, let doubt { self.distrustTracking(doubt) }
+            if case .failed(_, isLoss: true) = end, let doubt {
+                self.distrustTracking(doubt)
+            } else {
+                doubt?.say(syncHangs: false)
+            }
             return .success(end)
         }
         _ = await storage.run(

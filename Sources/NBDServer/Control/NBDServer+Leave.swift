@@ -200,6 +200,9 @@ extension NBDServer {
             )
         }
         shared.watch.remove(exports.map(\.id))
+        // Everything that was asked has been answered, syncs too.
+        for export in exports { export.source.hasHungSync = false }
+        noteLastLosses()
         for export in exports {
             export.keepFigures()
             export.writer.close()
@@ -209,6 +212,18 @@ extension NBDServer {
         ).runLater()
         for listener in listeners { listener.leave() }
         return forgetAll(exports)
+    }
+
+    /// What was lost since the rings have become quiet, and told to somebody who asked for a job,
+    /// is told to nobody else: it is left for the next server.
+    private func noteLastLosses() {
+        for disk in state.withLock({ Array($0.disks.values) })
+        where !disk.source.isReadOnly && disk.source.hasLostWrites {
+            disk.source.hasHungSync = true
+            let doubt = doubt(disk.disk)
+            _ = doubt?.sayInMemory()
+            doubt?.say(isUnheard: true)
+        }
     }
 
     /// Nothing is known any more; returns what is to be closed by that.

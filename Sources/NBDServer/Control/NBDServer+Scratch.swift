@@ -183,17 +183,9 @@ extension NBDServer {
     private func openFreeStorage(
         _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry
     ) throws(ScratchFault) -> ScratchStorage {
-        let end = MonotonicClock.now() + Limits.closedSourceNanoseconds
-        while true {
-            do throws(ScratchFault) {
-                return try openStorage(scratch, geometry)
-            } catch {
-                guard case .unusable(let fault) = error, Self.isInUse(fault),
-                    MonotonicClock.now() < end
-                else { throw error }
-                _ = Latch(count: 1).wait(milliseconds: 10)
-            }
-        }
+        try InUse.outwait(
+            nanoseconds: Limits.closedSourceNanoseconds, while: Self.isInUse
+        ) { () throws(ScratchFault) in try openStorage(scratch, geometry) }
     }
 
     private func openStorage(

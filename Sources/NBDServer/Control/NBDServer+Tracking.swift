@@ -47,6 +47,9 @@ extension NBDServer {
             tracking.directory, source, shared.configuration.witnessDirectory)
         let doubt = TrackingDoubt(places, spare: shared.spare)
         state.withLock { $0.trackingCare.doubts[disk] = doubt }
+        // The machine was to hear of lost writes, and the server died before.
+        if doubt.hasUnheardLoss { source.expectLossToBeHeard() }
+        if source.earlierLoss != nil { doubt.say(isUnheard: true) }
         let closing = state.withLock { state in
             state.trackingCare.closing.map(\.doubt).filter { $0.directory == tracking.directory }
         }
@@ -65,8 +68,8 @@ extension NBDServer {
             }
             let store = try TrackingStore.open(
                 places, source: try Self.identity(source),
-                granularityBytes: tracking.granularityBytes, earlierLoss: source.witness.earlier)
-            doubt.prepare()
+                granularityBytes: tracking.granularityBytes, earlierLoss: source.earlierLoss)
+            doubt.prepare(store)
             return (
                 .store(store),
                 TrackingSeed(recording: store.recording, log: store.log, doubt: doubt)

@@ -48,6 +48,10 @@ struct HomeDisk: ~Copyable {
     /// The kernel tells a descriptor once that writes are lost, and takes their pages for clean;
     /// the next sync would succeed and mean nothing.
     var syncErrno: Int32?
+    /// The disk has lost writes, and no flush of the guest has failed with it yet.
+    var hasUnheardLoss = false
+    /// A guest's sync, or durable write, has been under way for long.
+    var hasHungSync = false
 
     // What the source has turned out not to do
     var canPunchHoles: Bool

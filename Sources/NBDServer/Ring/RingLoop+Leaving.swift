@@ -1,4 +1,5 @@
 import Core
+import Disk
 import ServerInterface
 import SystemLayer
 import Tables
@@ -59,7 +60,9 @@ extension RingLoop where IO: ~Copyable {
         for slot in disks.indices where disks.contains(slot) {
             guard disks[slot].changes.isIdle, disks[slot].changes.copiesInFlight == 0,
                 !disks[slot].changes.isRecordBusy, disks[slot].syncErrno == nil,
-                disks[slot].detachTickets.allSatisfy({ $0 == nil })
+                disks[slot].detachTickets.allSatisfy({ $0 == nil }),
+                // The kernel has told it, and tells the next process nothing.
+                !disks[slot].export.source.hasLostWrites
             else { return false }
         }
         return true

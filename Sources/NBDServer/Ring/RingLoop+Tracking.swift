@@ -106,9 +106,15 @@ extension RingLoop where IO: ~Copyable {
 
     /// A disk that has lost writes is not what was recorded of it: what is clean may have changed.
     mutating func noticeLoss(_ disk: DiskIndex) {
-        guard !disks[disk].changes.isRecordLost, disks[disk].export.source.hasLostWrites else {
-            return
+        guard disks[disk].export.source.hasLostWrites else { return }
+        // The kernel has told it, and tells the next process nothing.
+        if disks[disk].syncErrno == nil, !disks[disk].hasUnheardLoss,
+            disks[disk].export.source.unheardLoss != nil
+        {
+            disks[disk].hasUnheardLoss = true
+            disks[disk].tracking?.doubt.say(isUnheard: true)
         }
+        guard !disks[disk].changes.isRecordLost else { return }
         loseTracking(disk, TrackingLoss.lostWrites)
     }
 

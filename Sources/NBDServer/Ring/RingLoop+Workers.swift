@@ -1,7 +1,10 @@
 import Core
+import Disk
 import IORing
+import NBDProtocol
 import PointInTime
 import Tables
+import TrackingFiles
 
 /// Storage that hangs keeps the kernel's workers of a ring, which are few; each that it keeps is
 /// replaced, so that other disks and jobs go on.
@@ -9,6 +12,7 @@ extension RingLoop where IO: ~Copyable {
     /// Counts the operations that hang, and lets the kernel have as many workers more.
     mutating func replaceHungWorkers() {
         let hung = hungOperations()
+        noteHungSyncs(mayBe: hung > 0)
         // A clock that was late sees everything late once.
         guard hung > 0 || workers > ownWorkers else { return }
         if ownWorkers == 0 {
@@ -23,6 +27,39 @@ extension RingLoop where IO: ~Copyable {
         guard wanted > workers || hung == 0 else { return }
         workers = hung == 0 ? ownWorkers : wanted
         io.setFileWorkers(workers, tag: Operation.ignored.tag)
+    }
+
+    /// Keeps for the next process that a sync takes long.
+    ///
+    /// What the kernel tells of a sync it tells once, and when this process is killed, to nobody.
+    private mutating func noteHungSyncs(mayBe: Bool) {
+        let limit = now > Limits.hungSyncNanoseconds ? now - Limits.hungSyncNanoseconds : 0
+        for disk in disks.indices where disks.contains(disk) { disks[disk].hasHungSync = false }
+        if mayBe {
+            for piece in pieces.indices where pieces.contains(piece) {
+                let since = pieces[piece].handedOverAt
+                guard since > 0, since < limit, tellsLosses(pieces[piece]) else { continue }
+                disks[pieces[piece].homeDisk].hasHungSync = true
+            }
+        }
+        for disk in disks.indices where disks.contains(disk) {
+            let source = disks[disk].export.source
+            let hangs = disks[disk].hasHungSync || source.ownSyncIsUnderWay(since: limit)
+            guard hangs != source.hasHungSync else { continue }
+            // One that has ended badly says more than that it hung.
+            if !hangs { noticeLoss(disk) }
+            source.hasHungSync = hangs
+            disks[disk].tracking?.doubt.say(syncHangs: hangs)
+        }
+    }
+
+    /// Whether an operation's result may be the only word of writes that are lost.
+    private func tellsLosses(_ piece: Piece) -> Bool {
+        switch piece.kind {
+        case .sync: true
+        case .write: requests[piece.request].valid.flags.contains(.fua)
+        case .read, .zero, .discard, .prefetch, .guestRead: false
+        }
     }
 
     private static var workerStep: Int { 16 }

@@ -6,6 +6,7 @@ import PointInTime
 import ServerInterface
 import SystemLayer
 import Tables
+import TrackingFiles
 
 /// Guest writes on a disk's home ring: received, kept waiting while old data is copied, then
 /// submitted.
@@ -376,6 +377,8 @@ extension RingLoop where IO: ~Copyable {
     private mutating func believeNoSync(_ disk: DiskIndex, _ errno: Int32) {
         guard disks[disk].syncErrno == nil else { return }
         disks[disk].syncErrno = errno
+        // The request that this fails tells the guest.
+        disks[disk].tracking?.doubt.say(isUnheard: false)
         shared.emit(
             .diskProblem(
                 disk: disks[disk].export.disk,

@@ -238,7 +238,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     private mutating func tick() {
         tickCount &+= 1
-        if tickCount % Limits.trimTicks == 0 { arena.trim() }
+        if tickCount % Limits.trimTicks == 0 { arena.trim() } else { arena.goOnTrimming() }
         for slot in connections.indices where connections.contains(slot) {
             checkDeadline(slot)
             reportBytesRead(slot)
