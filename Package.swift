@@ -72,6 +72,12 @@ let package = Package(
             name: "Pushing",
             dependencies: ["CLibNBD", "CLinux", "Disk", "ServerInterface", "SystemLayer"],
             swiftSettings: strict),
+        .target(
+            name: "Upstream",
+            dependencies: [
+                "CLibNBD", "CLinux", "Disk", "IORing", "ServerInterface", "SystemLayer",
+            ],
+            swiftSettings: strict),
         .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),
         .target(
             name: "BoundedCalls", dependencies: ["ServerInterface", "SystemLayer"],
@@ -84,7 +90,7 @@ let package = Package(
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
-                "Tracking", "TrackingFiles", "VhostProtocol",
+                "Tracking", "TrackingFiles", "Upstream", "VhostProtocol",
             ],
             swiftSettings: strict),
         .target(
@@ -154,8 +160,12 @@ let package = Package(
             dependencies: [
                 "NBDServer", "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SharedMemory", "SystemLayer", "TLS", "Tables",
-                "Tracking", "TrackingFiles", "UnitSupport", "VhostClient", "CLinux",
+                "Tracking", "TrackingFiles", "UnitSupport", "Upstream", "VhostClient",
+                "CLinux",
             ],
+            swiftSettings: strict),
+        .testTarget(
+            name: "UpstreamTests", dependencies: ["Upstream", "ServerInterface"],
             swiftSettings: strict),
         .testTarget(
             name: "ControlTests",
@@ -221,8 +231,8 @@ if Context.environment["NBDPULL_SIMULATE"] != nil {
             dependencies: [
                 "BoundedCalls", "Core", "Disk", "IORing", "NBDProtocol", "PointInTime",
                 "ScratchFiles", "ServerInterface", "SharedMemory", "Simulation", "SystemLayer",
-                "TLS", "Tables", "Tracking", "TrackingFiles", "VhostClient", "VhostProtocol",
-                "WireClient",
+                "TLS", "Tables", "Tracking", "TrackingFiles", "Upstream", "VhostClient",
+                "VhostProtocol", "WireClient",
             ],
             path: "Tests/SimulatedServer", swiftSettings: strict))
 }

@@ -6,7 +6,10 @@ extension RawSource {
     /// Makes every completed write durable, by the guest's descriptor: the last sync of a disk.
     ///
     /// Throws when that cannot be said: see `makeDurable`.
-    package func sync() throws(SystemFault) { try sync(raw, isHeard: true) }
+    package func sync() throws(SystemFault) {
+        if let remote { return try sync(remote, isHeard: true) }
+        try sync(raw, isHeard: true)
+    }
 
     /// Makes everything durable that was written; throws when the source has lost a write since it
     /// was opened, no matter who was told of it.
@@ -15,6 +18,7 @@ extension RawSource {
     /// not miss its own. May wait as long as the storage does. A fault that `saysNothing` has lost
     /// nothing.
     package func makeDurable() throws(SystemFault) {
+        if let remote, !isReadOnly { return try sync(remote, isHeard: false) }
         if let syncRaw { return try sync(syncRaw, isHeard: false) }
         try checkLosses()
     }
@@ -26,6 +30,16 @@ extension RawSource {
         defer { ownSyncs.subtract(1, ordering: .relaxed) }
         do throws(SystemFault) {
             try FileCalls.sync(descriptor)
+        } catch {
+            noteFailedSync(error, isHeard: isHeard)
+            throw error
+        }
+        try checkLosses()
+    }
+
+    private func sync(_ remote: any RemoteSource, isHeard: Bool) throws(SystemFault) {
+        do throws(SystemFault) {
+            try remote.makeDurable()
         } catch {
             noteFailedSync(error, isHeard: isHeard)
             throw error

@@ -37,6 +37,8 @@ package struct SourceFacts: Sendable {
     package var tailRaw: Int32
     package var node: FileNode?
     package var witness: WriteErrorWitness
+    /// What holds the bytes, if no file does.
+    package var remote: (any RemoteSource)?
 
     package init(path: String, sizeBytes: UInt64, raw: Int32, witness: WriteErrorWitness) {
         self.path = path
@@ -112,6 +114,8 @@ package final class RawSource: Sendable {
 
     /// The descriptor's number, valid while this object lives.
     package let raw: Int32
+    /// What holds the bytes, if no file does: then the numbers above are a ring's own.
+    package let remote: (any RemoteSource)?
 
     /// Largest size that is served: half the address space of NBD's signed users, in bytes.
     package static let sizeBytesMax: UInt64 = 1 << 62
@@ -185,6 +189,7 @@ package final class RawSource: Sendable {
         readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
         holes = facts.type == .regular ? FileCalls.holeKnowledge(descriptor.raw) : .none
         raw = descriptor.raw
+        remote = nil
         self.descriptor = consume descriptor
     }
 
@@ -209,9 +214,15 @@ package final class RawSource: Sendable {
         holes = .none
         node = facts.node
         witness = facts.witness
+        remote = facts.remote
         earlierLoss = facts.witness.earlier
         unheardErrno.store(facts.witness.earlier ?? 0, ordering: .relaxed)
     }
+
+    deinit { remote?.release() }
+
+    /// What tells the source from others, for what is kept about it: empty where nothing can.
+    package var identity: String { node?.text ?? (remote == nil ? "" : path) }
 
     /// Opens a path; a system error becomes a source fault.
     package static func open(
@@ -246,7 +257,9 @@ package final class RawSource: Sendable {
     }
 
     /// The bytes that the file or device has by now, whatever is served of it.
-    package func measure() throws(SourceFault) -> UInt64 { try Self.facts(raw).sizeBytes }
+    package func measure() throws(SourceFault) -> UInt64 {
+        remote == nil ? try Self.facts(raw).sizeBytes : sizeBytes
+    }
 
     /// What a call has added to a regular file.
     package struct Extension: Sendable, Hashable {

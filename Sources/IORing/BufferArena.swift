@@ -180,6 +180,15 @@ package struct BufferArena: ~Copyable {
         unsafe _ = memmove(pointer(target, count), pointer(source, count), count)
     }
 
+    /// Copies bytes of others into the arena.
+    package mutating func copy(_ bytes: Span<UInt8>, to target: Int) {
+        // SAFETY: pointer() checks the range; the span lives during the call.
+        unsafe bytes.withUnsafeBufferPointer { source in
+            guard let start = source.baseAddress else { return }
+            unsafe _ = memcpy(pointer(target, source.count), start, source.count)
+        }
+    }
+
     /// Sets a range to zeros.
     package mutating func zero(_ offset: Int, count: Int) {
         // SAFETY: the range is checked by pointer().

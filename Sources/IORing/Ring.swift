@@ -254,10 +254,13 @@ package enum AllocationMode: Sendable {
     case punchHole
     /// The range reads as zeros and keeps its space.
     case zeroRange
+    /// The range is not needed any more: as a hole.
+    case discard
 
     var rawFlags: Int32 {
         switch self {
-        case .punchHole: nbdpull_FALLOC_FL_PUNCH_HOLE | nbdpull_FALLOC_FL_KEEP_SIZE
+        case .punchHole, .discard:
+            nbdpull_FALLOC_FL_PUNCH_HOLE | nbdpull_FALLOC_FL_KEEP_SIZE
         case .zeroRange: nbdpull_FALLOC_FL_ZERO_RANGE | nbdpull_FALLOC_FL_KEEP_SIZE
         }
     }

@@ -38,6 +38,8 @@ package enum Limits {
     package static let pipesPerRing = 64
     /// Descriptors of a ring itself: the io_uring, its mailbox, its clock.
     package static let descriptorsPerRing = 3
+    /// Most of an upstream that one question about its allocation covers, in bytes.
+    package static let upstreamStatusBytes: UInt64 = 1 << 30
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
     /// A handshake must be over by then, in nanoseconds.

@@ -6,6 +6,8 @@ package enum SourceKind: String, Sendable, Hashable, Codable {
     case file
     /// A block device.
     case block
+    /// An export of another NBD server, named by a URI (`UpstreamAddress`).
+    case network
 }
 
 /// Whether a live export uses the host's page cache.
@@ -28,7 +30,7 @@ package enum DiscardMode: String, Sendable, Hashable, Codable {
 package struct DiskConfiguration: Sendable, Hashable {
     /// Name of the live export, `DOMAIN/TARGET`.
     package var exportName: String
-    /// Absolute path of the source.
+    /// Absolute path of the source, or an upstream's URI.
     package var path: String
     package var kind: SourceKind
     package var readOnly: Bool
@@ -41,6 +43,8 @@ package struct DiskConfiguration: Sendable, Hashable {
     /// The call waits for a storage that does not answer as long as it takes, instead of failing
     /// after a limit.
     package var waitsForStorage = false
+    /// Requests wait so long for an upstream that has gone, in seconds; nil takes the server's.
+    package var upstreamPatienceSeconds: Int?
     /// Absolute path of a socket by which a guest may have the disk with vhost-user; nil: none.
     package var vhostSocket: String?
 

@@ -20,6 +20,8 @@ package struct ServerConfiguration: Sendable {
     package var idleSeconds: Int
     /// A call waits so long for a path or a host name that does not answer, in seconds.
     package var storageSeconds = Self.defaultStorageSeconds
+    /// Requests wait so long for an upstream that has gone, in seconds; then they fail.
+    package var upstreamPatienceSeconds = Self.defaultUpstreamPatienceSeconds
     /// Memory in which old content is on its way to scratch, for all disks together, in bytes; a
     /// disk with a job may have one copy in flight besides.
     package var copyMemoryBytes: Int
@@ -86,6 +88,8 @@ package struct ServerConfiguration: Sendable {
     package static let defaultStallSeconds = 600
     /// A storage that fails over to another path takes less, in seconds.
     package static let defaultStorageSeconds = 30
+    /// A host that restarts its storage's server takes less, in seconds.
+    package static let defaultUpstreamPatienceSeconds = 60
     /// The same as `storageSeconds`, in milliseconds.
     package var storageMilliseconds: Int32 { Int32(clamping: storageSeconds * 1000) }
 

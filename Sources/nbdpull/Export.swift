@@ -9,7 +9,7 @@ import UnixSignals
 
 struct Export: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Serve one file or block device until killed, without any state.")
+        abstract: "Serve one file, device or NBD export until killed, without any state.")
     @Option(help: "Unix socket to listen on. (default: one in the run or temporary directory)")
     var socket: String?
     @Option(help: "ADDR:PORT to listen on instead; port 0 picks a free one.")
@@ -24,6 +24,8 @@ struct Export: AsyncParsableCommand {
     var description: String?
     @Flag(help: "Serve it read-only.") var readOnly = false
     @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
+    @Option(help: "Seconds requests wait for an upstream that has gone. (default: 60)")
+    var upstreamPatience: Int?
     @Option(help: "Number of threads. (default: one per core, at most 4)") var rings: Int?
     @OptionGroup var connections: ConnectionOptions
     @Flag(help: "Print the NBD URI on standard output.") var printUri = false
@@ -32,7 +34,9 @@ struct Export: AsyncParsableCommand {
     var allowPlaintext = false
     @OptionGroup var tls: TLSOptions
     @OptionGroup var output: OutputOptions
-    @Argument(help: "The file or block device.", completion: .file()) var file: String
+    @Argument(
+        help: "The file, the block device, or the nbd:// or nbd+unix:// URI.", completion: .file())
+    var file: String
 
     func validate() throws {
         guard socket == nil || tcp == nil else {
@@ -47,6 +51,9 @@ struct Export: AsyncParsableCommand {
                     "--description has \(description.utf8.count) bytes, at most"
                         + " \(DiskConfiguration.descriptionBytesMax) are possible")
             }
+        }
+        guard upstreamPatience.map({ (0...86400).contains($0) }) ?? true else {
+            throw ValidationError("--upstream-patience must be between 0 and 86400")
         }
         guard rings.map({ (1...64).contains($0) }) ?? true else {
             throw ValidationError("--rings must be between 1 and 64")
@@ -69,11 +76,12 @@ struct Export: AsyncParsableCommand {
         }
         SystemCalls.makeNewFilesPrivate()
         let engine = try EngineFactory.make(try configuration(files))
-        let path = ServeArguments.absolutePath(file)
+        let source = try ServeArguments.source(file)
         var disk = DiskConfiguration(
-            exportName: name, path: path, kind: ServeArguments.sourceKind(of: path),
+            exportName: name, path: source.path, kind: source.kind,
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
             discardMode: .unmap, description: description)
+        disk.upstreamPatienceSeconds = upstreamPatience
         disk.vhostSocket = vhost.map { ServeArguments.absolutePath($0) }
         try await attach(engine, disk)
         // Without anything to reload, a hang-up ends the export as it ends other programs.

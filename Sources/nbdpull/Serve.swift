@@ -43,6 +43,8 @@ struct Serve: AsyncParsableCommand {
     var idleTimeout: Int?
     @Option(help: "Seconds to wait for a path or host that does not answer. (default: 30)")
     var storageTimeout: Int?
+    @Option(help: "Seconds a disk's requests wait for an upstream that has gone. (default: 60)")
+    var upstreamPatience: Int?
     @Option(help: "Seconds a guest write waits for a copy before the job breaks. (default: 30)")
     var copyTimeout: Int?
     @Option(help: "Memory for copies to scratch. (default: 256M)")
@@ -108,6 +110,7 @@ struct Serve: AsyncParsableCommand {
         set("socket-group", connections.socketGroup)
         set("copy-timeout", copyTimeout)
         set("storage-timeout", storageTimeout)
+        set("upstream-patience", upstreamPatience)
         set("tracking-timeout", trackingTimeout)
         set("granularity", granularity)
         set("copy-memory", copyMemory)

@@ -202,6 +202,9 @@ struct ServeSettings {
         server.storageSeconds =
             try source.int("storage-timeout", in: 1...3600)
             ?? ServerConfiguration.defaultStorageSeconds
+        server.upstreamPatienceSeconds =
+            try source.int("upstream-patience", in: 0...86400)
+            ?? ServerConfiguration.defaultUpstreamPatienceSeconds
         return server
     }
 

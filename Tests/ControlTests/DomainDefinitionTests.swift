@@ -126,6 +126,15 @@ import Testing
     @Test(arguments: [
         ("<driver type='qcow2'/>", "type='file'", "<source file='/a'/>", "driver type is 'qcow2'"),
         ("", "type='network'", "<source protocol='rbd' name='p/i'/>", "type is 'network'"),
+        ("", "type='network'", "<source protocol='nbd' name='x'/>", "0 <host>"),
+        (
+            "", "type='network'",
+            "<source protocol='nbd'><host transport='vsock' socket='/s'/></source>", "vsock"
+        ),
+        (
+            "<driver type='qcow2'/>", "type='network'",
+            "<source protocol='nbd'><host name='h'/></source>", "driver type is 'qcow2'"
+        ),
         ("", "type='volume' device='cdrom'", "<source pool='p' volume='v'/>", "type is 'volume'"),
         ("", "type='file'", "<source file='/a'><encryption format='luks'/></source>", "encrypted"),
         ("", "type='file'", "<source file='/a'/><encryption format='luks'/>", "encrypted"),
@@ -145,6 +154,27 @@ import Testing
         let disk = try #require(domain.disks.first)
         #expect(disk.unserved?.reason.contains(words) == true, "\(disk)")
         #expect(!disk.isServable)
+    }
+
+    @Test(
+        "an NBD source is an upstream, named by its URI",
+        arguments: [
+            ("name='a b'", "<host name='h' port='10810'/>", "nbd://h:10810/a%20b"),
+            ("", "<host name='::1'/>", "nbd://[::1]/"),
+            ("name='x'", "<host transport='unix' socket='/run/s'/>", "nbd+unix:///x?socket=/run/s"),
+            ("tls='yes' name='x'", "<host name='h'/>", "nbds://h/x"),
+            (
+                "tls='yes'",
+                "<host name='h'/><credentials xmlns='urn:nbdpull:disk:1' psk='/k' user='me'/>",
+                "nbds://me@h/?tls-psk-file=/k"
+            ),
+        ])
+    func upstreams(attributes: String, inside: String, uri: String) throws {
+        let source = "<source protocol='nbd' \(attributes)>\(inside)<reconnect delay='7'/></source>"
+        let domain = try DomainDefinition.parse(Self.disk(source, attributes: "type='network'"))
+        let disk = try #require(domain.disks.first)
+        #expect(disk.path == uri && disk.kind == .network && disk.isServable)
+        #expect(disk.patienceSeconds == 7)
     }
 
     @Test("what changes nothing about the bytes is kept")

@@ -13,6 +13,8 @@ final class StressRig {
     /// How the guest reaches its disks.
     let guest: GuestKind
     private let loops: [LoopDevice]
+    /// Of a rig over upstreams.
+    let upstreams: [UpstreamServer]
     private let plan: StressPlan
     private var vhostFolder: String { directory.file("vhost") }
 
@@ -21,18 +23,21 @@ final class StressRig {
         case bufferedFile
         case directFile
         case blockDevice
+        case upstream
     }
 
     init(
         _ source: Source = .bufferedFile, guest: GuestKind = .nbd, mebibytes: Int = 32,
         options given: [String] = [], largestBytes: Int = 4 << 20, inFlight: Int = 32,
-        withFileSystem: Bool = false
+        withFileSystem: Bool = false, upstream: UpstreamServer.Program = .nbdkit([]),
+        discards: Bool = true
     ) throws {
         seed = RunSettings.seed
         self.guest = guest
         print("seed \(seed), source \(source.rawValue), guest \(guest.rawValue)")
         directory = try TemporaryDirectory()
         var loops: [LoopDevice] = []
+        var upstreams: [UpstreamServer] = []
         var disks: [DiskDescription] = []
         var contents: [[UInt8]] = []
         for (index, target) in Self.targets.enumerated() {
@@ -45,15 +50,21 @@ final class StressRig {
             }
             contents.append(content)
             var disk = DiskDescription(target, path)
+            disk.discards = discards
             switch source {
             case .bufferedFile: break
             case .directFile: disk.cache = .direct
             case .blockDevice:
                 loops.append(try disk.becomeDevice())
+            case .upstream:
+                let server = try UpstreamServer(upstream, over: path)
+                disk.upstreamSocket = server.socket
+                upstreams.append(server)
             }
             disks.append(disk)
         }
         self.loops = loops
+        self.upstreams = upstreams
         paths = disks.map(\.path)
         let options =
             guest == .vhost ? given + ["--vhost-dir", directory.file("vhost")] : given

@@ -14,6 +14,8 @@ package struct DiskDescription: Sendable {
     package var isReadOnly = false
     /// The socket by which the machine has the disk with vhost-user.
     package var vhostSocket: String?
+    /// The socket of the upstream that serves `path`.
+    package var upstreamSocket: String?
 
     package init(_ target: String, _ path: String) {
         self.target = target
@@ -43,6 +45,18 @@ package struct DiskDescription: Sendable {
                       </source>
                       <source xmlns='urn:nbdpull:disk:1' \(attribute)='\(path)'/>
                       <target dev='\(target)' bus='virtio'/>
+                    </disk>
+                """
+        }
+        if let upstreamSocket {
+            return """
+                    <disk type='network' device='disk'>
+                      <driver name='qemu' type='raw' discard='\(discards ? "unmap" : "ignore")'/>
+                      <source protocol='nbd' name=''>
+                        <host transport='unix' socket='\(upstreamSocket)'/>
+                      </source>
+                      <target dev='\(target)' bus='virtio'/>
+                      \(isReadOnly ? "<readonly/>" : "")
                     </disk>
                 """
         }

@@ -12,6 +12,21 @@ extension ServeArguments {
             .standardizedFileURL.path
     }
 
+    /// What a source's name means: an upstream's URI, or a path.
+    package static func source(
+        _ name: String
+    ) throws(ControlError) -> (path: String, kind: SourceKind) {
+        guard UpstreamAddress.isAddress(name) else {
+            let path = absolutePath(name)
+            return (path, sourceKind(of: path))
+        }
+        do throws(UpstreamAddressFault) {
+            return (try UpstreamAddress(uri: name).uri, .network)
+        } catch {
+            throw .invalidArgument(what: "source", detail: error.detail)
+        }
+    }
+
     /// Block device or regular file; symbolic links are followed.
     ///
     /// What is missing counts as a file, and so

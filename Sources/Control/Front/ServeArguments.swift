@@ -51,10 +51,10 @@ package enum ServeArguments {
             default: throw refusal("'\(part)' is not known, only format=raw and readonly are")
             }
         }
-        let absolute = absolutePath(path)
+        let found = try source(path)
         var disk = DomainDisk(
-            target: target, kind: sourceKind(of: absolute), path: absolute, readOnly: readOnly)
-        disk.isKindAssumed = true
+            target: target, kind: found.kind, path: found.path, readOnly: readOnly)
+        disk.isKindAssumed = found.kind != .network
         return disk
     }
 

@@ -56,9 +56,11 @@ extension DomainDefinition {
         of disk: DomainDisk, tracking: TrackingConfiguration?
     ) -> DiskConfiguration? {
         guard disk.isServable, let path = disk.path else { return nil }
-        return DiskConfiguration(
+        var configuration = DiskConfiguration(
             exportName: liveExportName(target: disk.target), path: path, kind: disk.kind,
             readOnly: disk.readOnly, cacheMode: disk.cacheMode, discardMode: disk.discardMode,
             tracking: tracking)
+        configuration.upstreamPatienceSeconds = disk.patienceSeconds
+        return configuration
     }
 }

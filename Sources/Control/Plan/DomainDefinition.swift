@@ -9,7 +9,7 @@ package struct DomainDisk: Sendable, Hashable {
     ///
     /// Until then `kind` is what was there when somebody looked, a file if nothing was.
     package var isKindAssumed = false
-    /// Absolute path of the source; nil for a drive without media.
+    /// Absolute path of the source, or an upstream's URI; nil for a drive without media.
     package var path: String?
     /// True for `<readonly/>` and for every cdrom.
     package var readOnly: Bool
@@ -22,6 +22,8 @@ package struct DomainDisk: Sendable, Hashable {
     /// Absolute path of the socket by which the machine has the disk with vhost-user; nil: the
     /// server's choice, or none.
     package var vhostSocket: String?
+    /// Requests wait so long for an upstream that has gone, in seconds; nil: as the server is set.
+    package var patienceSeconds: Int?
     /// `startupPolicy='optional'`: a source that cannot be opened refuses no definition.
     package var isOptional: Bool
 
@@ -49,14 +51,16 @@ package struct DomainDisk: Sendable, Hashable {
         kind == other.kind && path == other.path && readOnly == other.readOnly
             && cacheMode == other.cacheMode && discardMode == other.discardMode
             && unserved == other.unserved && vhostSocket == other.vhostSocket
+            && patienceSeconds == other.patienceSeconds
     }
 
     package init(
         target: String, kind: SourceKind = .file, path: String?, readOnly: Bool = false,
         cacheMode: CacheMode = .buffered, discardMode: DiscardMode = .unmap,
         device: String = "disk", unserved: Unserved? = nil, isOptional: Bool = false,
-        vhostSocket: String? = nil
+        vhostSocket: String? = nil, patienceSeconds: Int? = nil
     ) {
+        self.patienceSeconds = patienceSeconds
         self.vhostSocket = vhostSocket
         self.unserved = unserved
         self.isOptional = isOptional
@@ -174,7 +178,9 @@ package struct DomainDefinition: Sendable, Hashable {
             guard seen.insert(disk.target).inserted else {
                 throw .diskUnsupported(disk.target, detail: "target is used by two disks")
             }
-            for path in [disk.path, disk.vhostSocket].compactMap({ $0 })
+            for path in [disk.kind == .network ? nil : disk.path, disk.vhostSocket].compactMap({
+                $0
+            })
             where path.utf8.first != UInt8(ascii: "/") {
                 throw .xmlError(
                     "source '\(path)' of disk '\(disk.target)' must be an absolute path")
@@ -241,7 +247,7 @@ package struct DomainDefinition: Sendable, Hashable {
                     ("type", "raw"), ("cache", disk.cacheMode == .none ? "none" : nil),
                     ("discard", disk.discardMode.rawValue),
                 ])
-            if let path = disk.path {
+            if let path = disk.path, disk.kind != .network {
                 body.empty("source", [(disk.kind == .file ? "file" : "dev", path)])
             }
             body.empty("target", [("dev", disk.target)])

@@ -49,15 +49,22 @@ struct DomainDiskReader {
         }
         let type = element.attribute("type") ?? "file"
         let backed = try backingKind()
-        let kind = SourceKind(rawValue: type) ?? backed
+        let address = upstreamAddress(type)
+        let kind: SourceKind? =
+            type == "network"
+            ? address.uri.map { _ in SourceKind.network } : SourceKind(rawValue: type) ?? backed
         guard kind != nil || Self.unservedTypes.contains(type) else {
             throw .xmlError("disk '\(target)' has an unknown type '\(type)'")
         }
-        let path = kind.flatMap { sourcePath($0) }
+        let path = address.uri ?? kind.flatMap { sourcePath($0) }
         if path == nil, kind != nil || source == nil, device != "cdrom", device != "floppy" {
             throw .xmlError("missing source information for device '\(target)'")
         }
-        let reason = kind == nil && source == nil ? nil : try unservedReason(kind, type, path)
+        var reason = address.fault
+        if reason == nil, kind != nil || source != nil {
+            reason = try unservedReason(kind, type, path)
+        }
+        let patience = address.uri == nil ? nil : try reconnectDelay()
         let readOnly = element.child("readonly") != nil || device == "cdrom"
         try refuseUnkeptPromises(readOnly: readOnly)
         return DomainDisk(
@@ -68,7 +75,80 @@ struct DomainDiskReader {
             unserved: reason.map {
                 DomainDisk.Unserved(type: type, source: path ?? sourceName, reason: $0)
             }, isOptional: try isOptional(),
-            vhostSocket: backing == nil ? nil : source?.attribute("path"))
+            vhostSocket: backing == nil ? nil : source?.attribute("path"),
+            patienceSeconds: patience)
+    }
+
+    // MARK: Upstreams
+
+    /// The URI of an NBD source, or why it has none that could be served; neither: it is another
+    /// source.
+    private func upstreamAddress(_ type: String) -> (uri: String?, fault: String?) {
+        guard type == "network", source?.attribute("protocol") == "nbd" else { return (nil, nil) }
+        let hosts = source?.all("host") ?? []
+        guard hosts.count == 1, let host = hosts.first else {
+            return (nil, "its NBD source has \(hosts.count) <host>, it needs one")
+        }
+        do throws(UpstreamAddressFault) {
+            let address = try UpstreamAddress(
+                place: try place(of: host), name: source?.attribute("name") ?? "",
+                security: try security())
+            return (address.uri, nil)
+        } catch {
+            return (nil, "its NBD source cannot be reached: \(error.detail)")
+        }
+    }
+
+    private func place(of host: XMLElement) throws(UpstreamAddressFault) -> UpstreamAddress.Place {
+        switch host.attribute("transport") ?? "tcp" {
+        case "unix":
+            guard let path = host.attribute("socket") else {
+                throw UpstreamAddressFault("<host transport='unix'> needs socket='PATH'")
+            }
+            return .unix(path: path)
+        case "tcp":
+            guard let name = host.attribute("name") else {
+                throw UpstreamAddressFault("<host> needs name='HOST'")
+            }
+            guard let text = host.attribute("port") else {
+                return .tcp(host: name, port: UpstreamAddress.defaultPort)
+            }
+            guard let port = UInt16(text), port > 0 else {
+                throw UpstreamAddressFault("port '\(text)' is none between 1 and 65535")
+            }
+            return .tcp(host: name, port: port)
+        case let other:
+            throw UpstreamAddressFault("transport '\(other)' is not served, use 'unix' or 'tcp'")
+        }
+    }
+
+    /// libvirt's `tls='yes'`; credentials are named by an attribute of this project's own.
+    private func security() throws(UpstreamAddressFault) -> UpstreamAddress.Security {
+        let credentials = source?.children.first {
+            $0.name == "credentials" && $0.namespace == Self.namespace
+        }
+        switch source?.attribute("tls") ?? "no" {
+        case "no":
+            guard credentials == nil else {
+                throw UpstreamAddressFault("<credentials> needs <source tls='yes'>")
+            }
+            return .plain
+        case "yes":
+            if let file = credentials?.attribute("psk") {
+                return .keys(file: file, user: credentials?.attribute("user") ?? "")
+            }
+            return .certificates(directory: credentials?.attribute("certs"))
+        case let other: throw UpstreamAddressFault("tls '\(other)' is neither 'yes' nor 'no'")
+        }
+    }
+
+    private mutating func reconnectDelay() throws(ControlError) -> Int? {
+        guard let text = source?.child("reconnect")?.attribute("delay") else { return nil }
+        guard let seconds = Int(text), (0...86400).contains(seconds) else {
+            try refuse("<reconnect delay='\(text)'/>: seconds from 0 to 86400 are possible")
+            return nil
+        }
+        return seconds
     }
 
     private func sourcePath(_ kind: SourceKind) -> String? {
@@ -116,7 +196,10 @@ struct DomainDiskReader {
                 + " its bytes are"
         }
         guard kind != nil else {
-            return "its type is '\(type)', only 'file' and 'block' can be served"
+            return type == "network"
+                ? "its type is 'network' and its protocol"
+                    + " '\(source?.attribute("protocol") ?? "")', only 'nbd' can be served"
+                : "its type is '\(type)', only 'file', 'block' and 'network' can be served"
         }
         guard path != nil else { return nil }
         if format != "raw" { return "its driver type is '\(format)', only 'raw' can be served" }

@@ -99,7 +99,7 @@ final class BackupExport: Sendable {
             let file = memory?.ledgerFile(
                 LedgerFacts(
                     bootID: StateFiles.bootID(), jobID: jobID, target: configuration.target,
-                    sizeBytes: sizeBytes, source: live.source.node?.text ?? "",
+                    sizeBytes: sizeBytes, source: live.source.identity,
                     scratch: scratch.node?.text ?? "", scratchBytes: scratch.deviceBytes,
                     roomBytes: room, reservedBytes: reservedBytes,
                     allocatedBytes: allocatedBytes, hasBitmap: !bitmaps.isEmpty))

@@ -48,13 +48,16 @@ final class LiveExport: Sendable {
         self.source = source
         self.homeRing = homeRing
         fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil
-        discards = configuration.discardMode == .unmap && !source.isReadOnly
+        discards =
+            configuration.discardMode == .unmap && !source.isReadOnly
+            && source.remote?.discards ?? true
         var flags = Self.readOnlyFlags
         if !source.isReadOnly {
             flags.remove(.readOnly)
             // All writers share one ring and one descriptor, so a flush on any connection covers
             // them all: MULTI_CONN holds.
-            flags.formUnion([.sendWriteZeroes, .sendFastZero])
+            flags.insert(.sendWriteZeroes)
+            if source.remote?.zeroesFast ?? true { flags.insert(.sendFastZero) }
             if discards { flags.insert(.sendTrim) }
         }
         fixed = ExportDescription(

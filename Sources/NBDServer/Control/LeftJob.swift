@@ -96,7 +96,7 @@ struct LeftJob {
     func judge(
         _ source: RawSource, _ found: LedgerFile.Found
     ) throws(PreparedExport.Refusal) {
-        guard source.node?.text == found.facts.source else {
+        guard !source.identity.isEmpty, source.identity == found.facts.source else {
             throw Refusal("disk '\(target)' is another file or device now ('\(source.path)')")
         }
         guard source.sizeBytes >= found.facts.sizeBytes else {
@@ -114,6 +114,8 @@ struct LeftJob {
                 "a sync of disk '\(target)' had not ended when its server did: writes of the machine"
                     + " may be lost, and nobody is told of that any more")
         }
+        // Who else has changed an upstream cannot be told, as of a device.
+        guard source.remote == nil else { return }
         try judgeTime(of: source.raw, "disk '\(target)'", found)
     }
 
@@ -162,6 +164,8 @@ struct LeftJob {
     private func openScratch(_ geometry: ClusterGeometry) throws(ScratchFault) -> ScratchStorage {
         let path = scratchPath
         return switch (configuration.scratch.kind, configuration.scratch.reuseExternal) {
+        case (.network, _):
+            throw .unusable(.system(SystemFault(call: "open", errno: Errno.notSupported)))
         case (.block, _):
             try .device(path: path, geometry: geometry, readers: readers, reserved: reserved)
         case (.file, true):

@@ -51,7 +51,12 @@ extension NBDServer {
                 self.begin(configuration, exports, bases, scope, opened)
             }
         }
-        guard case .failure(let fault) = begun else { return begun }
+        guard case .failure(let fault) = begun else {
+            // What was written before the instant is to outlive an upstream that is started anew
+            // while no server has it.
+            for export in exports { export.source.remote?.beginFlush() }
+            return begun
+        }
         scope.removeAll()
         await discard(opened)
         await removeScratch(Parting(exports))

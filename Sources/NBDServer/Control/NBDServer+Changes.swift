@@ -143,6 +143,11 @@ extension NBDServer {
         if sizeBytes < found {
             return "its source has \(found) bytes already: take them all (--capacity)"
         }
+        if sizeBytes > found, source.remote != nil {
+            return
+                "its upstream had \(found) bytes when it was attached: grow the upstream, then detach"
+                + " the disk and attach it again"
+        }
         if sizeBytes > found, source.type != .regular {
             return "its device has \(found) bytes: grow the device to \(sizeBytes) first"
         }

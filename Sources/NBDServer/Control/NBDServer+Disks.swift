@@ -6,6 +6,7 @@ package import ServerInterface
 import Synchronization
 import SystemLayer
 import TrackingFiles
+import Upstream
 
 /// Disks come and go.
 extension NBDServer {
@@ -72,7 +73,7 @@ extension NBDServer {
             .begin(milliseconds: limit), isUrgent: isUrgent
         ) {
             self.shared.flight.during(.openingDisk, configuration.exportName) {
-                self.openSource(configuration)
+                self.openSource(configuration, home: place.home)
             }
         }
         switch opened {
@@ -147,8 +148,9 @@ extension NBDServer {
     /// At a start a killed server may still hold the disk: the kernel ends its requests and closes
     /// its files a moment after it, and machines wait for that.
     private func openSource(
-        _ configuration: DiskConfiguration
+        _ configuration: DiskConfiguration, home: Int
     ) -> Result<RawSource, ServerFault> {
+        if configuration.kind == .network { return openUpstream(configuration, home: home) }
         do throws(SourceFault) {
             let source = try openFreeSource(configuration)
             if let job = waitingJob(withScratch: source.node) {
@@ -235,6 +237,9 @@ extension NBDServer {
         }
         guard AddDiskCall(export, tracking?.1, shared).run() else {
             return .failure(.ringStuck(milliseconds: UInt64(Limits.ringMilliseconds)))
+        }
+        (source.remote as? UpstreamSource)?.setHandler { [shared, path = source.path] text in
+            shared.emit(.diskProblem(disk: disk, detail: "its upstream '\(path)': \(text)"))
         }
         // Before any machine can write.
         attach(left, to: export)

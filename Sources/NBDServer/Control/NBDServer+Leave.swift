@@ -104,10 +104,28 @@ extension NBDServer {
             let isQuiet = await AllRingsCall(
                 allRings, milliseconds: Limits.hushMilliseconds, shared, { .hush($0) }
             ).runLater()
-            if isQuiet { return nil }
+            if isQuiet { return await flushUpstreams() }
             try? await Task.sleep(for: .milliseconds(2))
         }
         return "writes of tracking or scratch are under way that do not end"
+    }
+
+    /// What an upstream has answered and not flushed is known to this process alone.
+    private func flushUpstreams() async -> String? {
+        let exports = state.withLock { Array($0.disks.values) }
+        for export in exports where export.source.remote != nil && !export.source.isReadOnly {
+            let source = export.source
+            let flushed = await storage.run(
+                at: .of(source.path), what: "'\(source.path)'",
+                .end(milliseconds: Limits.hushMilliseconds)
+            ) { () -> Result<Bool, ServerFault> in
+                .success((try? source.makeDurable()) != nil)
+            }
+            guard case .success(true) = flushed else {
+                return "the upstream of disk '\(export.description.name)' does not flush"
+            }
+        }
+        return nil
     }
 
     private func controlDetail(_ fault: ServerFault) -> String {

@@ -227,7 +227,8 @@ extension NBDServer {
     /// The machine goes first: jobs that wait for a disk whose source is served under another name
     /// do not go on, as what is written there is not preserved.
     func refuseJobs(on source: RawSource, servedAs name: String) {
-        guard !source.isReadOnly, let text = source.node?.text else { return }
+        let text = source.identity
+        guard !source.isReadOnly, !text.isEmpty else { return }
         let refused = state.withLock { state -> [JobResumption] in
             var refused: [JobResumption] = []
             for (id, job) in state.expected where job.refusal == nil {

@@ -197,6 +197,8 @@ extension NBDServer {
         }
         let opened: ScratchStorage
         switch (scratch.kind, scratch.reuseExternal) {
+        case (.network, _):
+            throw .unusable(.system(SystemFault(call: "open", errno: Errno.notSupported)))
         case (.file, false):
             // New, so nobody else's.
             return try .create(

@@ -120,8 +120,8 @@ extension NBDServer {
         return TrackingPlaces(
             files: DiskDirectory(directory), memory: memory.map { DiskDirectory($0.path) },
             isInMemory: memory?.isInMemory ?? false,
-            mark: AttributeMark(
-                source.raw, isFile: source.type == .regular, owner: source))
+            mark: source.remote == nil
+                ? AttributeMark(source.raw, isFile: source.type == .regular, owner: source) : nil)
     }
 
     /// Where sessions are, in memory that outlives the process.

@@ -27,6 +27,8 @@ final class ServerShared: Sendable {
     let spare = SpareDescriptor()
     /// Starts a thread for what may hang; false when none can be had.
     let startThread: @Sendable (String, @escaping @Sendable () -> Void) -> Bool
+    /// Sources that are reached by NBD.
+    let upstreams = UpstreamRegistry()
     /// Listeners wait until a connection goes.
     let acceptWaits = Atomic<Bool>(false)
     private let nextGuestRing = Atomic<Int>(0)

@@ -2,7 +2,7 @@
 // kernel; what a simulated ring takes them for is its own affair. They own nothing: a source and
 // scratch are closed with the object they belong to, a socket by `RingIO.close`.
 
-/// An open file or block device.
+/// An open file or block device, or an upstream.
 struct FileHandle: Hashable, Sendable, BitwiseCopyable {
     let number: Int32
 
@@ -10,6 +10,9 @@ struct FileHandle: Hashable, Sendable, BitwiseCopyable {
 
     /// No file.
     static var none: FileHandle { FileHandle(-1) }
+
+    /// It stands for an upstream, by its number.
+    var isUpstream: Bool { number < -1 }
 }
 
 /// A connected socket.

@@ -2,16 +2,28 @@ import Disk
 import IORing
 import SharedMemory
 import SystemLayer
+import Upstream
 
 /// The world as the kernel gives it: an io_uring of the calling thread, and plain calls that do not
 /// wait.
 struct KernelIO: RingIO, ~Copyable {
-    private var ring: Ring
+    var ring: Ring
     private var list = GatherList()
     private var pipes: PipePool
     private let clock: PeriodicTimer
-    private let shared: ServerShared
-    private let mailbox: Mailbox<RingMessage>
+    let shared: ServerShared
+    let mailbox: Mailbox<RingMessage>
+    let index: Int
+
+    // Upstreams
+    var upstreams = UpstreamRing()
+    /// Polls that have not completed: some outlive the last upstream.
+    var upstreamPolls = 0
+    /// Answers of other rings' upstreams, until the loop takes them.
+    var answers: [UpstreamAnswer] = []
+    /// Where the bytes of those go, by tag: offsets in the arena.
+    var targets: [UInt64: Int] = [:]
+    var extents: [UInt64: [UpstreamExtent]] = [:]
 
     /// Must be made on the thread that will use it.
     init(index: Int, shared: ServerShared) throws(SystemFault) {
@@ -21,6 +33,7 @@ struct KernelIO: RingIO, ~Copyable {
         self.ring = ring
         pipes = PipePool(limit: shared.layout.pipesPerRing)
         self.shared = shared
+        self.index = index
         mailbox = shared.mailboxes[index]
     }
 
@@ -30,6 +43,11 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, into arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, tag: UInt64
     ) {
+        if file.isUpstream {
+            return ask(
+                file, .read, filePosition, count, tag: tag,
+                address: arena.address(offset, count: count), offset: offset)
+        }
         ring.prepareRead(
             file.number, into: arena, at: offset, count: count, filePosition: filePosition,
             tag: tag)
@@ -39,6 +57,11 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable: Bool, tag: UInt64
     ) {
+        if file.isUpstream {
+            return ask(
+                file, .write, filePosition, count, tag: tag,
+                address: arena.address(offset, count: count), durable: durable)
+        }
         ring.prepareWrite(
             file.number, from: arena, at: offset, count: count, filePosition: filePosition,
             durable: durable, tag: tag)
@@ -47,17 +70,32 @@ struct KernelIO: RingIO, ~Copyable {
     mutating func prepareAllocate(
         _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64
     ) {
+        if file.isUpstream {
+            let kind: UpstreamCommand.Kind =
+                switch mode {
+                case .discard: .discard
+                case .punchHole: .zero(keepsSpace: false)
+                case .zeroRange: .zero(keepsSpace: true)
+                }
+            return ask(file, kind, filePosition, Int(count), tag: tag)
+        }
         ring.prepareAllocate(
             file.number, mode: mode, filePosition: filePosition, count: count, tag: tag)
     }
 
     mutating func prepareSync(_ file: FileHandle, tag: UInt64) {
+        if file.isUpstream { return ask(file, .flush, 0, 0, tag: tag) }
         ring.prepareSync(file.number, tag: tag)
     }
 
     mutating func prepareAdvice(
         _ advice: CacheAdvice, _ file: FileHandle, filePosition: UInt64, count: UInt32, tag: UInt64
     ) {
+        if file.isUpstream {
+            // What an upstream keeps in its cache is its own affair.
+            if advice == .drop { return complete(tag, 0) }
+            return ask(file, .prefetch, filePosition, Int(count), tag: tag)
+        }
         ring.prepareAdvice(
             advice, file.number, filePosition: filePosition, count: count, tag: tag)
     }
@@ -84,12 +122,18 @@ struct KernelIO: RingIO, ~Copyable {
         ring.prepareCancel(target, tag: tag)
     }
 
-    mutating func submit(waiting: Bool) { ring.submit(waiting: waiting) }
+    mutating func submit(waiting: Bool) {
+        if usesUpstreams { settleUpstreams() }
+        ring.submit(waiting: waiting && !hasUpstreamCompletions)
+    }
 
-    var completionCount: Int { ring.completionCount }
+    var completionCount: Int {
+        ring.completionCount + upstreams.errands.completions.count + answers.count
+    }
 
-    mutating func drain(into completions: inout [Completion], _: inout BufferArena) {
+    mutating func drain(into completions: inout [Completion], _ arena: inout BufferArena) {
         ring.drain(into: &completions)
+        if usesUpstreams { drainUpstreams(into: &completions, &arena) }
     }
 
     // MARK: At once
@@ -98,7 +142,9 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, into arena: inout BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, mayWait: Bool
     ) -> Int {
-        FileCalls.read(
+        // Nothing of an upstream is here.
+        if file.isUpstream { return -Int(Errno.again) }
+        return FileCalls.read(
             file.number, into: arena, at: offset, count: count, filePosition: filePosition,
             mayWait: mayWait)
     }
@@ -107,7 +153,8 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64
     ) -> Int {
-        FileCalls.write(
+        if file.isUpstream { return -Int(Errno.again) }
+        return FileCalls.write(
             file.number, from: arena, at: offset, count: count, filePosition: filePosition)
     }
 
@@ -122,7 +169,8 @@ struct KernelIO: RingIO, ~Copyable {
     }
 
     mutating func takePages(of file: FileHandle, filePosition: UInt64, count: Int) -> PageRun? {
-        guard FileCalls.isResident(file.number, position: filePosition, count: count),
+        guard !file.isUpstream,
+            FileCalls.isResident(file.number, position: filePosition, count: count),
             let pipe = pipes.take()
         else { return nil }
         let filled = pipes.fill(
@@ -162,7 +210,7 @@ struct KernelIO: RingIO, ~Copyable {
     }
 
     mutating func isUncached(_ file: FileHandle, _ range: Range<UInt64>) -> Bool {
-        FileCalls.isAbsent(file.number, range)
+        !file.isUpstream && FileCalls.isAbsent(file.number, range)
     }
 
     mutating func writeError(_ witness: FileHandle) -> Int32? {
@@ -204,6 +252,9 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         tag: UInt64
     ) {
+        if file.isUpstream {
+            return ask(file, .read, filePosition, table.byteCount(lane), tag: tag, table.lend(lane))
+        }
         ring.prepareRead(
             file.number, into: table, lane: lane, filePosition: filePosition, tag: tag)
     }
@@ -212,6 +263,11 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         durable: Bool, tag: UInt64
     ) {
+        if file.isUpstream {
+            return ask(
+                file, .write, filePosition, table.byteCount(lane), tag: tag, table.lend(lane),
+                durable: durable)
+        }
         ring.prepareWrite(
             file.number, from: table, lane: lane, filePosition: filePosition, durable: durable,
             tag: tag)
@@ -221,14 +277,16 @@ struct KernelIO: RingIO, ~Copyable {
         _ file: FileHandle, into table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         mayWait: Bool
     ) -> Int {
-        FileCalls.read(
+        if file.isUpstream { return -Int(Errno.again) }
+        return FileCalls.read(
             file.number, into: table, lane: lane, filePosition: filePosition, mayWait: mayWait)
     }
 
     mutating func writeNow(
         _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64
     ) -> Int {
-        FileCalls.write(file.number, from: table, lane: lane, filePosition: filePosition)
+        if file.isUpstream { return -Int(Errno.again) }
+        return FileCalls.write(file.number, from: table, lane: lane, filePosition: filePosition)
     }
 
     mutating func copy(
@@ -297,7 +355,10 @@ struct KernelIO: RingIO, ~Copyable {
 
     mutating func now() -> UInt64 { MonotonicClock.now() }
 
-    mutating func takeTick() { clock.consume() }
+    mutating func takeTick() {
+        clock.consume()
+        if !upstreams.isEmpty { upstreams.tick(now: MonotonicClock.now()) }
+    }
 
     // MARK: Others
 

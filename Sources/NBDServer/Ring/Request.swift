@@ -57,6 +57,8 @@ enum PieceKind {
     case discard
     case sync
     case prefetch
+    /// A question to an upstream, what lies in a range.
+    case status
     /// A read into a guest's memory.
     case guestRead
 }

@@ -2,6 +2,7 @@ import Disk
 import IORing
 import SharedMemory
 import SystemLayer
+import Upstream
 
 /// All that a ring's loop asks of the world: the kernel in the server (`KernelIO`), a simulated
 /// world in tests.
@@ -220,6 +221,22 @@ protocol RingIO: ~Copyable {
     /// Nanoseconds of a clock that never goes back.
     mutating func now() -> UInt64
 
+    // MARK: Upstreams
+
+    /// Asks what lies in a range of an upstream, at most 4 GiB less a byte; the answer is to be
+    /// taken with the tag.
+    mutating func prepareStatus(
+        _ file: FileHandle, filePosition: UInt64, count: UInt64, tag: UInt64)
+
+    /// What a completed `prepareStatus` has found, from its position on; it may end early.
+    mutating func takeExtents(_ tag: UInt64) -> [UpstreamExtent]
+
+    /// Something about an upstream that is at home on this ring.
+    mutating func upstream(_ message: UpstreamMessage)
+
+    /// Another ring's upstream has answered.
+    mutating func upstreamAnswered(_ answer: UpstreamAnswer)
+
     // MARK: Others
 
     /// Takes messages out of the ring's mailbox, oldest first.
@@ -241,4 +258,14 @@ protocol RingIO: ~Copyable {
 
     /// Lets so many workers carry them out; those that hang count.
     mutating func setFileWorkers(_ count: UInt32, tag: UInt64)
+}
+
+/// A world without upstreams.
+extension RingIO where Self: ~Copyable {
+    mutating func prepareStatus(
+        _: FileHandle, filePosition: UInt64, count: UInt64, tag: UInt64
+    ) {}
+    mutating func takeExtents(_: UInt64) -> [UpstreamExtent] { [] }
+    mutating func upstream(_: UpstreamMessage) {}
+    mutating func upstreamAnswered(_: UpstreamAnswer) {}
 }

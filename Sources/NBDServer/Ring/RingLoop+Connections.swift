@@ -85,10 +85,18 @@ extension RingLoop where IO: ~Copyable {
                 sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
         }
+        switch target {
+        case .live(let export): setUpstream(slot, export.source)
+        case .backup(let export): setUpstream(slot, export.source)
+        }
         chooseStrategy(slot)
         shared.emit(
             .clientConnected(
                 export: negotiated.export.name, jobID: connections[slot].scope.jobID))
+    }
+
+    private mutating func setUpstream(_ slot: ConnectionIndex, _ source: RawSource) {
+        connections[slot].transmission.path.asksUpstream = source.remote?.tellsAllocation ?? false
     }
 
     /// A client that was told of a disk that it may write, while a guest got it by vhost-user.

@@ -329,6 +329,7 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard: zeroCompleted(piece, result: result)
         case .sync: syncCompleted(piece, result: result)
         case .prefetch: prefetchCompleted(piece)
+        case .status: statusCompleted(piece, result: result)
         case .guestRead: guestReadCompleted(piece, result: result)
         }
     }

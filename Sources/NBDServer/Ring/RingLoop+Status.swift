@@ -23,8 +23,10 @@ extension RingLoop where IO: ~Copyable {
             return .again
         }
         skipUnasked(slot)
+        if connections[slot].transmission.status.isAsking { return .blocked }
         if !connections[slot].transmission.status.isGathered {
             gatherExtents(slot, valid)
+            if askUpstream(slot, request) { return .blocked }
             if !connections[slot].transmission.status.isGathered { return .again }
         }
         if connections[slot].transmission.path.ledger?.isClosed ?? false {
@@ -82,6 +84,41 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func isLastContext(_ slot: ConnectionIndex) -> Bool {
         !connections[slot].transmission.status.asked.containsAny(above: contextID(slot))
+    }
+
+    // MARK: Upstreams
+
+    /// Asks the upstream of the source what follows, where that is not known; false: nothing is
+    /// asked.
+    private mutating func askUpstream(_ slot: ConnectionIndex, _ request: RequestIndex) -> Bool {
+        let context = connections[slot].transmission.contexts[
+            connections[slot].transmission.status.contextIndex]
+        guard context.index == 0, connections[slot].transmission.path.asksUpstream,
+            connections[slot].transmission.status.needsTelling
+        else { return false }
+        let position = connections[slot].transmission.status.position
+        let count = min(
+            connections[slot].transmission.status.end - position, Limits.upstreamStatusBytes)
+        connections[slot].transmission.status.isAsking = true
+        requests[request].piecesInFlight += 1
+        let piece = pieces.insert(
+            Piece(
+                request: request, disk: connections[slot].transmission.disk, kind: .status,
+                offset: position, count: count))
+        io.prepareStatus(
+            connections[slot].transmission.path.source, filePosition: position, count: count,
+            tag: Operation.piece(piece).tag)
+        return true
+    }
+
+    mutating func statusCompleted(_ piece: PieceIndex, result: Int32) {
+        let extents = io.takeExtents(Operation.piece(piece).tag)
+        let request = pieces.remove(piece).request
+        let slot = requests[request].connection
+        requests[request].piecesInFlight -= 1
+        connections[slot].transmission.status.tell(result < 0 ? [] : extents)
+        guard connections[slot].transmission.current == request else { return discard(request) }
+        markReady(slot)
     }
 
     // MARK: Gathering

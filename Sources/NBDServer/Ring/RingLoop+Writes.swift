@@ -144,7 +144,7 @@ extension RingLoop where IO: ~Copyable {
         case .zero, .discard:
             if !pieces[piece].changesNothing { recordAllocation(piece) }
             submitAllocation(piece)
-        case .read, .sync, .prefetch, .guestRead:
+        case .read, .sync, .prefetch, .status, .guestRead:
             preconditionFailure("only changes are submitted here")
         }
     }
@@ -288,7 +288,8 @@ extension RingLoop where IO: ~Copyable {
         switch pieces[piece].kind {
         case .write: submitWrite(piece)
         case .zero, .discard: submitAllocation(piece)
-        case .read, .sync, .prefetch, .guestRead: preconditionFailure("only changes need room")
+        case .read, .sync, .prefetch, .status, .guestRead:
+            preconditionFailure("only changes need room")
         }
     }
 

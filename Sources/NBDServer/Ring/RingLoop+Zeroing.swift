@@ -211,7 +211,8 @@ extension RingLoop where IO: ~Copyable {
         pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].handedOverAt = now
         io.prepareAllocate(
-            disks[value.homeDisk].file, mode: usesZeroRange ? .zeroRange : .punchHole,
+            disks[value.homeDisk].file,
+            mode: isZero ? (usesZeroRange ? .zeroRange : .punchHole) : .discard,
             filePosition: value.offset, count: value.count,
             tag: Operation.piece(piece).tag)
     }

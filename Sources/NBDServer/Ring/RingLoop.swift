@@ -318,6 +318,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         case .leave(let ticket):
             leave()
             ticket.answer()
+        case .upstream(let message): io.upstream(message)
+        case .upstreamAnswered(let answer): io.upstreamAnswered(answer)
         case .stop(let ticket):
             stopTicket = ticket
             stopDeadline = now + Limits.farewellNanoseconds

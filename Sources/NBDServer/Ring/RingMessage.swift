@@ -7,6 +7,7 @@ import Synchronization
 import SystemLayer
 import Tracking
 import TrackingFiles
+import Upstream
 
 /// What other threads ask a ring to do; a ticket is answered once it is done, or refused.
 enum RingMessage: Sendable {
@@ -77,6 +78,10 @@ enum RingMessage: Sendable {
     /// Let go of every disk as it is, on a hushed ring.
     case leave(Ticket)
     case stop(Ticket)
+    /// Something about an upstream that is at home on this ring.
+    case upstream(UpstreamMessage)
+    /// Another ring's upstream has answered this one.
+    case upstreamAnswered(UpstreamAnswer)
 }
 
 /// What a disk's home ring needs to track its changes.

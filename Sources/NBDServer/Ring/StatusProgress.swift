@@ -3,6 +3,7 @@ import Disk
 import NBDProtocol
 import PointInTime
 import Tracking
+import Upstream
 
 /// How far the block status request of a connection has come.
 struct StatusProgress {
@@ -28,6 +29,10 @@ struct StatusProgress {
     private var knownIsData = false
     /// Allocation answered in advance.
     private var map = AllocationMap()
+    /// What an upstream has told of what follows `knownEnd`.
+    private var told: ArraySlice<UpstreamExtent> = []
+    /// An upstream is being asked.
+    var isAsking = false
     var isGathered = false
     var extents = ExtentRoom()
     /// The contexts that are to be answered.
@@ -65,6 +70,19 @@ struct StatusProgress {
         extents.removeAll()
         // A write that was answered before this request came must be seen.
         map.removeAll()
+        told = []
+    }
+
+    /// Whether an upstream has to be asked before allocation can be gathered.
+    var needsTelling: Bool { !isGathered && knownEnd <= position && told.isEmpty && position < end }
+
+    /// An upstream has told what lies from `position` on; nothing: all of it is data.
+    mutating func tell(_ extents: [UpstreamExtent]) {
+        isAsking = false
+        told = extents.filter { $0.count > 0 }[...]
+        if told.isEmpty, position < end {
+            told = [UpstreamExtent(count: end - position, isData: true)]
+        }
     }
 
     /// Ends the gathering when the reply's extents are all there.
@@ -90,7 +108,11 @@ struct StatusProgress {
         for _ in 0..<Limits.runsPerTurn {
             endIfComplete(valid, hasLongExtents: hasLongExtents)
             if isGathered { return }
-            if knownEnd <= position {
+            if knownEnd <= position, source.remote?.tellsAllocation ?? false {
+                guard let extent = told.popFirst() else { return }
+                knownIsData = extent.isData
+                knownEnd = position + min(extent.count, end - position)
+            } else if knownEnd <= position {
                 guard lookups > 0 else { return }
                 let run = io.allocation(
                     of: source, at: position, end: end,

@@ -28,6 +28,8 @@ struct ReadPath {
     var sourceByReference = false
     /// Pages of the scratch may.
     var scratchByReference = false
+    /// Allocation is told by an upstream, which has to be asked.
+    var asksUpstream = false
     /// Where a client's reads leave their mark, for people to see.
     var readCells: ReadCells?
 

@@ -1,0 +1,105 @@
+package import IORing
+import SystemLayer
+
+/// The upstreams that are at home on one ring; used by its thread only, and never waits.
+///
+/// Whatever has become of a call is in `errands`, for the ring to carry out.
+package struct UpstreamRing: ~Copyable {
+    private var homes: [Int32: UpstreamHome] = [:]
+    private var byLink: [UInt32: Int32] = [:]
+    private var lastSerial: UInt32 = 0
+    /// Upstreams that were asked something since the last `settle`.
+    private var asked: [Int32] = []
+    package var errands = UpstreamErrands()
+
+    package init() {}
+
+    deinit {
+        for home in homes.values { home.end() }
+    }
+
+    package var isEmpty: Bool { homes.isEmpty }
+
+    /// Whether commands were asked that have not been sent.
+    package var isUnsettled: Bool { !asked.isEmpty }
+
+    private mutating func home(_ source: UpstreamSource, now: UInt64) -> UpstreamHome {
+        if let home = homes[source.number] { return home }
+        let home = UpstreamHome(source, now: now)
+        homes[source.number] = home
+        home.begin(&lastSerial, now: now, &errands)
+        noteLinks(home)
+        return home
+    }
+
+    private mutating func noteLinks(_ home: UpstreamHome) {
+        byLink = byLink.filter { $0.value != home.source.number }
+        for link in home.links { byLink[link.serial] = home.source.number }
+    }
+
+    /// Whether an upstream has been opened here.
+    package func has(_ number: Int32) -> Bool { homes[number] != nil }
+
+    /// Opens an upstream here.
+    package mutating func open(_ source: UpstreamSource, now: UInt64) { _ = home(source, now: now) }
+
+    /// Asks an upstream that is open here.
+    package mutating func ask(_ number: Int32, _ command: UpstreamCommand) {
+        guard let home = homes[number] else { return errands.tell(command, -Errno.io) }
+        home.ask(command, &errands)
+        note(number)
+    }
+
+    /// The same with bytes in a guest's memory.
+    package mutating func ask(_ number: Int32, _ command: UpstreamCommand, _ lane: LentLane) {
+        guard let home = homes[number] else { return errands.tell(command, -Errno.io) }
+        home.ask(command, lane, &errands)
+        note(number)
+    }
+
+    private mutating func note(_ number: Int32) {
+        if asked.last != number { asked.append(number) }
+    }
+
+    /// Sends what was asked.
+    package mutating func settle(now: UInt64) {
+        guard !asked.isEmpty else { return }
+        for number in asked { homes[number]?.pump(now: now, &errands) }
+        asked.removeAll(keepingCapacity: true)
+    }
+
+    /// A poll has completed.
+    package mutating func polled(_ serial: UInt32, isOutput: Bool, now: UInt64) {
+        guard let number = byLink[serial], let home = homes[number], let link = home.link(serial)
+        else { return }
+        if isOutput { link.waitsForOutput = false } else { link.waitsForInput = false }
+        link.notify(output: isOutput)
+        home.pump(now: now, &errands)
+    }
+
+    /// Takes a message; `find` gives the upstream of a number.
+    package mutating func take(
+        _ message: UpstreamMessage, now: UInt64, find: (Int32) -> UpstreamSource?
+    ) {
+        switch message {
+        case .ask(let number, let request):
+            guard let source = find(number) else { return request.answer(-Errno.io, []) }
+            let home = home(source, now: now)
+            home.ask(request, &errands)
+            home.pump(now: now, &errands)
+        case .connected(let number, let result):
+            guard let home = homes[number] else { return }
+            home.connected(result, &lastSerial, now: now, &errands)
+            noteLinks(home)
+        case .close(let number):
+            guard let home = homes.removeValue(forKey: number) else { return }
+            byLink = byLink.filter { $0.value != number }
+            home.end()
+        }
+    }
+
+    /// The ring's clock has ticked.
+    package mutating func tick(now: UInt64) {
+        for home in homes.values { home.tick(now: now, &errands) }
+    }
+}

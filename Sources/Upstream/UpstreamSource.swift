@@ -1,0 +1,257 @@
+package import Disk
+package import ServerInterface
+import Synchronization
+package import SystemLayer
+
+/// Bytes on their way from the ring that has an upstream to another one.
+// SAFETY (unchecked Sendable): one ring fills them, then the other reads them; a mailbox's lock is
+// in between.
+@safe
+package final class UpstreamBytes: @unchecked Sendable {
+    let start: UnsafeMutableRawPointer
+    package let count: Int
+
+    package init(count: Int) {
+        self.count = count
+        // SAFETY: the memory is this object's own until deinit.
+        unsafe start = .allocate(byteCount: max(count, 1), alignment: 4096)
+    }
+
+    deinit { unsafe start.deallocate() }
+
+    /// Where the bytes lie, as a number.
+    package var address: UInt { unsafe UInt(bitPattern: start) }
+
+    /// The first bytes, as many as were read, for copying.
+    package func withBytes(_ count: Int, _ body: (Span<UInt8>) -> Void) {
+        precondition(count >= 0 && count <= self.count)
+        // SAFETY: the range was just checked.
+        body(unsafe Span(_unsafeStart: start.assumingMemoryBound(to: UInt8.self), count: count))
+    }
+}
+
+/// What others than the home ring's own loop ask of an upstream.
+package struct UpstreamRequest: Sendable {
+    /// Bytes, or 0, or a negative errno; of `.status` the extents.
+    package typealias Answer = @Sendable (Int32, [UpstreamExtent]) -> Void
+
+    let command: UpstreamCommand
+    let bytes: UpstreamBytes?
+    let answer: Answer
+
+    package init(
+        _ kind: UpstreamCommand.Kind, position: UInt64 = 0, count: Int = 0,
+        into bytes: UpstreamBytes? = nil, answer: @escaping Answer
+    ) {
+        var command = UpstreamCommand(kind, position: position, count: count, asker: .nobody)
+        command.address = bytes?.address ?? 0
+        self.command = command
+        self.bytes = bytes
+        self.answer = answer
+    }
+}
+
+/// What a flush has come to.
+private final class FlushResult: Sendable {
+    let errno = Atomic<Int32>(0)
+}
+
+/// Connections that were made on a thread.
+package final class FreshLinks: Sendable {
+    let links: [UpstreamLink]
+    init(_ links: [UpstreamLink]) { self.links = links }
+}
+
+/// What the ring that has an upstream is told.
+package enum UpstreamMessage: Sendable {
+    case ask(Int32, UpstreamRequest)
+    /// An attempt to connect is over.
+    case connected(Int32, Result<FreshLinks, UpstreamFault>)
+    /// Nobody uses the upstream any more.
+    case close(Int32)
+}
+
+/// How long an upstream that has gone is waited for.
+package struct UpstreamTerms: Sendable {
+    /// Requests wait so long for a connection that broke, in milliseconds; then they fail.
+    package var patienceMilliseconds: UInt64
+    /// One attempt to connect takes at most so long, in milliseconds.
+    package var attemptMilliseconds: UInt64
+
+    package init(patienceMilliseconds: UInt64, attemptMilliseconds: UInt64) {
+        self.patienceMilliseconds = patienceMilliseconds
+        self.attemptMilliseconds = attemptMilliseconds
+    }
+}
+
+/// An upstream as all threads know it: where it is, what it told, and which ring has its
+/// connections.
+///
+/// All connections belong to the home ring of the disk; others ask that one. So whatever is read
+/// comes after what was written, however an upstream keeps its connections apart.
+package final class UpstreamSource: RemoteSource {
+    package let number: Int32
+    package let address: UpstreamAddress
+    package let facts: UpstreamFacts
+    package let isReadOnly: Bool
+    let terms: UpstreamTerms
+    private let post: @Sendable (UpstreamMessage) -> Void
+    /// Connections that the home ring has not taken yet.
+    private let fresh: Mutex<FreshLinks?>
+    private let handler = Mutex<(@Sendable (String) -> Void)?>(nil)
+    /// Keeps that writes are lost which had succeeded.
+    private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
+    private let onClose: @Sendable () -> Void
+
+    /// Connections of one upstream, where it takes several.
+    static let linksMax = 4
+    /// A smallest block that is larger is refused, in bytes: buffers are aligned to this.
+    private static let alignmentMax = 4096
+
+    /// Connects; may wait as long as the terms say, and longer for a name server.
+    package init(
+        number: Int32, _ address: UpstreamAddress, readOnly: Bool, _ terms: UpstreamTerms,
+        post: @escaping @Sendable (UpstreamMessage) -> Void,
+        onClose: @escaping @Sendable () -> Void
+    ) throws(UpstreamFault) {
+        let links = try Self.connect(address, terms)
+        guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
+        if facts.isReadOnly, !readOnly {
+            throw UpstreamFault(
+                "the upstream lets nobody write to it: serve the disk read-only (<readonly/>,"
+                    + " --read-only), or make it writable")
+        }
+        guard facts.alignment <= Self.alignmentMax, facts.alignment.nonzeroBitCount == 1 else {
+            throw UpstreamFault(
+                "its smallest block has \(facts.alignment) bytes, at most \(Self.alignmentMax) are"
+                    + " served")
+        }
+        guard facts.sizeBytes.isMultiple(of: UInt64(facts.alignment)) else {
+            throw UpstreamFault(
+                "its size of \(facts.sizeBytes) bytes is not a multiple of its smallest block,"
+                    + " \(facts.alignment) bytes")
+        }
+        guard facts.sizeBytes <= RawSource.sizeBytesMax else {
+            throw UpstreamFault(
+                "its size of \(facts.sizeBytes) bytes is larger than \(RawSource.sizeBytesMax)"
+                    + " bytes, the most that is served")
+        }
+        self.number = number
+        self.address = address
+        self.facts = facts
+        self.terms = terms
+        self.post = post
+        self.onClose = onClose
+        isReadOnly = readOnly
+        fresh = Mutex(links)
+    }
+
+    /// The same as a source for rings and exports.
+    package func rawSource() -> RawSource {
+        var facts = SourceFacts(
+            path: address.uri, sizeBytes: facts.sizeBytes, raw: number,
+            witness: WriteErrorWitness(raw: -1, asking: { nil }))
+        facts.type = .other
+        facts.isReadOnly = isReadOnly
+        facts.alignment = self.facts.alignment
+        facts.remote = self
+        let source = RawSource(facts)
+        lossKeeper.withLock { keeper in
+            keeper = { [weak source] errno in
+                source?.noteFailedSync(
+                    SystemFault(call: "NBD_CMD_FLUSH", errno: errno), isHeard: false)
+            }
+        }
+        return source
+    }
+
+    // MARK: Connecting
+
+    private static func connect(
+        _ address: UpstreamAddress, _ terms: UpstreamTerms
+    ) throws(UpstreamFault) -> FreshLinks {
+        let deadline = MonotonicClock.now() + terms.attemptMilliseconds * 1_000_000
+        let first = try UpstreamLink(
+            address, until: deadline, patienceMilliseconds: terms.patienceMilliseconds)
+        var links = [first]
+        if first.facts.takesConnections {
+            // What cannot be had is done without.
+            while links.count < linksMax,
+                let more = try? UpstreamLink(
+                    address, until: deadline, patienceMilliseconds: terms.patienceMilliseconds)
+            {
+                links.append(more)
+            }
+        }
+        return FreshLinks(links)
+    }
+
+    func takeFresh() -> FreshLinks? {
+        fresh.withLock { fresh in
+            defer { fresh = nil }
+            return fresh
+        }
+    }
+
+    /// Tries to connect on a thread of its own; false when there is none.
+    ///
+    /// What comes of it is a message.
+    func startConnecting() -> Bool {
+        DetachedThread.run(name: "nbdpull-upstrm") { [self] in
+            do throws(UpstreamFault) {
+                let links = try Self.connect(address, terms)
+                for link in links.links {
+                    if let text = facts.difference(from: link.facts, forWriting: !isReadOnly) {
+                        throw UpstreamFault(text)
+                    }
+                }
+                post(.connected(number, .success(links)))
+            } catch {
+                post(.connected(number, .failure(error)))
+            }
+        }
+    }
+
+    // MARK: Telling
+
+    /// Who is told when the upstream goes and comes.
+    package func setHandler(_ new: @escaping @Sendable (String) -> Void) {
+        handler.withLock { $0 = new }
+    }
+
+    func report(_ text: String) { handler.withLock { $0 }?(text) }
+
+    /// Whatever the upstream said of it: some errors would pass as saying nothing of what is lost.
+    func keepLoss() { lossKeeper.withLock { $0 }?(Errno.io) }
+
+    // MARK: RemoteSource
+
+    /// Asks the home ring, which has the connections.
+    package func ask(_ request: UpstreamRequest) { post(.ask(number, request)) }
+
+    package func makeDurable() throws(SystemFault) {
+        let latch = Latch(count: 1)
+        let result = FlushResult()
+        ask(
+            UpstreamRequest(.flush) { answer, _ in
+                result.errno.store(-answer, ordering: .relaxed)
+                latch.arrive()
+            })
+        _ = latch.wait(milliseconds: -1)
+        let answer = -result.errno.load(ordering: .relaxed)
+        if answer < 0 { throw SystemFault(call: "NBD_CMD_FLUSH", errno: -answer) }
+    }
+
+    package func beginFlush() {
+        if !isReadOnly { ask(UpstreamRequest(.flush) { _, _ in }) }
+    }
+
+    package var discards: Bool { facts.discards }
+    package var zeroesFast: Bool { facts.zeroesFast }
+    package var tellsAllocation: Bool { facts.tellsAllocation }
+
+    package func release() {
+        onClose()
+        post(.close(number))
+    }
+}
