@@ -8,9 +8,6 @@ struct FileHandle: Hashable, Sendable, BitwiseCopyable {
 
     init(_ number: Int32) { self.number = number }
 
-    /// No file.
-    static var none: FileHandle { FileHandle(-1) }
-
     /// It stands for an upstream, by its number.
     var isUpstream: Bool { number < -1 }
 }

@@ -75,12 +75,13 @@ extension RingLoop where IO: ~Copyable {
                 alignment: export.source.alignment,
                 sourceNeverWaits: export.source.readsNeverWait, sizeBytes: export.source.sizeBytes,
                 dropsBehind: !export.source.isDirect && !export.source.readsNeverWait,
-                ledger: export.ledger.view,
-                scratch: FileHandle(export.scratch.raw),
-                scratchNeverWaits: export.scratch.readsNeverWait,
-                scratchWitness: export.scratch.witness(
-                    of: index - shared.layout.rings(for: .backups).lowerBound
-                ).map(FileHandle.init), readCells: export.readCells)
+                preserved: PreservedPath(
+                    ledger: export.ledger.view, scratch: FileHandle(export.scratch.raw),
+                    neverWaits: export.scratch.readsNeverWait,
+                    witness: export.scratch.witness(
+                        of: index - shared.layout.rings(for: .backups).lowerBound
+                    ).map(FileHandle.init)),
+                readCells: export.readCells)
             connections[slot].transmission.coldWindows = ColdWindows(
                 sizeBytes: export.source.sizeBytes)
             export.clientCount.add(1, ordering: .relaxed)
@@ -96,7 +97,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func setUpstream(_ slot: ConnectionIndex, _ source: RawSource) {
-        connections[slot].transmission.path.asksUpstream = source.remote?.tellsAllocation ?? false
+        connections[slot].transmission.path?.asksUpstream = source.remote?.tellsAllocation ?? false
     }
 
     /// A client that was told of a disk that it may write, while a guest got it by vhost-user.
@@ -225,8 +226,7 @@ extension RingLoop where IO: ~Copyable {
         guard let target = connections[slot].transmission.target else { return nil }
         reportBytesRead(slot)
         connections[slot].transmission.target = nil
-        connections[slot].transmission.path = ReadPath(
-            source: .none, alignment: 1, sourceNeverWaits: false)
+        connections[slot].transmission.path = nil
         switch target {
         case .live(let export):
             export.clientCount.subtract(1, ordering: .relaxed)

@@ -13,7 +13,7 @@ extension RingLoop where IO: ~Copyable {
     /// Answers a small read at once if everything it needs is in memory; false: take the long way.
     mutating func readInline(_ slot: ConnectionIndex, _ request: ValidRequest) -> Bool {
         guard request.length <= UInt64(Limits.inlineReadBytes),
-            connections[slot].transmission.path.alignment == 1
+            connections[slot].transmission.path?.alignment == 1
         else { return false }
         let count = Int(request.length)
         let replies = connections[slot].transmission.replies
@@ -34,7 +34,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func readAtOnce(
         _ slot: ConnectionIndex, _ offset: UInt64, _ count: Int, into target: Int
     ) -> Bool {
-        let path = connections[slot].transmission.path
+        guard let path = connections[slot].transmission.path else { return false }
         var read = PointInTimeRead(offset..<(offset + UInt64(count)))
         while true {
             let place = target + count - read.left
@@ -48,9 +48,10 @@ extension RingLoop where IO: ~Copyable {
                     filePosition: read.position, mayWait: path.sourceNeverWaits)
             case .scratch(let position, let count):
                 wanted = count
+                guard let preserved = path.preserved else { return false }
                 got = io.readNow(
-                    path.scratch, into: &arena, at: place, count: count,
-                    filePosition: position, mayWait: path.scratchNeverWaits)
+                    preserved.scratch, into: &arena, at: place, count: count,
+                    filePosition: position, mayWait: preserved.neverWaits)
             case .zeros(let count):
                 wanted = count
                 got = count
@@ -74,7 +75,7 @@ extension RingLoop where IO: ~Copyable {
     /// its place reads without an error. The ledger is closed when this returns, and the reader
     /// looks at that.
     mutating func askScratch(_ slot: ConnectionIndex) {
-        guard let witness = connections[slot].transmission.path.scratchWitness,
+        guard let witness = connections[slot].transmission.path?.preserved?.witness,
             let errno = io.writeError(witness),
             case .backup(let export) = connections[slot].transmission.target
         else { return }
@@ -83,14 +84,14 @@ extension RingLoop where IO: ~Copyable {
 
     /// Bytes of a backup export are about to be read.
     private mutating func willRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: UInt64) {
-        guard connections[slot].transmission.path.dropsBehind,
+        guard let path = connections[slot].transmission.path, path.dropsBehind,
             let windows = connections[slot].transmission.coldWindows?.enter(offset, count)
         else { return }
         for window in windows {
             guard let bytes = connections[slot].transmission.coldWindows?.unjudged(window) else {
                 continue
             }
-            let isCold = io.isUncached(connections[slot].transmission.path.source, bytes)
+            let isCold = io.isUncached(path.source, bytes)
             connections[slot].transmission.coldWindows?.judge(window, isCold: isCold, now: now)
         }
     }
@@ -98,13 +99,13 @@ extension RingLoop where IO: ~Copyable {
     /// Bytes were read and are on their way to the peer.
     mutating func noteRead(_ slot: ConnectionIndex, _ offset: UInt64, _ count: Int) {
         connections[slot].transmission.unreportedBytes += UInt64(count)
-        connections[slot].transmission.path.readCells?.mark(offset, count)
-        guard connections[slot].transmission.path.dropsBehind,
+        connections[slot].transmission.path?.readCells?.mark(offset, count)
+        guard let path = connections[slot].transmission.path, path.dropsBehind,
             let window = connections[slot].transmission.coldWindows?.end(
                 offset, UInt64(count), now: now)
         else { return }
         io.prepareAdvice(
-            .drop, connections[slot].transmission.path.source, filePosition: window.lowerBound,
+            .drop, path.source, filePosition: window.lowerBound,
             count: UInt32(window.upperBound - window.lowerBound), tag: Operation.ignored.tag)
     }
 
@@ -176,7 +177,7 @@ extension RingLoop where IO: ~Copyable {
         let alignment = UInt64(
             kind == .write
                 ? disks[requests[request].homeDisk].alignment(forWritingAt: offset)
-                : connections[slot].transmission.path.alignment)
+                : connections[slot].transmission.path?.alignment ?? 1)
         let start = offset / alignment * alignment
         let end = (offset + count + alignment - 1) / alignment * alignment
         let bytes = Int(end - start)
@@ -204,7 +205,9 @@ extension RingLoop where IO: ~Copyable {
     private mutating func advanceRead(_ piece: PieceIndex) {
         let request = pieces[piece].request
         let slot = requests[request].connection
-        let path = connections[slot].transmission.path
+        guard let path = connections[slot].transmission.path else {
+            preconditionFailure("a read without an export")
+        }
         while true {
             let target = pieces[piece].readTarget
             switch pieces[piece].read.next(path.ledger) {
@@ -234,16 +237,19 @@ extension RingLoop where IO: ~Copyable {
     private mutating func readScratch(
         _ piece: PieceIndex, _ path: ReadPath, _ position: UInt64, _ count: Int, _ target: Int
     ) -> Bool {
+        guard let preserved = path.preserved else {
+            preconditionFailure("only a ledger sends a read to scratch")
+        }
         let got = io.readNow(
-            path.scratch, into: &arena, at: target, count: count,
-            filePosition: position, mayWait: path.scratchNeverWaits)
+            preserved.scratch, into: &arena, at: target, count: count,
+            filePosition: position, mayWait: preserved.neverWaits)
         if got > 0 {
             pieces[piece].read.got(got, path.ledger)
             return true
         }
         pieces[piece].handedOverAt = now
         io.prepareRead(
-            path.scratch, into: arena, at: target, count: count,
+            preserved.scratch, into: arena, at: target, count: count,
             filePosition: position, tag: Operation.piece(piece).tag)
         return false
     }
@@ -278,7 +284,9 @@ extension RingLoop where IO: ~Copyable {
     mutating func readCompleted(_ piece: PieceIndex, result: Int32) {
         let request = pieces[piece].request
         let slot = requests[request].connection
-        let path = connections[slot].transmission.path
+        guard let path = connections[slot].transmission.path else {
+            preconditionFailure("a read without an export")
+        }
         let isOfScratch = pieces[piece].read.isOfScratch
         let position = pieces[piece].read.position
         if result <= 0 {

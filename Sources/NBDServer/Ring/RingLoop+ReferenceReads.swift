@@ -20,7 +20,7 @@ extension RingLoop where IO: ~Copyable {
         switch connections[slot].transmission.target {
         case .live(let export):
             let clients = export.clientCount.load(ordering: .relaxed)
-            connections[slot].transmission.path.sourceByReference =
+            connections[slot].transmission.path?.sourceByReference =
                 ReadStrategy(isUnix: isUnix, isSecured: isSecured, clients: clients)
                 .sendsByReference(
                     isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
@@ -28,10 +28,10 @@ extension RingLoop where IO: ~Copyable {
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
-            connections[slot].transmission.path.sourceByReference = strategy.sendsByReference(
+            connections[slot].transmission.path?.sourceByReference = strategy.sendsByReference(
                 isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
             // A slot that a client may release is written again.
-            connections[slot].transmission.path.scratchByReference = strategy.sendsByReference(
+            connections[slot].transmission.path?.scratchByReference = strategy.sendsByReference(
                 isDirect: false,
                 neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
         case nil: break
@@ -45,7 +45,7 @@ extension RingLoop where IO: ~Copyable {
         // After an error no data follows: the reply ends with the error.
         guard requests[request].failure == nil,
             count >= Limits.referenceReadBytes, count <= UInt64(PipePool.pipeBytes),
-            connections[slot].transmission.path.sendsByReference
+            connections[slot].transmission.path?.sendsByReference ?? false
         else { return false }
         var read = PointInTimeRead(offset..<(offset + count))
         guard let place = stablePages(slot, &read),
@@ -78,12 +78,12 @@ extension RingLoop where IO: ~Copyable {
     private mutating func stablePages(
         _ slot: ConnectionIndex, _ read: inout PointInTimeRead
     ) -> (file: FileHandle, position: UInt64)? {
-        let path = connections[slot].transmission.path
+        guard let path = connections[slot].transmission.path else { return nil }
         switch read.next(path.ledger) {
         case .source(let count) where path.sourceByReference && count == read.left:
             return (path.source, read.position)
         case .scratch(let position, let count) where path.scratchByReference && count == read.left:
-            return (path.scratch, position)
+            return path.preserved.map { ($0.scratch, position) }
         case .source, .scratch, .zeros, .askScratch, .done, .closed, .released: return nil
         }
     }
@@ -92,7 +92,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func finish(
         _ read: inout PointInTimeRead, _ slot: ConnectionIndex, _ count: Int
     ) -> Bool {
-        let ledger = connections[slot].transmission.path.ledger
+        let ledger = connections[slot].transmission.path?.ledger
         read.got(count, ledger)
         while true {
             switch read.next(ledger) {

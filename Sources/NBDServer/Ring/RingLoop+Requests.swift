@@ -228,7 +228,7 @@ extension RingLoop where IO: ~Copyable {
     ) {
         trace.note(
             activity, command: request.command.rawValue,
-            export: connections[slot].transmission.path.export, offset: request.offset,
+            export: connections[slot].transmission.path?.export ?? 0, offset: request.offset,
             length: request.length)
     }
 
@@ -243,7 +243,8 @@ extension RingLoop where IO: ~Copyable {
     /// It counts as a request until the kernel is through with it: a peer that asks for more than
     /// the disk can do waits for its own answers.
     private mutating func prefetch(_ slot: ConnectionIndex, _ valid: ValidRequest) {
-        guard !connections[slot].transmission.path.isDirect, valid.length > 0 else {
+        guard let path = connections[slot].transmission.path, !path.isDirect, valid.length > 0
+        else {
             return replySuccess(slot, valid.echo)
         }
         let request = open(slot, valid)
@@ -253,7 +254,7 @@ extension RingLoop where IO: ~Copyable {
                 request: request, disk: connections[slot].transmission.disk, kind: .prefetch,
                 offset: valid.offset, count: valid.length))
         io.prepareAdvice(
-            .prefetch, connections[slot].transmission.path.source, filePosition: valid.offset,
+            .prefetch, path.source, filePosition: valid.offset,
             count: UInt32(min(valid.length, Limits.prefetchBytes)),
             tag: Operation.piece(piece).tag)
     }

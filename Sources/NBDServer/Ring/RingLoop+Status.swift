@@ -29,7 +29,7 @@ extension RingLoop where IO: ~Copyable {
             if askUpstream(slot, request) { return .blocked }
             if !connections[slot].transmission.status.isGathered { return .again }
         }
-        if connections[slot].transmission.path.ledger?.isClosed ?? false {
+        if connections[slot].transmission.path?.ledger?.isClosed ?? false {
             fail(request, .ioError, "the backup job is broken or has ended", at: valid.offset)
             connections[slot].transmission.current = nil
             finish(request)
@@ -93,7 +93,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func askUpstream(_ slot: ConnectionIndex, _ request: RequestIndex) -> Bool {
         let context = connections[slot].transmission.contexts[
             connections[slot].transmission.status.contextIndex]
-        guard context.index == 0, connections[slot].transmission.path.asksUpstream,
+        guard context.index == 0, let path = connections[slot].transmission.path, path.asksUpstream,
             connections[slot].transmission.status.needsTelling
         else { return false }
         let position = connections[slot].transmission.status.position
@@ -106,7 +106,7 @@ extension RingLoop where IO: ~Copyable {
                 request: request, disk: connections[slot].transmission.disk, kind: .status,
                 offset: position, count: count))
         io.prepareStatus(
-            connections[slot].transmission.path.source, filePosition: position, count: count,
+            path.source, filePosition: position, count: count,
             tag: Operation.piece(piece).tag)
         return true
     }
@@ -147,7 +147,7 @@ extension RingLoop where IO: ~Copyable {
         case nil: preconditionFailure("a request without an export")
         }
         connections[slot].transmission.status.gatherAllocation(
-            valid, of: source, asking: &io, under: connections[slot].transmission.path.ledger,
+            valid, of: source, asking: &io, under: connections[slot].transmission.path?.ledger,
             changes: changes, hasLongExtents: connections[slot].transmission.replies.hasLongExtents)
     }
 

@@ -165,7 +165,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func sealedReceived(
         _ slot: ConnectionIndex, _ what: Inbox.Receiving, result: Int32
     ) {
-        trace.mark(.record, export: connections[slot].transmission.path.export)
+        trace.mark(.record, export: connections[slot].transmission.path?.export ?? 0)
         if result > 0 {
             connections[slot].tls?.inputEnd += Int(result)
             connections[slot].lastProgress = now

@@ -58,7 +58,7 @@ extension RingLoop where IO: ~Copyable {
         switch piece.kind {
         case .sync: true
         case .write: requests[piece.request].valid.flags.contains(.fua)
-        case .read, .zero, .discard, .prefetch, .guestRead: false
+        case .read, .zero, .discard, .prefetch, .guestRead, .status: false
         }
     }
 

@@ -216,7 +216,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
 
     private mutating func giveTurn(_ slot: ConnectionIndex) {
         // Else a crash before the turn's first request were told of another connection's last.
-        trace.mark(.turn, export: connections[slot].transmission.path.export)
+        trace.mark(.turn, export: connections[slot].transmission.path?.export ?? 0)
         connections[slot].isInReadyList = false
         serve(slot)
     }

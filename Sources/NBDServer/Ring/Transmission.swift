@@ -18,12 +18,7 @@ struct ReadPath {
     /// What was not in the page cache does not stay there: a backup is read once.
     var dropsBehind = false
     /// Present on backup exports.
-    var ledger: LedgerView?
-    var scratch = FileHandle.none
-    var scratchNeverWaits = false
-    /// Asked after each read of scratch whether what was written there is still there; nil where
-    /// nothing can be lost.
-    var scratchWitness: FileHandle?
+    var preserved: PreservedPath?
     /// Pages of the source may be handed to this peer without a copy.
     var sourceByReference = false
     /// Pages of the scratch may.
@@ -35,6 +30,17 @@ struct ReadPath {
 
     var isDirect: Bool { alignment > 1 }
     var sendsByReference: Bool { sourceByReference || scratchByReference }
+    var ledger: LedgerView? { preserved?.ledger }
+}
+
+/// Where a backup export finds what the source had at the instant.
+struct PreservedPath {
+    let ledger: LedgerView
+    let scratch: FileHandle
+    let neverWaits: Bool
+    /// Asked after each read of scratch whether what was written there is still there; nil where
+    /// nothing can be lost.
+    let witness: FileHandle?
 }
 
 /// A connection with its export: requests come, replies go.
@@ -44,7 +50,8 @@ struct Transmission {
     var reader: RequestReader?
     var replies = ReplyEncoder(.simple)
     var contexts: [SelectedContext] = []
-    var path = ReadPath(source: .none, alignment: 1, sourceNeverWaits: false)
+    /// Present with the target.
+    var path: ReadPath?
     /// Slot of the home disk when the connection may write.
     var disk: DiskIndex?
     var requestCount = 0

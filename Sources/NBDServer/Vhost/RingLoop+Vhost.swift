@@ -121,7 +121,7 @@ extension RingLoop where IO: ~Copyable {
             guard let vhost = connections[slot].vhost else { continue }
             vhosts[vhost].session.resized(sizeBytes: disks[disk].sizeBytes)
             vhosts[vhost].rules = vhosts[vhost].session.rules
-            connections[slot].transmission.path.sizeBytes = disks[disk].sizeBytes
+            connections[slot].transmission.path?.sizeBytes = disks[disk].sizeBytes
         }
     }
 

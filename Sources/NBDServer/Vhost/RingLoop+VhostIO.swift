@@ -17,15 +17,14 @@ extension RingLoop where IO: ~Copyable {
     ) -> Bool {
         guard block.byteCount <= UInt64(Limits.pieceBytes),
             block.segmentCount <= VectorTable.laneCapacity,
-            connections[slot].transmission.path.alignment == 1,
+            let path = connections[slot].transmission.path, path.alignment == 1,
             let lane = vhosts[vhost].vectors.take()
         else { return false }
         let start = vhosts[vhost].cursor
         _ = vhosts[vhost].fill(lane, upTo: block.byteCount)
         let got = io.readNow(
-            connections[slot].transmission.path.source, into: vhosts[vhost].vectors, lane: lane,
-            filePosition: block.offset,
-            mayWait: connections[slot].transmission.path.sourceNeverWaits)
+            path.source, into: vhosts[vhost].vectors, lane: lane,
+            filePosition: block.offset, mayWait: path.sourceNeverWaits)
         vhosts[vhost].vectors.giveBack(lane)
         vhosts[vhost].cursor = start
         guard got == Int(block.byteCount) else { return false }
@@ -82,7 +81,7 @@ extension RingLoop where IO: ~Copyable {
         let kind: PieceKind = isRead ? .guestRead : .write
         let alignment =
             isRead
-            ? connections[slot].transmission.path.alignment
+            ? connections[slot].transmission.path?.alignment ?? 1
             : disks[requests[request].homeDisk].alignment(forWritingAt: offset)
         if alignment == 1
             || ((offset | count) & UInt64(alignment - 1) == 0
@@ -150,7 +149,9 @@ extension RingLoop where IO: ~Copyable {
         guard let vhost = connections[slot].vhost, let lane = value.lane else {
             preconditionFailure("a guest's read has a lane")
         }
-        let path = connections[slot].transmission.path
+        guard let path = connections[slot].transmission.path else {
+            preconditionFailure("a guest's read without an export")
+        }
         pieces[piece].handedOverAt = now
         if value.buffer != nil {
             let start = value.progress / path.alignment * path.alignment
@@ -192,7 +193,7 @@ extension RingLoop where IO: ~Copyable {
             if pieces[piece].progress < Int(value.count) { return readGuest(piece) }
             return endGuestRead(piece)
         }
-        let alignment = connections[slot].transmission.path.alignment
+        let alignment = connections[slot].transmission.path?.alignment ?? 1
         let start = value.progress / alignment * alignment
         pieces[piece].progress = start + Int(result)
         let wanted = Int(value.offset - value.ioOffset) + Int(value.count)

@@ -235,7 +235,7 @@ extension RingLoop where IO: ~Copyable {
                 !connections[slot].isInReadyList, !connections[slot].transmission.isBlocked,
                 vhosts[vhost].waiting == nil
             else { continue }
-            trace.mark(.turn, export: connections[slot].transmission.path.export)
+            trace.mark(.turn, export: connections[slot].transmission.path?.export ?? 0)
             for place in vhosts[vhost].running.indices {
                 let queue = vhosts[vhost].running[place]
                 // A queue that is broken is found so in its turn.
