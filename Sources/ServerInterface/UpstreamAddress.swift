@@ -17,8 +17,8 @@ package struct UpstreamAddress: Sendable, Hashable {
     package enum Security: Sendable, Hashable {
         case plain
         /// A directory with `ca-cert.pem`, and `client-cert.pem` and `client-key.pem` where the
-        /// server asks for them; nil: the certificates that this host trusts.
-        case certificates(directory: String?)
+        /// server asks for them.
+        case certificates(directory: String)
         case keys(file: String, user: String)
     }
 
@@ -62,10 +62,23 @@ package struct UpstreamAddress: Sendable, Hashable {
                 throw UpstreamAddressFault("'\(host):\(port)' is no host and port")
             }
         }
-        if case .keys(let file, _) = security, file.isEmpty {
+        switch (security, place) {
+        case (.keys(let file, _), _) where file.isEmpty:
             throw UpstreamAddressFault("tls-psk-file is empty")
+        case (.certificates, .unix):
+            throw UpstreamAddressFault(
+                "a server on a unix socket has no name that its certificate could be compared"
+                    + " with: use tls-psk-file, or no TLS")
+        case (.certificates(let directory), _) where directory.isEmpty:
+            throw UpstreamAddressFault("tls-certificates is empty")
+        default: break
         }
     }
+
+    /// Of an address with TLS that does not say whom to trust: libraries exist that trust anybody
+    /// then.
+    package static let needsCredentials =
+        "TLS needs tls-certificates=DIR with a ca-cert.pem, or tls-psk-file=FILE"
 
     private static func hasControl(_ text: String) -> Bool {
         text.utf8.contains { $0 < 0x20 || $0 == 0x7F }
@@ -105,7 +118,7 @@ package struct UpstreamAddress: Sendable, Hashable {
         switch security {
         case .plain: isSecure = false
         case .certificates(let directory):
-            if let directory { query.append("tls-certificates=" + Self.escaped(directory)) }
+            query.append("tls-certificates=" + Self.escaped(directory))
         case .keys(let file, let name):
             user = name.isEmpty ? "" : Self.escaped(name, plain: []) + "@"
             query.append("tls-psk-file=" + Self.escaped(file))
@@ -235,7 +248,8 @@ private struct Parts {
             throw UpstreamAddressFault(
                 "'\(uri)' has tls-certificates and tls-psk-file: one of them is used")
         case (nil, let file?): return .keys(file: file, user: user)
-        default: return .certificates(directory: directory)
+        case (let directory?, nil): return .certificates(directory: directory)
+        case (nil, nil): throw UpstreamAddressFault(UpstreamAddress.needsCredentials)
         }
     }
 

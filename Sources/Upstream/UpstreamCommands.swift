@@ -120,6 +120,8 @@ package struct UpstreamCommands: ~Copyable {
     private var answers: UInt64 = 0
     private var lastOrder: UInt64 = 0
     private var hasOwnFlush = false
+    /// What was written again is to be durable: until then nobody but this process knows it.
+    private var flushesSoon = false
     /// The next one to be written again; nil: nothing is.
     private var replay: Int?
     private var replaysSent = 0
@@ -205,14 +207,20 @@ package struct UpstreamCommands: ~Copyable {
     private var isFull: Bool { abilities.flushes && keptBytes >= Self.keptBytesMax }
 
     private mutating func flushKept() {
-        guard !hasOwnFlush, abilities.flushes, keptBytes >= Self.keptBytesMax / 2 else { return }
+        guard !hasOwnFlush, abilities.flushes,
+            keptBytes >= Self.keptBytesMax / 2 || flushesSoon
+        else { return }
         hasOwnFlush = true
+        flushesSoon = false
         _ = add(UpstreamCommand(.flush, asker: .nobody))
     }
 
     private mutating func nextReplay(_ position: Int) -> Index? {
         guard position < kept.count else {
-            if replaysSent == 0 { replay = nil }
+            if replaysSent == 0 {
+                replay = nil
+                flushesSoon = true
+            }
             return nil
         }
         let index = kept[position]
@@ -350,6 +358,11 @@ package struct UpstreamCommands: ~Copyable {
     }
 
     // MARK: Connections
+
+    /// Whether a break now ends commands that were under way in too many.
+    package var isLastBreak: Bool {
+        entries.contains { $0.state == .sent && $0.breaks + 1 >= Self.breaksMax }
+    }
 
     /// No answer comes any more: what was sent is to be sent again.
     package mutating func connectionLost() {

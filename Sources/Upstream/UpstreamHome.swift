@@ -24,6 +24,10 @@ final class UpstreamHome {
     let source: UpstreamSource
     private var commands: UpstreamCommands
     private(set) var links: [UpstreamLink] = []
+    /// Connections that are given up with others and live: what they were asked may still be
+    /// carried out, so nothing is asked by new ones before.
+    private var parting: [UpstreamLink] = []
+    private var partingEnd: UInt64 = 0
     private let answers = AnswerQueue()
     private var taken: [AnswerQueue.Answer] = []
     /// By the number under which a command of others runs.
@@ -42,6 +46,7 @@ final class UpstreamHome {
     private var isConnecting = false
     private var hasGivenUp = false
     private var isReported = false
+    private var isEndReported = false
     /// Something was answered since the last break: an upstream that dies of what it is asked is
     /// not waited for again and again.
     private var hasProgress = true
@@ -51,6 +56,8 @@ final class UpstreamHome {
     private static let pauseMax: UInt64 = 2_000_000_000
     /// A break that is over sooner is not told.
     private static let quietNanoseconds: UInt64 = 1_000_000_000
+    /// A connection that is given up is waited for so long.
+    private static let partingNanoseconds: UInt64 = 3_000_000_000
 
     init(_ source: UpstreamSource, now: UInt64) {
         self.source = source
@@ -74,7 +81,10 @@ final class UpstreamHome {
 
     /// Ends everything: whoever waits is told that it has failed.
     func end() {
-        closeLinks()
+        closeParting()
+        for link in links { link.close() }
+        links.removeAll()
+        answers.removeAll()
         commands.connectionLost()
         commands.giveUp(readErrno: Errno.canceled, changeErrno: Errno.canceled)
         for outcome in commands.takeOutcomes() {
@@ -151,10 +161,13 @@ final class UpstreamHome {
 
     // MARK: Going on
 
-    func link(_ serial: UInt32) -> UpstreamLink? { links.first { $0.serial == serial } }
+    func link(_ serial: UInt32) -> UpstreamLink? {
+        links.first { $0.serial == serial } ?? parting.first { $0.serial == serial }
+    }
 
     /// Takes answers, sends what can be sent, says what to wait for.
     func pump(now: UInt64, _ errands: inout UpstreamErrands) {
+        settleParting(now: now)
         while true {
             takeAnswers(&errands)
             if links.contains(where: \.isBroken) { breakAll(now: now, &errands) }
@@ -209,7 +222,7 @@ final class UpstreamHome {
             }
             let command = commands[answer.index]
             // What was written again would be answered after each break.
-            if !commands.isReplay(answer.index) { hasProgress = true }
+            if !commands.isReplay(answer.index) { noteProgress() }
             let isShort = command.kind == .read && answer.byteCount != command.count
             commands.answered(
                 answer.index, errno: answer.errno == 0 && isShort ? Errno.io : answer.errno)
@@ -274,7 +287,7 @@ final class UpstreamHome {
     }
 
     private func arm(_ errands: inout UpstreamErrands) {
-        for link in links where !link.isBroken {
+        for link in links + parting where !link.isBroken {
             if link.wantsInput, !link.waitsForInput {
                 link.waitsForInput = true
                 errands.polls.append(
@@ -294,24 +307,60 @@ final class UpstreamHome {
     /// is believed.
     private func breakAll(now: UInt64, _ errands: inout UpstreamErrands) {
         let isIdle = !commands.awaitsAnswers
-        closeLinks()
+        let lasted = now - min(now, connectedAt) >= Self.pauseMax
+        closeLinks(now: now, &errands)
         commands.connectionLost()
         lastFault = "the connection broke"
-        if hasProgress || isIdle {
-            downSince = now
-            isReported = false
-        }
-        if hasProgress || now - min(now, connectedAt) >= Self.pauseMax { pause = Self.pauseMin }
+        // One that lasted was there, whatever it was asked meanwhile.
+        if hasProgress || isIdle || lasted { downSince = now }
+        if hasProgress || lasted { pause = Self.pauseMin }
         hasProgress = false
         // One that breaks whatever is made is not asked faster than one that is not there.
-        if now >= nextAttempt { tryToConnect(now: now) }
+        if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
     }
 
     /// What they answer from here on, to commands that are sent again, counts no more.
-    private func closeLinks() {
-        for link in links { link.close() }
+    private func closeLinks(now: UInt64, _ errands: inout UpstreamErrands) {
+        let waitsForOthers = !commands.isLastBreak
+        var closed: Set<UInt32> = []
+        for link in links {
+            if waitsForOthers, link.isAlive, link.isAsked {
+                parting.append(link)
+            } else {
+                closed.insert(link.serial)
+                link.close()
+            }
+        }
+        partingEnd = now + Self.partingNanoseconds
+        errands.polls.removeAll { closed.contains($0.serial) }
         links.removeAll()
         answers.removeAll()
+    }
+
+    /// Lets go of the connections that have answered what they were asked.
+    private func settleParting(now: UInt64) {
+        guard !parting.isEmpty else { return }
+        answers.removeAll()
+        parting.removeAll { link in
+            guard now >= partingEnd || !link.isAlive || !link.isAsked else { return false }
+            link.close()
+            return true
+        }
+        if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
+    }
+
+    private func closeParting() {
+        for link in parting { link.close() }
+        parting.removeAll()
+        answers.removeAll()
+    }
+
+    /// It answers: what was said of its absence is over.
+    private func noteProgress() {
+        hasProgress = true
+        if isReported { source.report("it is there again: its requests go on") }
+        isReported = false
+        isEndReported = false
     }
 
     private func tryToConnect(now: UInt64) {
@@ -329,10 +378,8 @@ final class UpstreamHome {
         switch result {
         case .failure(let fault): lastFault = fault.detail
         case .success(let fresh):
-            guard links.isEmpty else { return }
-            if isReported { source.report("it is there again: its requests go on") }
+            guard links.isEmpty, parting.isEmpty else { return }
             hasGivenUp = false
-            isReported = false
             use(fresh, &serial, now: now)
             pump(now: now, &errands)
         }
@@ -350,7 +397,12 @@ final class UpstreamHome {
 
     /// The ring's clock has ticked.
     func tick(now: UInt64, _ errands: inout UpstreamErrands) {
-        guard links.isEmpty else { return }
+        guard links.isEmpty else {
+            // One that nobody asks for anything is there again when its connections last.
+            if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
+            return
+        }
+        settleParting(now: now)
         let away = now - min(now, downSince)
         let patience = source.terms.patienceMilliseconds * 1_000_000
         if !isReported, away >= Self.quietNanoseconds {
@@ -361,15 +413,20 @@ final class UpstreamHome {
         }
         if !hasGivenUp, away >= patience {
             hasGivenUp = true
-            source.report(
-                "it has not answered for \(source.terms.patienceMilliseconds / 1_000) s"
-                    + " (\(lastFault)): requests fail until it does")
+            if !isEndReported {
+                source.report(
+                    "it has not answered for \(source.terms.patienceMilliseconds / 1_000) s"
+                        + " (\(lastFault)): requests fail until it does")
+            }
+            isEndReported = true
             pump(now: now, &errands)
         }
-        if now >= nextAttempt { tryToConnect(now: now) }
+        if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
     }
 
     private func giveUp() {
+        // Bytes of what has failed are no longer theirs.
+        closeParting()
         commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
     }
 

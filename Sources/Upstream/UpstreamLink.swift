@@ -49,8 +49,21 @@ package struct UpstreamFacts: Sendable, Hashable {
         if found.alignment > alignment {
             return "its smallest block has \(found.alignment) bytes now, it had \(alignment)"
         }
-        if flushes, !found.flushes { return "it offers no flush any more" }
-        return nil
+        if found.transferBytesMax < transferBytesMax {
+            return "it takes at most \(found.transferBytesMax) bytes at once now, it took"
+                + " \(transferBytesMax)"
+        }
+        if tellsAllocation, !found.tellsAllocation {
+            return "it does not tell what is allocated any more"
+        }
+        guard forWriting else { return nil }
+        let lacking = [
+            ("flush", flushes && !found.flushes),
+            ("durable writes (FUA)", durableWrites && !found.durableWrites),
+            ("trim", discards && !found.discards),
+            ("writing of zeroes", zeroes && !found.zeroes),
+        ].filter(\.1).map(\.0)
+        return lacking.first.map { "it offers no \($0) any more" }
     }
 }
 
@@ -63,6 +76,8 @@ package struct UpstreamFacts: Sendable, Hashable {
 @safe
 final class UpstreamLink: @unchecked Sendable {
     private let handle: OpaquePointer
+    /// A descriptor of our own for its socket: the library closes its own when the connection
+    /// breaks, and the number may be somebody else's at once.
     let descriptor: Int32
     let facts: UpstreamFacts
     /// Tells it from all others of its ring.
@@ -84,16 +99,22 @@ final class UpstreamLink: @unchecked Sendable {
         do throws(UpstreamFault) {
             try unsafe Self.connect(handle, address, until: deadline)
             facts = try unsafe Self.facts(of: handle)
+            descriptor = try Self.duplicate(unsafe nbd_aio_get_fd(handle))
         } catch {
             unsafe nbd_close(handle)
             throw error
         }
         unsafe self.handle = unsafe handle
-        descriptor = unsafe nbd_aio_get_fd(handle)
         if case .tcp = address.place { Self.watch(descriptor, patienceMilliseconds) }
     }
 
     deinit { close() }
+
+    private static func duplicate(_ descriptor: Int32) throws(UpstreamFault) -> Int32 {
+        let own = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+        guard own >= 0 else { throw UpstreamFault("no descriptor for its connection") }
+        return own
+    }
 
     /// Ends the connection: no command is answered any more, and no bytes of one are touched.
     func close() {
@@ -105,6 +126,7 @@ final class UpstreamLink: @unchecked Sendable {
         // A poll in flight keeps the socket open: it is ended for both sides.
         SocketCalls.shutdown(descriptor)
         unsafe nbd_close(handle)
+        _ = Glibc.close(descriptor)
     }
 
     // MARK: Connecting
@@ -144,7 +166,12 @@ final class UpstreamLink: @unchecked Sendable {
         switch security {
         case .plain: break
         case .certificates(let directory):
-            if let directory { try check(unsafe nbd_set_tls_certificates(handle, directory)) }
+            // Without it the library would trust any server.
+            let authority = directory + "/ca-cert.pem"
+            guard unsafe access(authority, R_OK) == 0 else {
+                throw UpstreamFault("'\(authority)' cannot be read")
+            }
+            try check(unsafe nbd_set_tls_certificates(handle, directory))
             try check(unsafe nbd_set_tls_verify_peer(handle, true))
         case .keys(let file, let user):
             try check(unsafe nbd_set_tls_psk_file(handle, file))
@@ -209,6 +236,9 @@ final class UpstreamLink: @unchecked Sendable {
         // SAFETY: the handle lives as long as this object; so below.
         unsafe !isBroken && (nbd_aio_is_ready(handle) > 0 || nbd_aio_is_processing(handle) > 0)
     }
+
+    /// Whether it has commands that are not answered.
+    var isAsked: Bool { unsafe !isClosed && nbd_aio_in_flight(handle) > 0 }
 
     var wantsInput: Bool { direction & UInt32(LIBNBD_AIO_DIRECTION_READ) != 0 }
     var wantsOutput: Bool { direction & UInt32(LIBNBD_AIO_DIRECTION_WRITE) != 0 }

@@ -93,6 +93,8 @@ package struct UpstreamRing: ~Copyable {
             noteLinks(home)
         case .close(let number):
             guard let home = homes.removeValue(forKey: number) else { return }
+            let links = Set(byLink.filter { $0.value == number }.keys)
+            errands.polls.removeAll { links.contains($0.serial) }
             byLink = byLink.filter { $0.value != number }
             home.end()
         }

@@ -109,6 +109,9 @@ package final class UpstreamSource: RemoteSource {
 
     /// Connections of one upstream, where it takes several.
     static let linksMax = 4
+    /// The others are waited for no longer, all together: a server may be willing to have several
+    /// and have room for one.
+    private static let furtherLinksNanoseconds: UInt64 = 1_000_000_000
     /// A smallest block that is larger is refused, in bytes: buffers are aligned to this.
     private static let alignmentMax = 4096
 
@@ -186,9 +189,11 @@ package final class UpstreamSource: RemoteSource {
         var links = [first]
         if first.facts.takesConnections {
             // What cannot be had is done without.
+            let end = min(deadline, MonotonicClock.now() + furtherLinksNanoseconds)
             while links.count < linksMax,
                 let more = try? UpstreamLink(
-                    address, until: deadline, patienceMilliseconds: terms.patienceMilliseconds)
+                    address, until: end, patienceMilliseconds: terms.patienceMilliseconds),
+                first.facts.difference(from: more.facts, forWriting: true) == nil
             {
                 links.append(more)
             }

@@ -124,8 +124,26 @@ import Testing
     }
 
     @Test(arguments: [
-        ("<driver type='qcow2'/>", "type='file'", "<source file='/a'/>", "driver type is 'qcow2'"),
-        ("", "type='network'", "<source protocol='rbd' name='p/i'/>", "type is 'network'"),
+        ("<driver type='qed'/>", "type='file'", "<source file='/a'/>", "driver type is 'qed'"),
+        ("", "type='network'", "<source protocol='rbd' name='p'/>", "'POOL/IMAGE'"),
+        ("", "type='network'", "<source protocol='iscsi' name='t/1'/>", "one <host>"),
+        ("", "type='network'", "<source protocol='gluster' name='v'/>", "'VOLUME/PATH'"),
+        ("", "type='network'", "<source protocol='ssh' name='v'/>", "its protocol 'ssh'"),
+        (
+            "<driver type='qcow2'/>", "type='file'",
+            "<source file='/a'/><backingStore type='file'><source file='/b'/></backingStore>",
+            "<format type="
+        ),
+        (
+            "<driver type='qcow2'/>", "type='file'",
+            "<source file='/a'/><backingStore type='file'><format type='raw'/>"
+                + "<source file='b'/></backingStore>", "absolute path"
+        ),
+        ("<driver type='luks'/>", "type='file'", "<source file='/a'/>", "encrypted"),
+        (
+            "", "type='network'",
+            "<source protocol='nbd' tls='yes'><host name='h'/></source>", "<credentials"
+        ),
         ("", "type='network'", "<source protocol='nbd' name='x'/>", "0 <host>"),
         (
             "", "type='network'",
@@ -136,8 +154,8 @@ import Testing
             "<source protocol='nbd'><host name='h'/></source>", "driver type is 'qcow2'"
         ),
         ("", "type='volume' device='cdrom'", "<source pool='p' volume='v'/>", "type is 'volume'"),
-        ("", "type='file'", "<source file='/a'><encryption format='luks'/></source>", "encrypted"),
-        ("", "type='file'", "<source file='/a'/><encryption format='luks'/>", "encrypted"),
+        ("", "type='file'", "<source file='/a'><encryption format='luks'/></source>", "passphrase"),
+        ("", "type='file'", "<source file='/a'/><encryption format='qcow'/>", "encryption is"),
         ("", "type='file'", "<source file='/a'><slices><slice/></slices></source>", "slice"),
         ("", "type='file'", "<source file='/a' fdgroup='g'/>", "descriptor"),
         (
@@ -162,7 +180,11 @@ import Testing
             ("name='a b'", "<host name='h' port='10810'/>", "nbd://h:10810/a%20b"),
             ("", "<host name='::1'/>", "nbd://[::1]/"),
             ("name='x'", "<host transport='unix' socket='/run/s'/>", "nbd+unix:///x?socket=/run/s"),
-            ("tls='yes' name='x'", "<host name='h'/>", "nbds://h/x"),
+            (
+                "tls='yes' name='x'",
+                "<host name='h'/><credentials xmlns='urn:nbdpull:disk:1' certs='/d'/>",
+                "nbds://h/x?tls-certificates=/d"
+            ),
             (
                 "tls='yes'",
                 "<host name='h'/><credentials xmlns='urn:nbdpull:disk:1' psk='/k' user='me'/>",
@@ -175,6 +197,42 @@ import Testing
         let disk = try #require(domain.disks.first)
         #expect(disk.path == uri && disk.kind == .network && disk.isServable)
         #expect(disk.patienceSeconds == 7)
+    }
+
+    @Test("a chain is read as it is named, and storage by its protocol")
+    func images() throws {
+        let chain = """
+            <source file='/top'><dataStore type='file'><source file='/data'/></dataStore></source>
+            <backingStore type='file'><format type='qcow2'/><source file='/mid'/>
+              <backingStore type='block'><format type='raw'/><source dev='/dev/base'/>
+                <backingStore/></backingStore></backingStore>
+            """
+        let disk = try #require(
+            try DomainDefinition.parse(Self.disk(chain, driver: "<driver type='qcow2'/>")).disks
+                .first)
+        let layers = try #require(disk.image?.layers)
+        #expect(layers.map(\.format) == [.qcow2, .qcow2, .raw])
+        #expect(
+            layers.map(\.place)
+                == [.file(path: "/top"), .file(path: "/mid"), .block(path: "/dev/base")])
+        #expect(layers[0].dataPlace == .file(path: "/data"))
+        #expect(disk.path == "/top" && disk.kind == .file && disk.isServable)
+
+        let rbd = """
+            <source protocol='rbd' name='p/n/i'><host name='m1'/><host name='m2' port='3300'/>
+              <snapshot name='s'/><config file='/c'/><auth username='u'>
+                <secret xmlns='urn:nbdpull:disk:1' file='/k'/></auth></source>
+            """
+        let network = try #require(
+            try DomainDefinition.parse(Self.disk(rbd, attributes: "type='network'")).disks.first)
+        guard case .rbd(let image) = network.image?.layers.first?.place else {
+            Issue.record("\(network)")
+            return
+        }
+        #expect(image.pool == "p" && image.namespace == "n" && image.image == "i")
+        #expect(image.hosts.map(\.port) == [6789, 3300] && image.snapshot == "s")
+        #expect(image.configuration == "/c" && image.user == "u" && image.keyFile == "/k")
+        #expect(network.path == "rbd:p/n/i@s" && network.kind == .network && network.isServable)
     }
 
     @Test("what changes nothing about the bytes is kept")

@@ -9,6 +9,8 @@ final class StressRig {
     let server: ServerUnderTest
     private(set) var writer: StressWriter
     let paths: [String]
+    private let source: Source
+    private let cluster: CephCluster?
     let seed: UInt64
     /// How the guest reaches its disks.
     let guest: GuestKind
@@ -24,6 +26,10 @@ final class StressRig {
         case directFile
         case blockDevice
         case upstream
+        /// A qcow2 image that builds on a raw one.
+        case overlay
+        /// Images of a Ceph cluster.
+        case rbd
     }
 
     init(
@@ -40,6 +46,7 @@ final class StressRig {
         var upstreams: [UpstreamServer] = []
         var disks: [DiskDescription] = []
         var contents: [[UInt8]] = []
+        var cluster: CephCluster?
         for (index, target) in Self.targets.enumerated() {
             let path = directory.file(target + ".img")
             var content = try Images.mixed(
@@ -56,6 +63,12 @@ final class StressRig {
             case .directFile: disk.cache = .direct
             case .blockDevice:
                 loops.append(try disk.becomeDevice())
+            case .overlay: try disk.becomeOverlay()
+            case .rbd:
+                let ceph = try cluster ?? CephCluster()
+                cluster = ceph
+                try ceph.add(target, from: path)
+                disk.rbd = (target, ceph.configuration)
             case .upstream:
                 let server = try UpstreamServer(upstream, over: path)
                 disk.upstreamSocket = server.socket
@@ -66,6 +79,8 @@ final class StressRig {
         self.loops = loops
         self.upstreams = upstreams
         paths = disks.map(\.path)
+        self.source = source
+        self.cluster = cluster
         let options =
             guest == .vhost ? given + ["--vhost-dir", directory.file("vhost")] : given
         server = try ServerUnderTest([DomainDescription("vm1", disks)], options: options)
@@ -155,9 +170,17 @@ final class StressRig {
         try server.start()
         var next = plan
         next.seed = plan.seed &+ UInt64(writer.finishedCount) &+ 1
+        let contents = try paths.indices.map { index throws in
+            guard source == .overlay || source == .rbd else {
+                return try Bytes.ofDisk(paths[index])
+            }
+            // What its program has not written down yet is the disk's, too.
+            let client = try NBDClient(server.liveURI("vm1", Self.targets[index]))
+            defer { try? client.disconnect() }
+            return try client.read(0, client.sizeBytes)
+        }
         writer = try StressWriter(
-            disks: Self.connect(server, guest, vhostFolder),
-            contents: try paths.map { path throws in try Bytes.ofDisk(path) }, plan: next)
+            disks: Self.connect(server, guest, vhostFolder), contents: contents, plan: next)
     }
 
     /// Starts the server again after its end, under a guest that never hears of it: its requests in
@@ -172,12 +195,26 @@ final class StressRig {
         }
     }
 
+    /// The bytes of an image that nobody has open, which must be in order.
+    private func overlayContent(_ path: String) throws -> [UInt8] {
+        try Command.run("qemu-img", ["check", "-q", path]).output()
+        let copy = path + ".raw"
+        defer { Files.remove(copy) }
+        try Command.run("qemu-img", ["convert", "-O", "raw", path, copy]).output()
+        return try Bytes.ofFile(copy)
+    }
+
     /// Stops everything; fails unless the disks hold what the writer put there.
     func finish() throws {
         try writer.drain()
         try server.stop()
         for (index, path) in paths.enumerated() {
-            let file = try Bytes.ofDisk(path)
+            let file =
+                switch source {
+                case .overlay: try overlayContent(path)
+                case .rbd: try cluster?.content(Self.targets[index]) ?? []
+                case .blockDevice, .bufferedFile, .directFile, .upstream: try Bytes.ofDisk(path)
+                }
             let oracle = writer.oracle[index]
             guard file.count == oracle.count else { throw TestFailure("\(path) changed its size") }
             if let place = Bytes.firstDifference(file, at: 0, oracle, at: 0, count: file.count) {

@@ -14,6 +14,9 @@ package struct DiskDescription: Sendable {
     package var isReadOnly = false
     /// The socket by which the machine has the disk with vhost-user.
     package var vhostSocket: String?
+    /// The image's format, and the raw file that a qcow2 image builds on.
+    package var format = "raw"
+    package var backing: String?
     /// The socket of the upstream that serves `path`.
     package var upstreamSocket: String?
 
@@ -30,6 +33,29 @@ package struct DiskDescription: Sendable {
         isBlockDevice = true
         cache = .direct
         return loop
+    }
+
+    /// The image of a Ceph cluster that has the bytes, and the cluster's configuration.
+    package var rbd: (image: String, configuration: String)?
+
+    private var backingXML: String {
+        guard let backing else { return "" }
+        return """
+            <backingStore type='file'>
+              <format type='raw'/><source file='\(backing)'/><backingStore/>
+            </backingStore>
+            """
+    }
+
+    /// Makes it a qcow2 image that builds on its file.
+    package mutating func becomeOverlay() throws {
+        let image = path + ".qcow2"
+        try Command.run(
+            "qemu-img", ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", path, image]
+        ).output()
+        backing = path
+        path = image
+        format = "qcow2"
     }
 
     /// The disk as hypervisor and server read it.
@@ -60,11 +86,25 @@ package struct DiskDescription: Sendable {
                     </disk>
                 """
         }
+        if let rbd {
+            return """
+                    <disk type='network' device='disk'>
+                      <driver name='qemu' type='raw' cache='\(cache.rawValue)'
+                        discard='\(discards ? "unmap" : "ignore")'/>
+                      <source protocol='rbd' name='rbd/\(rbd.image)'>
+                        <config file='\(rbd.configuration)'/>
+                      </source>
+                      <target dev='\(target)' bus='virtio'/>
+                    </disk>
+                """
+        }
         let discard = discards ? "unmap" : "ignore"
         return """
                 <disk type='\(type)' device='disk'>
-                  <driver name='qemu' type='raw' cache='\(cache.rawValue)' discard='\(discard)'/>
+                  <driver name='qemu' type='\(format)' cache='\(cache.rawValue)'
+                    discard='\(discard)'/>
                   <source \(attribute)='\(path)'/>
+                  \(backingXML)
                   <target dev='\(target)' bus='virtio'/>
                   \(isReadOnly ? "<readonly/>" : "")
                 </disk>

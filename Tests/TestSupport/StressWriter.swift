@@ -240,8 +240,14 @@ extension StressWriter {
         let difference = Bytes.firstDifference(
             oracle[operation.disk], at: operation.offset, bytes, at: 0, count: operation.count)
         if let difference {
+            let place = operation.offset + difference
+            let wrong = (difference..<operation.count).filter {
+                bytes[$0] != oracle[operation.disk][operation.offset + $0]
+            }
             failures.append(
-                "a wrong byte at \(operation.offset + difference): \(operation.summary)")
+                "a wrong byte at \(place), \(bytes[difference]) for"
+                    + " \(oracle[operation.disk][place]), the last of \(wrong.count) at"
+                    + " \(operation.offset + (wrong.last ?? 0)): \(operation.summary)")
         }
     }
 

@@ -15,6 +15,8 @@ package enum Tool {
         "bash": "bash",
         "virsh": "libvirt-clients", "virtnbdbackup": "virtnbdbackup",
         "virtnbdrestore": "virtnbdbackup", "libvirtd": "libvirt-daemon",
+        "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common", "rbd": "ceph-common",
+        "monmaptool": "ceph-base",
         "promtool": "prometheus", "xmllint": "libxml2-utils", "nc": "netcat-openbsd",
         "sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     ]

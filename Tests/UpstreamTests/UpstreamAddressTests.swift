@@ -7,7 +7,7 @@ struct UpstreamAddressTests {
         "An address is read, and written the same",
         arguments: [
             "nbd://host/", "nbd://host:10/disk", "nbd://[::1]:10810/a/b", "nbd+unix:///?socket=/s",
-            "nbd+unix:///a%20b%3F?socket=/run/x%26y", "nbds://host/x",
+            "nbd+unix:///a%20b%3F?socket=/run/x%26y",
             "nbds://host/x?tls-certificates=/etc/pki", "nbds://me%40here@host/?tls-psk-file=/k",
             "nbds+unix://me@/n?socket=/s&tls-psk-file=/k",
         ])
@@ -33,6 +33,8 @@ struct UpstreamAddressTests {
             ("nbd://h/x?foo=1", "foo"), ("nbd://h/?socket=/s", "nbd+unix"),
             ("nbd://h/?tls-psk-file=/k", "nbds"), ("nbd://[::1/", "]"), ("nbd://h/%FF", "UTF-8"),
             ("nbds://h/?tls-psk-file=/k&tls-certificates=/d", "one of them"),
+            ("nbds://h/x", "tls-certificates"), ("nbds+unix:///?socket=/s", "tls-certificates"),
+            ("nbds+unix:///?socket=/s&tls-certificates=/d", "no name"),
             ("nbd+vsock://1/", "nbd+vsock"), ("nbd://h/x#y", "#"),
             ("nbd+unix:///?socket=/" + String(repeating: "x", count: 107), "108 bytes"),
         ])

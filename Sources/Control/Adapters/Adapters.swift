@@ -143,6 +143,8 @@ package final class Adapters: AdapterStarting {
             return [UInt8](try file.read(upToCount: ImageProbe.byteCount) ?? Data())
         } catch let fault as AdapterFault {
             throw fault
+        } catch CocoaError.fileReadNoSuchFile, CocoaError.fileNoSuchFile {
+            throw AdapterFault("'\(path)' does not exist")
         } catch {
             throw AdapterFault("'\(path)' cannot be read: \(error.localizedDescription)")
         }

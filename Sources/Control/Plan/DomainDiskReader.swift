@@ -154,7 +154,12 @@ struct DomainDiskReader {
             if let file = credentials?.attribute("psk") {
                 return .keys(file: file, user: credentials?.attribute("user") ?? "")
             }
-            return .certificates(directory: credentials?.attribute("certs"))
+            guard let directory = credentials?.attribute("certs") else {
+                throw UpstreamAddressFault(
+                    "TLS needs <credentials xmlns='\(Self.namespace)' certs='DIR'/>, or psk='FILE'"
+                        + " user='USER'")
+            }
+            return .certificates(directory: directory)
         case let other: throw UpstreamAddressFault("tls '\(other)' is neither 'yes' nor 'no'")
         }
     }

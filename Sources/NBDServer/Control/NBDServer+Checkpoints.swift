@@ -13,6 +13,10 @@ extension NBDServer {
         _ configuration: CheckpointConfiguration
     ) async throws(ServerFault) {
         _ = try await onDisks(Set(configuration.disks)) { self.create(configuration) }.get()
+        // What was written before the instant is to outlive an upstream that is started anew while
+        // no server has it.
+        let exports = state.withLock { state in configuration.disks.compactMap { state.disks[$0] } }
+        for export in exports { export.source.remote?.beginFlush() }
         compressLater(configuration.disks)
     }
 

@@ -1,0 +1,195 @@
+import Foundation
+import TestSupport
+import Testing
+
+extension InteropSuite {
+    /// Images that another program opens.
+    @Suite struct AdapterTests {
+        private static let bytes = 4 << 20
+
+        private func image(
+            _ directory: TemporaryDirectory, _ format: String, _ options: [String] = []
+        ) throws -> (path: String, content: [UInt8]) {
+            let raw = directory.file("disk.raw")
+            let content = try Images.random(raw, bytes: Self.bytes, seed: 9)
+            let path = directory.file("disk." + format)
+            try Command.run("qemu-img", ["convert", "-O", format] + options + [raw, path]).output()
+            return (path, content)
+        }
+
+        private func content(
+            _ path: String, _ format: String, _ directory: TemporaryDirectory
+        ) throws -> [UInt8] {
+            let copy = directory.file("copy.raw")
+            try Command.run("qemu-img", ["convert", "-f", format, "-O", "raw", path, copy]).output()
+            return try Bytes.ofFile(copy)
+        }
+
+        @Test(
+            "P5: the bytes of an image are those that qemu finds in it, also when written here",
+            arguments: ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
+        func formats(format: String) throws {
+            let directory = try TemporaryDirectory()
+            // A VHD's size is rounded up, but for this.
+            let options = format == "vpc" ? ["-o", "force_size"] : []
+            var (path, expected) = try image(directory, format, options)
+            let export = try ExportUnderTest(path, options: ["--format", format])
+            let client = try NBDClient(export.uri)
+            #expect(try client.read(0, Self.bytes) == expected)
+            let new = [UInt8](repeating: 0x5A, count: 100_000)
+            try client.write(new, at: 1_000_000)
+            expected.replaceSubrange(1_000_000..<1_100_000, with: new)
+            try client.flush()
+            #expect(try client.read(0, Self.bytes) == expected)
+            try client.disconnect()
+            try export.stop()
+            #expect(try content(path, format, directory) == expected)
+        }
+
+        @Test("P5: compressed clusters, and data in a file of its own that the disk names")
+        func compressedAndDataFile() throws {
+            let directory = try TemporaryDirectory()
+            let (path, expected) = try image(directory, "qcow2", ["-c"])
+            let export = try ExportUnderTest(path, options: ["--format", "qcow2"])
+            let client = try NBDClient(export.uri)
+            #expect(try client.read(0, Self.bytes) == expected)
+            try client.disconnect()
+            try export.stop()
+
+            let outside = directory.file("outside.qcow2")
+            let data = directory.file("outside.data")
+            try Command.run(
+                "qemu-img",
+                [
+                    "create", "-q", "-f", "qcow2", "-o", "data_file=\(data),data_file_raw=on",
+                    outside, "4M",
+                ]
+            ).output()
+            let refused = try Command.run(
+                try ServerUnderTest.binary(),
+                ["export", "--format", "qcow2", "--socket", directory.file("s"), outside])
+            #expect(refused.status == 1 && refused.stderr.contains("<dataStore>"), "\(refused)")
+        }
+
+        @Test("P5: nothing is opened because an image names it")
+        func unnamedBacking() throws {
+            let directory = try TemporaryDirectory()
+            let (base, _) = try image(directory, "qcow2")
+            let top = directory.file("top.qcow2")
+            try Command.run(
+                "qemu-img", ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, top]
+            ).output()
+            let flat = directory.file("flat.vmdk")
+            try Command.run(
+                "qemu-img",
+                ["create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", flat, "4M"]
+            ).output()
+            for (path, format, words) in [
+                (top, "qcow2", "<backingStore>"), (flat, "vmdk", "names others"),
+                (base, "vmdk", "no VMDK image"), (flat, "qcow2", "not a qcow2 image"),
+                (directory.file("none"), "qcow2", "does not exist"),
+                ("/dev/null", "qcow2", "neither a file nor"),
+            ] {
+                let refused = try Command.run(
+                    try ServerUnderTest.binary(),
+                    ["export", "--format", format, "--socket", directory.file("s"), path])
+                #expect(refused.status == 1 && refused.stderr.contains(words), "\(refused)")
+            }
+        }
+
+        @Test(
+            "P5: an encrypted image is opened with the passphrase in a file",
+            arguments: [true, false])
+        func encrypted(isQcow2: Bool) throws {
+            let directory = try TemporaryDirectory()
+            let secret = directory.file("secret")
+            try Files.write("open sesame", to: secret)
+            let path = directory.file("disk.luks")
+            let options =
+                isQcow2
+                ? [
+                    "-f", "qcow2", "-o",
+                    "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+                ]
+                : ["-f", "luks", "-o", "key-secret=s,iter-time=10"]
+            try Command.run(
+                "qemu-img",
+                ["create", "-q", "--object", "secret,id=s,file=\(secret)"] + options + [path, "4M"]
+            ).output()
+            let xml = """
+                <domain type='none'><name>vm1</name><devices>
+                  <disk type='file' device='disk'>
+                    <driver name='qemu' type='\(isQcow2 ? "qcow2" : "raw")'/>
+                    <source file='\(path)'>
+                      <encryption format='luks'>
+                        <secret xmlns='urn:nbdpull:disk:1' file='\(secret)'/>
+                      </encryption>
+                    </source>
+                    <target dev='vda'/>
+                  </disk>
+                </devices></domain>
+                """
+            let file = directory.file("vm1.xml")
+            try Files.write(xml, to: file)
+            let server = try ServerUnderTest([])
+            try server.cli(["define", file]).output()
+            let client = try NBDClient(server.liveURI("vm1", "vda"))
+            let new = [UInt8](repeating: 0x77, count: 65_536)
+            try client.write(new, at: 65_536)
+            try client.flush()
+            #expect(try client.read(65_536, 65_536) == new)
+            #expect(client.sizeBytes == 4 << 20)
+            try client.disconnect()
+            let job = try server.begin("vm1", disks: ["vda"], tag: "one")
+            let copy = directory.file("copy")
+            try Command.run("nbdcopy", [try job.uri("vda"), copy]).output()
+            #expect(Array(try Bytes.ofFile(copy)[65_536..<131_072]) == new)
+            try server.end("vm1", job)
+            try server.stop()
+        }
+
+        @Test(
+            "P2: a program that opens an image ends with its server, and does not keep the next out"
+        )
+        func ends() throws {
+            let directory = try TemporaryDirectory()
+            let (path, _) = try image(directory, "qcow2")
+            let server = try ServerUnderTest([])
+            let file = directory.file("vm1.xml")
+            var disk = DiskDescription("vda", path)
+            disk.format = "qcow2"
+            try Files.write(DomainDescription("vm1", [disk]).xml, to: file)
+            try server.cli(["define", file]).output()
+            for _ in 0..<3 {
+                let client = try NBDClient(server.liveURI("vm1", "vda"))
+                try client.write([1, 2, 3], at: 5)
+                try client.flush()
+                server.kill()
+                try server.start()
+            }
+            try server.stop()
+            // Every program has let go of it.
+            try Command.run("qemu-img", ["check", "-q", path]).output()
+            #expect(Array(try content(path, "qcow2", directory)[5..<8]) == [1, 2, 3])
+        }
+
+        @Test("P2: a disk that is detached leaves its image to others at once")
+        func detached() throws {
+            let directory = try TemporaryDirectory()
+            let (path, _) = try image(directory, "qcow2")
+            let server = try ServerUnderTest([])
+            let file = directory.file("vm1.xml")
+            var disk = DiskDescription("vda", path)
+            disk.format = "qcow2"
+            try Files.write(DomainDescription("vm1", [disk]).xml, to: file)
+            for _ in 0..<2 {
+                try server.cli(["define", file]).output()
+                let held = try Command.run("qemu-img", ["check", "-q", path])
+                #expect(!held.succeeded, "another writer must be kept out")
+                try server.cli(["undefine", "vm1"]).output()
+                try Command.run("qemu-img", ["check", "-q", path]).output()
+            }
+            try server.stop()
+        }
+    }
+}
