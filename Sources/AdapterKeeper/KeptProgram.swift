@@ -19,6 +19,8 @@ struct KeptProgram {
         case runs(Process)
         /// It was told to end; by then, on the monotonic clock, in nanoseconds, it is killed.
         case stops(Process, killAt: UInt64)
+        /// It has ended in order, and one before it has not: what that one left is mended.
+        case repairs(Process, killAt: UInt64)
         case failed(String)
     }
 
@@ -33,11 +35,17 @@ struct KeptProgram {
     private let order: AdapterOrder
     private var state = State.waitsForLock
     private var lockEnd: UInt64
+    /// A program that had the image open was killed, and what it left is there.
+    private var isUnclean = false
+    /// It was told to end, and has closed the image.
+    private var hasEndedWell = false
 
     /// A program that was told to end writes what it has first.
     private static let stopNanoseconds: UInt64 = 10_000_000_000
+    /// Nobody waits longer for the image to be mended; the next program's end goes on with it.
+    private static let repairNanoseconds: UInt64 = 20_000_000_000
     /// Whoever has the lock was told to end by its own keeper, and is killed before this is over.
-    private static let lockNanoseconds: UInt64 = stopNanoseconds + 5_000_000_000
+    private static let lockNanoseconds = stopNanoseconds + repairNanoseconds + 5_000_000_000
     private static let outputBytesMax = 4096
 
     init(_ order: AdapterOrder) {
@@ -47,7 +55,9 @@ struct KeptProgram {
 
     private var process: Process? {
         switch state {
-        case .starts(let process), .runs(let process), .stops(let process, _): process
+        case .starts(let process), .runs(let process), .stops(let process, _),
+            .repairs(let process, _):
+            process
         case .waitsForLock, .failed: nil
         }
     }
@@ -57,7 +67,7 @@ struct KeptProgram {
     /// It waits for something that nothing tells.
     var isWatched: Bool {
         switch state {
-        case .waitsForLock, .starts, .stops, .failed: true
+        case .waitsForLock, .starts, .stops, .repairs, .failed: true
         case .runs(let process): process.descriptor < 0
         }
     }
@@ -67,7 +77,10 @@ struct KeptProgram {
             state = .failed("")
             return
         }
-        if case .stops = state { return }
+        switch state {
+        case .stops, .repairs: return
+        case .waitsForLock, .starts, .runs, .failed: break
+        }
         state = .stops(process, killAt: MonotonicClock.now() + Self.stopNanoseconds)
         // Not the signal by which service managers end all processes at once: that one it does not
         // hear.
@@ -88,6 +101,10 @@ struct KeptProgram {
             return .ready
         case .runs(let process): return endText(process).map { .ended($0) } ?? .nothing
         case .stops(let process, let killAt):
+            if let end = endText(process) { return beginRepair() ? .nothing : .ended(end) }
+            if MonotonicClock.now() >= killAt { _ = kill(process.number, SIGKILL) }
+            return .nothing
+        case .repairs(let process, let killAt):
             if let end = endText(process) { return .ended(end) }
             if MonotonicClock.now() >= killAt { _ = kill(process.number, SIGKILL) }
             return .nothing
@@ -109,21 +126,47 @@ struct KeptProgram {
             return
         }
         for file in [order.socket, order.readyFile] { unsafe unlink(file) }
+        isUnclean = isUnclean || lseek(lock, 0, SEEK_END) > 0
+        // Until it has ended in order. Where this cannot be written, nothing is mended.
+        _ = ftruncate(lock, 1)
+        if let process = spawn([order.program] + order.arguments, lock) { state = .starts(process) }
+    }
+
+    private mutating func spawn(_ command: [String], _ lock: Int32) -> Process? {
+        // SAFETY: strings and lists live for the calls; the list ends in nil.
         let output = unsafe nbdpull_memory_file("nbdpull-adapter")
-        guard output >= 0 else { return fail("memfd_create") }
-        var words: [UnsafeMutablePointer<CChar>?] = unsafe ([order.program] + order.arguments).map {
-            unsafe strdup($0)
+        guard output >= 0 else {
+            fail("memfd_create")
+            return nil
         }
+        var words: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) }
         unsafe words.append(nil)
         defer { unsafe words.forEach { unsafe free($0) } }
-        let number = unsafe nbdpull_spawn_adapter(order.program, words, output, lock)
+        let number = unsafe nbdpull_spawn_adapter(command[0], words, output, lock)
         guard number > 0 else {
             fail("fork")
             close(output)
-            return
+            return nil
         }
-        state = .starts(
-            Process(number: number, descriptor: nbdpull_open_process(number), output: output))
+        return Process(number: number, descriptor: nbdpull_open_process(number), output: output)
+    }
+
+    /// The program has ended: starts mending if something is to be mended; false when all is over.
+    private mutating func beginRepair() -> Bool {
+        // SAFETY: the string lives for the call.
+        let lock = unsafe open(order.lockFile, O_RDWR | O_CLOEXEC)
+        guard lock >= 0 else { return false }
+        defer { close(lock) }
+        // Somebody else may have the image by now, whose end mends it as well.
+        guard flock(lock, LOCK_EX | LOCK_NB) == 0 else { return false }
+        guard hasEndedWell else { return false }
+        guard isUnclean, !order.repair.isEmpty else {
+            ftruncate(lock, 0)
+            return false
+        }
+        guard let process = spawn(order.repair, lock) else { return false }
+        state = .repairs(process, killAt: MonotonicClock.now() + Self.repairNanoseconds)
+        return true
     }
 
     private mutating func fail(_ call: String) {
@@ -134,7 +177,7 @@ struct KeptProgram {
     // MARK: Ending
 
     /// How it has ended; nil: it runs.
-    private func endText(_ process: Process) -> String? {
+    private mutating func endText(_ process: Process) -> String? {
         var status: Int32 = 0
         // SAFETY: the callee fills the local during the call.
         guard unsafe nbdpull_has_ended(process.number, &status) == 1 else { return nil }
@@ -143,7 +186,16 @@ struct KeptProgram {
         if process.descriptor >= 0 { close(process.descriptor) }
         // SAFETY: the string lives for the call.
         for file in [order.socket, order.readyFile] { unsafe unlink(file) }
-        if case .stops = state, status == 0 { return "" }
+        switch state {
+        case .stops:
+            hasEndedWell = status == 0
+            if status == 0 { return "" }
+        case .repairs:
+            // SAFETY: the string lives for the call.
+            if status == 0 { unsafe _ = truncate(order.lockFile, 0) }
+            return ""
+        case .waitsForLock, .starts, .runs, .failed: break
+        }
         let end =
             status > 128 ? "it was killed by signal \(status - 128)" : "it ended with \(status)"
         return said.isEmpty ? end : said

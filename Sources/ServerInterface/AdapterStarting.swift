@@ -42,13 +42,18 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
     /// Its socket, and a file that it writes when it is ready: both are removed before.
     package var socket: String
     package var readyFile: String
-    /// A file that the program has locked for as long as it runs, whoever started it.
+    /// A file that the program has locked for as long as it runs, whoever started it; it is empty
+    /// when the image was closed in order.
     package var lockFile: String
+    /// A program, by its absolute path, and its arguments, that mends what one that was killed has
+    /// left in the image; empty: nothing is to be mended.
+    package var repair: [String]
 
     package init(
         id: UInt64, program: String, arguments: [String], socket: String, readyFile: String,
-        lockFile: String
+        lockFile: String, repair: [String]
     ) {
+        self.repair = repair
         self.id = id
         self.program = program
         self.arguments = arguments

@@ -25,7 +25,7 @@ final class AdapterRun: Adapter {
     private let content = Mutex(Content())
 
     /// A program that was told to end is killed by its keeper before this is over, in seconds.
-    private static let stopSeconds = 12.0
+    private static let stopSeconds = 32.0
 
     init(_ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress) {
         self.order = order

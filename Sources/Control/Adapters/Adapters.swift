@@ -39,6 +39,12 @@ package final class Adapters: AdapterStarting {
                     + " directory")
         }
         let socket = name + ".sock"
+        let repair =
+            disk.readOnly
+            ? []
+            : (try? Self.find("qemu-img", for: image)).flatMap {
+                BlockGraph.repair(image, by: $0)
+            } ?? []
         let arguments = BlockGraph.arguments(
             image, for: disk, socket: socket, readyFile: name + ".ready")
         let address = try Self.address(socket)
@@ -46,7 +52,7 @@ package final class Adapters: AdapterStarting {
             content.lastID += 1
             let order = AdapterOrder(
                 id: content.lastID, program: program, arguments: arguments, socket: socket,
-                readyFile: name + ".ready", lockFile: name + ".lock")
+                readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
             let run = AdapterRun(order, of: self, address)
             content.runs[order.id] = run
             return run

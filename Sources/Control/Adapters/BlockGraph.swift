@@ -36,6 +36,20 @@ struct BlockGraph {
             + ["--nbd-server", text(server), "--export", text(export), "--pidfile", readyFile]
     }
 
+    /// The command by which `qemu-img` frees what a killed program had taken in an image and not
+    /// used; nil where there is no such thing.
+    static func repair(_ image: ImageConfiguration, by program: String) -> [String]? {
+        guard let layer = image.layers.first, layer.format == .qcow2, layer.passphraseFile == nil,
+            layer.dataPlace == nil, let path = layer.place.path
+        else { return nil }
+        var driver = "file"
+        if case .block = layer.place { driver = "host_device" }
+        let node: Node = [
+            "driver": "qcow2", "backing": NSNull(), "file": ["driver": driver, "filename": path],
+        ]
+        return [program, "check", "-q", "-r", "leaks", "json:" + text(node)]
+    }
+
     private static func text(_ node: Node) -> String {
         let data = try? JSONSerialization.data(
             withJSONObject: node, options: [.sortedKeys, .withoutEscapingSlashes])
