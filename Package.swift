@@ -73,6 +73,9 @@ let package = Package(
             dependencies: ["CLibNBD", "CLinux", "Disk", "ServerInterface", "SystemLayer"],
             swiftSettings: strict),
         .target(
+            name: "AdapterKeeper", dependencies: ["CLinux", "ServerInterface", "SystemLayer"],
+            swiftSettings: strict),
+        .target(
             name: "Upstream",
             dependencies: [
                 "CLibNBD", "CLinux", "Disk", "IORing", "ServerInterface", "SystemLayer",
@@ -114,7 +117,7 @@ let package = Package(
         .executableTarget(
             name: "nbdpull",
             dependencies: [
-                "Control", "Handover", "NBDServer", "Pushing", "ServerInterface",
+                "AdapterKeeper", "Control", "Handover", "NBDServer", "Pushing", "ServerInterface",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "Logging", package: "swift-log"),

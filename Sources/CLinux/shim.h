@@ -379,6 +379,35 @@ static inline int nbdpull_spawn_bound(const char *path, char *const *arguments, 
     execv(path, arguments);
     _exit(127);
 }
+/* The same for a program that serves: it ends in order (SIGINT) with the calling thread, does not hear the
+   signals by which a service manager ends all processes of a service at once, keeps `lock` open, gets no
+   rights by what it executes, and has of root's rights only those to open files. */
+static inline int nbdpull_spawn_adapter(const char *path, char *const *arguments, int output, int lock) {
+    const int parent = getpid();
+    const int child = fork();
+    if (child != 0) return child;
+    sigset_t unheard;
+    sigemptyset(&unheard);
+    sigaddset(&unheard, SIGTERM);
+    sigaddset(&unheard, SIGHUP);
+    sigprocmask(SIG_SETMASK, &unheard, 0);
+    signal(SIGPIPE, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGINT, 0, 0, 0);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    for (int right = 0; right < 64; right++)
+        if (right != 1 && right != 2) prctl(PR_CAPBSET_DROP, right, 0, 0, 0); /* CAP_DAC_... */
+    const int nothing = open("/dev/null", O_RDWR);
+    if (getppid() != parent || nothing < 0 || dup2(nothing, 0) < 0 || dup2(output, 1) < 0
+        || dup2(output, 2) < 0 || fcntl(lock, F_SETFD, 0) < 0)
+        _exit(126);
+    execv(path, arguments);
+    _exit(127);
+}
+/* A descriptor that is readable when the process has ended. */
+static inline int nbdpull_open_process(int process) {
+    return (int)syscall(434, process, 0); /* pidfd_open */
+}
 /* Whether a child has ended, without waiting: 1 and how, 0 or -1. */
 static inline int nbdpull_has_ended(int process, int *how) {
     int status = 0;

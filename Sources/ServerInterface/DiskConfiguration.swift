@@ -45,6 +45,9 @@ package struct DiskConfiguration: Sendable, Hashable {
     package var waitsForStorage = false
     /// Requests wait so long for an upstream that has gone, in seconds; nil takes the server's.
     package var upstreamPatienceSeconds: Int?
+    /// Present when the disk's bytes are found by an adapter; `path` and `kind` say where the image
+    /// is, for people and to tell it from others.
+    package var image: ImageConfiguration?
     /// Absolute path of a socket by which a guest may have the disk with vhost-user; nil: none.
     package var vhostSocket: String?
 

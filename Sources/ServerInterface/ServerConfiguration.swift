@@ -35,6 +35,9 @@ package struct ServerConfiguration: Sendable {
     /// Where listeners are found that an earlier server had, and told of for the next one.
     package var sockets = SocketKeep()
 
+    /// What opens images that are not raw, and storage with a protocol of its own; nil: nothing.
+    package var adapters: (any AdapterStarting)?
+
     /// Descriptors that other parts of the process may come to use.
     package var otherDescriptors = 0
 

@@ -102,6 +102,10 @@ package final class UpstreamSource: RemoteSource {
     /// Keeps that writes are lost which had succeeded.
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
+    /// The program behind it, where that is this server's own.
+    private let adapter: (any Adapter)?
+    /// What people know it by.
+    private let name: String
 
     /// Connections of one upstream, where it takes several.
     static let linksMax = 4
@@ -109,8 +113,12 @@ package final class UpstreamSource: RemoteSource {
     private static let alignmentMax = 4096
 
     /// Connects; may wait as long as the terms say, and longer for a name server.
+    ///
+    /// `adapter`: the program behind the address, which is started again when it has ended, and
+    /// ends with the upstream. `name`: what people know it by, the address unless given.
     package init(
         number: Int32, _ address: UpstreamAddress, readOnly: Bool, _ terms: UpstreamTerms,
+        adapter: (any Adapter)? = nil, name: String? = nil,
         post: @escaping @Sendable (UpstreamMessage) -> Void,
         onClose: @escaping @Sendable () -> Void
     ) throws(UpstreamFault) {
@@ -137,6 +145,8 @@ package final class UpstreamSource: RemoteSource {
                     + " bytes, the most that is served")
         }
         self.number = number
+        self.adapter = adapter
+        self.name = name ?? address.uri
         self.address = address
         self.facts = facts
         self.terms = terms
@@ -149,7 +159,7 @@ package final class UpstreamSource: RemoteSource {
     /// The same as a source for rings and exports.
     package func rawSource() -> RawSource {
         var facts = SourceFacts(
-            path: address.uri, sizeBytes: facts.sizeBytes, raw: number,
+            path: name, sizeBytes: facts.sizeBytes, raw: number,
             witness: WriteErrorWitness(raw: -1, asking: { nil }))
         facts.type = .other
         facts.isReadOnly = isReadOnly
@@ -199,6 +209,7 @@ package final class UpstreamSource: RemoteSource {
     func startConnecting() -> Bool {
         DetachedThread.run(name: "nbdpull-upstrm") { [self] in
             do throws(UpstreamFault) {
+                try startAdapter()
                 let links = try Self.connect(address, terms)
                 for link in links.links {
                     if let text = facts.difference(from: link.facts, forWriting: !isReadOnly) {
@@ -209,6 +220,14 @@ package final class UpstreamSource: RemoteSource {
             } catch {
                 post(.connected(number, .failure(error)))
             }
+        }
+    }
+
+    private func startAdapter() throws(UpstreamFault) {
+        do throws(AdapterFault) {
+            try adapter?.ensureRuns(milliseconds: Int32(clamping: terms.attemptMilliseconds))
+        } catch {
+            throw UpstreamFault(error.detail)
         }
     }
 
@@ -253,5 +272,7 @@ package final class UpstreamSource: RemoteSource {
     package func release() {
         onClose()
         post(.close(number))
+        // Nobody asks it for anything any more; what was to be durable is.
+        adapter?.stop()
     }
 }

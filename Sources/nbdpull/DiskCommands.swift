@@ -21,7 +21,7 @@ struct AttachDisk: AsyncParsableCommand {
     @Option(help: "readonly.") var mode: String?
     @Option(help: "Cache mode: none, writeback, ...") var cache: String?
     @Option(help: "unmap or ignore.") var discard: String?
-    @Option(help: "raw: the only supported format.") var subdriver: String?
+    @Option(help: "The image's format, raw unless given.") var subdriver: String?
     @Option(help: "Kept in the XML.") var driver: String?
     @Option(help: "Kept in the XML.") var targetbus: String?
     @Option(help: "Kept in the XML.") var serial: String?

@@ -1,3 +1,4 @@
+import AdapterKeeper
 import ArgumentParser
 import Control
 import Foundation
@@ -23,6 +24,8 @@ struct Export: AsyncParsableCommand {
         help: "Description shown to clients; at most 4096 bytes.")
     var description: String?
     @Flag(help: "Serve it read-only.") var readOnly = false
+    @Option(help: "Its format: \(ServeArguments.formats.joined(separator: ", ")).")
+    var format = "raw"
     @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
     @Option(help: "Seconds requests wait for an upstream that has gone. (default: 60)")
     var upstreamPatience: Int?
@@ -76,12 +79,13 @@ struct Export: AsyncParsableCommand {
         }
         SystemCalls.makeNewFilesPrivate()
         let engine = try EngineFactory.make(try configuration(files))
-        let source = try ServeArguments.source(file)
+        let source = try ServeArguments.source(file, format: format)
         var disk = DiskConfiguration(
             exportName: name, path: source.path, kind: source.kind,
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
             discardMode: .unmap, description: description)
         disk.upstreamPatienceSeconds = upstreamPatience
+        disk.image = source.image
         disk.vhostSocket = vhost.map { ServeArguments.absolutePath($0) }
         try await attach(engine, disk)
         // Without anything to reload, a hang-up ends the export as it ends other programs.
@@ -146,14 +150,23 @@ struct Export: AsyncParsableCommand {
     private func configuration(
         _ security: SecurityConfiguration
     ) throws(ControlError) -> ServerConfiguration {
-        try ServerConfiguration(
+        var server = ServerConfiguration(
             rings: rings, servesJobs: false, maxConnections: connections.maxConnections ?? 100,
             maxConnectionsPerPeer: connections.maxConnectionsPerPeer,
             socketAccess: SocketAccess(
                 mode: try connections.socketMode.map(SocketPermissions.mode),
                 group: try connections.socketGroup.map(SocketPermissions.group)),
-            security: security
-        ).checked()
+            security: security)
+        server.adapters = Adapters(
+            command: AdapterKeeper.command, directory: try Self.adapterDirectory())
+        return try server.checked()
+    }
+
+    /// Shared with the server of the same user, so that one waits for the other's program.
+    private static func adapterDirectory() throws(ControlError) -> String {
+        try DefaultPlaces.runDirectory(
+            ProcessInfo.processInfo.environment, isRoot: SystemCalls.effectiveUser == 0)
+            + "/adapters"
     }
 
     /// The one socket that the service manager has opened, if it has.

@@ -1,3 +1,4 @@
+import AdapterKeeper
 import ArgumentParser
 import Control
 import Dispatch
@@ -46,6 +47,9 @@ struct Nbdpull: AsyncParsableCommand {
         // Started by the server only, with nothing else on its command line.
         if CommandLine.arguments.dropFirst().elementsEqual([PushWorker.command]) {
             Foundation.exit(PushWorker.run())
+        }
+        if CommandLine.arguments.dropFirst().elementsEqual([AdapterKeeper.command]) {
+            Foundation.exit(AdapterKeeper.run())
         }
         do {
             var command = try await asyncParseAsRoot()

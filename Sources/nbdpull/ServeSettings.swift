@@ -1,3 +1,4 @@
+import AdapterKeeper
 import Configuration
 import Control
 import Foundation
@@ -97,6 +98,8 @@ struct ServeSettings {
         server.witnessDirectory = runDirectory + "/tracking"
         server.stateDirectory = stateDirectory
         server.build = Nbdpull.version
+        server.adapters = Adapters(
+            command: AdapterKeeper.command, directory: runDirectory + "/adapters")
         server.ownPaths = StateDirectory.ownPaths(in: stateDirectory)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30

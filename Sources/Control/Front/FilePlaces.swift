@@ -12,19 +12,58 @@ extension ServeArguments {
             .standardizedFileURL.path
     }
 
-    /// What a source's name means: an upstream's URI, or a path.
+    /// A source as a command line names it.
+    package struct NamedSource: Sendable, Hashable {
+        package var path: String
+        package var kind: SourceKind
+        /// What an adapter is to open, if one is needed.
+        package var image: ImageConfiguration?
+    }
+
+    /// What a source's name means: an upstream's URI, `rbd:POOL/IMAGE`, or a path with its format.
     package static func source(
-        _ name: String
-    ) throws(ControlError) -> (path: String, kind: SourceKind) {
-        guard UpstreamAddress.isAddress(name) else {
-            let path = absolutePath(name)
-            return (path, sourceKind(of: path))
+        _ name: String, format: String? = nil
+    ) throws(ControlError) -> NamedSource {
+        let found = try imageFormat(format)
+        if UpstreamAddress.isAddress(name) {
+            guard found == .raw else {
+                throw .invalidArgument(what: "format", detail: "an NBD export is 'raw'")
+            }
+            do throws(UpstreamAddressFault) {
+                return NamedSource(path: try UpstreamAddress(uri: name).uri, kind: .network)
+            } catch {
+                throw .invalidArgument(what: "source", detail: error.detail)
+            }
         }
-        do throws(UpstreamAddressFault) {
-            return (try UpstreamAddress(uri: name).uri, .network)
-        } catch {
-            throw .invalidArgument(what: "source", detail: error.detail)
+        if name.hasPrefix("rbd:") {
+            guard found == .raw, let rbd = RBDImage(name: String(name.dropFirst(4))) else {
+                throw .invalidArgument(
+                    what: "source '\(name)'",
+                    detail: "it must be rbd:POOL/IMAGE or rbd:POOL/NAMESPACE/IMAGE, and raw")
+            }
+            return NamedSource(
+                path: name, kind: .network,
+                image: ImageConfiguration(layers: [ImageLayer(.raw, .rbd(rbd))]))
         }
+        let path = absolutePath(name)
+        let kind = sourceKind(of: path)
+        guard found != .raw else { return NamedSource(path: path, kind: kind) }
+        let place: ImagePlace = kind == .block ? .block(path: path) : .file(path: path)
+        return NamedSource(
+            path: path, kind: kind, image: ImageConfiguration(layers: [ImageLayer(found, place)]))
+    }
+
+    /// Formats that can be named where no secret can.
+    package static let formats = ImageFormat.allCases.filter { $0 != .luks }.map(\.rawValue)
+
+    private static func imageFormat(_ text: String?) throws(ControlError) -> ImageFormat {
+        guard let text else { return .raw }
+        guard formats.contains(text), let format = ImageFormat(rawValue: text) else {
+            throw .invalidArgument(
+                what: "format '\(text)'",
+                detail: "it must be one of \(formats.joined(separator: ", "))")
+        }
+        return format
     }
 
     /// Block device or regular file; symbolic links are followed.

@@ -24,7 +24,7 @@ package enum ServeArguments {
         return .tcp(host: host, port: port == 0 ? nil : port)
     }
 
-    /// `TARGET=PATH[,format=raw][,readonly]`.
+    /// `TARGET=PATH[,format=FORMAT][,readonly]`.
     ///
     /// A comma in PATH is written twice.
     package static func disk(_ text: String) throws(ControlError) -> DomainDisk {
@@ -32,7 +32,7 @@ package enum ServeArguments {
             .invalidArgument(what: "--disk '\(text)'", detail: detail)
         }
         guard let equals = text.firstIndex(of: "=") else {
-            throw refusal("it must be TARGET=PATH[,format=raw][,readonly]")
+            throw refusal("it must be TARGET=PATH[,format=FORMAT][,readonly]")
         }
         let target = String(text[..<equals])
         var parts = commaSeparated(String(text[text.index(after: equals)...]))
@@ -42,19 +42,19 @@ package enum ServeArguments {
         }
         guard !path.isEmpty else { throw refusal("the path is missing") }
         var readOnly = false
+        var format: String?
         for part in parts {
             switch part {
             case "readonly": readOnly = true
-            case "format=raw": break
-            case _ where part.hasPrefix("format="):
-                throw refusal("\(part) is not supported, only format=raw is")
-            default: throw refusal("'\(part)' is not known, only format=raw and readonly are")
+            case _ where part.hasPrefix("format="): format = String(part.dropFirst(7))
+            default: throw refusal("'\(part)' is not known, only format=FORMAT and readonly are")
             }
         }
-        let found = try source(path)
+        let found = try source(path, format: format)
         var disk = DomainDisk(
-            target: target, kind: found.kind, path: found.path, readOnly: readOnly)
-        disk.isKindAssumed = found.kind != .network
+            target: target, kind: found.kind, path: found.path, readOnly: readOnly,
+            image: found.image)
+        disk.isKindAssumed = found.kind != .network && found.image == nil
         return disk
     }
 

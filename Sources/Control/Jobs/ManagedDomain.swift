@@ -61,6 +61,7 @@ extension DomainDefinition {
             readOnly: disk.readOnly, cacheMode: disk.cacheMode, discardMode: disk.discardMode,
             tracking: tracking)
         configuration.upstreamPatienceSeconds = disk.patienceSeconds
+        configuration.image = disk.image
         return configuration
     }
 }

@@ -9,7 +9,8 @@ package struct DomainDisk: Sendable, Hashable {
     ///
     /// Until then `kind` is what was there when somebody looked, a file if nothing was.
     package var isKindAssumed = false
-    /// Absolute path of the source, or an upstream's URI; nil for a drive without media.
+    /// Absolute path of the source, an upstream's URI, or a name for storage that an adapter
+    /// reaches; nil for a drive without media.
     package var path: String?
     /// True for `<readonly/>` and for every cdrom.
     package var readOnly: Bool
@@ -24,6 +25,8 @@ package struct DomainDisk: Sendable, Hashable {
     package var vhostSocket: String?
     /// Requests wait so long for an upstream that has gone, in seconds; nil: as the server is set.
     package var patienceSeconds: Int?
+    /// Present when an adapter opens it.
+    package var image: ImageConfiguration?
     /// `startupPolicy='optional'`: a source that cannot be opened refuses no definition.
     package var isOptional: Bool
 
@@ -51,15 +54,17 @@ package struct DomainDisk: Sendable, Hashable {
         kind == other.kind && path == other.path && readOnly == other.readOnly
             && cacheMode == other.cacheMode && discardMode == other.discardMode
             && unserved == other.unserved && vhostSocket == other.vhostSocket
-            && patienceSeconds == other.patienceSeconds
+            && patienceSeconds == other.patienceSeconds && image == other.image
     }
 
     package init(
         target: String, kind: SourceKind = .file, path: String?, readOnly: Bool = false,
         cacheMode: CacheMode = .buffered, discardMode: DiscardMode = .unmap,
         device: String = "disk", unserved: Unserved? = nil, isOptional: Bool = false,
-        vhostSocket: String? = nil, patienceSeconds: Int? = nil
+        vhostSocket: String? = nil, patienceSeconds: Int? = nil,
+        image: ImageConfiguration? = nil
     ) {
+        self.image = image
         self.patienceSeconds = patienceSeconds
         self.vhostSocket = vhostSocket
         self.unserved = unserved
@@ -244,11 +249,14 @@ package struct DomainDefinition: Sendable, Hashable {
             body.empty(
                 "driver",
                 [
-                    ("type", "raw"), ("cache", disk.cacheMode == .none ? "none" : nil),
+                    ("type", disk.image?.layers.first?.format.rawValue ?? "raw"),
+                    ("cache", disk.cacheMode == .none ? "none" : nil),
                     ("discard", disk.discardMode.rawValue),
                 ])
             if let path = disk.path, disk.kind != .network {
                 body.empty("source", [(disk.kind == .file ? "file" : "dev", path)])
+            } else if case .rbd(let rbd) = disk.image?.layers.first?.place {
+                body.empty("source", [("protocol", "rbd"), ("name", rbd.name)])
             }
             body.empty("target", [("dev", disk.target)])
             if disk.readOnly {

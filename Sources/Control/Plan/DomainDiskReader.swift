@@ -35,7 +35,7 @@ struct DomainDiskReader {
     private var source: XMLElement? { element.child("source") }
     /// Says where the bytes of a disk are whose machine has it by a socket: an element of this
     /// project's own, which libvirt passes over.
-    private static let namespace = "urn:nbdpull:disk:1"
+    static let namespace = "urn:nbdpull:disk:1"
     private var backing: XMLElement? {
         guard element.attribute("type") == "vhostuser" else { return nil }
         return element.children.first { $0.name == "source" && $0.namespace == Self.namespace }
@@ -50,21 +50,26 @@ struct DomainDiskReader {
         let type = element.attribute("type") ?? "file"
         let backed = try backingKind()
         let address = upstreamAddress(type)
+        let needsAdapter = DomainImageReader.isNeeded(element, backing ?? source)
         let kind: SourceKind? =
             type == "network"
-            ? address.uri.map { _ in SourceKind.network } : SourceKind(rawValue: type) ?? backed
+            ? (address.uri != nil || needsAdapter ? .network : nil)
+            : SourceKind(rawValue: type) ?? backed
         guard kind != nil || Self.unservedTypes.contains(type) else {
             throw .xmlError("disk '\(target)' has an unknown type '\(type)'")
         }
-        let path = address.uri ?? kind.flatMap { sourcePath($0) }
+        let (image, imageFault) = image(needsAdapter ? kind : nil)
+        let path =
+            address.uri ?? image?.path ?? (imageFault == nil ? nil : sourceName)
+            ?? kind.flatMap { sourcePath($0) }
         if path == nil, kind != nil || source == nil, device != "cdrom", device != "floppy" {
             throw .xmlError("missing source information for device '\(target)'")
         }
-        var reason = address.fault
+        var reason = address.fault ?? imageFault
         if reason == nil, kind != nil || source != nil {
-            reason = try unservedReason(kind, type, path)
+            reason = try unservedReason(kind, type, path, isImage: image != nil)
         }
-        let patience = address.uri == nil ? nil : try reconnectDelay()
+        let patience = address.uri == nil && image == nil ? nil : try reconnectDelay()
         let readOnly = element.child("readonly") != nil || device == "cdrom"
         try refuseUnkeptPromises(readOnly: readOnly)
         return DomainDisk(
@@ -76,7 +81,19 @@ struct DomainDiskReader {
                 DomainDisk.Unserved(type: type, source: path ?? sourceName, reason: $0)
             }, isOptional: try isOptional(),
             vhostSocket: backing == nil ? nil : source?.attribute("path"),
-            patienceSeconds: patience)
+            patienceSeconds: patience, image: image?.image)
+    }
+
+    /// What an adapter is to open, or why it cannot; neither: the disk needs none, or has no media.
+    private func image(
+        _ kind: SourceKind?
+    ) -> (found: DomainImageReader.Found?, fault: String?) {
+        guard let kind, let place = backing ?? source else { return (nil, nil) }
+        do throws(DomainImageReader.Fault) {
+            return (try DomainImageReader(element, place, kind).read(), nil)
+        } catch {
+            return (nil, error.reason)
+        }
     }
 
     // MARK: Upstreams
@@ -185,7 +202,7 @@ struct DomainDiskReader {
     /// Why the bytes of the source are not the disk's bytes from offset zero, or not to be had
     /// here.
     private func unservedReason(
-        _ kind: SourceKind?, _ type: String, _ path: String?
+        _ kind: SourceKind?, _ type: String, _ path: String?, isImage: Bool
     ) throws(ControlError) -> String? {
         let format = driver?.attribute("type") ?? "raw"
         guard format == "raw" || Self.unservedFormats.contains(format) else {
@@ -198,20 +215,23 @@ struct DomainDiskReader {
         guard kind != nil else {
             return type == "network"
                 ? "its type is 'network' and its protocol"
-                    + " '\(source?.attribute("protocol") ?? "")', only 'nbd' can be served"
+                    + " '\(source?.attribute("protocol") ?? "")', only"
+                    + " \((["nbd"] + DomainImageReader.protocols).map { "'\($0)'" }.joined(separator: ", "))"
+                    + " can be served"
                 : "its type is '\(type)', only 'file', 'block' and 'network' can be served"
         }
         guard path != nil else { return nil }
-        if format != "raw" { return "its driver type is '\(format)', only 'raw' can be served" }
-        if element.child("encryption") != nil || source?.child("encryption") != nil {
-            return "its source is encrypted"
+        if format != "raw", !isImage {
+            return "its driver type is '\(format)', only"
+                + " \(ImageFormat.allCases.map { "'\($0.rawValue)'" }.joined(separator: ", "))"
+                + " can be served"
         }
         if source?.child("slices") != nil { return "it is a slice of its source" }
-        if source?.child("dataStore") != nil { return "its data lie in another store" }
+        if source?.child("dataStore") != nil, !isImage { return "its data lie in another store" }
         if source?.attribute("fdgroup") != nil {
             return "its source is a descriptor that was passed to the hypervisor"
         }
-        if element.child("backingStore")?.children.isEmpty == false {
+        if element.child("backingStore")?.children.isEmpty == false, !isImage {
             return "it has a backing store, which a raw source cannot have here"
         }
         return nil

@@ -65,7 +65,7 @@ final class PushProcess: PushRun {
     }
 
     // Both ends are closed in programs that are started; what a program gets is a copy.
-    private static func pair() throws(SystemCalls.Failure) -> (Int32, Int32) {
+    static func pair() throws(SystemCalls.Failure) -> (Int32, Int32) {
         var ends: [Int32] = [-1, -1]
         // SAFETY: the array has room for the two numbers that the call stores.
         let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
@@ -125,7 +125,7 @@ final class PushProcess: PushRun {
         }
     }
 
-    private static func readLines(_ descriptor: Int32, _ body: (Data) -> Void) {
+    static func readLines(_ descriptor: Int32, _ body: (Data) -> Void) {
         var line = Data()
         var bytes = [UInt8](repeating: 0, count: 4096)
         while true {

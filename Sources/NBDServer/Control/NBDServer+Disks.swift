@@ -152,7 +152,9 @@ extension NBDServer {
     private func openSource(
         _ configuration: DiskConfiguration, home: Int
     ) -> Result<RawSource, ServerFault> {
-        if configuration.kind == .network { return openUpstream(configuration, home: home) }
+        if configuration.kind == .network || configuration.image != nil {
+            return openUpstream(configuration, home: home)
+        }
         do throws(SourceFault) {
             let source = try openFreeSource(configuration)
             if let job = waitingJob(withScratch: source.node) {

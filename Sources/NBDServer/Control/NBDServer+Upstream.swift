@@ -12,11 +12,52 @@ extension NBDServer {
         _ configuration: DiskConfiguration, home: Int
     ) -> Result<RawSource, ServerFault> {
         let address: UpstreamAddress
-        do throws(UpstreamAddressFault) {
-            address = try UpstreamAddress(uri: configuration.path)
+        var adapter: (any Adapter)?
+        if let image = configuration.image {
+            switch startAdapter(image, configuration) {
+            case .success(let started): (adapter, address) = (started, started.address)
+            case .failure(let fault): return .failure(fault)
+            }
+        } else {
+            do throws(UpstreamAddressFault) {
+                address = try UpstreamAddress(uri: configuration.path)
+            } catch {
+                return .failure(.sourceUnusable(path: configuration.path, detail: error.detail))
+            }
+        }
+        let opened = openUpstream(configuration, address, adapter, home: home)
+        if case .failure = opened { adapter?.stop() }
+        return opened
+    }
+
+    private func startAdapter(
+        _ image: ImageConfiguration, _ configuration: DiskConfiguration
+    ) -> Result<any Adapter, ServerFault> {
+        let name = state.withLock { state in
+            state.disks.values.first { $0.source.path == configuration.path }?.description.name
+        }
+        if let name, !configuration.readOnly {
+            return .failure(.sourceServed(path: configuration.path, export: name))
+        }
+        guard let adapters = shared.configuration.adapters else {
+            return .failure(
+                .sourceUnusable(
+                    path: configuration.path, detail: "images of its kind are not opened here"))
+        }
+        do throws(AdapterFault) {
+            return .success(
+                try adapters.start(
+                    image, for: configuration,
+                    milliseconds: shared.configuration.storageMilliseconds))
         } catch {
             return .failure(.sourceUnusable(path: configuration.path, detail: error.detail))
         }
+    }
+
+    private func openUpstream(
+        _ configuration: DiskConfiguration, _ address: UpstreamAddress, _ adapter: (any Adapter)?,
+        home: Int
+    ) -> Result<RawSource, ServerFault> {
         let isWritten = !configuration.readOnly
         let registry = shared.upstreams
         guard let number = registry.reserve(address, forWriting: isWritten) else {
@@ -34,6 +75,7 @@ extension NBDServer {
                         configuration.upstreamPatienceSeconds
                             ?? shared.configuration.upstreamPatienceSeconds) * 1_000,
                     attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds)),
+                adapter: adapter, name: adapter == nil ? nil : configuration.path,
                 post: { mailbox.post(.upstream($0)) },
                 onClose: { registry.remove(number, address, wasForWriting: isWritten) })
             registry.add(upstream, home: home)

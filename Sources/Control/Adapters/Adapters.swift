@@ -1,0 +1,186 @@
+import Foundation
+import Glibc
+package import ServerInterface
+import Synchronization
+
+/// Starts adapters by a process that keeps them; that one is started with the first.
+package final class Adapters: AdapterStarting {
+    private struct Content {
+        var keeper: KeeperProcess?
+        var runs: [UInt64: AdapterRun] = [:]
+        var lastID: UInt64 = 0
+    }
+
+    /// The command by which the program becomes the keeper.
+    private let command: String
+    /// Where sockets and locks lie: nobody else may look into it.
+    private let directory: String
+    private let content = Mutex(Content())
+
+    /// Longest path of a socket, in bytes.
+    private static let socketPathBytesMax = 107
+
+    /// `directory`: where sockets and locks lie; it is made when it is needed.
+    package init(command: String, directory: String) {
+        self.command = command
+        self.directory = directory
+    }
+
+    package func start(
+        _ image: ImageConfiguration, for disk: DiskConfiguration, milliseconds: Int32
+    ) throws(AdapterFault) -> any Adapter {
+        try Self.check(image)
+        let program = try Self.find("qemu-storage-daemon", for: image)
+        try makeDirectory()
+        let name = directory + "/" + Self.name(of: image)
+        guard name.utf8.count + 5 <= Self.socketPathBytesMax else {
+            throw AdapterFault(
+                "the path of its socket, '\(name).sock', is too long: choose a shorter run"
+                    + " directory")
+        }
+        let socket = name + ".sock"
+        let arguments = BlockGraph.arguments(
+            image, for: disk, socket: socket, readyFile: name + ".ready")
+        let address = try Self.address(socket)
+        let run = content.withLock { content in
+            content.lastID += 1
+            let order = AdapterOrder(
+                id: content.lastID, program: program, arguments: arguments, socket: socket,
+                readyFile: name + ".ready", lockFile: name + ".lock")
+            let run = AdapterRun(order, of: self, address)
+            content.runs[order.id] = run
+            return run
+        }
+        do throws(AdapterFault) {
+            try run.ensureRuns(milliseconds: milliseconds)
+        } catch {
+            run.stop()
+            throw AdapterFault(Self.explained(error.detail))
+        }
+        return run
+    }
+
+    private static func address(_ socket: String) throws(AdapterFault) -> UpstreamAddress {
+        do throws(UpstreamAddressFault) {
+            return try UpstreamAddress(place: .unix(path: socket), name: BlockGraph.exportName)
+        } catch {
+            throw AdapterFault(error.detail)
+        }
+    }
+
+    /// The same for the same image in every process, so that one waits for the other's program.
+    private static func name(of image: ImageConfiguration) -> String {
+        let text = image.layers.first.map { "\($0.place)" } ?? ""
+        // FNV-1a, 64 bits.
+        let hash = text.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { hash, byte in
+            (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01B3
+        }
+        let digits = String(hash, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+
+    private func makeDirectory() throws(AdapterFault) {
+        do {
+            try FileManager.default.createDirectory(
+                atPath: directory, withIntermediateDirectories: true,
+                attributes: [.posixPermissions: 0o700])
+        } catch {
+            throw AdapterFault("its directory '\(directory)' cannot be made: \(error)")
+        }
+    }
+
+    // MARK: Looking before
+
+    private static func find(
+        _ program: String, for image: ImageConfiguration
+    ) throws(AdapterFault) -> String {
+        let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"
+        for directory in path.split(separator: ":") where directory.hasPrefix("/") {
+            let candidate = "\(directory)/\(program)"
+            if FileManager.default.isExecutableFile(atPath: candidate) { return candidate }
+        }
+        throw AdapterFault(
+            "the program '\(program)' is not installed, which opens it: install the package"
+                + " 'qemu-system-common'")
+    }
+
+    private static func explained(_ detail: String) -> String {
+        let needsExtra = ["rbd", "iscsi", "gluster"].contains {
+            detail.contains("Unknown driver '\($0)'")
+                || detail.contains("Invalid parameter '\($0)'")
+                || detail.contains("does not accept value '\($0)'")
+        }
+        return needsExtra ? detail + " (install the package 'qemu-block-extra')" : detail
+    }
+
+    /// Reads the beginning of every image on this host.
+    private static func check(_ image: ImageConfiguration) throws(AdapterFault) {
+        for (index, layer) in image.layers.enumerated() {
+            guard let path = layer.place.path else {
+                guard layer.format == .raw || layer.format == .luks else {
+                    throw AdapterFault(
+                        "'\(layer.format.rawValue)' is opened from files and devices only")
+                }
+                continue
+            }
+            let bytes = try firstBytes(of: path)
+            let probe = ImageProbe(bytes, of: layer)
+            let hasBacking = index + 1 < image.layers.count
+            if let fault = probe.fault(hasBacking: hasBacking) { throw AdapterFault(fault) }
+        }
+    }
+
+    private static func firstBytes(of path: String) throws(AdapterFault) -> [UInt8] {
+        do {
+            let real = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
+            let type =
+                try FileManager.default.attributesOfItem(atPath: real)[.type] as? FileAttributeType
+            guard type == .typeRegular || type == .typeBlockSpecial else {
+                throw AdapterFault("'\(path)' is neither a file nor a block device")
+            }
+            let file = try FileHandle(forReadingFrom: URL(fileURLWithPath: path))
+            defer { try? file.close() }
+            return [UInt8](try file.read(upToCount: ImageProbe.byteCount) ?? Data())
+        } catch let fault as AdapterFault {
+            throw fault
+        } catch {
+            throw AdapterFault("'\(path)' cannot be read: \(error.localizedDescription)")
+        }
+    }
+
+    // MARK: Telling and hearing
+
+    func tell(_ command: KeeperCommand) throws(AdapterFault) {
+        let word = self.command
+        let keeper: Result<KeeperProcess, SystemCalls.Failure> = content.withLock { content in
+            if let keeper = content.keeper { return .success(keeper) }
+            do throws(SystemCalls.Failure) {
+                let keeper = try KeeperProcess(word) { [weak self] report in self?.hear(report) }
+                content.keeper = keeper
+                return .success(keeper)
+            } catch {
+                return .failure(error)
+            }
+        }
+        switch keeper {
+        case .success(let keeper): keeper.tell(command)
+        case .failure(let failure):
+            throw AdapterFault("no program can be started: \(failure.text)")
+        }
+    }
+
+    private func hear(_ report: KeeperReport?) {
+        switch report {
+        case .ready(let id): content.withLock { $0.runs[id] }?.becameReady()
+        case .ended(let id, let text): content.withLock { $0.runs[id] }?.hasEnded(text)
+        case nil:
+            let runs = content.withLock { content in
+                content.keeper = nil
+                return Array(content.runs.values)
+            }
+            for run in runs { run.hasEnded("the process that kept it has ended") }
+        }
+    }
+
+    func forget(_ id: UInt64) { content.withLock { $0.runs[id] = nil } }
+}

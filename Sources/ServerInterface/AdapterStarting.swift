@@ -1,0 +1,66 @@
+/// Why an adapter cannot be had.
+package struct AdapterFault: Error, Sendable, Hashable {
+    package let detail: String
+    package init(_ detail: String) { self.detail = detail }
+}
+
+/// Starts adapters: programs that open an image and serve it by NBD to this server alone.
+package protocol AdapterStarting: Sendable {
+    /// Looks at the image and starts a program for it; on a thread that may wait.
+    ///
+    /// The disk's own attributes say how the image is opened. Throws when the program is missing,
+    /// refuses the image, or is not ready in time.
+    func start(
+        _ image: ImageConfiguration, for disk: DiskConfiguration, milliseconds: Int32
+    ) throws(AdapterFault) -> any Adapter
+}
+
+/// A program that has a disk's image open.
+package protocol Adapter: AnyObject, Sendable {
+    /// Where it serves the image.
+    var address: UpstreamAddress { get }
+    /// Starts it again when it has ended; on a thread that may wait.
+    func ensureRuns(milliseconds: Int32) throws(AdapterFault)
+    /// Ends it in order; returns when the image is closed, or after a limit. It is not started
+    /// again.
+    func stop()
+}
+
+/// What the process that keeps adapters is told, a JSON value in each line.
+package enum KeeperCommand: Sendable, Hashable, Codable {
+    case start(AdapterOrder)
+    case stop(id: UInt64)
+}
+
+/// A program to be started.
+package struct AdapterOrder: Sendable, Hashable, Codable {
+    package var id: UInt64
+    /// Its absolute path.
+    package var program: String
+    /// Without its name.
+    package var arguments: [String]
+    /// Its socket, and a file that it writes when it is ready: both are removed before.
+    package var socket: String
+    package var readyFile: String
+    /// A file that the program has locked for as long as it runs, whoever started it.
+    package var lockFile: String
+
+    package init(
+        id: UInt64, program: String, arguments: [String], socket: String, readyFile: String,
+        lockFile: String
+    ) {
+        self.id = id
+        self.program = program
+        self.arguments = arguments
+        self.socket = socket
+        self.readyFile = readyFile
+        self.lockFile = lockFile
+    }
+}
+
+/// What it says.
+package enum KeeperReport: Sendable, Hashable, Codable {
+    case ready(id: UInt64)
+    /// The program has ended, or could not be started; what it has said of that.
+    case ended(id: UInt64, text: String)
+}

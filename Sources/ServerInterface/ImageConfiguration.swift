@@ -1,0 +1,118 @@
+/// A disk whose bytes another program finds: an image in a format of its own, or storage that is
+/// reached by a protocol of its own.
+///
+/// That program, the disk's *adapter*, serves the bytes by NBD.
+package struct ImageConfiguration: Sendable, Hashable {
+    /// The image itself, then the images that it builds on, each on the next.
+    package var layers: [ImageLayer]
+
+    package init(layers: [ImageLayer]) { self.layers = layers }
+
+    /// Most images of a chain.
+    package static let layersMax = 64
+}
+
+/// One image of a chain.
+package struct ImageLayer: Sendable, Hashable {
+    package var format: ImageFormat
+    package var place: ImagePlace
+    /// Where a qcow2 image has its data, raw, if not in itself.
+    package var dataPlace: ImagePlace?
+    /// A file with the passphrase of an encrypted image.
+    package var passphraseFile: String?
+
+    package init(_ format: ImageFormat, _ place: ImagePlace) {
+        self.format = format
+        self.place = place
+    }
+}
+
+/// Formats that an adapter opens.
+package enum ImageFormat: String, Sendable, Hashable, CaseIterable {
+    case raw, qcow2, vmdk, vdi, vhdx, vpc, luks
+}
+
+/// Where an image lies.
+package enum ImagePlace: Sendable, Hashable {
+    case file(path: String)
+    case block(path: String)
+    case rbd(RBDImage)
+    case iscsi(ISCSIUnit)
+    case gluster(GlusterFile)
+
+    /// The absolute path of what lies on this host.
+    package var path: String? {
+        switch self {
+        case .file(let path), .block(let path): path
+        case .rbd, .iscsi, .gluster: nil
+        }
+    }
+}
+
+/// A host and a port.
+package struct StorageHost: Sendable, Hashable {
+    package var name: String
+    package var port: UInt16
+
+    package init(name: String, port: UInt16) {
+        self.name = name
+        self.port = port
+    }
+}
+
+/// An image of a Ceph cluster.
+package struct RBDImage: Sendable, Hashable {
+    package var pool: String
+    package var namespace: String?
+    package var image: String
+    package var snapshot: String?
+    /// Monitors; empty: those of the configuration.
+    package var hosts: [StorageHost] = []
+    /// Absolute path of the cluster's configuration; nil: the library's default.
+    package var configuration: String?
+    package var user: String?
+    /// A file with the user's key, as Ceph prints it; nil: the configuration's keyring.
+    package var keyFile: String?
+
+    /// `POOL/IMAGE` or `POOL/NAMESPACE/IMAGE`; nil for anything else.
+    package init?(name: String) {
+        let parts = name.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
+        guard parts.count == 2 || parts.count == 3, !parts.contains("") else { return nil }
+        pool = parts[0]
+        namespace = parts.count == 3 ? parts[1] : nil
+        image = parts[parts.count - 1]
+    }
+
+    /// The same as text.
+    package var name: String {
+        [pool, namespace, image].compactMap { $0 }.joined(separator: "/")
+    }
+}
+
+/// A logical unit of an iSCSI target.
+package struct ISCSIUnit: Sendable, Hashable {
+    package var portal: StorageHost
+    package var target: String
+    package var unit: UInt16
+    package var user: String?
+    package var passwordFile: String?
+
+    package init(portal: StorageHost, target: String, unit: UInt16) {
+        self.portal = portal
+        self.target = target
+        self.unit = unit
+    }
+}
+
+/// A file of a Gluster volume.
+package struct GlusterFile: Sendable, Hashable {
+    package var hosts: [StorageHost]
+    package var volume: String
+    package var path: String
+
+    package init(hosts: [StorageHost], volume: String, path: String) {
+        self.hosts = hosts
+        self.volume = volume
+        self.path = path
+    }
+}
