@@ -44,18 +44,21 @@ package final class StorageCalls: Sendable {
         let beginsSomething: Bool
         let isWanted: @Sendable () -> Bool
         let isUrgent: @Sendable () -> Bool
+        let comesEarly: Bool
         let run: @Sendable () -> Void
         let refuse: @Sendable (ServerFault) -> Void
 
         init(
             number: UInt64, beginsSomething: Bool, isWanted: @escaping @Sendable () -> Bool,
-            isUrgent: @escaping @Sendable () -> Bool, run: @escaping @Sendable () -> Void,
+            isUrgent: @escaping @Sendable () -> Bool, comesEarly: Bool,
+            run: @escaping @Sendable () -> Void,
             refuse: @escaping @Sendable (ServerFault) -> Void
         ) {
             self.number = number
             self.beginsSomething = beginsSomething
             self.isWanted = isWanted
             self.isUrgent = isUrgent
+            self.comesEarly = comesEarly
             self.run = run
             self.refuse = refuse
         }
@@ -130,12 +133,12 @@ package final class StorageCalls: Sendable {
     ///
     /// `what` names what is waited for in an error. A value that comes when the caller has given up
     /// goes to `late`, on the same thread. Of the calls that wait for a thread of their place those
-    /// come first that are urgent by then; `isUrgent` is asked often, must not wait, and makes no
-    /// call here. Throws nothing: the result holds `body`'s fault, or that of a call that was given
+    /// come first that are urgent by then, and after those the ones that come early; `isUrgent` is
+    /// asked often, must not wait, and makes no call here. Throws nothing: the result holds `body`'s fault, or that of a call that was given
     /// up, refused, or cut short by `stop()`.
     package func run<Value: Sendable>(
         at place: StoragePlace, what: String, _ terms: Terms,
-        isUrgent: @escaping @Sendable () -> Bool = { false },
+        isUrgent: @escaping @Sendable () -> Bool = { false }, comesEarly: Bool = false,
         late: @escaping @Sendable (Value) -> Void = { _ in },
         _ body: @escaping @Sendable () -> Result<Value, ServerFault>
     ) async -> Result<Value, ServerFault> {
@@ -144,6 +147,7 @@ package final class StorageCalls: Sendable {
             let ticket = Ticket(
                 number: nextNumber(), beginsSomething: terms.beginsSomething,
                 isWanted: { !answer.isGiven || !terms.beginsSomething }, isUrgent: isUrgent,
+                comesEarly: comesEarly,
                 run: {
                     let result = body()
                     if !answer.give(result), case .success(let value) = result { late(value) }
@@ -262,7 +266,9 @@ package final class StorageCalls: Sendable {
             state.runningCount -= 1
             var next: Ticket?
             while next == nil, !lane.waiting.isEmpty {
-                let urgent = lane.waiting.firstIndex { $0.isUrgent() }
+                let urgent =
+                    lane.waiting.firstIndex { $0.isUrgent() }
+                    ?? lane.waiting.firstIndex { $0.comesEarly }
                 let candidate = lane.waiting.remove(at: urgent ?? 0)
                 if candidate.isWanted() { next = candidate }
             }

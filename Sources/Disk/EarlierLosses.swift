@@ -4,7 +4,8 @@ import SystemLayer
 /// Losses of sources that were told when they were opened, until somebody has acted on them.
 ///
 /// The kernel tells the first one to open a file that writes to it were lost. An attach that comes
-/// to nothing after that must not take the word along.
+/// to nothing after that must not take the word along. Nor must a server of this process that lets
+/// go of its disks while such an attach is at work: so the process keeps it, and no server or call.
 enum EarlierLosses {
     private static let pending = Mutex<[FileNode: Int32]>([:])
 

@@ -24,22 +24,22 @@ extension RawSource {
     }
 
     private func sync(_ descriptor: Int32, isHeard: Bool) throws(SystemFault) {
+        try sync(isHeard: isHeard) { () throws(SystemFault) in try FileCalls.sync(descriptor) }
+    }
+
+    private func sync(_ remote: any RemoteSource, isHeard: Bool) throws(SystemFault) {
+        try sync(isHeard: isHeard) { () throws(SystemFault) in try remote.makeDurable() }
+    }
+
+    private func sync(
+        isHeard: Bool, _ body: () throws(SystemFault) -> Void
+    ) throws(SystemFault) {
         if ownSyncs.add(1, ordering: .relaxed).newValue == 1 {
             ownSyncSince.store(MonotonicClock.now(), ordering: .relaxed)
         }
         defer { ownSyncs.subtract(1, ordering: .relaxed) }
         do throws(SystemFault) {
-            try FileCalls.sync(descriptor)
-        } catch {
-            noteFailedSync(error, isHeard: isHeard)
-            throw error
-        }
-        try checkLosses()
-    }
-
-    private func sync(_ remote: any RemoteSource, isHeard: Bool) throws(SystemFault) {
-        do throws(SystemFault) {
-            try remote.makeDurable()
+            try body()
         } catch {
             noteFailedSync(error, isHeard: isHeard)
             throw error
@@ -54,11 +54,10 @@ extension RawSource {
         ownSyncs.load(ordering: .relaxed) > 0 && ownSyncSince.load(ordering: .relaxed) < limit
     }
 
-    /// A sync has been under way for long: should the process be killed, nobody hears of what it
-    /// has failed with.
-    package var hasHungSync: Bool {
-        get { hungSync.load(ordering: .relaxed) }
-        set { hungSync.store(newValue, ordering: .relaxed) }
+    /// Why the next process cannot rely on what the source holds, should this one end now.
+    package var doubt: SourceDoubt? {
+        get { SourceDoubt(rawValue: doubtWord.load(ordering: .relaxed)) }
+        set { doubtWord.store(newValue?.rawValue ?? 0, ordering: .relaxed) }
     }
 
     private func checkLosses() throws(SystemFault) {
@@ -79,4 +78,13 @@ extension RawSource {
     /// Writes had succeeded and were lost afterwards, or may have been: the content has changed
     /// without a change.
     package var hasLostWrites: Bool { losses().count > 0 }
+}
+
+/// What only the process that has a source knows of it, and what speaks against going on with a job
+/// on it.
+package enum SourceDoubt: UInt8, Sendable, Hashable {
+    /// A sync has been under way for long, and what it fails with is told to this process alone.
+    case hungSync = 1
+    /// Writes were lost.
+    case lostWrites = 2
 }

@@ -107,7 +107,7 @@ package final class RawSource: Sendable {
     /// Syncs of the server's own that are under way, and since when there is one.
     let ownSyncs = Atomic<Int>(0)
     let ownSyncSince = Atomic<UInt64>(0)
-    let hungSync = Atomic<Bool>(false)
+    let doubtWord = Atomic<UInt8>(0)
     /// Held while the file's length or the disk's size changes: neither is cut short by a call that
     /// was decided on before the other.
     private let length = Mutex<Void>(())

@@ -28,9 +28,10 @@ package final class Ledger: Sendable {
 
     /// The ledger that an earlier process has left.
     ///
-    /// Scratch has `slotLimit` slots. Throws when the words contradict each other or that.
+    /// Scratch has `slotLimit` slots; runs from so many words on stay where they are in the file.
+    /// Throws when the words contradict each other or the scratch.
     package init(
-        _ left: LedgerFile.Found, slotLimit: UInt32
+        _ left: LedgerFile.Found, slotLimit: UInt32, mappedWordsMin: Int = Ledger.mappedWordsMin
     ) throws(LedgerFileFault) {
         geometry = ClusterGeometry(sizeBytes: left.facts.sizeBytes)
         do throws(SystemFault) {
@@ -39,13 +40,17 @@ package final class Ledger: Sendable {
             throw .system(error)
         }
         file = left.file
-        let content = try left.file.read(into: storage, clusterCount: geometry.clusterCount)
+        let content = try left.file.read(
+            into: storage, clusterCount: geometry.clusterCount, mappedWordsMin: mappedWordsMin)
         guard let use = LedgerUse(content, storage.view, slotLimit: slotLimit) else {
             throw .implausible
         }
         found = use
         note(preserved: use.preserved, zero: use.zeros)
     }
+
+    /// Shorter runs are copied: a process may have only so many mappings.
+    package static let mappedWordsMin = 1 << 20
 
     /// The ledger as data path code sees it; valid while this object lives.
     package var view: LedgerView {

@@ -1,3 +1,4 @@
+package import Disk
 package import PointInTime
 package import SystemLayer
 import Tables
@@ -24,7 +25,7 @@ package final class LedgerFile: Sendable {
     private static let factsBytes = 2048
     private static let statePosition: UInt64 = 2048
     private static let figuresPosition: UInt64 = 3072
-    private static let figuresCount = 4
+    private static let figuresCount = 5
 
     private init(path: String, _ storage: WordsMirrorStorage) {
         self.path = path
@@ -83,16 +84,17 @@ package final class LedgerFile: Sendable {
         package var bytesRead: UInt64
         /// The watermark event has been sent.
         package var isAboveWatermark: Bool
-        /// A sync of the source has been under way for long.
-        package var hasHungSync: Bool
+        /// Why the next process must not go on with the job, whatever it finds.
+        package var doubt: SourceDoubt?
 
         package init(
-            wallTime: UInt64, bytesRead: UInt64, isAboveWatermark: Bool, hasHungSync: Bool
+            wallTime: UInt64, bytesRead: UInt64, isAboveWatermark: Bool,
+            doubt: SourceDoubt? = nil
         ) {
             self.wallTime = wallTime
             self.bytesRead = bytesRead
             self.isAboveWatermark = isAboveWatermark
-            self.hasHungSync = hasHungSync
+            self.doubt = doubt
         }
     }
 
@@ -100,7 +102,8 @@ package final class LedgerFile: Sendable {
     package func keep(_ figures: Figures) {
         let words = [
             figures.wallTime, figures.bytesRead, figures.isAboveWatermark ? 1 : 0,
-            figures.hasHungSync ? 1 : 0,
+            // Whatever it is, a version that knows only of syncs does not go on either.
+            figures.doubt == nil ? 0 : 1, UInt64(figures.doubt?.rawValue ?? 0),
         ]
         let bytes = words.flatMap { word in
             (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64($0 * 8)) }
@@ -117,7 +120,8 @@ package final class LedgerFile: Sendable {
         }
         return Figures(
             wallTime: words[0], bytesRead: words[1], isAboveWatermark: words[2] == 1,
-            hasHungSync: words[3] == 1)
+            doubt: words[3] == 0
+                ? nil : UInt8(exactly: words[4]).flatMap(SourceDoubt.init) ?? .hungSync)
     }
 
     // MARK: The next process
@@ -166,7 +170,7 @@ package final class LedgerFile: Sendable {
 
     /// Fills words from the file, those that were never stored left out.
     func read(
-        into words: SharedWordsStorage, clusterCount: Int
+        into words: SharedWordsStorage, clusterCount: Int, mappedWordsMin: Int
     ) throws(LedgerFileFault) -> LedgerContent {
         let base = UInt64(Self.headerBytes)
         let end = base + UInt64(clusterCount) * 4
@@ -183,7 +187,9 @@ package final class LedgerFile: Sendable {
             content.extents.append(first..<last)
             position = hole
         }
-        content.tally = try LedgerReading(storage.raw, words, content.extents).run()
+        content.tally = try LedgerReading(
+            storage.raw, words, content.extents, mappedWordsMin: mappedWordsMin
+        ).run()
         return content
     }
 

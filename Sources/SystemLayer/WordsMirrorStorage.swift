@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Synchronization
 package import Tables
@@ -60,7 +61,9 @@ package final class WordsMirrorStorage: Sendable {
                 if result < 0, errno == EINTR { continue }
                 break
             }
-            // A file without its first page says nothing.
+            // A file without its first page says nothing. The rest stays: it may be mapped.
+            let mode = nbdpull_FALLOC_FL_PUNCH_HOLE | nbdpull_FALLOC_FL_KEEP_SIZE
+            if fallocate(descriptor, mode, 0, off_t(wordsPosition)) == 0 { return }
             _ = ftruncate(descriptor, 0)
         }
     }

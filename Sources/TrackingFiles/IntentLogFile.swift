@@ -32,9 +32,11 @@ package final class IntentLogFile: Sendable {
 
     /// Replaces the log by one that marks nothing, or every region; durable when this returns.
     ///
-    /// `diskBytes` is from 1 to 2^62.
+    /// `diskBytes` is from 1 to 2^62. Without `isNameDurable` it is the one that a loss of power
+    /// leaves once the directory is synced.
     package init(
-        in files: any TrackedDirectory, diskBytes: UInt64, isAllMarked: Bool = false
+        in files: any TrackedDirectory, diskBytes: UInt64, isAllMarked: Bool = false,
+        isNameDurable: Bool = true
     ) throws(SystemFault) {
         let shift = Self.regionShift(diskBytes: diskBytes)
         regionShift = shift
@@ -45,7 +47,7 @@ package final class IntentLogFile: Sendable {
         let bytes =
             isAllMarked
             ? IntentLogCodec.encodeFull(shape: shape) : IntentLogCodec.encodeEmpty(shape: shape)
-        try files.replace(name, with: bytes)
+        try files.replace(name, with: bytes, isNameDurable: isNameDurable)
         file = try files.open(name, writable: true)
     }
 

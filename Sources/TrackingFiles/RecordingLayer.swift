@@ -55,10 +55,10 @@ package final class RecordingLayer: Sendable {
     /// Makes a layer's file with these bits, durable; one of that name is replaced in one step.
     ///
     /// It is a new file every time: whatever an older one could not keep, this one does. The name
-    /// is durable as well.
+    /// is durable as well, without `isNameDurable` once the directory is synced.
     static func create(
         in files: any TrackedDirectory, serial: UInt64, granularityShift: UInt64,
-        bits: DirtyBitmap, live: LiveBits?
+        bits: DirtyBitmap, live: LiveBits?, isNameDurable: Bool = true
     ) throws(SystemFault) -> RecordingLayer {
         let words = try LazyWords(count: DirtyBitmap.wordCount(blockCount: bits.blockCount))
         for page in bits.dirtyPages {
@@ -68,7 +68,9 @@ package final class RecordingLayer: Sendable {
                 words[first + place] = source[place]
             }
         }
-        let file = try write(words, blockCount: bits.blockCount, serial: serial, in: files)
+        let file = try write(
+            words, blockCount: bits.blockCount, serial: serial, in: files,
+            isNameDurable: isNameDurable)
         for page in 0..<words.pageCount { _ = words.takeChange(page) }
         let layer = RecordingLayer(
             serial: serial, blockCount: bits.blockCount, granularityShift: granularityShift,
@@ -79,7 +81,8 @@ package final class RecordingLayer: Sendable {
     }
 
     private static func write(
-        _ words: LazyWords, blockCount: Int, serial: UInt64, in files: any TrackedDirectory
+        _ words: LazyWords, blockCount: Int, serial: UInt64, in files: any TrackedDirectory,
+        isNameDurable: Bool = true
     ) throws(SystemFault) -> any TrackedFile {
         let name = temporaryName(serial)
         let file = try files.create(
@@ -93,7 +96,7 @@ package final class RecordingLayer: Sendable {
             try? files.remove(name)
             throw error
         }
-        try files.sync()
+        if isNameDurable { try files.sync() }
         return file
     }
 

@@ -62,14 +62,17 @@ extension TrackedDirectory {
     /// Replaces a file's content so that after any crash either the old or the new one is there.
     ///
     /// The content is a new file's, so no older error of the file can hide in its success. On an
-    /// error either may be there.
-    func replace(_ name: String, with bytes: [UInt8]) throws(SystemFault) {
-        _ = try replace(name, with: bytes, through: RecordGate())
+    /// error either may be there. Without `isNameDurable` a loss of power may leave the old one
+    /// until the directory is synced.
+    func replace(
+        _ name: String, with bytes: [UInt8], isNameDurable: Bool = true
+    ) throws(SystemFault) {
+        _ = try replace(name, with: bytes, through: RecordGate(), isNameDurable: isNameDurable)
     }
 
     /// The same, unless the gate is closed by the time the content is durable; then false.
     func replace(
-        _ name: String, with bytes: [UInt8], through gate: RecordGate
+        _ name: String, with bytes: [UInt8], through gate: RecordGate, isNameDurable: Bool = true
     ) throws(SystemFault) -> Bool {
         let temporary = name + ".new"
         let file = try create(temporary, reserving: 0)
@@ -87,7 +90,7 @@ extension TrackedDirectory {
             try? remove(temporary)
             throw error
         }
-        try sync()
+        if isNameDurable { try sync() }
         return true
     }
 }

@@ -96,6 +96,14 @@ package final class TrackingDoubt: Sendable {
         }
     }
 
+    /// Says in memory that the disk has lost writes, and that its machine has not heard of it.
+    ///
+    /// Without a call that can wait for a device.
+    package func sayLossInMemory() {
+        _ = sayInMemory()
+        say(isUnheard: true)
+    }
+
     /// Says in memory that a sync of the disk hangs, or that it has ended well: what the kernel
     /// tells of a sync it tells once, and a process that is killed meanwhile takes it along.
     ///

@@ -62,18 +62,23 @@ extension TrackingStore {
         let live = liveBits(serial, session: session.id, places)
         let whole = bits.bitmap
         // The bits take in what the old log marks, so they come before the new log; the record
-        // comes last: until then all that it names is there, and more.
+        // comes last: until then all that it names is there, and more. Its name is made durable
+        // with theirs, by one sync of the directory: nothing has changed on the disk before it, so
+        // of each file the old and the new tell the truth, in any mixture that a loss of power
+        // leaves.
         let recording = try naming(path(RecordingLayer.fileName(serial), places)) {
             () throws(SystemFault) in
             try RecordingLayer.create(
-                in: files, serial: serial, granularityShift: shift, bits: whole, live: live)
+                in: files, serial: serial, granularityShift: shift, bits: whole, live: live,
+                isNameDurable: false)
         }
         // What was written before may not have reached the disk yet, unless a clean stop has synced
         // it: a loss of power would undo changes of which the new log knows nothing.
         let isSynced = found.trust == .file && !found.isFresh
         let log = try naming(path(TrackingPlaces.intentName, places)) { () throws(SystemFault) in
             try IntentLogFile(
-                in: files, diskBytes: source.sizeBytes, isAllMarked: !isSynced)
+                in: files, diskBytes: source.sizeBytes, isAllMarked: !isSynced,
+                isNameDurable: false)
         }
         let record = TrackingRecord(
             source: source, granularityBytes: found.granularityBytes, bootID: places.bootID,

@@ -17,6 +17,7 @@ struct CrashWorld {
     /// False: the ledger is kept from its file, as if entries came after the writes.
     private let keepsFile: Bool
     private var random: SplitMix64
+    private let mappedWordsMin: Int
     private var ledger: Ledger
     private var gate = CopyBeforeWrite(changeLimit: Self.changeLimit)
     private var job = JobIndex(0)
@@ -47,6 +48,8 @@ struct CrashWorld {
         self.path = path
         self.keepsFile = keepsFile
         random = SplitMix64(seed: seed)
+        // Every other one has the words where they are in the file.
+        mappedWordsMin = seed.isMultiple(of: 2) ? 1 : .max
         instant = (0..<Self.clusterCount).map { $0 % 4 == 3 ? 0 : $0 + 1 }
         source = instant
         let facts = LedgerFacts(
@@ -181,13 +184,17 @@ struct CrashWorld {
         reading = [:]
         buffers = [:]
         saving = []
-        ledger = try Ledger(try LedgerFile.open(path: path), slotLimit: Self.slotLimit)
+        ledger = try Ledger(
+            try LedgerFile.open(path: path), slotLimit: Self.slotLimit,
+            mappedWordsMin: mappedWordsMin)
         attach()
     }
 
     /// Whether the next process would serve the instant if this one died now.
     private mutating func judge() throws {
-        let left = try Ledger(try LedgerFile.open(path: path), slotLimit: Self.slotLimit)
+        let left = try Ledger(
+            try LedgerFile.open(path: path), slotLimit: Self.slotLimit,
+            mappedWordsMin: mappedWordsMin)
         for cluster in 0..<Self.clusterCount {
             let isRight =
                 switch left.view.place(of: cluster) {

@@ -90,13 +90,38 @@ struct LedgerFileTests {
     @Test("facts and figures are found again")
     func header() throws {
         let ledger = try make(clusters: 10)
-        let figures = LedgerFile.Figures(
-            wallTime: .max - 1, bytesRead: 77, isAboveWatermark: true,
-            hasHungSync: true)
-        ledger.file?.keep(figures)
-        let found = try LedgerFile.open(path: path)
-        #expect(found.facts == Self.facts(clusters: 10))
-        #expect(found.figures == figures)
+        for doubt in [nil, .lostWrites, .hungSync] as [SourceDoubt?] {
+            let figures = LedgerFile.Figures(
+                wallTime: .max - 1, bytesRead: 77, isAboveWatermark: true, doubt: doubt)
+            ledger.file?.keep(figures)
+            let found = try LedgerFile.open(path: path)
+            #expect(found.facts == Self.facts(clusters: 10))
+            #expect(found.figures == figures)
+        }
+    }
+
+    @Test("P1: a long run of words that stays in the file is found, goes on, and is found again")
+    func mapped() throws {
+        let count = Ledger.mappedWordsMin + 1500
+        let left = try make(clusters: count)
+        for cluster in 0..<Ledger.mappedWordsMin { left.view.publish(cluster, .zero) }
+        left.view.publish(count - 1, .slot(0))
+        left.view.settle()
+        for round in 0..<3 {
+            let found = try open()
+            #expect(found.found?.zeros == Ledger.mappedWordsMin + round && !found.view.isClosed)
+            // A word in a page of the file, and one in a page that has had none.
+            #expect(found.view.place(of: count - 1) == .slot(0))
+            #expect(found.view.place(of: Ledger.mappedWordsMin + round) == .source)
+            found.view.publish(Ledger.mappedWordsMin + round, .zero)
+            // Nobody finds it before it is settled.
+            #expect(try open().found?.zeros == Ledger.mappedWordsMin + round)
+            found.view.settle()
+        }
+        let last = try open()
+        last.view.close()
+        #expect(last.view.isClosed && fault { _ = try open() } == .notWhole)
+        withExtendedLifetime((left, last)) {}
     }
 
     @Test("P5: a ledger that was closed or given up is not gone on with")

@@ -11,7 +11,7 @@ import Testing
     /// A server with a state directory and one disk; begins a job.
     private static func begin(
         _ spoil: (_ memory: String) throws -> Void = { _ in }
-    ) async throws -> JobStarted {
+    ) async throws -> (JobStarted, leavesDirectory: Bool) {
         let directory =
             FileManager.default.temporaryDirectory.path + "/np-\(UInt32.random(in: 0...UInt32.max))"
         try FileManager.default.createDirectory(
@@ -41,18 +41,19 @@ import Testing
                 ], endpoint: .unix(path: directory + "/job.sock", mode: 0o600)))
         _ = try await server.endJob(id: "job")
         await server.shutdown()
-        return started
+        return (started, FileManager.default.fileExists(atPath: memory))
     }
 
-    @Test("a job whose files are kept in memory is one that lasts")
+    @Test("a job whose files are kept in memory is one that lasts, and a stop leaves none of them")
     func lasting() async throws {
-        let started = try await Self.begin()
+        let (started, leavesDirectory) = try await Self.begin()
         #expect(started.memory != nil && started.notLasting == nil, "\(started)")
+        #expect(!leavesDirectory)
     }
 
     @Test("a job whose files cannot be kept is served, and says that it does not last, and why")
     func notLasting() async throws {
-        let started = try await Self.begin { memory in
+        let (started, leavesDirectory) = try await Self.begin { memory in
             // In the place of the ledger: its file cannot be made.
             try FileManager.default.createDirectory(
                 atPath: memory + "/job.0.ledger/x", withIntermediateDirectories: true,
@@ -60,7 +61,7 @@ import Testing
             try FileManager.default.setAttributes(
                 [.posixPermissions: 0o700], ofItemAtPath: memory)
         }
-        #expect(started.memory == nil)
+        #expect(started.memory == nil && leavesDirectory)
         #expect(started.notLasting?.contains("could not be written: unlink") == true, "\(started)")
     }
 }

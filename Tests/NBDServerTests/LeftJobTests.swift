@@ -20,7 +20,7 @@ private final class LeftFixture: Sendable {
     func path(_ name: String) -> String { directory + "/" + name }
 
     init(
-        endpoint: ListenEndpoint? = nil, hangs: Bool = false, hasHungSync: Bool = false
+        endpoint: ListenEndpoint? = nil, hangs: Bool = false, doubt: SourceDoubt? = nil
     ) async throws {
         let name = "np-\(UInt32.random(in: 0...UInt32.max))"
         directory = FileManager.default.temporaryDirectory.path + "/" + name
@@ -45,7 +45,7 @@ private final class LeftFixture: Sendable {
                             kind: .file, path: directory + "/scratch", reuseExternal: true))
                 ], endpoint: endpoint ?? socket),
             liveExports: ["vm1/vda"], holdNanoseconds: 1, memory: memory)
-        try leave(hasHungSync: hasHungSync)
+        try leave(doubt)
         await server.expectJobs([resumption])
     }
 
@@ -59,7 +59,7 @@ private final class LeftFixture: Sendable {
         return FileCalls.node(file.raw)?.text ?? ""
     }
 
-    private func leave(hasHungSync: Bool) throws {
+    private func leave(_ doubt: SourceDoubt?) throws {
         let hasScratch = FileManager.default.fileExists(atPath: path("scratch"))
         let facts = LedgerFacts(
             bootID: StateFiles.bootID(), jobID: Self.id, target: "vda",
@@ -69,7 +69,7 @@ private final class LeftFixture: Sendable {
         file.keep(
             LedgerFile.Figures(
                 wallTime: MonotonicClock.wallTime() + 60_000_000_000, bytesRead: 0,
-                isAboveWatermark: false, hasHungSync: hasHungSync))
+                isAboveWatermark: false, doubt: doubt))
     }
 
     var ledger: JobMemory { JobMemory(directory: memory, jobID: Self.id, disk: 0) }
@@ -115,15 +115,20 @@ private final class LeftFixture: Sendable {
         await fixture.close()
     }
 
-    @Test("P1: a job whose disk had a sync that hung when the server was killed does not go on")
-    func hungSync() async throws {
-        let fixture = try await LeftFixture(hasHungSync: true)
+    @Test(
+        "P1: a job on whose disk its server had a doubt does not go on, and says which",
+        arguments: [
+            (SourceDoubt.hungSync, "had not ended when its server did"),
+            (SourceDoubt.lostWrites, "were lost while its server let go"),
+        ])
+    func doubted(doubt: SourceDoubt, words: String) async throws {
+        let fixture = try await LeftFixture(doubt: doubt)
         _ = try await fixture.attach()
         do throws(ServerFault) {
             _ = try await fixture.server.resumeJob(id: LeftFixture.id)
             Issue.record("it goes on")
         } catch {
-            #expect("\(error)".contains("had not ended when its server did"), "\(error)")
+            #expect("\(error)".contains(words), "\(error)")
         }
         await fixture.close()
     }

@@ -199,7 +199,7 @@ import Testing
         var loop = try loop()
         let socket = guest(&loop)
         let source = live.source
-        func isNoted() -> Bool { source.hasHungSync }
+        func isNoted() -> Bool { source.doubt == .hungSync }
         // A write that must be durable is a sync, too; one that need not be is none.
         for (command, flags) in [(3, 0), (1, 1), (1, 0)] as [(UInt64, UInt64)] {
             world.hung = [Self.source]
@@ -218,6 +218,23 @@ import Testing
             #expect(!isNoted())
             #expect(world.take(from: socket) == done(75))
         }
+    }
+
+    @Test("P1, P3: a flush of an upstream that the server itself waits for long is noted as well")
+    func hungUpstream() throws {
+        let remote = SlowRemote()
+        var facts = SourceFacts(
+            path: "nbd://host/disk", sizeBytes: UInt64(Self.diskBytes), raw: Self.source,
+            witness: WriteErrorWitness(raw: -1) { nil })
+        facts.type = .other
+        facts.remote = remote
+        let source = RawSource(facts)
+        let thread = try WorkerThread(name: "test-sync") { try? source.makeDurable() }
+        _ = remote.begun.wait(milliseconds: -1)
+        #expect(source.ownSyncIsUnderWay(since: .max))
+        remote.answered.arrive()
+        thread.wait(milliseconds: -1)
+        #expect(!source.ownSyncIsUnderWay(since: .max))
     }
 
     @Test("P2: a sync that could not be begun blames no disk")
@@ -371,4 +388,20 @@ final class Flag: Sendable {
     private let isSet = Atomic<Bool>(false)
     func set() { isSet.store(true, ordering: .relaxed) }
     func take() -> Bool { isSet.exchange(false, ordering: .relaxed) }
+}
+
+/// An upstream that flushes when it is told to.
+private final class SlowRemote: RemoteSource {
+    let begun = Latch(count: 1)
+    let answered = Latch(count: 1)
+
+    func makeDurable() throws(SystemFault) {
+        begun.arrive()
+        _ = answered.wait(milliseconds: -1)
+    }
+    func beginFlush() {}
+    var discards: Bool { false }
+    var zeroesFast: Bool { false }
+    var tellsAllocation: Bool { false }
+    func release() {}
 }

@@ -162,6 +162,41 @@ private final class Notes: Sendable {
         #expect(sum == 200 * 201 / 2)
     }
 
+    @Test("of calls that wait those go first that are urgent, and then those that come early")
+    func urgent() async {
+        let (calls, hang, notes, asked) = (StorageCalls(), Hang(), Notes(), Notes())
+        let place = StoragePlace.security
+        await withTaskGroup(of: Void.self) { group in
+            // The place has one thread, which is busy until all of them wait.
+            group.addTask {
+                _ = await calls.run(at: place, what: "x", .begin(milliseconds: nil)) {
+                    () -> Answer in
+                    notes.add("begun")
+                    hang.wait()
+                    return .success("")
+                }
+            }
+            _ = await notes.appear(1)
+            for number in 1...8 {
+                group.addTask {
+                    _ = await calls.run(
+                        at: place, what: "x", .begin(milliseconds: nil),
+                        isUrgent: { number == 5 && !asked.all.isEmpty }, comesEarly: number == 7
+                    ) { () -> Answer in
+                        notes.add("\(number)")
+                        return .success("")
+                    }
+                }
+            }
+            while calls.waitingCount(at: place) < 8 {
+                try? await Task.sleep(for: .milliseconds(5))
+            }
+            asked.add("now")
+            hang.end()
+        }
+        #expect(notes.all.count == 9 && notes.all[1...2] == ["5", "7"], "\(notes.all)")
+    }
+
     @Test("a stop answers whoever waits to begin something, and lets what ends something go on")
     func stop() async {
         let (calls, hang, notes) = (StorageCalls(), Hang(), Notes())

@@ -196,11 +196,13 @@ extension JobManager {
 
     private func awaitDisks(of job: Job) async throws(ControlError) {
         let end = ContinuousClock.now + .milliseconds(Int64(diskMilliseconds))
-        while let missing = missingDisk(of: job) {
+        while missingDisk(of: job) != nil {
+            // Ends as soon as the disks are there that are being opened already.
+            await retryFailedDisks(of: job.domain)
+            guard let missing = missingDisk(of: job) else { return }
             guard !isStopping else { throw .serverStopping }
             guard ContinuousClock.now < end else { throw missing }
             try? await Task.sleep(for: .milliseconds(Self.lookAgainMilliseconds))
-            await retryFailedDisks(of: job.domain)
         }
     }
 

@@ -177,7 +177,7 @@ final class BackupExport: Sendable {
                 wallTime: MonotonicClock.wallTime(),
                 bytesRead: bytesRead.load(ordering: .relaxed),
                 isAboveWatermark: watermarkSent.load(ordering: .relaxed),
-                hasHungSync: source.hasHungSync))
+                doubt: source.doubt))
     }
 
     var report: JobDiskReport {

@@ -32,16 +32,20 @@ enum LastCrash {
             "boot \(StateFiles.bootID())", "build \(configuration.build)",
             "process \(SystemFacts.processID)", "started \(MonotonicClock.wallTime())",
         ]
-        do throws(SystemFault) {
-            try StateFiles.makeDirectory(directory)
-            guard StateFiles.isPrivate(directory), StateFiles.isMemory(directory) else {
-                return (try FlightRecorder(), report)
+        for _ in 0..<Self.attempts {
+            do throws(SystemFault) {
+                try StateFiles.makeDirectory(directory)
+                guard StateFiles.isPrivate(directory), StateFiles.isMemory(directory) else { break }
+                return (try FlightRecorder(path: path, facts: facts), report)
+            } catch {
+                // A server that stops in this moment removes the directory while it is empty.
+                guard error.errno == Errno.notFound else { break }
             }
-            return (try FlightRecorder(path: path, facts: facts), report)
-        } catch {
-            return (try FlightRecorder(), report)
         }
+        return (try FlightRecorder(), report)
     }
+
+    private static let attempts = 3
 
     /// How the server crashed that was the last to note what it does.
     static func read(_ directory: String) -> CrashReport? {

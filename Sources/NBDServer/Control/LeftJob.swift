@@ -109,10 +109,15 @@ struct LeftJob {
                 "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
             )
         }
-        guard !found.figures.hasHungSync else {
+        switch found.figures.doubt {
+        case nil: break
+        case .hungSync:
             throw Refusal(
                 "a sync of disk '\(target)' had not ended when its server did: writes of the machine"
                     + " may be lost, and nobody is told of that any more")
+        case .lostWrites:
+            throw Refusal(
+                "writes of the machine to disk '\(target)' were lost while its server let go of it")
         }
         // Who else has changed an upstream cannot be told, as of a device.
         guard source.remote == nil else { return }

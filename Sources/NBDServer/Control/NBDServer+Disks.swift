@@ -64,13 +64,14 @@ extension NBDServer {
         defer { giveBack(place, configuration.exportName) }
         let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
         // Where many disks wait for their turn, as at a start, those go first for which machines
-        // wait.
+        // wait, and then those of jobs.
         let isUrgent: @Sendable () -> Bool = { [live] in
             live.isAskedFor(configuration.exportName)
         }
+        let hasJob = isExpected(configuration.exportName)
         let opened = await storage.run(
             at: .of(configuration.path), what: "'\(configuration.path)'",
-            .begin(milliseconds: limit), isUrgent: isUrgent
+            .begin(milliseconds: limit), isUrgent: isUrgent, comesEarly: hasJob
         ) {
             self.shared.flight.during(.openingDisk, configuration.exportName) {
                 self.openSource(configuration, home: place.home)
@@ -79,10 +80,11 @@ extension NBDServer {
         switch opened {
         case .failure(let fault): return .failure(fault)
         case .success(let source):
-            let left = await openExpected(configuration.exportName, source)
+            let left = await openExpected(
+                configuration.exportName, source, isUrgent: isUrgent)
             return await storage.run(
                 at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil),
-                isUrgent: isUrgent
+                isUrgent: isUrgent, comesEarly: hasJob
             ) {
                 guard self.keep(place, configuration.exportName) else {
                     return .failure(.exportNameTaken(name: configuration.exportName))

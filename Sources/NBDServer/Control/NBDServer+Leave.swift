@@ -201,7 +201,7 @@ extension NBDServer {
         }
         shared.watch.remove(exports.map(\.id))
         // Everything that was asked has been answered, syncs too.
-        for export in exports { export.source.hasHungSync = false }
+        for export in exports { export.source.doubt = nil }
         noteLastLosses()
         for export in exports {
             export.keepFigures()
@@ -219,10 +219,8 @@ extension NBDServer {
     private func noteLastLosses() {
         for disk in state.withLock({ Array($0.disks.values) })
         where !disk.source.isReadOnly && disk.source.hasLostWrites {
-            disk.source.hasHungSync = true
-            let doubt = doubt(disk.disk)
-            _ = doubt?.sayInMemory()
-            doubt?.say(isUnheard: true)
+            disk.source.doubt = .lostWrites
+            doubt(disk.disk)?.sayLossInMemory()
         }
     }
 

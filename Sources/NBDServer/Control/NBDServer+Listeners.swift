@@ -77,7 +77,7 @@ extension NBDServer {
             }
         return await storage.run(
             at: endpoint.place, what: what,
-            .begin(milliseconds: shared.configuration.storageMilliseconds),
+            .begin(milliseconds: shared.configuration.storageMilliseconds), comesEarly: true,
             late: { $0.listener.close() }
         ) {
             self.bind(endpoint, for: scope.jobID) { listener, bound in

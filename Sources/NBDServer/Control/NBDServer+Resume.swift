@@ -132,9 +132,19 @@ extension NBDServer {
 
     // MARK: A disk is there again
 
+    /// Whether a job waits for the disk.
+    func isExpected(_ liveExport: String) -> Bool {
+        state.withLock { state in
+            state.expected.values.contains { $0.resumption.liveExports.contains(liveExport) }
+        }
+    }
+
     /// Opens and judges what belongs to the jobs of a disk that is being attached; scratch that
     /// does not answer costs its job only.
-    func openExpected(_ liveExport: String, _ source: RawSource) async -> [PreparedExport] {
+    func openExpected(
+        _ liveExport: String, _ source: RawSource,
+        isUrgent: @escaping @Sendable () -> Bool = { false }
+    ) async -> [PreparedExport] {
         let wanted = state.withLock { state in
             state.expected.values.flatMap { job -> [(ExpectedJob, Int)] in
                 guard job.refusal == nil else { return [] }
@@ -145,7 +155,7 @@ extension NBDServer {
         }
         return await withTaskGroup(of: PreparedExport.self) { group in
             for (job, disk) in wanted {
-                group.addTask { await self.prepare(job.resumption, disk, source) }
+                group.addTask { await self.prepare(job.resumption, disk, source, isUrgent) }
             }
             var prepared: [PreparedExport] = []
             for await each in group { prepared.append(each) }
@@ -154,12 +164,13 @@ extension NBDServer {
     }
 
     private func prepare(
-        _ job: JobResumption, _ disk: Int, _ source: RawSource
+        _ job: JobResumption, _ disk: Int, _ source: RawSource,
+        _ isUrgent: @escaping @Sendable () -> Bool
     ) async -> PreparedExport {
         let left = LeftJob(
             job, disk, memory(of: job, disk), readers: readers,
             reserved: shared.configuration.reserved)
-        let found = await look(left, source)
+        let found = await look(left, source, isUrgent)
         // Whoever has left serves it no more, and has not judged the job.
         if case .failure(let refusal) = found, !state.withLock(\.hasLeft) {
             // The disk is served next, without the ledger: however this server ends, no later one
@@ -171,9 +182,9 @@ extension NBDServer {
     }
 
     private func look(
-        _ left: LeftJob, _ source: RawSource
+        _ left: LeftJob, _ source: RawSource, _ isUrgent: @escaping @Sendable () -> Bool
     ) async -> Result<PreparedExport.Found, PreparedExport.Refusal> {
-        let ledger = await looking(at: source.path, "disk '\(source.path)'") {
+        let ledger = await looking(at: source.path, "disk '\(source.path)'", isUrgent) {
             () throws(PreparedExport.Refusal) in
             let ledger = try left.ledger()
             try left.judge(source, ledger)
@@ -184,7 +195,7 @@ extension NBDServer {
         case .success(let ledger):
             // Without the source: scratch that hangs is to keep no machine's disk in use.
             let path = left.scratchPath
-            return await looking(at: path, "scratch '\(path)'") {
+            return await looking(at: path, "scratch '\(path)'", isUrgent) {
                 () throws(PreparedExport.Refusal) in
                 try self.shared.flight.during(.resumingJob, left.jobID) {
                     () throws(PreparedExport.Refusal) in try left.open(ledger)
@@ -194,11 +205,12 @@ extension NBDServer {
     }
 
     private func looking<Value: Sendable>(
-        at path: String, _ what: String,
+        at path: String, _ what: String, _ isUrgent: @escaping @Sendable () -> Bool,
         _ body: @escaping @Sendable () throws(PreparedExport.Refusal) -> Value
     ) async -> Result<Value, PreparedExport.Refusal> {
         let looked = await storage.run(
-            at: .of(path), what: what, .begin(milliseconds: Limits.resumeMilliseconds)
+            at: .of(path), what: what, .begin(milliseconds: Limits.resumeMilliseconds),
+            isUrgent: isUrgent, comesEarly: true
         ) { () -> Result<Result<Value, PreparedExport.Refusal>, ServerFault> in
             .success(Result { () throws(PreparedExport.Refusal) in try body() })
         }

@@ -31,6 +31,8 @@ extension NBDServer {
         }
         await stopRings()
         shared.flight.end()
+        // A newcomer that waits, or a job's file that could not be removed, keeps it.
+        if let jobMemory { try? FileCalls.removeDirectory(jobMemory) }
     }
 
     /// Waits for calls that were past what may hang when the stop came.

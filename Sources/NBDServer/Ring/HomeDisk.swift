@@ -50,7 +50,7 @@ struct HomeDisk: ~Copyable {
     var syncErrno: Int32?
     /// The disk has lost writes, and no flush of the guest has failed with it yet.
     var hasUnheardLoss = false
-    /// A guest's sync, or durable write, has been under way for long.
+    /// A guest's sync, or durable write, has been under way for long; set and read within a tick.
     var hasHungSync = false
 
     // What the source has turned out not to do

@@ -34,7 +34,6 @@ extension RingLoop where IO: ~Copyable {
     /// What the kernel tells of a sync it tells once, and when this process is killed, to nobody.
     private mutating func noteHungSyncs(mayBe: Bool) {
         let limit = now > Limits.hungSyncNanoseconds ? now - Limits.hungSyncNanoseconds : 0
-        for disk in disks.indices where disks.contains(disk) { disks[disk].hasHungSync = false }
         if mayBe {
             for piece in pieces.indices where pieces.contains(piece) {
                 let since = pieces[piece].handedOverAt
@@ -45,10 +44,13 @@ extension RingLoop where IO: ~Copyable {
         for disk in disks.indices where disks.contains(disk) {
             let source = disks[disk].export.source
             let hangs = disks[disk].hasHungSync || source.ownSyncIsUnderWay(since: limit)
-            guard hangs != source.hasHungSync else { continue }
+            disks[disk].hasHungSync = false
+            guard hangs != (source.doubt == .hungSync), source.doubt != .lostWrites else {
+                continue
+            }
             // One that has ended badly says more than that it hung.
             if !hangs { noticeLoss(disk) }
-            source.hasHungSync = hangs
+            source.doubt = hangs ? .hungSync : nil
             disks[disk].tracking?.doubt.say(syncHangs: hangs)
         }
     }
