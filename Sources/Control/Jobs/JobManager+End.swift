@@ -80,6 +80,7 @@ extension JobManager {
             await takeBack(job, &info)
         }
         jobs.removeValue(forKey: id)
+        leaveRoom(of: job)
         if !outcome.isGood { keepInHistory(info) }
         endedCounts[outcome.label, default: 0] += 1
         endedReadBytes &+= (job.lastReport?.disks ?? []).reduce(0) { $0 &+ $1.bytesRead }
