@@ -362,8 +362,8 @@ static inline int nbdpull_spawn(int *process, const char *path, char *const *arg
     return result;
 }
 /* Starts a program that is killed when the thread that starts it ends, however that comes about. Between the
- * two calls the child does only what a signal handler may. */
-static inline int nbdpull_spawn_bound(const char *path, char *const *arguments, int output) {
+ * two calls the child does only what a signal handler may. An open file (not -1) is its file 3. */
+static inline int nbdpull_spawn_bound(const char *path, char *const *arguments, int output, int file) {
     const int parent = getpid();
     const int child = fork();
     if (child != 0) return child;
@@ -373,8 +373,9 @@ static inline int nbdpull_spawn_bound(const char *path, char *const *arguments, 
     signal(SIGPIPE, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     const int nothing = open("/dev/null", O_RDWR);
+    /* 3 itself would stay close-on-exec; `output` may be 3, and is used before. */
     if (getppid() != parent || nothing < 0 || dup2(nothing, 0) < 0 || dup2(output, 1) < 0
-        || dup2(output, 2) < 0)
+        || dup2(output, 2) < 0 || (file == 3 ? fcntl(3, F_SETFD, 0) : file >= 0 ? dup2(file, 3) : 0) < 0)
         _exit(126);
     execv(path, arguments);
     _exit(127);
@@ -415,6 +416,12 @@ static inline int nbdpull_has_ended(int process, int *how) {
     if (result <= 0) return result;
     *how = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     return 1;
+}
+/* Waits for the end of a child, which keeps its number. */
+static inline void nbdpull_await_end(int process) {
+    siginfo_t how;
+    while (waitid(P_PID, (id_t)process, &how, WEXITED | WNOWAIT) < 0)
+        if (errno != EINTR) return;
 }
 /* Waits for the end of a child: its exit status, or 128 and the signal's number. */
 static inline int nbdpull_await_child(int process) {

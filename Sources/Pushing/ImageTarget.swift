@@ -12,20 +12,29 @@ final class ImageTarget: Sendable {
     private let order: PushOrder
     private let program: TargetProgram
 
-    /// Makes the image, or examines the one that is there, and begins to serve it.
-    init(_ order: PushOrder) throws(PushFailure) {
+    /// Makes the image in an open file, or examines the one that is there, and begins to serve it.
+    init(_ order: PushOrder, in file: ProgramFile) throws(PushFailure) {
         self.order = order
         try Self.check(order)
         if order.keepsImage {
-            clusterBytes = try Self.examine(order)
+            clusterBytes = try Self.examine(order, in: file)
         } else {
             clusterBytes = Self.clusterBytesDefault
-            try Self.onceUnlocked([
-                "create", "-q", "-f", "qcow2", "-o", "cluster_size=\(clusterBytes)", order.path,
-                String(order.sizeBytes),
-            ])
+            try Self.create(order, in: file, options: [])
         }
-        program = try Self.serve(order, readOnly: false)
+        program = try Self.serve(order, file, readOnly: false)
+    }
+
+    /// Makes an empty image in place of what the file holds.
+    static func create(
+        _ order: PushOrder, in file: ProgramFile, options: [String]
+    ) throws(PushFailure) {
+        let all = ["cluster_size=\(clusterBytesDefault)"] + options
+        try onceUnlocked(
+            [
+                "create", "-q", "-f", "qcow2", "-o", all.joined(separator: ","),
+                ProgramFile.name, String(order.sizeBytes),
+            ], on: file)
     }
 
     /// Throws what can be said without the image.
@@ -48,12 +57,15 @@ final class ImageTarget: Sendable {
     private static let lockMilliseconds = 5_000
     private static let lockLookMilliseconds = 50
 
+    /// Runs `qemu-img` on a file; returns what it has printed.
     @discardableResult
-    private static func onceUnlocked(_ arguments: [String]) throws(PushFailure) -> String {
+    static func onceUnlocked(
+        _ arguments: [String], on file: ProgramFile
+    ) throws(PushFailure) -> String {
         var waited = 0
         while true {
             do throws(PushFailure) {
-                return try TargetProgram.run("qemu-img", arguments)
+                return try TargetProgram.run("qemu-img", arguments, on: file)
             } catch {
                 guard error.text.contains("Failed to get"), waited < lockMilliseconds else {
                     throw error
@@ -70,11 +82,14 @@ final class ImageTarget: Sendable {
     /// Waits for the program, which closes the image when the last connection is gone.
     func close() throws(PushFailure) { try program.wait() }
 
+    /// Ends the program in the middle of it all.
+    func kill() { program.kill() }
+
     /// Serves a closed image once more, to be read.
     static func reopen(
-        _ order: PushOrder
+        _ order: PushOrder, in file: ProgramFile
     ) throws(PushFailure) -> (program: TargetProgram, connect: () throws(PushFailure) -> NBDPeer) {
-        let program = try serve(order, readOnly: true)
+        let program = try serve(order, file, readOnly: true)
         return (program, { () throws(PushFailure) in try connect(order, program) })
     }
 
@@ -95,7 +110,7 @@ final class ImageTarget: Sendable {
     }
 
     private static func serve(
-        _ order: PushOrder, readOnly: Bool
+        _ order: PushOrder, _ file: ProgramFile, readOnly: Bool
     ) throws(PushFailure) -> TargetProgram {
         // SAFETY: the string is passed for the time of the call.
         _ = unsafe unlink(order.socketPath)
@@ -105,7 +120,7 @@ final class ImageTarget: Sendable {
         ]
         arguments += readOnly ? ["--read-only"] : ["--discard=unmap", "--detect-zeroes=off"]
         arguments.append(try node(order, compresses: order.compresses && !readOnly))
-        return try TargetProgram("qemu-nbd", arguments)
+        return try TargetProgram("qemu-nbd", arguments, on: file)
     }
 
     // What an image says of other files is not followed.
@@ -135,7 +150,8 @@ final class ImageTarget: Sendable {
     ) throws(PushFailure) -> String {
         let node = Node(
             file: Node.File(
-                driver: order.kind == .block ? "host_device" : "file", filename: order.path))
+                driver: order.kind == .block ? "host_device" : "file",
+                filename: ProgramFile.name))
         do {
             let encoder = JSONEncoder()
             let data =
@@ -164,8 +180,11 @@ final class ImageTarget: Sendable {
     }
 
     // The image is another's: it must be of the disk's size, and lie in one file.
-    private static func examine(_ order: PushOrder) throws(PushFailure) -> Int {
-        let said = try onceUnlocked(["info", "--output=json", "-f", "qcow2", order.path])
+    private static func examine(
+        _ order: PushOrder, in file: ProgramFile
+    ) throws(PushFailure) -> Int {
+        let said = try onceUnlocked(
+            ["info", "--output=json", "-f", "qcow2", ProgramFile.name], on: file)
         let facts: Facts
         do {
             facts = try JSONDecoder().decode(Facts.self, from: Data(said.utf8))

@@ -125,6 +125,7 @@ struct PushCopy: Sendable {
                 let count = min(Self.pieceBytes, run.count - done)
                 let offset = run.offset + UInt64(done)
                 progress.await(count)
+                try target.file.room.check(count)
                 // SAFETY: `count` is within the memory, which is this thread's.
                 let piece = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[..<count])
                 try unsafe peer.read(piece, at: offset)
@@ -133,10 +134,7 @@ struct PushCopy: Sendable {
                 progress.note(written: count)
             }
         }
-        if order.format == .raw {
-            target.file.beginWriteback(
-                at: window.lowerBound, count: Int(window.upperBound - window.lowerBound))
-        }
+        target.beginWriteback(window)
     }
 
     // Units of zeros are made holes, not written.

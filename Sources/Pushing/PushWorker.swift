@@ -25,36 +25,48 @@ package enum PushWorker {
         WorkerThread.giveWay()
         guard case .prepare(let order) = readCommand() else { return 64 }
         let progress = PushProgress(bytesPerSecond: order.bytesPerSecond)
+        let guarding = RoomGuard(progress) { say(.failed($0.text)) }
         do throws(PushFailure) {
             // From the start: a target that hangs must not keep the process when the server is
             // gone.
-            let begin = try listen(progress)
+            let begin = try listen(progress, guarding)
             let prepared = try PreparedTarget(order)
+            guarding.prepared(prepared)
+            if let fileSystem = prepared.file.room.fileSystem {
+                say(.place(fileSystem: fileSystem))
+            }
             say(.ready)
             let source = begin.wait()
             let target = try prepared.begin()
+            guarding.begun(target)
+            try start("nbdpull-room") { guarding.watch() }
             try reportProgress(progress)
-            let copy = PushCopy(
-                source: source, order: order, target: target, progress: progress)
-            try copy.run()
-            // Holes may have come and gone since it was measured.
-            progress.total.store(progress.bytes.load(ordering: .relaxed), ordering: .relaxed)
-            // No news of the copy may come behind this one, which gives the flush its time.
-            isFlushing.withLock { $0 = true }
-            say(progress)
-            say(.flushing)
-            try target.finish()
-            isFlushing.withLock { $0 = false }
-            if order.verifies {
-                say(progress)
-                try target.readBack { readers throws(PushFailure) in try copy.verify(readers) }
-            }
+            try write(target, from: source, order, progress)
+            guard guarding.keep() else { throw PushFailure("its room was given back") }
             say(.done)
             return 0
         } catch {
-            say(.failed(error.text))
+            guarding.fail(error)
             return 1
         }
+    }
+
+    private static func write(
+        _ target: PushTarget, from source: PushSource, _ order: PushOrder, _ progress: PushProgress
+    ) throws(PushFailure) {
+        let copy = PushCopy(source: source, order: order, target: target, progress: progress)
+        try copy.run()
+        // Holes may have come and gone since it was measured.
+        progress.total.store(progress.bytes.load(ordering: .relaxed), ordering: .relaxed)
+        // No news of the copy may come behind this one, which gives the flush its time.
+        isFlushing.withLock { $0 = true }
+        say(progress)
+        say(.flushing)
+        try target.finish()
+        isFlushing.withLock { $0 = false }
+        guard order.verifies else { return }
+        say(progress)
+        try target.readBack { readers throws(PushFailure) in try copy.verify(readers) }
     }
 
     private static func say(_ progress: PushProgress) {
@@ -96,13 +108,21 @@ package enum PushWorker {
         }
     }
 
-    private static func listen(_ progress: PushProgress) throws(PushFailure) -> Beginning {
+    private static func listen(
+        _ progress: PushProgress, _ guarding: RoomGuard
+    ) throws(PushFailure) -> Beginning {
         let begin = Beginning()
         try start("nbdpull-listen") {
             while true {
                 switch readCommand() {
                 case .limit(let bytes): progress.setLimit(bytes)
                 case .copy(let source): begin.set(source)
+                case .room(let room): guarding.set(room)
+                case .giveRoom:
+                    guarding.fail(
+                        PushFailure(
+                            "'\(guarding.path)': it gave way to a machine whose disk is on the "
+                                + "same file system, which was full"))
                 case .prepare, nil: break
                 }
             }

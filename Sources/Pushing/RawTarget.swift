@@ -12,6 +12,8 @@ final class RawTarget: Sendable {
     private let descriptor: Int32
     private let path: String
     private let isBlock: Bool
+    private let isNew: Bool
+    let room: TargetRoom
 
     /// A lock that another worker has is waited for so long: it has been killed and ends in a
     /// moment.
@@ -22,10 +24,12 @@ final class RawTarget: Sendable {
     init(_ order: PushOrder) throws(PushFailure) {
         path = order.path
         isBlock = order.kind == .block
+        isNew = order.isNew
         var flags = O_RDWR | O_CLOEXEC
         // Of a device it asks for nobody else to have it; of our own file, that it is no link.
         if isBlock { flags |= O_EXCL } else if order.isNew { flags |= O_NOFOLLOW }
         descriptor = try Self.open(path, flags)
+        room = TargetRoom(order, descriptor: descriptor)
         var facts = stat()
         // SAFETY: the kernel fills the local during the call.
         guard unsafe fstat(descriptor, &facts) == 0 else { throw .call("fstat", path) }
@@ -74,6 +78,23 @@ final class RawTarget: Sendable {
     }
 
     deinit { if descriptor >= 0 { _ = close(descriptor) } }
+
+    /// For programs that work on this very file.
+    var forPrograms: ProgramFile { ProgramFile(descriptor: descriptor, path: path) }
+
+    /// Takes the locks that an image's program takes otherwise; they last as long as the answer.
+    func lockApart() throws(PushFailure) -> FileLock {
+        let apart = try Self.open("/proc/self/fd/\(descriptor)", O_RDWR | O_CLOEXEC)
+        let lock = FileLock(descriptor: apart)
+        try Self.lock(apart, path)
+        return lock
+    }
+
+    /// Gives the room of a file back that was made for the backup.
+    func empty() {
+        // A shorter one may be all that the storage lets us have.
+        if isNew { _ = ftruncate(descriptor, 0) }
+    }
 
     /// Makes it fit for the raw content of a disk; what is ours already has zeros only.
     func fit(_ order: PushOrder) throws(PushFailure) {
@@ -173,4 +194,11 @@ final class RawTarget: Sendable {
 
     /// Lets go of cached pages, so that what is read next comes from the storage.
     func forgetCache() { _ = posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED) }
+}
+
+/// Locks of an open file, until it is let go of.
+final class FileLock: Sendable {
+    private let descriptor: Int32
+    init(descriptor: Int32) { self.descriptor = descriptor }
+    deinit { if descriptor >= 0 { _ = close(descriptor) } }
 }

@@ -1,6 +1,7 @@
 import CLinux
 import Foundation
 import Glibc
+import Synchronization
 
 /// A program of qemu's that writes an image; it ends with this process, whatever becomes of that.
 final class TargetProgram: Sendable {
@@ -12,12 +13,18 @@ final class TargetProgram: Sendable {
     /// What it prints, in memory.
     private let output: Int32
     private let name: String
+    private let file: ProgramFile?
+    /// Once it has been waited for, its number may be another's.
+    private let isGone = Mutex(false)
 
     /// Starts a program; it is looked for as a shell does.
     ///
     /// It lives no longer than the calling thread.
-    init(_ name: String, _ arguments: [String]) throws(PushFailure) {
+    init(
+        _ name: String, _ arguments: [String], on file: ProgramFile? = nil
+    ) throws(PushFailure) {
         self.name = name
+        self.file = file
         let path = try Self.find(name)
         // SAFETY: the string is passed for the time of the call.
         output = unsafe nbdpull_memory_file("nbdpull-\(name)")
@@ -28,7 +35,7 @@ final class TargetProgram: Sendable {
         }
         unsafe texts.append(nil)
         defer { unsafe texts.forEach { unsafe free($0) } }
-        process = unsafe nbdpull_spawn_bound(path, texts, output)
+        process = unsafe nbdpull_spawn_bound(path, texts, output, file?.descriptor ?? -1)
         guard process > 0 else { throw .call("fork", name) }
     }
 
@@ -36,15 +43,23 @@ final class TargetProgram: Sendable {
 
     /// Runs a program to its end; returns what it has printed.
     @discardableResult
-    static func run(_ name: String, _ arguments: [String]) throws(PushFailure) -> String {
-        let program = try TargetProgram(name, arguments)
+    static func run(
+        _ name: String, _ arguments: [String], on file: ProgramFile? = nil
+    ) throws(PushFailure) -> String {
+        let program = try TargetProgram(name, arguments, on: file)
         try program.wait()
         return program.printed
     }
 
     /// Waits for its end; throws when it was not a good one.
     func wait() throws(PushFailure) {
-        let status = nbdpull_await_child(process)
+        nbdpull_await_end(process)
+        let status = isGone.withLock { isGone in
+            // Whoever has ended it has waited for it, too.
+            if isGone { return 128 + SIGKILL }
+            isGone = true
+            return nbdpull_await_child(process)
+        }
         guard status == 0 else { throw failure(status) }
     }
 
@@ -52,14 +67,28 @@ final class TargetProgram: Sendable {
     func checkRuns() throws(PushFailure) {
         var status: Int32 = 0
         // SAFETY: the callee fills the local during the call.
-        guard unsafe nbdpull_has_ended(process, &status) == 1 else { return }
-        throw failure(status)
+        let hasEnded = isGone.withLock { isGone in
+            if isGone { return false }
+            isGone = unsafe nbdpull_has_ended(process, &status) == 1
+            return isGone
+        }
+        if hasEnded { throw failure(status) }
     }
 
-    /// Ends it.
+    /// Ends it; returns when it has no open file any more, or after a moment, should it hang.
     func kill() {
-        _ = Glibc.kill(process, SIGKILL)
-        _ = nbdpull_await_child(process)
+        for round in 0..<200 {
+            let isRunning = isGone.withLock { isGone in
+                if isGone { return false }
+                if round == 0 { _ = Glibc.kill(process, SIGKILL) }
+                var status: Int32 = 0
+                // SAFETY: the callee fills the local during the call.
+                isGone = unsafe nbdpull_has_ended(process, &status) != 0
+                return !isGone
+            }
+            guard isRunning else { return }
+            usleep(5_000)
+        }
     }
 
     /// What it has printed, or the end of that.
@@ -77,6 +106,7 @@ final class TargetProgram: Sendable {
         let said = String(printed.suffix(Self.outputBytesMax))
             .trimmingCharacters(in: .whitespacesAndNewlines)
             .replacingOccurrences(of: "\n", with: "; ")
+            .replacingOccurrences(of: ProgramFile.name, with: file?.path ?? ProgramFile.name)
         let end = status > 128 ? "killed by signal \(status - 128)" : "ended with \(status)"
         return PushFailure(said.isEmpty ? "\(name): \(end)" : said)
     }
@@ -94,4 +124,14 @@ final class TargetProgram: Sendable {
             "the program '\(name)' is not installed, which writes qcow2 images: install the "
                 + "package '\(package)', or use <driver type='raw'/>")
     }
+}
+
+/// An open file that a program is given: it finds this very file, whatever its name leads to by now.
+struct ProgramFile: Sendable {
+    /// What the program opens.
+    static let name = "/proc/self/fd/3"
+
+    let descriptor: Int32
+    /// For people.
+    let path: String
 }

@@ -46,6 +46,13 @@ package protocol BackupEngine: Sendable {
     func dirtyReport(
         since checkpoint: String, disk: DiskID, extentLimit: Int
     ) async throws(ServerFault) -> DirtyReport
+    /// Where machines' disks take their room now.
+    var machineRoom: MachineRoom { get }
+    /// Has a file give its room back when a machine finds its file system full; in place of what
+    /// was known of that target.
+    func holdRoom(_ holder: RoomHolder)
+    /// Forgets the files of a job.
+    func dropRoom(ofJob id: String)
     /// Forgets what is kept elsewhere for a tracking directory that has been removed for good.
     func forgetTracking(directory: String)
     /// Connections that were closed at once, because a limit of connections was reached.
@@ -93,6 +100,10 @@ extension BackupEngine {
         throw .cannotLeave(detail: "this engine leaves nothing to others")
     }
     package func forgetTracking(directory: String) {}
+    /// Nor do machines run out of room.
+    package var machineRoom: MachineRoom { MachineRoom() }
+    package func holdRoom(_ holder: RoomHolder) {}
+    package func dropRoom(ofJob id: String) {}
 
     /// An engine without connections refuses none.
     package var refusedConnections: UInt64 { 0 }

@@ -30,6 +30,9 @@ package struct PushOrder: Sendable, Hashable, Codable {
     /// `st_dev` and `st_ino` of the file that was checked; nil: any.
     package var device: UInt64?
     package var inode: UInt64?
+    /// The whole disk is copied, and holds data nearly everywhere.
+    package var isDense: Bool
+    package var room: MachineRoom
 
     package init(
         path: String, kind: SourceKind, format: PushFormat, isNew: Bool, keepsImage: Bool,
@@ -45,6 +48,8 @@ package struct PushOrder: Sendable, Hashable, Codable {
         compresses = false
         verifies = false
         connections = 1
+        isDense = false
+        room = MachineRoom()
     }
 }
 
@@ -69,10 +74,16 @@ package enum PushCommand: Sendable, Hashable, Codable {
     case copy(PushSource)
     /// A new limit in bytes a second.
     case limit(UInt64)
+    /// Disks have come or gone.
+    case room(MachineRoom)
+    /// A machine needs the target's room: it fails, and a new file is emptied at once.
+    case giveRoom
 }
 
 /// What a worker tells the server.
 package enum PushReport: Sendable, Hashable, Codable {
+    /// The file system of the target, before it is ready.
+    case place(fileSystem: UInt64)
     /// The target can be written.
     case ready
     /// Bytes of the backup's content that have been written, of so many. Comes only when there is
@@ -82,5 +93,6 @@ package enum PushReport: Sendable, Hashable, Codable {
     case flushing
     /// The target is whole and durable.
     case done
+    /// A new file is empty then.
     case failed(String)
 }

@@ -125,7 +125,7 @@ package struct ServerConfiguration: Sendable {
 }
 
 /// Room that scratch leaves to the machines' disks of a file system.
-package enum ScratchReserve: Sendable, Hashable {
+package enum ScratchReserve: Sendable, Hashable, Codable {
     case bytes(UInt64)
     /// A share of the whole file system, but at most 4 GiB.
     case share(percent: UInt64)

@@ -50,6 +50,8 @@ final class FakeEngine: BackupEngine {
         var jobClients = 1
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
+        var room = MachineRoom()
+        var holders: [RoomHolder] = []
     }
 
     private let state = Mutex(State())
@@ -60,6 +62,12 @@ final class FakeEngine: BackupEngine {
     }
     var attachedCount: Int { state.withLock { $0.attached.count } }
     var jobCount: Int { state.withLock { $0.jobs.count } }
+
+    var machineRoom: MachineRoom { state.withLock { $0.room } }
+    func holdRoom(_ holder: RoomHolder) { state.withLock { $0.holders.append(holder) } }
+    func dropRoom(ofJob id: String) {
+        state.withLock { state in state.holders.removeAll { $0.job == id } }
+    }
 
     /// Breaks a job as the server would: its reports say so, and an event is sent.
     func breakJob(_ id: String, _ reason: String) {

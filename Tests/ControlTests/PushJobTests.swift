@@ -141,6 +141,23 @@ final class ScriptedPusher: PushStarting {
         #expect(fixture.engine.jobCount == 0)
     }
 
+    @Test("a push that is being ended is shown until its verdict is there")
+    func ending() async throws {
+        let fixture = try ControlFixture()
+        let pusher = ScriptedPusher()
+        let manager = try await Self.manager(fixture, pusher)
+        fixture.engine.change { $0.endMilliseconds = 300 }
+        let begun = try await manager.begin(
+            domain: "vm1", BeginRequest(backupXML: Self.xml(fixture)))
+        #expect(try await eventually { pusher.copying == 2 })
+        for run in pusher.all { run.hear(.done) }
+        while try await manager.jobInfo(domain: "vm1", job: nil) != .none {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        let ended = try await manager.completedJobInfo(domain: "vm1", job: nil, keep: true)
+        #expect(ended.id == begun.id && ended.outcome == "completed", "\(ended)")
+    }
+
     @Test("a target that cannot be opened refuses the begin, and nothing is left of it")
     func refused() async throws {
         let fixture = try ControlFixture()

@@ -3,6 +3,7 @@ import Disk
 import Foundation
 import Glibc
 import ServerInterface
+import Synchronization
 import Testing
 
 /// What pushes that have ended leave at their targets: no good one is marked, no foreign one
@@ -181,5 +182,121 @@ import Testing
         #expect(ended.errorMessage == "scratch is full")
         #expect(PushJobTests.exists(fixture, "t.a.failed"))
         #expect(fixture.engine.jobCount == 0)
+    }
+
+    @Test("a target that cannot be looked for is not gone: the next start that can marks it")
+    func outOfReach() async throws {
+        let fixture = try ControlFixture()
+        let directory = fixture.root + "/backups"
+        try FileManager.default.createDirectory(
+            atPath: directory, withIntermediateDirectories: false)
+        try await Self.failOutOfReach(fixture, directory)
+        try FileManager.default.removeItem(atPath: directory)
+        try FileManager.default.moveItem(atPath: directory + ".away", toPath: directory)
+        _ = try await fixture.restarted()
+        #expect(PushJobTests.exists(fixture, "backups/t.failed"))
+        #expect(!PushJobTests.exists(fixture, "backups/t.partial"))
+        #expect(try Self.records(fixture).isEmpty)
+    }
+
+    // The directory of the target has another name when the push fails.
+    private static func failOutOfReach(
+        _ fixture: ControlFixture, _ directory: String
+    ) async throws {
+        let pusher = ScriptedPusher()
+        let manager = try await PushJobTests.manager(fixture, pusher)
+        _ = try await manager.begin(
+            domain: "vm1",
+            BeginRequest(
+                backupXML: "<domainbackup><disks><disk name='vda'>"
+                    + "<target file='\(directory)/t'/></disk></disks></domainbackup>"))
+        #expect(try await eventually { pusher.copying == 1 })
+        try FileManager.default.moveItem(atPath: directory, toPath: directory + ".away")
+        try FileManager.default.createSymbolicLink(
+            atPath: directory, withDestinationPath: directory)
+        pusher.all[0].hear(.failed("no room"))
+        #expect(try await eventually { try await manager.listJobs(domain: "vm1").isEmpty })
+        let told = manager.events.recent.filter { $0.event == .stateProblem }
+        #expect(told.count == 1, "\(told)")
+        #expect(told.first?.message?.contains("symbolic links") == true, "\(told)")
+        #expect(try records(fixture).count == 1)
+        await manager.shutdown()
+    }
+
+    @Test("a push whose begin failed and could not be taken back ends as soon as it can")
+    func undone() async throws {
+        let fixture = try ControlFixture()
+        let pusher = ScriptedPusher()
+        let manager = try await PushJobTests.manager(fixture, pusher)
+        fixture.engine.change { state in
+            state.endFault = .limitReached(what: "x", limit: 1)
+            // What a newer version wrote is not written over: the begin cannot be finished.
+            let jobs = fixture.stateDirectory + "/jobs"
+            state.onBegin = { job in
+                try? "nbdpull-state 999 job 0 0\n".write(
+                    toFile: "\(jobs)/\(job.id).state", atomically: false, encoding: .utf8)
+            }
+        }
+        await #expect(throws: ControlError.self) { try await Self.beginOverFiles(fixture, manager) }
+        let left = try await manager.listJobs(domain: "vm1")
+        // Its end is asked for again and again.
+        #expect(left.count == 1 && left.allSatisfy { ["broken", "ending"].contains($0.state) })
+        #expect(pusher.copying == 0 && pusher.all.allSatisfy { $0.isStopped.withLock { $0 } })
+        fixture.engine.change { $0.endFault = nil }
+        let ended = try await PushJobTests.ended(manager, try #require(left.first?.id))
+        #expect(ended.outcome == "failed", "\(ended)")
+        #expect(fixture.engine.jobCount == 0)
+        // No worker had begun: what was there before is as it was.
+        for name in ["t.a", "t.b"] {
+            #expect(Self.content(fixture, name) == String(repeating: name, count: 1000))
+        }
+    }
+
+    @Test("a push that ends while the state directory cannot be written has failed, then and later")
+    func withoutState() async throws {
+        for isGood in [true, false] {
+            let fixture = try ControlFixture()
+            let places = ["jobs", "history", "domains", "checkpoints"].map {
+                "\(fixture.stateDirectory)/\($0)"
+            }
+            let id = try await Self.endWithoutState(fixture, places, isGood: isGood)
+            for place in places {
+                try FileManager.default.removeItem(atPath: place)
+                try FileManager.default.moveItem(atPath: place + ".away", toPath: place)
+            }
+            #expect(try Self.records(fixture) == [id + ".state"])
+            let (next, _) = try await fixture.restarted()
+            let known = try await PushJobTests.ended(next, id)
+            #expect(known.outcome == "failed" && known.checkpointKept == false, "\(known)")
+            #expect(!PushJobTests.exists(fixture, "t.a"))
+            #expect(try Self.records(fixture).isEmpty)
+        }
+    }
+
+    private static func endWithoutState(
+        _ fixture: ControlFixture, _ places: [String], isGood: Bool
+    ) async throws -> String {
+        let pusher = ScriptedPusher()
+        let manager = try await PushJobTests.manager(fixture, pusher)
+        fixture.engine.change { $0.memory = "/dev/shm/x" }
+        let begun = try await manager.begin(
+            domain: "vm1",
+            BeginRequest(
+                backupXML: PushJobTests.xml(fixture),
+                checkpointXML: "<domaincheckpoint><name>c</name></domaincheckpoint>"))
+        #expect(try await eventually { pusher.copying == 2 })
+        for place in places {
+            try FileManager.default.moveItem(atPath: place, toPath: place + ".away")
+            _ = FileManager.default.createFile(atPath: place, contents: nil)
+        }
+        for run in pusher.all { run.hear(isGood ? .done : .failed("no room")) }
+        let ended = try await PushJobTests.ended(manager, begun.id)
+        #expect(ended.outcome == "failed", "\(ended)")
+        for name in ["t.a", "t.b"] {
+            #expect(!PushJobTests.exists(fixture, name))
+            #expect(PushJobTests.exists(fixture, name + ".failed"))
+        }
+        await manager.shutdown()
+        return begun.id
     }
 }

@@ -296,6 +296,50 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test(
+            "P2: a push beside a machine's thin disk gives way: the machine finds all the room there is",
+            arguments: ["raw", "qcow2"], ["16M", "0"])
+        func besideDisk(format: String, reserve: String) throws {
+            let small = try TinyFileSystem(mebibytes: 64)
+            let directory = try TemporaryDirectory()
+            let (thin, pushed) = (small.path + "/thin", directory.file("vda.img"))
+            try Images.sparse(thin, bytes: 64 << 20)
+            _ = try Images.random(pushed, bytes: 40 << 20, seed: 5)
+            let server = try ServerUnderTest(
+                [
+                    DomainDescription(
+                        "vm1", [DiskDescription("vda", pushed), DiskDescription("vdb", thin)])
+                ], options: ["--scratch-reserve", reserve])
+            let target = small.path + "/t"
+            let job = try BegunJob(
+                json: try server.cli(
+                    try server.pushArguments([PushDisk("vda", target, format: format)])
+                        + ["--bandwidth", "48M", "--json"]
+                ).output())
+            let guest = try NBDClient(server.liveURI("vm1", "vdb"))
+            let new = [UInt8](repeating: 0x22, count: 1 << 20)
+            // All that fits: the file system's own tables take some.
+            for place in 0..<52 { try guest.write(new, at: place << 20) }
+            try guest.flush()
+            let ended = try server.awaitPush(job.id)
+            #expect(ended.outcome == "failed", "\(ended)")
+            let reason = ended.errorMessage ?? ""
+            #expect(
+                reason.contains("--scratch-reserve") || reason.contains("gave way")
+                    || reason.contains("No space left"), "\(reason)")
+            for place in 0..<52 { #expect(try guest.read(place << 20, 1 << 20) == new) }
+            #expect(!Files.exists(target) && !Files.exists(target + ".partial"))
+            #expect(try Images.allocatedBytes(target + ".failed") <= 4096)
+            // With what is left now none begins.
+            if reserve != "0" {
+                let refused = try server.cli(
+                    try server.pushArguments([PushDisk("vda", target, format: format)]))
+                #expect(refused.stderr.contains("are kept for machines"), "\(refused)")
+                #expect(!Files.exists(target + ".partial"))
+            }
+            try server.stop()
+        }
+
         @Test("P2: a target that hangs breaks the push, not the guest, and holds up no end of it")
         func hung() throws {
             let fixture = try Fixture(options: ["--storage-timeout", "2"])
@@ -313,14 +357,59 @@ extension InteropSuite {
             try fixture.server.stop()
         }
 
+        @Test("P1: a full disk's image is written without a program, each byte at its place")
+        func places() throws {
+            let directory = try TemporaryDirectory()
+            let disk = directory.file("vda.img")
+            // The image has a table between the disk's first 512 MiB and the rest.
+            try Command.run("fallocate", ["-l", "520M", disk]).output()
+            let file = try FileHandle(forWritingTo: URL(fileURLWithPath: disk))
+            var generator = SeededGenerator(seed: 11)
+            for offset in [0, (512 << 20) - 70_000, (520 << 20) - 3_000] {
+                try file.seek(toOffset: UInt64(offset))
+                try file.write(contentsOf: Data(generator.bytes(offset == 0 ? 1 << 20 : 3_000)))
+            }
+            try file.seek(toOffset: (512 << 20) - 5_000)
+            try file.write(contentsOf: Data(generator.bytes(200_000)))
+            try file.close()
+            let server = try ServerUnderTest(
+                [DomainDescription("vm1", [DiskDescription("vda", disk)])])
+            let target = directory.file("t.qcow2")
+            let job = try BegunJob(
+                json: try server.cli(
+                    try server.pushArguments([PushDisk("vda", target)])
+                        + ["--bandwidth", "1M", "--json"]
+                ).output())
+            #expect(server.pushWorkers.map(\.name) == ["nbdpull"])
+            // Whatever is there of it is an image.
+            server.kill()
+            try Command.run("qemu-img", ["check", "-f", "qcow2", target + ".partial"]).output()
+            try server.start()
+            let ended = try server.awaitPush(job.id)
+            #expect(ended.jobType == "Completed", "\(ended)")
+            try Command.run("qemu-img", ["check", target]).output()
+            try Command.run("qemu-img", ["compare", "-f", "qcow2", "-F", "raw", target, disk])
+                .output()
+            #expect(try Images.allocatedBytes(target) < 4 << 20)
+            // Read back by a program that knows the format.
+            Files.remove(target)
+            let verified = try BegunJob(
+                json: try server.cli(
+                    try server.pushArguments([PushDisk("vda", target)]) + ["--verify", "--json"]
+                ).output())
+            #expect(try server.awaitPush(verified.id).jobType == "Completed")
+            try server.stop()
+        }
+
         @Test("a worker, or the program that writes the image, that is killed breaks the push")
         func killed() throws {
             let fixture = try Fixture()
             let server = fixture.server
             for (number, name) in ["nbdpull", "qemu-nbd"].enumerated() {
+                // A full disk's image is written without a program, unless it is compressed.
                 let job = try fixture.begin(
                     try server.pushArguments([PushDisk("vda", fixture.file("k\(number)"))])
-                        + ["--bandwidth", "1M"])
+                        + ["--bandwidth", "1M"] + (number == 1 ? ["--compress"] : []))
                 let worker = try #require(server.pushWorkers.first { $0.name == name })
                 kill(worker.process, SIGKILL)
                 _ = try fixture.expectFailed(job, number == 0 ? "killed by signal 9" : "qemu-nbd")

@@ -156,6 +156,41 @@ private final class Threads: Sendable {
         await fixture.close()
     }
 
+    @Test(
+        "P2: a file beside machines' disks gives its room back once, and the machine waits for it")
+    func holders() async throws {
+        let fixture = try await ServerFixture()
+        let shared = fixture.server.shared
+        let (fileSystem, asked, answered) = (UInt64(77), Tally(), Tally())
+        let done = Mutex<[@Sendable () -> Void]>([])
+        func hold(_ target: String, on fileSystem: UInt64) {
+            fixture.server.holdRoom(
+                RoomHolder(job: "push", target: target, fileSystem: fileSystem) { answer in
+                    done.withLock { $0.append(answer) }
+                    asked.add()
+                })
+        }
+        #expect(shared.watch.reclaim(fileSystem, shared) {} == .nothing)
+        hold("vda", on: fileSystem)
+        hold("vda", on: fileSystem)
+        hold("vdb", on: 78)
+        // Two writes that find no room at the same time both wait for it.
+        for _ in 0..<2 {
+            #expect(shared.watch.reclaim(fileSystem, shared) { answered.add() } == .waiting)
+        }
+        #expect(asked.value == 2 && answered.value == 0)
+        for answer in done.withLock({ $0 }) { answer() }
+        #expect(answered.value == 2)
+        #expect(shared.watch.reclaim(fileSystem, shared) {} == .justGiven)
+        fixture.server.dropRoom(ofJob: "push")
+        #expect(shared.watch.reclaim(78, shared) {} == .nothing)
+        // One that never answers holds nobody up for longer than the limit.
+        hold("vda", on: 79)
+        #expect(shared.watch.reclaim(79, shared) { answered.add() } == .waiting)
+        #expect(await answered.reaches(3, within: 8))
+        await fixture.close()
+    }
+
     @Test("a job whose scratch was there before is not broken for room that it cannot give back")
     func reused() async throws {
         let fixture = try await ServerFixture()

@@ -197,9 +197,10 @@ package struct BackupOptions: Sendable, Hashable {
         guard targetFormat != nil || targetDirectory != nil else {
             return list.empty("disk", attributes)
         }
-        // A name of libvirt's kind, with the time at its end.
-        let domain = facts.domain.domain.split(separator: "/").joined(separator: "_")
-        let file = "\(domain)-\(disk.disk).\(Int(facts.now.timeIntervalSince1970))"
+        // A name of libvirt's kind: at its end the checkpoint, else the time.
+        let suffix = checkpointName(facts) ?? String(Int(facts.now.timeIntervalSince1970))
+        let file = "\(facts.domain.domain)-\(disk.disk).\(suffix)"
+            .split(separator: "/").joined(separator: "_")
         list.element("disk", attributes) {
             $0.empty("driver", [("type", (targetFormat ?? .qcow2).rawValue)])
             if let targetDirectory {
@@ -213,8 +214,7 @@ package struct BackupOptions: Sendable, Hashable {
     private func checkpointXML(
         _ chosen: [DiskView], _ facts: Facts
     ) throws(ControlError) -> String? {
-        guard let checkpoint else { return nil }
-        let name = checkpoint == Self.automatic ? freeName(facts) : checkpoint
+        guard let name = checkpointName(facts) else { return nil }
         guard !disks.isEmpty else {
             return try CheckpointDiskSpec.document(name: name, description: nil, diskspecs: [])
         }
@@ -225,6 +225,10 @@ package struct BackupOptions: Sendable, Hashable {
                 detail: "read-only disks have none, and no other disk is in this backup")
         }
         return try CheckpointDiskSpec.document(name: name, description: nil, diskspecs: tracked)
+    }
+
+    private func checkpointName(_ facts: Facts) -> String? {
+        checkpoint == Self.automatic ? freeName(facts) : checkpoint
     }
 
     private func freeName(_ facts: Facts) -> String {

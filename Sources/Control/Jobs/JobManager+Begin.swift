@@ -108,7 +108,25 @@ extension JobManager {
         }
         if let checkpoint = job.checkpoint { await takeBack(checkpoint, domain: job.domain) }
         await discardPush(job.id)
-        if isEnded { drop(job.id) }
+        forgetTargets(of: job.id)
+        guard !isEnded else { return drop(job.id) }
+        guard job.plan.push != nil, let left = jobs[job.id] else { return }
+        // Nobody knows of a push whose begin was refused, and a push ends by itself.
+        let cause = EndCause.pushFailed(reason: left.state.brokenReason ?? "it did not begin")
+        Task { await self.endPush(job.id, left.crew, cause) }
+    }
+
+    // No worker has written anything: what was there before is as it was, now and at the next start.
+    private func forgetTargets(of id: String) {
+        guard var record = jobs[id]?.record, record.targets != nil else { return }
+        record.targets = nil
+        record.resume = nil
+        jobs[id]?.record = record
+        do throws(ControlError) {
+            try state?.update(record)
+        } catch {
+            noteStateProblem(error.message, domain: record.domain, id: id)
+        }
     }
 
     // A file of that name that is not the pending one keeps bitmaps that nobody knows.

@@ -80,6 +80,7 @@ extension JobManager {
             await takeBack(job, &info)
         }
         jobs.removeValue(forKey: id)
+        leaveRoom(of: job)
         if !outcome.isGood { keepInHistory(info) }
         endedCounts[outcome.label, default: 0] += 1
         endedReadBytes &+= (job.lastReport?.disks ?? []).reduce(0) { $0 &+ $1.bytesRead }
@@ -149,7 +150,12 @@ extension JobManager {
     package func jobInfo(
         domain: String, job id: String?
     ) async throws(ControlError) -> JobInfo {
-        if id == nil, try running(domain).isEmpty { return .none }
+        // One that is being ended is shown until its verdict is there: whoever waits for none to run
+        // finds the last one's then, and not that of the job before.
+        if id == nil, try running(domain).isEmpty {
+            let ending = jobs.values.filter { $0.domain == domain && $0.state.isEnding }
+            return ending.min { $0.begun < $1.begun }?.info() ?? .none
+        }
         let job = try pick(domain, id, none: .noJob)
         await refresh(job.id)
         return jobs[job.id]?.info() ?? .none

@@ -12,6 +12,8 @@ extension JobManager {
     /// Connections of all workers of a job together.
     private static let pushConnections = 16
     private static let pushConnectionsPerDisk = 4
+    /// A disk that has data in so much of it is dense.
+    private static let densePerCent: UInt64 = 75
     /// An end that is refused is asked for again after so long, in seconds.
     private static let endRetrySeconds = 1
 
@@ -49,6 +51,14 @@ extension JobManager {
                 return true
             }
         }
+        leaveRoom(of: job)
+    }
+
+    /// Nothing of a push that is over can be given to machines.
+    func leaveRoom(of job: Job) {
+        guard job.plan.push != nil else { return }
+        engine.dropRoom(ofJob: job.id)
+        job.crew?.answerAll()
     }
 
     private func makeTargets(of id: String) async throws(ControlError) {
@@ -113,13 +123,31 @@ extension JobManager {
             order.inode = identity?.inode
             order.compresses = push.compresses
             order.verifies = push.verifies
+            order.isDense = await isDense(disk, in: job)
             order.connections = min(
                 Self.pushConnectionsPerDisk, max(Self.pushConnections / taking.count, 1))
             orders[disk.target] = order
         }
+        let engine = engine
         return PushCrew(
-            orders: orders, starter: starter, storageMilliseconds: settings.storageMilliseconds,
-            bytesPerSecond: push.bytesPerSecond)
+            job: id, orders: orders, starter: starter,
+            storageMilliseconds: settings.storageMilliseconds,
+            bytesPerSecond: push.bytesPerSecond,
+            neighbours: PushCrew.Neighbours(
+                room: { engine.machineRoom }, hold: { engine.holdRoom($0) }))
+    }
+
+    // Whether a full backup of a file finds data nearly everywhere, as far as that can be told
+    // beforehand: it may be wrong.
+    private func isDense(_ disk: BackupPlan.Disk, in job: Job) async -> Bool {
+        guard disk.incremental == nil,
+            let known = domains[job.domain]?.definition.disks.first(where: {
+                $0.target == disk.target
+            }), known.kind == .file, let path = known.path
+        else { return false }
+        let room = await onStorage(path) { SystemCalls.room(of: path) }
+        guard case .success(let room?) = room, room.sizeBytes > 0 else { return false }
+        return room.allocatedBytes / Self.densePerCent >= room.sizeBytes / 100
     }
 
     private func size(of target: String, in job: Job) async throws(ControlError) -> UInt64 {

@@ -259,6 +259,7 @@ extension JobManager {
             if !job.record.scratch.isEmpty { keepForNextStart(job, info) }
         }
         jobs.removeValue(forKey: id)
+        leaveRoom(of: job)
         keepInHistory(info)
         endedCounts[outcome.label, default: 0] += 1
         events.append(

@@ -250,6 +250,10 @@ extension JobState {
         case .starting, .ending, .ended: false
         }
     }
+    /// Whether somebody is ending the job.
+    var isEnding: Bool {
+        if case .ending = self { true } else { false }
+    }
     /// Whether an answer of the engine is awaited.
     var isChanging: Bool {
         switch self {

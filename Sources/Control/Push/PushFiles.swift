@@ -55,40 +55,69 @@ enum PushFiles {
         }
     }
 
-    /// Marks what a failed backup has written, so that nobody takes it for a good one.
+    /// Marks what a failed backup has written, so that nobody takes it for a good one, and empties
+    /// it where the job had made it: the room is for others.
     static func spoil(_ target: StoredJob.Target) -> TargetMark.Outcome {
         guard target.isNew else { return TargetMark.write(to: target) }
         guard let identity = target.identity else { return .done }
+        var problem: String?
+        var isEmptied = false
         do throws(SystemCalls.Failure) {
-            // It may have had its name already when something else went wrong.
-            for path in [target.path + partialSuffix, target.path]
-            where SystemCalls.identity(of: path)?.identity == identity {
-                try setAside(path, as: target.path + failedSuffix)
+            let partial = target.path + partialSuffix
+            if try SystemCalls.existing(partial)?.identity == identity {
+                problem = TargetMark.empty(partial, identity)
+                isEmptied = true
+                try setAside(partial, identity, as: target.path + failedSuffix)
+            }
+            // It may have had its name already when something else went wrong. While it has that,
+            // it is whole.
+            if try SystemCalls.existing(target.path)?.identity == identity {
+                try setAside(target.path, identity, as: target.path + failedSuffix)
+            }
+            // By now, or since an earlier attempt.
+            if let failed = try named(identity, like: target.path + failedSuffix) {
+                if !isEmptied { problem = TargetMark.empty(failed, identity) }
                 try SystemCalls.syncDirectory(
                     (target.path as NSString).deletingLastPathComponent)
             }
-            return .done
         } catch {
             return .failed("'\(target.path)' cannot be marked as failed: \(error.text)")
         }
+        guard let problem else { return .done }
+        return .failed("'\(target.path)' is marked as failed, and still takes room: \(problem)")
     }
 
     // Nothing is replaced: what has that name may be anything, the last failed backup for instance.
-    private static func setAside(_ path: String, as failed: String) throws(SystemCalls.Failure) {
-        let identity = SystemCalls.identity(of: path)?.identity
+    private static func setAside(
+        _ path: String, _ identity: SystemCalls.FileIdentity, as failed: String
+    ) throws(SystemCalls.Failure) {
+        // Two names of one file, of which one was given and the other not yet taken.
+        if try named(identity, like: failed) != nil {
+            _ = try SystemCalls.unlink(path)
+            return
+        }
         for number in 0..<failedMax {
-            let name = number == 0 ? failed : failed + ".\(number)"
-            // Two names of one file, of which one was given and the other not yet taken.
-            if let identity, SystemCalls.identity(of: name)?.identity == identity {
-                _ = try SystemCalls.unlink(path)
-                return
-            }
             do throws(SystemCalls.Failure) {
-                return try SystemCalls.renameToNew(path, name)
+                return try SystemCalls.renameToNew(path, failedName(failed, number))
             } catch {
                 guard error.alreadyExists, number + 1 < failedMax else { throw error }
             }
         }
+    }
+
+    // The first name of a failed backup that leads to this file, if any does.
+    private static func named(
+        _ identity: SystemCalls.FileIdentity, like failed: String
+    ) throws(SystemCalls.Failure) -> String? {
+        for number in 0..<failedMax {
+            let name = failedName(failed, number)
+            if try SystemCalls.existing(name)?.identity == identity { return name }
+        }
+        return nil
+    }
+
+    private static func failedName(_ failed: String, _ number: Int) -> String {
+        number == 0 ? failed : failed + ".\(number)"
     }
 
     /// Failed backups of one target that are kept.

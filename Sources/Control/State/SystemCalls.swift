@@ -102,6 +102,13 @@ package enum SystemCalls {
         guard fsync(descriptor.raw) == 0 else { throw Failure(call: "fsync", number: errno) }
     }
 
+    /// Takes everything out of a file.
+    package static func empty(_ descriptor: borrowing Descriptor) throws(Failure) {
+        guard ftruncate(descriptor.raw, 0) == 0 else {
+            throw Failure(call: "ftruncate", number: errno)
+        }
+    }
+
     /// Makes a directory's entries durable.
     package static func syncDirectory(_ path: String) throws(Failure) {
         let descriptor = try open(path, flags: O_RDONLY | O_DIRECTORY)
@@ -203,6 +210,24 @@ package enum SystemCalls {
         var found = stat()
         // SAFETY: the string is NUL-terminated, and both live for the call.
         guard unsafe lstat(path, &found) == 0 else { return nil }
+        return identity(found)
+    }
+
+    /// The same, where it matters that the file system may not be able to say: nil only when
+    /// nothing of that name exists.
+    package static func existing(
+        _ path: String
+    ) throws(Failure) -> (identity: FileIdentity, kind: FileKind)? {
+        var found = stat()
+        // SAFETY: the string is NUL-terminated, and both live for the call.
+        if unsafe lstat(path, &found) == 0 { return identity(found) }
+        guard [ENOENT, ENOTDIR].contains(errno) else {
+            throw Failure(call: "lstat", number: errno)
+        }
+        return nil
+    }
+
+    private static func identity(_ found: stat) -> (identity: FileIdentity, kind: FileKind) {
         let kind: FileKind =
             switch found.st_mode & S_IFMT {
             case S_IFREG: .regular

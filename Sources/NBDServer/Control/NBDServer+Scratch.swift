@@ -3,7 +3,7 @@ import Disk
 import NBDProtocol
 import PointInTime
 import ScratchFiles
-import ServerInterface
+package import ServerInterface
 import Synchronization
 import SystemLayer
 import TrackingFiles
@@ -169,6 +169,18 @@ extension NBDServer {
             export.writer.look { space in export.kept.set(reserve.bytes(of: space.totalBytes)) }
         }
     }
+
+    package var machineRoom: MachineRoom {
+        let fileSystems = state.withLock { state in
+            state.disks.values.compactMap { $0.source.isReadOnly ? nil : $0.fileSystem }
+        }
+        return MachineRoom(
+            fileSystems: Set(fileSystems), reserve: shared.configuration.scratchReserve)
+    }
+
+    package func holdRoom(_ holder: RoomHolder) { shared.watch.hold(holder) }
+
+    package func dropRoom(ofJob id: String) { shared.watch.dropHolders(ofJob: id) }
 
     /// The name of a disk that takes its room from a file system and can take more.
     private func holdsDisk(_ fileSystem: UInt64) -> String? {

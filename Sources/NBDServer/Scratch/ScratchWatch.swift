@@ -1,5 +1,6 @@
 import PointInTime
 import ScratchFiles
+import ServerInterface
 import Synchronization
 import SystemLayer
 
@@ -20,6 +21,8 @@ final class ScratchWatch: Sendable {
         var exports: [ExportID: BackupExport] = [:]
         /// Exports that have nothing left to give back.
         var given: Set<ExportID> = []
+        /// Other files that can give room back; each goes when it has.
+        var holders: [RoomHolder] = []
         /// When room was last given back, by file system.
         var givenAt: [UInt64: UInt64] = [:]
         var waiting: [Reclaim] = []
@@ -86,27 +89,40 @@ final class ScratchWatch: Sendable {
         wakeups.signal()
     }
 
-    /// A guest has found its file system full: breaks the jobs that have scratch there, and calls
-    /// `answer` when their room is given back, or after a while.
+    /// In place of what was known of that job's target.
+    func hold(_ holder: RoomHolder) {
+        state.withLock { state in
+            state.holders.removeAll { $0.job == holder.job && $0.target == holder.target }
+            state.holders.append(holder)
+        }
+    }
+
+    func dropHolders(ofJob id: String) {
+        state.withLock { state in state.holders.removeAll { $0.job == id } }
+    }
+
+    /// A guest has found its file system full: breaks the jobs that have scratch there, has other
+    /// files there give their room back, and calls `answer` when that is done, or after a while.
     ///
     /// A write may have failed before room was given back, and be heard of afterwards: then it is
     /// to be tried again at once.
     func reclaim(
         _ fileSystem: UInt64, _ shared: ServerShared, answer: @escaping @Sendable () -> Void
     ) -> Reclaimed {
-        let found = state.withLock { state -> (exports: [BackupExport], reclaim: Reclaim)? in
+        let found = state.withLock { state -> Found? in
             // A file that was there before keeps its room: to break its job would help nobody.
             let exports = state.exports.values.filter {
                 $0.scratch.fileSystem == fileSystem && $0.scratch.isOurs
                     && !state.given.contains($0.id)
             }
-            guard !exports.isEmpty else { return nil }
-            let reclaim = Reclaim(exports.count, answer: answer)
+            let holders = state.holders.filter { $0.fileSystem == fileSystem }
+            guard !exports.isEmpty || !holders.isEmpty else { return nil }
+            let reclaim = Reclaim(exports.count + holders.count, answer: answer)
             // From here on the thread stays until it is answered.
             state.waiting.append(reclaim)
-            return (exports, reclaim)
+            return Found(exports: exports, holders: holders, reclaim: reclaim)
         }
-        guard let (exports, reclaim) = found else {
+        guard let found else {
             let givenAt = state.withLock { $0.givenAt[fileSystem] }
             let isRecent = givenAt.map {
                 MonotonicClock.now() < $0 + Limits.reclaimNanoseconds
@@ -115,20 +131,38 @@ final class ScratchWatch: Sendable {
         }
         guard ensureThread(shared) else {
             // Nobody would notice the deadline.
-            state.withLock { $0.waiting.removeAll { $0 === reclaim } }
+            state.withLock { $0.waiting.removeAll { $0 === found.reclaim } }
             return .nothing
         }
-        for export in exports {
+        for export in found.exports {
             shared.breakNow(export, .spaceForGuest)
             export.writer.empty {
                 self.state.withLock { state in
                     state.given.insert(export.id)
                     state.givenAt[fileSystem] = MonotonicClock.now()
                 }
-                reclaim.oneIsDone()
+                found.reclaim.oneIsDone()
+            }
+        }
+        for holder in found.holders {
+            holder.give {
+                self.state.withLock { state in
+                    state.holders.removeAll {
+                        $0.job == holder.job && $0.target == holder.target
+                    }
+                    state.givenAt[fileSystem] = MonotonicClock.now()
+                }
+                found.reclaim.oneIsDone()
             }
         }
         return .waiting
+    }
+
+    /// What can give room back, and who waits for it.
+    private struct Found {
+        let exports: [BackupExport]
+        let holders: [RoomHolder]
+        let reclaim: Reclaim
     }
 
     /// What there is to give back to a guest.
