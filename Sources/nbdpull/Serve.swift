@@ -29,7 +29,7 @@ struct Serve: AsyncParsableCommand {
     var vhostMemory: String?
     @Option(help: "Define this domain (XML file) at the start; may be repeated.")
     var domain: [String] = []
-    @Option(help: "TARGET=PATH[,format=raw][,readonly]: a disk without XML; may be repeated.")
+    @Option(help: "TARGET=PATH[,format=FORMAT][,readonly]: a disk without XML; may be repeated.")
     var disk: [String] = []
     @Option(help: "Name of the domain made by --disk. (default: default)") var name: String?
     @Option(help: "Threads for machines; backups get as many. (default: cores, at most 4)")

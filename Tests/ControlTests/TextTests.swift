@@ -86,7 +86,13 @@ import Testing
         let disk = try ServeArguments.disk("vda=/a,,b.raw,format=raw,readonly")
         #expect(disk.path == "/a,b.raw")
         #expect(disk.readOnly)
-        for bad in ["vda", "=x", "vda=", "vda=/a,format=qcow2", "vda=/a,ro", "v/a=/a"] {
+        let image = try ServeArguments.disk("vda=/a,format=qcow2").image
+        #expect(image?.layers == [ImageLayer(.qcow2, .file(path: "/a"))])
+        #expect(try ServeArguments.disk("vda=rbd:p/i").path == "rbd:p/i")
+        for bad in [
+            "vda=rbd:p", "vda=rbd:p/i,format=qcow2", "vda", "=x", "vda=", "vda=/a,format=qed",
+            "vda=/a,ro", "v/a=/a",
+        ] {
             #expect(throws: ControlError.self) { try ServeArguments.disk(bad) }
         }
         #expect(
