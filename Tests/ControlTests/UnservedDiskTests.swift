@@ -8,9 +8,9 @@ import Testing
         fixture.domainXML().replacing(
             "</devices>",
             with: """
-                <disk type='file'><driver type='qcow2'/><source file='/q.qcow2'/>
+                <disk type='file'><driver type='qed'/><source file='/q.qed'/>
                   <target dev='vdq'/></disk>
-                <disk type='network'><source protocol='rbd' name='p/i'/><target dev='vdn'/></disk>
+                <disk type='network'><source protocol='ssh' name='p/i'/><target dev='vdn'/></disk>
                 <disk type='file'><source file='/optional.raw' startupPolicy='optional'/>
                   <target dev='vdo'/></disk>
                 </devices>
@@ -25,7 +25,7 @@ import Testing
             let manager = try await fixture.manager(stored: true)
             let view = try await manager.define(xml: Self.xml(fixture))
             #expect(view.failedDisks == 3 && view.problems?.count == 3)
-            #expect(view.problems?.first?.contains("'qcow2'") == true)
+            #expect(view.problems?.first?.contains("'qed'") == true)
             await manager.shutdown()
         }
         let manager = try await fixture.manager(FakeEngine(), stored: true)
@@ -52,7 +52,7 @@ import Testing
         let error = await #expect(throws: ControlError.self) {
             try await manager.begin(domain: "vm1", BeginRequest(backupXML: named))
         }
-        #expect(error?.code == "disk-not-served" && error?.message.contains("'qcow2'") == true)
+        #expect(error?.code == "disk-not-served" && error?.message.contains("'qed'") == true)
         let left = named.replacing("name='vdq'", with: "name='vdq' backup='no'/><disk name='vda'")
         _ = try await manager.begin(domain: "vm1", BeginRequest(backupXML: left))
     }
