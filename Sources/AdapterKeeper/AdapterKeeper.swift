@@ -62,7 +62,8 @@ struct KeeperLoop {
         if count < 0, errno == EINTR || errno == EAGAIN { return }
         guard count > 0 else {
             isInputOpen = false
-            for id in programs.keys { programs[id]?.stop() }
+            // Whoever starts the server again waits until all has ended.
+            for id in programs.keys { programs[id]?.stop(mends: false) }
             return
         }
         input.append(contentsOf: bytes[..<count])
@@ -78,11 +79,14 @@ struct KeeperLoop {
     private mutating func heed(_ command: KeeperCommand) {
         switch command {
         case .start(let order):
-            guard programs[order.id] == nil else { return }
+            guard programs[order.id] == nil else {
+                if programs[order.id]?.isReady == true { say(.ready(id: order.id)) }
+                return
+            }
             programs[order.id] = KeptProgram(order)
         case .stop(let id):
             guard programs[id] != nil else { return say(.ended(id: id, text: "")) }
-            programs[id]?.stop()
+            programs[id]?.stop(mends: true)
         }
     }
 

@@ -39,6 +39,10 @@ struct KeptProgram {
     private var isUnclean = false
     /// It was told to end, and has closed the image.
     private var hasEndedWell = false
+    /// It has ended by itself, and not by a signal.
+    private var hasRefused = false
+    /// What an earlier one left is mended when this one has ended.
+    private var mends = true
 
     /// A program that was told to end writes what it has first.
     private static let stopNanoseconds: UInt64 = 10_000_000_000
@@ -72,7 +76,12 @@ struct KeptProgram {
         }
     }
 
-    mutating func stop() {
+    var isReady: Bool {
+        if case .runs = state { true } else { false }
+    }
+
+    mutating func stop(mends: Bool) {
+        self.mends = self.mends && mends
         guard let process else {
             state = .failed("")
             return
@@ -94,7 +103,12 @@ struct KeptProgram {
             return .nothing
         case .failed(let text): return .ended(text)
         case .starts(let process):
-            if let end = endText(process) { return .ended(end) }
+            if let end = endText(process) {
+                // One that was refused the image has left nothing in it.
+                hasEndedWell = hasRefused && !isUnclean
+                _ = beginRepair()
+                return .ended(end)
+            }
             // SAFETY: the string lives for the call.
             guard unsafe access(order.readyFile, F_OK) == 0 else { return .nothing }
             state = .runs(process)
@@ -115,7 +129,8 @@ struct KeptProgram {
 
     private mutating func begin() {
         // SAFETY (all of this): strings and lists live for the calls; the list ends in nil.
-        let lock = unsafe open(order.lockFile, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        let lock = unsafe open(
+            order.lockFile, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard lock >= 0 else { return fail("open '\(order.lockFile)'") }
         defer { close(lock) }
         guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
@@ -154,17 +169,20 @@ struct KeptProgram {
     /// The program has ended: starts mending if something is to be mended; false when all is over.
     private mutating func beginRepair() -> Bool {
         // SAFETY: the string lives for the call.
-        let lock = unsafe open(order.lockFile, O_RDWR | O_CLOEXEC)
+        let lock = unsafe open(order.lockFile, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
         guard lock >= 0 else { return false }
         defer { close(lock) }
         // Somebody else may have the image by now, whose end mends it as well.
         guard flock(lock, LOCK_EX | LOCK_NB) == 0 else { return false }
+        for file in [order.socket, order.readyFile] { unsafe unlink(file) }
         guard hasEndedWell else { return false }
-        guard isUnclean, !order.repair.isEmpty else {
+        guard isUnclean else {
             ftruncate(lock, 0)
             return false
         }
-        guard let process = spawn(order.repair, lock) else { return false }
+        guard mends, !order.repair.isEmpty, let process = spawn(order.repair, lock) else {
+            return false
+        }
         state = .repairs(process, killAt: MonotonicClock.now() + Self.repairNanoseconds)
         return true
     }
@@ -184,21 +202,27 @@ struct KeptProgram {
         let said = printed(process.output)
         close(process.output)
         if process.descriptor >= 0 { close(process.descriptor) }
-        // SAFETY: the string lives for the call.
-        for file in [order.socket, order.readyFile] { unsafe unlink(file) }
+        hasRefused = (1...128).contains(status)
         switch state {
         case .stops:
             hasEndedWell = status == 0
             if status == 0 { return "" }
         case .repairs:
-            // SAFETY: the string lives for the call.
-            if status == 0 { unsafe _ = truncate(order.lockFile, 0) }
+            if status == 0 { clearMark() }
             return ""
         case .waitsForLock, .starts, .runs, .failed: break
         }
         let end =
             status > 128 ? "it was killed by signal \(status - 128)" : "it ended with \(status)"
         return said.isEmpty ? end : said
+    }
+
+    private func clearMark() {
+        // SAFETY: the string lives for the call.
+        let lock = unsafe open(order.lockFile, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+        guard lock >= 0 else { return }
+        defer { close(lock) }
+        if flock(lock, LOCK_EX | LOCK_NB) == 0 { ftruncate(lock, 0) }
     }
 
     /// The end of what it has printed.

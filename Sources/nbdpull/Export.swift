@@ -78,8 +78,13 @@ struct Export: AsyncParsableCommand {
             }
         }
         SystemCalls.makeNewFilesPrivate()
-        let engine = try EngineFactory.make(try configuration(files))
         let source = try ServeArguments.source(file, format: format)
+        var server = try configuration(files)
+        if source.image != nil {
+            server.adapters = Adapters(
+                command: AdapterKeeper.command, directory: try Self.adapterDirectory())
+        }
+        let engine = try EngineFactory.make(server)
         var disk = DiskConfiguration(
             exportName: name, path: source.path, kind: source.kind,
             readOnly: readOnly, cacheMode: CacheMode(rawValue: cache) ?? .buffered,
@@ -150,23 +155,22 @@ struct Export: AsyncParsableCommand {
     private func configuration(
         _ security: SecurityConfiguration
     ) throws(ControlError) -> ServerConfiguration {
-        var server = ServerConfiguration(
+        try ServerConfiguration(
             rings: rings, servesJobs: false, maxConnections: connections.maxConnections ?? 100,
             maxConnectionsPerPeer: connections.maxConnectionsPerPeer,
             socketAccess: SocketAccess(
                 mode: try connections.socketMode.map(SocketPermissions.mode),
                 group: try connections.socketGroup.map(SocketPermissions.group)),
-            security: security)
-        server.adapters = Adapters(
-            command: AdapterKeeper.command, directory: try Self.adapterDirectory())
-        return try server.checked()
+            security: security
+        ).checked()
     }
 
-    /// Shared with the server of the same user, so that one waits for the other's program.
+    /// The same for all exports of a user, so that one waits for another's program; a service that
+    /// runs as another user has its own.
     private static func adapterDirectory() throws(ControlError) -> String {
         try DefaultPlaces.runDirectory(
             ProcessInfo.processInfo.environment, isRoot: SystemCalls.effectiveUser == 0)
-            + "/adapters"
+            + "/export-adapters-\(SystemCalls.effectiveUser)"
     }
 
     /// The one socket that the service manager has opened, if it has.

@@ -84,7 +84,14 @@ extension InteropSuite {
                 "qemu-img",
                 ["create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", flat, "4M"]
             ).output()
+            let child = directory.file("child.vmdk")
+            let parent = directory.file("parent.vmdk")
+            try Command.run("qemu-img", ["create", "-q", "-f", "vmdk", parent, "4M"]).output()
+            try Command.run(
+                "qemu-img", ["create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", parent, child]
+            ).output()
             for (path, format, words) in [
+                (child, "vmdk", "builds on another"),
                 (top, "qcow2", "<backingStore>"), (flat, "vmdk", "names others"),
                 (base, "vmdk", "no VMDK image"), (flat, "qcow2", "not a qcow2 image"),
                 (directory.file("none"), "qcow2", "does not exist"),

@@ -22,12 +22,19 @@ final class AdapterRun: Adapter {
     let address: UpstreamAddress
     private let order: AdapterOrder
     private let adapters: Adapters
+    /// Whether the image is still what it was found to be.
+    private let check: @Sendable () throws(AdapterFault) -> Void
     private let content = Mutex(Content())
 
-    /// A program that was told to end is killed by its keeper before this is over, in seconds.
-    private static let stopSeconds = 32.0
+    /// A program that was told to end has closed its image within a moment; one that takes longer
+    /// is left to its keeper, which kills it in the end.
+    private static let stopSeconds = 2.0
 
-    init(_ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress) {
+    init(
+        _ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress,
+        check: @escaping @Sendable () throws(AdapterFault) -> Void
+    ) {
+        self.check = check
         self.order = order
         self.adapters = adapters
         self.address = address
@@ -57,6 +64,7 @@ final class AdapterRun: Adapter {
             hasStarted = true
             if starts {
                 do throws(AdapterFault) {
+                    try check()
                     try adapters.tell(.start(order))
                 } catch {
                     hasEnded(error.detail)

@@ -32,7 +32,9 @@ package final class Adapters: AdapterStarting {
         try Self.check(image)
         let program = try Self.find("qemu-storage-daemon", for: image)
         try makeDirectory()
-        let name = directory + "/" + Self.name(of: image)
+        // Those who only read have the image beside each other.
+        let reader = disk.readOnly ? "-" + String(UInt32.random(in: 0 ... .max), radix: 16) : ""
+        let name = directory + "/" + Self.name(of: disk) + reader
         guard name.utf8.count + 5 <= Self.socketPathBytesMax else {
             throw AdapterFault(
                 "the path of its socket, '\(name).sock', is too long: choose a shorter run"
@@ -53,7 +55,9 @@ package final class Adapters: AdapterStarting {
             let order = AdapterOrder(
                 id: content.lastID, program: program, arguments: arguments, socket: socket,
                 readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
-            let run = AdapterRun(order, of: self, address)
+            let run = AdapterRun(order, of: self, address) { () throws(AdapterFault) in
+                try Self.check(image)
+            }
             content.runs[order.id] = run
             return run
         }
@@ -75,10 +79,9 @@ package final class Adapters: AdapterStarting {
     }
 
     /// The same for the same image in every process, so that one waits for the other's program.
-    private static func name(of image: ImageConfiguration) -> String {
-        let text = image.layers.first.map { "\($0.place)" } ?? ""
+    private static func name(of disk: DiskConfiguration) -> String {
         // FNV-1a, 64 bits.
-        let hash = text.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { hash, byte in
+        let hash = disk.path.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { hash, byte in
             (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01B3
         }
         let digits = String(hash, radix: 16)

@@ -67,7 +67,7 @@ struct BlockGraph {
             nodes.append(place(data, "data\(index)", isWritten: isWritten))
             node["data-file"] = "data\(index)"
         }
-        if layer.format == .qcow2 {
+        if layer.format == .qcow2 || layer.format == .vmdk {
             // Nothing is opened because an image names it.
             node["backing"] =
                 index + 1 < image.layers.count ? "image\(index + 1)" as any Sendable : NSNull()

@@ -70,6 +70,11 @@ struct DomainImageReader {
         _ format: ImageFormat, _ place: ImagePlace, _ source: XMLElement
     ) throws(Fault) -> ImageLayer {
         var layer = ImageLayer(format, place)
+        for part in [source, source.child("dataStore")?.child("source")] {
+            guard part?.child("slices") == nil, part?.attribute("fdgroup") == nil else {
+                throw Fault(reason: "an image of it is a slice, or a descriptor that was passed")
+            }
+        }
         if let store = source.child("dataStore") {
             guard format == .qcow2, let data = store.child("source") else {
                 throw Fault(reason: "<dataStore> needs a <source>, and a qcow2 image")

@@ -72,10 +72,22 @@ struct ImageProbe {
             return "\(name) is no VMDK image in one file: one that names others is not opened;"
                 + " convert it by 'qemu-img convert'"
         }
+        guard !hasText("parentFileNameHint") else {
+            return "\(name) builds on another image, which a VMDK image cannot here: convert it by"
+                + " 'qemu-img convert'"
+        }
         return nil
     }
 
     // MARK: Parts
+
+    private func hasText(_ text: String) -> Bool {
+        let wanted = Array(text.utf8)
+        guard bytes.count >= wanted.count else { return false }
+        return (0...(bytes.count - wanted.count)).contains { place in
+            bytes[place] == wanted[0] && bytes[place..<place + wanted.count].elementsEqual(wanted)
+        }
+    }
 
     private func number(_ place: Int, _ count: Int, isBig: Bool = true) -> UInt64? {
         guard bytes.count >= place + count else { return nil }
