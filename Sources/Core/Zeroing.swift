@@ -52,6 +52,18 @@ package struct Zeroing: Sendable, Hashable {
         position = pages.lowerBound
     }
 
+    /// How far a step that begins and ends there may reach, so that it has only whole units of the
+    /// disk, or else is a part of one.
+    package static func wholeUnits(
+        _ step: Range<UInt64>, unit: UInt64, diskEnd: UInt64
+    ) -> (end: UInt64, isWhole: Bool) {
+        let start = step.lowerBound / unit * unit
+        let next = start + unit
+        guard start == step.lowerBound, next <= step.upperBound || diskEnd == step.upperBound
+        else { return (min(step.upperBound, next), false) }
+        return (diskEnd == step.upperBound ? diskEnd : step.upperBound / unit * unit, true)
+    }
+
     /// Whether none of the whole pages is taken yet.
     package var isUntouched: Bool { position == pages.lowerBound }
 

@@ -12,6 +12,9 @@ package protocol RemoteSource: AnyObject, Sendable {
     var discards: Bool { get }
     /// Whether zeroing is faster than writing.
     var zeroesFast: Bool { get }
+    /// Room is taken away from whole units of so many bytes only, a power of two: a part of one is
+    /// zeroed where it lies.
+    var zeroingUnit: UInt64 { get }
     /// Whether it tells what holds data.
     var tellsAllocation: Bool { get }
     /// Nobody uses the source any more.

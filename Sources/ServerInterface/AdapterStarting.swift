@@ -19,6 +19,8 @@ package protocol AdapterStarting: Sendable {
 package protocol Adapter: AnyObject, Sendable {
     /// Where it serves the image.
     var address: UpstreamAddress { get }
+    /// What `RemoteSource.zeroingUnit` is for its image, in bytes.
+    var zeroingUnit: UInt64 { get }
     /// Starts it again when it has ended; on a thread that may wait.
     func ensureRuns(milliseconds: Int32) throws(AdapterFault)
     /// Ends it in order; returns when the image is closed, or after a limit. It is not started

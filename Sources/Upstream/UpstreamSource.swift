@@ -112,6 +112,8 @@ package final class UpstreamSource: RemoteSource {
     /// The others are waited for no longer, all together: a server may be willing to have several
     /// and have room for one.
     private static let furtherLinksNanoseconds: UInt64 = 1_000_000_000
+    /// Largest cluster of a qcow2 image, in bytes: what is behind an upstream is not known.
+    private static let zeroingUnitMax: UInt64 = 2 << 20
     /// A smallest block that is larger is refused, in bytes: buffers are aligned to this.
     private static let alignmentMax = 4096
 
@@ -273,6 +275,7 @@ package final class UpstreamSource: RemoteSource {
     package var discards: Bool { facts.discards }
     package var zeroesFast: Bool { facts.zeroesFast }
     package var tellsAllocation: Bool { facts.tellsAllocation }
+    package var zeroingUnit: UInt64 { adapter?.zeroingUnit ?? Self.zeroingUnitMax }
 
     package func release() {
         onClose()

@@ -156,6 +156,60 @@ extension InteropSuite {
         }
 
         @Test(
+            "P1: a part of a cluster is zeroed while another part of it is written",
+            arguments: ["adapter", "upstream"])
+        func partOfCluster(by way: String) throws {
+            let directory = try TemporaryDirectory()
+            let (path, _) = try image(directory, "qcow2")
+            var upstream: UpstreamServer?
+            let export: ExportUnderTest
+            if way == "adapter" {
+                export = try ExportUnderTest(path, options: ["--format", "qcow2"])
+            } else {
+                let server = try UpstreamServer(.qemu(["-f", "qcow2"]), over: path)
+                upstream = server
+                export = try ExportUnderTest(server.uri)
+            }
+            let client = try NBDClient(export.uri)
+            let cluster = 65_536
+            let clusters = Self.bytes / cluster
+            func finish(_ tickets: [NBDTicket]) throws {
+                for ticket in tickets {
+                    var outcome = client.outcome(of: ticket)
+                    while outcome == nil {
+                        NBDClient.waitForActivity([client], milliseconds: 100)
+                        outcome = client.outcome(of: ticket)
+                    }
+                    if case .failed(let failure) = outcome { throw failure }
+                }
+            }
+            for round in 0..<4 {
+                // Clusters that are zeros and have room.
+                try finish(
+                    (0..<clusters).map { index throws in
+                        try client.startZero(index * cluster, cluster, .noHole)
+                    })
+                // qemu would free the clusters in which only zeros are left, and the writes with them.
+                var tickets: [NBDTicket] = []
+                var wanted: [[UInt8]] = []
+                for index in 0..<clusters {
+                    let bytes = [UInt8](repeating: UInt8(1 + index), count: 4096)
+                    wanted.append(bytes)
+                    tickets.append(try client.startWrite(bytes, at: index * cluster))
+                    tickets.append(try client.startZero(index * cluster + 8192, 4096 + round * 512))
+                }
+                try finish(tickets)
+                for index in 0..<clusters {
+                    #expect(try client.read(index * cluster, 4096) == wanted[index], "\(index)")
+                }
+            }
+            try client.disconnect()
+            try export.stop()
+            upstream?.kill()
+            try Command.run("qemu-img", ["check", "-q", path]).output()
+        }
+
+        @Test(
             "P2: a program that opens an image ends with its server, and does not keep the next out"
         )
         func ends() throws {

@@ -403,5 +403,6 @@ private final class SlowRemote: RemoteSource {
     var discards: Bool { false }
     var zeroesFast: Bool { false }
     var tellsAllocation: Bool { false }
+    var zeroingUnit: UInt64 { 1 }
     func release() {}
 }

@@ -20,6 +20,7 @@ final class AdapterRun: Adapter {
     }
 
     let address: UpstreamAddress
+    let zeroingUnit: UInt64
     private let order: AdapterOrder
     private let adapters: Adapters
     /// Whether the image is still what it was found to be.
@@ -32,12 +33,13 @@ final class AdapterRun: Adapter {
 
     init(
         _ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress,
-        check: @escaping @Sendable () throws(AdapterFault) -> Void
+        zeroingUnit: UInt64, check: @escaping @Sendable () throws(AdapterFault) -> Void
     ) {
         self.check = check
         self.order = order
         self.adapters = adapters
         self.address = address
+        self.zeroingUnit = zeroingUnit
     }
 
     func ensureRuns(milliseconds: Int32) throws(AdapterFault) {

@@ -29,7 +29,7 @@ package final class Adapters: AdapterStarting {
     package func start(
         _ image: ImageConfiguration, for disk: DiskConfiguration, milliseconds: Int32
     ) throws(AdapterFault) -> any Adapter {
-        try Self.check(image)
+        let unit = try Self.check(image)
         let program = try Self.find("qemu-storage-daemon", for: image)
         try makeDirectory()
         // Those who only read have the image beside each other.
@@ -55,8 +55,11 @@ package final class Adapters: AdapterStarting {
             let order = AdapterOrder(
                 id: content.lastID, program: program, arguments: arguments, socket: socket,
                 readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
-            let run = AdapterRun(order, of: self, address) { () throws(AdapterFault) in
-                try Self.check(image)
+            let run = AdapterRun(order, of: self, address, zeroingUnit: unit) {
+                () throws(AdapterFault) in
+                guard try Self.check(image) == unit else {
+                    throw AdapterFault("'\(disk.path)' is another image than before")
+                }
             }
             content.runs[order.id] = run
             return run
@@ -122,8 +125,10 @@ package final class Adapters: AdapterStarting {
         return needsExtra ? detail + " (install the package 'qemu-block-extra')" : detail
     }
 
-    /// Reads the beginning of every image on this host.
-    private static func check(_ image: ImageConfiguration) throws(AdapterFault) {
+    /// Reads the beginning of every image on this host; returns the unit in which the first one
+    /// gives room back, in bytes.
+    private static func check(_ image: ImageConfiguration) throws(AdapterFault) -> UInt64 {
+        var unit: UInt64 = 1
         for (index, layer) in image.layers.enumerated() {
             guard let path = layer.place.path else {
                 guard layer.format == .raw || layer.format == .luks else {
@@ -136,7 +141,9 @@ package final class Adapters: AdapterStarting {
             let probe = ImageProbe(bytes, of: layer)
             let hasBacking = index + 1 < image.layers.count
             if let fault = probe.fault(hasBacking: hasBacking) { throw AdapterFault(fault) }
+            if index == 0 { unit = probe.zeroingUnit }
         }
+        return unit
     }
 
     private static func firstBytes(of path: String) throws(AdapterFault) -> [UInt8] {

@@ -29,6 +29,19 @@ struct ImageProbe {
         }
     }
 
+    /// What `RemoteSource.zeroingUnit` is for the image, in bytes: the cluster of a qcow2 image.
+    ///
+    /// `qemu` frees a cluster when a part of it is zeroed and the rest reads as zeros, although a
+    /// write to another part is under way.
+    var zeroingUnit: UInt64 {
+        layer.format == .qcow2 ? 1 << (clusterBits ?? 21) : 1
+    }
+
+    /// At most 21, as `qemu` has it.
+    private var clusterBits: UInt64? {
+        number(20, 4).flatMap { 9...21 ~= $0 ? $0 : nil }
+    }
+
     private func backingFault(_ name: String, _ hasBacking: Bool) -> String? {
         hasBacking
             ? "\(name) builds on no other image, as '\(layer.format.rawValue)' cannot:"
@@ -45,6 +58,7 @@ struct ImageProbe {
         guard let place = number(8, 8), let length = number(16, 4) else {
             return "\(name) ends within its header"
         }
+        guard clusterBits != nil else { return "\(name) has clusters of a size that is not known" }
         if (place != 0) != hasBacking {
             return place == 0
                 ? "\(name) builds on no other image: <backingStore> must be empty"

@@ -56,6 +56,8 @@ struct HomeDisk: ~Copyable {
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true
+    /// Only whole units of so many bytes give their room back.
+    let zeroingUnit: UInt64
 
     init(_ export: LiveExport) {
         self.export = export
@@ -65,6 +67,7 @@ struct HomeDisk: ~Copyable {
         alignment = export.source.alignment
         tailStart = export.source.tailStart
         canPunchHoles = export.discards
+        zeroingUnit = export.source.remote?.zeroingUnit ?? 1
         changes = DiskChanges(
             changeLimit: Limits.piecesPerRing, hasBlocks: alignment > 1,
             zeroingLimit: Limits.zeroingPerDisk)

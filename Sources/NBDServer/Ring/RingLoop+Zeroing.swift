@@ -116,26 +116,37 @@ extension RingLoop where IO: ~Copyable {
             }
             requests[request].zeroing?.writesZeros = true
         }
-        if requests[request].zeroing?.writesZeros ?? false {
-            let stepEnd =
-                ClusterGeometry.start(of: ClusterGeometry.cluster(of: position))
-                + UInt64(Limits.pieceBytes)
-            let end = disks[disk].writeEnd(from: position, to: min(stepEnd, pages.upperBound))
-            requests[request].zeroing?.took(upTo: end)
-            return writeZeros(request, position..<end)
-        }
-        let (end, isHole) = step(disk, position, pages.upperBound)
+        if requests[request].zeroing?.writesZeros ?? false { return writeStep(request, pages) }
+        let (reach, isHole) = step(disk, position, pages.upperBound)
+        let (end, isWhole) =
+            isDiscard
+            ? (reach, true)
+            : Zeroing.wholeUnits(
+                position..<reach, unit: disks[disk].zeroingUnit, diskEnd: disks[disk].sizeBytes)
+        if !isWhole, !disks[disk].canZeroRanges { return writeStep(request, position..<end) }
         requests[request].zeroing?.took(upTo: end)
         requests[request].piecesInFlight += 1
         var piece = Piece(
             request: request, disk: disk, kind: isDiscard ? .discard : .zero, offset: position,
             count: end - position)
         piece.changesNothing = isHole
-        piece.keepsSpace = requests[request].valid.flags.contains(.noHole)
+        piece.keepsSpace = requests[request].valid.flags.contains(.noHole) || !isWhole
         piece.ioOffset = position
         piece.ioCount = Int(end - position)
         startChange(pieces.insert(piece))
         return true
+    }
+
+    /// Writes zeros over pages from the first on, as many as a write may.
+    private mutating func writeStep(_ request: RequestIndex, _ pages: Range<UInt64>) -> Bool {
+        let position = pages.lowerBound
+        let stepEnd =
+            ClusterGeometry.start(of: ClusterGeometry.cluster(of: position))
+            + UInt64(Limits.pieceBytes)
+        let end = disks[requests[request].homeDisk].writeEnd(
+            from: position, to: min(stepEnd, pages.upperBound))
+        requests[request].zeroing?.took(upTo: end)
+        return writeZeros(request, position..<end)
     }
 
     private mutating func canZeroQuickly(_ disk: DiskIndex, _ request: RequestIndex) -> Bool {
