@@ -94,6 +94,7 @@ struct KeeperLoop {
         for id in Array(programs.keys) {
             switch programs[id]?.look() {
             case .ready: say(.ready(id: id))
+            case .waits: say(.waits(id: id))
             case .ended(let text):
                 programs[id] = nil
                 say(.ended(id: id, text: text))

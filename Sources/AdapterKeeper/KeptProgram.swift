@@ -8,7 +8,7 @@ import SystemLayer
 struct KeptProgram {
     /// News of it.
     enum News {
-        case nothing, ready
+        case nothing, ready, waits
         case ended(String)
     }
 
@@ -35,6 +35,7 @@ struct KeptProgram {
     private let order: AdapterOrder
     private var state = State.waitsForLock
     private var lockEnd: UInt64
+    private var hasSaidThatItWaits = false
     /// A program that had the image open was killed, and what it left is there.
     private var isUnclean = false
     /// It was told to end, and has closed the image.
@@ -51,6 +52,8 @@ struct KeptProgram {
     /// Whoever has the lock was told to end by its own keeper, and is killed before this is over.
     private static let lockNanoseconds = stopNanoseconds + repairNanoseconds + 5_000_000_000
     private static let outputBytesMax = 4096
+    /// A program that goes on talking is not listened to.
+    private static let outputRoomBytes = 64 << 10
 
     init(_ order: AdapterOrder) {
         self.order = order
@@ -100,7 +103,9 @@ struct KeptProgram {
         switch state {
         case .waitsForLock:
             begin()
-            return .nothing
+            guard case .waitsForLock = state, !hasSaidThatItWaits else { return .nothing }
+            hasSaidThatItWaits = true
+            return .waits
         case .failed(let text): return .ended(text)
         case .starts(let process):
             if let end = endText(process) {
@@ -154,6 +159,8 @@ struct KeptProgram {
             fail("memfd_create")
             return nil
         }
+        ftruncate(output, off_t(Self.outputRoomBytes))
+        nbdpull_seal_size(output)
         var words: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) }
         unsafe words.append(nil)
         defer { unsafe words.forEach { unsafe free($0) } }
@@ -227,7 +234,8 @@ struct KeptProgram {
 
     /// The end of what it has printed.
     private func printed(_ output: Int32) -> String {
-        let length = max(lseek(output, 0, SEEK_END), 0)
+        // The program has written by the same open file.
+        let length = max(lseek(output, 0, SEEK_CUR), 0)
         var bytes = [UInt8](repeating: 0, count: min(Int(length), Self.outputBytesMax))
         // SAFETY: base address and count describe the live array.
         let count = unsafe bytes.withUnsafeMutableBytes {

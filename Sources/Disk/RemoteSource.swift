@@ -17,6 +17,24 @@ package protocol RemoteSource: AnyObject, Sendable {
     var zeroingUnit: UInt64 { get }
     /// Whether it tells what holds data.
     var tellsAllocation: Bool { get }
+    /// The files that hold it before this server had them open.
+    var before: RemoteState { get }
+    /// Lets go of it, when everything is durable and nothing more is asked; returns its files as
+    /// they are then, nil when it is not over in time and they may change still.
+    func close(milliseconds: Int32) -> RemoteState?
     /// Nobody uses the source any more.
     func release()
+}
+
+/// Files behind a remote source as they are at one time; zeros where nothing is known of them.
+package struct RemoteState: Sendable, Hashable {
+    /// Which files they are.
+    package let files: UInt64
+    /// When they were changed, all in one number.
+    package let changed: UInt64
+
+    package init(files: UInt64 = 0, changed: UInt64 = 0) {
+        self.files = files
+        self.changed = changed
+    }
 }

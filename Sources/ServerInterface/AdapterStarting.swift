@@ -23,9 +23,26 @@ package protocol Adapter: AnyObject, Sendable {
     var zeroingUnit: UInt64 { get }
     /// Starts it again when it has ended; on a thread that may wait.
     func ensureRuns(milliseconds: Int32) throws(AdapterFault)
-    /// Ends it in order; returns when the image is closed, or after a limit. It is not started
-    /// again.
+    /// The image's files before a program of this server had them open.
+    var before: ImageState { get }
+    /// Ends it in order, for good; returns the image's files as it has left them, nil when it has
+    /// not ended in time.
+    func end(milliseconds: Int32) -> ImageState?
+    /// The same for those who do not ask; returns when the image is closed, or after a limit.
     func stop()
+}
+
+/// Files as they are at one time: equal values mean that nobody has changed any in between.
+package struct ImageState: Sendable, Hashable {
+    /// Which files they are; zero when there are none.
+    package let files: UInt64
+    /// When they were changed, all in one number.
+    package let changed: UInt64
+
+    package init(files: UInt64, changed: UInt64) {
+        self.files = files
+        self.changed = changed
+    }
 }
 
 /// What the process that keeps adapters is told, a JSON value in each line.
@@ -68,6 +85,8 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
 /// What it says.
 package enum KeeperReport: Sendable, Hashable, Codable {
     case ready(id: UInt64)
+    /// A program that another server has started still has the image open.
+    case waits(id: UInt64)
     /// The program has ended, or could not be started; what it has said of that.
     case ended(id: UInt64, text: String)
 }

@@ -277,6 +277,19 @@ package final class UpstreamSource: RemoteSource {
     package var tellsAllocation: Bool { facts.tellsAllocation }
     package var zeroingUnit: UInt64 { adapter?.zeroingUnit ?? Self.zeroingUnitMax }
 
+    package var before: RemoteState { Self.state(adapter?.before) }
+
+    package func close(milliseconds: Int32) -> RemoteState? {
+        guard let adapter else { return RemoteState() }
+        // So that nobody takes its end for a loss.
+        post(.close(number))
+        return adapter.end(milliseconds: milliseconds).map { Self.state($0) }
+    }
+
+    private static func state(_ image: ImageState?) -> RemoteState {
+        image.map { RemoteState(files: $0.files, changed: $0.changed) } ?? RemoteState()
+    }
+
     package func release() {
         onClose()
         post(.close(number))

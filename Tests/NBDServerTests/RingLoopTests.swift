@@ -404,5 +404,7 @@ private final class SlowRemote: RemoteSource {
     var zeroesFast: Bool { false }
     var tellsAllocation: Bool { false }
     var zeroingUnit: UInt64 { 1 }
+    var before: RemoteState { RemoteState() }
+    func close(milliseconds: Int32) -> RemoteState? { RemoteState() }
     func release() {}
 }

@@ -5,7 +5,9 @@ import Synchronization
 /// One disk's adapter: a program that is started again whenever it is needed and has ended.
 final class AdapterRun: Adapter {
     private enum State {
-        case ended(String), starting, ready
+        case ended(String), ready
+        /// `waits`: an earlier server's program has the image still.
+        case starting(waits: Bool)
         /// It is not to run again; `isOver`: nor does it run still.
         case stopped(isOver: Bool)
     }
@@ -20,11 +22,11 @@ final class AdapterRun: Adapter {
     }
 
     let address: UpstreamAddress
-    let zeroingUnit: UInt64
+    private let image: ImageConfiguration
+    /// The image before a program of this server had it.
+    private let look: ImageLook
     private let order: AdapterOrder
     private let adapters: Adapters
-    /// Whether the image is still what it was found to be.
-    private let check: @Sendable () throws(AdapterFault) -> Void
     private let content = Mutex(Content())
 
     /// A program that was told to end has closed its image within a moment; one that takes longer
@@ -33,13 +35,26 @@ final class AdapterRun: Adapter {
 
     init(
         _ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress,
-        zeroingUnit: UInt64, check: @escaping @Sendable () throws(AdapterFault) -> Void
+        _ image: ImageConfiguration, _ look: ImageLook
     ) {
-        self.check = check
         self.order = order
         self.adapters = adapters
         self.address = address
-        self.zeroingUnit = zeroingUnit
+        self.image = image
+        self.look = look
+    }
+
+    var zeroingUnit: UInt64 { look.zeroingUnit }
+
+    var before: ImageState { look.state }
+
+    /// Whether the image is still the one that was found at first.
+    private func check() throws(AdapterFault) {
+        let now = try ImageLook(image)
+        guard now.zeroingUnit == look.zeroingUnit, now.state.files == look.state.files else {
+            throw AdapterFault(
+                "a file of its image was replaced: detach the disk and attach it again")
+        }
     }
 
     func ensureRuns(milliseconds: Int32) throws(AdapterFault) {
@@ -50,7 +65,7 @@ final class AdapterRun: Adapter {
             let (state, starts) = content.withLock { content in
                 var starts = false
                 if case .ended = content.state, !hasStarted {
-                    content.state = .starting
+                    content.state = .starting(waits: false)
                     starts = true
                 }
                 content.waiters.append(signal)
@@ -74,12 +89,26 @@ final class AdapterRun: Adapter {
                 }
             }
             guard signal.wait(timeout: deadline) == .success else {
-                throw AdapterFault("'\(order.program)' did not become ready in time")
+                throw AdapterFault(lateness)
             }
         }
     }
 
-    func stop() {
+    private var lateness: String {
+        if case .starting(waits: true) = content.withLock({ $0.state }) {
+            return "the program of an earlier server is still closing the image"
+        }
+        return "'\(order.program)' did not become ready in time"
+    }
+
+    func end(milliseconds: Int32) -> ImageState? {
+        stop(seconds: Double(milliseconds) / 1000) ? ImageLook.state(of: image) : nil
+    }
+
+    func stop() { _ = stop(seconds: Self.stopSeconds) }
+
+    /// True when it runs no more.
+    private func stop(seconds: Double) -> Bool {
         let signal = DispatchSemaphore(value: 0)
         let runs = content.withLock { content in
             content.waiters.append(signal)
@@ -91,14 +120,24 @@ final class AdapterRun: Adapter {
             return !content.isOver
         }
         if runs, (try? adapters.tell(.stop(id: order.id))) != nil {
-            let deadline = DispatchTime.now() + Self.stopSeconds
+            let deadline = DispatchTime.now() + seconds
             while signal.wait(timeout: deadline) == .success, !content.withLock({ $0.isOver }) {}
         }
-        content.withLock { $0.waiters.removeAll { $0 === signal } }
+        let isOver = content.withLock { content in
+            content.waiters.removeAll { $0 === signal }
+            return content.isOver
+        }
         adapters.forget(order.id)
+        return isOver
     }
 
     // MARK: What the keeper says
+
+    func hasToWait() {
+        change { state in
+            if case .starting = state { state = .starting(waits: true) }
+        }
+    }
 
     func becameReady() {
         change { state in

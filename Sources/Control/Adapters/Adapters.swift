@@ -29,7 +29,7 @@ package final class Adapters: AdapterStarting {
     package func start(
         _ image: ImageConfiguration, for disk: DiskConfiguration, milliseconds: Int32
     ) throws(AdapterFault) -> any Adapter {
-        let unit = try Self.check(image)
+        let look = try ImageLook(image)
         let program = try Self.find("qemu-storage-daemon", for: image)
         try makeDirectory()
         // Those who only read have the image beside each other.
@@ -55,12 +55,7 @@ package final class Adapters: AdapterStarting {
             let order = AdapterOrder(
                 id: content.lastID, program: program, arguments: arguments, socket: socket,
                 readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
-            let run = AdapterRun(order, of: self, address, zeroingUnit: unit) {
-                () throws(AdapterFault) in
-                guard try Self.check(image) == unit else {
-                    throw AdapterFault("'\(disk.path)' is another image than before")
-                }
-            }
+            let run = AdapterRun(order, of: self, address, image, look)
             content.runs[order.id] = run
             return run
         }
@@ -83,11 +78,7 @@ package final class Adapters: AdapterStarting {
 
     /// The same for the same image in every process, so that one waits for the other's program.
     private static func name(of disk: DiskConfiguration) -> String {
-        // FNV-1a, 64 bits.
-        let hash = disk.path.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { hash, byte in
-            (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01B3
-        }
-        let digits = String(hash, radix: 16)
+        let digits = String(StableHash(disk.path).value, radix: 16)
         return String(repeating: "0", count: 16 - digits.count) + digits
     }
 
@@ -98,6 +89,13 @@ package final class Adapters: AdapterStarting {
                 attributes: [.posixPermissions: 0o700])
         } catch {
             throw AdapterFault("its directory '\(directory)' cannot be made: \(error)")
+        }
+        guard let facts = SystemCalls.trustFacts(of: directory),
+            facts.owner == SystemCalls.userID, facts.mode & 0o077 == 0
+        else {
+            throw AdapterFault(
+                "its directory '\(directory)' is open to other users, who could put a socket of"
+                    + " theirs there: remove it, and keep its parent private")
         }
     }
 
@@ -125,47 +123,6 @@ package final class Adapters: AdapterStarting {
         return needsExtra ? detail + " (install the package 'qemu-block-extra')" : detail
     }
 
-    /// Reads the beginning of every image on this host; returns the unit in which the first one
-    /// gives room back, in bytes.
-    private static func check(_ image: ImageConfiguration) throws(AdapterFault) -> UInt64 {
-        var unit: UInt64 = 1
-        for (index, layer) in image.layers.enumerated() {
-            guard let path = layer.place.path else {
-                guard layer.format == .raw || layer.format == .luks else {
-                    throw AdapterFault(
-                        "'\(layer.format.rawValue)' is opened from files and devices only")
-                }
-                continue
-            }
-            let bytes = try firstBytes(of: path)
-            let probe = ImageProbe(bytes, of: layer)
-            let hasBacking = index + 1 < image.layers.count
-            if let fault = probe.fault(hasBacking: hasBacking) { throw AdapterFault(fault) }
-            if index == 0 { unit = probe.zeroingUnit }
-        }
-        return unit
-    }
-
-    private static func firstBytes(of path: String) throws(AdapterFault) -> [UInt8] {
-        do {
-            let real = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
-            let type =
-                try FileManager.default.attributesOfItem(atPath: real)[.type] as? FileAttributeType
-            guard type == .typeRegular || type == .typeBlockSpecial else {
-                throw AdapterFault("'\(path)' is neither a file nor a block device")
-            }
-            let file = try FileHandle(forReadingFrom: URL(fileURLWithPath: path))
-            defer { try? file.close() }
-            return [UInt8](try file.read(upToCount: ImageProbe.byteCount) ?? Data())
-        } catch let fault as AdapterFault {
-            throw fault
-        } catch CocoaError.fileReadNoSuchFile, CocoaError.fileNoSuchFile {
-            throw AdapterFault("'\(path)' does not exist")
-        } catch {
-            throw AdapterFault("'\(path)' cannot be read: \(error.localizedDescription)")
-        }
-    }
-
     // MARK: Telling and hearing
 
     func tell(_ command: KeeperCommand) throws(AdapterFault) {
@@ -189,6 +146,7 @@ package final class Adapters: AdapterStarting {
 
     private func hear(_ report: KeeperReport?) {
         switch report {
+        case .waits(let id): content.withLock { $0.runs[id] }?.hasToWait()
         case .ready(let id): content.withLock { $0.runs[id] }?.becameReady()
         case .ended(let id, let text): content.withLock { $0.runs[id] }?.hasEnded(text)
         case nil:

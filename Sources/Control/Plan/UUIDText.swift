@@ -1,3 +1,5 @@
+import ServerInterface
+
 /// UUIDs as text: lower case, five groups.
 package enum UUIDText {
     /// Returns a random UUID (version 4, RFC 9562).
@@ -25,8 +27,7 @@ package enum UUIDText {
     }
 
     private static func spread(_ text: String) -> UInt64 {
-        var hash: UInt64 = 0xCBF2_9CE4_8422_2325
-        for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+        var hash = StableHash(text).value
         hash = (hash ^ (hash >> 30)) &* 0xBF58_476D_1CE4_E5B9
         hash = (hash ^ (hash >> 27)) &* 0x94D0_49BB_1331_11EB
         return hash ^ (hash >> 31)

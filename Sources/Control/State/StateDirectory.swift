@@ -1,6 +1,7 @@
 import BoundedCalls
 import Foundation
 import Glibc
+import ServerInterface
 
 /// The directory that outlives the server: its lock, one file per domain, one per running job, one
 /// per checkpoint, one per domain for the jobs that have ended, and the change tracking of every
@@ -195,11 +196,9 @@ package final class StateDirectory: Sendable {
         guard encoded.utf8.count > Self.encodedBytesMax else {
             return "\(directory)/\(encoded).state"
         }
-        // FNV-1a; the file itself also says what it is about.
-        let hash = encoded.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
-            ($0 ^ UInt64($1)) &* 0x100_0000_01B3
-        }
-        return "\(directory)/\(encoded.prefix(150))~\(String(hash, radix: 16)).state"
+        // The file itself also says what it is about.
+        let hash = String(StableHash(encoded).value, radix: 16)
+        return "\(directory)/\(encoded.prefix(150))~\(hash).state"
     }
 
     /// A longer name is cut, so that the file's own fits 255 bytes with every ending.

@@ -67,7 +67,7 @@ extension NBDServer {
                     path: tracking.directory, SystemFault(call: "close", errno: Errno.again))
             }
             let store = try TrackingStore.open(
-                places, source: try Self.identity(source),
+                places, source: try Self.identity(source, source.remote?.before),
                 granularityBytes: tracking.granularityBytes, earlierLoss: source.earlierLoss)
             doubt.prepare(store)
             return (
@@ -132,11 +132,8 @@ extension NBDServer {
     static func memory(
         _ kind: String, for directory: String, _ witness: String?
     ) -> (path: String, isInMemory: Bool)? {
-        // FNV-1a: a name for the path; the session says whose it is.
-        let hash = directory.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
-            ($0 ^ UInt64($1)) &* 0x100_0000_01B3
-        }
-        let name = "\(kind)-" + String(hash, radix: 16)
+        // The session says whose it is.
+        let name = "\(kind)-" + String(StableHash(directory).value, radix: 16)
         if StateFiles.isMemory("/dev/shm") {
             try? StateFiles.makeDirectory(memoryDirectory)
             if StateFiles.isPrivate(memoryDirectory) { return ("\(memoryDirectory)/\(name)", true) }
@@ -159,10 +156,14 @@ extension NBDServer {
         TrackingPlaces.forgetSession(in: DiskDirectory(memory.path), of: directory)
     }
 
-    private static func identity(_ source: RawSource) throws(TrackingFault) -> SourceIdentity {
+    /// `remote`: the files behind a source that is no file here, as far as they are known.
+    private static func identity(
+        _ source: RawSource, _ remote: RemoteState?
+    ) throws(TrackingFault) -> SourceIdentity {
         guard source.type == .regular else {
             return SourceIdentity(
-                path: source.path, sizeBytes: source.sizeBytes, inode: 0, changedNanoseconds: 0)
+                path: source.path, sizeBytes: source.sizeBytes, inode: remote?.files ?? 0,
+                changedNanoseconds: remote?.changed ?? 0)
         }
         do throws(SystemFault) {
             let facts = try FileCalls.identity(source.raw)
@@ -177,7 +178,9 @@ extension NBDServer {
     // MARK: Ending
 
     /// The disk has been withdrawn and synced: its bits are exact.
-    func closeTracking(_ disk: DiskID, _ source: RawSource) {
+    ///
+    /// `remote`: the files behind it, which nobody here has open any more.
+    func closeTracking(_ disk: DiskID, _ source: RawSource, _ remote: RemoteState?) {
         let (tracking, doubt) = state.withLock { state in
             state.trackingCare.problems[disk] = nil
             return (
@@ -193,7 +196,7 @@ extension NBDServer {
             case .store(var store):
                 do throws(TrackingFault) {
                     store.compressSealed()
-                    try store.close(source: try Self.identity(source))
+                    try store.close(source: try Self.identity(source, remote))
                 } catch {
                     // The record still says "in use": the next start treats the stop as unclean.
                     break
