@@ -12,8 +12,8 @@ package protocol RemoteSource: AnyObject, Sendable {
     var discards: Bool { get }
     /// Whether zeroing is faster than writing.
     var zeroesFast: Bool { get }
-    /// Room is taken away from whole units of so many bytes only, a power of two: a part of one is
-    /// zeroed where it lies.
+    /// Only whole units of so many bytes, a power of two, are zeroed by a command: a part of one is
+    /// zeroed by writing.
     var zeroingUnit: UInt64 { get }
     /// Whether it tells what holds data.
     var tellsAllocation: Bool { get }

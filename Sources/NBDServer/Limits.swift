@@ -73,6 +73,9 @@ package enum Limits {
     package static let zeroingStepBytes: UInt64 = 128 << 20
     /// The same while a job runs and old data must be copied first, in bytes.
     package static let zeroingStepBytesUnderJob: UInt64 = 1 << 20
+    /// A program that serves a disk's image closes it in this time, or the disk's tracking is left
+    /// as after a kill, in milliseconds.
+    package static let adapterEndMilliseconds: Int32 = 12_000
     /// Guest writes in flight must finish in this time for a job's instant to be fixed; then the
     /// begin is refused, in milliseconds.
     package static let holdMilliseconds: Int32 = 2_000

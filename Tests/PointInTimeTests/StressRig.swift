@@ -179,8 +179,14 @@ final class StressRig {
             defer { try? client.disconnect() }
             return try client.read(0, client.sizeBytes)
         }
-        writer = try StressWriter(
-            disks: Self.connect(server, guest, vhostFolder), contents: contents, plan: next)
+        do {
+            writer = try StressWriter(
+                disks: Self.connect(server, guest, vhostFolder), contents: contents, plan: next)
+        } catch {
+            throw TestFailure(
+                ([String(describing: error), server.stderr] + upstreams.map(\.summary))
+                    .joined(separator: "\n"))
+        }
     }
 
     /// Starts the server again after its end, under a guest that never hears of it: its requests in

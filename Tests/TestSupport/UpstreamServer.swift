@@ -57,6 +57,13 @@ package final class UpstreamServer {
         process = nil
     }
 
+    /// For a failure: whether it runs, and what it has said.
+    package var summary: String {
+        guard let process else { return "the upstream was killed" }
+        return (process.isRunning ? "the upstream runs: " : "the upstream has ended: ")
+            + process.stderr.suffix(1000)
+    }
+
     /// Stops its threads, or lets them go on.
     package func hang() { process?.signal(SIGSTOP) }
     package func goOn() { process?.signal(SIGCONT) }

@@ -15,6 +15,8 @@ final class AdapterRun: Adapter {
     private struct Content {
         var state = State.ended("")
         var waiters: [DispatchSemaphore] = []
+        /// An earlier program had the image open after it was looked at.
+        var hasWaited = false
 
         var isOver: Bool {
             if case .stopped(isOver: true) = state { true } else { false }
@@ -46,7 +48,11 @@ final class AdapterRun: Adapter {
 
     var zeroingUnit: UInt64 { look.zeroingUnit }
 
-    var before: ImageState { look.state }
+    /// Nobody knows how the image was when a program that had to be waited for let go of it.
+    var before: ImageState {
+        content.withLock { $0.hasWaited }
+            ? ImageState(files: look.state.files, changed: 0) : look.state
+    }
 
     /// Whether the image is still the one that was found at first.
     private func check() throws(AdapterFault) {
@@ -83,6 +89,8 @@ final class AdapterRun: Adapter {
                 do throws(AdapterFault) {
                     try check()
                     try adapters.tell(.start(order))
+                    // Told to end in between, it was not there yet.
+                    if isStopped { try adapters.tell(.stop(id: order.id)) }
                 } catch {
                     hasEnded(error.detail)
                     throw error
@@ -91,6 +99,12 @@ final class AdapterRun: Adapter {
             guard signal.wait(timeout: deadline) == .success else {
                 throw AdapterFault(lateness)
             }
+        }
+    }
+
+    private var isStopped: Bool {
+        content.withLock { content in
+            if case .stopped = content.state { true } else { false }
         }
     }
 
@@ -134,6 +148,7 @@ final class AdapterRun: Adapter {
     // MARK: What the keeper says
 
     func hasToWait() {
+        content.withLock { $0.hasWaited = true }
         change { state in
             if case .starting = state { state = .starting(waits: true) }
         }

@@ -36,7 +36,7 @@ struct ImageLook: Hashable {
         var (files, changes) = (StableHash(), StableHash())
         var hasFiles = false
         for path in image.layers.flatMap({ [$0.place.path, $0.dataPlace?.path] }) {
-            guard let path, let file = SystemCalls.fileState(path) else { continue }
+            guard let path, let file = fileState(path) else { continue }
             hasFiles = true
             files.add(file.inode)
             changes.add(file.changedNanoseconds)
@@ -44,6 +44,15 @@ struct ImageLook: Hashable {
         return hasFiles
             ? ImageState(files: files.value, changed: changes.value)
             : ImageState(files: 0, changed: 0)
+    }
+
+    /// By an open file: a file server's client asks for nothing younger before.
+    private static func fileState(_ path: String) -> (inode: UInt64, changedNanoseconds: UInt64)? {
+        guard SystemCalls.isRegularFile(path), let file = FileHandle(forReadingAtPath: path) else {
+            return nil
+        }
+        defer { try? file.close() }
+        return SystemCalls.fileState(file.fileDescriptor)
     }
 
     private static func firstBytes(of path: String) throws(AdapterFault) -> [UInt8] {

@@ -31,8 +31,8 @@ struct ImageProbe {
 
     /// What `RemoteSource.zeroingUnit` is for the image, in bytes: the cluster of a qcow2 image.
     ///
-    /// `qemu` frees a cluster when a part of it is zeroed and the rest reads as zeros, although a
-    /// write to another part is under way.
+    /// `qemu` makes a cluster one of zeros when a part of it is zeroed and the rest reads as zeros,
+    /// although a write to another part is under way.
     var zeroingUnit: UInt64 {
         layer.format == .qcow2 ? 1 << (clusterBits ?? 21) : 1
     }

@@ -12,14 +12,22 @@ extension SystemCalls {
         return reached(found)
     }
 
-    /// The number of the file that a path leads to, and when it was last changed; nil if it leads
-    /// to none.
-    package static func fileState(
-        _ path: String
-    ) -> (inode: UInt64, changedNanoseconds: UInt64)? {
+    /// Whether a path leads to a regular file.
+    package static func isRegularFile(_ path: String) -> Bool {
         var found = stat()
         // SAFETY: the string is NUL-terminated, and both live for the call.
-        guard unsafe stat(path, &found) == 0, found.st_mode & S_IFMT == S_IFREG else { return nil }
+        return unsafe stat(path, &found) == 0 && found.st_mode & S_IFMT == S_IFREG
+    }
+
+    /// The number of an open regular file, and when it was last changed; nil if it is none.
+    package static func fileState(
+        _ descriptor: Int32
+    ) -> (inode: UInt64, changedNanoseconds: UInt64)? {
+        var found = stat()
+        // SAFETY: the kernel fills the local during the call.
+        guard unsafe fstat(descriptor, &found) == 0, found.st_mode & S_IFMT == S_IFREG else {
+            return nil
+        }
         let seconds = UInt64(truncatingIfNeeded: found.st_ctim.tv_sec) &* 1_000_000_000
         return (
             UInt64(found.st_ino),

@@ -31,15 +31,16 @@ extension NBDServer {
             } else {
                 doubt?.say(syncHangs: false)
             }
-            return .success(Self.letGo(parting, end, limit))
+            return .success(end)
         }
+        let remote = await letGo(parting, ended, leaving)
         _ = await storage.run(
             at: .tracking, what: StoragePlace.tracking.text, .end(milliseconds: nil)
         ) { () -> Result<Bool, ServerFault> in
-            if case .success(.synced(let remote)) = ended,
+            if case .success(.synced) = ended, remote.isKnown,
                 let source = parting.look({ $0?.source }) ?? nil
             {
-                self.closeTracking(disk, source, remote)
+                self.closeTracking(disk, source, remote.state)
             } else {
                 self.abandonTracking(disk)
             }
@@ -62,10 +63,7 @@ extension NBDServer {
 
     /// How a disk's last sync has ended.
     private enum LastSync: Sendable {
-        /// The files of a remote source as they are now.
-        case synced(RemoteState?)
-        /// What serves a remote source has not let go of its files yet.
-        case inUse
+        case synced
         /// The disk is read-only.
         case notNeeded
         /// `isLoss`: writes that had succeeded are lost; otherwise it could not be made.
@@ -78,7 +76,7 @@ extension NBDServer {
         }
         do throws(SystemFault) {
             try source.sync()
-            return .synced(nil)
+            return .synced
         } catch {
             return .failed(
                 .sourceUnusable(path: source.path, detail: "\(error.call): \(error.errorText)"),
@@ -86,13 +84,28 @@ extension NBDServer {
         }
     }
 
-    /// Ends what serves a remote source that was synced: only then are its files what they will be.
-    private static func letGo(
-        _ parting: Parting<LiveExport?>, _ end: LastSync, _ milliseconds: Int32
-    ) -> LastSync {
-        guard case .synced = end, let remote = parting.look({ $0?.source.remote }) ?? nil else {
-            return end
+    /// What is known of the files behind a source, now that they will not change.
+    private struct Left: Sendable {
+        var isKnown = true
+        /// Of a remote source.
+        var state: RemoteState?
+    }
+
+    /// Ends what serves a remote source that was synced; beside other disks' syncs, which must not
+    /// wait for it.
+    private func letGo(
+        _ parting: Parting<LiveExport?>, _ ended: Result<LastSync, ServerFault>, _ leaving: Leaving
+    ) async -> Left {
+        guard case .success(.synced) = ended,
+            let remote = parting.look({ $0?.source.remote }) ?? nil
+        else { return Left() }
+        let closed = await storage.run(
+            at: .disks, what: "the program that serves '\(leaving.path)'",
+            .end(milliseconds: Limits.adapterEndMilliseconds)
+        ) { () -> Result<RemoteState?, ServerFault> in
+            .success(remote.close(milliseconds: Limits.adapterEndMilliseconds))
         }
-        return remote.close(milliseconds: milliseconds).map { .synced($0) } ?? .inUse
+        guard case .success(let state?) = closed else { return Left(isKnown: false) }
+        return Left(state: state)
     }
 }

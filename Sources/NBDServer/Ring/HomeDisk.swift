@@ -56,7 +56,7 @@ struct HomeDisk: ~Copyable {
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true
-    /// Only whole units of so many bytes give their room back.
+    /// Only whole units of so many bytes are zeroed otherwise than by writing.
     let zeroingUnit: UInt64
 
     init(_ export: LiveExport) {
@@ -67,7 +67,11 @@ struct HomeDisk: ~Copyable {
         alignment = export.source.alignment
         tailStart = export.source.tailStart
         canPunchHoles = export.discards
-        zeroingUnit = export.source.remote?.zeroingUnit ?? 1
+        // A step ends where a cluster does, as a job may begin there.
+        zeroingUnit =
+            export.source.remote.map {
+                $0.zeroingUnit > 1 ? max($0.zeroingUnit, UInt64(ClusterGeometry.clusterBytes)) : 1
+            } ?? 1
         changes = DiskChanges(
             changeLimit: Limits.piecesPerRing, hasBlocks: alignment > 1,
             zeroingLimit: Limits.zeroingPerDisk)
@@ -83,6 +87,19 @@ struct HomeDisk: ~Copyable {
 
     /// What writes at `offset` are aligned to, in bytes.
     func alignment(forWritingAt offset: UInt64) -> Int { offset < tailStart ? alignment : 1 }
+
+    /// See `Zeroing.wholeUnits`.
+    func wholeUnits(_ step: Range<UInt64>) -> (end: UInt64, isWhole: Bool) {
+        Zeroing.wholeUnits(step, unit: zeroingUnit, diskEnd: sizeBytes)
+    }
+
+    /// Whether a range has a whole unit.
+    func hasWholeUnit(_ range: Range<UInt64>) -> Bool {
+        let first = wholeUnits(range)
+        return first.isWhole
+            || first.end < range.upperBound
+                && wholeUnits(first.end..<range.upperBound).isWhole
+    }
 
     /// Where a write that begins at `offset` and is to reach `end` has to be cut.
     func writeEnd(from offset: UInt64, to end: UInt64) -> UInt64 {

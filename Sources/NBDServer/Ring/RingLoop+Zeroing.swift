@@ -107,7 +107,7 @@ extension RingLoop where IO: ~Copyable {
         if isDiscard {
             // A discard is a hint: where the source cannot do it nothing happens.
             guard disks[disk].canPunchHoles else { return false }
-        } else if !canZeroQuickly(disk, request) {
+        } else if !canZeroQuickly(disk, request, pages) {
             if requests[request].valid.flags.contains(.fastZero),
                 requests[request].zeroing?.isUntouched ?? false
             {
@@ -119,18 +119,15 @@ extension RingLoop where IO: ~Copyable {
         if requests[request].zeroing?.writesZeros ?? false { return writeStep(request, pages) }
         let (reach, isHole) = step(disk, position, pages.upperBound)
         let (end, isWhole) =
-            isDiscard
-            ? (reach, true)
-            : Zeroing.wholeUnits(
-                position..<reach, unit: disks[disk].zeroingUnit, diskEnd: disks[disk].sizeBytes)
-        if !isWhole, !disks[disk].canZeroRanges { return writeStep(request, position..<end) }
+            isDiscard ? (reach, true) : disks[disk].wholeUnits(position..<reach)
+        if !isWhole { return writeStep(request, position..<end) }
         requests[request].zeroing?.took(upTo: end)
         requests[request].piecesInFlight += 1
         var piece = Piece(
             request: request, disk: disk, kind: isDiscard ? .discard : .zero, offset: position,
             count: end - position)
         piece.changesNothing = isHole
-        piece.keepsSpace = requests[request].valid.flags.contains(.noHole) || !isWhole
+        piece.keepsSpace = requests[request].valid.flags.contains(.noHole)
         piece.ioOffset = position
         piece.ioCount = Int(end - position)
         startChange(pieces.insert(piece))
@@ -149,8 +146,12 @@ extension RingLoop where IO: ~Copyable {
         return writeZeros(request, position..<end)
     }
 
-    private mutating func canZeroQuickly(_ disk: DiskIndex, _ request: RequestIndex) -> Bool {
-        disks[disk].canZeroRanges
+    /// Whether any of the pages can go otherwise than by writing.
+    private func canZeroQuickly(
+        _ disk: DiskIndex, _ request: RequestIndex, _ pages: Range<UInt64>
+    ) -> Bool {
+        guard disks[disk].hasWholeUnit(pages) else { return false }
+        return disks[disk].canZeroRanges
             || (disks[disk].canPunchHoles && !requests[request].valid.flags.contains(.noHole))
     }
 
@@ -177,7 +178,8 @@ extension RingLoop where IO: ~Copyable {
             return known.isData ? (lookEnd, false) : (min(known.end, lookEnd), true)
         }
         if known.isData {
-            let limit = ClusterGeometry.start(of: first) + Limits.zeroingStepBytesUnderJob
+            let stepBytes = max(Limits.zeroingStepBytesUnderJob, disks[disk].zeroingUnit)
+            let limit = start / stepBytes * stepBytes + stepBytes
             return (min(limit, lookEnd), false)
         }
         // Only clusters that lie wholly in the hole; the disk's end closes the last one.
