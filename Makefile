@@ -22,6 +22,7 @@ deb: build ## Make the Debian package, .build/deb/nbdpull_VERSION_ARCH.deb.
 
 test: ## Install what the tests need, then run every check there is.
 	@dev/install-packages build demo package test
+	-@dev/install-packages browser
 	-@dev/clients
 	-@dev/venv
 	dev/check full

@@ -45,6 +45,8 @@ struct BackupBegin: AsyncParsableCommand {
             the id. For callers that lost the answer.
             """)
     var job: String?
+    @Flag(help: "Show progress until the job has ended; exit with 1 unless it ended well.")
+    var watch = false
     // A job here does not end with the machine.
     @Flag(name: .customLong("preserve-domain-on-shutdown"), help: .hidden) var preserve = false
 
@@ -55,6 +57,9 @@ struct BackupBegin: AsyncParsableCommand {
         guard request.push || file != nil || !(bandwidth != nil || compress || verify) else {
             throw ValidationError(
                 "--bandwidth, --compress and --verify need --push, or XML of push mode")
+        }
+        guard !watch || !request.printXML else {
+            throw ValidationError("--watch excludes --print-xml, which begins nothing")
         }
     }
 
@@ -81,6 +86,9 @@ struct BackupBegin: AsyncParsableCommand {
         try options.output.show(data, as: BegunJob.self, ConsoleText.begun)
         let begun = try? ControlJSON.decode(BegunJob.self, from: data)
         if let warning = begun?.warning { Console.error("warning: \(warning)") }
+        if watch, let begun {
+            try await JobWatch(options: options, domain: domain, interval: 1).run(begun.id)
+        }
     }
 
     private func note(_ notes: [String]) {

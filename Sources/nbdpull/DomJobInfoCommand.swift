@@ -58,13 +58,17 @@ struct JobWatch {
 
     /// Prints a line now and then; on a terminal one line that is written over.
     ///
+    /// A job that is named may have ended already.
+    ///
     /// - Throws: when there is no job, and when it did not end well.
-    func run(_ id: String?) async throws {
+    func run(_ wanted: String?) async throws {
         let client = try options.client()
-        guard let first = try await look(client, id), let id = first.id else {
+        let first = try await look(client, wanted)
+        guard let id = first?.id ?? wanted else {
             throw ControlError.invalidArgument(
                 what: "domain '\(domain)'", detail: "no backup job is running")
         }
+        guard let first else { return try await finish(client, id) }
         var rate = ConsoleText.Rate()
         var shown: JobInfo? = first
         var lastAnswer = Date()

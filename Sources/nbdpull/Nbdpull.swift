@@ -44,6 +44,7 @@ struct Nbdpull: AsyncParsableCommand {
         ])
 
     static func main() async {
+        SystemCalls.quietDispatch()
         // Started by the server only, with nothing else on its command line.
         if CommandLine.arguments.dropFirst().elementsEqual([PushWorker.command]) {
             Foundation.exit(PushWorker.run())

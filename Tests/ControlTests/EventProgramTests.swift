@@ -165,13 +165,18 @@ final class Counter: Sendable {
         #expect(bench.failures.isEmpty, "\(bench.failures)")
     }
 
-    @Test("what is no program is refused at the start")
-    func refused() throws {
-        for path in ["/no/such/program", "/etc/passwd", "relative"] {
-            let error = #expect(throws: ControlError.self) {
-                try EventProgram(path: path, environment: [:])
-            }
-            #expect(error?.message.contains("--event-exec '\(path)'") == true)
+    @Test("what is no program is an event at the start, and keeps nobody from his disks")
+    func missing() throws {
+        for path in ["/no/such/program", "/etc/passwd", "/etc"] {
+            let program = try EventProgram(path: path, environment: [:])
+            let log = EventLog()
+            program.report(to: log)
+            #expect(log.recent.map(\.event) == [.eventProgramFailed])
+            #expect(log.recent.first?.message?.contains("'\(path)' is no program") == true)
         }
+        let error = #expect(throws: ControlError.self) {
+            try EventProgram(path: "relative", environment: [:])
+        }
+        #expect(error?.message.contains("--event-exec 'relative'") == true)
     }
 }

@@ -111,6 +111,10 @@ extension InteropSuite {
                 let result = try watch.result()
                 #expect(result.status == status, "\(result)")
                 #expect(result.stdout.contains("Backup \(job.id) ended: "), "\(result)")
+                // One that is named may be over before anybody looks.
+                let late = try server.cli(["domjobinfo", "vm1", "--job", job.id, "--watch"])
+                #expect(late.status == status && late.stdout.hasPrefix("Backup "), "\(late)")
+                #expect(result.stdout.hasSuffix(late.stdout), "\(late)")
             }
             try server.stop()
         }

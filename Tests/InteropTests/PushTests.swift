@@ -64,6 +64,25 @@ extension InteropSuite {
             }
         }
 
+        @Test("backup-begin --watch stays until its push has ended, and exits by how it ended")
+        func watched() throws {
+            let fixture = try Fixture()
+            let push = ["backup-begin", "vm1", "--push", "--watch", "--target-dir"]
+            let folder = fixture.directory.file("targets")
+            try Command.run("mkdir", [folder]).output()
+            let good = try fixture.server.cli(push + [folder, "--checkpoint", "sunday"])
+            #expect(good.status == 0 && good.stdout.hasSuffix("ended: completed\n"), "\(good)")
+            // Its checkpoint is a base as soon as it returns.
+            let next = try fixture.server.cli(push + [folder, "--incremental", "sunday"])
+            #expect(next.status == 0, "\(next)")
+            let slow = try fixture.server.startCLI(push + [folder, "--bandwidth", "1M"])
+            try slow.wait(for: "progress") { $0.stdout.contains(" MiB of ") }
+            try fixture.server.cli(["domjobabort", "vm1"]).output()
+            let failed = try slow.result()
+            #expect(failed.status == 1 && failed.stdout.contains("ended: "), "\(failed)")
+            try fixture.server.stop()
+        }
+
         @Test("by virsh: libvirt's push begins, is described, shows progress, and ends by itself")
         func virsh() throws {
             let fixture = try LibvirtFixture(options: ["--storage-timeout", "10"])

@@ -36,29 +36,39 @@ package final class EventProgram: Sendable {
     private let queue = DispatchQueue(label: "nbdpull.event-exec")
     private let state = Mutex(State())
 
+    /// Whether there was nothing at the path that can be run.
+    private let isMissing: Bool
+
     /// `environment` is what every run is given besides the event.
     ///
-    /// - Throws: 8 when there is no program at the path that can be run.
+    /// A program that is not there may come: machines have their disks without it.
+    ///
+    /// - Throws: 8 when the path is not absolute.
     package init(
         path: String, environment: [String: String],
         milliseconds: Int = EventProgram.runMillisecondsDefault
     ) throws(ControlError) {
+        guard path.hasPrefix("/") else {
+            throw .invalidArgument(
+                what: "--event-exec '\(path)'", detail: "it must be an absolute path")
+        }
         let file = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
         // A directory may be executed, too, in its way.
-        guard path.hasPrefix("/"), SystemCalls.identity(of: file)?.kind == .regular,
-            FileManager.default.isExecutableFile(atPath: path)
-        else {
-            throw .invalidArgument(
-                what: "--event-exec '\(path)'",
-                detail: "it must be the absolute path of a program that can be run")
-        }
+        isMissing =
+            SystemCalls.identity(of: file)?.kind != .regular
+            || !FileManager.default.isExecutableFile(atPath: path)
         self.path = path
         self.environment = environment
         self.milliseconds = milliseconds
     }
 
     /// Where failures are told; set once, before the first event.
-    package func report(to log: EventLog) { state.withLock { $0.log = log } }
+    package func report(to log: EventLog) {
+        state.withLock { $0.log = log }
+        if isMissing {
+            tell("'\(path)' is no program that can be run, so nobody is told of events")
+        }
+    }
 
     /// Takes note of an event; never waits.
     package func offer(_ event: ControlEvent) {

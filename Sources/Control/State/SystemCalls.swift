@@ -27,6 +27,12 @@ package enum SystemCalls {
         package var notFound: Bool { number == ENOENT }
     }
 
+    /// Keeps libdispatch out of the system's log: it says for each user that he may not raise priorities.
+    package static func quietDispatch() {
+        // SAFETY: Both strings live through the call; there is no second thread yet.
+        _ = unsafe setenv("LIBDISPATCH_LOG", "NO", 0)
+    }
+
     /// A descriptor that is closed exactly once.
     package struct Descriptor: ~Copyable, Sendable {
         package let raw: Int32
