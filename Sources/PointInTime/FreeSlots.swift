@@ -3,7 +3,7 @@
 /// The last to come are the first to go. At most one run a slot, so never more memory than the
 /// ledger's own.
 struct FreeSlots: Hashable {
-    private var runs: [Range<UInt32>] = []
+    private(set) var runs: [Range<UInt32>] = []
     private(set) var count: UInt32 = 0
 
     /// Adds a slot that is not among them.
@@ -20,6 +20,16 @@ struct FreeSlots: Hashable {
             }
         }
         runs.append(slot..<(slot + 1))
+    }
+
+    /// Adds slots of which none is among them, behind all that are.
+    mutating func add(_ slots: Range<UInt32>) {
+        count += UInt32(slots.count)
+        if let last = runs.last, last.upperBound == slots.lowerBound {
+            runs[runs.count - 1] = last.lowerBound..<slots.upperBound
+        } else {
+            runs.append(slots)
+        }
     }
 
     /// Takes neighbouring slots, at most so many; nil when none is free.

@@ -1,13 +1,5 @@
 package import Tables
 
-/// The words of a ledger as they were read: how they are distributed, and where there were any.
-package struct LedgerContent: Sendable {
-    package var tally = WordTally()
-    package var extents: [Range<Int>] = []
-
-    package init() {}
-}
-
 /// What of scratch a ledger uses, derived from its words.
 package struct LedgerUse: Sendable, Hashable {
     /// Clusters preserved, zero ones included, and those.
@@ -19,8 +11,12 @@ package struct LedgerUse: Sendable, Hashable {
     let freeSlots: FreeSlots
 
     /// Nil when the words contradict each other, or a scratch of `slotLimit` slots.
-    package init?(_ content: LedgerContent, _ words: SharedWords, slotLimit: UInt32) {
-        let tally = content.tally
+    ///
+    /// `slots` says which of so many slots the words name, a bit for each; it is asked only when
+    /// some hold nothing.
+    package init?<Fault>(
+        _ tally: WordTally, slotLimit: UInt32, slots: (Int) throws(Fault) -> [UInt64]
+    ) throws(Fault) {
         zeros = tally.ones
         preserved = tally.ones + tally.others
         // A word of 2 names slot 0.
@@ -30,8 +26,11 @@ package struct LedgerUse: Sendable, Hashable {
             guard Self.isEachOnce(tally) else { return nil }
             freeSlots = FreeSlots()
         } else {
-            guard let gaps = Self.gaps(content, words, slotsUsed) else { return nil }
-            freeSlots = gaps
+            let taken = try slots(Int(slotsUsed))
+            // Fewer, if two words name one.
+            let count = taken.reduce(0) { $0 + $1.nonzeroBitCount }
+            guard count == tally.others else { return nil }
+            freeSlots = Self.gaps(taken, slotsUsed)
         }
     }
 
@@ -46,22 +45,19 @@ package struct LedgerUse: Sendable, Hashable {
             && tally.squares == UInt64(truncatingIfNeeded: squares)
     }
 
-    private static func gaps(
-        _ content: LedgerContent, _ words: SharedWords, _ slotsUsed: UInt32
-    ) -> FreeSlots? {
-        var isTaken = [UInt64](repeating: 0, count: (Int(slotsUsed) + 63) / 64)
-        for extent in content.extents {
-            for index in extent {
-                let word = words.load(index)
-                guard word > 1, word != .max else { continue }
-                let slot = Int(word - 2)
-                guard isTaken[slot / 64] >> UInt64(slot % 64) & 1 == 0 else { return nil }
-                isTaken[slot / 64] |= 1 << UInt64(slot % 64)
+    private static func gaps(_ taken: [UInt64], _ slotsUsed: UInt32) -> FreeSlots {
+        var free = FreeSlots()
+        for (index, word) in taken.enumerated() where word != .max {
+            var isFree = ~word
+            while isFree != 0 {
+                let low = isFree.trailingZeroBitCount
+                let count = (~(isFree >> UInt64(low))).trailingZeroBitCount
+                let first = index * 64 + low
+                let end = min(first + count, Int(slotsUsed))
+                if first < end { free.add(UInt32(first)..<UInt32(end)) }
+                isFree &= ~((UInt64.max >> UInt64(64 - count)) << UInt64(low))
             }
         }
-        var free = FreeSlots()
-        for slot in 0..<slotsUsed
-        where isTaken[Int(slot) / 64] >> UInt64(slot % 64) & 1 == 0 { free.add(slot) }
         return free
     }
 }

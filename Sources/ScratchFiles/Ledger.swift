@@ -40,11 +40,13 @@ package final class Ledger: Sendable {
             throw .system(error)
         }
         file = left.file
-        let content = try left.file.read(
+        let reading = try left.file.reading(
             into: storage, clusterCount: geometry.clusterCount, mappedWordsMin: mappedWordsMin)
-        guard let use = LedgerUse(content, storage.view, slotLimit: slotLimit) else {
-            throw .implausible
+        let tally = try reading.run()
+        let use = try LedgerUse(tally, slotLimit: slotLimit) { count throws(LedgerFileFault) in
+            try reading.slots(count)
         }
+        guard let use else { throw .implausible }
         found = use
         note(preserved: use.preserved, zero: use.zeros)
     }

@@ -168,13 +168,13 @@ package final class LedgerFile: Sendable {
         }
     }
 
-    /// Fills words from the file, those that were never stored left out.
-    func read(
+    /// What has its words filled from the file, those that were never stored left out.
+    func reading(
         into words: SharedWordsStorage, clusterCount: Int, mappedWordsMin: Int
-    ) throws(LedgerFileFault) -> LedgerContent {
+    ) throws(LedgerFileFault) -> LedgerReading {
         let base = UInt64(Self.headerBytes)
         let end = base + UInt64(clusterCount) * 4
-        var content = LedgerContent()
+        var extents: [Range<Int>] = []
         let size = try Self.system { () throws(SystemFault) in
             try FileCalls.facts(storage.raw).sizeBytes
         }
@@ -184,13 +184,10 @@ package final class LedgerFile: Sendable {
             let hole = try seek(data, data: false) ?? end
             let first = Int((max(data, base) - base) / 4)
             let last = Int((min(hole, end) - base) / 4)
-            content.extents.append(first..<last)
+            extents.append(first..<last)
             position = hole
         }
-        content.tally = try LedgerReading(
-            storage.raw, words, content.extents, mappedWordsMin: mappedWordsMin
-        ).run()
-        return content
+        return try LedgerReading(storage.raw, words, extents, mappedWordsMin: mappedWordsMin)
     }
 
     private func seek(_ position: UInt64, data: Bool) throws(LedgerFileFault) -> UInt64? {

@@ -12,8 +12,6 @@ final class LedgerReading: Sendable {
     private let words: SharedWordsStorage
     /// Runs of words, in pieces that one thread reads at a time.
     private let pieces: [Piece]
-    private let next = Atomic<Int>(0)
-    private let found = Mutex<(tally: WordTally, fault: LedgerFileFault?)>((WordTally(), nil))
 
     private struct Piece {
         let words: Range<Int>
@@ -27,6 +25,8 @@ final class LedgerReading: Sendable {
     /// What is read at once, and counted while it is in the processor's cache.
     private static let chunkWords = 64 << 10
     private static let threadsMax = 8
+    /// Memory for bits of slots: each thread has bits of all.
+    private static let slotBytesMax = 64 << 20
 
     init(
         _ descriptor: Int32, _ words: SharedWordsStorage, _ extents: [Range<Int>],
@@ -61,43 +61,53 @@ final class LedgerReading: Sendable {
         UInt64(LedgerFile.headerBytes) + UInt64(word) * 4
     }
 
-    /// Returns how the words are distributed when all of them are read.
+    /// Reads all words; returns how they are distributed.
     func run() throws(LedgerFileFault) -> WordTally {
-        let wanted = min(pieces.count, SystemFacts.coreCount, Self.threadsMax) - 1
+        try forPieces(threads: Self.threadsMax, WordTally()) {
+            piece, tally throws(LedgerFileFault) in
+            try self.read(piece, &tally)
+        } merge: {
+            $0.add($1)
+        }
+    }
+
+    /// Which slots the words name that were read, a bit for each; those beyond the count are left
+    /// out.
+    func slots(_ count: Int) throws(LedgerFileFault) -> [UInt64] {
+        let length = (count + 63) / 64
+        let threads = max(Self.slotBytesMax / (length * 8 + 1), 1)
+        return try forPieces(threads: threads, [UInt64](repeating: 0, count: length)) {
+            piece, taken throws(LedgerFileFault) in
+            self.words.mark(piece.words, in: &taken)
+        } merge: { all, more in
+            for index in all.indices { all[index] |= more[index] }
+        }
+    }
+
+    /// Has threads do something with all pieces, each with a result of its own that is merged.
+    private func forPieces<Part: Sendable>(
+        threads: Int, _ start: @autoclosure @escaping @Sendable () -> Part,
+        _ body: @escaping @Sendable (Piece, inout Part) throws(LedgerFileFault) -> Void,
+        merge: @escaping @Sendable (inout Part, Part) -> Void
+    ) throws(LedgerFileFault) -> Part {
+        let shares = Shares<Part>(count: pieces.count)
+        let work: @Sendable () -> Void = {
+            var part = start()
+            let fault = shares.take { index throws(LedgerFileFault) in
+                try body(self.pieces[index], &part)
+            }
+            shares.end(part, fault, merge)
+        }
+        let wanted = min(pieces.count, SystemFacts.coreCount, Self.threadsMax, threads) - 1
         var helpers: [WorkerThread] = []
         for _ in 0..<max(wanted, 0) {
             // Without it the others read more.
-            guard let thread = try? WorkerThread(name: "nbdpull-ledger", body: { self.work() })
-            else {
-                break
-            }
+            guard let thread = try? WorkerThread(name: "nbdpull-ledger", body: work) else { break }
             helpers.append(thread)
         }
         work()
         for thread in helpers { thread.wait(milliseconds: -1) }
-        let (tally, fault) = found.withLock { $0 }
-        if let fault { throw fault }
-        return tally
-    }
-
-    private func work() {
-        var tally = WordTally()
-        var fault: LedgerFileFault?
-        while fault == nil {
-            let index = next.add(1, ordering: .relaxed).oldValue
-            guard index < pieces.count else { break }
-            do throws(LedgerFileFault) {
-                try read(pieces[index], &tally)
-            } catch {
-                fault = error
-                next.store(pieces.count, ordering: .relaxed)
-            }
-        }
-        let (counted, first) = (tally, fault)
-        found.withLock { found in
-            found.tally.add(counted)
-            found.fault = found.fault ?? first
-        }
+        return try shares.result() ?? start()
     }
 
     private func read(_ piece: Piece, _ tally: inout WordTally) throws(LedgerFileFault) {
@@ -121,5 +131,49 @@ final class LedgerReading: Sendable {
             if !isFilled { throw .implausible }
             words.count(first..<first + count, into: &tally)
         }
+    }
+}
+
+/// Pieces of one task that threads take one after the other, and what has come of them.
+private final class Shares<Part: Sendable>: Sendable {
+    private let count: Int
+    private let next = Atomic<Int>(0)
+    private let ended = Mutex<(part: Part?, fault: LedgerFileFault?)>((nil, nil))
+
+    init(count: Int) { self.count = count }
+
+    /// Does pieces until there are none left, or one has failed.
+    func take(
+        _ body: (Int) throws(LedgerFileFault) -> Void
+    ) -> LedgerFileFault? {
+        while true {
+            let index = next.add(1, ordering: .relaxed).oldValue
+            guard index < count else { return nil }
+            do throws(LedgerFileFault) {
+                try body(index)
+            } catch {
+                next.store(count, ordering: .relaxed)
+                return error
+            }
+        }
+    }
+
+    func end(_ part: Part, _ fault: LedgerFileFault?, _ merge: (inout Part, Part) -> Void) {
+        ended.withLock { ended in
+            if var all = ended.part {
+                ended.part = nil
+                merge(&all, part)
+                ended.part = all
+            } else {
+                ended.part = part
+            }
+            ended.fault = ended.fault ?? fault
+        }
+    }
+
+    func result() throws(LedgerFileFault) -> Part? {
+        let (part, fault) = ended.withLock { $0 }
+        if let fault { throw fault }
+        return part
     }
 }

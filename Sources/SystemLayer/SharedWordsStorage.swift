@@ -6,7 +6,7 @@ package final class SharedWordsStorage: Sendable {
     /// The array; valid while this object lives.
     package let view: SharedWords
     private let byteCount: Int
-    private let address: UInt
+    let address: UInt
 
     /// Maps an array of zero words.
     package init(count: Int) throws(SystemFault) {
@@ -111,36 +111,4 @@ package final class SharedWordsStorage: Sendable {
     private static let largeBytes: UInt = 2 << 20
     /// `MADV_POPULATE_WRITE`, of Linux 5.14.
     private static let populate: Int32 = 23
-
-    /// Counts what a run of words holds, and adds it; before anybody else has a view.
-    package func count(_ range: Range<Int>, into tally: inout WordTally) {
-        precondition(range.lowerBound >= 0 && range.upperBound <= view.count)
-        guard !range.isEmpty else { return }
-        let start = unsafe UnsafePointer<UInt32>(bitPattern: address + UInt(range.lowerBound * 4))
-        guard let start = unsafe start else { return }
-        // SAFETY: the range lies in the mapping, and nobody stores in it meanwhile.
-        let words = unsafe UnsafeBufferPointer(start: start, count: range.count)
-        // Counters as wide as the words: several are counted at a time.
-        precondition(range.count <= Int(UInt32.max))
-        var (zeros, ones, full): (UInt32, UInt32, UInt32) = (0, 0, 0)
-        var largest = tally.largest
-        var (sum, squares) = (tally.sum, tally.squares)
-        for index in 0..<range.count {
-            let word = unsafe words[index]
-            zeros &+= word == 0 ? 1 : 0
-            ones &+= word == 1 ? 1 : 0
-            full &+= word == .max ? 1 : 0
-            largest = max(largest, word == .max ? 0 : word)
-            let above = UInt64(word < 2 || word == .max ? 0 : word &- 2)
-            sum &+= above
-            squares &+= above &* above
-        }
-        tally.zeros += Int(zeros)
-        tally.ones += Int(ones)
-        tally.full += Int(full)
-        tally.others += range.count - Int(zeros) - Int(ones) - Int(full)
-        tally.largest = largest
-        tally.sum = sum
-        tally.squares = squares
-    }
 }
