@@ -155,6 +155,42 @@ extension InteropSuite {
             try server.stop()
         }
 
+        /// Starts commands and waits for all of them.
+        private func run(
+            _ client: NBDClient, _ begin: () throws -> [NBDTicket]
+        ) throws {
+            for ticket in try begin() {
+                var outcome = client.outcome(of: ticket)
+                while outcome == nil {
+                    NBDClient.waitForActivity([client], milliseconds: 100)
+                    outcome = client.outcome(of: ticket)
+                }
+                if case .failed(let failure) = outcome { throw failure }
+            }
+        }
+
+        /// Zeroes one part of each cluster while another one is written; both must last.
+        private func changeParts(_ client: NBDClient, round: Int = 0) throws {
+            let clusters = client.sizeBytes / 65_536
+            let zeroed = 4096 + round * 512
+            func bytes(_ index: Int) -> [UInt8] {
+                [UInt8](repeating: UInt8(1 + index % 255), count: 4096)
+            }
+            try run(client) {
+                try (0..<clusters).flatMap { index throws in
+                    [
+                        try client.startWrite(bytes(index), at: index * 65_536),
+                        try client.startZero(index * 65_536 + 8192, zeroed),
+                    ]
+                }
+            }
+            for index in 0..<clusters {
+                #expect(try client.read(index * 65_536, 4096) == bytes(index), "\(index)")
+                let zeros = try client.read(index * 65_536 + 8192, zeroed)
+                #expect(zeros.allSatisfy { $0 == 0 }, "\(index)")
+            }
+        }
+
         @Test(
             "P1: a part of a cluster is zeroed while another part of it is written",
             arguments: ["adapter", "upstream"])
@@ -171,42 +207,43 @@ extension InteropSuite {
                 export = try ExportUnderTest(server.uri)
             }
             let client = try NBDClient(export.uri)
-            let cluster = 65_536
-            let clusters = Self.bytes / cluster
-            func finish(_ tickets: [NBDTicket]) throws {
-                for ticket in tickets {
-                    var outcome = client.outcome(of: ticket)
-                    while outcome == nil {
-                        NBDClient.waitForActivity([client], milliseconds: 100)
-                        outcome = client.outcome(of: ticket)
-                    }
-                    if case .failed(let failure) = outcome { throw failure }
-                }
-            }
             for round in 0..<4 {
-                // Clusters that are zeros and have room.
-                try finish(
-                    (0..<clusters).map { index throws in
-                        try client.startZero(index * cluster, cluster, .noHole)
-                    })
-                // qemu would free the clusters in which only zeros are left, and the writes with them.
-                var tickets: [NBDTicket] = []
-                var wanted: [[UInt8]] = []
-                for index in 0..<clusters {
-                    let bytes = [UInt8](repeating: UInt8(1 + index), count: 4096)
-                    wanted.append(bytes)
-                    tickets.append(try client.startWrite(bytes, at: index * cluster))
-                    tickets.append(try client.startZero(index * cluster + 8192, 4096 + round * 512))
+                // Clusters that are zeros and have room: qemu would free them, and what is being
+                // written to them.
+                try run(client) {
+                    try (0..<(Self.bytes / 65_536)).map { index throws in
+                        try client.startZero(index * 65_536, 65_536, .noHole)
+                    }
                 }
-                try finish(tickets)
-                for index in 0..<clusters {
-                    #expect(try client.read(index * cluster, 4096) == wanted[index], "\(index)")
-                }
+                try changeParts(client, round: round)
             }
             try client.disconnect()
             try export.stop()
             upstream?.kill()
             try Command.run("qemu-img", ["check", "-q", path]).output()
+        }
+
+        @Test("P1: the same where the cluster comes from the image below")
+        func partOfClusterBelow() throws {
+            let directory = try TemporaryDirectory()
+            let (base, path) = (directory.file("base"), directory.file("top"))
+            var content = [UInt8](repeating: 0, count: 32 << 20)
+            for cluster in stride(from: 8192, to: content.count, by: 65_536) {
+                for index in cluster..<cluster + 4096 { content[index] = 7 }
+            }
+            try Data(content).write(to: URL(fileURLWithPath: base))
+            // Zeros are holes, so that qemu knows them for zeros.
+            try Command.run("fallocate", ["--dig-holes", base]).output()
+            try Command.run(
+                "qemu-img", ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path]
+            ).output()
+            let server = try UpstreamServer(.qemu(["-f", "qcow2"]), over: path)
+            let export = try ExportUnderTest(server.uri)
+            let client = try NBDClient(export.uri)
+            try changeParts(client)
+            try client.disconnect()
+            try export.stop()
+            server.kill()
         }
 
         @Test(
