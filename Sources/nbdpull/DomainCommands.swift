@@ -7,7 +7,7 @@ struct Define: AsyncParsableCommand {
         abstract: "Define or change a domain from its XML, and serve its disks.",
         discussion: """
             An existing domain of the same name and uuid is changed: only disks that are new, gone \
-            or served differently are touched. A disk that cannot be served (qcow2, network, ...) \
+            or served differently are touched. A disk that cannot be served \
             is left out and listed with the reason.
             """)
     @OptionGroup var options: ClientOptions

@@ -57,6 +57,11 @@ package final class UpstreamServer {
         process = nil
     }
 
+    /// Starts it again if it has ended by itself.
+    package func startIfEnded() throws {
+        if let process, !process.isRunning { try start() }
+    }
+
     /// For a failure: whether it runs, and what it has said.
     package var summary: String {
         guard let process else { return "the upstream was killed" }
