@@ -3,7 +3,7 @@ import Testing
 
 @Suite("Zeroing by whole units")
 struct ZeroingTests {
-    @Test("steps cover the range, and room is taken from whole units only")
+    @Test("steps cover the range, and whole units only are whole")
     func units() {
         let unit: UInt64 = 8
         for diskEnd: UInt64 in 16...26 {
@@ -32,7 +32,7 @@ struct ZeroingTests {
         #expect(freed == (first < last ? last - first : 0), "\(range), \(diskEnd)")
     }
 
-    @Test("where any byte may be freed a step stays whole")
+    @Test("where the unit is a byte a step stays whole")
     func bytes() {
         let step = Zeroing.wholeUnits(5..<77, unit: 1, diskEnd: 100)
         #expect(step.end == 77 && step.isWhole)
