@@ -147,7 +147,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Whether any of the pages can go otherwise than by writing.
-    private func canZeroQuickly(
+    private mutating func canZeroQuickly(
         _ disk: DiskIndex, _ request: RequestIndex, _ pages: Range<UInt64>
     ) -> Bool {
         guard disks[disk].hasWholeUnit(pages) else { return false }
