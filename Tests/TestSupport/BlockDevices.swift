@@ -63,9 +63,18 @@ package final class TinyFileSystem {
 
     /// Unmounts it, has it checked and mounts it again.
     package func repair() throws {
-        try Command.run("umount", [path]).output()
-        _ = try Command.run("e2fsck", ["-f", "-y", device.path])
-        try Command.run("mount", [device.path, path]).output()
+        // An error that the file system notes late leaves it read-only once more.
+        for _ in 0..<5 {
+            try Command.run("umount", [path]).output()
+            _ = try Command.run("e2fsck", ["-f", "-y", device.path])
+            try Command.run("mount", [device.path, path]).output()
+            let probe = path + "/probe"
+            if (try? Files.write("", to: probe)) != nil {
+                Files.remove(probe)
+                return
+            }
+        }
+        throw TestFailure("'\(path)' stays read-only")
     }
 
     deinit {
