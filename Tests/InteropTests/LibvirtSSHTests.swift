@@ -65,7 +65,7 @@ private final class SecureShell {
         let program = try Tool.path("sshd")
         try Tool.require("ssh", "ssh-keygen", "nc")
         directory = try TemporaryDirectory()
-        port = Int.random(in: 30_000...39_999)
+        port = Ports.free()
         for name in ["host", "key"] {
             try Command.run(
                 "ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", directory.file(name)]

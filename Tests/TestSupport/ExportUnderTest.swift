@@ -43,23 +43,3 @@ package final class ReferenceServer {
         try process.wait(for: "socket") { _ in Files.exists(socket) }
     }
 }
-
-/// TCP ports for servers that a test starts.
-package enum Ports {
-    /// A port on which nothing listens right now.
-    package static func free() -> Int {
-        let taken = Set(
-            (Files.read("/proc/net/tcp") + Files.read("/proc/net/tcp6")).split(separator: "\n")
-                .compactMap { line -> Int? in
-                    let fields = line.split(separator: " ")
-                    guard fields.count > 1, let port = fields[1].split(separator: ":").last else {
-                        return nil
-                    }
-                    return Int(port, radix: 16)
-                })
-        while true {
-            let candidate = Int.random(in: 20_000..<32_000)
-            if !taken.contains(candidate) { return candidate }
-        }
-    }
-}

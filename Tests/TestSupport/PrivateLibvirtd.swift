@@ -26,7 +26,7 @@ package final class PrivateLibvirtd {
                 "libvirtd has no qemu driver: run `apt-get install libvirt-daemon-driver-qemu`")
         }
         directory = try TemporaryDirectory()
-        port = Int.random(in: 20_000...29_999)
+        port = Ports.free()
         var environment: [String: String] = [:]
         for (name, part) in [
             ("XDG_RUNTIME_DIR", "run"), ("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache"),
