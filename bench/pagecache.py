@@ -10,6 +10,8 @@ from measure import BenchError
 PAGE = mmap.PAGESIZE
 LARGE_PIECE = 8 << 20
 SMALL_PIECE = 4 << 10
+# What a disk is called that was written in pieces of that size.
+LARGE_FOLIOS, SMALL_PAGES = "large folios", "small pages"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

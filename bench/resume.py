@@ -175,13 +175,18 @@ def resumes(directory: Path) -> Iterator[tuple[str, dict[str, float]]]:
                 left.unlink()
 
 
-def await_listener(place: Path) -> None:
+def await_greeting(place: Path) -> None:
+    """The socket of a server that was killed takes connections for a moment yet, and is silent."""
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            if peer.connect_ex(str(place)) == 0:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+                peer.settimeout(ANSWER_SECONDS)
+                peer.connect(str(place))
+                received(peer, 18)
                 return
-        time.sleep(0.0005)
+        except OSError:
+            time.sleep(0.0005)
     raise BenchError(f"nobody listens on '{place}'")
 
 
@@ -190,7 +195,7 @@ def first_and_last(host: Host) -> tuple[float, float]:
 
     One looks out for the server: twenty that do would take a processor from it.
     """
-    await_listener(host.socket)
+    await_greeting(host.socket)
     found: list[float] = []
     threads = [threading.Thread(target=lambda name: found.append(answer(host.socket, name)),
                                 args=(f"m{number}/vda",)) for number in range(0, DISKS, MACHINE_STEP)]

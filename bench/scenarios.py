@@ -7,6 +7,7 @@ from pathlib import Path
 
 import extents
 import guest
+import image
 import live
 import memory
 import pulljob
@@ -20,14 +21,13 @@ from credentials import make_credentials, missing_maker
 from harness import (WRITE_LIMIT, Files, Result, Scenario, Settings, attempt, export_of,
                      for_each_peer, in_turn, interleaved, say)
 from measure import fio_arguments, free_port, pull, run_fio, serve, timed
-from pagecache import LARGE_PIECE, SMALL_PIECE, cached_mib, evict
+from pagecache import LARGE_FOLIOS, LARGE_PIECE, SMALL_PAGES, SMALL_PIECE, cached_mib, evict
 from peers import (NBDPULL, QEMU_STORAGE_DAEMON, READERS, TLS_READERS, WRITERS, Export, Nbdkit,
                    Peer, QemuNbd, missing_client)
 from report import compared
 
 Run = Callable[[Files, Settings, Result], None]
 
-LARGE_FOLIOS, SMALL_PAGES = "large folios", "small pages"
 ONE_RING, TWO_RINGS = "1 ring", "2 rings"
 
 
@@ -217,6 +217,10 @@ SCENARIOS = [
              ("nbdcopy", "fio"), pulljob.pull_job),
     Scenario("push", "Full backup that the server writes to a file", "push", ("qemu-img",),
              push.push),
+    Scenario("qcow2-pull", "Full read of a qcow2 image by nbdcopy, unix socket", "pull",
+             ("nbdcopy", "qemu-img"), image.pulls),
+    Scenario("qcow2-io", "4 KiB at random places of a qcow2 image, 32 in flight", "io",
+             ("fio", "qemu-img"), image.random_io),
     Scenario("rings-pull", "Full read by nbdcopy, unix socket, 4 connections, by rings", "pull",
              ("nbdcopy",), over_rings(pull_over_rings)),
     Scenario("randread-qd1", "4 KiB random reads, 1 in flight", "io",

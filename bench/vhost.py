@@ -14,6 +14,7 @@ from harness import Files, Result, Settings, attempt, say, taking_part
 from live import DOMAIN, LiveDisk, Puller
 from measure import (BenchError, Server, fio_arguments, fio_job, latencies, run_client, run_fio,
                      timed, tree_cpu)
+from pagecache import LARGE_PIECE, SMALL_PAGES, SMALL_PIECE
 from peers import NBDPULL, QEMU_STORAGE_DAEMON, REPOSITORY, Export
 
 # Rows. Ours goes by the name that the report compares others with.
@@ -32,11 +33,15 @@ class Load:
     queues: int = 1
     block: int = 4 << 10
     polls: bool = False
+    # In pieces of what size the disk was written before.
+    piece: int = LARGE_PIECE
 
     @property
     def case(self) -> str:
         block = f"{self.block >> 10} KiB {self.mode}, {self.depth} in flight"
         block += f" on each of {self.queues} queues" if self.queues > 1 else ""
+        if self.piece == SMALL_PIECE:
+            block += f", {SMALL_PAGES}"
         return block + (", polling" if self.polls else "")
 
     @property
@@ -53,7 +58,8 @@ class Load:
 BUFFERED = [Load("read", 1), Load("read", 1, polls=True), Load("read", 8), Load("read", 32),
             Load("read", 32, queues=2), Load("read", 16, block=64 << 10), Load("write", 1),
             Load("write", 8), Load("write", 32), Load("write", 32, queues=2),
-            Load("write", 16, block=64 << 10)]
+            Load("write", 16, block=64 << 10),
+            *(Load("write", depth, piece=SMALL_PIECE) for depth in (1, 8, 32))]
 DIRECT = [Load("read", 1), Load("read", 1, polls=True), Load("read", 32),
           Load("write", 1), Load("write", 1, polls=True), Load("write", 32)]
 LIVE = Load("write", 8)
@@ -182,11 +188,12 @@ def buffered(files: Files, settings: Settings, result: Result) -> None:
     def sides():
         for load in BUFFERED:
             yield load.case, OURS, lambda: over_vhost(
-                nbdpull_vhost, load, files.disk(), settings, False)
+                nbdpull_vhost, load, files.disk(load.piece), settings, False)
             if QEMU_STORAGE_DAEMON.missing() is None:
                 yield load.case, QEMU, lambda: over_vhost(
-                    qemu_vhost, load, files.disk(), settings, False)
-            yield load.case, OVER_NBD, lambda: over_nbd(load, files.disk(), settings, False)
+                    qemu_vhost, load, files.disk(load.piece), settings, False)
+            yield load.case, OVER_NBD, lambda: over_nbd(
+                load, files.disk(load.piece), settings, False)
     run_sides(result, settings, sides)
 
 

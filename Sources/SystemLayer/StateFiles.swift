@@ -55,18 +55,26 @@ package enum StateFiles {
 
     /// Makes a directory, mode 0700, with its parents; one that exists is fine.
     package static func makeDirectory(_ path: String) throws(SystemFault) {
+        do throws(SystemFault) {
+            return try makeOne(path)
+        } catch {
+            guard error.errno == ENOENT else { throw error }
+        }
         var built = path.hasPrefix("/") ? "" : "."
         for part in path.split(separator: "/") {
             built += "/" + part
-            do throws(SystemFault) {
-                let made = built
-                _ = try SystemFault.check("mkdir") {
-                    // SAFETY: the string is passed for the time of the call.
-                    unsafe mkdir(made, 0o700)
-                }
-            } catch {
-                if error.errno != EEXIST { throw error }
+            try makeOne(built)
+        }
+    }
+
+    private static func makeOne(_ path: String) throws(SystemFault) {
+        do throws(SystemFault) {
+            _ = try SystemFault.check("mkdir") {
+                // SAFETY: the string is passed for the time of the call.
+                unsafe mkdir(path, 0o700)
             }
+        } catch {
+            if error.errno != EEXIST { throw error }
         }
     }
 

@@ -47,6 +47,9 @@ public struct Virtqueue: ~Copyable {
     /// Chains taken and not yet published as used; at most `size`.
     public var inFlightCount: Int { headsInFlight }
 
+    /// Chains completed since the last `publish`.
+    @inlinable public var unpublishedCount: Int { Int(batchCount) }
+
     /// Opens a queue; `inflight` is its part of the in-flight area, if there is one.
     ///
     /// If the area has been used before, `next` first returns the chains that were in flight, in

@@ -53,7 +53,7 @@ struct Nbdpull: AsyncParsableCommand {
             Foundation.exit(AdapterKeeper.run())
         }
         do {
-            var command = try await asyncParseAsRoot()
+            var command = if let serve { serve } else { try await asyncParseAsRoot() }
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
@@ -66,6 +66,14 @@ struct Nbdpull: AsyncParsableCommand {
         } catch {
             leave(with: error)
         }
+    }
+
+    /// The command that machines wait for, parsed without a look at all the others; nil when it is
+    /// another one, or something is wrong with it.
+    private static var serve: (any ParsableCommand)? {
+        let arguments = CommandLine.arguments.dropFirst()
+        guard arguments.first == Serve._commandName else { return nil }
+        return try? Serve.parse(Array(arguments.dropFirst()))
     }
 
     // Looked for by itself, as the arguments may be what is wrong.

@@ -87,6 +87,19 @@ import VhostClient
         #expect(try guest.queue.collect().map(\.written) == [1, 20 * 512 + 1])
     }
 
+    @Test("a guest that sleeps is called by the first of many answers, and by few of the others")
+    func earlyCalls() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        guest.start(&loop)
+        let count = 1 + Limits.answersPerEarlyCall
+        let reads = (0..<count).map { guest.put(.read(UInt64($0), sectors: 1)) }
+        world.events[StubFrontEnd.kick] = 1
+        settle(&loop)
+        #expect(reads.allSatisfy { $0.status(guest.memory) == 0 })
+        #expect(guest.calls == 2)
+    }
+
     @Test("P5: buffers that O_DIRECT cannot use are served all the same", arguments: [512, 4096])
     func unaligned(alignment: Int) throws {
         var loop = try loop(export(alignment: alignment))

@@ -71,5 +71,69 @@ extension PointInTimeSuite {
             try rig.server.end("vm1", job)
             try rig.server.stop()
         }
+
+        @Test("P1, P2: an upstream that is slow, fails now and then and is asked again")
+        func filtered() throws {
+            let rig = try StressRig(
+                .upstream, mebibytes: 8, largestBytes: 1 << 16,
+                upstream: .nbdkit([
+                    "--filter=retry-request", "--filter=delay", "--filter=error",
+                    "error-rate=0.2%", "retry-request-delay=1", "retry-request-retries=9",
+                    "rdelay=1ms", "wdelay=2ms",
+                ]))
+            try rig.writer.run(seconds: 0.5)
+            let (full, window) = try rig.begin(tag: "c0", checkpoint: "c0")
+            try rig.writer.run(seconds: 0.5)
+            var images = try rig.verify(full, window, name: "full")
+            try rig.end(full)
+            try rig.writer.run(seconds: 0.3)
+            let (job, next) = try rig.begin(tag: "c1", checkpoint: "c1", incremental: "c0")
+            try rig.writer.run(seconds: 0.3)
+            for (index, target) in StressRig.targets.enumerated() {
+                images[index] = try rig.apply(job, target, to: images[index]).image
+                try next.verify(
+                    disk: index, image: images[index], name: "c1 \(target), seed \(rig.seed)")
+            }
+            try next.verifyOneInstant()
+            try rig.end(job)
+            try rig.finish()
+        }
+
+        @Test("P2: old content that an upstream does not give breaks the job, and no guest's write")
+        func unreadable() throws {
+            let directory = try TemporaryDirectory()
+            let path = directory.file("vda.img")
+            let old = try Images.mixed(path, bytes: 4 << 20, seed: RunSettings.seed)
+            let trigger = directory.file("fail")
+            let upstream = try UpstreamServer(
+                .nbdkit([
+                    "--filter=error", "error-pread=EIO", "error-pread-rate=1",
+                    "error-pread-file=\(trigger)",
+                ]), over: path)
+            var disk = DiskDescription("vda", path)
+            disk.upstreamSocket = upstream.socket
+            let server = try ServerUnderTest([DomainDescription("vm1", [disk])])
+            let job = try server.begin("vm1", disks: ["vda"], tag: "first")
+            let guest = try NBDClient(server.liveURI("vm1", "vda"))
+            try Files.write("", to: trigger)
+            let new = [UInt8](repeating: 0xAB, count: 64 << 10)
+            for place in stride(from: 0, to: old.count, by: 1 << 20) {
+                try guest.write(new, at: place)
+            }
+            try guest.flush()
+            #expect(try !server.cli(["backup-end", "vm1", "--job", job.id]).succeeded)
+            Files.remove(trigger)
+            var expected = old
+            for place in stride(from: 0, to: old.count, by: 1 << 20) {
+                expected.replaceSubrange(place..<place + new.count, with: new)
+            }
+            let second = try server.begin("vm1", disks: ["vda"], tag: "second")
+            let copy = directory.file("copy")
+            try Command.run("nbdcopy", [try second.uri("vda"), copy]).output()
+            #expect(try Bytes.ofFile(copy) == expected)
+            try server.end("vm1", second)
+            try guest.disconnect()
+            try server.stop()
+        }
     }
 }

@@ -51,6 +51,8 @@ extension JobManager {
         let opening = beginOpening()
         let resuming = beginResuming(found?.left ?? [])
         warnings += await finishOpening(opening)
+        // Those disks are not there: no machine waits for this.
+        for domain in domains.values { warnings += dropStrayTracking(of: domain.definition) }
         await finishResuming(resuming)
         if let state {
             for cleaned in await clean(cutOff) { warnings += await report(cleaned, state) }
@@ -133,8 +135,7 @@ extension JobManager {
         var domain = ManagedDomain(
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
-        var warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
-        warnings += dropStrayTracking(of: definition)
+        let warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
         for disk in definition.disks {
             domain.attachments[disk.target] =
                 if let unserved = disk.unserved {

@@ -62,13 +62,22 @@ extension NBDServer {
         case .success(let taken): place = taken
         }
         defer { giveBack(place, configuration.exportName) }
-        let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
         // Where many disks wait for their turn, as at a start, those go first for which machines
         // wait, and then those of jobs.
         let isUrgent: @Sendable () -> Bool = { [live] in
             live.isAskedFor(configuration.exportName)
         }
         let hasJob = isExpected(configuration.exportName)
+        return await openings.run(isUrgent: isUrgent, comesEarly: hasJob) {
+            await open(configuration, place, isUrgent, hasJob: hasJob)
+        }
+    }
+
+    private func open(
+        _ configuration: DiskConfiguration, _ place: Reservation,
+        _ isUrgent: @escaping @Sendable () -> Bool, hasJob: Bool
+    ) async -> Result<DiskID, ServerFault> {
+        let limit = configuration.waitsForStorage ? nil : shared.configuration.storageMilliseconds
         let opened = await storage.run(
             at: .of(configuration.path), what: "'\(configuration.path)'",
             .begin(milliseconds: limit), isUrgent: isUrgent, comesEarly: hasJob
@@ -191,7 +200,7 @@ extension NBDServer {
                 path: configuration.path,
                 expected: configuration.kind == .file ? .regular : .blockDevice,
                 readOnly: configuration.readOnly, direct: configuration.cacheMode == .none,
-                reserved: shared.configuration.reserved)
+                reserved: shared.reserved)
         }
     }
 

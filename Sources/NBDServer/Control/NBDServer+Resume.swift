@@ -169,7 +169,7 @@ extension NBDServer {
     ) async -> PreparedExport {
         let left = LeftJob(
             job, disk, memory(of: job, disk), readers: readers,
-            reserved: shared.configuration.reserved)
+            reserved: shared.reserved)
         let found = await look(left, source, isUrgent)
         // Whoever has left serves it no more, and has not judged the job.
         if case .failure(let refusal) = found, !state.withLock(\.hasLeft) {

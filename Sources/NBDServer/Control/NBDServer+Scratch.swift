@@ -203,7 +203,7 @@ extension NBDServer {
     private func openStorage(
         _ scratch: ScratchConfiguration, _ geometry: ClusterGeometry
     ) throws(ScratchFault) -> ScratchStorage {
-        let (path, reserved) = (scratch.path, shared.configuration.reserved)
+        let (path, reserved) = (scratch.path, shared.reserved)
         if let job = waitingJob(withScratch: path) {
             throw .unusable(.inUse(detail: Self.keepsContent(of: job), node: nil))
         }

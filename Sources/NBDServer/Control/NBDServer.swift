@@ -18,6 +18,7 @@ package final class NBDServer: Sendable {
     let state = Mutex(ServerState())
     let storage = StorageCalls()
     let queues = DiskQueues()
+    let openings = OpeningTurns()
     let threads: [WorkerThread]
     /// Where the next process finds what it needs to go on with jobs; nil: nowhere.
     let jobMemory: String?

@@ -3,7 +3,7 @@ import ServerInterface
 
 extension ServerConfiguration {
     /// What is refused as a source and as scratch.
-    var reserved: ReservedPaths {
+    func reserved() -> ReservedPaths {
         ReservedPaths(ownPaths + [witnessDirectory, NBDServer.memoryDirectory].compactMap { $0 })
     }
 }

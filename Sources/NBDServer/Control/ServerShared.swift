@@ -1,3 +1,4 @@
+import Disk
 import PointInTime
 import ScratchFiles
 import ServerInterface
@@ -12,6 +13,8 @@ final class ServerShared: Sendable {
     let layout: RingLayout
     let mailboxes: [Mailbox<RingMessage>]
     let configuration: ServerConfiguration
+    /// What is refused as a source and as scratch.
+    let reserved: ReservedPaths
     let security: SecurityStore
     let counts: ConnectionCounts
     let copyMemory: CopyMemory
@@ -53,6 +56,7 @@ final class ServerShared: Sendable {
         }
         mailboxes = boxes
         self.configuration = configuration
+        reserved = configuration.reserved()
         counts = ConnectionCounts(configuration)
         watch = isSimulated ? ScratchWatch(start: Self.noThread) : ScratchWatch()
         copyMemory = CopyMemory(limitBytes: configuration.copyMemoryBytes)

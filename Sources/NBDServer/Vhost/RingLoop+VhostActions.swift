@@ -188,7 +188,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Stops a queue of which nothing is in flight; returns the next available index.
     private mutating func stopQueue(_ vhost: VhostIndex, _ index: Int) -> UInt16 {
-        publish(vhost, index)
+        answerNow(vhost, index)
         let next = vhosts[vhost].stop(index)
         disarm(vhost, index)
         let queue = vhosts[vhost].queues[index]

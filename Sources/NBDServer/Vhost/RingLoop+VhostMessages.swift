@@ -124,7 +124,7 @@ extension RingLoop where IO: ~Copyable {
             !waiting.action.needsSilence || connections[slot].transmission.requestCount == 0
         else { return }
         vhosts[vhost].waiting = nil
-        for queue in vhosts[vhost].running { publish(vhost, queue) }
+        for queue in vhosts[vhost].running { answerNow(vhost, queue) }
         let outcome = perform(waiting.action, slot, vhost, &waiting.descriptors)
         // What was refused on the way has closed the session.
         guard connections[slot].phase == .sharing else {

@@ -91,6 +91,7 @@ extension RingLoop where IO: ~Copyable {
                 }
                 if connections[slot].phase == .closing { return .stopped }
             }
+            guard showEarly(slot, vhost, queue) else { return .stopped }
         }
     }
 
@@ -134,7 +135,8 @@ extension RingLoop where IO: ~Copyable {
 
     // MARK: Answers
 
-    /// A request has been carried out, or has failed: its chain is answered at the end of the turn.
+    /// A request has been carried out, or has failed: its chain is answered, which the guest
+    /// sees soon.
     mutating func answer(_ ticket: GuestRequestIndex, _ slot: ConnectionIndex, isGood: Bool) {
         guard let vhost = connections[slot].vhost, connections[slot].phase != .closing,
             checkMemory(slot, vhost)
@@ -149,17 +151,55 @@ extension RingLoop where IO: ~Copyable {
         vhosts[vhost].requests.remove(ticket)
     }
 
+    /// Shows answers while the turn goes on; false when the guest's memory has gone.
+    ///
+    /// A guest that sleeps takes longer to wake than a few requests take, and goes on beside this
+    /// ring then.
+    private mutating func showEarly(
+        _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int
+    ) -> Bool {
+        let shown = vhosts[vhost].unpublishedCount(queue)
+        guard shown > 0 else { return true }
+        guard checkMemory(slot, vhost) else { return false }
+        publish(vhost, queue)
+        // One that comes in the midst of a turn costs a call of the kernel's, and the guest a sleep
+        // that it might have spared.
+        let isFirst = vhosts[vhost].queues[queue].shownSinceCall == 0
+        vhosts[vhost].queues[queue].shownSinceCall += shown
+        guard vhosts[vhost].queues[queue].owesCall,
+            isFirst || vhosts[vhost].queues[queue].shownSinceCall > Limits.answersPerEarlyCall
+        else { return true }
+        payCall(vhost, queue)
+        vhosts[vhost].queues[queue].shownSinceCall = 1
+        io.submit(waiting: false)
+        return true
+    }
+
+    /// Shows all answers, and makes the calls that are owed.
     private mutating func publish(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
         guard checkMemory(slot, vhost) else { return }
         for position in vhosts[vhost].running.indices {
             let queue = vhosts[vhost].running[position]
-            if vhosts[vhost].publish(queue) { call(vhost, queue) }
+            publish(vhost, queue)
+            payCall(vhost, queue)
+            vhosts[vhost].queues[queue].shownSinceCall = 0
         }
     }
 
-    /// Shows a queue's answers now.
-    mutating func publish(_ vhost: VhostIndex, _ queue: Int) {
-        if vhosts[vhost].publish(queue) { call(vhost, queue) }
+    /// Shows a queue's answers now, and calls.
+    mutating func answerNow(_ vhost: VhostIndex, _ queue: Int) {
+        publish(vhost, queue)
+        payCall(vhost, queue)
+    }
+
+    private mutating func publish(_ vhost: VhostIndex, _ queue: Int) {
+        if vhosts[vhost].publish(queue) { vhosts[vhost].queues[queue].owesCall = true }
+    }
+
+    private mutating func payCall(_ vhost: VhostIndex, _ queue: Int) {
+        guard vhosts[vhost].queues[queue].owesCall else { return }
+        vhosts[vhost].queues[queue].owesCall = false
+        call(vhost, queue)
     }
 
     /// Closes the session when memory of it has gone; false then.

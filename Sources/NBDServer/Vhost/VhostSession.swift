@@ -120,6 +120,12 @@ struct VhostSession: ~Copyable {
         rings[ring].answer(memory, answer)
     }
 
+    /// Answers of a queue that the guest does not see yet.
+    func unpublishedCount(_ queue: Int) -> Int {
+        guard let ring = queues[queue].ring else { return 0 }
+        return rings[ring].unpublishedCount
+    }
+
     /// Shows what was answered of a queue; returns whether the guest wants a call for it.
     mutating func publish(_ queue: Int) -> Bool {
         guard let ring = queues[queue].ring else { return false }
