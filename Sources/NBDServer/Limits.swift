@@ -42,8 +42,6 @@ package enum Limits {
     package static let upstreamStatusBytes: UInt64 = 1 << 30
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
-    /// Answers that a guest which waits for a call is shown between two calls in one turn.
-    package static let answersPerEarlyCall = 4
     /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Operations of one front-end's reads and writes; when all are in use its chains stay in their

@@ -50,6 +50,14 @@ public struct Virtqueue: ~Copyable {
     /// Chains completed since the last `publish`.
     @inlinable public var unpublishedCount: Int { Int(batchCount) }
 
+    /// The guest's available index as it is now, unchecked.
+    @inlinable
+    public func availableIndex<Memory: GuestMemory & ~Copyable>(
+        _ memory: borrowing Memory
+    ) -> UInt16 {
+        memory.load16(available.advanced(by: SplitRing.indexOffset))
+    }
+
     /// Opens a queue; `inflight` is its part of the in-flight area, if there is one.
     ///
     /// If the area has been used before, `next` first returns the chains that were in flight, in

@@ -45,6 +45,8 @@ extension RingLoop where IO: ~Copyable {
             let queue = vhosts[vhost].running[position]
             guard vhosts[vhost].queues[queue].isOpen else { continue }
             vhosts[vhost].suppressKicks(queue)
+            vhosts[vhost].queues[queue].calls.beginTurn()
+            if vhosts[vhost].queues[queue].calls.isWatching { watch(vhost, queue) }
             switch takeChains(slot, vhost, queue, &budget, turnEnd) {
             case .all: continue
             case .budget:
@@ -152,27 +154,25 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Shows answers while the turn goes on; false when the guest's memory has gone.
-    ///
-    /// A guest that sleeps takes longer to wake than a few requests take, and goes on beside this
-    /// ring then.
     private mutating func showEarly(
         _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int
     ) -> Bool {
-        let shown = vhosts[vhost].unpublishedCount(queue)
-        guard shown > 0 else { return true }
+        if vhosts[vhost].queues[queue].calls.isWatching { watch(vhost, queue) }
+        guard vhosts[vhost].hasUnpublished(queue) else { return true }
         guard checkMemory(slot, vhost) else { return false }
         publish(vhost, queue)
-        // One that comes in the midst of a turn costs a call of the kernel's, and the guest a sleep
-        // that it might have spared.
-        let isFirst = vhosts[vhost].queues[queue].shownSinceCall == 0
-        vhosts[vhost].queues[queue].shownSinceCall += shown
-        guard vhosts[vhost].queues[queue].owesCall,
-            isFirst || vhosts[vhost].queues[queue].shownSinceCall > Limits.answersPerEarlyCall
-        else { return true }
-        payCall(vhost, queue)
-        vhosts[vhost].queues[queue].shownSinceCall = 1
+        guard vhosts[vhost].queues[queue].calls.isDueEarly else { return true }
+        let index = vhosts[vhost].availableIndex(queue)
+        vhosts[vhost].queues[queue].calls.called(early: io.now(), index: index)
+        call(vhost, queue)
         io.submit(waiting: false)
         return true
+    }
+
+    /// Looks whether a guest that was called early goes on already.
+    private mutating func watch(_ vhost: VhostIndex, _ queue: Int) {
+        let index = vhosts[vhost].availableIndex(queue)
+        vhosts[vhost].queues[queue].calls.look(index, now: io.now())
     }
 
     /// Shows all answers, and makes the calls that are owed.
@@ -180,26 +180,21 @@ extension RingLoop where IO: ~Copyable {
         guard checkMemory(slot, vhost) else { return }
         for position in vhosts[vhost].running.indices {
             let queue = vhosts[vhost].running[position]
-            publish(vhost, queue)
-            payCall(vhost, queue)
-            vhosts[vhost].queues[queue].shownSinceCall = 0
+            answerNow(vhost, queue)
         }
     }
 
     /// Shows a queue's answers now, and calls.
     mutating func answerNow(_ vhost: VhostIndex, _ queue: Int) {
         publish(vhost, queue)
-        payCall(vhost, queue)
+        guard vhosts[vhost].queues[queue].calls.isOwed else { return }
+        vhosts[vhost].queues[queue].calls.called()
+        call(vhost, queue)
     }
 
     private mutating func publish(_ vhost: VhostIndex, _ queue: Int) {
-        if vhosts[vhost].publish(queue) { vhosts[vhost].queues[queue].owesCall = true }
-    }
-
-    private mutating func payCall(_ vhost: VhostIndex, _ queue: Int) {
-        guard vhosts[vhost].queues[queue].owesCall else { return }
-        vhosts[vhost].queues[queue].owesCall = false
-        call(vhost, queue)
+        let (count, wantsCall) = vhosts[vhost].publish(queue)
+        if count > 0 { vhosts[vhost].queues[queue].calls.show(count, wantsCall: wantsCall) }
     }
 
     /// Closes the session when memory of it has gone; false then.

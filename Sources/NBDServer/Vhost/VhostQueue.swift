@@ -22,10 +22,7 @@ struct VhostQueue {
     var error: EventHandle?
     /// The kernel waits for a kick.
     var isArmed = false
-    /// The guest wants a call for answers that were shown.
-    var owesCall = false
-    /// Answers shown since its last call in this turn.
-    var shownSinceCall = 0
+    var calls = GuestCalls()
 
     /// Whether chains may be taken.
     var isOpen: Bool { ring != nil && isEnabled }

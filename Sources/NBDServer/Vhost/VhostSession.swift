@@ -120,16 +120,24 @@ struct VhostSession: ~Copyable {
         rings[ring].answer(memory, answer)
     }
 
-    /// Answers of a queue that the guest does not see yet.
-    func unpublishedCount(_ queue: Int) -> Int {
-        guard let ring = queues[queue].ring else { return 0 }
-        return rings[ring].unpublishedCount
+    /// Whether the guest does not see all answers of a queue yet.
+    mutating func hasUnpublished(_ queue: Int) -> Bool {
+        guard let ring = queues[queue].ring else { return false }
+        return rings[ring].unpublishedCount > 0
     }
 
-    /// Shows what was answered of a queue; returns whether the guest wants a call for it.
-    mutating func publish(_ queue: Int) -> Bool {
-        guard let ring = queues[queue].ring else { return false }
-        return rings[ring].publish(memory)
+    /// Shows what was answered of a queue; returns how many answers, and whether the guest wants a
+    /// call for them.
+    mutating func publish(_ queue: Int) -> (count: Int, wantsCall: Bool) {
+        guard let ring = queues[queue].ring else { return (0, false) }
+        let count = rings[ring].unpublishedCount
+        return (count, rings[ring].publish(memory))
+    }
+
+    /// The index behind the last chain of a queue; nothing was checked.
+    mutating func availableIndex(_ queue: Int) -> UInt16 {
+        guard let ring = queues[queue].ring else { return 0 }
+        return rings[ring].availableIndex(memory)
     }
 
     /// Asks the guest to leave kicks out, as its queue is polled anyway.
