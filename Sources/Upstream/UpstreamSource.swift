@@ -11,13 +11,21 @@ package final class UpstreamBytes: @unchecked Sendable {
     let start: UnsafeMutableRawPointer
     package let count: Int
 
+    /// Fresh memory for each read would cost more than the read: its pages are zeroed and taken
+    /// back every time.
+    private static let spare = Mutex(UpstreamMemory())
+
     package init(count: Int) {
         self.count = count
-        // SAFETY: the memory is this object's own until deinit.
-        unsafe start = .allocate(byteCount: max(count, 1), alignment: 4096)
+        let run = Self.spare.withLock { $0.take(count) }
+        // SAFETY: the run is this object's own until deinit.
+        guard let start = unsafe UnsafeMutableRawPointer(bitPattern: run) else {
+            preconditionFailure("memory that was taken has an address")
+        }
+        unsafe self.start = unsafe start
     }
 
-    deinit { unsafe start.deallocate() }
+    deinit { Self.spare.withLock { $0.give(address, count) } }
 
     /// Where the bytes lie, as a number.
     package var address: UInt { unsafe UInt(bitPattern: start) }
