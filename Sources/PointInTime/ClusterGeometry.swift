@@ -21,6 +21,9 @@ package struct ClusterGeometry: Sendable, Hashable, BitwiseCopyable {
     /// The first byte of a cluster.
     package static func start(of cluster: Int) -> UInt64 { UInt64(cluster) << shift }
 
+    /// Whether a cluster begins at a byte.
+    package static func isEdge(_ byte: UInt64) -> Bool { byte & UInt64(clusterBytes - 1) == 0 }
+
     /// The clusters that a byte range touches; the range is not empty.
     package static func clusters(touching offset: UInt64, length: UInt64) -> Range<Int> {
         precondition(length > 0)

@@ -72,6 +72,13 @@ extension FrontEnd {
         describe(1, dataStart + 4096, 4096, 3, next: 2)
         describe(2, dataStart + 32, 1, 2)
     }
+
+    /// A flush: descriptors 0 and 1.
+    func describeFlush() {
+        memory.write(little(UInt32(4)) + [UInt8](repeating: 0, count: 12), dataStart)
+        describe(0, dataStart, 16, 1, next: 1)
+        describe(1, dataStart + 32, 1, 2)
+    }
 }
 
 extension VhostAttack {
@@ -80,7 +87,12 @@ extension VhostAttack {
         VhostAttack("an available index that jumps", .broken) { $0.offer([0], index: 500) },
         VhostAttack("an available index that goes back", .broken) { $0.offer([0], index: 0xfff0) },
         VhostAttack("a head outside the table", .broken) { $0.offer([9999]) },
-        VhostAttack("the same head twice", .broken) {
+        VhostAttack("the same head twice, while it is in flight", .broken) {
+            $0.describeFlush()
+            $0.offer([0, 0, 0, 0])
+        },
+        // A read of the page cache is answered, and its head free, before the next is taken.
+        VhostAttack("the same head twice, one after the other", .any) {
             $0.describeRead()
             $0.offer([0, 0, 0, 0])
         },

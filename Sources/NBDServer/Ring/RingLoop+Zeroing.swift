@@ -45,7 +45,9 @@ extension RingLoop where IO: ~Copyable {
             }
             switch part {
             case .pages(let pages, let isFirst):
-                if !isFirst, stepAside(request) { return }
+                // A step may end with a hole, in the midst of a cluster.
+                let isEdge = ClusterGeometry.isEdge(pages.lowerBound)
+                if !isFirst, isEdge, stepAside(request) { return }
                 if startStep(request, pages) { return }
                 requests[request].zeroing?.skipPages()
             case .edge(let bytes):
