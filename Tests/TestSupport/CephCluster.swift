@@ -28,7 +28,7 @@ package final class CephCluster {
         try run("ceph", ["osd", "new", store])
         try run("ceph-osd", ["-i", "0", "--mkfs", "--osd-uuid", store])
         try start("ceph-osd", ["-f", "-i", "0"])
-        let end = Date().addingTimeInterval(60)
+        let end = Date().addingTimeInterval(150)
         // The monitor refuses to answer while it elects itself once more.
         while !((try? run("ceph", ["osd", "stat"])) ?? "").contains("1 up") {
             guard Date() < end else { throw TestFailure("the cluster's store does not come up") }
