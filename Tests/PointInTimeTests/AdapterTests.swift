@@ -14,22 +14,7 @@ extension PointInTimeSuite {
         @Test("P1, P3: full and incremental backups of a busy qcow2 image with a backing image")
         func chain() throws {
             let rig = try StressRig(.overlay, mebibytes: 16, largestBytes: 1 << 18)
-            try rig.writer.run(seconds: 0.3)
-            let (full, window) = try rig.begin(tag: "c0", checkpoint: "c0")
-            try rig.writer.run(seconds: 0.2)
-            var images = try rig.verify(full, window, name: "full")
-            try rig.end(full)
-            try rig.writer.run(seconds: 0.3)
-            let (job, next) = try rig.begin(tag: "c1", checkpoint: "c1", incremental: "c0")
-            try rig.writer.run(seconds: 0.2)
-            for (index, target) in StressRig.targets.enumerated() {
-                images[index] = try rig.apply(job, target, to: images[index]).image
-                try next.verify(
-                    disk: index, image: images[index], name: "c1 \(target), seed \(rig.seed)")
-            }
-            try next.verifyOneInstant()
-            try rig.end(job)
-            try rig.finish()
+            try rig.fullAndIncremental()
         }
 
         @Test(

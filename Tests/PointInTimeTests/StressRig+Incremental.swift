@@ -23,6 +23,26 @@ extension StressRig {
         return (image, dirtyBytes)
     }
 
+    /// A full backup and an incremental one from its checkpoint, of disks that are busy throughout;
+    /// each must be the disks at one instant.
+    func fullAndIncremental() throws {
+        try writer.run(seconds: 0.3)
+        let (full, window) = try begin(tag: "c0", checkpoint: "c0")
+        try writer.run(seconds: 0.2)
+        var images = try verify(full, window, name: "full")
+        try end(full)
+        try writer.run(seconds: 0.3)
+        let (job, next) = try begin(tag: "c1", checkpoint: "c1", incremental: "c0")
+        try writer.run(seconds: 0.2)
+        for (index, target) in Self.targets.enumerated() {
+            images[index] = try apply(job, target, to: images[index]).image
+            try next.verify(disk: index, image: images[index], name: "c1 \(target), seed \(seed)")
+        }
+        try next.verifyOneInstant()
+        try end(job)
+        try finish()
+    }
+
     /// Brings all images to a job's instant; fails unless they then are the job's own full pull.
     ///
     /// Returns the dirty bytes of all disks.

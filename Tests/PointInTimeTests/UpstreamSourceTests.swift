@@ -81,22 +81,7 @@ extension PointInTimeSuite {
                     "error-rate=0.2%", "retry-request-delay=1", "retry-request-retries=9",
                     "rdelay=1ms", "wdelay=2ms",
                 ]))
-            try rig.writer.run(seconds: 0.5)
-            let (full, window) = try rig.begin(tag: "c0", checkpoint: "c0")
-            try rig.writer.run(seconds: 0.5)
-            var images = try rig.verify(full, window, name: "full")
-            try rig.end(full)
-            try rig.writer.run(seconds: 0.3)
-            let (job, next) = try rig.begin(tag: "c1", checkpoint: "c1", incremental: "c0")
-            try rig.writer.run(seconds: 0.3)
-            for (index, target) in StressRig.targets.enumerated() {
-                images[index] = try rig.apply(job, target, to: images[index]).image
-                try next.verify(
-                    disk: index, image: images[index], name: "c1 \(target), seed \(rig.seed)")
-            }
-            try next.verifyOneInstant()
-            try rig.end(job)
-            try rig.finish()
+            try rig.fullAndIncremental()
         }
 
         @Test("P2: old content that an upstream does not give breaks the job, and no guest's write")
