@@ -55,6 +55,19 @@ package enum SocketCalls {
         }
     }
 
+    /// The whole address of a TCP socket's peer, or its own, as digits; nil when there is none.
+    package static func addressText(of descriptor: Int32, ofPeer: Bool) -> String? {
+        let bytes = addressBytes(descriptor, ofPeer: ofPeer)
+        guard !bytes.isEmpty else { return nil }
+        return bytes.map { String($0, radix: 16) }.joined(separator: ".")
+    }
+
+    /// Whether a listening TCP socket takes connections at all of this machine's addresses.
+    package static func listensEverywhere(_ descriptor: Int32) -> Bool {
+        let bytes = addressBytes(descriptor, ofPeer: false)
+        return !bytes.isEmpty && bytes.allSatisfy { $0 == 0 }
+    }
+
     /// Whether a TCP peer has the very address that it connected to: both ends are on this machine.
     package static func isOnThisMachine(_ descriptor: Int32) -> Bool {
         let bytes = addressBytes(descriptor, ofPeer: true)

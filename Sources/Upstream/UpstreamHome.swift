@@ -62,7 +62,8 @@ final class UpstreamHome {
     init(_ source: UpstreamSource, now: UInt64) {
         self.source = source
         var abilities = UpstreamAbilities()
-        abilities.flushes = source.facts.flushes && !source.isReadOnly
+        abilities.flushes =
+            source.facts.flushes && !source.isReadOnly && source.terms.purpose == .disk
         abilities.durableWrites = source.facts.durableWrites
         commands = UpstreamCommands(abilities)
         downSince = now
@@ -74,13 +75,20 @@ final class UpstreamHome {
         if let fresh = source.takeFresh() {
             use(fresh, &serial, now: now)
             pump(now: now, &errands)
-        } else {
+        } else if isMadeAgain {
             tryToConnect(now: now)
+        } else {
+            // It was closed: who still asks is told so.
+            hasGivenUp = true
         }
     }
 
-    /// Ends everything: whoever waits is told that it has failed.
-    func end() {
+    /// Whether a connection that breaks is made again.
+    private var isMadeAgain: Bool { source.terms.purpose == .disk }
+
+    /// Ends everything: whoever waits is told that it has failed, and none of their bytes is touched
+    /// any more.
+    func end(_ errands: inout UpstreamErrands) {
         closeParting()
         for link in links { link.close() }
         links.removeAll()
@@ -88,10 +96,12 @@ final class UpstreamHome {
         commands.connectionLost()
         commands.giveUp(readErrno: Errno.canceled, changeErrno: Errno.canceled)
         for outcome in commands.takeOutcomes() {
-            guard case .done(let index, let errno, _) = outcome,
-                case .other(let number) = commands[index].asker
-            else { continue }
-            requests.removeValue(forKey: number)?.answer(-errno, [])
+            guard case .done(let index, let errno, _) = outcome else { continue }
+            switch commands[index].asker {
+            case .loop: errands.tell(commands[index], -errno)
+            case .other(let number): requests.removeValue(forKey: number)?.answer(-errno, [])
+            case .nobody: break
+            }
         }
         memory.removeAll()
     }
@@ -200,7 +210,7 @@ final class UpstreamHome {
     /// none of them waits behind what backup clients read.
     private func pickLink(_ command: UpstreamCommand) -> UpstreamLink {
         guard links.count > 1 else { return links[0] }
-        if case .other = command.asker, command.kind != .flush {
+        if case .other = command.asker, command.kind != .flush, !command.isChange {
             nextLink = nextLink % (links.count - 1) + 1
             return links[nextLink]
         }
@@ -306,6 +316,7 @@ final class UpstreamHome {
     /// One connection has broken: perhaps the upstream is another process by now, and none of them
     /// is believed.
     private func breakAll(now: UInt64, _ errands: inout UpstreamErrands) {
+        guard isMadeAgain else { return goForGood(now: now, &errands) }
         let isIdle = !commands.awaitsAnswers
         let lasted = now - min(now, connectedAt) >= Self.pauseMax
         closeLinks(now: now, &errands)
@@ -319,9 +330,19 @@ final class UpstreamHome {
         if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
     }
 
+    /// Nothing is asked of it again, so nobody waits for what it may still carry out.
+    private func goForGood(now: UInt64, _ errands: inout UpstreamErrands) {
+        closeLinks(now: now, waiting: false, &errands)
+        commands.connectionLost()
+        hasGivenUp = true
+        source.noteGone()
+    }
+
     /// What they answer from here on, to commands that are sent again, counts no more.
-    private func closeLinks(now: UInt64, _ errands: inout UpstreamErrands) {
-        let waitsForOthers = !commands.isLastBreak
+    private func closeLinks(
+        now: UInt64, waiting: Bool = true, _ errands: inout UpstreamErrands
+    ) {
+        let waitsForOthers = waiting && !commands.isLastBreak
         var closed: Set<UInt32> = []
         for link in links {
             if waitsForOthers, link.isAlive, link.isAsked {
@@ -397,6 +418,7 @@ final class UpstreamHome {
 
     /// The ring's clock has ticked.
     func tick(now: UInt64, _ errands: inout UpstreamErrands) {
+        guard isMadeAgain else { return }
         guard links.isEmpty else {
             // One that nobody asks for anything is there again when its connections last.
             if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
@@ -427,7 +449,12 @@ final class UpstreamHome {
     private func giveUp() {
         // Bytes of what has failed are no longer theirs.
         closeParting()
-        commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
+        if isMadeAgain {
+            commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
+        } else {
+            let errno = source.isGone ? Errno.io : Errno.canceled
+            commands.giveUp(readErrno: errno, changeErrno: errno)
+        }
     }
 
     private static let timedOut: Int32 = 110

@@ -80,6 +80,10 @@ final class UpstreamLink: @unchecked Sendable {
     /// breaks, and the number may be somebody else's at once.
     let descriptor: Int32
     let facts: UpstreamFacts
+    /// What tells its server from others, by whatever name it was reached.
+    let server: String
+    /// The port that it listens at, if it is on this machine.
+    let localPort: UInt16?
     /// Tells it from all others of its ring.
     var serial: UInt32 = 0
     /// Polls that have not completed.
@@ -105,6 +109,15 @@ final class UpstreamLink: @unchecked Sendable {
             throw error
         }
         unsafe self.handle = unsafe handle
+        switch address.place {
+        case .unix(let path):
+            server = FileCalls.node(path: path).map { "socket " + $0.text } ?? path
+            localPort = nil
+        case .tcp(let host, let port):
+            let peer = SocketCalls.addressText(of: descriptor, ofPeer: true)
+            server = peer.map { "\($0) \(port)" } ?? "\(host) \(port)"
+            localPort = SocketCalls.isOnThisMachine(descriptor) ? port : nil
+        }
         if case .tcp = address.place { Self.watch(descriptor, patienceMilliseconds) }
     }
 

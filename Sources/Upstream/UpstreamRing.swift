@@ -15,7 +15,8 @@ package struct UpstreamRing: ~Copyable {
     package init() {}
 
     deinit {
-        for home in homes.values { home.end() }
+        var unheard = UpstreamErrands()
+        for home in homes.values { home.end(&unheard) }
     }
 
     package var isEmpty: Bool { homes.isEmpty }
@@ -96,7 +97,7 @@ package struct UpstreamRing: ~Copyable {
             let links = Set(byLink.filter { $0.value == number }.keys)
             errands.polls.removeAll { links.contains($0.serial) }
             byLink = byLink.filter { $0.value != number }
-            home.end()
+            home.end(&errands)
         }
     }
 

@@ -22,11 +22,12 @@ package final class UpstreamBytes: @unchecked Sendable {
     /// Where the bytes lie, as a number.
     package var address: UInt { unsafe UInt(bitPattern: start) }
 
-    /// The first bytes, as many as were read, for copying.
-    package func withBytes(_ count: Int, _ body: (Span<UInt8>) -> Void) {
-        precondition(count >= 0 && count <= self.count)
+    /// Bytes that were read, for copying.
+    package func withBytes(_ range: Range<Int>, _ body: (Span<UInt8>) -> Void) {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count)
+        let first = unsafe (start + range.lowerBound).assumingMemoryBound(to: UInt8.self)
         // SAFETY: the range was just checked.
-        body(unsafe Span(_unsafeStart: start.assumingMemoryBound(to: UInt8.self), count: count))
+        body(unsafe Span(_unsafeStart: first, count: range.count))
     }
 }
 
@@ -47,6 +48,18 @@ package struct UpstreamRequest: Sendable {
         command.address = bytes?.address ?? 0
         self.command = command
         self.bytes = bytes
+        self.answer = answer
+    }
+
+    /// A write of bytes that stay as they are, and where they are, until the answer or until the
+    /// upstream is closed.
+    package init(
+        writing address: UInt, count: Int, position: UInt64, answer: @escaping Answer
+    ) {
+        var command = UpstreamCommand(.write, position: position, count: count, asker: .nobody)
+        command.address = address
+        self.command = command
+        bytes = nil
         self.answer = answer
     }
 }
@@ -73,12 +86,24 @@ package enum UpstreamMessage: Sendable {
 
 /// How long an upstream that has gone is waited for.
 package struct UpstreamTerms: Sendable {
+    /// What an upstream holds.
+    package enum Purpose: Sendable {
+        case disk
+        /// Old content of one job: nothing is flushed or kept, and a connection that breaks is not
+        /// made again, for nobody could tell what became of what was written.
+        case scratch
+    }
+
+    package var purpose = Purpose.disk
     /// Requests wait so long for a connection that broke, in milliseconds; then they fail.
     package var patienceMilliseconds: UInt64
     /// One attempt to connect takes at most so long, in milliseconds.
     package var attemptMilliseconds: UInt64
 
-    package init(patienceMilliseconds: UInt64, attemptMilliseconds: UInt64) {
+    package init(
+        patienceMilliseconds: UInt64, attemptMilliseconds: UInt64, purpose: Purpose = .disk
+    ) {
+        self.purpose = purpose
         self.patienceMilliseconds = patienceMilliseconds
         self.attemptMilliseconds = attemptMilliseconds
     }
@@ -102,6 +127,11 @@ package final class UpstreamSource: RemoteSource {
     /// Keeps that writes are lost which had succeeded.
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
+    private let gone = Atomic<Bool>(false)
+    /// What tells its server from others, by whatever name it was reached.
+    package let server: String
+    /// Its server listens at this number on this very machine; nil for any other.
+    package let localPort: UInt16?
     /// The program behind it, where that is this server's own.
     private let adapter: (any Adapter)?
     /// What people know it by.
@@ -131,8 +161,10 @@ package final class UpstreamSource: RemoteSource {
         guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
         if facts.isReadOnly, !readOnly {
             throw UpstreamFault(
-                "the upstream lets nobody write to it: serve the disk read-only (<readonly/>,"
-                    + " --read-only), or make it writable")
+                terms.purpose == .scratch
+                    ? "its server lets nobody write to it"
+                    : "the upstream lets nobody write to it: serve the disk read-only"
+                        + " (<readonly/>, --read-only), or make it writable")
         }
         guard facts.alignment <= Self.alignmentMax, facts.alignment.nonzeroBitCount == 1 else {
             throw UpstreamFault(
@@ -154,12 +186,17 @@ package final class UpstreamSource: RemoteSource {
         self.name = name ?? address.uri
         self.address = address
         self.facts = facts
+        server = links.links[0].server
+        localPort = links.links[0].localPort
         self.terms = terms
         self.post = post
         self.onClose = onClose
         isReadOnly = readOnly
         fresh = Mutex(links)
     }
+
+    /// Which export of which server it is, by whatever name that was reached.
+    package var place: String { server + " " + address.name }
 
     /// The same as a source for rings and exports.
     package func rawSource() -> RawSource {
@@ -249,6 +286,12 @@ package final class UpstreamSource: RemoteSource {
 
     /// Whatever the upstream said of it: some errors would pass as saying nothing of what is lost.
     func keepLoss() { lossKeeper.withLock { $0 }?(Errno.io) }
+
+    /// Of scratch: it is not there any more, and with it what was written.
+    func noteGone() { gone.store(true, ordering: .releasing) }
+
+    /// Whether it was scratch and has gone.
+    package var isGone: Bool { gone.load(ordering: .acquiring) }
 
     // MARK: RemoteSource
 

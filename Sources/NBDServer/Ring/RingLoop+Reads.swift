@@ -2,6 +2,7 @@ import Core
 import IORing
 import NBDProtocol
 import PointInTime
+import ScratchFiles
 import Synchronization
 import SystemLayer
 import Tables
@@ -333,7 +334,10 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func scratchReadFailed(_ slot: ConnectionIndex, _ errno: Int32) {
-        guard case .backup(let export) = connections[slot].transmission.target else { return }
+        // Scratch of a job that is over is let go of while it is read.
+        guard case .backup(let export) = connections[slot].transmission.target,
+            !export.ledger.view.isClosed
+        else { return }
         shared.breakNow(export, .scratchRead(errno: errno))
     }
 

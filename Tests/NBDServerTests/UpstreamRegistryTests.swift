@@ -1,0 +1,46 @@
+@testable import NBDServer
+import Testing
+
+/// Who may have an export of another server beside whom.
+@Suite struct UpstreamRegistryTests {
+    private typealias Use = UpstreamRegistry.Use
+
+    private static func number(
+        _ registry: UpstreamRegistry, _ place: String, _ use: UpstreamRegistry.Use
+    ) -> Int32? {
+        try? registry.reserve(place: place, name: place, for: use).get()
+    }
+
+    @Test("P5: one writer and many readers have an export, scratch has it alone")
+    func uses() {
+        let registry = UpstreamRegistry()
+        let scratch = Use.scratch(job: "j")
+        let reader = Self.number(registry, "a", .reading)
+        #expect(reader != nil && Self.number(registry, "a", .reading) != nil)
+        #expect(Self.number(registry, "a", scratch) == nil)
+        let writer = Self.number(registry, "a", .writing)
+        #expect(writer != nil && Self.number(registry, "a", .writing) == nil)
+        let kept = Self.number(registry, "b", scratch)
+        #expect(kept != nil)
+        for use in [Use.reading, .writing, scratch, .scratch(job: "k")] {
+            #expect(Self.number(registry, "b", use) == nil)
+        }
+        if let kept { registry.remove(kept) }
+        #expect(Self.number(registry, "b", .writing) != nil)
+    }
+
+    @Test("P5: scratch is refused where its server turns out to be known by another name")
+    func found() throws {
+        let registry = UpstreamRegistry()
+        let disk = try #require(Self.number(registry, "a", .writing))
+        #expect(registry.note(disk, found: "socket 1 x") == nil)
+        // Two disks may be two names of one, as before.
+        let other = try #require(Self.number(registry, "b", .writing))
+        #expect(registry.note(other, found: "socket 1 x") == nil)
+        let scratch = try #require(Self.number(registry, "c", .scratch(job: "j")))
+        #expect(registry.note(scratch, found: "socket 1 x") != nil)
+        #expect(registry.note(scratch, found: "socket 1 y") == nil)
+        let late = try #require(Self.number(registry, "d", .reading))
+        #expect(registry.note(late, found: "socket 1 y")?.use == .scratch(job: "j"))
+    }
+}
