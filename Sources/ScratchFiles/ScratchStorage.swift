@@ -273,7 +273,11 @@ package final class ScratchStorage: Sendable {
 
     /// Deletes the file if this object created it; the descriptor stays open until the last reader
     /// lets go.
+    ///
+    /// What is no file of this host is let go of, and stays as it is. That may wait, so that the
+    /// last reader, a ring perhaps, does not have to.
     package func remove() {
+        if let remote { _ = remote.close(milliseconds: Self.closingMilliseconds) }
         guard isOurs, descriptor != nil else { return }
         do throws(SystemFault) {
             try FileCalls.remove(path)
@@ -296,6 +300,9 @@ package final class ScratchStorage: Sendable {
             slotLimit: slots(UInt64(geometry.clusterCount)), freeBytes: free,
             wholeBytes: whole, fileSystem: fileSystem, readers: readers)
     }
+
+    /// A program that has the scratch open may take so long to end, in milliseconds.
+    private static let closingMilliseconds: Int32 = 12_000
 
     /// As many slots as a ledger can name: 64 TiB of them.
     private static func slots(_ count: UInt64) -> UInt32 {

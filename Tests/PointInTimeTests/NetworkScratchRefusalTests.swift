@@ -12,7 +12,9 @@ extension PointInTimeSuite {
             let server: ServerUnderTest
             let directory: TemporaryDirectory
 
-            init(_ prepare: (inout DiskDescription) throws -> Void = { _ in }) throws {
+            init(
+                options: [String] = [], _ prepare: (inout DiskDescription) throws -> Void = { _ in }
+            ) throws {
                 directory = try TemporaryDirectory()
                 let path = directory.file("disk")
                 _ = try Images.random(path, bytes: bytes, seed: 3)
@@ -22,7 +24,7 @@ extension PointInTimeSuite {
                 _ = try Images.random(other, bytes: bytes, seed: 4)
                 server = try ServerUnderTest(
                     [DomainDescription("vm1", [disk, DiskDescription("vdb", other)])],
-                    in: directory)
+                    options: options, in: directory)
             }
 
             func backup(
@@ -117,10 +119,40 @@ extension PointInTimeSuite {
 
         @Test("P5: this server's own exports are refused as scratch")
         func own() throws {
-            let rig = try Rig()
+            let port = Ports.free()
+            let rig = try Rig(options: ["--live-tcp", "127.0.0.1:\(port)"])
             try rig.expectRefused(
                 "this very server listens there",
                 rig.backup(rig.server.liveSocket, tag: "one", name: "vm1/vdb"))
+            var backup = rig.server.standardBackup(disks: ["vda"], tag: "two")
+            backup.disks[0].scratchPort = port
+            backup.disks[0].scratchExport = "vm1/vdb"
+            try rig.expectRefused("this very server listens there", backup)
+            try rig.server.stop()
+        }
+
+        @Test("P1: scratch by TCP, under one of its host's names at a time")
+        func overTCP() throws {
+            let rig = try Rig()
+            let port = Ports.free()
+            let server = try Command("nbdkit", ["-f", "-p", "\(port)", "memory", "8M"])
+            defer { server.kill() }
+            var backup = rig.server.standardBackup(disks: ["vda"], tag: "one")
+            backup.disks[0].scratchPort = port
+            let before = try Bytes.ofFile(rig.directory.file("disk"))
+            var begun: BegunJob?
+            let end = Date().addingTimeInterval(10)
+            while begun == nil, Date() < end {
+                begun = try? rig.server.begin("vm1", backup)
+            }
+            let job = try #require(begun)
+            try NBDClient(rig.server.liveURI("vm1", "vda")).write(
+                [UInt8](repeating: 9, count: 3 << 20), at: 12_345)
+            #expect(try NBDClient(try job.uri("vda")).read(0, Self.bytes) == before)
+            var other = rig.server.standardBackup(disks: ["vdb"], tag: "two")
+            other.disks[0].scratchPort = port
+            try rig.expectRefused("it is scratch of backup job \(job.id)", other)
+            try rig.server.end("vm1", job)
             try rig.server.stop()
         }
 

@@ -145,9 +145,10 @@ package struct BackupDiskDescription: Sendable {
     package var target: String
     package var scratch: String
     package var scratchIsBlockDevice = false
-    /// The socket of the server that takes the scratch, the export's name there, and a file with
-    /// `alice`'s key where it wants TLS.
+    /// The socket of the server that takes the scratch, or its TCP port on this host; the export's
+    /// name there, and a file with `alice`'s key where it wants TLS.
     package var scratchUpstream: String?
+    package var scratchPort: Int?
     package var scratchExport = ""
     package var scratchKeys: String?
     /// The image of a Ceph cluster that takes it, and the cluster's configuration.
@@ -169,13 +170,20 @@ package struct BackupDiskDescription: Sendable {
                 </scratch>
                 """
         }
-        guard let scratchUpstream else { return nil }
+        let host: String
+        if let scratchUpstream {
+            host = "<host transport='unix' socket='\(scratchUpstream)'/>"
+        } else if let scratchPort {
+            host = "<host name='localhost' port='\(scratchPort)'/>"
+        } else {
+            return nil
+        }
         let keys = scratchKeys.map {
             "<credentials xmlns='urn:nbdpull:disk:1' psk='\($0)' user='alice'/>"
         }
         return """
             <scratch protocol='nbd' name='\(scratchExport)' tls='\(keys == nil ? "no" : "yes")'>
-              <host transport='unix' socket='\(scratchUpstream)'/>
+              \(host)
               \(keys ?? "")
             </scratch>
             """
