@@ -12,6 +12,18 @@ import Upstream
 /// It is the job's alone, and goes with the job's process: nothing in NBD says whether what is found
 /// there later is what was written.
 extension NBDServer {
+    /// What the making of scratch has to know of its disk; not the disk itself, which a call that
+    /// hangs would keep open.
+    struct ScratchPlace: Sendable {
+        let homeRing: Int
+        let geometry: ClusterGeometry
+
+        init(_ live: LiveExport) {
+            homeRing = live.homeRing
+            geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
+        }
+    }
+
     /// Why such scratch cannot be had.
     private struct NetworkScratchFault: Error {
         let detail: String
@@ -21,13 +33,13 @@ extension NBDServer {
 
     /// On a thread that may wait: connects, and looks whether the job can have it.
     func openNetworkScratch(
-        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ live: LiveExport
+        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ place: ScratchPlace
     ) -> Result<OpenedScratch, ServerFault> {
         do throws(NetworkScratchFault) {
             // That of a job that ended a moment ago may still be held by who read it last.
             let storage = try InUse.outwait(
                 nanoseconds: Limits.closedSourceNanoseconds, while: \.isInUse
-            ) { () throws(NetworkScratchFault) in try connectScratch(disk, of: job, live) }
+            ) { () throws(NetworkScratchFault) in try connectScratch(disk, of: job, place) }
             return .success(OpenedScratch(storage: storage, reservedBytes: 0))
         } catch {
             return .failure(.scratchUnusable(path: disk.scratch.path, detail: error.detail))
@@ -35,7 +47,7 @@ extension NBDServer {
     }
 
     private func connectScratch(
-        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ live: LiveExport
+        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ place: ScratchPlace
     ) throws(NetworkScratchFault) -> ScratchStorage {
         let path = disk.scratch.path
         if let waiting = waitingJob(withSourceAt: path) {
@@ -54,9 +66,9 @@ extension NBDServer {
         case .failure(let taken): throw Self.fault(takenBy: taken.by)
         }
         do throws(NetworkScratchFault) {
-            let upstream = try connect(number, disk, of: job, live, address)
-            registry.add(upstream, home: live.homeRing)
-            return Self.storage(upstream, path, ClusterGeometry(sizeBytes: live.source.sizeBytes))
+            let upstream = try connect(number, disk, of: job, place, address)
+            registry.add(upstream, home: place.homeRing)
+            return Self.storage(upstream, path, place.geometry)
         } catch {
             registry.remove(number)
             throw error
@@ -65,7 +77,7 @@ extension NBDServer {
 
     private func connect(
         _ number: Int32, _ disk: JobDiskConfiguration, of job: JobConfiguration,
-        _ live: LiveExport, _ address: UpstreamAddress?
+        _ place: ScratchPlace, _ address: UpstreamAddress?
     ) throws(NetworkScratchFault) -> UpstreamSource {
         let path = disk.scratch.path
         let adapter = try disk.scratch.image.map { image throws(NetworkScratchFault) in
@@ -76,8 +88,8 @@ extension NBDServer {
                 throw NetworkScratchFault(detail: "it has no address")
             }
             let upstream = try Self.upstream(
-                number, address, adapter, path, job, shared, home: live.homeRing)
-            try check(upstream, disk, live)
+                number, address, adapter, path, job, shared, home: place.homeRing)
+            try check(upstream, disk, place.geometry)
             return upstream
         } catch {
             adapter?.stop()
@@ -137,7 +149,7 @@ extension NBDServer {
     // MARK: Looking at it
 
     private func check(
-        _ upstream: UpstreamSource, _ disk: JobDiskConfiguration, _ live: LiveExport
+        _ upstream: UpstreamSource, _ disk: JobDiskConfiguration, _ geometry: ClusterGeometry
     ) throws(NetworkScratchFault) {
         if isServedHere(upstream) {
             throw NetworkScratchFault(
@@ -146,7 +158,6 @@ extension NBDServer {
         if let other = shared.upstreams.note(upstream.number, found: upstream.place) {
             throw Self.fault(takenBy: other)
         }
-        let geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
         let needed = UInt64(geometry.clusterCount) << ClusterGeometry.shift
         guard upstream.facts.sizeBytes >= needed else {
             throw NetworkScratchFault(

@@ -89,10 +89,10 @@ extension NBDServer {
         let disks = configuration.disks
         return await withTaskGroup(of: (Int, Result<OpenedScratch, ServerFault>).self) { group in
             for (index, disk) in disks.enumerated() {
-                let live = lives[index]
-                let source = live.source
+                let place = ScratchPlace(lives[index])
+                let source = lives[index].source
                 group.addTask {
-                    var result = await self.openScratch(disk, of: configuration, live)
+                    var result = await self.openScratch(disk, of: configuration, place)
                     if case .success(var scratch) = result {
                         scratch.allocatedBytes = await self.allocatedBytes(source)
                         result = .success(scratch)
@@ -108,20 +108,19 @@ extension NBDServer {
     }
 
     private func openScratch(
-        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ live: LiveExport
+        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ place: ScratchPlace
     ) async -> Result<OpenedScratch, ServerFault> {
-        let geometry = ClusterGeometry(sizeBytes: live.source.sizeBytes)
-        return await storage.run(
+        await storage.run(
             at: .of(disk.scratch.path), what: "'\(disk.scratch.path)'",
             .begin(milliseconds: shared.configuration.storageMilliseconds),
             late: { $0.storage.remove() }
         ) {
             if disk.scratch.kind == .network {
-                return self.openNetworkScratch(disk, of: job, live)
+                return self.openNetworkScratch(disk, of: job, place)
             }
             let storage: ScratchStorage
             do throws(ScratchFault) {
-                storage = try self.openFreeStorage(disk.scratch, geometry)
+                storage = try self.openFreeStorage(disk.scratch, place.geometry)
             } catch {
                 return .failure(Self.fault(disk, error))
             }
