@@ -111,17 +111,28 @@ final class UpstreamLink: @unchecked Sendable {
         unsafe self.handle = unsafe handle
         switch address.place {
         case .unix(let path):
-            server = FileCalls.node(path: path).map { "socket " + $0.text } ?? path
+            server = Self.server(path)
             localPort = nil
         case .tcp(let host, let port):
-            let peer = SocketCalls.addressText(of: descriptor, ofPeer: true)
-            server = peer.map { "\($0) \(port)" } ?? "\(host) \(port)"
-            localPort = SocketCalls.isOnThisMachine(descriptor) ? port : nil
+            if SocketCalls.isOfThisMachine(descriptor) {
+                // It may listen at all of the machine's addresses.
+                server = "here \(port)"
+                localPort = port
+            } else {
+                let peer = SocketCalls.peerText(of: descriptor)
+                server = "\(peer ?? host) \(port)"
+                localPort = nil
+            }
         }
         if case .tcp = address.place { Self.watch(descriptor, patienceMilliseconds) }
     }
 
     deinit { close() }
+
+    /// What tells the server of a unix socket from others, by whatever name that is reached.
+    static func server(_ path: String) -> String {
+        FileCalls.node(path: path).map { "socket " + $0.text } ?? path
+    }
 
     private static func duplicate(_ descriptor: Int32) throws(UpstreamFault) -> Int32 {
         let own = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)

@@ -198,6 +198,14 @@ package final class UpstreamSource: RemoteSource {
     /// Which export of which server it is, by whatever name that was reached.
     package var place: String { server + " " + address.name }
 
+    /// The same of what its unix socket leads to now: a server that was started again has another.
+    ///
+    /// May wait for a file system.
+    package var placeNow: String {
+        guard case .unix(let path) = address.place else { return place }
+        return UpstreamLink.server(path) + " " + address.name
+    }
+
     /// The same as a source for rings and exports.
     package func rawSource() -> RawSource {
         var facts = SourceFacts(

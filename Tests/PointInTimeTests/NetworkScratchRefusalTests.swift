@@ -89,6 +89,13 @@ extension PointInTimeSuite {
                 atPath: link, withDestinationPath: source.socket)
             try rig.expectRefused(
                 "it is the source of disk 'vm1/vda'", rig.backup(link, tag: "link"))
+            // Started again, its socket is another file; something else has the number of the first.
+            source.kill()
+            Files.remove(source.socket)
+            try Files.write("", to: source.socket + ".other")
+            try source.start()
+            try rig.expectRefused(
+                "it is the source of disk 'vm1/vda'", rig.backup(link, tag: "again"))
             let memory = try UpstreamServer(.plugin(["memory", "8M"]), over: "")
             try rig.expectRefused(
                 "exists", rig.backup(memory.socket, tag: "twice", disks: ["vda", "vdb"]))
@@ -131,6 +138,20 @@ extension PointInTimeSuite {
             try rig.server.stop()
         }
 
+        @Test(
+            "P5: this server's own exports are refused by any of the host's addresses",
+            arguments: ["127.0.0.2", "127.0.1.1"])
+        func ownByOtherAddresses(host: String) throws {
+            let port = Ports.free()
+            let rig = try Rig(options: ["--live-tcp", "0.0.0.0:\(port)", "--allow-plaintext"])
+            var backup = rig.server.standardBackup(disks: ["vda"], tag: "one")
+            backup.disks[0].scratchHost = host
+            backup.disks[0].scratchPort = port
+            backup.disks[0].scratchExport = "vm1/vdb"
+            try rig.expectRefused("this very server listens there", backup)
+            try rig.server.stop()
+        }
+
         @Test("P1: scratch by TCP, under one of its host's names at a time")
         func overTCP() throws {
             let rig = try Rig()
@@ -151,7 +172,10 @@ extension PointInTimeSuite {
             #expect(try NBDClient(try job.uri("vda")).read(0, Self.bytes) == before)
             var other = rig.server.standardBackup(disks: ["vdb"], tag: "two")
             other.disks[0].scratchPort = port
-            try rig.expectRefused("it is scratch of backup job \(job.id)", other)
+            for host in ["localhost", "127.0.0.2"] {
+                other.disks[0].scratchHost = host
+                try rig.expectRefused("it is scratch of backup job \(job.id)", other)
+            }
             try rig.server.end("vm1", job)
             try rig.server.stop()
         }

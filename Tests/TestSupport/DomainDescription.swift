@@ -145,10 +145,11 @@ package struct BackupDiskDescription: Sendable {
     package var target: String
     package var scratch: String
     package var scratchIsBlockDevice = false
-    /// The socket of the server that takes the scratch, or its TCP port on this host; the export's
-    /// name there, and a file with `alice`'s key where it wants TLS.
+    /// The socket of the server that takes the scratch, or its TCP port on this host, by one of
+    /// its names; the export's name there, and a file with `alice`'s key where it wants TLS.
     package var scratchUpstream: String?
     package var scratchPort: Int?
+    package var scratchHost = "localhost"
     package var scratchExport = ""
     package var scratchKeys: String?
     /// The image of a Ceph cluster that takes it, and the cluster's configuration.
@@ -174,7 +175,7 @@ package struct BackupDiskDescription: Sendable {
         if let scratchUpstream {
             host = "<host transport='unix' socket='\(scratchUpstream)'/>"
         } else if let scratchPort {
-            host = "<host name='localhost' port='\(scratchPort)'/>"
+            host = "<host name='\(scratchHost)' port='\(scratchPort)'/>"
         } else {
             return nil
         }

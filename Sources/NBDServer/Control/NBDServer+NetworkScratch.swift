@@ -59,8 +59,8 @@ extension NBDServer {
         let registry = shared.upstreams
         let number: Int32
         switch registry.reserve(
-            place: address?.placeText ?? path, name: "scratch of job '\(job.id)'",
-            for: .scratch(job: job.id))
+            place: address?.placeText ?? path, images: disk.scratch.image?.places ?? [],
+            name: "scratch of job '\(job.id)'", for: .scratch(job: job.id))
         {
         case .success(let free): number = free
         case .failure(let taken): throw Self.fault(takenBy: taken.by)
@@ -175,12 +175,9 @@ extension NBDServer {
                 }
                 return false
             }
-            guard let port = upstream.localPort, socket.place.address.hasSuffix(":\(port)") else {
-                return false
-            }
-            let own = SocketCalls.addressText(of: socket.descriptor, ofPeer: false)
-            return SocketCalls.listensEverywhere(socket.descriptor)
-                || own.map { "\($0) \(port)" } == upstream.server
+            // At which of this machine's addresses it listens is not looked at.
+            guard let port = upstream.localPort else { return false }
+            return SocketCalls.port(of: socket.descriptor) == port
         }
     }
 

@@ -62,7 +62,8 @@ extension NBDServer {
         let registry = shared.upstreams
         let number: Int32
         switch registry.reserve(
-            place: adapter == nil ? address.placeText : path, name: configuration.exportName,
+            place: adapter == nil ? address.placeText : path,
+            images: configuration.image?.places ?? [], name: configuration.exportName,
             for: configuration.readOnly ? .reading : .writing)
         {
         case .success(let free): number = free

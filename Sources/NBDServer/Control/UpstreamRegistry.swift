@@ -32,6 +32,8 @@ final class UpstreamRegistry: Sendable {
     /// One that is being opened, or is open.
     struct Entry: Sendable {
         let place: String
+        /// Where the images lie that an adapter has open for it, of all layers.
+        let images: Set<String>
         let use: Use
         /// What people know it by.
         let name: String
@@ -52,30 +54,43 @@ final class UpstreamRegistry: Sendable {
     /// The number for one that is being opened; fails with the one that has the same place and
     /// excludes it.
     ///
-    /// `place`: where it is, the same text for the same place.
-    func reserve(place: String, name: String, for use: Use) -> Result<Int32, Taken> {
+    /// `place`: where it is, the same text for the same place. `images`: the same of all images
+    /// that are behind it; scratch shares none of them.
+    func reserve(
+        place: String, images: Set<String> = [], name: String, for use: Use
+    ) -> Result<Int32, Taken> {
         content.withLock { content in
-            let other = content.entries.values.first {
-                $0.place == place && $0.use.excludes(use)
+            let other = content.entries.values.first { entry in
+                entry.use.excludes(use)
+                    && (entry.place == place
+                        || (use.isScratch || entry.use.isScratch)
+                            && !entry.images.isDisjoint(with: images))
             }
             if let other { return .failure(Taken(by: other)) }
             content.lastNumber -= 1
-            content.entries[content.lastNumber] = Entry(place: place, use: use, name: name)
+            content.entries[content.lastNumber] = Entry(
+                place: place, images: images, use: use, name: name)
             return .success(content.lastNumber)
         }
     }
 
     /// Notes which server was found, whatever it was called; returns one that is open at the same
     /// and, being scratch or not, has nothing to do with this one.
+    ///
+    /// Looks where sockets lead to now, for a server may have been started again since; may wait
+    /// for a file system.
     func note(_ number: Int32, found: String) -> Entry? {
-        content.withLock { content in
-            guard let use = content.entries[number]?.use else { return nil }
+        let others = content.withLock { content -> [(entry: Entry, source: UpstreamSource?)] in
+            guard let use = content.entries[number]?.use else { return [] }
             content.entries[number]?.found = found
-            return content.entries.first { other, entry in
-                other != number && entry.found == found && entry.use.excludes(use)
-                    && (use.isScratch || entry.use.isScratch)
-            }?.value
+            return content.entries.compactMap { other, entry in
+                guard other != number, entry.use.excludes(use),
+                    use.isScratch || entry.use.isScratch
+                else { return nil }
+                return (entry, content.upstreams[other]?.source)
+            }
         }
+        return others.first { $0.entry.found == found || $0.source?.placeNow == found }?.entry
     }
 
     func add(_ source: UpstreamSource, home: Int) {
@@ -102,5 +117,26 @@ extension UpstreamAddress {
         var plain = self
         plain.security = .plain
         return plain.uri
+    }
+}
+
+extension ImageConfiguration {
+    /// Where its images lie, of all layers, and their data: the same text for the same place.
+    ///
+    /// Images of two Ceph clusters may have one name. By what their monitors are called nobody can
+    /// tell, so they count as the same; and so do an image and its snapshots.
+    var places: Set<String> {
+        Set(layers.flatMap { [$0.place, $0.dataPlace].compactMap { $0?.placeText } })
+    }
+}
+
+extension ImagePlace {
+    fileprivate var placeText: String {
+        switch self {
+        case .file(let path), .block(let path): path
+        case .rbd(let rbd): "rbd:" + rbd.name
+        case .iscsi(let unit): "iscsi:\(unit.target)/\(unit.unit)"
+        case .gluster(let file): "gluster:\(file.volume)/\(file.path)"
+        }
     }
 }
