@@ -36,6 +36,10 @@ final class UpstreamHome {
     /// The ranges of a guest's memory that a command reads into.
     private var guests: [Int32: LentLane] = [:]
     private var memory = UpstreamMemory()
+    /// Of scratch: what was written.
+    private var sums = ScratchSums()
+    /// Of scratch: when what runs under a number was asked.
+    private var askedAt: [UInt64: UInt64] = [:]
     private var nextLink = 0
 
     // While it is not there, in nanoseconds
@@ -99,7 +103,7 @@ final class UpstreamHome {
             guard case .done(let index, let errno, _) = outcome else { continue }
             switch commands[index].asker {
             case .loop: errands.tell(commands[index], -errno)
-            case .other(let number): requests.removeValue(forKey: number)?.answer(-errno, [])
+            case .other(let number): takeRequest(number)?.answer(-errno, [])
             case .nobody: break
             }
         }
@@ -113,7 +117,7 @@ final class UpstreamHome {
         if let result = result(without: command) {
             switch command.asker {
             case .loop: errands.tell(command, result)
-            case .other(let number): requests.removeValue(forKey: number)?.answer(result, [])
+            case .other(let number): takeRequest(number)?.answer(result, [])
             case .nobody: break
             }
             return
@@ -164,9 +168,18 @@ final class UpstreamHome {
     func ask(_ request: UpstreamRequest, _ errands: inout UpstreamErrands) {
         lastRequest += 1
         requests[lastRequest] = request
+        if let key = source.key {
+            request.note(&sums, key)
+            askedAt[lastRequest] = MonotonicClock.now()
+        }
         var command = request.command
         command.asker = .other(lastRequest)
         ask(command, &errands)
+    }
+
+    private func takeRequest(_ number: UInt64) -> UpstreamRequest? {
+        askedAt[number] = nil
+        return requests.removeValue(forKey: number)
     }
 
     // MARK: Going on
@@ -291,7 +304,7 @@ final class UpstreamHome {
             if command.kind == .status { errands.extents[tag] = extents }
             errands.completions.append(Completion(tag: tag, result: result))
         case .other(let number):
-            requests.removeValue(forKey: number)?.answer(result, extents)
+            takeRequest(number)?.answer(result, extents)
         case .nobody: break
         }
     }
@@ -316,7 +329,7 @@ final class UpstreamHome {
     /// One connection has broken: perhaps the upstream is another process by now, and none of them
     /// is believed.
     private func breakAll(now: UInt64, _ errands: inout UpstreamErrands) {
-        guard isMadeAgain else { return goForGood(now: now, &errands) }
+        guard isMadeAgain else { return goForGood(now: now, .connectionBroke, &errands) }
         let isIdle = !commands.awaitsAnswers
         let lasted = now - min(now, connectedAt) >= Self.pauseMax
         closeLinks(now: now, &errands)
@@ -331,11 +344,24 @@ final class UpstreamHome {
     }
 
     /// Nothing is asked of it again, so nobody waits for what it may still carry out.
-    private func goForGood(now: UInt64, _ errands: inout UpstreamErrands) {
+    private func goForGood(
+        now: UInt64, _ reason: ScratchEnd, _ errands: inout UpstreamErrands
+    ) {
         closeLinks(now: now, waiting: false, &errands)
         commands.connectionLost()
         hasGivenUp = true
-        source.noteGone()
+        source.noteEnd(reason)
+    }
+
+    /// Who does not answer may be asked by nobody who has a limit of his own: a client that waits
+    /// would wait for good, and a machine that writes nothing would not find out.
+    private func checkAnswers(now: UInt64, _ errands: inout UpstreamErrands) {
+        let patience = source.terms.patienceMilliseconds
+        guard !links.isEmpty, let oldest = askedAt.values.min(),
+            now - min(now, oldest) >= patience * 1_000_000
+        else { return }
+        goForGood(now: now, .isSilent(milliseconds: patience), &errands)
+        pump(now: now, &errands)
     }
 
     /// What they answer from here on, to commands that are sent again, counts no more.
@@ -418,7 +444,7 @@ final class UpstreamHome {
 
     /// The ring's clock has ticked.
     func tick(now: UInt64, _ errands: inout UpstreamErrands) {
-        guard isMadeAgain else { return }
+        guard isMadeAgain else { return checkAnswers(now: now, &errands) }
         guard links.isEmpty else {
             // One that nobody asks for anything is there again when its connections last.
             if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
@@ -452,7 +478,7 @@ final class UpstreamHome {
         if isMadeAgain {
             commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
         } else {
-            let errno = source.isGone ? Errno.io : Errno.canceled
+            let errno = source.scratchEnd == nil ? Errno.canceled : Errno.io
             commands.giveUp(readErrno: errno, changeErrno: errno)
         }
     }

@@ -41,6 +41,9 @@ package struct UpstreamRing: ~Copyable {
     /// Whether an upstream has been opened here.
     package func has(_ number: Int32) -> Bool { homes[number] != nil }
 
+    /// Whether it is scratch, of which not even its own ring believes a byte unchecked.
+    package func isScratch(_ number: Int32) -> Bool { homes[number]?.source.key != nil }
+
     /// Opens an upstream here.
     package mutating func open(_ source: UpstreamSource, now: UInt64) { _ = home(source, now: now) }
 

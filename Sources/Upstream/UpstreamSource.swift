@@ -10,6 +10,8 @@ package import SystemLayer
 package final class UpstreamBytes: @unchecked Sendable {
     let start: UnsafeMutableRawPointer
     package let count: Int
+    /// Of slots of scratch: the sums of what was written to them last when they were read.
+    fileprivate(set) var sums: [UInt64] = []
 
     package init(count: Int) {
         self.count = count
@@ -21,6 +23,14 @@ package final class UpstreamBytes: @unchecked Sendable {
 
     /// Where the bytes lie, as a number.
     package var address: UInt { unsafe UInt(bitPattern: start) }
+
+    /// Whether the slots that were read are what was written to them.
+    package func matches(_ key: ScratchKey) -> Bool {
+        guard sums.count * key.slotBytes == count else { return false }
+        return sums.indices.allSatisfy {
+            key.sum(at: address + UInt($0 * key.slotBytes)) == sums[$0]
+        }
+    }
 
     /// Bytes that were read, for copying.
     package func withBytes(_ range: Range<Int>, _ body: (Span<UInt8>) -> Void) {
@@ -38,29 +48,53 @@ package struct UpstreamRequest: Sendable {
 
     let command: UpstreamCommand
     let bytes: UpstreamBytes?
+    /// Whole slots of scratch, which have sums.
+    private let hasSums: Bool
     let answer: Answer
 
+    /// For bytes from `place` on.
+    ///
+    /// `hasSums`: they are whole slots of scratch, known by their sums from here on.
     package init(
         _ kind: UpstreamCommand.Kind, position: UInt64 = 0, count: Int = 0,
-        into bytes: UpstreamBytes? = nil, answer: @escaping Answer
+        into bytes: UpstreamBytes? = nil, at place: Int = 0, hasSums: Bool = false,
+        answer: @escaping Answer
     ) {
         var command = UpstreamCommand(kind, position: position, count: count, asker: .nobody)
-        command.address = bytes?.address ?? 0
+        command.address = bytes.map { $0.address + UInt(place) } ?? 0
         self.command = command
         self.bytes = bytes
+        self.hasSums = hasSums
         self.answer = answer
     }
 
     /// A write of bytes that stay as they are, and where they are, until the answer or until the
     /// upstream is closed.
     package init(
-        writing address: UInt, count: Int, position: UInt64, answer: @escaping Answer
+        writing address: UInt, count: Int, position: UInt64, hasSums: Bool,
+        answer: @escaping Answer
     ) {
         var command = UpstreamCommand(.write, position: position, count: count, asker: .nobody)
         command.address = address
         self.command = command
         bytes = nil
+        self.hasSums = hasSums
         self.answer = answer
+    }
+
+    /// Keeps the sums of what is written, or gives those of what is read.
+    func note(_ sums: inout ScratchSums, _ key: ScratchKey) {
+        guard hasSums else { return }
+        let first = Int(command.position) / key.slotBytes
+        let slots = first..<first + command.count / key.slotBytes
+        if let bytes {
+            bytes.sums = slots.map { sums[$0] }
+        } else {
+            for slot in slots {
+                sums[slot] = key.sum(
+                    at: command.address + UInt((slot - first) * key.slotBytes))
+            }
+        }
     }
 }
 
@@ -84,6 +118,13 @@ package enum UpstreamMessage: Sendable {
     case close(Int32)
 }
 
+/// Why scratch is not there any more.
+package enum ScratchEnd: Sendable {
+    case connectionBroke
+    /// Something that was asked had no answer for the patience.
+    case isSilent(milliseconds: UInt64)
+}
+
 /// How long an upstream that has gone is waited for.
 package struct UpstreamTerms: Sendable {
     /// What an upstream holds.
@@ -95,15 +136,19 @@ package struct UpstreamTerms: Sendable {
     }
 
     package var purpose = Purpose.disk
+    /// Bytes of a slot of scratch, which is read as a whole: 0 of a disk.
+    package var slotBytes = 0
     /// Requests wait so long for a connection that broke, in milliseconds; then they fail.
     package var patienceMilliseconds: UInt64
     /// One attempt to connect takes at most so long, in milliseconds.
     package var attemptMilliseconds: UInt64
 
     package init(
-        patienceMilliseconds: UInt64, attemptMilliseconds: UInt64, purpose: Purpose = .disk
+        patienceMilliseconds: UInt64, attemptMilliseconds: UInt64, purpose: Purpose = .disk,
+        slotBytes: Int = 0
     ) {
         self.purpose = purpose
+        self.slotBytes = slotBytes
         self.patienceMilliseconds = patienceMilliseconds
         self.attemptMilliseconds = attemptMilliseconds
     }
@@ -120,6 +165,8 @@ package final class UpstreamSource: RemoteSource {
     package let facts: UpstreamFacts
     package let isReadOnly: Bool
     let terms: UpstreamTerms
+    /// By which what is read from scratch is checked.
+    package let key: ScratchKey?
     private let post: @Sendable (UpstreamMessage) -> Void
     /// Connections that the home ring has not taken yet.
     private let fresh: Mutex<FreshLinks?>
@@ -127,7 +174,7 @@ package final class UpstreamSource: RemoteSource {
     /// Keeps that writes are lost which had succeeded.
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
-    private let gone = Atomic<Bool>(false)
+    private let end = Mutex<ScratchEnd?>(nil)
     /// What tells its server from others, by whatever name it was reached.
     package let server: String
     /// Its server listens at this number on this very machine; nil for any other.
@@ -189,6 +236,7 @@ package final class UpstreamSource: RemoteSource {
         server = links.links[0].server
         localPort = links.links[0].localPort
         self.terms = terms
+        key = terms.slotBytes > 0 ? ScratchKey(slotBytes: terms.slotBytes) : nil
         self.post = post
         self.onClose = onClose
         isReadOnly = readOnly
@@ -296,10 +344,10 @@ package final class UpstreamSource: RemoteSource {
     func keepLoss() { lossKeeper.withLock { $0 }?(Errno.io) }
 
     /// Of scratch: it is not there any more, and with it what was written.
-    func noteGone() { gone.store(true, ordering: .releasing) }
+    func noteEnd(_ reason: ScratchEnd) { end.withLock { $0 = $0 ?? reason } }
 
-    /// Whether it was scratch and has gone.
-    package var isGone: Bool { gone.load(ordering: .acquiring) }
+    /// Why it was scratch and is no more; nil while it is.
+    package var scratchEnd: ScratchEnd? { end.withLock { $0 } }
 
     // MARK: RemoteSource
 
@@ -345,6 +393,13 @@ package final class UpstreamSource: RemoteSource {
         onClose()
         post(.close(number))
         // Nobody asks it for anything any more; what was to be durable is.
-        adapter?.stop()
+        guard let adapter else { return }
+        // Whoever reads scratch last may be a ring, and the program may take long to end.
+        if terms.purpose == .scratch,
+            DetachedThread.run(name: "nbdpull-upstrm", { adapter.stop() })
+        {
+            return
+        }
+        adapter.stop()
     }
 }

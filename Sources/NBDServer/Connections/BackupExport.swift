@@ -141,7 +141,7 @@ final class BackupExport: Sendable {
         case .sourceRead(let errno):
             "old data of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
         case .scratchWrite(let errno):
-            goneText
+            goneText(errno)
                 ?? "scratch of disk '\(target)' could not be written:"
                 + " \(SystemFault.text(for: errno))"
         case .scratchFull:
@@ -149,11 +149,11 @@ final class BackupExport: Sendable {
         case .copyTimeout(let milliseconds):
             "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
         case .scratchRead(let errno):
-            goneText
+            goneText(errno)
                 ?? "scratch of disk '\(target)' could not be read:"
                 + " \(SystemFault.text(for: errno))"
         case .scratchLost(let errno):
-            goneText
+            goneText(errno)
                 ?? "scratch of disk '\(target)' lost what was written to it:"
                 + " \(SystemFault.text(for: errno))"
         case .sourceLost(let errno):

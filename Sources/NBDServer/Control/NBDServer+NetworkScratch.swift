@@ -110,7 +110,7 @@ extension NBDServer {
                 UpstreamTerms(
                     patienceMilliseconds: job.copyTimeoutMilliseconds,
                     attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds),
-                    purpose: .scratch),
+                    purpose: .scratch, slotBytes: ClusterGeometry.clusterBytes),
                 adapter: adapter, name: path,
                 post: { mailbox.post(.upstream($0)) },
                 onClose: { registry.remove(number) })
@@ -199,7 +199,8 @@ extension NBDServer {
             slotLimit: min(UInt32(clamping: geometry.clusterCount), LedgerView.slotsMax),
             readers: [],
             witness: WriteErrorWitness(
-                raw: -1, asking: { [weak upstream] in upstream?.isGone == true ? Errno.io : nil }))
+                raw: -1,
+                asking: { [weak upstream] in upstream?.scratchEnd == nil ? nil : Errno.io }))
         facts.isOurs = false
         facts.freeBytes = bytes
         facts.deviceBytes = bytes
@@ -210,9 +211,24 @@ extension NBDServer {
 
 extension BackupExport {
     /// What has happened to scratch that is no file of this host; nil while it is there.
-    var goneText: String? {
-        guard let upstream = scratch.remote as? UpstreamSource, upstream.isGone else { return nil }
-        return "scratch of disk '\(target)' is gone: the connection to its NBD server broke"
+    ///
+    /// `errno`: with what something there failed.
+    func goneText(_ errno: Int32) -> String? {
+        guard let upstream = scratch.remote as? UpstreamSource else { return nil }
+        if errno == Errno.badMessage {
+            return "scratch of disk '\(target)' does not hold what was written to it: its server"
+                + " has lost it, or something else has written there"
+        }
+        // What it has answered itself says more than that it went afterwards.
+        guard errno == Errno.io || errno == Errno.canceled else { return nil }
+        switch upstream.scratchEnd {
+        case nil: return nil
+        case .connectionBroke:
+            return "scratch of disk '\(target)' is gone: the connection to its NBD server broke"
+        case .isSilent(let milliseconds):
+            return "scratch of disk '\(target)' is gone: its NBD server has not answered for"
+                + " \(milliseconds) ms"
+        }
     }
 
     /// Why the next process cannot go on with it although everything is kept; nil where it can.

@@ -19,6 +19,17 @@ struct UpstreamTarget {
     let count: Int
     /// Bytes in front that were read for the upstream's alignment only.
     let skipped: Int
+    /// Of scratch: by which the bytes are checked.
+    let key: ScratchKey?
+}
+
+/// A read of an upstream's bytes for another ring, or of whole slots of scratch.
+struct UpstreamRead: Sendable {
+    let tag: UInt64
+    let position: UInt64
+    let bytes: UpstreamBytes
+    /// Bytes that are there.
+    var done = 0
 }
 
 /// A write of old content to scratch that is an upstream.
@@ -54,7 +65,9 @@ extension KernelIO {
         _ file: FileHandle, _ kind: UpstreamCommand.Kind, _ position: UInt64, _ count: Int,
         tag: UInt64, address: UInt = 0, offset: Int = 0, durable: Bool = false
     ) {
-        guard isHome(file.number) else { return askOther(file, kind, position, count, tag, offset) }
+        guard isHome(file.number), !upstreams.isScratch(file.number) else {
+            return askOther(file, kind, position, count, tag, offset)
+        }
         var command = UpstreamCommand(
             kind, position: position, count: count, asker: .loop(tag: tag))
         command.address = address
@@ -97,24 +110,47 @@ extension KernelIO {
         _ tag: UInt64, _ offset: Int
     ) {
         guard let source = shared.upstreams.find(file.number)?.source else { return fail(tag) }
-        var (start, end) = (position, position + UInt64(count))
-        var bytes: UpstreamBytes?
         if kind == .read {
-            // Places in scratch have no more alignment than what a client reads.
-            let alignment = UInt64(source.facts.alignment)
-            start = start / alignment * alignment
-            end = (end + alignment - 1) / alignment * alignment
-            bytes = UpstreamBytes(count: Int(end - start))
+            // Places in scratch have no more alignment than what a client reads, and only whole
+            // slots have sums.
+            let unit = UInt64(source.key?.slotBytes ?? source.facts.alignment)
+            let start = position / unit * unit
+            let end = (position + UInt64(count) + unit - 1) / unit * unit
             targets[tag] = UpstreamTarget(
-                offset: offset, count: count, skipped: Int(position - start))
+                offset: offset, count: count, skipped: Int(position - start), key: source.key)
+            let bytes = UpstreamBytes(count: Int(end - start))
+            let read = UpstreamRead(tag: tag, position: start, bytes: bytes)
+            return source.ask(Self.request(read, source, mailbox))
         }
         source.ask(
-            UpstreamRequest(kind, position: start, count: Int(end - start), into: bytes) {
-                [mailbox, bytes] result, extents in
+            UpstreamRequest(kind, position: position, count: count) {
+                [mailbox] result, extents in
                 mailbox.post(
                     .upstreamAnswered(
-                        UpstreamAnswer(tag: tag, result: result, bytes: bytes, extents: extents)))
+                        UpstreamAnswer(tag: tag, result: result, bytes: nil, extents: extents)))
             })
+    }
+
+    private static func request(
+        _ read: UpstreamRead, _ source: UpstreamSource, _ mailbox: Mailbox<RingMessage>
+    ) -> UpstreamRequest {
+        UpstreamRequest(
+            .read, position: read.position + UInt64(read.done),
+            count: read.bytes.count - read.done, into: read.bytes, at: read.done,
+            hasSums: source.key != nil && read.done == 0
+        ) { result, extents in
+            var next = read
+            next.done += Int(max(result, 0))
+            if result > 0, source.key != nil, next.done < next.bytes.count {
+                // Its requests have a largest size, which may be less than a slot.
+                return source.ask(request(next, source, mailbox))
+            }
+            mailbox.post(
+                .upstreamAnswered(
+                    UpstreamAnswer(
+                        tag: read.tag, result: result > 0 ? Int32(next.done) : result,
+                        bytes: read.bytes, extents: extents)))
+        }
     }
 
     // MARK: Scratch
@@ -132,7 +168,7 @@ extension KernelIO {
         let left = write.bytes.count - write.done
         return UpstreamRequest(
             writing: write.bytes.address + UInt(write.done), count: left,
-            position: write.position + UInt64(write.done)
+            position: write.position + UInt64(write.done), hasSums: write.done == 0
         ) { result, _ in
             var write = write
             write.done += Int(max(result, 0))
@@ -226,6 +262,9 @@ extension KernelIO {
         if let bytes = answer.bytes, let target = targets.removeValue(forKey: answer.tag),
             result > 0
         {
+            if let key = target.key, !bytes.matches(key) {
+                return Completion(tag: answer.tag, result: -Errno.badMessage)
+            }
             let count = min(Int(result) - target.skipped, target.count)
             bytes.withBytes(target.skipped..<target.skipped + count) {
                 arena.copy($0, to: target.offset)

@@ -295,6 +295,10 @@ extension RingLoop where IO: ~Copyable {
                 return advanceRead(piece)
             }
             let errno = result == 0 ? Errno.io : -result
+            // A slot whose cluster was released meanwhile may hold another one's content.
+            if errno == Errno.badMessage, pieces[piece].read.isOvertaken(path.ledger) {
+                return advanceRead(piece)
+            }
             if isOfScratch { scratchReadFailed(slot, errno) }
             fail(request, .ioError, "the data could not be read", at: position)
             return endRead(piece)
