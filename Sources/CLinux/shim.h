@@ -88,6 +88,33 @@ static inline int nbdpull_socket_address(int fd, int of_peer, struct sockaddr_st
     return of_peer ? getpeername(fd, (struct sockaddr *)address, length)
                    : getsockname(fd, (struct sockaddr *)address, length);
 }
+/* The port of a socket's own address; -1: it has none. */
+static inline int nbdpull_socket_port(int fd) {
+    struct sockaddr_storage own;
+    socklen_t length = sizeof own;
+    if (getsockname(fd, (struct sockaddr *)&own, &length) != 0) return -1;
+    if (own.ss_family == AF_INET) return ntohs(((struct sockaddr_in *)&own)->sin_port);
+    if (own.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&own)->sin6_port);
+    return -1;
+}
+/* Whether a socket of this machine could have the address of a socket's peer: 1 or 0. */
+static inline int nbdpull_peer_is_local(int fd) {
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    if (getpeername(fd, (struct sockaddr *)&peer, &length) != 0) return 0;
+    if (peer.ss_family == AF_INET) {
+        ((struct sockaddr_in *)&peer)->sin_port = 0;
+    } else if (peer.ss_family == AF_INET6) {
+        ((struct sockaddr_in6 *)&peer)->sin6_port = 0;
+    } else {
+        return 0;
+    }
+    int probe = socket(peer.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0) return 0;
+    int result = bind(probe, (struct sockaddr *)&peer, length) == 0;
+    close(probe);
+    return result;
+}
 /* struct ucred is a GNU one. */
 static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {
     struct ucred peer;

@@ -37,6 +37,8 @@ package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
     private var origin = Origin.nowhere
     /// Some of it came from scratch, and scratch has not been asked about since.
     private var owesQuestion = false
+    /// Bytes of the step taken last.
+    private var stepBytes = 0
 
     private enum Origin: Hashable { case nowhere, source, scratch, zeros }
 
@@ -70,6 +72,7 @@ package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
         case .slot(let slot):
             origin = .scratch
             owesQuestion = true
+            stepBytes = step.count
             return .scratch(
                 position: LedgerView.scratchPosition(of: position, firstSlot: slot),
                 count: step.count)
@@ -88,6 +91,14 @@ package struct PointInTimeRead: Sendable, Hashable, BitwiseCopyable {
     /// preserved by now, bytes of scratch up to the first that is released.
     package mutating func got(_ count: Int, _ ledger: LedgerView?) {
         position += UInt64(good(count, ledger))
+    }
+
+    /// Whether a slot of the step taken last is another cluster's by now: what was found there says
+    /// nothing of scratch.
+    package func isOvertaken(_ ledger: LedgerView?) -> Bool {
+        guard isOfScratch, let ledger else { return false }
+        let clusters = ClusterGeometry.clusters(touching: position, length: UInt64(stepBytes))
+        return ledger.firstReleased(in: clusters) != nil
     }
 
     /// Scratch has been asked, after everything was read.

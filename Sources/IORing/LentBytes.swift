@@ -15,6 +15,9 @@ package struct LentBytes: @unchecked Sendable {
         self.count = count
     }
 
+    /// Where the bytes lie, as a number.
+    package var address: UInt { unsafe UInt(bitPattern: start) }
+
     /// The bytes as they are now.
     package func copy() -> [UInt8] {
         // SAFETY: the range was checked when it was lent, and stays allocated until its lender is

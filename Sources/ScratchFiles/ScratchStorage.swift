@@ -25,6 +25,10 @@ package struct ScratchFacts: Sendable {
     package var fileSystem: UInt64?
     package var node: FileNode?
     package var readsNeverWait = false
+    /// What `ScratchStorage.deviceBytes` is.
+    package var deviceBytes: UInt64 = 0
+    /// What is behind it when it is no file of this host.
+    package var remote: (any RemoteSource)?
     /// Told of write errors: one for each reader, and one for everybody else.
     package var readers: [WriteErrorWitness]
     package var witness: WriteErrorWitness
@@ -41,7 +45,7 @@ package struct ScratchFacts: Sendable {
     }
 }
 
-/// The file or block device that keeps old content for one disk of one job.
+/// The file, block device or upstream that keeps old content for one disk of one job.
 ///
 /// Slots of one cluster each lie one behind the other from offset zero, so a file stays as small as
 /// what was preserved and a device may be smaller than the disk.
@@ -66,6 +70,8 @@ package final class ScratchStorage: Sendable {
     package let node: FileNode?
     /// Bytes of a device; 0 for a file.
     package let deviceBytes: UInt64
+    /// What is behind it when it is no file of this host; let go of with this object.
+    package let remote: (any RemoteSource)?
     /// The errno of a write error from before it was opened that nobody had been told of, or nil.
     package let earlierError: Int32?
     /// Told of write errors, one for each reader.
@@ -108,8 +114,11 @@ package final class ScratchStorage: Sendable {
         self.witnesses = witnesses
         witness = try WriteErrorWitness(of: descriptor.raw)
         raw = descriptor.raw
+        remote = nil
         self.descriptor = consume descriptor
     }
+
+    deinit { remote?.release() }
 
     /// Scratch of which no descriptor is open, known by its facts; what is asked of it here is
     /// asked of a simulated world elsewhere.
@@ -124,7 +133,8 @@ package final class ScratchStorage: Sendable {
         fileSystem = facts.fileSystem
         file = nil
         node = facts.node
-        deviceBytes = 0
+        deviceBytes = facts.deviceBytes
+        remote = facts.remote
         earlierError = nil
         readsNeverWait = facts.readsNeverWait
         witnesses = facts.readers
@@ -263,7 +273,11 @@ package final class ScratchStorage: Sendable {
 
     /// Deletes the file if this object created it; the descriptor stays open until the last reader
     /// lets go.
+    ///
+    /// What is no file of this host is let go of, and stays as it is. That may wait, so that the
+    /// last reader, a ring perhaps, does not have to.
     package func remove() {
+        if let remote { _ = remote.close(milliseconds: Self.closingMilliseconds) }
         guard isOurs, descriptor != nil else { return }
         do throws(SystemFault) {
             try FileCalls.remove(path)
@@ -286,6 +300,9 @@ package final class ScratchStorage: Sendable {
             slotLimit: slots(UInt64(geometry.clusterCount)), freeBytes: free,
             wholeBytes: whole, fileSystem: fileSystem, readers: readers)
     }
+
+    /// A program that has the scratch open may take so long to end, in milliseconds.
+    private static let closingMilliseconds: Int32 = 12_000
 
     /// As many slots as a ledger can name: 64 TiB of them.
     private static func slots(_ count: UInt64) -> UInt32 {

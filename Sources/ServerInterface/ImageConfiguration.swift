@@ -2,7 +2,7 @@
 /// reached by a protocol of its own.
 ///
 /// That program, the disk's *adapter*, serves the bytes by NBD.
-package struct ImageConfiguration: Sendable, Hashable {
+package struct ImageConfiguration: Sendable, Hashable, Codable {
     /// The image itself, then the images that it builds on, each on the next.
     package var layers: [ImageLayer]
 
@@ -13,7 +13,7 @@ package struct ImageConfiguration: Sendable, Hashable {
 }
 
 /// One image of a chain.
-package struct ImageLayer: Sendable, Hashable {
+package struct ImageLayer: Sendable, Hashable, Codable {
     package var format: ImageFormat
     package var place: ImagePlace
     /// Where a qcow2 image has its data, raw, if not in itself.
@@ -28,12 +28,12 @@ package struct ImageLayer: Sendable, Hashable {
 }
 
 /// Formats that an adapter opens.
-package enum ImageFormat: String, Sendable, Hashable, CaseIterable {
+package enum ImageFormat: String, Sendable, Hashable, CaseIterable, Codable {
     case raw, qcow2, vmdk, vdi, vhdx, vpc, luks
 }
 
 /// Where an image lies.
-package enum ImagePlace: Sendable, Hashable {
+package enum ImagePlace: Sendable, Hashable, Codable {
     case file(path: String)
     case block(path: String)
     case rbd(RBDImage)
@@ -50,7 +50,7 @@ package enum ImagePlace: Sendable, Hashable {
 }
 
 /// A host and a port.
-package struct StorageHost: Sendable, Hashable {
+package struct StorageHost: Sendable, Hashable, Codable {
     package var name: String
     package var port: UInt16
 
@@ -61,7 +61,7 @@ package struct StorageHost: Sendable, Hashable {
 }
 
 /// An image of a Ceph cluster.
-package struct RBDImage: Sendable, Hashable {
+package struct RBDImage: Sendable, Hashable, Codable {
     package var pool: String
     package var namespace: String?
     package var image: String
@@ -90,7 +90,7 @@ package struct RBDImage: Sendable, Hashable {
 }
 
 /// A logical unit of an iSCSI target.
-package struct ISCSIUnit: Sendable, Hashable {
+package struct ISCSIUnit: Sendable, Hashable, Codable {
     package var portal: StorageHost
     package var target: String
     package var unit: UInt16
@@ -105,7 +105,7 @@ package struct ISCSIUnit: Sendable, Hashable {
 }
 
 /// A file of a Gluster volume.
-package struct GlusterFile: Sendable, Hashable {
+package struct GlusterFile: Sendable, Hashable, Codable {
     package var hosts: [StorageHost]
     package var volume: String
     package var path: String

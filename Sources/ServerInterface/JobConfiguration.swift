@@ -20,7 +20,13 @@ package struct ScratchConfiguration: Sendable, Hashable, Codable {
     /// False: a file is created 0600, must not exist before, and is removed at the job's end. Block
     /// devices always exist before and after.
     package var reuseExternal: Bool
-    package init(kind: SourceKind, path: String, reuseExternal: Bool) {
+    /// Of what is reached over a network: what an adapter opens; nil where `path` is the URI of
+    /// another NBD server's export.
+    package var image: ImageConfiguration?
+    package init(
+        kind: SourceKind, path: String, reuseExternal: Bool, image: ImageConfiguration? = nil
+    ) {
+        self.image = image
         self.kind = kind
         self.path = path
         self.reuseExternal = reuseExternal

@@ -238,6 +238,7 @@ package enum Errno {
     package static let notImplemented = ENOSYS
     package static let noLocks = ENOLCK
     package static let invalid = EINVAL
+    package static let badMessage = EBADMSG
     package static let badDescriptor = EBADF
     package static let io = EIO
     package static let badAddress = EFAULT

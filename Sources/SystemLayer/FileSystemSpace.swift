@@ -63,6 +63,16 @@ extension FileCalls {
             : FileNode(device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino))
     }
 
+    /// The same of what a path leads to; may wait for its file system.
+    package static func node(path: String) -> FileNode? {
+        var facts = stat()
+        // SAFETY: the kernel fills the local; it keeps no pointer.
+        guard unsafe stat(path, &facts) == 0 else { return nil }
+        return facts.st_mode & S_IFMT == S_IFBLK
+            ? FileNode(device: UInt64(facts.st_rdev), inode: nil)
+            : FileNode(device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino))
+    }
+
     /// Bytes that an open file takes on its file system: fewer than its size where it has holes;
     /// nil when that cannot be told.
     package static func allocatedBytes(_ descriptor: Int32) -> UInt64? {

@@ -55,6 +55,25 @@ package enum SocketCalls {
         }
     }
 
+    /// The whole address of a TCP socket's peer as digits; nil when there is none.
+    package static func peerText(of descriptor: Int32) -> String? {
+        let bytes = addressBytes(descriptor, ofPeer: true)
+        guard !bytes.isEmpty else { return nil }
+        return bytes.map { String($0, radix: 16) }.joined(separator: ".")
+    }
+
+    /// The port of a TCP socket itself; nil when there is none.
+    package static func port(of descriptor: Int32) -> UInt16? {
+        let number = nbdpull_socket_port(descriptor)
+        return number > 0 ? UInt16(truncatingIfNeeded: number) : nil
+    }
+
+    /// Whether a TCP peer has any of this machine's addresses, other than the one of this side
+    /// perhaps: one that a socket can be bound to.
+    package static func isOfThisMachine(_ descriptor: Int32) -> Bool {
+        isOnThisMachine(descriptor) || nbdpull_peer_is_local(descriptor) == 1
+    }
+
     /// Whether a TCP peer has the very address that it connected to: both ends are on this machine.
     package static func isOnThisMachine(_ descriptor: Int32) -> Bool {
         let bytes = addressBytes(descriptor, ofPeer: true)

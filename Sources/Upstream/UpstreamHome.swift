@@ -36,6 +36,10 @@ final class UpstreamHome {
     /// The ranges of a guest's memory that a command reads into.
     private var guests: [Int32: LentLane] = [:]
     private var memory = UpstreamMemory()
+    /// Of scratch: what was written.
+    private var sums = ScratchSums()
+    /// Of scratch: when what runs under a number was asked.
+    private var askedAt: [UInt64: UInt64] = [:]
     private var nextLink = 0
 
     // While it is not there, in nanoseconds
@@ -62,7 +66,8 @@ final class UpstreamHome {
     init(_ source: UpstreamSource, now: UInt64) {
         self.source = source
         var abilities = UpstreamAbilities()
-        abilities.flushes = source.facts.flushes && !source.isReadOnly
+        abilities.flushes =
+            source.facts.flushes && !source.isReadOnly && source.terms.purpose == .disk
         abilities.durableWrites = source.facts.durableWrites
         commands = UpstreamCommands(abilities)
         downSince = now
@@ -74,13 +79,20 @@ final class UpstreamHome {
         if let fresh = source.takeFresh() {
             use(fresh, &serial, now: now)
             pump(now: now, &errands)
-        } else {
+        } else if isMadeAgain {
             tryToConnect(now: now)
+        } else {
+            // It was closed: who still asks is told so.
+            hasGivenUp = true
         }
     }
 
-    /// Ends everything: whoever waits is told that it has failed.
-    func end() {
+    /// Whether a connection that breaks is made again.
+    private var isMadeAgain: Bool { source.terms.purpose == .disk }
+
+    /// Ends everything: whoever waits is told that it has failed, and none of their bytes is touched
+    /// any more.
+    func end(_ errands: inout UpstreamErrands) {
         closeParting()
         for link in links { link.close() }
         links.removeAll()
@@ -88,10 +100,12 @@ final class UpstreamHome {
         commands.connectionLost()
         commands.giveUp(readErrno: Errno.canceled, changeErrno: Errno.canceled)
         for outcome in commands.takeOutcomes() {
-            guard case .done(let index, let errno, _) = outcome,
-                case .other(let number) = commands[index].asker
-            else { continue }
-            requests.removeValue(forKey: number)?.answer(-errno, [])
+            guard case .done(let index, let errno, _) = outcome else { continue }
+            switch commands[index].asker {
+            case .loop: errands.tell(commands[index], -errno)
+            case .other(let number): takeRequest(number)?.answer(-errno, [])
+            case .nobody: break
+            }
         }
         memory.removeAll()
     }
@@ -103,7 +117,7 @@ final class UpstreamHome {
         if let result = result(without: command) {
             switch command.asker {
             case .loop: errands.tell(command, result)
-            case .other(let number): requests.removeValue(forKey: number)?.answer(result, [])
+            case .other(let number): takeRequest(number)?.answer(result, [])
             case .nobody: break
             }
             return
@@ -154,9 +168,18 @@ final class UpstreamHome {
     func ask(_ request: UpstreamRequest, _ errands: inout UpstreamErrands) {
         lastRequest += 1
         requests[lastRequest] = request
+        if let key = source.key {
+            request.note(&sums, key)
+            askedAt[lastRequest] = MonotonicClock.now()
+        }
         var command = request.command
         command.asker = .other(lastRequest)
         ask(command, &errands)
+    }
+
+    private func takeRequest(_ number: UInt64) -> UpstreamRequest? {
+        askedAt[number] = nil
+        return requests.removeValue(forKey: number)
     }
 
     // MARK: Going on
@@ -200,7 +223,7 @@ final class UpstreamHome {
     /// none of them waits behind what backup clients read.
     private func pickLink(_ command: UpstreamCommand) -> UpstreamLink {
         guard links.count > 1 else { return links[0] }
-        if case .other = command.asker, command.kind != .flush {
+        if case .other = command.asker, command.kind != .flush, !command.isChange {
             nextLink = nextLink % (links.count - 1) + 1
             return links[nextLink]
         }
@@ -281,7 +304,7 @@ final class UpstreamHome {
             if command.kind == .status { errands.extents[tag] = extents }
             errands.completions.append(Completion(tag: tag, result: result))
         case .other(let number):
-            requests.removeValue(forKey: number)?.answer(result, extents)
+            takeRequest(number)?.answer(result, extents)
         case .nobody: break
         }
     }
@@ -306,6 +329,7 @@ final class UpstreamHome {
     /// One connection has broken: perhaps the upstream is another process by now, and none of them
     /// is believed.
     private func breakAll(now: UInt64, _ errands: inout UpstreamErrands) {
+        guard isMadeAgain else { return goForGood(now: now, .connectionBroke, &errands) }
         let isIdle = !commands.awaitsAnswers
         let lasted = now - min(now, connectedAt) >= Self.pauseMax
         closeLinks(now: now, &errands)
@@ -319,9 +343,32 @@ final class UpstreamHome {
         if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
     }
 
+    /// Nothing is asked of it again, so nobody waits for what it may still carry out.
+    private func goForGood(
+        now: UInt64, _ reason: ScratchEnd, _ errands: inout UpstreamErrands
+    ) {
+        closeLinks(now: now, waiting: false, &errands)
+        commands.connectionLost()
+        hasGivenUp = true
+        source.noteEnd(reason)
+    }
+
+    /// Who does not answer may be asked by nobody who has a limit of his own: a client that waits
+    /// would wait for good, and a machine that writes nothing would not find out.
+    private func checkAnswers(now: UInt64, _ errands: inout UpstreamErrands) {
+        let patience = source.terms.patienceMilliseconds
+        guard !links.isEmpty, let oldest = askedAt.values.min(),
+            now - min(now, oldest) >= patience * 1_000_000
+        else { return }
+        goForGood(now: now, .isSilent(milliseconds: patience), &errands)
+        pump(now: now, &errands)
+    }
+
     /// What they answer from here on, to commands that are sent again, counts no more.
-    private func closeLinks(now: UInt64, _ errands: inout UpstreamErrands) {
-        let waitsForOthers = !commands.isLastBreak
+    private func closeLinks(
+        now: UInt64, waiting: Bool = true, _ errands: inout UpstreamErrands
+    ) {
+        let waitsForOthers = waiting && !commands.isLastBreak
         var closed: Set<UInt32> = []
         for link in links {
             if waitsForOthers, link.isAlive, link.isAsked {
@@ -397,6 +444,7 @@ final class UpstreamHome {
 
     /// The ring's clock has ticked.
     func tick(now: UInt64, _ errands: inout UpstreamErrands) {
+        guard isMadeAgain else { return checkAnswers(now: now, &errands) }
         guard links.isEmpty else {
             // One that nobody asks for anything is there again when its connections last.
             if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
@@ -427,7 +475,12 @@ final class UpstreamHome {
     private func giveUp() {
         // Bytes of what has failed are no longer theirs.
         closeParting()
-        commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
+        if isMadeAgain {
+            commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
+        } else {
+            let errno = source.scratchEnd == nil ? Errno.canceled : Errno.io
+            commands.giveUp(readErrno: errno, changeErrno: errno)
+        }
     }
 
     private static let timedOut: Int32 = 110

@@ -80,6 +80,10 @@ final class UpstreamLink: @unchecked Sendable {
     /// breaks, and the number may be somebody else's at once.
     let descriptor: Int32
     let facts: UpstreamFacts
+    /// What tells its server from others, by whatever name it was reached.
+    let server: String
+    /// The port that it listens at, if it is on this machine.
+    let localPort: UInt16?
     /// Tells it from all others of its ring.
     var serial: UInt32 = 0
     /// Polls that have not completed.
@@ -105,10 +109,30 @@ final class UpstreamLink: @unchecked Sendable {
             throw error
         }
         unsafe self.handle = unsafe handle
+        switch address.place {
+        case .unix(let path):
+            server = Self.server(path)
+            localPort = nil
+        case .tcp(let host, let port):
+            if SocketCalls.isOfThisMachine(descriptor) {
+                // It may listen at all of the machine's addresses.
+                server = "here \(port)"
+                localPort = port
+            } else {
+                let peer = SocketCalls.peerText(of: descriptor)
+                server = "\(peer ?? host) \(port)"
+                localPort = nil
+            }
+        }
         if case .tcp = address.place { Self.watch(descriptor, patienceMilliseconds) }
     }
 
     deinit { close() }
+
+    /// What tells the server of a unix socket from others, by whatever name that is reached.
+    static func server(_ path: String) -> String {
+        FileCalls.node(path: path).map { "socket " + $0.text } ?? path
+    }
 
     private static func duplicate(_ descriptor: Int32) throws(UpstreamFault) -> Int32 {
         let own = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)

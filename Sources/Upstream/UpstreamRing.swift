@@ -15,7 +15,8 @@ package struct UpstreamRing: ~Copyable {
     package init() {}
 
     deinit {
-        for home in homes.values { home.end() }
+        var unheard = UpstreamErrands()
+        for home in homes.values { home.end(&unheard) }
     }
 
     package var isEmpty: Bool { homes.isEmpty }
@@ -39,6 +40,9 @@ package struct UpstreamRing: ~Copyable {
 
     /// Whether an upstream has been opened here.
     package func has(_ number: Int32) -> Bool { homes[number] != nil }
+
+    /// Whether it is scratch, of which not even its own ring believes a byte unchecked.
+    package func isScratch(_ number: Int32) -> Bool { homes[number]?.source.key != nil }
 
     /// Opens an upstream here.
     package mutating func open(_ source: UpstreamSource, now: UInt64) { _ = home(source, now: now) }
@@ -96,7 +100,7 @@ package struct UpstreamRing: ~Copyable {
             let links = Set(byLink.filter { $0.value == number }.keys)
             errands.polls.removeAll { links.contains($0.serial) }
             byLink = byLink.filter { $0.value != number }
-            home.end()
+            home.end(&errands)
         }
     }
 

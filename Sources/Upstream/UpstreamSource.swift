@@ -10,6 +10,8 @@ package import SystemLayer
 package final class UpstreamBytes: @unchecked Sendable {
     let start: UnsafeMutableRawPointer
     package let count: Int
+    /// Of slots of scratch: the sums of what was written to them last when they were read.
+    fileprivate(set) var sums: [UInt64] = []
 
     /// Fresh memory for each read would cost more than the read: its pages are zeroed and taken
     /// back every time.
@@ -30,11 +32,20 @@ package final class UpstreamBytes: @unchecked Sendable {
     /// Where the bytes lie, as a number.
     package var address: UInt { unsafe UInt(bitPattern: start) }
 
-    /// The first bytes, as many as were read, for copying.
-    package func withBytes(_ count: Int, _ body: (Span<UInt8>) -> Void) {
-        precondition(count >= 0 && count <= self.count)
+    /// Whether the slots that were read are what was written to them.
+    package func matches(_ key: ScratchKey) -> Bool {
+        guard sums.count * key.slotBytes == count else { return false }
+        return sums.indices.allSatisfy {
+            key.sum(at: address + UInt($0 * key.slotBytes)) == sums[$0]
+        }
+    }
+
+    /// Bytes that were read, for copying.
+    package func withBytes(_ range: Range<Int>, _ body: (Span<UInt8>) -> Void) {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count)
+        let first = unsafe (start + range.lowerBound).assumingMemoryBound(to: UInt8.self)
         // SAFETY: the range was just checked.
-        body(unsafe Span(_unsafeStart: start.assumingMemoryBound(to: UInt8.self), count: count))
+        body(unsafe Span(_unsafeStart: first, count: range.count))
     }
 }
 
@@ -45,17 +56,53 @@ package struct UpstreamRequest: Sendable {
 
     let command: UpstreamCommand
     let bytes: UpstreamBytes?
+    /// Whole slots of scratch, which have sums.
+    private let hasSums: Bool
     let answer: Answer
 
+    /// For bytes from `place` on.
+    ///
+    /// `hasSums`: they are whole slots of scratch, known by their sums from here on.
     package init(
         _ kind: UpstreamCommand.Kind, position: UInt64 = 0, count: Int = 0,
-        into bytes: UpstreamBytes? = nil, answer: @escaping Answer
+        into bytes: UpstreamBytes? = nil, at place: Int = 0, hasSums: Bool = false,
+        answer: @escaping Answer
     ) {
         var command = UpstreamCommand(kind, position: position, count: count, asker: .nobody)
-        command.address = bytes?.address ?? 0
+        command.address = bytes.map { $0.address + UInt(place) } ?? 0
         self.command = command
         self.bytes = bytes
+        self.hasSums = hasSums
         self.answer = answer
+    }
+
+    /// A write of bytes that stay as they are, and where they are, until the answer or until the
+    /// upstream is closed.
+    package init(
+        writing address: UInt, count: Int, position: UInt64, hasSums: Bool,
+        answer: @escaping Answer
+    ) {
+        var command = UpstreamCommand(.write, position: position, count: count, asker: .nobody)
+        command.address = address
+        self.command = command
+        bytes = nil
+        self.hasSums = hasSums
+        self.answer = answer
+    }
+
+    /// Keeps the sums of what is written, or gives those of what is read.
+    func note(_ sums: inout ScratchSums, _ key: ScratchKey) {
+        guard hasSums else { return }
+        let first = Int(command.position) / key.slotBytes
+        let slots = first..<first + command.count / key.slotBytes
+        if let bytes {
+            bytes.sums = slots.map { sums[$0] }
+        } else {
+            for slot in slots {
+                sums[slot] = key.sum(
+                    at: command.address + UInt((slot - first) * key.slotBytes))
+            }
+        }
     }
 }
 
@@ -79,14 +126,37 @@ package enum UpstreamMessage: Sendable {
     case close(Int32)
 }
 
+/// Why scratch is not there any more.
+package enum ScratchEnd: Sendable {
+    case connectionBroke
+    /// Something that was asked had no answer for the patience.
+    case isSilent(milliseconds: UInt64)
+}
+
 /// How long an upstream that has gone is waited for.
 package struct UpstreamTerms: Sendable {
+    /// What an upstream holds.
+    package enum Purpose: Sendable {
+        case disk
+        /// Old content of one job: nothing is flushed or kept, and a connection that breaks is not
+        /// made again, for nobody could tell what became of what was written.
+        case scratch
+    }
+
+    package var purpose = Purpose.disk
+    /// Bytes of a slot of scratch, which is read as a whole: 0 of a disk.
+    package var slotBytes = 0
     /// Requests wait so long for a connection that broke, in milliseconds; then they fail.
     package var patienceMilliseconds: UInt64
     /// One attempt to connect takes at most so long, in milliseconds.
     package var attemptMilliseconds: UInt64
 
-    package init(patienceMilliseconds: UInt64, attemptMilliseconds: UInt64) {
+    package init(
+        patienceMilliseconds: UInt64, attemptMilliseconds: UInt64, purpose: Purpose = .disk,
+        slotBytes: Int = 0
+    ) {
+        self.purpose = purpose
+        self.slotBytes = slotBytes
         self.patienceMilliseconds = patienceMilliseconds
         self.attemptMilliseconds = attemptMilliseconds
     }
@@ -103,6 +173,8 @@ package final class UpstreamSource: RemoteSource {
     package let facts: UpstreamFacts
     package let isReadOnly: Bool
     let terms: UpstreamTerms
+    /// By which what is read from scratch is checked.
+    package let key: ScratchKey?
     private let post: @Sendable (UpstreamMessage) -> Void
     /// Connections that the home ring has not taken yet.
     private let fresh: Mutex<FreshLinks?>
@@ -110,6 +182,11 @@ package final class UpstreamSource: RemoteSource {
     /// Keeps that writes are lost which had succeeded.
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
+    private let end = Mutex<ScratchEnd?>(nil)
+    /// What tells its server from others, by whatever name it was reached.
+    package let server: String
+    /// Its server listens at this number on this very machine; nil for any other.
+    package let localPort: UInt16?
     /// The program behind it, where that is this server's own.
     private let adapter: (any Adapter)?
     /// What people know it by.
@@ -139,8 +216,10 @@ package final class UpstreamSource: RemoteSource {
         guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
         if facts.isReadOnly, !readOnly {
             throw UpstreamFault(
-                "the upstream lets nobody write to it: serve the disk read-only (<readonly/>,"
-                    + " --read-only), or make it writable")
+                terms.purpose == .scratch
+                    ? "its server lets nobody write to it"
+                    : "the upstream lets nobody write to it: serve the disk read-only"
+                        + " (<readonly/>, --read-only), or make it writable")
         }
         guard facts.alignment <= Self.alignmentMax, facts.alignment.nonzeroBitCount == 1 else {
             throw UpstreamFault(
@@ -162,11 +241,25 @@ package final class UpstreamSource: RemoteSource {
         self.name = name ?? address.uri
         self.address = address
         self.facts = facts
+        server = links.links[0].server
+        localPort = links.links[0].localPort
         self.terms = terms
+        key = terms.slotBytes > 0 ? ScratchKey(slotBytes: terms.slotBytes) : nil
         self.post = post
         self.onClose = onClose
         isReadOnly = readOnly
         fresh = Mutex(links)
+    }
+
+    /// Which export of which server it is, by whatever name that was reached.
+    package var place: String { server + " " + address.name }
+
+    /// The same of what its unix socket leads to now: a server that was started again has another.
+    ///
+    /// May wait for a file system.
+    package var placeNow: String {
+        guard case .unix(let path) = address.place else { return place }
+        return UpstreamLink.server(path) + " " + address.name
     }
 
     /// The same as a source for rings and exports.
@@ -258,6 +351,12 @@ package final class UpstreamSource: RemoteSource {
     /// Whatever the upstream said of it: some errors would pass as saying nothing of what is lost.
     func keepLoss() { lossKeeper.withLock { $0 }?(Errno.io) }
 
+    /// Of scratch: it is not there any more, and with it what was written.
+    func noteEnd(_ reason: ScratchEnd) { end.withLock { $0 = $0 ?? reason } }
+
+    /// Why it was scratch and is no more; nil while it is.
+    package var scratchEnd: ScratchEnd? { end.withLock { $0 } }
+
     // MARK: RemoteSource
 
     /// Asks the home ring, which has the connections.
@@ -302,6 +401,13 @@ package final class UpstreamSource: RemoteSource {
         onClose()
         post(.close(number))
         // Nobody asks it for anything any more; what was to be durable is.
-        adapter?.stop()
+        guard let adapter else { return }
+        // Whoever reads scratch last may be a ring, and the program may take long to end.
+        if terms.purpose == .scratch,
+            DetachedThread.run(name: "nbdpull-upstrm", { adapter.stop() })
+        {
+            return
+        }
+        adapter.stop()
     }
 }

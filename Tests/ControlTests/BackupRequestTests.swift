@@ -5,6 +5,10 @@ import Testing
 @Suite struct BackupRequestTests {
     private static func disks(_ inner: String) -> String { pullXML("<disks>\(inner)</disks>") }
 
+    private static func network(_ scratch: String) -> String {
+        disks("<disk name='vda' type='network'>\(scratch)</disk>")
+    }
+
     private static func served(_ server: String) -> String { pullXML("", server: server) }
 
     @Test(arguments: [
@@ -66,7 +70,19 @@ import Testing
         (disks("<disk name='/img/vda.raw'/>"), "must be a target"),
         (disks("<disk name='vda' backup='yes'/>"), "needs type="),
         (disks("<disk name='vda' backup='maybe' type='file'/>"), "domainbackup"),
-        (disks("<disk name='vda' type='network'/>"), "unsupported disk backup type 'network'"),
+        (disks("<disk name='vda' type='nvme'/>"), "unsupported disk backup type 'nvme'"),
+        (disks("<disk name='vda' type='network'/>"), "<scratch protocol='nbd'>"),
+        (network("<scratch name='x'/>"), "needs protocol="),
+        (network("<scratch protocol='iscsi'><host name='a'/></scratch>"), "'iscsi' is not allowed"),
+        (network("<scratch protocol='nbd' file='/s'/>"), "'file' is not allowed"),
+        (network("<scratch protocol='nbd'><reconnect delay='1'/></scratch>"), "<reconnect>"),
+        (network("<scratch protocol='rbd' name='p'><snapshot name='s'/></scratch>"), "<snapshot>"),
+        (network("<scratch protocol='nbd'><host nane='a'/></scratch>"), "'nane' is not allowed"),
+        (network("<scratch protocol='nbd' tls='maybe'/>"), "tls='maybe'"),
+        (
+            "<domainbackup><disks><disk name='vda' type='network'/></disks></domainbackup>",
+            "unsupported disk backup type 'network'"
+        ),
         (disks("<disk name='vda' backupmode='full' incremental='c'/>"), "excludes incremental="),
         (disks("<disk name='vda' index='3'/>"), "'index' is not allowed"),
         (disks("<disk name='vda' state='running'/>"), "'state' is not allowed"),

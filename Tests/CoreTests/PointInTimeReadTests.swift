@@ -58,6 +58,25 @@ struct PointInTimeReadTests {
         #expect(read.next(view) == .released)
     }
 
+    @Test("P5: a slot whose cluster was let go of meanwhile says nothing of scratch")
+    func slotUsedAgain() throws {
+        let ledger = try ledger()
+        let view = ledger.view
+        for cluster in [0, 1, 3] { view.publish(cluster, .slot(UInt32(cluster))) }
+        var read = PointInTimeRead(0..<(4 * cluster))
+        #expect(read.next(view) == .scratch(position: 0, count: Int(2 * cluster)))
+        #expect(!read.isOvertaken(view))
+        // Not read by this step.
+        _ = view.release(3)
+        #expect(!read.isOvertaken(view))
+        _ = view.release(1)
+        #expect(read.isOvertaken(view))
+        #expect(read.next(view) == .scratch(position: 0, count: Int(cluster)))
+        #expect(!read.isOvertaken(view))
+        read.got(Int(cluster), view)
+        #expect(read.next(view) == .released)
+    }
+
     @Test("P5: nothing of a broken job is handed out, whatever was read")
     func closed() throws {
         let ledger = try ledger()

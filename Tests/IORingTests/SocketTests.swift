@@ -121,6 +121,8 @@ struct SocketTests {
         let connection = try accept(listener)
         SocketCalls.tune(connection.raw, isUnix: false)
         #expect(SocketCalls.isOnThisMachine(connection.raw) == isHere)
+        // By whichever of its addresses.
+        #expect(SocketCalls.isOfThisMachine(connection.raw))
         SocketCalls.shutdown(connection.raw)
         client.waitUntilExit()
         #expect(client.terminationStatus == 0)

@@ -119,10 +119,22 @@ extension PointInTimeSuite {
             try rig.server.stop()
         }
 
-        @Test("P1: pulled and let go of under a storm, with a second reader in the way")
-        func storm() throws {
+        @Test(
+            "P1: pulled and let go of under a storm, with a second reader in the way",
+            arguments: [false, true])
+        func storm(isRemote: Bool) throws {
             let rig = try StressRig(mebibytes: 16)
-            let backup = rig.server.standardBackup(disks: StressRig.targets, tag: "release")
+            var backup = rig.server.standardBackup(disks: StressRig.targets, tag: "release")
+            // Slots are used again while readers may still ask for what they had.
+            var servers: [UpstreamServer] = []
+            for index in backup.disks.indices where isRemote {
+                let file = rig.directory.file("remote-\(index)")
+                try Images.sparse(file, bytes: 16 << 20)
+                servers.append(
+                    try UpstreamServer(
+                        .nbdkit(["--filter=delay", "wdelay=1ms", "rdelay=1ms"]), over: file))
+                backup.disks[index].scratchUpstream = servers[index].socket
+            }
             let arguments = try rig.server.beginArguments("vm1", backup)
             let window = rig.writer.openWindow()
             let begin = try rig.server.startCLI(arguments + ["--client-release", "--json"])

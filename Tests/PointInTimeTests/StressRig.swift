@@ -103,6 +103,19 @@ final class StressRig {
         }
     }
 
+    /// Makes an image for each disk's scratch, of a rig over a Ceph cluster.
+    func makeScratchImages(mebibytes: Int) throws {
+        for target in Self.targets {
+            try cluster?.create("scratch-" + target, mebibytes: mebibytes)
+        }
+    }
+
+    /// The image of one disk's scratch.
+    func scratchImage(_ index: Int) throws -> (image: String, configuration: String) {
+        guard let cluster else { throw TestFailure("the rig has no cluster") }
+        return ("scratch-" + Self.targets[index], cluster.configuration)
+    }
+
     /// Begins a job while the disks are busy, and returns it with the window its instant lies in.
     func begin(_ backup: BackupDescription, checkpoint: String? = nil) throws -> (
         job: BegunJob, window: InstantWindow

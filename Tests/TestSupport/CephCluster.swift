@@ -83,6 +83,11 @@ package final class CephCluster {
         try run("rbd", ["import", "--no-progress", path, "rbd/" + image])
     }
 
+    /// Makes an image of zeros.
+    package func create(_ image: String, mebibytes: Int) throws {
+        try run("rbd", ["create", "--size", "\(mebibytes)M", "rbd/" + image])
+    }
+
     /// The bytes of an image that nobody writes to.
     package func content(_ image: String) throws -> [UInt8] {
         let copy = directory.file("copy")

@@ -145,6 +145,15 @@ package struct BackupDiskDescription: Sendable {
     package var target: String
     package var scratch: String
     package var scratchIsBlockDevice = false
+    /// The socket of the server that takes the scratch, or its TCP port on this host, by one of
+    /// its names; the export's name there, and a file with `alice`'s key where it wants TLS.
+    package var scratchUpstream: String?
+    package var scratchPort: Int?
+    package var scratchHost = "localhost"
+    package var scratchExport = ""
+    package var scratchKeys: String?
+    /// The image of a Ceph cluster that takes it, and the cluster's configuration.
+    package var scratchImage: (image: String, configuration: String)?
     /// A checkpoint for this disk alone.
     package var incremental: String?
 
@@ -153,10 +162,45 @@ package struct BackupDiskDescription: Sendable {
         self.scratch = scratch
     }
 
+    /// `<scratch>` of a network disk; nil of others.
+    private var networkXML: String? {
+        if let scratchImage {
+            return """
+                <scratch protocol='rbd' name='rbd/\(scratchImage.image)'>
+                  <config file='\(scratchImage.configuration)'/>
+                </scratch>
+                """
+        }
+        let host: String
+        if let scratchUpstream {
+            host = "<host transport='unix' socket='\(scratchUpstream)'/>"
+        } else if let scratchPort {
+            host = "<host name='\(scratchHost)' port='\(scratchPort)'/>"
+        } else {
+            return nil
+        }
+        let keys = scratchKeys.map {
+            "<credentials xmlns='urn:nbdpull:disk:1' psk='\($0)' user='alice'/>"
+        }
+        return """
+            <scratch protocol='nbd' name='\(scratchExport)' tls='\(keys == nil ? "no" : "yes")'>
+              \(host)
+              \(keys ?? "")
+            </scratch>
+            """
+    }
+
     var xml: String {
         let type = scratchIsBlockDevice ? "block" : "file"
         let attribute = scratchIsBlockDevice ? "dev" : "file"
         let mode = incremental.map { " backupmode='incremental' incremental='\($0)'" } ?? ""
+        if let networkXML {
+            return """
+                    <disk name='\(target)' backup='yes' type='network'\(mode)>
+                      \(networkXML)
+                    </disk>
+                """
+        }
         return """
                 <disk name='\(target)' backup='yes' type='\(type)'\(mode)>
                   <scratch \(attribute)='\(scratch)'/>

@@ -329,6 +329,7 @@ extension JobManager {
         for index in (job.record.targets ?? []).indices {
             job.record.targets?[index].isBegun = true
         }
+        job.record.notLasting = started.notLasting
         job.record.resume = try resume(of: job, started, timeToLiveSeconds).map { Lenient($0) }
         // After a loss of power the record from before says enough.
         try state?.update(job.record)

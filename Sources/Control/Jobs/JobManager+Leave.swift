@@ -52,9 +52,11 @@ extension JobManager {
     private func checkJobsGoOn() throws(ControlError) {
         for job in jobs.values {
             guard case .running = job.state, job.record.resume == nil else { continue }
+            let reason =
+                job.record.notLasting
+                ?? "what it needs for that is not kept in memory (/dev/shm may be missing or full)"
             throw .cannotLeave(
-                "job '\(job.id)' cannot outlive this server, as what it needs for that is not kept in"
-                    + " memory (/dev/shm may be missing or full): end it first")
+                "job '\(job.id)' cannot outlive this server, as \(reason): end it first")
         }
     }
 

@@ -266,6 +266,7 @@ extension JobInfo {
         errorMessage =
             record.cancelledReason ?? record.brokenReason
             ?? "the server stopped while the job ran"
+            + (record.notLasting.map { ", and the job with it, as \($0)" } ?? "")
         checkpoint = record.checkpoint
         checkpointKept = record.checkpoint == nil ? nil : false
     }

@@ -195,6 +195,15 @@ extension ControlError {
             detail: "store '\(path)' for backup of '\(target)' is the source of disk '\(source)'")
     }
 
+    /// A `<scratch>` of a network disk that leads nowhere.
+    package static func scratchAddressInvalid(
+        _ target: String, detail: String
+    ) -> ControlError {
+        ControlError(
+            .unsupportedConfiguration, code: "scratch-address-invalid", status: 400,
+            detail: "scratch of disk '\(target)' cannot be reached: \(detail)")
+    }
+
     package static func scratchNotCreated(path: String, errorText: String) -> ControlError {
         ControlError(
             .systemError, code: "scratch-not-created", status: 422,

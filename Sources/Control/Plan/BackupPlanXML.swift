@@ -52,7 +52,11 @@ extension BackupPlan {
         writer.element("disk", attributes) { body in
             // Clients expect the element; the format of scratch is this server's own affair.
             body.empty("driver", [("type", "qcow2")])
-            body.empty("scratch", [(scratch.kind == .file ? "file" : "dev", scratch.path)])
+            switch scratch.kind {
+            case .file: body.empty("scratch", [("file", scratch.path)])
+            case .block: body.empty("scratch", [("dev", scratch.path)])
+            case .network: scratch.writeNetwork(to: &body)
+            }
         }
     }
 

@@ -109,7 +109,8 @@ struct BackupPlanner {
         try claim(path, for: disk.target)
         // Of a push, what is reused is its target.
         return ScratchConfiguration(
-            kind: disk.scratchKind, path: path, reuseExternal: reuseExternal && target == nil)
+            kind: disk.scratchKind, path: path, reuseExternal: reuseExternal && target == nil,
+            image: disk.scratchImage)
     }
 
     private mutating func claim(_ path: String, for target: String) throws(ControlError) {

@@ -20,8 +20,11 @@ package struct BackupRequest: Sendable, Hashable {
         package var exportBitmap: String?
         /// Kind of the scratch; `file` unless the request says otherwise.
         package var scratchKind: SourceKind
-        /// Absolute path of the scratch; nil leaves the name to the server.
+        /// Absolute path of the scratch, or of what is elsewhere what `NetworkScratch` says; nil
+        /// leaves the name to the server.
         package var scratchPath: String?
+        /// Present when an adapter opens the scratch.
+        package var scratchImage: ImageConfiguration?
         /// Of a push, the target's: absolute, nil leaves the name to the server.
         package var pushPath: String?
         package var pushKind = SourceKind.file
@@ -152,12 +155,18 @@ package struct BackupRequest: Sendable, Hashable {
         let scratch = element.child("scratch")
         guard scratch?.child("encryption") == nil else { throw .encryptionUnsupported(target) }
         let kind = element.attribute("type").flatMap { SourceKind(rawValue: $0) } ?? .file
-        return Disk(
+        var network: NetworkScratch?
+        if kind == .network, let scratch {
+            network = try NetworkScratch(scratch, of: target)
+        }
+        var disk = Disk(
             target: target,
             backupMode: element.attribute("backupmode").flatMap { BackupMode(rawValue: $0) },
             incremental: element.attribute("incremental"),
             exportName: element.attribute("exportname"),
             exportBitmap: element.attribute("exportbitmap"), scratchKind: kind,
-            scratchPath: scratch?.attribute(kind == .file ? "file" : "dev"))
+            scratchPath: network?.path ?? scratch?.attribute(kind == .file ? "file" : "dev"))
+        disk.scratchImage = network?.image
+        return disk
     }
 }

@@ -180,6 +180,8 @@ package struct StoredJob: Sendable, Hashable, Codable {
     package var brokenReason: String?
     /// What the next server needs to go on with it, while it runs whole; nil: it cannot.
     package var resume: Lenient<StoredResume>?
+    /// Why it ends with its server, where that was known at its begin.
+    package var notLasting: String?
     /// How it ended, once it has; then the record is kept only for what is still to be cleaned up.
     package var ended: JobInfo?
     /// What a push job writes; nil of a pull job, and once it is dealt with.
@@ -201,6 +203,7 @@ package struct StoredJob: Sendable, Hashable, Codable {
         self.checkpointDeleted = nil
         self.brokenReason = nil
         self.resume = nil
+        self.notLasting = nil
         self.ended = nil
     }
 }

@@ -2,10 +2,12 @@ extension XMLSchema {
     /// `<domainbackup>` as clients send it; what libvirt accepts in push and in pull mode.
     ///
     /// Wider than libvirt 9.0: it takes names of NVMe disks, `transport='fd'` and `'rdma'`, which
-    /// are refused later with a reason of their own, and any combination in a push disk's target.
+    /// are refused later with a reason of their own, any combination in a push disk's target, and
+    /// scratch that is reached over a network.
     package static let backup = XMLSchema(
         name: "domainbackup.rng", documentLabel: "domain_backup",
-        source: relaxNGGrammar(backupDocument + backupServer + pullDisk + pushDisk + backupStore),
+        source: relaxNGGrammar(
+            backupDocument + backupServer + pullDisk + pushDisk + backupStore + networkStore),
         maximumBytes: 1 << 18,
         explain: { BackupSchemaExplanation.reasons(for: $0) })
 }
@@ -102,6 +104,16 @@ private let pullDisk = """
               <interleave>
                 <optional><ref name="pullDriver"/></optional>
                 <element name="scratch"><ref name="blockStore"/></element>
+              </interleave>
+            </group>
+            <group>
+              <optional>
+                <attribute name="backup"><value type="string">yes</value></attribute>
+              </optional>
+              <attribute name="type"><value type="string">network</value></attribute>
+              <interleave>
+                <optional><ref name="pullDriver"/></optional>
+                <element name="scratch"><ref name="networkStore"/></element>
               </interleave>
             </group>
           </choice>
@@ -213,6 +225,43 @@ private let backupStore = """
                 <optional><element name="cipher"><ref name="anything"/></element></optional>
                 <optional><element name="ivgen"><ref name="anything"/></element></optional>
               </interleave>
+            </element>
+          </optional>
+        </interleave>
+      </define>
+    """
+
+// The children are those of a domain's `<source>`.
+private let networkStore = """
+      <define name="networkStore">
+        <attribute name="protocol">
+          <choice><value type="string">nbd</value><value type="string">rbd</value></choice>
+        </attribute>
+        <optional><attribute name="name"/></optional>
+        <optional>
+          <attribute name="tls">
+            <choice><value type="string">yes</value><value type="string">no</value></choice>
+          </attribute>
+        </optional>
+        <interleave>
+          <zeroOrMore>
+            <element name="host">
+              <optional><attribute name="transport"/></optional>
+              <optional><attribute name="socket"/></optional>
+              <optional><attribute name="name"/></optional>
+              <optional><attribute name="port"/></optional>
+            </element>
+          </zeroOrMore>
+          <optional><element name="config"><attribute name="file"/></element></optional>
+          <optional>
+            <element name="auth">
+              <attribute name="username"/>
+              <zeroOrMore><element><anyName/><ref name="anything"/></element></zeroOrMore>
+            </element>
+          </optional>
+          <optional>
+            <element name="credentials" ns="\(DomainDiskReader.namespace)">
+              <ref name="anything"/>
             </element>
           </optional>
         </interleave>

@@ -126,7 +126,7 @@ enum BackupSchemaExplanation {
             reasons.append("\(place): attribute '\(attribute.name)' is not allowed on input")
         }
         let type = disk.attribute("type")
-        if let type, !["file", "block"].contains(type) {
+        if let type, !(["file", "block"] + (mode == "pull" ? ["network"] : [])).contains(type) {
             reasons.append("\(place): unsupported disk backup type '\(type)'")
         }
         reasons += FormCheck.value(of: "backup", in: disk, allowed: ["yes", "no"])
@@ -143,7 +143,8 @@ enum BackupSchemaExplanation {
             reasons.append("\(place): backupmode='full' excludes incremental=")
         }
         if mode == "pull", disk.attribute("backup") == "yes", type == nil {
-            reasons.append("\(place): backup='yes' needs type='file' or type='block'")
+            reasons.append(
+                "\(place): backup='yes' needs type='file', type='block' or type='network'")
         }
         return reasons + storeReasons(disk, place, name: name, isPull: mode == "pull")
     }
@@ -162,6 +163,9 @@ enum BackupSchemaExplanation {
         if isPull, let format = disk.child("driver")?.attribute("type"), format != "qcow2" {
             reasons.append("pull mode backup for disk '\(name)' requires qcow2 driver")
         }
+        if isPull, disk.attribute("type") == "network" {
+            return reasons + networkReasons(disk, place)
+        }
         let isBlock = disk.attribute("type") == "block"
         let pathName = isBlock ? "dev" : "file"
         guard let found = disk.child(store) else {
@@ -175,6 +179,27 @@ enum BackupSchemaExplanation {
             of: found, allowed: ["encryption"], repeatable: ["seclabel"])
         if found.attribute(pathName)?.hasPrefix("/") != true {
             reasons.append("\(place): <\(store)> needs an absolute path in \(pathName)=")
+        }
+        return reasons
+    }
+
+    private static func networkReasons(_ disk: XMLElement, _ place: String) -> [String] {
+        guard let found = disk.child("scratch") else {
+            return ["\(place): <scratch protocol='nbd'> with a <host> is missing"]
+        }
+        var reasons = FormCheck.attributes(of: found, allowed: ["protocol", "name", "tls"])
+        reasons += FormCheck.value(of: "protocol", in: found, allowed: NetworkScratch.protocols)
+        reasons += FormCheck.value(of: "tls", in: found, allowed: ["yes", "no"])
+        if found.attribute("protocol") == nil {
+            reasons.append("\(FormCheck.place(found)) needs protocol='nbd' or protocol='rbd'")
+        }
+        let known = found.children.filter { $0.namespace == nil }
+        let plain = XMLElement(name: found.name, children: known, line: found.line)
+        reasons += FormCheck.children(
+            of: plain, allowed: ["config", "auth"], repeatable: ["host"])
+        for host in found.all("host") {
+            reasons += FormCheck.attributes(
+                of: host, allowed: ["transport", "socket", "name", "port"])
         }
         return reasons
     }

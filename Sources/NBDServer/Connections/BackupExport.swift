@@ -141,15 +141,20 @@ final class BackupExport: Sendable {
         case .sourceRead(let errno):
             "old data of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
         case .scratchWrite(let errno):
-            "scratch of disk '\(target)' could not be written: \(SystemFault.text(for: errno))"
+            goneText(errno)
+                ?? "scratch of disk '\(target)' could not be written:"
+                + " \(SystemFault.text(for: errno))"
         case .scratchFull:
             "scratch of disk '\(target)' is full"
         case .copyTimeout(let milliseconds):
             "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
         case .scratchRead(let errno):
-            "scratch of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
+            goneText(errno)
+                ?? "scratch of disk '\(target)' could not be read:"
+                + " \(SystemFault.text(for: errno))"
         case .scratchLost(let errno):
-            "scratch of disk '\(target)' lost what was written to it:"
+            goneText(errno)
+                ?? "scratch of disk '\(target)' lost what was written to it:"
                 + " \(SystemFault.text(for: errno))"
         case .sourceLost(let errno):
             "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"

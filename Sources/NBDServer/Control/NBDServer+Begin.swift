@@ -262,7 +262,11 @@ extension NBDServer {
             id: id, exports: exports, scope: scope, listener: opened.listener,
             holdNanoseconds: hold)
         state.withLock { $0.jobs[id] = job }
-        for export in exports { export.keepFigures() }
+        for export in exports {
+            export.keepFigures()
+            // From here on its ring hears when it goes.
+            export.scratch.remote?.beginFlush()
+        }
         keepRoom(exports)
         shared.acceptor(for: scope.duty).post(.addListener(opened.listener))
         let sizes = exports.map { ($0.target, $0.source.sizeBytes) }
@@ -285,6 +289,7 @@ extension NBDServer {
         guard shared.configuration.servesJobs, shared.configuration.stateDirectory != nil else {
             return nil
         }
+        if let text = exports.lazy.compactMap(\.boundToProcess).first { return text }
         guard let jobMemory else {
             return "there is no memory that outlives the server (/dev/shm is missing, or is none)"
         }

@@ -43,9 +43,13 @@ extension NBDServer {
         let (disks, jobs) = state.withLock { (Array($0.disks.values), Array($0.jobs.values)) }
         for job in jobs {
             for export in job.exports where export.brokenReason == nil && !export.isLasting {
+                let reason =
+                    export.boundToProcess
+                    ?? "its ledger is not kept in memory that does (/dev/shm may be full, or"
+                    + " missing)"
                 throw .cannotLeave(
-                    detail: "job '\(job.id)' cannot outlive this server: its ledger is not kept in"
-                        + " memory that does (/dev/shm may be full, or missing); end the job first")
+                    detail: "job '\(job.id)' cannot outlive this server: \(reason); end the job"
+                        + " first")
             }
         }
         for disk in disks where !disk.source.isReadOnly && disk.source.hasLostWrites {

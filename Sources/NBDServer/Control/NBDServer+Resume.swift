@@ -227,6 +227,13 @@ extension NBDServer {
     /// The same for one of its disks.
     func waitingJob(withSource node: FileNode?) -> String? { waitingJob(node, \.source) }
 
+    /// The same for one of its disks that is no file of this host.
+    func waitingJob(withSourceAt text: String) -> String? {
+        state.withLock { state in
+            state.expected.first { $0.value.nodes.contains { $0.source == text } }?.key
+        }
+    }
+
     private func waitingJob(
         _ node: FileNode?, _ part: KeyPath<ExpectedJob.Nodes, String>
     ) -> String? {

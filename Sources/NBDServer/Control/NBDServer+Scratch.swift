@@ -23,7 +23,7 @@ extension NBDServer {
             }
             lives.append(live)
         }
-        let opened = await openScratch(configuration.disks, lives)
+        let opened = await openScratch(configuration, lives)
         var exports: [BackupExport] = []
         var fault: ServerFault?
         for (index, scratch) in opened.enumerated() {
@@ -57,9 +57,10 @@ extension NBDServer {
                 allocatedBytes: scratch.allocatedBytes ?? .max, granularityShift: shift,
                 copyTimeoutMilliseconds: configuration.copyTimeoutMilliseconds,
                 mayRelease: configuration.clientRelease,
-                memory: jobMemory.map {
-                    JobMemory(directory: $0, jobID: configuration.id, disk: index)
-                })
+                memory: scratch.storage.remote == nil
+                    ? jobMemory.map {
+                        JobMemory(directory: $0, jobID: configuration.id, disk: index)
+                    } : nil)
             shared.flight.name(export.id.number, "job \(configuration.id) \(export.target)")
             guard scope.add(.backup(export)) else {
                 export.memory?.remove()
@@ -83,14 +84,15 @@ extension NBDServer {
 
     /// Opens the scratch of all disks at once; in their order.
     private func openScratch(
-        _ disks: [JobDiskConfiguration], _ lives: [LiveExport]
+        _ configuration: JobConfiguration, _ lives: [LiveExport]
     ) async -> [Result<OpenedScratch, ServerFault>] {
-        await withTaskGroup(of: (Int, Result<OpenedScratch, ServerFault>).self) { group in
+        let disks = configuration.disks
+        return await withTaskGroup(of: (Int, Result<OpenedScratch, ServerFault>).self) { group in
             for (index, disk) in disks.enumerated() {
-                let geometry = ClusterGeometry(sizeBytes: lives[index].source.sizeBytes)
+                let place = ScratchPlace(lives[index])
                 let source = lives[index].source
                 group.addTask {
-                    var result = await self.openScratch(disk, geometry)
+                    var result = await self.openScratch(disk, of: configuration, place)
                     if case .success(var scratch) = result {
                         scratch.allocatedBytes = await self.allocatedBytes(source)
                         result = .success(scratch)
@@ -106,16 +108,19 @@ extension NBDServer {
     }
 
     private func openScratch(
-        _ disk: JobDiskConfiguration, _ geometry: ClusterGeometry
+        _ disk: JobDiskConfiguration, of job: JobConfiguration, _ place: ScratchPlace
     ) async -> Result<OpenedScratch, ServerFault> {
         await storage.run(
             at: .of(disk.scratch.path), what: "'\(disk.scratch.path)'",
             .begin(milliseconds: shared.configuration.storageMilliseconds),
             late: { $0.storage.remove() }
         ) {
+            if disk.scratch.kind == .network {
+                return self.openNetworkScratch(disk, of: job, place)
+            }
             let storage: ScratchStorage
             do throws(ScratchFault) {
-                storage = try self.openFreeStorage(disk.scratch, geometry)
+                storage = try self.openFreeStorage(disk.scratch, place.geometry)
             } catch {
                 return .failure(Self.fault(disk, error))
             }

@@ -58,13 +58,16 @@ extension NBDServer {
         _ configuration: DiskConfiguration, _ address: UpstreamAddress, _ adapter: (any Adapter)?,
         home: Int
     ) -> Result<RawSource, ServerFault> {
-        let isWritten = !configuration.readOnly
+        let path = configuration.path
         let registry = shared.upstreams
-        guard let number = registry.reserve(address, forWriting: isWritten) else {
-            let name = state.withLock { state in
-                state.disks.values.first { $0.source.path == configuration.path }?.description.name
-            }
-            return .failure(.sourceServed(path: configuration.path, export: name ?? ""))
+        let number: Int32
+        switch registry.reserve(
+            place: adapter == nil ? address.placeText : path,
+            images: configuration.image?.places ?? [], name: configuration.exportName,
+            for: configuration.readOnly ? .reading : .writing)
+        {
+        case .success(let free): number = free
+        case .failure(let taken): return .failure(Self.fault(path, takenBy: taken.by))
         }
         let mailbox = shared.mailboxes[home]
         do throws(UpstreamFault) {
@@ -75,16 +78,29 @@ extension NBDServer {
                         configuration.upstreamPatienceSeconds
                             ?? shared.configuration.upstreamPatienceSeconds) * 1_000,
                     attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds)),
-                adapter: adapter, name: adapter == nil ? nil : configuration.path,
+                adapter: adapter, name: adapter == nil ? nil : path,
                 post: { mailbox.post(.upstream($0)) },
-                onClose: { registry.remove(number, address, wasForWriting: isWritten) })
+                onClose: { registry.remove(number) })
+            if let other = registry.note(number, found: upstream.place) {
+                registry.remove(number)
+                return .failure(Self.fault(path, takenBy: other))
+            }
             registry.add(upstream, home: home)
             let source = upstream.rawSource()
             refuseJobs(on: source, servedAs: configuration.exportName)
             return .success(source)
         } catch {
-            registry.remove(number, address, wasForWriting: isWritten)
-            return .failure(.sourceUnusable(path: configuration.path, detail: error.detail))
+            registry.remove(number)
+            return .failure(.sourceUnusable(path: path, detail: error.detail))
         }
+    }
+
+    private static func fault(
+        _ path: String, takenBy other: UpstreamRegistry.Entry
+    ) -> ServerFault {
+        if case .scratch(let job) = other.use {
+            return .sourceLocked(path: path, detail: "it is scratch of backup job \(job)")
+        }
+        return .sourceServed(path: path, export: other.name)
     }
 }

@@ -10,11 +10,40 @@ final class UpstreamRegistry: Sendable {
         let home: Int
     }
 
+    /// What an upstream is opened for.
+    enum Use: Sendable, Hashable {
+        case reading
+        case writing
+        /// Old content of a job, by its id.
+        case scratch(job: String)
+
+        func excludes(_ other: Use) -> Bool {
+            switch (self, other) {
+            case (.scratch, _), (_, .scratch), (.writing, .writing): true
+            case (.reading, _), (_, .reading): false
+            }
+        }
+
+        fileprivate var isScratch: Bool {
+            if case .scratch = self { true } else { false }
+        }
+    }
+
+    /// One that is being opened, or is open.
+    struct Entry: Sendable {
+        let place: String
+        /// Where the images lie that an adapter has open for it, of all layers.
+        let images: Set<String>
+        let use: Use
+        /// What people know it by.
+        let name: String
+        /// Its server as it was found, and the export's name.
+        var found: String?
+    }
+
     private struct Content {
         var upstreams: [Int32: Found] = [:]
-        /// Those that are being opened, or are open for writing: nobody else writes to them from
-        /// here.
-        var written: Set<UpstreamAddress> = []
+        var entries: [Int32: Entry] = [:]
         var lastNumber: Int32 = -1
     }
 
@@ -22,23 +51,92 @@ final class UpstreamRegistry: Sendable {
 
     func find(_ number: Int32) -> Found? { content.withLock { $0.upstreams[number] } }
 
-    /// The number for one that is being opened; nil when somebody here writes to the same.
-    func reserve(_ address: UpstreamAddress, forWriting: Bool) -> Int32? {
+    /// The number for one that is being opened; fails with the one that has the same place and
+    /// excludes it.
+    ///
+    /// `place`: where it is, the same text for the same place. `images`: the same of all images
+    /// that are behind it; scratch shares none of them.
+    func reserve(
+        place: String, images: Set<String> = [], name: String, for use: Use
+    ) -> Result<Int32, Taken> {
         content.withLock { content in
-            if forWriting, !content.written.insert(address).inserted { return nil }
+            let other = content.entries.values.first { entry in
+                entry.use.excludes(use)
+                    && (entry.place == place
+                        || (use.isScratch || entry.use.isScratch)
+                            && !entry.images.isDisjoint(with: images))
+            }
+            if let other { return .failure(Taken(by: other)) }
             content.lastNumber -= 1
-            return content.lastNumber
+            content.entries[content.lastNumber] = Entry(
+                place: place, images: images, use: use, name: name)
+            return .success(content.lastNumber)
         }
+    }
+
+    /// Notes which server was found, whatever it was called; returns one that is open at the same
+    /// and, being scratch or not, has nothing to do with this one.
+    ///
+    /// Looks where sockets lead to now, for a server may have been started again since; may wait
+    /// for a file system.
+    func note(_ number: Int32, found: String) -> Entry? {
+        let others = content.withLock { content -> [(entry: Entry, source: UpstreamSource?)] in
+            guard let use = content.entries[number]?.use else { return [] }
+            content.entries[number]?.found = found
+            return content.entries.compactMap { other, entry in
+                guard other != number, entry.use.excludes(use),
+                    use.isScratch || entry.use.isScratch
+                else { return nil }
+                return (entry, content.upstreams[other]?.source)
+            }
+        }
+        return others.first { $0.entry.found == found || $0.source?.placeNow == found }?.entry
     }
 
     func add(_ source: UpstreamSource, home: Int) {
         content.withLock { $0.upstreams[source.number] = Found(source: source, home: home) }
     }
 
-    func remove(_ number: Int32, _ address: UpstreamAddress, wasForWriting: Bool) {
+    func remove(_ number: Int32) {
         content.withLock { content in
             content.upstreams[number] = nil
-            if wasForWriting { content.written.remove(address) }
+            content.entries[number] = nil
+        }
+    }
+
+    /// Why a place cannot be had.
+    struct Taken: Error {
+        let by: Entry
+        init(by entry: Entry) { by = entry }
+    }
+}
+
+extension UpstreamAddress {
+    /// The same for the same export, however the connection is secured.
+    var placeText: String {
+        var plain = self
+        plain.security = .plain
+        return plain.uri
+    }
+}
+
+extension ImageConfiguration {
+    /// Where its images lie, of all layers, and their data: the same text for the same place.
+    ///
+    /// Images of two Ceph clusters may have one name. By what their monitors are called nobody can
+    /// tell, so they count as the same; and so do an image and its snapshots.
+    var places: Set<String> {
+        Set(layers.flatMap { [$0.place, $0.dataPlace].compactMap { $0?.placeText } })
+    }
+}
+
+extension ImagePlace {
+    fileprivate var placeText: String {
+        switch self {
+        case .file(let path), .block(let path): path
+        case .rbd(let rbd): "rbd:" + rbd.name
+        case .iscsi(let unit): "iscsi:\(unit.target)/\(unit.unit)"
+        case .gluster(let file): "gluster:\(file.volume)/\(file.path)"
         }
     }
 }

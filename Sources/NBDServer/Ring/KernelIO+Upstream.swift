@@ -1,5 +1,6 @@
 import Disk
 import IORing
+import ScratchFiles
 import SystemLayer
 import Upstream
 
@@ -9,6 +10,35 @@ struct UpstreamAnswer: Sendable {
     let result: Int32
     let bytes: UpstreamBytes?
     let extents: [UpstreamExtent]
+}
+
+/// Where bytes that come in memory of their own go.
+struct UpstreamTarget {
+    /// In the arena.
+    let offset: Int
+    let count: Int
+    /// Bytes in front that were read for the upstream's alignment only.
+    let skipped: Int
+    /// Of scratch: by which the bytes are checked.
+    let key: ScratchKey?
+}
+
+/// A read of an upstream's bytes for another ring, or of whole slots of scratch.
+struct UpstreamRead: Sendable {
+    let tag: UInt64
+    let position: UInt64
+    let bytes: UpstreamBytes
+    /// Bytes that are there.
+    var done = 0
+}
+
+/// A write of old content to scratch that is an upstream.
+struct UpstreamWrite: Sendable {
+    let ticket: ScratchTicket
+    let bytes: LentBytes
+    let position: UInt64
+    /// Bytes that are there.
+    var done = 0
 }
 
 /// Sources that are upstreams: the ring of the disk has their connections and polls them; other
@@ -35,7 +65,9 @@ extension KernelIO {
         _ file: FileHandle, _ kind: UpstreamCommand.Kind, _ position: UInt64, _ count: Int,
         tag: UInt64, address: UInt = 0, offset: Int = 0, durable: Bool = false
     ) {
-        guard isHome(file.number) else { return askOther(file, kind, position, count, tag, offset) }
+        guard isHome(file.number), !upstreams.isScratch(file.number) else {
+            return askOther(file, kind, position, count, tag, offset)
+        }
         var command = UpstreamCommand(
             kind, position: position, count: count, asker: .loop(tag: tag))
         command.address = address
@@ -78,15 +110,85 @@ extension KernelIO {
         _ tag: UInt64, _ offset: Int
     ) {
         guard let source = shared.upstreams.find(file.number)?.source else { return fail(tag) }
-        let bytes = kind == .read ? UpstreamBytes(count: count) : nil
-        if bytes != nil { targets[tag] = offset }
+        if kind == .read {
+            // Places in scratch have no more alignment than what a client reads, and only whole
+            // slots have sums.
+            let unit = UInt64(source.key?.slotBytes ?? source.facts.alignment)
+            let start = position / unit * unit
+            let end = (position + UInt64(count) + unit - 1) / unit * unit
+            targets[tag] = UpstreamTarget(
+                offset: offset, count: count, skipped: Int(position - start), key: source.key)
+            let bytes = UpstreamBytes(count: Int(end - start))
+            let read = UpstreamRead(tag: tag, position: start, bytes: bytes)
+            return source.ask(Self.request(read, source, mailbox))
+        }
         source.ask(
-            UpstreamRequest(kind, position: position, count: count, into: bytes) {
+            UpstreamRequest(kind, position: position, count: count) {
                 [mailbox] result, extents in
                 mailbox.post(
                     .upstreamAnswered(
-                        UpstreamAnswer(tag: tag, result: result, bytes: bytes, extents: extents)))
+                        UpstreamAnswer(tag: tag, result: result, bytes: nil, extents: extents)))
             })
+    }
+
+    private static func request(
+        _ read: UpstreamRead, _ source: UpstreamSource, _ mailbox: Mailbox<RingMessage>
+    ) -> UpstreamRequest {
+        UpstreamRequest(
+            .read, position: read.position + UInt64(read.done),
+            count: read.bytes.count - read.done, into: read.bytes, at: read.done,
+            hasSums: source.key != nil && read.done == 0
+        ) { result, extents in
+            var next = read
+            next.done += Int(max(result, 0))
+            if result > 0, source.key != nil, next.done < next.bytes.count {
+                // Its requests have a largest size, which may be less than a slot.
+                return source.ask(request(next, source, mailbox))
+            }
+            mailbox.post(
+                .upstreamAnswered(
+                    UpstreamAnswer(
+                        tag: read.tag, result: result > 0 ? Int32(next.done) : result,
+                        bytes: read.bytes, extents: extents)))
+        }
+    }
+
+    // MARK: Scratch
+
+    /// Writes old content; what comes of it is a message, as of a scratch writer.
+    ///
+    /// The bytes are the copy's until that, or until the upstream is closed.
+    mutating func write(_ write: UpstreamWrite, to scratch: UpstreamSource) {
+        upstream(.ask(scratch.number, Self.request(write, scratch, mailbox)))
+    }
+
+    private static func request(
+        _ write: UpstreamWrite, _ scratch: UpstreamSource, _ mailbox: Mailbox<RingMessage>
+    ) -> UpstreamRequest {
+        let left = write.bytes.count - write.done
+        return UpstreamRequest(
+            writing: write.bytes.address + UInt(write.done), count: left,
+            position: write.position + UInt64(write.done), hasSums: write.done == 0
+        ) { result, _ in
+            var write = write
+            write.done += Int(max(result, 0))
+            if result <= 0 {
+                let errno = result < 0 ? -result : Errno.io
+                mailbox.post(.scratchWritten(write.ticket, .failed(errno)))
+            } else if write.done >= write.bytes.count {
+                mailbox.post(.scratchWritten(write.ticket, .written))
+            } else {
+                // Its requests have a largest size.
+                scratch.ask(Self.request(write, scratch, mailbox))
+            }
+        }
+    }
+
+    /// Nobody needs what was written there any more: whatever is under way ends now, however slow
+    /// the other side is, and touches no byte of ours afterwards.
+    mutating func closeUpstreamScratch(of export: BackupExport) {
+        guard let scratch = export.scratch.remote as? UpstreamSource else { return }
+        upstream(.close(scratch.number))
     }
 
     mutating func prepareStatus(
@@ -156,12 +258,20 @@ extension KernelIO {
     private mutating func take(
         _ answer: UpstreamAnswer, _ arena: inout BufferArena
     ) -> Completion {
-        if let bytes = answer.bytes, let offset = targets.removeValue(forKey: answer.tag),
-            answer.result > 0
+        var result = answer.result
+        if let bytes = answer.bytes, let target = targets.removeValue(forKey: answer.tag),
+            result > 0
         {
-            bytes.withBytes(Int(answer.result)) { arena.copy($0, to: offset) }
+            if let key = target.key, !bytes.matches(key) {
+                return Completion(tag: answer.tag, result: -Errno.badMessage)
+            }
+            let count = min(Int(result) - target.skipped, target.count)
+            bytes.withBytes(target.skipped..<target.skipped + count) {
+                arena.copy($0, to: target.offset)
+            }
+            result = Int32(count)
         }
         if !answer.extents.isEmpty { extents[answer.tag] = answer.extents }
-        return Completion(tag: answer.tag, result: answer.result)
+        return Completion(tag: answer.tag, result: result)
     }
 }

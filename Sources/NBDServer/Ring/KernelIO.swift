@@ -1,5 +1,6 @@
 import Disk
 import IORing
+import ScratchFiles
 import SharedMemory
 import SystemLayer
 import Upstream
@@ -21,8 +22,8 @@ struct KernelIO: RingIO, ~Copyable {
     var upstreamPolls = 0
     /// Answers of other rings' upstreams, until the loop takes them.
     var answers: [UpstreamAnswer] = []
-    /// Where the bytes of those go, by tag: offsets in the arena.
-    var targets: [UInt64: Int] = [:]
+    /// Where the bytes of those go, by tag.
+    var targets: [UInt64: UpstreamTarget] = [:]
     var extents: [UInt64: [UpstreamExtent]] = [:]
 
     /// Must be made on the thread that will use it.
@@ -364,10 +365,20 @@ struct KernelIO: RingIO, ~Copyable {
 
     mutating func takeMessages() -> [RingMessage] { mailbox.takeAll() }
 
-    mutating func start(_ work: RingWork) -> Bool { work.start(for: mailbox, shared) }
+    mutating func start(_ work: RingWork) -> Bool {
+        if case .writeScratch(let export, let ticket, let bytes, let position) = work,
+            let upstream = export.scratch.remote as? UpstreamSource
+        {
+            write(UpstreamWrite(ticket: ticket, bytes: bytes, position: position), to: upstream)
+            return true
+        }
+        if case .closeScratch(let export) = work { closeUpstreamScratch(of: export) }
+        return work.start(for: mailbox, shared)
+    }
 
     mutating func revokeWrites(to export: BackupExport) -> ScratchTicket? {
-        export.writer.revoke()
+        closeUpstreamScratch(of: export)
+        return export.writer.revoke()
     }
 
     mutating func fileWorkers() -> UInt32? { ring.fileWorkers() }

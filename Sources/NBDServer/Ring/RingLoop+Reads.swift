@@ -2,6 +2,7 @@ import Core
 import IORing
 import NBDProtocol
 import PointInTime
+import ScratchFiles
 import Synchronization
 import SystemLayer
 import Tables
@@ -294,6 +295,10 @@ extension RingLoop where IO: ~Copyable {
                 return advanceRead(piece)
             }
             let errno = result == 0 ? Errno.io : -result
+            // A slot whose cluster was released meanwhile may hold another one's content.
+            if errno == Errno.badMessage, pieces[piece].read.isOvertaken(path.ledger) {
+                return advanceRead(piece)
+            }
             if isOfScratch { scratchReadFailed(slot, errno) }
             fail(request, .ioError, "the data could not be read", at: position)
             return endRead(piece)
@@ -333,7 +338,10 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func scratchReadFailed(_ slot: ConnectionIndex, _ errno: Int32) {
-        guard case .backup(let export) = connections[slot].transmission.target else { return }
+        // Scratch of a job that is over is let go of while it is read.
+        guard case .backup(let export) = connections[slot].transmission.target,
+            !export.ledger.view.isClosed
+        else { return }
         shared.breakNow(export, .scratchRead(errno: errno))
     }
 
