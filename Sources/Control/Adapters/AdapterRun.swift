@@ -1,4 +1,5 @@
 import Dispatch
+import Foundation
 import ServerInterface
 import Synchronization
 
@@ -29,6 +30,8 @@ final class AdapterRun: Adapter {
     private let look: ImageLook
     private let order: AdapterOrder
     private let adapters: Adapters
+    /// Of an image of a Ceph cluster.
+    private let watch: RBDWatch?
     private let content = Mutex(Content())
 
     /// A program that was told to end has closed its image within a moment; one that takes longer
@@ -37,8 +40,9 @@ final class AdapterRun: Adapter {
 
     init(
         _ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress,
-        _ image: ImageConfiguration, _ look: ImageLook
+        _ image: ImageConfiguration, _ look: ImageLook, _ watch: RBDWatch?
     ) {
+        self.watch = watch
         self.order = order
         self.adapters = adapters
         self.address = address
@@ -64,6 +68,14 @@ final class AdapterRun: Adapter {
     }
 
     func ensureRuns(milliseconds: Int32) throws(AdapterFault) {
+        try start(milliseconds: milliseconds)
+        // The next server must know this program's watch for its own. Requests do not wait for it.
+        guard let watch else { return }
+        Thread.detachNewThread { watch.note() }
+    }
+
+    /// The same, without a note of who has the image open then.
+    func start(milliseconds: Int32) throws(AdapterFault) {
         let deadline = DispatchTime.now() + .milliseconds(Int(milliseconds))
         var hasStarted = false
         while true {

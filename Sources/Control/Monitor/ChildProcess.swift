@@ -49,6 +49,31 @@ enum ChildProcess {
         return wait(for: child, milliseconds)
     }
 
+    /// What a program of the system's prints, at most what fits a pipe; nil when it does not end
+    /// well and in time.
+    static func output(of path: String, _ arguments: [String], milliseconds: Int) -> [UInt8]? {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: the array has room for the two numbers that the call stores.
+        guard unsafe pipe(&ends) == 0 else { return nil }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        defer { close(ends[0]) }
+        let started = ChildStart.spawn(
+            path, [path] + arguments, environment: ProcessInfo.processInfo.environment,
+            files: [(ends[1], STDOUT_FILENO)])
+        close(ends[1])
+        guard case .success(let child) = started else { return nil }
+        children.withLock { _ = $0.insert(child) }
+        defer { children.withLock { _ = $0.remove(child) } }
+        guard wait(for: child, milliseconds) == .succeeded else { return nil }
+        _ = fcntl(ends[0], F_SETFL, O_NONBLOCK)
+        var bytes = [UInt8](repeating: 0, count: 64 << 10)
+        // SAFETY: base address and count describe the live array.
+        let count = unsafe bytes.withUnsafeMutableBytes {
+            unsafe read(ends[0], $0.baseAddress, $0.count)
+        }
+        return Array(bytes.prefix(max(count, 0)))
+    }
+
     /// Programs that run now; each leads the group of all that it has started.
     private static let children = Mutex<Set<pid_t>>([])
 
