@@ -50,6 +50,8 @@ final class FakeEngine: BackupEngine {
         var jobClients = 1
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
+        /// Told of each step of a move.
+        var onMove: (@Sendable (String) -> Void)?
         var room = MachineRoom()
         var holders: [RoomHolder] = []
     }

@@ -134,6 +134,7 @@ extension JobManager {
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
         var warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
+        warnings += loadMoves(into: &domain)
         warnings += dropStrayTracking(of: definition)
         for disk in definition.disks {
             domain.attachments[disk.target] =
@@ -142,7 +143,9 @@ extension JobManager {
                 } else if disk.path == nil {
                     .noMedia
                 } else {
-                    .failed(reason: reasonAside(disk, of: definition) ?? "not opened yet")
+                    .failed(
+                        reason: reasonAside(disk, of: definition) ?? domain.reasonAway(disk)
+                            ?? "not opened yet")
                 }
         }
         domains[definition.name] = domain

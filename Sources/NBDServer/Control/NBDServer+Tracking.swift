@@ -380,6 +380,7 @@ extension NBDServer {
             "'\(path)' was written by a newer version (format \(version)): start the newer version"
                 + " again, or move the file away to serve the disk without its checkpoints"
         case .lost: "changes could not be recorded meanwhile: its checkpoints are given up"
+        case .notMoved(let detail): detail
         }
     }
 

@@ -1,0 +1,187 @@
+package import Foundation
+package import ServerInterface
+
+/// What one server writes of a domain's disks so that another one goes on with their checkpoints.
+package struct DiskState: Sendable, Hashable, Codable {
+    /// One disk.
+    package struct Disk: Sendable, Hashable, Codable {
+        /// The disk's target.
+        package var disk: String
+        /// Counts the moves of the disk.
+        package var generation: UInt64
+        package var source: MovedSource
+        package var granularityBytes: UInt32
+        /// Oldest first; the last one records.
+        package var layers: [Layer]
+
+        package init(
+            disk: String, generation: UInt64, source: MovedSource, granularityBytes: UInt32,
+            layers: [Layer]
+        ) {
+            self.disk = disk
+            self.generation = generation
+            self.source = source
+            self.granularityBytes = granularityBytes
+            self.layers = layers
+        }
+    }
+
+    /// A layer of the disk's bits; their bytes follow, in the order of disks and layers.
+    package struct Layer: Sendable, Hashable, Codable {
+        package var checkpoint: String?
+        package var bytes: Int
+
+        package init(checkpoint: String?, bytes: Int) {
+            self.checkpoint = checkpoint
+            self.bytes = bytes
+        }
+    }
+
+    /// Names this move, and no other.
+    package var id: String
+    package var exported: Date
+    package var domain: String
+    package var uuid: String
+    package var disks: [Disk]
+    package var checkpoints: [CheckpointMetadata]
+
+    package init(
+        id: String, exported: Date, domain: String, uuid: String, disks: [Disk],
+        checkpoints: [CheckpointMetadata]
+    ) {
+        self.id = id
+        self.exported = exported
+        self.domain = domain
+        self.uuid = uuid
+        self.disks = disks
+        self.checkpoints = checkpoints
+    }
+}
+
+/// The form of the file: a header line, JSON, then the layers of the disks.
+///
+/// `nbdpull-disk-state 1 CRC32 JSON-LENGTH LENGTH` and a newline; the checksum and LENGTH are of
+/// what follows the JSON and the JSON itself. A torn, lengthened or altered file is told apart from
+/// a whole one.
+package enum DiskStateFile {
+    /// The version that is written, and the only one read.
+    static let version: UInt64 = 1
+    private static let title = "nbdpull-disk-state"
+    /// A larger file is neither written nor read.
+    package static let bytesMax = 1 << 30
+    private static let headerBytesMax = 128
+
+    /// Why a file cannot be used.
+    package struct Damage: Error, Sendable, Hashable { package let detail: String }
+
+    package static func encode(_ state: DiskState, _ layers: [[UInt8]]) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        encoder.dateEncodingStrategy = .millisecondsSince1970
+        let head = Array(try encoder.encode(state))
+        let body = head + layers.joined()
+        let sum = String(StateRecord.crc32(body), radix: 16)
+        return Array("\(title) \(version) \(sum) \(head.count) \(body.count)\n".utf8) + body
+    }
+
+    /// The state and its layers' bytes, in their order.
+    package static func decode(
+        _ bytes: [UInt8]
+    ) throws(Damage) -> (state: DiskState, tracking: [MovedTracking]) {
+        guard
+            let newline = bytes.prefix(headerBytesMax).firstIndex(of: UInt8(ascii: "\n"))
+        else { throw Damage(detail: "it is no state of disks") }
+        let fields = String(decoding: bytes[..<newline], as: UTF8.self)
+            .split(separator: " ", omittingEmptySubsequences: false)
+        guard fields.count >= 2, fields[0] == title, let found = UInt64(fields[1]) else {
+            throw Damage(detail: "it is no state of disks")
+        }
+        guard found == version else {
+            throw Damage(
+                detail: "a newer version of nbdpull wrote it (format \(found), this one reads"
+                    + " \(version)): take the disk over by that version")
+        }
+        let body = Array(bytes[(newline + 1)...])
+        guard fields.count == 5, let headCount = Int(fields[3]), headCount >= 0,
+            fields[4] == String(body.count), headCount <= body.count
+        else { throw Damage(detail: "it is cut off, or longer than it says") }
+        guard fields[2] == String(StateRecord.crc32(body), radix: 16) else {
+            throw Damage(detail: "its checksum does not match its content")
+        }
+        let state: DiskState
+        do {
+            let decoder = JSONDecoder()
+            decoder.dateDecodingStrategy = .millisecondsSince1970
+            state = try decoder.decode(DiskState.self, from: Data(body[..<headCount]))
+        } catch {
+            throw Damage(detail: "its content cannot be read: \(error)")
+        }
+        if let problem = problem(state) { throw Damage(detail: problem) }
+        var place = headCount
+        var tracking: [MovedTracking] = []
+        for disk in state.disks {
+            var layers: [MovedTracking.Layer] = []
+            for layer in disk.layers {
+                guard layer.bytes >= 0, layer.bytes <= body.count - place else {
+                    throw Damage(detail: "the bits of disk '\(disk.disk)' are cut off")
+                }
+                layers.append(
+                    MovedTracking.Layer(
+                        checkpoint: layer.checkpoint,
+                        bytes: Array(body[place..<place + layer.bytes])))
+                place += layer.bytes
+            }
+            tracking.append(
+                MovedTracking(
+                    source: disk.source, granularityBytes: disk.granularityBytes, layers: layers))
+        }
+        guard place == body.count else { throw Damage(detail: "more follows the disks' bits") }
+        return (state, tracking)
+    }
+
+    /// What no server has written, although the checksum is right.
+    private static func problem(_ state: DiskState) -> String? {
+        if state.disks.isEmpty { return "it has no disk" }
+        if Set(state.disks.map(\.disk)).count != state.disks.count {
+            return "it has a disk twice"
+        }
+        if UUIDText.normalized(state.id) == nil { return "'\(state.id)' is no id of a move" }
+        for disk in state.disks {
+            if disk.generation == 0 || disk.generation > generationMax {
+                return "disk '\(disk.disk)' has generation \(disk.generation)"
+            }
+            if disk.layers.isEmpty { return "disk '\(disk.disk)' has no bits" }
+        }
+        if state.checkpoints.count > CheckpointTree.countMax {
+            return "it has too many checkpoints"
+        }
+        if Set(state.checkpoints.map(\.name)).count != state.checkpoints.count {
+            return "it has a checkpoint twice"
+        }
+        let names =
+            state.checkpoints.map(\.name)
+            + state.disks.flatMap { $0.layers.compactMap(\.checkpoint) }
+        if let wrong = names.first(where: { !isName($0) }) {
+            return "'\(wrong)' is no name of a checkpoint"
+        }
+        return nil
+    }
+
+    /// More moves than anyone makes.
+    private static let generationMax: UInt64 = 1 << 53
+
+    /// As the schema of checkpoints has them.
+    private static func isName(_ name: String) -> Bool {
+        guard !name.isEmpty, name.utf8.count <= CheckpointMetadata.nameBytesMax, name.first != "."
+        else { return false }
+        return name.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"), UInt8(ascii: "-"),
+                UInt8(ascii: "."):
+                true
+            default: false
+            }
+        }
+    }
+}
