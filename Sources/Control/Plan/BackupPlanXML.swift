@@ -53,6 +53,14 @@ extension BackupPlan {
             // Clients expect the element; the format of scratch is this server's own affair.
             body.empty("driver", [("type", "qcow2")])
             body.empty("scratch", [(scratch.kind == .file ? "file" : "dev", scratch.path)])
+            for bitmap in disk.moreBitmaps ?? [] {
+                body.empty(
+                    "bitmap",
+                    [
+                        ("xmlns", BackupRequest.namespace), ("checkpoint", bitmap.checkpoint),
+                        ("name", bitmap.name),
+                    ])
+            }
         }
     }
 
