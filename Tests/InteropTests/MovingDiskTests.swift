@@ -256,7 +256,7 @@ extension InteropSuite {
             var (from, to) = (a, b)
             for round in 0..<16 {
                 let file = pair.directory.file("move-\(round).state")
-                let cut = Double(round % 8) * 0.012
+                let cut = Double(round % 8) * 0.025
                 let export = try from.startCLI(["disk-export-state", "vm1", "vda", file])
                 Thread.sleep(forTimeInterval: 0.01 + cut)
                 from.kill()
