@@ -18,6 +18,8 @@ final class AdapterRun: Adapter {
         var waiters: [DispatchSemaphore] = []
         /// An earlier program had the image open after it was looked at.
         var hasWaited = false
+        /// Why it is not known who has the image open; told once.
+        var problem: String?
 
         var isOver: Bool {
             if case .stopped(isOver: true) = state { true } else { false }
@@ -67,15 +69,15 @@ final class AdapterRun: Adapter {
         }
     }
 
-    func ensureRuns(milliseconds: Int32) throws(AdapterFault) {
-        try start(milliseconds: milliseconds)
-        // The next server must know this program's watch for its own. Requests do not wait for it.
-        guard let watch else { return }
-        Thread.detachNewThread { watch.note() }
+    func takeProblem() -> String? {
+        content.withLock { content in
+            defer { content.problem = nil }
+            return content.problem
+        }
     }
 
-    /// The same, without a note of who has the image open then.
-    func start(milliseconds: Int32) throws(AdapterFault) {
+    func ensureRuns(milliseconds: Int32) throws(AdapterFault) {
+        var watchers: Set<RBDWatch.Watcher>?
         let deadline = DispatchTime.now() + .milliseconds(Int(milliseconds))
         var hasStarted = false
         while true {
@@ -91,7 +93,9 @@ final class AdapterRun: Adapter {
             }
             defer { content.withLock { $0.waiters.removeAll { $0 === signal } } }
             switch state {
-            case .ready: return
+            case .ready:
+                if let watchers { try checkAlone(after: watchers) }
+                return
             case .stopped: throw AdapterFault("it was stopped")
             case .ended(let text): throw AdapterFault(text)
             case .starting: break
@@ -100,6 +104,7 @@ final class AdapterRun: Adapter {
             if starts {
                 do throws(AdapterFault) {
                     try check()
+                    watchers = try lookAround()
                     try adapters.tell(.start(order))
                     // Told to end in between, it was not there yet.
                     if isStopped { try adapters.tell(.stop(id: order.id)) }
@@ -110,6 +115,39 @@ final class AdapterRun: Adapter {
             }
             guard signal.wait(timeout: deadline) == .success else {
                 throw AdapterFault(lateness)
+            }
+        }
+    }
+
+    /// Who has an image of Ceph open before the program opens it: nobody else may.
+    private func lookAround() throws(AdapterFault) -> Set<RBDWatch.Watcher>? {
+        guard let watch else { return nil }
+        do throws(RBDWatch.Fault) {
+            return try watch.before()
+        } catch {
+            try judge(error)
+            return []
+        }
+    }
+
+    /// Who has come since; two that come at the same time both give way.
+    private func checkAlone(after watchers: Set<RBDWatch.Watcher>) throws(AdapterFault) {
+        guard let watch else { return }
+        do throws(RBDWatch.Fault) {
+            try watch.after(watchers, unless: { isStopped })
+        } catch {
+            if case .taken = error { try? adapters.tell(.stop(id: order.id)) }
+            try judge(error)
+        }
+    }
+
+    /// What cannot be found out keeps nobody from the disk, but is told.
+    private func judge(_ fault: RBDWatch.Fault) throws(AdapterFault) {
+        switch fault {
+        case .taken(let text): throw AdapterFault(text)
+        case .unknown(let text):
+            content.withLock {
+                $0.problem = "who else has the image open is not known: \(text)"
             }
         }
     }

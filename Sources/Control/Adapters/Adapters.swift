@@ -51,7 +51,6 @@ package final class Adapters: AdapterStarting {
             image, for: disk, socket: socket, readyFile: name + ".ready")
         let address = try Self.address(socket)
         let watch = RBDWatch(image, for: disk, file: name + ".watch")
-        try watch?.check(own: 0)
         let run = content.withLock { content in
             content.lastID += 1
             let order = AdapterOrder(
@@ -62,13 +61,11 @@ package final class Adapters: AdapterStarting {
             return run
         }
         do throws(AdapterFault) {
-            try run.start(milliseconds: milliseconds)
-            try watch?.check(own: 1)
+            try run.ensureRuns(milliseconds: milliseconds)
         } catch {
             run.stop()
             throw AdapterFault(Self.explained(error.detail))
         }
-        watch?.note()
         return run
     }
 
