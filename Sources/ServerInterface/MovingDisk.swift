@@ -100,19 +100,24 @@ package struct MovingStatus: Sendable, Hashable {
 /// A disk's checkpoints go from one server to another.
 package protocol DiskMoving: Sendable {
     /// What the tracking of a disk holds that nobody serves; throws when it was not closed in
-    /// order.
+    /// order. The bits of a checkpoint not in `keeping` go with the one before it.
     func packTracking(
-        _ configuration: DiskConfiguration, move: String
+        _ configuration: DiskConfiguration, move: String, keeping: Set<String>
     ) async throws(ServerFault) -> MovedTracking
     /// From now on nothing of it is believed here; returns what another server is to know. Called
     /// again for the same move it returns the same.
     func giveUpTracking(
-        _ configuration: DiskConfiguration, move: String
+        _ configuration: DiskConfiguration, move: String, keeping: Set<String>
     ) async throws(ServerFault) -> MovedTracking
     /// What an attached disk was when it was opened, and whether that fits a move.
     func movingStatus(
         _ disk: DiskID, move: String, nonce: String
     ) async throws(ServerFault) -> MovingStatus
+    /// Whether `adoptTracking` can take this over, as far as it can be known before: nothing is
+    /// changed.
+    func checkTracking(
+        _ moved: MovedTracking, _ configuration: DiskConfiguration
+    ) async throws(ServerFault)
     /// Takes over what another server had recorded of a disk that nobody serves now.
     func adoptTracking(
         _ moved: MovedTracking, _ configuration: DiskConfiguration, _ terms: MoveTerms
@@ -122,12 +127,12 @@ package protocol DiskMoving: Sendable {
 extension DiskMoving {
     /// An engine without tracking has nothing to hand over.
     package func packTracking(
-        _ configuration: DiskConfiguration, move: String
+        _ configuration: DiskConfiguration, move: String, keeping: Set<String>
     ) async throws(ServerFault) -> MovedTracking {
         throw .notTracked(export: configuration.exportName, detail: "nothing is recorded")
     }
     package func giveUpTracking(
-        _ configuration: DiskConfiguration, move: String
+        _ configuration: DiskConfiguration, move: String, keeping: Set<String>
     ) async throws(ServerFault) -> MovedTracking {
         throw .notTracked(export: configuration.exportName, detail: "nothing is recorded")
     }
@@ -135,6 +140,11 @@ extension DiskMoving {
         _ disk: DiskID, move: String, nonce: String
     ) async throws(ServerFault) -> MovingStatus {
         throw .unknownDisk
+    }
+    package func checkTracking(
+        _ moved: MovedTracking, _ configuration: DiskConfiguration
+    ) async throws(ServerFault) {
+        throw .notTracked(export: configuration.exportName, detail: "nothing is recorded")
     }
     package func adoptTracking(
         _ moved: MovedTracking, _ configuration: DiskConfiguration, _ terms: MoveTerms

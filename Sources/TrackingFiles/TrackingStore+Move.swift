@@ -22,36 +22,44 @@ extension TrackingStore {
     /// What another server needs of a disk that was closed in order.
     ///
     /// `move`: what was written down when the disk was given up for that move counts, if it was.
-    /// Checkpoints whose bits cannot be read are left out.
+    /// `keeping`: the checkpoints that go along, nil for all; what was recorded since another one
+    /// counts for the one before it. Bits that cannot be read are refused, and left out once the
+    /// disk is given up: then there is no better answer.
     package static func pack(
-        _ places: TrackingPlaces, move: String
+        _ places: TrackingPlaces, move: String, keeping: Set<String>? = nil
     ) throws(TrackingFault) -> TrackingPack {
-        let record = try departing(places, move).record
-        let shift = UInt64(record.granularityBytes.trailingZeroBitCount)
-        let blocks = blockCount(record.source.sizeBytes, shift)
-        let serial = record.chain.recordingSerial
-        let recording = try naming(path(RecordingLayer.fileName(serial), places)) {
-            () throws(SystemFault) in
-            try LayerFile.read(
-                try places.files.open(RecordingLayer.fileName(serial), writable: false),
-                serial: serial, blockCount: blocks, recordedCount: blocks)
-        }
-        func packed(_ layer: LayerChain.Layer, _ bits: DirtyBitmap) -> TrackingPack.Layer {
+        let (record, isMoved) = try departing(places, move)
+        var newestFirst: [TrackingPack.Layer] = []
+        func add(_ checkpoint: String?, _ bits: DirtyBitmap) {
             let identity = LayerIdentity(
                 diskBytes: record.source.sizeBytes, granularityBytes: record.granularityBytes,
-                serial: layer.serial)
-            return TrackingPack.Layer(
-                checkpoint: layer.checkpoint, bytes: LayerCodec.encode(bits, identity: identity))
+                serial: record.chain.recordingSerial)
+            newestFirst.append(
+                TrackingPack.Layer(
+                    checkpoint: checkpoint, bytes: LayerCodec.encode(bits, identity: identity)))
         }
-        var layers = [packed(record.chain.layers[record.chain.layers.count - 1], recording)]
-        for layer in record.chain.layers.dropLast().reversed() {
-            // Without its bits nothing older can be answered.
-            guard let bits = try? sealed(layer.serial, of: record, places) else { break }
-            layers.insert(packed(layer, bits), at: 0)
+        /// What goes with an older checkpoint.
+        var left: DirtyBitmap? = try ownBits(record, places)
+        for layer in record.chain.layers.reversed() {
+            if layer.serial != record.chain.recordingSerial {
+                do throws(TrackingFault) {
+                    let bits = try sealed(layer.serial, of: record, places)
+                    if left?.formUnion(bits) == nil { left = bits }
+                } catch {
+                    // Without its bits nothing older can be answered.
+                    if isMoved { break }
+                    throw error
+                }
+            }
+            guard let name = layer.checkpoint, keeping?.contains(name) ?? true, let bits = left
+            else { continue }
+            add(name, bits)
+            left = nil
         }
+        if newestFirst.isEmpty, let left { add(nil, left) }
         return TrackingPack(
             source: record.source, granularityBytes: record.granularityBytes, mark: record.mark,
-            layers: layers)
+            layers: newestFirst.reversed())
     }
 
     /// Whether the disk was given up for this move already.
@@ -91,6 +99,70 @@ extension TrackingStore {
     package static func adopt(
         _ pack: TrackingPack, in places: TrackingPlaces, _ adoption: Adoption
     ) throws(TrackingFault) {
+        let plan = try plan(pack, places)
+        let own = plan.own
+        let granularity = pack.granularityBytes
+        let shift = UInt64(granularity.trailingZeroBitCount)
+        var recording = try bits(pack.layers[pack.layers.count - 1], pack, plan.blocks)
+        recording.mark(of: try ownBits(own, places), shift, from: own.granularityBytes)
+        if adoption.marksEverything { recording.mark(0..<plan.blocks) }
+        var record = own
+        record.granularityBytes = granularity
+        record.chain = plan.chain
+        if let mark = adoption.mark { record.mark = mark }
+        if let changed = adoption.changedNanoseconds { record.source.changedNanoseconds = changed }
+        for (layer, packed) in zip(plan.chain.layers, pack.layers).dropLast() {
+            let bits = try bits(packed, pack, plan.blocks)
+            let identity = LayerIdentity(
+                diskBytes: record.source.sizeBytes, granularityBytes: granularity,
+                serial: layer.serial)
+            let name = sealedName(layer.serial)
+            try naming(path(name, places)) { () throws(SystemFault) in
+                try places.files.replace(name, with: LayerCodec.encode(bits, identity: identity))
+            }
+        }
+        let serial = plan.chain.recordingSerial
+        try naming(path(RecordingLayer.fileName(serial), places)) { () throws(SystemFault) in
+            _ = try RecordingLayer.create(
+                in: places.files, serial: serial, granularityShift: shift, bits: recording,
+                live: nil)
+        }
+        try write(record, places)
+        try? places.files.remove(RecordingLayer.fileName(own.chain.recordingSerial))
+    }
+
+    /// Whether a pack is whole and fits the disk, which was opened here and closed in order: nothing
+    /// is changed.
+    package static func check(
+        _ pack: TrackingPack, in places: TrackingPlaces
+    ) throws(TrackingFault) {
+        let plan = try plan(pack, places)
+        // One at a time: nothing bounds them together.
+        for layer in pack.layers { _ = try bits(layer, pack, plan.blocks) }
+        _ = try ownBits(plan.own, places)
+    }
+
+    /// When the source was changed last by what the record of a disk says that was closed in order.
+    package static func closedNanoseconds(
+        _ places: TrackingPlaces
+    ) throws(TrackingFault) -> UInt64 {
+        try closedRecord(places).source.changedNanoseconds
+    }
+
+    // MARK: What fits
+
+    private struct Plan {
+        let own: TrackingRecord
+        let chain: LayerChain
+        let blocks: Int
+    }
+
+    /// Blocks of a bitmap that may be finer than those of the disk's domain here: 32 MiB of bits.
+    private static let finerBlocksMax = 1 << 28
+
+    private static func plan(
+        _ pack: TrackingPack, _ places: TrackingPlaces
+    ) throws(TrackingFault) -> Plan {
         let own = try closedRecord(places)
         guard own.chain.checkpoints.isEmpty else {
             throw .notMoved("it has checkpoints of its own")
@@ -104,47 +176,34 @@ extension TrackingStore {
             UInt64(granularity) <= granularityBytesMax
         else { throw .notMoved("its granularity of \(granularity) bytes is none that there is") }
         try checkBlocks(own.source.sizeBytes, granularity)
-        let shift = UInt64(granularity.trailingZeroBitCount)
-        let blocks = blockCount(own.source.sizeBytes, shift)
-        var layers: [(serial: UInt64, checkpoint: String?)] = []
-        var bitmaps: [DirtyBitmap] = []
-        for layer in pack.layers {
-            let (bits, identity) = try decode(layer.bytes, "the state of the disk")
-            guard identity.granularityBytes == granularity, bits.blockCount == blocks else {
-                throw .notMoved("the layer of checkpoint '\(layer.checkpoint ?? "")' is of another")
-            }
-            layers.append((own.chain.nextSerial + UInt64(layers.count), layer.checkpoint))
-            bitmaps.append(bits)
+        let blocks = blockCount(
+            own.source.sizeBytes, UInt64(granularity.trailingZeroBitCount))
+        guard granularity >= own.granularityBytes || blocks <= finerBlocksMax else {
+            throw .notMoved(
+                "its bitmaps have \(blocks) blocks of \(granularity) bytes, which take more memory"
+                    + " than this domain's: define the domain with a granularity of"
+                    + " \(granularity) bytes")
         }
-        guard
-            let chain = LayerChain(
-                layers: layers, nextSerial: own.chain.nextSerial + UInt64(layers.count)),
-            var recording = bitmaps.popLast()
+        let first = own.chain.nextSerial
+        let layers = pack.layers.enumerated().map { index, layer in
+            (serial: first + UInt64(index), checkpoint: layer.checkpoint)
+        }
+        guard let chain = LayerChain(layers: layers, nextSerial: first + UInt64(layers.count))
         else { throw .notMoved("its layers are no chain") }
-        recording.mark(of: try ownBits(own, places), shift, from: own.granularityBytes)
-        if adoption.marksEverything { recording.mark(0..<blocks) }
-        var record = own
-        record.granularityBytes = granularity
-        record.chain = chain
-        if let mark = adoption.mark { record.mark = mark }
-        if let changed = adoption.changedNanoseconds { record.source.changedNanoseconds = changed }
-        for (layer, bits) in zip(layers, bitmaps) {
-            let identity = LayerIdentity(
-                diskBytes: record.source.sizeBytes, granularityBytes: granularity,
-                serial: layer.serial)
-            let name = sealedName(layer.serial)
-            try naming(path(name, places)) { () throws(SystemFault) in
-                try places.files.replace(name, with: LayerCodec.encode(bits, identity: identity))
-            }
+        return Plan(own: own, chain: chain, blocks: blocks)
+    }
+
+    private static func bits(
+        _ layer: TrackingPack.Layer, _ pack: TrackingPack, _ blocks: Int
+    ) throws(TrackingFault) -> DirtyBitmap {
+        let what = layer.checkpoint.map { "the layer of checkpoint '\($0)'" } ?? "its only layer"
+        do throws(LayerFault) {
+            let (bits, identity) = try LayerCodec.decode(layer.bytes, blockCount: blocks)
+            if identity.granularityBytes == pack.granularityBytes { return bits }
+        } catch {
+            throw .notMoved("\(what) cannot be used: \(error.description)")
         }
-        let serial = chain.recordingSerial
-        try naming(path(RecordingLayer.fileName(serial), places)) { () throws(SystemFault) in
-            _ = try RecordingLayer.create(
-                in: places.files, serial: serial, granularityShift: shift, bits: recording,
-                live: nil)
-        }
-        try write(record, places)
-        try? places.files.remove(RecordingLayer.fileName(own.chain.recordingSerial))
+        throw .notMoved("\(what) is of another granularity")
     }
 
     // MARK: Records

@@ -18,7 +18,11 @@ import Testing
             id: "0d8e5a52-0a3a-4e19-9d0f-2f6f6f6f0001",
             exported: Date(timeIntervalSince1970: 1000), domain: "vm1",
             uuid: "6f0e6ad7-9f5c-4fd0-8a53-27b4f4f4a001", disks: [disk],
-            checkpoints: [CheckpointMetadata(name: "c1", creationTime: 5)])
+            checkpoints: ["c1", "c2"].map { name in
+                CheckpointMetadata(
+                    name: name, creationTime: 5,
+                    disks: [CheckpointMetadata.Disk(target: "vda", bitmap: name)])
+            })
         return (state, [[1, 2, 3], [4, 5]])
     }
 
@@ -60,7 +64,7 @@ import Testing
     @Test("P6: what no server writes is refused, although its checksum is right")
     func implausible() throws {
         let (state, layers) = state()
-        var changes: [DiskState] = Array(repeating: state, count: 11)
+        var changes: [DiskState] = Array(repeating: state, count: 26)
         changes[0].disks = []
         changes[1].disks.append(state.disks[0])
         changes[2].id = "../../etc"
@@ -72,11 +76,59 @@ import Testing
         changes[8].disks[0].layers[0].checkpoint = "../c1"
         changes[9].disks[0].layers[0].bytes = -1
         changes[10].disks[0].layers[0].bytes = .max
+        changes[11].checkpoints.removeLast()
+        changes[12].checkpoints[1].disks = []
+        changes[13].checkpoints[1].disks[0].bitmap = nil
+        changes[14].disks[0].layers[1].checkpoint = "c1"
+        changes[15].disks[0].layers[1].checkpoint = nil
+        changes[16].disks[0].generation = 1 << 32
+        changes[17].id = state.id.uppercased()
+        changes[18].id = " " + state.id
+        changes[19].checkpoints[0].creationTime = CheckpointMetadata.creationTimeMax + 1
+        changes[20].checkpoints[0].description = String(repeating: "x", count: 3 << 20)
+        changes[21].checkpoints[0].domainXML = String(repeating: "x", count: 3 << 20)
+        changes[22].checkpoints[0].disks[0].target = "../vda"
+        changes[23].checkpoints[0].disks.append(state.checkpoints[0].disks[0])
+        changes[24].checkpoints[0].parent = "../c0"
+        changes[25].disks[0].layers = (0...CheckpointTree.countMax).map {
+            DiskState.Layer(checkpoint: "c\($0)", bytes: 0)
+        }
         for (index, changed) in changes.enumerated() {
-            let bytes = try DiskStateFile.encode(changed, layers)
+            let bytes = try forged(changed, layers)
             #expect(throws: DiskStateFile.Damage.self, "\(index)") {
                 try DiskStateFile.decode(bytes)
             }
+            // Nor does a server write it; it does not write lengths of its own accord.
+            guard index != 9, index != 10 else { continue }
+            #expect(throws: DiskStateFile.Damage.self, "\(index)") {
+                try DiskStateFile.encode(changed, layers)
+            }
         }
+        #expect(throws: Never.self) { try DiskStateFile.decode(try forged(state, layers)) }
+    }
+
+    @Test("P6: descriptions that no file has room for are neither written nor read")
+    func tooLong() throws {
+        let layers = self.state().1
+        var state = self.state().0
+        state.domain = String(repeating: "x", count: DiskStateFile.headBytesMax)
+        #expect(throws: DiskStateFile.Damage.self) { try DiskStateFile.encode(state, layers) }
+        let bytes = try forged(state, layers)
+        #expect(throws: DiskStateFile.Damage.self) { try DiskStateFile.decode(bytes) }
+    }
+
+    /// A file whose checksum is right, whatever it says.
+    private func forged(_ state: DiskState, _ layers: [[UInt8]]) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.dateEncodingStrategy = .millisecondsSince1970
+        let head = Array(try encoder.encode(state))
+        let body = head + layers.joined()
+        var sum: UInt32 = 0xFFFF_FFFF
+        for byte in body {
+            sum ^= UInt32(byte)
+            for _ in 0..<8 { sum = (sum >> 1) ^ (sum & 1 == 1 ? 0xEDB8_8320 : 0) }
+        }
+        let text = String(~sum, radix: 16)
+        return Array("nbdpull-disk-state 1 \(text) \(head.count) \(body.count)\n".utf8) + body
     }
 }

@@ -15,11 +15,10 @@ import UnitSupport
         let files: SimulatedDirectory
         let source: SourceIdentity
 
-        init(_ name: String) {
+        init(_ name: String, bytes: UInt64 = TrackingMoveTests.bytes) {
             files = SimulatedDirectory("/" + name, plan)
             source = SourceIdentity(
-                path: "/disk.img", sizeBytes: TrackingMoveTests.bytes, inode: 7,
-                changedNanoseconds: 1)
+                path: "/disk.img", sizeBytes: bytes, inode: 7, changedNanoseconds: 1)
         }
 
         var closed: TrackingPlaces { TrackingPlaces(closed: files) }
@@ -133,6 +132,97 @@ import UnitSupport
             try TrackingStore.pack(open.closed, move: Self.move)
         }
         _ = store
+    }
+
+    @Test("P3: the bits of a checkpoint that does not go along count for the one before it")
+    func leftOut() throws {
+        let host = Host("a")
+        var store = try host.open()
+        for (index, name) in ["c1", "c2", "c3", "c4"].enumerated() {
+            let next = try store.prepareNext()
+            try store.seal(checkpoint: name, next: next)
+            mark(store, index * 10..<index * 10 + 1)
+        }
+        try host.close(store)
+        for (keeping, dirt) in [
+            (["c1", "c3"], [[0, 10, 20, 30, 40], [20, 30, 40]]),
+            (["c2", "c4"], [[10, 20, 30, 40], [30, 40]]),
+            (["c3"], [[20, 30, 40]]),
+        ] {
+            let pack = try TrackingStore.pack(
+                host.closed, move: Self.move, keeping: Set(keeping))
+            #expect(pack.layers.map(\.checkpoint) == keeping)
+            let b = try arriving()
+            try TrackingStore.adopt(pack, in: b.closed, adoption)
+            let taken = try b.open()
+            for (name, blocks) in zip(keeping, dirt) {
+                #expect(try dirty(taken, since: name) == blocks, "\(keeping) \(name)")
+            }
+        }
+        let none = try TrackingStore.pack(host.closed, move: Self.move, keeping: [])
+        #expect(none.layers.map(\.checkpoint) == [nil])
+    }
+
+    @Test("P3: bits that cannot be read are told of before the disk is let go of, not after")
+    func unreadable() throws {
+        let a = try leaving()
+        let names = try a.files.names().filter { $0.hasSuffix(".z") }
+        let name = try #require(names.first)
+        try a.files.open(name, writable: true).write([1, 2, 3], at: 0)
+        do {
+            _ = try TrackingStore.pack(a.closed, move: Self.move)
+            Issue.record("it was packed")
+        } catch {
+            guard case .damagedLayer(let path, _) = error else { throw error }
+            #expect(path.hasSuffix(name))
+        }
+        try TrackingStore.depart(a.closed, move: Self.move, mark: nil, changedNanoseconds: nil)
+        let pack = try TrackingStore.pack(a.closed, move: Self.move)
+        #expect(pack.layers.map(\.checkpoint) == ["c2"])
+    }
+
+    @Test("P6: what cannot be adopted is refused by the look before, which changes nothing")
+    func checked() throws {
+        let pack = try TrackingStore.pack(try leaving().closed, move: Self.move)
+        let b = try arriving()
+        #expect(throws: Never.self) { try TrackingStore.check(pack, in: b.closed) }
+        var changes: [TrackingPack] = Array(repeating: pack, count: 6)
+        changes[0].layers[0].bytes[100] ^= 1
+        changes[1].layers[0].bytes = []
+        changes[2].layers[1].checkpoint = nil
+        changes[3].layers = []
+        changes[4].granularityBytes = 8192
+        // A layer of many more blocks than the disk has.
+        let identity = LayerIdentity(diskBytes: 1 << 46, granularityBytes: 1 << 16, serial: 1)
+        changes[5].layers[0].bytes = LayerCodec.encode(
+            DirtyBitmap(blockCount: Int(identity.blockCount)), identity: identity)
+        for (index, changed) in changes.enumerated() {
+            #expect(throws: TrackingFault.self, "\(index)") {
+                try TrackingStore.check(changed, in: b.closed)
+            }
+        }
+        let store = try b.open()
+        #expect(store.recoveredBytes == 0 && store.recording.dirtyCount == 1)
+    }
+
+    @Test("P6: bits much finer than the domain's, which would take all memory, are refused")
+    func tooFine() throws {
+        let bytes: UInt64 = 2 << 40
+        let b = Host("b", bytes: bytes)
+        try b.close(try b.open())
+        func pack(_ granularityBytes: UInt32) -> TrackingPack {
+            let identity = LayerIdentity(
+                diskBytes: bytes, granularityBytes: granularityBytes, serial: 1)
+            let bits = DirtyBitmap(blockCount: Int(identity.blockCount))
+            return TrackingPack(
+                source: b.source, granularityBytes: granularityBytes, mark: "",
+                layers: [
+                    TrackingPack.Layer(
+                        checkpoint: "c1", bytes: LayerCodec.encode(bits, identity: identity))
+                ])
+        }
+        #expect(throws: Never.self) { try TrackingStore.check(pack(8192), in: b.closed) }
+        #expect(throws: TrackingFault.self) { try TrackingStore.check(pack(4096), in: b.closed) }
     }
 
     @Test("P3: an export that storage cuts off at any step goes on, and is not believed once done")

@@ -26,8 +26,13 @@ extension JobManager {
         defer { unlockCheckpoints(of: name) }
         guard !isStopping else { throw .serverStopping }
         let (disks, before) = try departing(wanted, of: name)
+        if let before {
+            if let written = try await written(path, before, disks) {
+                return MoveView(written, domain: name, file: path)
+            }
+            return try await finishExport(disks, before, of: name, to: path)
+        }
         try await checkPlace(path)
-        if let before { return try await finishExport(disks, before, of: name, to: path) }
         try checkNoJob(of: name)
         if !force { try await checkUnused(disks, of: name) }
         try checkNoJob(of: name)
@@ -38,7 +43,7 @@ extension JobManager {
             try await rehearse(disks, id, of: name, to: path)
             try letGo(disks, id, of: name, state)
         } catch {
-            await forgetUnfinished(path)
+            await forgetUnfinished(path, id)
             await reopen(closed, of: name)
             throw error
         }
@@ -86,6 +91,10 @@ extension JobManager {
                 if case .failed(let text) = domain.attachments[disk.target] { reason = text }
                 throw .diskUnavailable(domain: name, target: disk.target, reason: reason)
             }
+            let moves = domain.moves[disk.target]?.generation ?? 0
+            guard moves + 1 < DiskStateFile.generationMax else {
+                throw .cannotMove(disk.target, "it has moved \(moves) times, the most there are")
+            }
         }
         return (disks, nil)
     }
@@ -102,17 +111,10 @@ extension JobManager {
     private func rehearse(
         _ disks: [DomainDisk], _ id: String, of name: String, to path: String
     ) async throws(ControlError) {
-        var bytes = 0
-        for disk in disks {
-            let moved = try await pack(disk, id, of: name, givingUp: false)
-            bytes += moved.layers.reduce(0) { $0 + $1.bytes.count }
-        }
-        guard bytes <= DiskStateFile.bytesMax / 2 else {
-            throw .stateFileNotWritten(
-                path, "it would have more than \(DiskStateFile.bytesMax) bytes: delete checkpoints")
-        }
+        let count = try await encoded(disks, id, of: name, to: path, givingUp: false).bytes.count
         // Nothing that could be imported.
-        try await write([UInt8](repeating: 0, count: bytes + (64 << 10)), to: path, isWhole: false)
+        try await write(
+            [UInt8](repeating: 0, count: count + (64 << 10)), to: path, id, isWhole: false)
     }
 
     /// From here on another server may have them; in one step for all.
@@ -156,15 +158,31 @@ extension JobManager {
     private func writeState(
         _ disks: [DomainDisk], _ id: String, of name: String, to path: String
     ) async throws(ControlError) -> MoveView {
+        let (content, bytes) = try await encoded(disks, id, of: name, to: path, givingUp: true)
+        try await write(bytes, to: path, id, isWhole: true)
+        for disk in disks {
+            events.append(
+                ControlEvent(
+                    .diskExported, domain: name, disk: disk.target,
+                    message: "to '\(path)', move \(id)"))
+        }
+        return MoveView(content, domain: name, file: path)
+    }
+
+    /// What the file says, and its bytes.
+    private func encoded(
+        _ disks: [DomainDisk], _ id: String, of name: String, to path: String, givingUp: Bool
+    ) async throws(ControlError) -> (content: DiskState, bytes: [UInt8]) {
         let domain = try domain(name)
         var parts: [DiskState.Disk] = []
         var layers: [[UInt8]] = []
         for disk in disks {
-            guard let move = domain.moves[disk.target] else { throw .unknownDisk(disk.target) }
-            let moved = try await pack(disk, id, of: name, givingUp: true)
+            let generation = domain.moves[disk.target]?.generation ?? 0
+            let moved = try await pack(disk, id, of: name, givingUp: givingUp)
             parts.append(
                 DiskState.Disk(
-                    disk: disk.target, generation: move.generation, source: moved.source,
+                    disk: disk.target, generation: givingUp ? generation : generation + 1,
+                    source: moved.source,
                     granularityBytes: moved.granularityBytes,
                     layers: moved.layers.map {
                         DiskState.Layer(checkpoint: $0.checkpoint, bytes: $0.bytes.count)
@@ -175,38 +193,29 @@ extension JobManager {
         let content = DiskState(
             id: id, exported: Date(), domain: name, uuid: domain.definition.uuid, disks: parts,
             checkpoints: domain.checkpoints.moving(with: targets))
-        let bytes: [UInt8]
-        do {
-            bytes = try DiskStateFile.encode(content, layers)
-        } catch {
-            throw .internalError("the state of disks cannot be encoded: \(error)")
+        let bits = layers
+        let bytes = try await onFile(path) { () throws(ControlError) in
+            do throws(DiskStateFile.Damage) {
+                return try DiskStateFile.encode(content, bits)
+            } catch {
+                throw .stateFileNotWritten(path, error.detail)
+            }
         }
-        try await write(bytes, to: path, isWhole: true)
-        for disk in disks {
-            events.append(
-                ControlEvent(
-                    .diskExported, domain: name, disk: disk.target,
-                    message: "to '\(path)', move \(id)"))
-        }
-        return MoveView(
-            id: id, domain: name, file: path,
-            disks: parts.map {
-                MoveView.Disk(
-                    disk: $0.disk, generation: $0.generation,
-                    checkpoints: $0.layers.compactMap(\.checkpoint))
-            })
+        return (content, bytes)
     }
 
     private func pack(
         _ disk: DomainDisk, _ id: String, of name: String, givingUp: Bool
     ) async throws(ControlError) -> MovedTracking {
-        guard let configuration = try configuration(of: disk, in: try domain(name)) else {
+        let domain = try domain(name)
+        guard let configuration = try configuration(of: disk, in: domain) else {
             throw .diskEmptyOrReadOnly(disk.target)
         }
+        let keeping = Set(domain.checkpoints.moving(with: [disk.target]).map(\.name))
         do throws(ServerFault) {
             return givingUp
-                ? try await engine.giveUpTracking(configuration, move: id)
-                : try await engine.packTracking(configuration, move: id)
+                ? try await engine.giveUpTracking(configuration, move: id, keeping: keeping)
+                : try await engine.packTracking(configuration, move: id, keeping: keeping)
         } catch {
             if case .notTracked(_, let detail) = error { throw .cannotMove(disk.target, detail) }
             throw controlError(from: error)
@@ -215,7 +224,33 @@ extension JobManager {
 
     // MARK: The file
 
-    private static let unfinishedSuffix = ".new"
+    /// The name that a file has while it is written, which is of this move alone.
+    private static func unfinished(_ path: String, _ id: String) -> String { "\(path).\(id).new" }
+
+    /// What the file says that an earlier call has written for the same move and disks, which may
+    /// not have known that it had; nil when there is no file.
+    private func written(
+        _ path: String, _ id: String, _ disks: [DomainDisk]
+    ) async throws(ControlError) -> DiskState? {
+        let found: DiskState
+        do throws(ControlError) {
+            try await checkPlace(path)
+            return nil
+        } catch {
+            guard let there = try? await read(path).state, there.id == id,
+                Set(there.disks.map(\.disk)) == Set(disks.map(\.target))
+            else { throw error }
+            found = there
+        }
+        try await onFile(path) { () throws(ControlError) in
+            do throws(SystemCalls.Failure) {
+                try SystemCalls.syncDirectory((path as NSString).deletingLastPathComponent)
+            } catch {
+                throw .stateFileNotWritten(path, error.text)
+            }
+        }
+        return found
+    }
 
     private func checkPlace(_ path: String) async throws(ControlError) {
         guard path.hasPrefix("/") else {
@@ -230,10 +265,10 @@ extension JobManager {
 
     /// Writes the file under another name; `isWhole` gives it its own, which nobody may have.
     private func write(
-        _ bytes: [UInt8], to path: String, isWhole: Bool
+        _ bytes: [UInt8], to path: String, _ id: String, isWhole: Bool
     ) async throws(ControlError) {
         try await onFile(path) { () throws(ControlError) in
-            let unfinished = path + Self.unfinishedSuffix
+            let unfinished = Self.unfinished(path, id)
             do throws(SystemCalls.Failure) {
                 try SystemCalls.unlink(unfinished)
                 let file = try SystemCalls.open(unfinished, flags: O_WRONLY | O_CREAT | O_EXCL)
@@ -248,9 +283,9 @@ extension JobManager {
         }
     }
 
-    private func forgetUnfinished(_ path: String) async {
+    private func forgetUnfinished(_ path: String, _ id: String) async {
         try? await onFile(path) { () throws(ControlError) in
-            _ = try? SystemCalls.unlink(path + Self.unfinishedSuffix)
+            _ = try? SystemCalls.unlink(Self.unfinished(path, id))
         }
     }
 
@@ -295,7 +330,12 @@ extension JobManager {
     /// That they have moved stays known, so that no old file is taken for a new one.
     func endMoves(of domain: ManagedDomain, targets: Set<String>) {
         var moves = domain.moves
-        for target in targets where moves[target]?.phase == .away { moves[target]?.phase = .over }
+        for target in targets {
+            guard let phase = moves[target]?.phase, phase == .away || phase == .coming else {
+                continue
+            }
+            moves[target]?.phase = .over
+        }
         guard moves != domain.moves else { return }
         do throws(ControlError) {
             try state?.save(Array(moves.values), of: domain.definition.uuid)

@@ -5,12 +5,15 @@ import ServerInterface
 /// Disks come from another server, with their checkpoints.
 extension JobManager {
     /// A disk that is being taken over.
-    private struct Coming {
+    struct Coming {
         let disk: DomainDisk
         let state: DiskState.Disk
         let tracking: MovedTracking
         /// How the disk is opened under a name that nobody asks for; nil: it is served.
         var hidden: DiskID?
+        /// It is opened with a tracking directory of its own: what was recorded before it went away
+        /// stays, in case nothing comes of this.
+        var isAside = false
         /// Why every block counts as changed.
         var doubt: String?
         /// An import that was cut off had come so far.
@@ -65,6 +68,7 @@ extension JobManager {
             try checkNoJob(of: name)
             closed = try await closeAll(&coming, of: name, request.force)
             if let problem = closed.problem { throw .cannotMove(name, problem) }
+            for disk in coming where !disk.isInstalled { try await check(disk, of: name) }
         } catch {
             await giveUp(coming, of: name)
             await reopen(closed, of: name)
@@ -82,7 +86,7 @@ extension JobManager {
 
     // MARK: Refusals
 
-    private func read(
+    func read(
         _ path: String
     ) async throws(ControlError) -> (state: DiskState, tracking: [MovedTracking]) {
         guard path.hasPrefix("/") else {
@@ -174,6 +178,12 @@ extension JobManager {
         for var checkpoint in content.checkpoints {
             checkpoint.phase = .committed
             checkpoint.jobID = nil
+            let name = checkpoint.name
+            checkpoint.leaveOut { target in
+                !content.disks.contains { disk in
+                    disk.disk == target && disk.layers.contains { $0.checkpoint == name }
+                }
+            }
             if let known = all[checkpoint.name] {
                 // Known from before the disk went away, or from an import that was cut off.
                 guard known.creationTime == checkpoint.creationTime, !moved.isEmpty else {
@@ -188,161 +198,16 @@ extension JobManager {
             }
             all[checkpoint.name] = checkpoint
         }
+        // Their bits are gone: a layer of that name that comes later is another checkpoint's.
+        let coming = Set(content.checkpoints.map(\.name))
+        for name in Array(all.keys) where !coming.contains(name) {
+            all[name]?.leaveOut { targets.contains($0) }
+        }
         guard all.count <= CheckpointTree.countMax else {
             throw .limit("checkpoints", CheckpointTree.countMax)
         }
         var repaired: [String] = []
         return CheckpointTree(Array(all.values), repaired: &repaired)
-    }
-
-    /// Opens a disk that is not served, and looks whether it is the one that was let go of.
-    private func look(
-        at coming: inout Coming, _ content: DiskState, _ nonce: String, of name: String,
-        _ request: ImportRequest
-    ) async throws(ControlError) {
-        let target = coming.disk.target
-        var domain = try domain(name)
-        let id: DiskID
-        if case .attached(let served) = domain.attachments[target] {
-            id = served
-        } else {
-            if domain.reasonAway(coming.disk) != nil {
-                // What is left here is older than what comes.
-                try endTracking(of: domain.definition.uuid, target: target)
-                domain = try self.domain(name)
-            }
-            id = try await openHidden(coming.disk, domain)
-            coming.hidden = id
-        }
-        let status: DiskStatus
-        let moving: MovingStatus
-        do throws(ServerFault) {
-            status = try await engine.diskStatus(id)
-            moving = try await engine.movingStatus(id, move: content.id, nonce: nonce)
-        } catch {
-            throw controlError(from: error)
-        }
-        guard status.sizeBytes == coming.state.source.sizeBytes else {
-            throw .cannotMove(
-                target,
-                "it has \(status.sizeBytes) bytes here, and had \(coming.state.source.sizeBytes)"
-                    + " when it was let go of: it is another disk, or was resized since")
-        }
-        if status.clientCount > 0, !request.force {
-            throw .disksInUse(name, [(target, status.clientCount)])
-        }
-        if domain.moves[target]?.phase == .coming, domain.moves[target]?.move == content.id,
-            !moving.checkpoints.isEmpty
-        {
-            coming.isInstalled = true
-            return
-        }
-        if !moving.checkpoints.isEmpty {
-            throw .cannotMove(
-                target,
-                "it has checkpoints of its own here ("
-                    + moving.checkpoints.joined(separator: ", ") + "): delete them first")
-        }
-        if moving.note == .taken {
-            throw .cannotMove(
-                target, "another server has taken it over since, by what is noted on its file")
-        }
-        coming.doubt = Self.doubt(coming.state.source, moving, request.isUnchanged)
-    }
-
-    /// Why it is not known that the disk is as it was left; nil when it is, as far as it can be.
-    private static func doubt(
-        _ left: MovedSource, _ found: MovingStatus, _ isVouchedFor: Bool
-    ) -> String? {
-        guard found.isFromTheBeginning else {
-            return "this server had the disk before, and did not record all of that time"
-        }
-        if isVouchedFor { return nil }
-        let source = found.source
-        let isTelling = left.inode != 0 || left.changedNanoseconds != 0
-        guard isTelling == (source.inode != 0 || source.changedNanoseconds != 0) else {
-            return "it was '\(left.path)' and is '\(source.path)', storage of another kind"
-        }
-        if isTelling {
-            guard left.inode == source.inode, left.changedNanoseconds == source.changedNanoseconds
-            else {
-                return "'\(source.path)' is another file than the one that was let go of, or was"
-                    + " changed since, or this host sees it otherwise"
-            }
-            return left.mark.isEmpty || found.note == .fits
-                ? nil : "what was noted on '\(source.path)' when it was let go of is gone"
-        }
-        return left.path == source.path
-            ? nil : "it was '\(left.path)' and is '\(source.path)' here"
-    }
-
-    // MARK: Opening and closing
-
-    /// Nobody asks for such a name.
-    private func openHidden(
-        _ disk: DomainDisk, _ domain: ManagedDomain
-    ) async throws(ControlError) -> DiskID {
-        let export = domain.definition.liveExportName(target: disk.target)
-        guard !attachingExports.contains(export) else {
-            throw .domainChanging(domain.definition.name)
-        }
-        guard var configuration = try configuration(of: disk, in: domain) else {
-            throw .diskEmptyOrReadOnly(disk.target)
-        }
-        configuration.exportName = UUID().uuidString
-        configuration.vhostSocket = nil
-        attachingExports.insert(export)
-        do {
-            return try await engine.attachDisk(configuration)
-        } catch {
-            attachingExports.remove(export)
-            throw refusal(error, of: disk, in: domain.definition.name)
-        }
-    }
-
-    /// Closes what was opened for a look, when nothing comes of it.
-    private func giveUp(_ coming: [Coming], of name: String) async {
-        guard let definition = domains[name]?.definition else { return }
-        for disk in coming {
-            guard let id = disk.hidden else { continue }
-            _ = await close(id, force: true)
-            attachingExports.remove(definition.liveExportName(target: disk.disk.target))
-        }
-    }
-
-    /// Closes all of them in order; those that were served are returned.
-    private func closeAll(
-        _ coming: inout [Coming], of name: String, _ force: Bool
-    ) async throws(ControlError) -> ClosedDisks {
-        let served = coming.filter { $0.hidden == nil }.map(\.disk)
-        var closed = try await withdraw(served, of: name, force: force)
-        for disk in coming {
-            guard let id = disk.hidden else { continue }
-            switch await close(id, force: true) {
-            case .closed: break
-            case .closedUnflushed(let text): closed.problem = closed.problem ?? text
-            case .refused(let error): closed.problem = closed.problem ?? error.message
-            }
-        }
-        return closed
-    }
-
-    /// Serves them all, as well as it goes.
-    private func openAgain(_ coming: [Coming], _ closed: ClosedDisks, of name: String) async {
-        await reopen(closed, of: name)
-        for disk in coming where disk.hidden != nil {
-            guard let domain = domains[name] else { return }
-            defer {
-                attachingExports.remove(
-                    domain.definition.liveExportName(target: disk.disk.target))
-            }
-            do throws(ControlError) {
-                let opened = try await open(disk.disk, of: domain)
-                domains[name]?.attachments[disk.disk.target] = opened
-            } catch {
-                note(failure: error.message, of: disk.disk, in: name)
-            }
-        }
     }
 
     // MARK: Taking over
@@ -360,17 +225,23 @@ extension JobManager {
             for disk in coming {
                 moves[disk.disk.target] = StoredMove(
                     disk: disk.disk.target, generation: disk.state.generation, move: content.id,
-                    phase: phase, nonce: nonce)
+                    phase: phase, nonce: nonce, doubt: phase == .coming ? disk.doubt : nil)
             }
             return moves
         }
         try state.save(Array(moves(.coming).values), of: uuid)
         domains[name]?.moves = moves(.coming)
-        for checkpoint in content.checkpoints {
-            guard let merged = tree[checkpoint.name] else { continue }
-            try state.save(merged, of: uuid)
-            domains[name]?.keptLayers.remove(checkpoint.name)
+        for disk in coming where disk.isAside {
+            // What is left here is older than what comes.
+            try endTracking(of: uuid, target: disk.disk.target)
+            try state.renameTracking(
+                of: uuid, from: Self.aside(disk.disk.target), to: disk.disk.target)
         }
+        for each in tree.topological {
+            guard let merged = tree[each], merged != domain.checkpoints[each] else { continue }
+            try state.save(merged, of: uuid)
+        }
+        domains[name]?.keptLayers.subtract(content.checkpoints.map(\.name))
         domains[name]?.checkpoints = tree
         for disk in coming where !disk.isInstalled {
             guard let configuration = try configuration(of: disk.disk, in: domain) else {
@@ -409,5 +280,14 @@ extension JobManager {
                     allChanged: disk.doubt))
         }
         return MoveView(id: content.id, domain: name, file: path, disks: disks)
+    }
+}
+
+extension CheckpointMetadata {
+    /// It has no bits of these disks.
+    fileprivate mutating func leaveOut(_ isLeftOut: (String) -> Bool) {
+        for index in disks.indices where isLeftOut(disks[index].target) {
+            disks[index].bitmap = nil
+        }
     }
 }

@@ -68,17 +68,34 @@ package enum DiskStateFile {
     static let version: UInt64 = 1
     private static let title = "nbdpull-disk-state"
     /// A larger file is neither written nor read.
-    package static let bytesMax = 1 << 30
+    package static let bytesMax = 256 << 20
+    /// The same of its JSON.
+    package static let headBytesMax = 32 << 20
     private static let headerBytesMax = 128
 
     /// Why a file cannot be used.
     package struct Damage: Error, Sendable, Hashable { package let detail: String }
 
-    package static func encode(_ state: DiskState, _ layers: [[UInt8]]) throws -> [UInt8] {
+    /// The file; throws for what `decode` would refuse.
+    package static func encode(
+        _ state: DiskState, _ layers: [[UInt8]]
+    ) throws(Damage) -> [UInt8] {
+        if let problem = problem(state) { throw Damage(detail: problem) }
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         encoder.dateEncodingStrategy = .millisecondsSince1970
-        let head = Array(try encoder.encode(state))
+        let head: [UInt8]
+        do {
+            head = Array(try encoder.encode(state))
+        } catch {
+            throw Damage(detail: "it cannot be encoded: \(error)")
+        }
+        let count = layers.reduce(head.count) { $0 + $1.count }
+        guard head.count <= headBytesMax, count < bytesMax - headerBytesMax else {
+            throw Damage(
+                detail: "it would have \(count) bytes, \(head.count) of them descriptions, and the"
+                    + " most are \(bytesMax) and \(headBytesMax): delete checkpoints")
+        }
         let body = head + layers.joined()
         let sum = String(StateRecord.crc32(body), radix: 16)
         return Array("\(title) \(version) \(sum) \(head.count) \(body.count)\n".utf8) + body
@@ -101,9 +118,10 @@ package enum DiskStateFile {
                 detail: "a newer version of nbdpull wrote it (format \(found), this one reads"
                     + " \(version)): take the disk over by that version")
         }
-        let body = Array(bytes[(newline + 1)...])
+        // No copy: it may be large.
+        let body = bytes[(newline + 1)...]
         guard fields.count == 5, let headCount = Int(fields[3]), headCount >= 0,
-            fields[4] == String(body.count), headCount <= body.count
+            fields[4] == String(body.count), headCount <= min(body.count, headBytesMax)
         else { throw Damage(detail: "it is cut off, or longer than it says") }
         guard fields[2] == String(StateRecord.crc32(body), radix: 16) else {
             throw Damage(detail: "its checksum does not match its content")
@@ -112,17 +130,17 @@ package enum DiskStateFile {
         do {
             let decoder = JSONDecoder()
             decoder.dateDecodingStrategy = .millisecondsSince1970
-            state = try decoder.decode(DiskState.self, from: Data(body[..<headCount]))
+            state = try decoder.decode(DiskState.self, from: Data(body.prefix(headCount)))
         } catch {
             throw Damage(detail: "its content cannot be read: \(error)")
         }
         if let problem = problem(state) { throw Damage(detail: problem) }
-        var place = headCount
+        var place = body.startIndex + headCount
         var tracking: [MovedTracking] = []
         for disk in state.disks {
             var layers: [MovedTracking.Layer] = []
             for layer in disk.layers {
-                guard layer.bytes >= 0, layer.bytes <= body.count - place else {
+                guard layer.bytes >= 0, layer.bytes <= body.endIndex - place else {
                     throw Damage(detail: "the bits of disk '\(disk.disk)' are cut off")
                 }
                 layers.append(
@@ -135,7 +153,7 @@ package enum DiskStateFile {
                 MovedTracking(
                     source: disk.source, granularityBytes: disk.granularityBytes, layers: layers))
         }
-        guard place == body.count else { throw Damage(detail: "more follows the disks' bits") }
+        guard place == body.endIndex else { throw Damage(detail: "more follows the disks' bits") }
         return (state, tracking)
     }
 
@@ -145,12 +163,12 @@ package enum DiskStateFile {
         if Set(state.disks.map(\.disk)).count != state.disks.count {
             return "it has a disk twice"
         }
-        if UUIDText.normalized(state.id) == nil { return "'\(state.id)' is no id of a move" }
+        if UUIDText.normalized(state.id) != state.id { return "'\(state.id)' is no id of a move" }
         for disk in state.disks {
-            if disk.generation == 0 || disk.generation > generationMax {
+            if disk.generation == 0 || disk.generation >= generationMax {
                 return "disk '\(disk.disk)' has generation \(disk.generation)"
             }
-            if disk.layers.isEmpty { return "disk '\(disk.disk)' has no bits" }
+            if let problem = self.problem(disk, state) { return problem }
         }
         if state.checkpoints.count > CheckpointTree.countMax {
             return "it has too many checkpoints"
@@ -159,16 +177,51 @@ package enum DiskStateFile {
             return "it has a checkpoint twice"
         }
         let names =
-            state.checkpoints.map(\.name)
+            state.checkpoints.flatMap { [$0.name, $0.parent].compactMap(\.self) }
+            + state.checkpoints.flatMap { $0.disks.compactMap(\.bitmap) }
             + state.disks.flatMap { $0.layers.compactMap(\.checkpoint) }
         if let wrong = names.first(where: { !isName($0) }) {
             return "'\(wrong)' is no name of a checkpoint"
         }
+        return state.checkpoints.lazy.compactMap { self.problem($0) }.first
+    }
+
+    private static func problem(_ disk: DiskState.Disk, _ state: DiskState) -> String? {
+        if disk.layers.isEmpty { return "disk '\(disk.disk)' has no bits" }
+        if disk.layers.count > CheckpointTree.countMax {
+            return "disk '\(disk.disk)' has too many checkpoints"
+        }
+        let names = disk.layers.compactMap(\.checkpoint)
+        if names.count != disk.layers.count, disk.layers.count > 1 {
+            return "disk '\(disk.disk)' has bits of no checkpoint"
+        }
+        if Set(names).count != names.count {
+            return "disk '\(disk.disk)' has a checkpoint twice"
+        }
+        // Bits without a description would be taken for those of a later checkpoint of that name.
+        let described = state.checkpoints.filter { checkpoint in
+            checkpoint.disks.contains { $0.target == disk.disk && $0.bitmap != nil }
+        }
+        guard let wrong = Set(names).subtracting(described.map(\.name)).min() else { return nil }
+        return "checkpoint '\(wrong)' of disk '\(disk.disk)' has no description"
+    }
+
+    /// What a user could not have made.
+    private static func problem(_ checkpoint: CheckpointMetadata) -> String? {
+        let text = checkpoint.description.map(\.utf8.count) ?? 0
+        let xml = checkpoint.domainXML.map(\.utf8.count) ?? 0
+        let targets = checkpoint.disks.map(\.target)
+        guard checkpoint.creationTime <= CheckpointMetadata.creationTimeMax,
+            text + xml <= textBytesMax, targets.count <= CheckpointTree.countMax,
+            Set(targets).count == targets.count, targets.allSatisfy(TargetName.isValid)
+        else { return "the description of checkpoint '\(checkpoint.name)' is none that there is" }
         return nil
     }
 
-    /// More moves than anyone makes.
-    private static let generationMax: UInt64 = 1 << 53
+    /// More moves than anyone makes: a disk that has come so far moves no more.
+    static let generationMax: UInt64 = 1 << 32
+    /// Most text of a checkpoint: as JSON it fits a record of the state directory.
+    private static let textBytesMax = 2 << 20
 
     /// As the schema of checkpoints has them.
     private static func isName(_ name: String) -> Bool {

@@ -16,6 +16,24 @@ package struct MoveView: Sendable, Hashable, Codable {
     package var domain: String
     package var file: String
     package var disks: [Disk]
+
+    init(id: String, domain: String, file: String, disks: [Disk]) {
+        self.id = id
+        self.domain = domain
+        self.file = file
+        self.disks = disks
+    }
+
+    /// What was exported.
+    init(_ state: DiskState, domain: String, file: String) {
+        self.init(
+            id: state.id, domain: domain, file: file,
+            disks: state.disks.map {
+                Disk(
+                    disk: $0.disk, generation: $0.generation,
+                    checkpoints: $0.layers.compactMap(\.checkpoint))
+            })
+    }
 }
 
 /// The body of a request to export disks' state.

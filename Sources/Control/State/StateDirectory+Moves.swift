@@ -24,10 +24,14 @@ package struct StoredMove: Sendable, Hashable, Codable {
     /// Tells this server from any other that takes the disk over by the same move.
     package var nonce: String?
     package var time: Date
+    /// While it is coming: why every block of it counts as changed.
+    ///
+    /// It is not found out twice, as an import that is cut off changes what it was seen by.
+    package var doubt: String?
 
     package init(
         disk: String, generation: UInt64, move: String, phase: Phase, nonce: String? = nil,
-        time: Date = Date()
+        time: Date = Date(), doubt: String? = nil
     ) {
         self.disk = disk
         self.generation = generation
@@ -35,6 +39,7 @@ package struct StoredMove: Sendable, Hashable, Codable {
         self.phase = phase
         self.nonce = nonce
         self.time = time
+        self.doubt = doubt
     }
 
     /// Why the disk is not served; nil when that is no reason.

@@ -9,32 +9,31 @@ import TrackingFiles
 /// Disks' tracking goes to another server, or comes from one.
 extension NBDServer {
     package func packTracking(
-        _ configuration: DiskConfiguration, move: String
+        _ configuration: DiskConfiguration, move: String, keeping: Set<String>
     ) async throws(ServerFault) -> MovedTracking {
         try await onRecord(configuration) { places throws(TrackingFault) in
-            MovedTracking(try TrackingStore.pack(places, move: move))
+            MovedTracking(try TrackingStore.pack(places, move: move, keeping: keeping))
         }
     }
 
     package func giveUpTracking(
-        _ configuration: DiskConfiguration, move: String
+        _ configuration: DiskConfiguration, move: String, keeping: Set<String>
     ) async throws(ServerFault) -> MovedTracking {
-        let facts: SourceIdentity? = try await onRecord(configuration) {
-            places throws(TrackingFault) in
+        let changed: UInt64? = try await onRecord(configuration) { places throws(TrackingFault) in
             if try TrackingStore.hasDeparted(places, move: move) { return nil }
-            return try TrackingStore.pack(places, move: move).source
+            return try TrackingStore.closedNanoseconds(places)
         }
         var note: SourceNote?
-        if let facts {
+        if let changed {
             note = try await noteOnSource(
-                configuration, MoveMark.away(move), changedBefore: facts.changedNanoseconds)
+                configuration, MoveMark.away(move), changedBefore: changed)
         }
         let noted = note
         return try await onRecord(configuration) { places throws(TrackingFault) in
             try TrackingStore.depart(
                 places, move: move, mark: noted?.mark,
                 changedNanoseconds: noted?.changedNanoseconds)
-            return MovedTracking(try TrackingStore.pack(places, move: move))
+            return MovedTracking(try TrackingStore.pack(places, move: move, keeping: keeping))
         }
     }
 
@@ -56,12 +55,24 @@ extension NBDServer {
             checkpoints: chain.checkpoints)
     }
 
+    package func checkTracking(
+        _ moved: MovedTracking, _ configuration: DiskConfiguration
+    ) async throws(ServerFault) {
+        try await onRecord(configuration) { places throws(TrackingFault) in
+            try TrackingStore.check(TrackingPack(moved), in: places)
+        }
+    }
+
     package func adoptTracking(
         _ moved: MovedTracking, _ configuration: DiskConfiguration, _ terms: MoveTerms
     ) async throws(ServerFault) {
+        let changed = try await onRecord(configuration) { places throws(TrackingFault) in
+            try TrackingStore.closedNanoseconds(places)
+        }
         // The source first: a third server that looks at it learns that it comes too late.
         let note = try await noteOnSource(
-            configuration, MoveMark.here(terms.move, nonce: terms.nonce), changedBefore: nil)
+            configuration, MoveMark.here(terms.move, nonce: terms.nonce), changedBefore: changed,
+            after: MoveMark.away(terms.move))
         let adoption = TrackingStore.Adoption(
             mark: note?.mark, changedNanoseconds: note?.changedNanoseconds,
             marksEverything: terms.marksEverything)
@@ -81,9 +92,12 @@ extension NBDServer {
         guard let directory = configuration.tracking?.directory else {
             throw .notTracked(export: export, detail: "the disk is served untracked")
         }
-        let isOpen = state.withLock { state in
-            state.trackingCare.doubts.values.contains { $0.directory == directory }
-                || state.trackingCare.closing.contains { $0.doubt.directory == directory }
+        let (isOpen, failure) = state.withLock { state in
+            (
+                state.trackingCare.doubts.values.contains { $0.directory == directory }
+                    || state.trackingCare.closing.contains { $0.doubt.directory == directory },
+                state.trackingCare.closeFailures[directory]
+            )
         }
         if isOpen {
             throw .notTracked(export: export, detail: "its tracking is not closed yet")
@@ -94,7 +108,8 @@ extension NBDServer {
             do throws(TrackingFault) {
                 return .success(try body(TrackingPlaces(closed: DiskDirectory(directory))))
             } catch {
-                return .failure(.notTracked(export: export, detail: Self.text(error)))
+                let cause = failure.map { " (when it was closed: \($0))" } ?? ""
+                return .failure(.notTracked(export: export, detail: Self.text(error) + cause))
             }
         }.get()
     }
@@ -108,9 +123,11 @@ extension NBDServer {
     /// Notes something on a raw file; nil where nothing can be noted.
     ///
     /// `changedBefore`: when the file was changed last, as far as it is known. Of one that was
-    /// changed at another time that is what is told: who compares it learns of the change.
+    /// changed at another time that is what is told: who compares it learns of the change. `after`:
+    /// the only other note of a move that may be there, nil for any.
     private func noteOnSource(
-        _ configuration: DiskConfiguration, _ mark: String, changedBefore: UInt64?
+        _ configuration: DiskConfiguration, _ mark: String, changedBefore: UInt64,
+        after: String? = nil
     ) async throws(ServerFault) -> SourceNote? {
         guard configuration.kind == .file, configuration.image == nil else { return nil }
         let path = configuration.path
@@ -118,7 +135,16 @@ extension NBDServer {
             at: .of(path), what: "'\(path)'", .end(milliseconds: Limits.syncMilliseconds)
         ) { () -> Result<SourceNote?, ServerFault> in
             do throws(SystemFault) {
-                return .success(try Self.note(mark, on: path, changedBefore))
+                let file = try FileCalls.open(path, [])
+                let found = (try? FileCalls.mark(file.raw, AttributeMark.fileName)) ?? nil
+                if let found, let after, MoveMark.isOne(found), found != mark, found != after {
+                    return .failure(
+                        .notTracked(
+                            export: configuration.exportName,
+                            detail: "another server has taken it over since, by what is noted on"
+                                + " its file"))
+                }
+                return .success(try Self.note(mark, on: file, changedBefore))
             } catch {
                 return .failure(
                     .sourceUnusable(path: path, detail: "\(error.call): \(error.errorText)"))
@@ -127,9 +153,8 @@ extension NBDServer {
     }
 
     private static func note(
-        _ mark: String, on path: String, _ changedBefore: UInt64?
+        _ mark: String, on file: borrowing OwnedDescriptor, _ changedBefore: UInt64
     ) throws(SystemFault) -> SourceNote? {
-        let file = try FileCalls.open(path, [])
         let before = try FileCalls.identity(file.raw).changedNanoseconds
         do throws(SystemFault) {
             if try FileCalls.mark(file.raw, AttributeMark.fileName) != mark {
@@ -140,7 +165,7 @@ extension NBDServer {
             // A file system without attributes, or a file of somebody else.
             return nil
         }
-        if let changedBefore, changedBefore != before {
+        if changedBefore != before {
             return SourceNote(mark: mark, changedNanoseconds: changedBefore)
         }
         return SourceNote(
