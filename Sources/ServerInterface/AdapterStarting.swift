@@ -23,6 +23,8 @@ package protocol Adapter: AnyObject, Sendable {
     var zeroingUnit: UInt64 { get }
     /// Starts it again when it has ended; on a thread that may wait.
     func ensureRuns(milliseconds: Int32) throws(AdapterFault)
+    /// What was wrong when it was started and did not keep it from being; told once.
+    func takeProblem() -> String?
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
     /// Ends it in order, for good; returns the image's files as it has left them, nil when it has

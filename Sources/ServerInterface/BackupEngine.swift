@@ -1,7 +1,7 @@
 /// What control needs from the server below it: the seam where tests put a fake.
 ///
 /// Every call is a control-plane call: it may take milliseconds and is never made per request.
-package protocol BackupEngine: Sendable {
+package protocol BackupEngine: DiskMoving {
     /// Opens and locks the source and publishes its live export.
     func attachDisk(_ configuration: DiskConfiguration) async throws(ServerFault) -> DiskID
     /// Whoever asks for one of these live exports waits from now on until it is attached, or cannot

@@ -43,6 +43,12 @@ package struct JobDiskConfiguration: Sendable, Hashable {
     package var scratch: ScratchConfiguration
     /// Present on incremental disks.
     package var incremental: IncrementalConfiguration?
+    /// Bitmaps from other bases, which the export offers behind that one.
+    package var moreBitmaps: [IncrementalConfiguration] = []
+    /// All bitmaps that the export offers, in the order of its contexts.
+    package var bitmaps: [IncrementalConfiguration] {
+        (incremental.map { [$0] } ?? []) + moreBitmaps
+    }
     package init(
         disk: DiskID, target: String, exportName: String, scratch: ScratchConfiguration,
         incremental: IncrementalConfiguration? = nil

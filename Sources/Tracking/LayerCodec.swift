@@ -138,11 +138,18 @@ package enum LayerCodec {
     /// The layer that bytes hold; they are exactly what `encode` made, or a fault is thrown.
     ///
     /// Allocates at most the words of the header's block count and directory, which are bounded by
-    /// `blockCountMax` and by what the body's length can hold.
+    /// `blockCountMax` and by what the body's length can hold. `expected`: how many blocks it must
+    /// have.
     package static func decode(
-        _ bytes: [UInt8]
+        _ bytes: [UInt8], blockCount expected: Int? = nil
     ) throws(LayerFault) -> (DirtyBitmap, LayerIdentity) {
         let header = try header(bytes.span)
+        if let expected, header.identity.blockCount != UInt64(expected) {
+            throw .implausible(
+                diskBytes: header.identity.diskBytes,
+                granularityBytes: header.identity.granularityBytes,
+                blockCount: header.identity.blockCount)
+        }
         let found = bytes.count - headerBytes
         guard header.bodyBytes == UInt64(found) else {
             throw .bodyLength(expected: header.bodyBytes, found: found)

@@ -184,6 +184,8 @@ package final class AttributeMark: SourceMark {
     /// since that may hang; and whoever detaches a disk may open it again at once.
     private weak let owner: (any AnyObject & Sendable)?
     private let name: String
+    /// The attribute of a regular file.
+    package static let fileName = "user.nbdpull.tracking"
     /// A device's node is made anew at every start of the machine.
     package let isLasting: Bool
 
@@ -192,7 +194,7 @@ package final class AttributeMark: SourceMark {
         self.descriptor = descriptor
         self.owner = owner
         isLasting = isFile
-        name = isFile ? "user.nbdpull.tracking" : "trusted.nbdpull.tracking"
+        name = isFile ? Self.fileName : "trusted.nbdpull.tracking"
     }
 
     package func read() throws(SystemFault) -> String? {

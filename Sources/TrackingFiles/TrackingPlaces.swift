@@ -16,6 +16,11 @@ package struct TrackingPlaces: Sendable {
     /// Whether the session to which these places belong may still write its record.
     let gate = RecordGate()
 
+    /// The places of a disk that nobody has open.
+    package init(closed files: any TrackedDirectory) {
+        self.init(files: files, memory: nil, isInMemory: false, mark: nil)
+    }
+
     package init(
         files: any TrackedDirectory, memory: (any TrackedDirectory)?, isInMemory: Bool,
         mark: (any SourceMark)?, bootID: String = StateFiles.bootID()
@@ -29,6 +34,8 @@ package struct TrackingPlaces: Sendable {
 
     /// The name of the record in the tracking directory.
     package static let recordName = "record"
+    /// The name of the record once another server has the disk.
+    package static let movedName = "record-moved"
     /// The name of the write-intent log in the tracking directory.
     package static let intentName = "intent"
     /// The name of the session in the memory directory.

@@ -284,6 +284,8 @@ extension TrackingStore {
             let isUnknown = serial(in: name).map { !known.contains($0) } ?? false
             // What was being written when the process died.
             if isUnknown || name.hasSuffix(".new") { try? places.files.remove(name) }
+            // The disk is served here again: what another server got of it is history.
+            if name == TrackingPlaces.movedName { try? places.files.remove(name) }
         }
     }
 

@@ -22,6 +22,8 @@ package enum TrackingFault: Error, Sendable, Hashable {
     case newer(path: String, version: UInt64)
     /// It was said meanwhile that changes are not recorded: nothing is written that says otherwise.
     case lost
+    /// The disk's tracking cannot go to another server, or come from one; says why.
+    case notMoved(String)
 }
 
 /// The tracking of one disk: its files and what they mean.
@@ -222,21 +224,29 @@ package struct TrackingStore: Sendable {
     ///
     /// What a disk has grown by is dirty in the layer that recorded then.
     package func sealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
-        let name = Self.sealedName(serial)
-        let path = Self.path(name, places)
-        let limit = LayerCodec.headerBytes + blockCount / 4 + (1 << 20)
-        let bytes = try Self.naming(path) { () throws(SystemFault) in
-            try files.read(name, limit: limit)
-        }
-        guard let bytes else { return try rawSealed(serial) }
-        let (bitmap, identity) = try Self.decode(bytes, path)
-        guard identity.granularityBytes == record.granularityBytes, identity.serial == serial,
-            bitmap.blockCount <= blockCount
-        else { throw .damagedLayer(path: path, detail: "it is of another disk") }
-        return bitmap.widened(to: blockCount)
+        try Self.sealed(serial, of: record, places)
     }
 
-    private static func decode(
+    static func sealed(
+        _ serial: UInt64, of record: TrackingRecord, _ places: TrackingPlaces
+    ) throws(TrackingFault) -> DirtyBitmap {
+        let name = sealedName(serial)
+        let path = path(name, places)
+        let blocks = blockCount(
+            record.source.sizeBytes, UInt64(record.granularityBytes.trailingZeroBitCount))
+        let limit = LayerCodec.headerBytes + blocks / 4 + (1 << 20)
+        let bytes = try naming(path) { () throws(SystemFault) in
+            try places.files.read(name, limit: limit)
+        }
+        guard let bytes else { return try rawSealed(serial, blocks, places) }
+        let (bitmap, identity) = try decode(bytes, path)
+        guard identity.granularityBytes == record.granularityBytes, identity.serial == serial,
+            bitmap.blockCount <= blocks
+        else { throw .damagedLayer(path: path, detail: "it is of another disk") }
+        return bitmap.widened(to: blocks)
+    }
+
+    static func decode(
         _ bytes: [UInt8], _ path: String
     ) throws(TrackingFault) -> (DirtyBitmap, LayerIdentity) {
         do throws(LayerFault) {
@@ -246,13 +256,15 @@ package struct TrackingStore: Sendable {
         }
     }
 
-    private func rawSealed(_ serial: UInt64) throws(TrackingFault) -> DirtyBitmap {
+    private static func rawSealed(
+        _ serial: UInt64, _ blocks: Int, _ places: TrackingPlaces
+    ) throws(TrackingFault) -> DirtyBitmap {
         let name = RecordingLayer.fileName(serial)
         do throws(SystemFault) {
-            let file = try files.open(name, writable: false)
-            return try LayerFile.read(file, serial: serial, blockCount: blockCount)
+            let file = try places.files.open(name, writable: false)
+            return try LayerFile.read(file, serial: serial, blockCount: blocks)
         } catch {
-            throw .damagedLayer(path: Self.path(name, places), detail: "it cannot be read")
+            throw .damagedLayer(path: path(name, places), detail: "it cannot be read")
         }
     }
 
@@ -268,7 +280,8 @@ package struct TrackingStore: Sendable {
                     // can be read does the other go.
                     _ = try sealed(layer.serial)
                 } else {
-                    try store(try rawSealed(layer.serial), as: layer.serial)
+                    try store(
+                        try Self.rawSealed(layer.serial, blockCount, places), as: layer.serial)
                 }
                 try? files.remove(raw)
             } catch {

@@ -337,6 +337,7 @@ package final class UpstreamSource: RemoteSource {
         } catch {
             throw UpstreamFault(error.detail)
         }
+        reportAdapter()
     }
 
     // MARK: Telling
@@ -344,6 +345,12 @@ package final class UpstreamSource: RemoteSource {
     /// Who is told when the upstream goes and comes.
     package func setHandler(_ new: @escaping @Sendable (String) -> Void) {
         handler.withLock { $0 = new }
+        reportAdapter()
+    }
+
+    private func reportAdapter() {
+        guard let tell = handler.withLock({ $0 }), let text = adapter?.takeProblem() else { return }
+        tell(text)
     }
 
     func report(_ text: String) { handler.withLock { $0 }?(text) }

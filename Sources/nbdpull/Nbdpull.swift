@@ -27,6 +27,7 @@ struct Nbdpull: AsyncParsableCommand {
                 subcommands: [
                     AttachDisk.self, AttachDevice.self, DetachDisk.self, UpdateDevice.self,
                     ChangeMedia.self, BlockResize.self, DiskRestore.self,
+                    DiskExportState.self, DiskImportState.self,
                 ]),
             CommandGroup(
                 name: "Backup",

@@ -50,6 +50,15 @@ final class FakeEngine: BackupEngine {
         var jobClients = 1
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
+        /// Told of each step of a move.
+        var onMove: (@Sendable (String) -> Void)?
+        var checkFault: ServerFault?
+        var adoptFault: ServerFault?
+        /// What is noted on every disk's file.
+        var sourceNote = MovingStatus.Note.none
+        var sourceMark = ""
+        /// How the last disk was taken over.
+        var terms: MoveTerms?
         var room = MachineRoom()
         var holders: [RoomHolder] = []
     }

@@ -1,4 +1,5 @@
 import Dispatch
+import Foundation
 import ServerInterface
 import Synchronization
 
@@ -17,6 +18,8 @@ final class AdapterRun: Adapter {
         var waiters: [DispatchSemaphore] = []
         /// An earlier program had the image open after it was looked at.
         var hasWaited = false
+        /// Why it is not known who has the image open; told once.
+        var problem: String?
 
         var isOver: Bool {
             if case .stopped(isOver: true) = state { true } else { false }
@@ -29,6 +32,8 @@ final class AdapterRun: Adapter {
     private let look: ImageLook
     private let order: AdapterOrder
     private let adapters: Adapters
+    /// Of an image of a Ceph cluster.
+    private let watch: RBDWatch?
     private let content = Mutex(Content())
 
     /// A program that was told to end has closed its image within a moment; one that takes longer
@@ -37,8 +42,9 @@ final class AdapterRun: Adapter {
 
     init(
         _ order: AdapterOrder, of adapters: Adapters, _ address: UpstreamAddress,
-        _ image: ImageConfiguration, _ look: ImageLook
+        _ image: ImageConfiguration, _ look: ImageLook, _ watch: RBDWatch?
     ) {
+        self.watch = watch
         self.order = order
         self.adapters = adapters
         self.address = address
@@ -63,7 +69,15 @@ final class AdapterRun: Adapter {
         }
     }
 
+    func takeProblem() -> String? {
+        content.withLock { content in
+            defer { content.problem = nil }
+            return content.problem
+        }
+    }
+
     func ensureRuns(milliseconds: Int32) throws(AdapterFault) {
+        var watchers: Set<RBDWatch.Watcher>?
         let deadline = DispatchTime.now() + .milliseconds(Int(milliseconds))
         var hasStarted = false
         while true {
@@ -79,7 +93,9 @@ final class AdapterRun: Adapter {
             }
             defer { content.withLock { $0.waiters.removeAll { $0 === signal } } }
             switch state {
-            case .ready: return
+            case .ready:
+                if let watchers { try checkAlone(after: watchers) }
+                return
             case .stopped: throw AdapterFault("it was stopped")
             case .ended(let text): throw AdapterFault(text)
             case .starting: break
@@ -88,6 +104,7 @@ final class AdapterRun: Adapter {
             if starts {
                 do throws(AdapterFault) {
                     try check()
+                    watchers = try lookAround()
                     try adapters.tell(.start(order))
                     // Told to end in between, it was not there yet.
                     if isStopped { try adapters.tell(.stop(id: order.id)) }
@@ -98,6 +115,39 @@ final class AdapterRun: Adapter {
             }
             guard signal.wait(timeout: deadline) == .success else {
                 throw AdapterFault(lateness)
+            }
+        }
+    }
+
+    /// Who has an image of Ceph open before the program opens it: nobody else may.
+    private func lookAround() throws(AdapterFault) -> Set<RBDWatch.Watcher>? {
+        guard let watch else { return nil }
+        do throws(RBDWatch.Fault) {
+            return try watch.before()
+        } catch {
+            try judge(error)
+            return []
+        }
+    }
+
+    /// Who has come since; two that come at the same time both give way.
+    private func checkAlone(after watchers: Set<RBDWatch.Watcher>) throws(AdapterFault) {
+        guard let watch else { return }
+        do throws(RBDWatch.Fault) {
+            try watch.after(watchers, unless: { isStopped })
+        } catch {
+            if case .taken = error { try? adapters.tell(.stop(id: order.id)) }
+            try judge(error)
+        }
+    }
+
+    /// What cannot be found out keeps nobody from the disk, but is told.
+    private func judge(_ fault: RBDWatch.Fault) throws(AdapterFault) {
+        switch fault {
+        case .taken(let text): throw AdapterFault(text)
+        case .unknown(let text):
+            content.withLock {
+                $0.problem = "who else has the image open is not known: \(text)"
             }
         }
     }

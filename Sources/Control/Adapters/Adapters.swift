@@ -50,12 +50,13 @@ package final class Adapters: AdapterStarting {
         let arguments = BlockGraph.arguments(
             image, for: disk, socket: socket, readyFile: name + ".ready")
         let address = try Self.address(socket)
+        let watch = RBDWatch(image, for: disk, file: name + ".watch")
         let run = content.withLock { content in
             content.lastID += 1
             let order = AdapterOrder(
                 id: content.lastID, program: program, arguments: arguments, socket: socket,
                 readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
-            let run = AdapterRun(order, of: self, address, image, look)
+            let run = AdapterRun(order, of: self, address, image, look, watch)
             content.runs[order.id] = run
             return run
         }
@@ -104,14 +105,20 @@ package final class Adapters: AdapterStarting {
     private static func find(
         _ program: String, for image: ImageConfiguration
     ) throws(AdapterFault) -> String {
+        if let path = path(of: program) { return path }
+        throw AdapterFault(
+            "the program '\(program)' is not installed, which opens it: install the package"
+                + " 'qemu-system-common'")
+    }
+
+    /// Where a program is installed.
+    static func path(of program: String) -> String? {
         let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"
         for directory in path.split(separator: ":") where directory.hasPrefix("/") {
             let candidate = "\(directory)/\(program)"
             if FileManager.default.isExecutableFile(atPath: candidate) { return candidate }
         }
-        throw AdapterFault(
-            "the program '\(program)' is not installed, which opens it: install the package"
-                + " 'qemu-system-common'")
+        return nil
     }
 
     private static func explained(_ detail: String) -> String {

@@ -80,6 +80,22 @@ package struct Routes: Sendable {
             Route(.get, "/v1/domains/{domain}/xml") { call in
                 try .xml(try await manager.domainXML(call.domain), for: call)
             },
+            Route(.post, "/v1/domains/{domain}/state/export") { call in
+                let body = try call.json(ExportStateBody.self)
+                return try .json(
+                    try await manager.exportState(
+                        of: call.domain, disks: body.disks ?? [], to: body.file,
+                        force: body.force ?? false))
+            },
+            Route(.post, "/v1/domains/{domain}/state/import") { call in
+                let body = try call.json(ImportStateBody.self)
+                return try .json(
+                    try await manager.importState(
+                        of: call.domain,
+                        JobManager.ImportRequest(
+                            file: body.file, force: body.force ?? false,
+                            isUnchanged: body.unchanged ?? false)))
+            },
         ]
     }
 

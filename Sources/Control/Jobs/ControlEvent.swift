@@ -23,6 +23,10 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case diskAttached = "disk-attached"
         case diskDetached = "disk-detached"
         case diskResized = "disk-resized"
+        /// Its state was written for another server, which has it now.
+        case diskExported = "disk-exported"
+        /// It was taken over from another server.
+        case diskImported = "disk-imported"
         case diskFailed = "disk-failed"
         case diskProblem = "disk-problem"
         case trackingRecovered = "tracking-recovered"
@@ -96,7 +100,8 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case .jobEnd: message?.hasPrefix("Completed") == true ? .info : .warning
         case .clientConnect, .clientDisconnect: .debug
         case .jobBegin, .jobResumed, .domainDefined, .domainUndefined, .domainChanged,
-            .diskAttached, .diskDetached, .diskResized, .checkpointCreated, .checkpointDeleted,
+            .diskAttached, .diskDetached, .diskResized, .diskExported, .diskImported,
+            .checkpointCreated, .checkpointDeleted,
             .guestFrozen, .guestThawed:
             .info
         }

@@ -29,6 +29,7 @@ extension JobManager {
         _ disk: DomainDisk, of domain: ManagedDomain, waits: Bool = false
     ) async throws(ControlError) -> ManagedDomain.Attachment {
         if let unserved = disk.unserved { return .failed(reason: unserved.reason) }
+        if let reason = domain.reasonAway(disk) { return .failed(reason: reason) }
         guard var configuration = try configuration(of: disk, in: domain) else { return .noMedia }
         configuration.waitsForStorage = waits
         let id: DiskID
@@ -218,7 +219,7 @@ extension JobManager {
         guard let domain = domains[definition.name], domain.disk(disk.target) == disk,
             domain.definition.uuid == definition.uuid,
             !attachingExports.contains(definition.liveExportName(target: disk.target)),
-            case .failed = domain.attachments[disk.target]
+            domain.reasonAway(disk) == nil, case .failed = domain.attachments[disk.target]
         else { return false }
         return true
     }

@@ -350,7 +350,8 @@ extension JobManager {
                 disk: disk.target, name: name,
                 uri: ExportURI.text(
                     endpoint: endpoint, name: name, security: security),
-                bitmap: disk.offeredBitmap, incremental: disk.incremental,
+                bitmap: disk.offeredBitmap, moreBitmaps: disk.moreBitmaps,
+                incremental: disk.incremental,
                 fallbackReason: disk.fallbackReason)
         }
     }

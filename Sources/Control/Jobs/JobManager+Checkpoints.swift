@@ -110,6 +110,7 @@ extension JobManager {
         _ planned: CheckpointMetadata, in domain: ManagedDomain
     ) throws(ControlError) -> CheckpointConfiguration {
         var disks: [DiskID] = []
+        try checkNotComing(planned, in: domain)
         for disk in planned.disks where disk.bitmap != nil {
             switch domain.attachments[disk.target] {
             case .attached(let id): disks.append(id)
@@ -171,6 +172,19 @@ extension JobManager {
         }
     }
 
+    /// An import that was cut off, given again, must find the disk's checkpoints as it left them.
+    private func checkNotComing(
+        _ checkpoint: CheckpointMetadata, in domain: ManagedDomain
+    ) throws(ControlError) {
+        for disk in checkpoint.disks where disk.bitmap != nil {
+            guard domain.moves[disk.target]?.phase == .coming else { continue }
+            throw .cannotMove(
+                disk.target,
+                "the import of its state was cut off: give disk-import-state again first, or"
+                    + " detach-disk and attach-disk serve it without its checkpoints")
+        }
+    }
+
     func deleteLayers(_ name: String, of domain: ManagedDomain) async throws(ControlError) {
         for (_, id) in trackedDisks(of: domain).sorted(by: { $0.key < $1.key }) {
             do {
@@ -206,6 +220,7 @@ extension JobManager {
         let domain = try domain(name)
         let uuid = domain.definition.uuid
         let gone = try domain.checkpoints.checkpoint(checkpoint)
+        try checkNotComing(gone, in: domain)
         var tree = domain.checkpoints
         let children = tree.remove(checkpoint)
         try noteDeletion(of: gone)

@@ -209,6 +209,7 @@ extension JobManager {
         }
         events.append(ControlEvent(.domainChanged, domain: name))
         let targets = Set(new.definition.disks.map(\.target))
+        endMoves(of: old, targets: Set(old.moves.keys).subtracting(targets))
         for (disk, _) in closed.disks where !targets.contains(disk.target) {
             events.append(ControlEvent(.diskDetached, domain: name, disk: disk.target))
         }

@@ -40,6 +40,7 @@ extension JobManager {
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
         for warning in loadCheckpoints(into: &domain) { note(warning, of: name) }
+        for warning in loadMoves(into: &domain) { note(warning, of: name) }
         do throws(ControlError) {
             for disk in definition.disks {
                 domain.attachments[disk.target] = try await open(disk, of: domain)
@@ -152,6 +153,7 @@ extension JobManager {
         forgetFinished(name)
         removeStandIns(of: domain.definition)
         removeTracking(of: domain.definition)
+        endMoves(of: domain, targets: Set(domain.moves.keys))
         events.append(ControlEvent(.domainUndefined, domain: name))
         if let problem = closed.problem { throw .diskNotFlushed(problem, done: "undefined") }
     }

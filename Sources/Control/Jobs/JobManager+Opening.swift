@@ -97,6 +97,7 @@ extension JobManager {
                 return false
             }
             return reasonAside(disk, of: domain.definition) == nil
+                && domain.reasonAway(disk) == nil
         }
     }
 

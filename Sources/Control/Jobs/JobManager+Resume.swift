@@ -86,7 +86,7 @@ extension JobManager {
         // That it has failed has been told, and only its record could not be changed any more.
         let told = history[record.domain]?.jobs.first { $0.id == record.id }
         if let told, told.success == false { return .failure(Refusal(told.errorMessage)) }
-        guard let resume = kept.value, resume.version == StoredResume.version else {
+        guard let resume = kept.value, resume.isKnown else {
             return .failure(
                 Refusal(
                     "another version began the job: what it needs to go on cannot be read by this"

@@ -135,7 +135,8 @@ extension JobManager {
         var domain = ManagedDomain(
             definition: definition, isStored: isStored,
             granularityBytes: granularityBytes ?? settings.granularityBytes)
-        let warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
+        var warnings = loadCheckpoints(into: &domain, discarding: jobIDs)
+        warnings += loadMoves(into: &domain)
         for disk in definition.disks {
             domain.attachments[disk.target] =
                 if let unserved = disk.unserved {
@@ -143,7 +144,9 @@ extension JobManager {
                 } else if disk.path == nil {
                     .noMedia
                 } else {
-                    .failed(reason: reasonAside(disk, of: definition) ?? "not opened yet")
+                    .failed(
+                        reason: reasonAside(disk, of: definition) ?? domain.reasonAway(disk)
+                            ?? "not opened yet")
                 }
         }
         domains[definition.name] = domain

@@ -9,6 +9,8 @@ package struct ExportView: Sendable, Hashable, Codable {
     package var uri: String
     /// The dirty bitmap's name (`qemu:dirty-bitmap:` + this), or nil in a full backup.
     package var bitmap: String?
+    /// Bitmaps from other bases that the export offers besides.
+    package var moreBitmaps: [BackupPlan.Bitmap]?
     /// The checkpoint that the backup of the disk starts from, or nil in a full backup.
     package var incremental: String?
     /// Why the backup is full although a checkpoint was asked for.
@@ -21,6 +23,7 @@ package struct ExportView: Sendable, Hashable, Codable {
         try container.encode(name, forKey: .name)
         try container.encode(uri, forKey: .uri)
         try container.encode(bitmap, forKey: .bitmap)
+        try container.encodeIfPresent(moreBitmaps, forKey: .moreBitmaps)
         try container.encodeIfPresent(incremental, forKey: .incremental)
         try container.encodeIfPresent(fallbackReason, forKey: .fallbackReason)
     }

@@ -22,6 +22,10 @@ struct ManagedDomain: Sendable {
     var keptLayers: Set<String> = []
     /// Set when the checkpoints could not be listed: then no bitmap may be taken for a stray one.
     var keepsEveryLayer = false
+    /// Disks that have gone to another server, or have come from one, by target.
+    var moves: [String: StoredMove] = [:]
+    /// Why it is not known which disks another server has; none is served then.
+    var movesProblem: String?
     /// By target.
     var attachments: [String: Attachment] = [:]
 
@@ -35,6 +39,12 @@ struct ManagedDomain: Sendable {
     /// The disk with this target or source path.
     func disk(_ name: String) -> DomainDisk? {
         definition.disks.first { $0.target == name } ?? definition.disks.first { $0.path == name }
+    }
+
+    /// Why a disk that could be opened is another server's; nil for one that is not.
+    func reasonAway(_ disk: DomainDisk) -> String? {
+        guard disk.isTrackable else { return nil }
+        return movesProblem ?? moves[disk.target]?.reason
     }
 
     /// A line for each disk that is not served although it has media.

@@ -49,6 +49,43 @@ enum ChildProcess {
         return wait(for: child, milliseconds)
     }
 
+    /// Why a program of the system's has printed nothing of use.
+    struct Unanswered: Error, Sendable, Hashable { let outcome: Outcome }
+
+    /// What a program of the system's prints, at most what fits a pipe; throws when it does not end
+    /// well and in time.
+    static func output(
+        of path: String, _ arguments: [String], milliseconds: Int
+    ) throws(Unanswered) -> [UInt8] {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: the array has room for the two numbers that the call stores.
+        guard unsafe pipe(&ends) == 0 else {
+            throw Unanswered(outcome: .notStarted(errno: errno))
+        }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        defer { close(ends[0]) }
+        let started = ChildStart.spawn(
+            path, [path] + arguments, environment: ProcessInfo.processInfo.environment,
+            files: [(ends[1], STDOUT_FILENO)])
+        close(ends[1])
+        let child: pid_t
+        switch started {
+        case .success(let started): child = started
+        case .failure(let fault): throw Unanswered(outcome: .notStarted(errno: fault.number))
+        }
+        children.withLock { _ = $0.insert(child) }
+        defer { children.withLock { _ = $0.remove(child) } }
+        let outcome = wait(for: child, milliseconds)
+        guard outcome == .succeeded else { throw Unanswered(outcome: outcome) }
+        _ = fcntl(ends[0], F_SETFL, O_NONBLOCK)
+        var bytes = [UInt8](repeating: 0, count: 64 << 10)
+        // SAFETY: base address and count describe the live array.
+        let count = unsafe bytes.withUnsafeMutableBytes {
+            unsafe read(ends[0], $0.baseAddress, $0.count)
+        }
+        return Array(bytes.prefix(max(count, 0)))
+    }
+
     /// Programs that run now; each leads the group of all that it has started.
     private static let children = Mutex<Set<pid_t>>([])
 

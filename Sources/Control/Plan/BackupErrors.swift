@@ -6,6 +6,14 @@ extension ControlError {
             detail: "no disk named '\(target)'")
     }
 
+    /// Two bitmaps of one export have the same name.
+    static func bitmapNameTaken(_ name: String, disk target: String) -> ControlError {
+        ControlError(
+            .invalidArgument, code: "bitmap-name-taken", status: 400,
+            detail: "disk '\(target)' has two bitmaps named '\(name)': give one of them another"
+                + " name=")
+    }
+
     package static func diskListedTwice(_ target: String) -> ControlError {
         ControlError(
             .unsupportedConfiguration, code: "disk-listed-twice", status: 400,

@@ -17,6 +17,8 @@ package struct BackupPlan: Sendable, Hashable, Codable {
         package var exportName: String?
         /// Name of the bitmap given or, for an incremental disk, chosen.
         package var exportBitmap: String?
+        /// Bitmaps from other bases, which the export offers behind that one; nil: none.
+        package var moreBitmaps: [Bitmap]?
         /// Number that names the scratch within the job in libvirt's block calls.
         package var index: Int?
         /// What a push writes; nil in a pull.
@@ -34,6 +36,20 @@ package struct BackupPlan: Sendable, Hashable, Codable {
             backupMode = .full
         }
     }
+
+    /// A dirty bitmap that an export offers besides the one that its backup is made from.
+    package struct Bitmap: Sendable, Hashable, Codable {
+        package var checkpoint: String
+        package var name: String
+
+        package init(checkpoint: String, name: String) {
+            self.checkpoint = checkpoint
+            self.name = name
+        }
+    }
+
+    /// Most of them for one disk: each takes memory as an incremental job does.
+    package static let moreBitmapsMax = 16
 
     /// Where a push writes one disk.
     package struct PushTarget: Sendable, Hashable, Codable {
@@ -199,10 +215,13 @@ package struct BackupPlan: Sendable, Hashable, Codable {
             if let base = disk.incremental, let bitmap = disk.offeredBitmap {
                 incremental = IncrementalConfiguration(checkpoint: base, bitmap: bitmap)
             }
-            configured.append(
-                JobDiskConfiguration(
-                    disk: id, target: disk.target, exportName: exportName, scratch: scratch,
-                    incremental: incremental))
+            var configuration = JobDiskConfiguration(
+                disk: id, target: disk.target, exportName: exportName, scratch: scratch,
+                incremental: incremental)
+            configuration.moreBitmaps = (disk.moreBitmaps ?? []).map {
+                IncrementalConfiguration(checkpoint: $0.checkpoint, bitmap: $0.name)
+            }
+            configured.append(configuration)
         }
         return JobConfiguration(
             id: jobID, domain: domain, disks: configured, endpoint: endpoint, security: security,

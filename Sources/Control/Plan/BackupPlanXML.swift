@@ -57,6 +57,14 @@ extension BackupPlan {
             case .block: body.empty("scratch", [("dev", scratch.path)])
             case .network: scratch.writeNetwork(to: &body)
             }
+            for bitmap in disk.moreBitmaps ?? [] {
+                body.empty(
+                    "bitmap",
+                    [
+                        ("xmlns", BackupRequest.namespace), ("checkpoint", bitmap.checkpoint),
+                        ("name", bitmap.name),
+                    ])
+            }
         }
     }
 

@@ -49,13 +49,38 @@ struct BackupPlanner {
         let exportName = disk.exportName ?? disk.target
         planned.exportName = exportName
         planned.exportBitmap = disk.exportBitmap ?? (base == nil ? nil : "backup-\(disk.target)")
-        let longest = max(exportName.utf8.count, planned.exportBitmap?.utf8.count ?? 0)
+        planned.moreBitmaps = try moreBitmaps(of: disk, beside: planned.offeredBitmap)
+        let names = (planned.moreBitmaps ?? []).map(\.name) + [planned.exportBitmap ?? ""]
+        let longest = max(exportName.utf8.count, names.map(\.utf8.count).max() ?? 0)
         guard longest <= BackupPlan.exportNameBytesMax else {
             throw .exportNameTooLong(disk.target, bytesMax: BackupPlan.exportNameBytesMax)
         }
         guard exportNames.insert(exportName).inserted else { throw .exportNameTaken(exportName) }
         planned.index = nextIndex
         nextIndex += 1
+        return planned
+    }
+
+    /// The bitmaps of other bases; each must be there, as a tool that asks for one needs it.
+    private func moreBitmaps(
+        of disk: BackupRequest.Disk, beside first: String?
+    ) throws(ControlError) -> [BackupPlan.Bitmap]? {
+        guard !disk.bitmaps.isEmpty else { return nil }
+        guard disk.bitmaps.count <= BackupPlan.moreBitmapsMax else {
+            throw .limit("bitmaps of disk '\(disk.target)'", BackupPlan.moreBitmapsMax)
+        }
+        var strict = bases
+        strict.fallsBackToFull = false
+        var taken: Set<String> = first.map { [$0] } ?? []
+        var planned: [BackupPlan.Bitmap] = []
+        for bitmap in disk.bitmaps {
+            _ = try strict.fallbackReason(from: bitmap.checkpoint, disk: disk.target)
+            let name = bitmap.name ?? "backup-\(disk.target)-\(bitmap.checkpoint)"
+            guard !name.isEmpty, taken.insert(name).inserted else {
+                throw .bitmapNameTaken(name, disk: disk.target)
+            }
+            planned.append(BackupPlan.Bitmap(checkpoint: bitmap.checkpoint, name: name))
+        }
         return planned
     }
 

@@ -8,6 +8,21 @@ package enum BackupMode: String, Sendable, Hashable, Codable {
 
 /// A backup as a client asks for it: a valid `<domainbackup>`, nothing defaulted yet.
 package struct BackupRequest: Sendable, Hashable {
+    /// A dirty bitmap from another base: an element of ours.
+    package struct Bitmap: Sendable, Hashable {
+        package var checkpoint: String
+        /// Nil: the planner names it.
+        package var name: String?
+
+        package init(checkpoint: String, name: String? = nil) {
+            self.checkpoint = checkpoint
+            self.name = name
+        }
+    }
+
+    /// The namespace of elements that libvirt's backups do not have.
+    static let namespace = "urn:nbdpull:backup:1"
+
     /// One `<disk>` of the request.
     package struct Disk: Sendable, Hashable {
         package var target: String
@@ -18,6 +33,8 @@ package struct BackupRequest: Sendable, Hashable {
         package var incremental: String?
         package var exportName: String?
         package var exportBitmap: String?
+        /// Bitmaps that the export offers besides.
+        package var bitmaps: [Bitmap] = []
         /// Kind of the scratch; `file` unless the request says otherwise.
         package var scratchKind: SourceKind
         /// Absolute path of the scratch, or of what is elsewhere what `NetworkScratch` says; nil
@@ -167,6 +184,11 @@ package struct BackupRequest: Sendable, Hashable {
             exportBitmap: element.attribute("exportbitmap"), scratchKind: kind,
             scratchPath: network?.path ?? scratch?.attribute(kind == .file ? "file" : "dev"))
         disk.scratchImage = network?.image
+        disk.bitmaps = element.children.filter {
+            $0.name == "bitmap" && $0.namespace == namespace
+        }.map {
+            Bitmap(checkpoint: $0.attribute("checkpoint") ?? "", name: $0.attribute("name"))
+        }
         return disk
     }
 }

@@ -102,6 +102,21 @@ extension StateDirectory {
         try removeTree(trackingDirectory(of: uuid, target: target))
     }
 
+    /// Gives the change tracking of one disk, which nobody has open, the place of another's, which
+    /// is gone.
+    package func renameTracking(
+        of uuid: String, from source: String, to target: String
+    ) throws(ControlError) {
+        let path = trackingDirectory(of: uuid, target: source)
+        guard SystemCalls.identity(of: path) != nil else { return }
+        do throws(SystemCalls.Failure) {
+            try SystemCalls.rename(path, to: trackingDirectory(of: uuid, target: target))
+            try SystemCalls.syncDirectory(disksPath(uuid))
+        } catch {
+            throw Self.cannotWrite(path, error.text)
+        }
+    }
+
     /// The disks of the domain with this uuid whose changes were ever tracked here.
     package func trackedTargets(of uuid: String) throws(ControlError) -> [String] {
         guard hasTracking(of: uuid) else { return [] }

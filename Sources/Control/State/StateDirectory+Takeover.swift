@@ -25,7 +25,7 @@ extension StateDirectory {
         let jobs: [StoredJob] = records("job", in: path + "/jobs")
         for job in jobs {
             guard job.ended == nil, job.brokenReason == nil, let kept = job.resume else { continue }
-            guard kept.value?.version == StoredResume.version else {
+            guard kept.value?.isKnown == true else {
                 throw cannotGoOn(
                     "job '\(job.id)' was begun by a version whose jobs this one cannot go on with: wait"
                         + " for its end, or end it")

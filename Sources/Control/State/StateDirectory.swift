@@ -42,7 +42,7 @@ package final class StateDirectory: Sendable {
 
     package let path: String
     private static let parts = [
-        "domains", "jobs", "history", "checkpoints", "disks", "frozen", "crashes",
+        "domains", "jobs", "history", "checkpoints", "disks", "frozen", "crashes", "moves",
     ]
     private let lock: SystemCalls.Descriptor
 
@@ -305,7 +305,7 @@ package final class StateDirectory: Sendable {
         }
     }
 
-    private static func read(_ path: String) throws(StateRecord.Damage) -> [UInt8] {
+    static func read(_ path: String) throws(StateRecord.Damage) -> [UInt8] {
         // Opening a pipe would wait for its writer.
         guard SystemCalls.identity(of: path)?.kind == .regular else {
             throw StateRecord.Damage(detail: "it is not a regular file")

@@ -84,7 +84,7 @@ package enum StateRecord {
     }
 
     /// CRC-32 as IEEE 802.3 defines it (reflected polynomial 0xEDB88320).
-    static func crc32(_ bytes: [UInt8]) -> UInt32 {
+    static func crc32(_ bytes: some Sequence<UInt8>) -> UInt32 {
         var value: UInt32 = 0xFFFF_FFFF
         for byte in bytes {
             value = (value >> 8) ^ crcTable[Int((value ^ UInt32(byte)) & 0xFF)]

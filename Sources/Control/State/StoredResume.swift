@@ -2,10 +2,14 @@ package import ServerInterface
 
 /// All that a running job was begun with, for the next server.
 package struct StoredResume: Sendable, Hashable, Codable {
-    /// The version that is written, and the only one read: the next server ends jobs of others.
-    package static let version = 1
+    /// The newest version that is written, and that is read: the next server ends jobs of newer
+    /// ones.
+    package static let version = 2
 
-    package var version = Self.version
+    /// 2 where the plan has bitmaps that version 1 does not know, else 1.
+    package var version: Int
+    /// Whether this program can go on with it.
+    package var isKnown: Bool { (1...Self.version).contains(version) }
     /// The boot during which the job began.
     package var bootID: String
     /// The domain's uuid.
@@ -32,6 +36,7 @@ package struct StoredResume: Sendable, Hashable, Codable {
         holdNanoseconds: UInt64, begunNanoseconds: UInt64, timeToLiveSeconds: UInt64?,
         diskSizes: [String: UInt64], memory: String
     ) {
+        version = plan.disks.contains { $0.moreBitmaps != nil } ? 2 : 1
         self.bootID = bootID
         self.uuid = uuid
         self.plan = plan

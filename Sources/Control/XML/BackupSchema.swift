@@ -89,12 +89,12 @@ private let pullDisk = """
             <attribute name="backup"><value type="string">no</value></attribute>
             <group>
               <optional><ref name="fileType"/></optional>
-              <optional><ref name="pullFileStore"/></optional>
+              <ref name="pullFileStore"/>
             </group>
             <group>
               <attribute name="backup"><value type="string">yes</value></attribute>
               <ref name="fileType"/>
-              <optional><ref name="pullFileStore"/></optional>
+              <ref name="pullFileStore"/>
             </group>
             <group>
               <optional>
@@ -104,6 +104,7 @@ private let pullDisk = """
               <interleave>
                 <optional><ref name="pullDriver"/></optional>
                 <element name="scratch"><ref name="blockStore"/></element>
+                <ref name="moreBitmaps"/>
               </interleave>
             </group>
             <group>
@@ -120,10 +121,22 @@ private let pullDisk = """
         </element>
       </define>
       <define name="pullFileStore">
-        <interleave>
-          <optional><ref name="pullDriver"/></optional>
-          <element name="scratch"><ref name="fileStore"/></element>
-        </interleave>
+        <choice>
+          <interleave>
+            <optional><ref name="pullDriver"/></optional>
+            <element name="scratch"><ref name="fileStore"/></element>
+            <ref name="moreBitmaps"/>
+          </interleave>
+          <ref name="moreBitmaps"/>
+        </choice>
+      </define>
+      <define name="moreBitmaps">
+        <zeroOrMore>
+          <element name="bitmap" ns="urn:nbdpull:backup:1">
+            <attribute name="checkpoint" ns=""/>
+            <optional><attribute name="name" ns=""/></optional>
+          </element>
+        </zeroOrMore>
       </define>
       <define name="pullDriver">
         <element name="driver">

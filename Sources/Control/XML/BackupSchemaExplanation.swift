@@ -153,8 +153,20 @@ enum BackupSchemaExplanation {
         _ disk: XMLElement, _ place: String, name: String, isPull: Bool
     ) -> [String] {
         let (store, other) = isPull ? ("scratch", "target") : ("target", "scratch")
+        let isOurs = { (child: XMLElement) in
+            isPull && child.name == "bitmap" && child.namespace == BackupRequest.namespace
+        }
+        let plain = XMLElement(
+            name: disk.name, attributes: disk.attributes,
+            children: disk.children.filter { !isOurs($0) }, text: disk.text, line: disk.line)
         var reasons = FormCheck.children(
-            of: disk, allowed: ["driver", store], repeatable: [other])
+            of: plain, allowed: ["driver", store], repeatable: [other])
+        for bitmap in disk.children where isOurs(bitmap) {
+            reasons += FormCheck.attributes(of: bitmap, allowed: ["checkpoint", "name"])
+            if bitmap.attribute("checkpoint") == nil {
+                reasons.append("\(FormCheck.place(bitmap)) needs checkpoint='NAME'")
+            }
+        }
         if let other = disk.child(other) {
             reasons.append(
                 "\(FormCheck.place(other)) is not allowed in a <disk> of \(isPull ? "pull" : "push") "

@@ -34,6 +34,8 @@ final class BackupExport: Sendable {
     ///
     /// Filled before the first client can come; none on full backups.
     let bitmaps: [FrozenBitmap]
+    /// The backup is made from the first of them.
+    let isIncremental: Bool
     let clientCount = Atomic<Int>(0)
     let bytesRead = Atomic<UInt64>(0)
     /// Bytes that the source took on its file system at the begin.
@@ -64,14 +66,11 @@ final class BackupExport: Sendable {
         mayRelease: Bool, startThread: @escaping ThreadStart = WorkerThread.start,
         memory: JobMemory? = nil, left: LeftExport? = nil
     ) throws(SystemFault) {
-        bitmaps =
-            configuration.incremental.map {
-                [
-                    FrozenBitmap(
-                        name: $0.bitmap, checkpoint: $0.checkpoint,
-                        granularityShift: granularityShift)
-                ]
-            } ?? []
+        bitmaps = configuration.bitmaps.map {
+            FrozenBitmap(
+                name: $0.bitmap, checkpoint: $0.checkpoint, granularityShift: granularityShift)
+        }
+        isIncremental = configuration.incremental != nil
         self.jobID = jobID
         target = configuration.target
         disk = live.disk
@@ -207,7 +206,7 @@ final class BackupExport: Sendable {
     }
 
     private var bytesToRead: UInt64 {
-        bitmaps.first?.dirtyBytes(ofSize: geometry.sizeBytes)
+        (isIncremental ? bitmaps.first : nil)?.dirtyBytes(ofSize: geometry.sizeBytes)
             ?? min(allocatedBytes, geometry.sizeBytes)
     }
 }

@@ -28,7 +28,10 @@ struct JobMemory: Sendable {
     }
 
     private var ledgerPath: String { "\(directory)/\(jobID).\(disk).ledger" }
-    private var bitmapPath: String { "\(directory)/\(jobID).\(disk).bitmap" }
+    /// Of the first bitmap that the disk's export offers, or one that follows.
+    private func bitmapPath(_ index: Int) -> String {
+        "\(directory)/\(jobID).\(disk).bitmap" + (index == 0 ? "" : "-\(index)")
+    }
 
     /// Where the jobs' files of a server lie; nil when nothing there would outlive the process for
     /// certain.
@@ -63,10 +66,10 @@ struct JobMemory: Sendable {
     }
 
     /// Keeps a dirty bitmap as it is served; false when that cannot be done.
-    func keep(_ bitmap: DirtyBitmap, _ identity: LayerIdentity) -> Bool {
+    func keep(_ bitmap: DirtyBitmap, _ index: Int, _ identity: LayerIdentity) -> Bool {
         do throws(SystemFault) {
-            try FileCalls.remove(bitmapPath)
-            let file = try FileCalls.open(bitmapPath, [.write, .createNew])
+            try FileCalls.remove(bitmapPath(index))
+            let file = try FileCalls.open(bitmapPath(index), [.write, .createNew])
             try FileCalls.write(
                 file.raw, LayerCodec.encode(bitmap, identity: identity), at: 0)
             return true
@@ -77,17 +80,21 @@ struct JobMemory: Sendable {
     }
 
     /// The dirty bitmap that an earlier process has kept; nil when it is not there, or not whole.
-    func leftBitmap() -> (DirtyBitmap, LayerIdentity)? {
-        guard let bytes = try? StateFiles.read(bitmapPath, limit: Self.bitmapBytesMax) else {
+    func leftBitmap(_ index: Int) -> (DirtyBitmap, LayerIdentity)? {
+        guard let bytes = try? StateFiles.read(bitmapPath(index), limit: Self.bitmapBytesMax)
+        else {
             return nil
         }
         return try? LayerCodec.decode(bytes)
     }
 
-    /// Removes both; who has them open goes on.
+    /// Removes all; who has them open goes on.
     func remove() {
         try? FileCalls.remove(ledgerPath)
-        try? FileCalls.remove(bitmapPath)
+        for name in StateFiles.names(in: directory)
+        where name.hasPrefix("\(jobID).\(disk).bitmap") {
+            try? FileCalls.remove(directory + "/" + name)
+        }
     }
 
     /// Removes what belongs to none of these jobs.
@@ -109,20 +116,23 @@ struct LeftExport: Sendable {
     let figures: LedgerFile.Figures
     let ledger: Ledger
     let memory: JobMemory
-    /// Of an incremental disk: the frozen bitmap, and the shift of its granularity.
-    let bitmap: DirtyBitmap?
+    /// The frozen bitmaps that its export offers, and the shift of their granularity.
+    let bitmaps: [DirtyBitmap]
     let granularityShift: UInt64
 }
 
 extension BackupExport {
-    /// Keeps the frozen bitmap for the next process; where that fails the job ends with this one.
-    func keepBitmap() {
-        guard let dirty = bitmaps.first, let memory, let file = ledger.file else { return }
-        let identity = LayerIdentity(
-            diskBytes: geometry.sizeBytes,
-            granularityBytes: UInt32(1) << UInt32(dirty.granularityShift), serial: 0)
-        let bitmap = dirty.bitmap
-        guard UInt64(bitmap.blockCount) == identity.blockCount, memory.keep(bitmap, identity)
-        else { return file.giveUp() }
+    /// Keeps the frozen bitmaps for the next process; where that fails the job ends with this one.
+    func keepBitmaps() {
+        guard let memory, let file = ledger.file else { return }
+        for (index, dirty) in bitmaps.enumerated() {
+            let identity = LayerIdentity(
+                diskBytes: geometry.sizeBytes,
+                granularityBytes: UInt32(1) << UInt32(dirty.granularityShift), serial: 0)
+            let bitmap = dirty.bitmap
+            guard UInt64(bitmap.blockCount) == identity.blockCount,
+                memory.keep(bitmap, index, identity)
+            else { return file.giveUp() }
+        }
     }
 }

@@ -57,11 +57,11 @@ struct LeftJob {
             try Ledger(found, slotLimit: scratch.slotLimit)
         }
         try judge(scratch, ledger, found)
-        let (bitmap, shift) = try openBitmap(facts)
+        let (bitmaps, shift) = try openBitmaps(facts)
         return PreparedExport.Found(
             left: LeftExport(
                 facts: facts, figures: found.figures, ledger: ledger, memory: memory,
-                bitmap: bitmap, granularityShift: shift),
+                bitmaps: bitmaps, granularityShift: shift),
             scratch: scratch)
     }
 
@@ -213,13 +213,18 @@ struct LeftJob {
 
     // MARK: Bitmap
 
-    private func openBitmap(
+    private func openBitmaps(
         _ facts: LedgerFacts
-    ) throws(PreparedExport.Refusal) -> (DirtyBitmap?, UInt64) {
-        guard configuration.incremental != nil else { return (nil, 0) }
-        guard facts.hasBitmap, let (bitmap, identity) = memory.leftBitmap(),
-            identity.diskBytes == facts.sizeBytes
-        else { throw Refusal("the dirty bitmap of disk '\(target)' is gone from memory") }
-        return (bitmap, UInt64(identity.granularityBytes.trailingZeroBitCount))
+    ) throws(PreparedExport.Refusal) -> ([DirtyBitmap], UInt64) {
+        var bitmaps: [DirtyBitmap] = []
+        var shift: UInt64 = 0
+        for index in configuration.bitmaps.indices {
+            guard facts.hasBitmap, let (bitmap, identity) = memory.leftBitmap(index),
+                identity.diskBytes == facts.sizeBytes
+            else { throw Refusal("a dirty bitmap of disk '\(target)' is gone from memory") }
+            bitmaps.append(bitmap)
+            shift = UInt64(identity.granularityBytes.trailingZeroBitCount)
+        }
+        return (bitmaps, shift)
     }
 }

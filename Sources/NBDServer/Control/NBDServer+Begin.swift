@@ -136,7 +136,7 @@ extension NBDServer {
     private func readBasesFirst(
         _ configuration: JobConfiguration
     ) async -> Result<[DiskID: SealedBits], ServerFault> {
-        let incremental = configuration.disks.filter { $0.incremental != nil }
+        let incremental = configuration.disks.filter { !$0.bitmaps.isEmpty }
         guard !incremental.isEmpty else { return .success([:]) }
         return await onDisks(Set(incremental.map(\.disk))) {
             var bases: [DiskID: SealedBits] = [:]
@@ -151,26 +151,28 @@ extension NBDServer {
     private func readBase(
         _ disk: JobDiskConfiguration, _ bases: inout [DiskID: SealedBits]
     ) -> ServerFault? {
-        guard let incremental = disk.incremental else { return nil }
+        guard let first = disk.bitmaps.first else { return nil }
         let found = store(disk.disk)
         guard case .success(let (_, store)) = found else {
             if case .failure(.notTracked(_, let detail)) = found {
                 return .checkpointUnusable(
-                    checkpoint: incremental.checkpoint, target: disk.target, detail: detail)
+                    checkpoint: first.checkpoint, target: disk.target, detail: detail)
             }
             return .unknownDisk
         }
         let chain = store.record.chain
         if bases[disk.disk]?.chain == chain { return nil }
-        do throws(TrackingFault) {
-            let bits = try store.sealedUnion(since: incremental.checkpoint)
-            bases[disk.disk] = SealedBits(chain: chain, bits: [incremental.checkpoint: bits])
-            return nil
-        } catch {
-            return .checkpointUnusable(
-                checkpoint: incremental.checkpoint, target: disk.target,
-                detail: Self.text(error))
+        var sealed = SealedBits(chain: chain)
+        for base in disk.bitmaps where sealed.bits[base.checkpoint] == nil {
+            do throws(TrackingFault) {
+                sealed.bits[base.checkpoint] = try store.sealedUnion(since: base.checkpoint)
+            } catch {
+                return .checkpointUnusable(
+                    checkpoint: base.checkpoint, target: disk.target, detail: Self.text(error))
+            }
         }
+        bases[disk.disk] = sealed
+        return nil
     }
 
     // MARK: The instant, by a call that owns the disks
@@ -248,7 +250,7 @@ extension NBDServer {
                 union.formUnion(bits)
                 dirty.freeze(union)
             }
-            export.keepBitmap()
+            export.keepBitmaps()
         }
         return nil
     }

@@ -329,7 +329,7 @@ extension NBDServer {
             return .failure(.init("no memory for it: \(error.errorText)"))
         }
         shared.flight.name(export.id.number, "job \(export.jobID) \(export.target)")
-        if let bitmap = found.left.bitmap { export.bitmaps.first?.freeze(bitmap) }
+        for (frozen, bitmap) in zip(export.bitmaps, found.left.bitmaps) { frozen.freeze(bitmap) }
         guard job.scope.add(.backup(export)) else {
             return .failure(.init("it has two exports of one name"))
         }

@@ -15,6 +15,8 @@ struct TrackingCare: Sendable {
     var problems: [DiskID: String] = [:]
     /// Tracking that is still being closed, on threads of their own.
     var closing: [Closing] = []
+    /// Why the tracking in a directory could not be closed in order the last time.
+    var closeFailures: [String: String] = [:]
 
     struct Closing: Sendable {
         let doubt: TrackingDoubt
@@ -46,7 +48,10 @@ extension NBDServer {
         let places = Self.places(
             tracking.directory, source, shared.configuration.witnessDirectory)
         let doubt = TrackingDoubt(places, spare: shared.spare)
-        state.withLock { $0.trackingCare.doubts[disk] = doubt }
+        state.withLock {
+            $0.trackingCare.doubts[disk] = doubt
+            $0.trackingCare.closeFailures[tracking.directory] = nil
+        }
         // The machine was to hear of lost writes, and the server died before.
         if doubt.hasUnheardLoss { source.expectLossToBeHeard() }
         if source.earlierLoss != nil { doubt.say(isUnheard: true) }
@@ -146,6 +151,7 @@ extension NBDServer {
     /// Forgets what is said in memory of a disk's tracking, once its tracking directory is removed
     /// for good: without a record there is nothing to doubt.
     package func forgetTracking(directory: String) {
+        state.withLock { $0.trackingCare.closeFailures[directory] = nil }
         guard
             let memory = Self.memory(
                 "tracking", for: directory, shared.configuration.witnessDirectory),
@@ -199,7 +205,10 @@ extension NBDServer {
                     try store.close(source: try Self.identity(source, remote))
                 } catch {
                     // The record still says "in use": the next start treats the stop as unclean.
-                    break
+                    let text = Self.text(error)
+                    self.state.withLock {
+                        $0.trackingCare.closeFailures[doubt.directory] = text
+                    }
                 }
             }
             doubt.retire()
@@ -380,6 +389,7 @@ extension NBDServer {
             "'\(path)' was written by a newer version (format \(version)): start the newer version"
                 + " again, or move the file away to serve the disk without its checkpoints"
         case .lost: "changes could not be recorded meanwhile: its checkpoints are given up"
+        case .notMoved(let detail): detail
         }
     }
 
