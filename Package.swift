@@ -99,7 +99,7 @@ let package = Package(
         .target(
             name: "Control",
             dependencies: [
-                "BoundedCalls", "Disk", "LibvirtProtocol", "ServerInterface", "CLibXML2",
+                "BoundedCalls", "Disk", "LibvirtProtocol", "ServerInterface", "Tables", "CLibXML2",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),

@@ -115,11 +115,13 @@ static inline int nbdpull_peer_is_local(int fd) {
     close(probe);
     return result;
 }
-/* struct ucred is a GNU one. */
-static inline int nbdpull_peer(int fd, unsigned *user, unsigned *group) {
+/* Process at the other end of a unix socket, its user and group, as they were when it connected. */
+static inline int nbdpull_peer(int fd, int *process, unsigned *user, unsigned *group) {
+    /* struct ucred is a GNU one. */
     struct ucred peer;
     socklen_t size = sizeof peer;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
+    *process = peer.pid;
     *user = peer.uid;
     *group = peer.gid;
     return 0;
@@ -305,15 +307,6 @@ static inline long nbdpull_cached_pages(
     struct { unsigned long long cached, dirty, writeback, evicted, recent; } found;
     if (syscall(451, fd, &range, &found, 0) != 0) return -1;
     return (long)found.cached;
-}
-/* Process behind the other side of a unix socket, and its user, as they were when it connected. */
-static inline int nbdpull_peer_process(int fd, int *process, unsigned *user) {
-    struct ucred peer;
-    socklen_t size = sizeof peer;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -1;
-    *process = peer.pid;
-    *user = peer.uid;
-    return 0;
 }
 static inline int nbdpull_pidfd_open(int process) { return (int)syscall(SYS_pidfd_open, process, 0); }
 static inline int nbdpull_pidfd_send_signal(int fd, int number) {

@@ -68,10 +68,10 @@ package struct MessageSocket: ~Copyable, Sendable {
 
     /// Who connected, and the user it had then.
     package func peer() throws(SystemFault) -> (process: Int32, user: UInt32) {
-        var (process, user) = (Int32(0), UInt32(0))
+        var (process, user, group) = (Int32(0), UInt32(0), UInt32(0))
         _ = try SystemFault.check("getsockopt") {
-            // SAFETY: two ints are filled.
-            unsafe nbdpull_peer_process(raw, &process, &user)
+            // SAFETY: three ints are filled.
+            unsafe nbdpull_peer(raw, &process, &user, &group)
         }
         return (process, user)
     }

@@ -107,13 +107,16 @@ package enum SocketCalls {
         return unsafe poll(&state, 1, 0) > 0
     }
 
-    /// User and group of the process that connected to a unix socket, as they were then.
-    package static func peer(_ descriptor: Int32) -> (user: UInt32, group: UInt32)? {
+    /// The process that connected to a unix socket, its user and its group, as they were then.
+    package static func peer(
+        _ descriptor: Int32
+    ) -> (process: Int32, user: UInt32, group: UInt32)? {
+        var process: Int32 = 0
         var user: UInt32 = 0
         var group: UInt32 = 0
-        // SAFETY: two ints are filled.
-        guard unsafe nbdpull_peer(descriptor, &user, &group) == 0 else { return nil }
-        return (user, group)
+        // SAFETY: three ints are filled.
+        guard unsafe nbdpull_peer(descriptor, &process, &user, &group) == 0 else { return nil }
+        return (process, user, group)
     }
 
     /// Ends both directions: whatever the kernel still waits for on the socket completes at once.

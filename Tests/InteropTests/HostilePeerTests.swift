@@ -69,15 +69,7 @@ extension InteropSuite {
             let fixture = try LiveFixture(bytes: 64 << 20)
             let job = try fixture.begin()
             let uri = try job.uri("vda")
-            var cutOff = 0
-            // A client that the machine does not run for the fifth of a second in which its place
-            // is wanted by a hundred others looks like one that stalls: it tries again.
-            let pull = {
-                let copy = try Command.run("nbdcopy", [uri, "null:"], timeout: 50)
-                if copy.succeeded { return }
-                cutOff += 1
-                try Command.run("nbdcopy", [uri, "null:"], timeout: 50).output()
-            }
+            let pull = { _ = try Command.run("nbdcopy", [uri, "null:"], timeout: 50).output() }
             try pull()
             let alone = try seconds { for _ in 0..<5 { try pull() } }
             let before = fixture.server.memoryBytes
@@ -99,7 +91,6 @@ extension InteropSuite {
                     + " \(flooded.seconds) s \(mib * Double(pulls) / busy) MiB/s;"
                     + " memory \(before >> 20) MiB, then \(highest >> 20) MiB at most")
             #expect(flooded.connects == 10_000)
-            #expect(cutOff * 20 <= pulls, "\(cutOff) of \(pulls) were cut off")
             // The flood takes a processor for itself; a fifth is far from starving.
             #expect(Double(pulls) / busy > 0.2 * 5 / alone)
             #expect(highest - before < 100 * 12 << 20)

@@ -1,6 +1,7 @@
 import LibvirtProtocol
 import NIOCore
 import Synchronization
+import Tables
 
 /// Who is connected to the libvirt door, within its limits.
 final class LibvirtDoor: Sendable {
@@ -35,7 +36,8 @@ final class LibvirtDoor: Sendable {
 
     /// Lets a connection in and returns its number; nil when there is no room.
     ///
-    /// Where there is none, the oldest of those that have not been opened in good time makes way.
+    /// Where there is none, one that has not been opened in good time makes way: the oldest of the
+    /// process that has most of them.
     func admit(_ session: LibvirtSession, _ channel: any Channel) -> UInt64? {
         let (number, evicted) = state.withLock { state -> (UInt64?, (any Channel)?) in
             let own = state.guests.values.count { $0.user == session.user }
@@ -48,13 +50,15 @@ final class LibvirtDoor: Sendable {
                     NIODeadline.now()
                     - .milliseconds(
                         Int64(LibvirtLimits.evictionMilliseconds))
-                let oldest = state.guests
-                    .filter { !$0.value.isOpen && $0.value.since < latest }
-                    .filter { !isOwnOnly || $0.value.user == session.user }
-                    .min { $0.value.since < $1.value.since }
-                guard let oldest else { return (nil, nil) }
-                state.guests[oldest.key] = nil
-                evicted = oldest.value.channel
+                var eviction = Eviction<UInt64, Int32>()
+                for (number, guest) in state.guests
+                where !guest.isOpen && (!isOwnOnly || guest.user == session.user) {
+                    eviction.add(
+                        number, of: guest.session.process,
+                        quietSince: guest.since.uptimeNanoseconds, mayGo: guest.since < latest)
+                }
+                guard let chosen = eviction.choice else { return (nil, nil) }
+                evicted = state.guests.removeValue(forKey: chosen)?.channel
             }
             state.lastNumber += 1
             state.guests[state.lastNumber] = Guest(

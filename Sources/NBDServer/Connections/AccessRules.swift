@@ -144,9 +144,12 @@ package struct AccessRules: Sendable, Hashable {
 
 /// The process at the other end of a unix socket when it connected (SO_PEERCRED).
 package struct LocalPeer: Sendable, Hashable {
+    /// 0 when it cannot be seen from here.
+    package let process: Int32
     package let user: UInt32
     package let group: UInt32
-    package init(user: UInt32, group: UInt32) {
+    package init(process: Int32 = 0, user: UInt32, group: UInt32) {
+        self.process = process
         self.user = user
         self.group = group
     }

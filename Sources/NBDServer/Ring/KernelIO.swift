@@ -233,8 +233,8 @@ struct KernelIO: RingIO, ~Copyable {
 
     mutating func welcome(_ socket: SocketHandle, isUnix: Bool) -> LocalPeer? {
         SocketCalls.tune(socket.number, isUnix: isUnix)
-        guard isUnix, let user = SocketCalls.peer(socket.number) else { return nil }
-        return LocalPeer(user: user.user, group: user.group)
+        guard isUnix, let peer = SocketCalls.peer(socket.number) else { return nil }
+        return LocalPeer(process: peer.process, user: peer.user, group: peer.group)
     }
 
     mutating func hasHungUp(_ socket: SocketHandle) -> Bool {

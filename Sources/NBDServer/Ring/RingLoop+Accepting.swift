@@ -76,7 +76,7 @@ extension RingLoop where IO: ~Copyable {
         pausedListeners.removeAll()
     }
 
-    /// Ends the oldest handshake and goes on accepting when it is gone, or when one is old enough.
+    /// Ends a handshake and goes on accepting when it is gone, or when one is old enough.
     ///
     /// Honest clients choose an export within milliseconds, so what makes way is a peer that
     /// stalls.
@@ -93,20 +93,20 @@ extension RingLoop where IO: ~Copyable {
 
     @discardableResult
     mutating func evictHandshake(of scope: ExportScope?) -> Bool {
-        var oldest: ConnectionIndex?
+        var eviction = Eviction<ConnectionIndex, HandshakePeer>()
         for slot in connections.indices
         where connections.contains(slot) && connections[slot].isInHandshakeCount
             && connections[slot].phase.isBeforeTransmission
             && (scope == nil || connections[slot].scope === scope)
-            && isOldEnough(slot)
         {
-            if let found = oldest, connections[found].begunAt <= connections[slot].begunAt {
-                continue
-            }
-            oldest = slot
+            eviction.add(
+                slot,
+                of: HandshakePeer(
+                    local: connections[slot].localPeer, address: connections[slot].peer),
+                quietSince: connections[slot].lastProgress, mayGo: isOldEnough(slot))
         }
-        guard let oldest else { return false }
-        close(oldest)
+        guard let chosen = eviction.choice else { return false }
+        close(chosen)
         return true
     }
 
@@ -123,4 +123,10 @@ extension RingLoop where IO: ~Copyable {
         connections[slot].isInHandshakeCount = false
         shared.counts.leaveHandshake(connections[slot].scope)
     }
+}
+
+/// Who is in a handshake: a process over a unix socket, an address over TCP.
+private struct HandshakePeer: Hashable {
+    let local: LocalPeer?
+    let address: PeerAddress?
 }
