@@ -15,7 +15,9 @@ package struct Eviction<Place, Peer: Hashable> {
 
     package init() {}
 
-    /// Counts a place of a peer in. `mayGo`: it may be chosen, as it has had time enough.
+    /// Counts a place of a peer in.
+    ///
+    /// `mayGo`: it may be chosen, as it has had time enough.
     package mutating func add(_ place: Place, of peer: Peer, quietSince: UInt64, mayGo: Bool) {
         counts[peer, default: 0] += 1
         guard mayGo else { return }
