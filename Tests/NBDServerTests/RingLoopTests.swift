@@ -281,7 +281,7 @@ import Testing
 
     // MARK: A job
 
-    private func job() throws -> BackupExport {
+    func job() throws -> BackupExport {
         let facts = ScratchFacts(
             path: "/scratch", raw: Self.scratch, slotLimit: 64, readers: [],
             witness: WriteErrorWitness(raw: -1) { nil })

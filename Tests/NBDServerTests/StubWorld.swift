@@ -24,7 +24,11 @@ final class StubWorld {
     var sockets: [Int32: Socket] = [:]
     var now: UInt64 = 1_000_000_000
     var ticks = 0
-    /// Operations on these files do not complete.
+    /// The pages of files that are holes.
+    ///
+    /// Files that are not named have none, and nobody makes any.
+    var holes: [Int32: Set<Int>] = [:]
+    /// Reads, writes and syncs of these files do not complete.
     var hung: Set<Int32> = []
     /// Counts of events that are shared with the ring.
     var events: [Int32: UInt64] = [:]
@@ -50,6 +54,7 @@ final class StubWorld {
         case write(FileHandle, [UInt8], position: UInt64)
         case receive(SocketHandle, arena: Int, count: Int)
         case event(RingEvent)
+        case punch(FileHandle, position: UInt64, count: UInt64)
         case sync(FileHandle)
         case nothing(Int32)
         case kick(EventHandle)
@@ -64,8 +69,23 @@ final class StubWorld {
     }
 
     func store(_ bytes: [UInt8], in file: FileHandle, at position: UInt64) {
-        files[file.number]?.replaceSubrange(
-            Int(position)..<Int(position) + bytes.count, with: bytes)
+        let range = Int(position)..<Int(position) + bytes.count
+        files[file.number]?.replaceSubrange(range, with: bytes)
+        if !range.isEmpty { holes[file.number]?.subtract(Self.pages(range)) }
+    }
+
+    /// Zeroes a range and makes holes of its pages; false when the file has none.
+    func punch(_ range: Range<Int>, in file: FileHandle) -> Bool {
+        guard holes[file.number] != nil else { return false }
+        store([UInt8](repeating: 0, count: range.count), in: file, at: UInt64(range.lowerBound))
+        holes[file.number]?.formUnion(Self.pages(range))
+        return true
+    }
+
+    static let pageBytes = 4096
+
+    private static func pages(_ range: Range<Int>) -> ClosedRange<Int> {
+        range.lowerBound / pageBytes...(range.upperBound - 1) / pageBytes
     }
 }
 
@@ -102,9 +122,10 @@ struct StubIO: RingIO, ~Copyable {
     }
 
     mutating func prepareAllocate(
-        _: FileHandle, mode _: AllocationMode, filePosition _: UInt64, count _: UInt64, tag: UInt64
+        _ file: FileHandle, mode _: AllocationMode, filePosition: UInt64, count: UInt64,
+        tag: UInt64
     ) {
-        world.pending.append((tag, .nothing(-Errno.notSupported)))
+        world.pending.append((tag, .punch(file, position: filePosition, count: count)))
     }
 
     mutating func prepareSync(_ file: FileHandle, tag: UInt64) {
@@ -161,6 +182,8 @@ struct StubIO: RingIO, ~Copyable {
         case .read(let file, let offset, let count, let position):
             Int32(read(file, count, position, into: offset, &arena))
         case .write(let file, let bytes, let position): write(bytes, to: file, position)
+        case .punch(let file, let position, let count):
+            world.punch(Int(position)..<Int(position + count), in: file) ? 0 : -Errno.notSupported
         case .receive(let socket, let offset, let count): receive(socket, count, offset, &arena)
         case .event(let event): happens(event)
         case .sync(let file) where world.hung.contains(file.number): nil
@@ -261,8 +284,15 @@ struct StubIO: RingIO, ~Copyable {
     mutating func endPages(_: PageRun, unsent _: Int) {}
 
     mutating func allocation(
-        of _: RawSource, at _: UInt64, end: UInt64
-    ) -> (isData: Bool, end: UInt64) { (true, end) }
+        of source: RawSource, at position: UInt64, end: UInt64
+    ) -> (isData: Bool, end: UInt64) {
+        let holes = world.holes[source.raw] ?? []
+        let first = Int(position) / StubWorld.pageBytes
+        let isHole = holes.contains(first)
+        var next = first + 1
+        while next * StubWorld.pageBytes < Int(end), holes.contains(next) == isHole { next += 1 }
+        return (!isHole, min(UInt64(next * StubWorld.pageBytes), end))
+    }
 
     mutating func allocation(
         of _: RawSource, at _: UInt64, end: UInt64, endsHole _: Bool, ahead _: Bool,
