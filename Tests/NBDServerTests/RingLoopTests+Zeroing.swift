@@ -1,3 +1,4 @@
+import Core
 import NBDProtocol
 import PointInTime
 import Testing
