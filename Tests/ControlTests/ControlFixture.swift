@@ -26,6 +26,8 @@ final class ControlFixture: Sendable {
         var settings = JobManagerSettings(
             runDirectory: runDirectory,
             liveEndpoint: .unix(path: runDirectory + "/live.sock", mode: 0o600))
+        // Disks of the fake engine are there when the machine gets round to them.
+        settings.startMilliseconds = 600_000
         change(&settings)
         let manager = JobManager(
             engine: engine ?? self.engine,
@@ -55,11 +57,12 @@ final class ControlFixture: Sendable {
     }
 }
 
-/// Waits until a condition holds, for at most five seconds.
+/// Waits until a condition holds, for at most a minute.
 func eventually(_ condition: () async throws -> Bool) async throws -> Bool {
-    for _ in 0..<500 {
+    let end = ContinuousClock.now + .seconds(60)
+    while ContinuousClock.now < end {
         if try await condition() { return true }
         try await Task.sleep(for: .milliseconds(10))
     }
-    return false
+    return try await condition()
 }

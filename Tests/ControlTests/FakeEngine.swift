@@ -48,6 +48,8 @@ final class FakeEngine: BackupEngine {
         var trackingProblem: String?
         /// Clients of every job.
         var jobClients = 1
+        /// How often anybody asked for the state of a job.
+        var reportsAsked = 0
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
         /// Told of each step of a move.
@@ -303,7 +305,11 @@ final class FakeEngine: BackupEngine {
     }
 
     func jobReport(id: String) async throws(ServerFault) -> JobReport {
-        guard let report = state.withLock({ Self.report($0, id) }) else {
+        let report = state.withLock { state in
+            state.reportsAsked += 1
+            return Self.report(state, id)
+        }
+        guard let report else {
             throw .unknownJob(id: id)
         }
         return report

@@ -32,7 +32,8 @@ import Testing
         try await Task.sleep(for: .seconds(1))
         #expect(told().count == 1)
         fixture.engine.change { $0.jobClients = 1 }
-        try await Task.sleep(for: .milliseconds(600))
+        let asked = fixture.engine.look { $0.reportsAsked }
+        #expect(try await eventually { fixture.engine.look { $0.reportsAsked } > asked + 1 })
         fixture.engine.change { $0.jobClients = 0 }
         #expect(try await eventually { told().count == 2 })
         await manager.shutdown()

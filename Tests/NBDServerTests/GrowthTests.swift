@@ -87,9 +87,13 @@ import Testing
                 }
             }
         }
-        while server.storage.runningCount < blockers.count { usleep(500) }
+        while server.storage.runningCount < blockers.count {
+            try await Task.sleep(for: .milliseconds(1))
+        }
         async let first = server.growDisk(fixture.disk, sizeBytes: 2 * bytes)
-        while server.state.withLock({ $0.growing.isEmpty }) { usleep(500) }
+        while server.state.withLock({ $0.growing.isEmpty }) {
+            try await Task.sleep(for: .milliseconds(1))
+        }
         await #expect(throws: ServerFault.self) {
             try await server.growDisk(fixture.disk, sizeBytes: 3 * bytes)
         }

@@ -1,4 +1,5 @@
 import CLinux
+import Foundation
 import Glibc
 import IORing
 import SharedMemory
@@ -24,7 +25,16 @@ import Testing
         }
     }
 
-    private static func isOpen(_ descriptor: Int32) -> Bool { fcntl(descriptor, F_GETFD) != -1 }
+    /// What a descriptor is of; nil when it is closed.
+    ///
+    /// Another test may get the number at once.
+    private static func identity(_ descriptor: Int32) -> String? {
+        let link = try? FileManager.default.destinationOfSymbolicLink(
+            atPath: "/proc/self/fd/\(descriptor)")
+        let facts = try? String(contentsOfFile: "/proc/self/fdinfo/\(descriptor)", encoding: .utf8)
+        guard let link, let facts else { return nil }
+        return link + (facts.split(separator: "\n").first { $0.hasPrefix("eventfd-id") } ?? "")
+    }
     private static func pipeEnds() -> [Int32] {
         var ends: [Int32] = [-1, -1]
         // SAFETY: the kernel fills the two numbers.
@@ -49,15 +59,21 @@ import Testing
         let closer = SlowCloser(startThread: threads.start)
         let ends = Self.pipeEnds()
         let event = eventfd(0, Int32(EFD_CLOEXEC))
+        let (isEvent, areEnds) = (Self.identity(event), ends.map(Self.identity))
+        #expect(isEvent != nil && !areEnds.contains(nil))
         closer.close([event] + ends)
-        #expect(!Self.isOpen(event) && ends.allSatisfy(Self.isOpen))
+        #expect(Self.identity(event) != isEvent && ends.map(Self.identity) == areEnds)
         #expect(closer.waiting == 2)
         // The thread hangs: others wait behind it, and there is no second one.
         let later = Self.pipeEnds()
+        let areLater = later.map(Self.identity)
         closer.close(later)
         #expect(threads.count == 1 && closer.waiting == 4)
         threads.runFirst()
-        #expect(closer.waiting == 0 && !(ends + later).contains(where: Self.isOpen))
+        #expect(closer.waiting == 0)
+        for (end, identity) in zip(ends + later, areEnds + areLater) {
+            #expect(Self.identity(end) != identity)
+        }
     }
 
     @Test("P6: without a thread a descriptor stays open until the next one comes")
@@ -66,12 +82,14 @@ import Testing
         threads.areThere.store(false, ordering: .relaxed)
         let closer = SlowCloser(startThread: threads.start)
         let ends = Self.pipeEnds()
+        let areEnds = ends.map(Self.identity)
         closer.close([ends[0]])
-        #expect(Self.isOpen(ends[0]) && closer.waiting == 1)
+        #expect(Self.identity(ends[0]) == areEnds[0] && closer.waiting == 1)
         threads.areThere.store(true, ordering: .relaxed)
         closer.close([ends[1]])
         threads.runFirst()
-        #expect(closer.waiting == 0 && !ends.contains(where: Self.isOpen))
+        #expect(closer.waiting == 0)
+        for (end, identity) in zip(ends, areEnds) { #expect(Self.identity(end) != identity) }
     }
 
     @Test("P6: descriptors that cannot be closed are bounded, and it is said once")
@@ -109,7 +127,7 @@ import Testing
         let got = DescriptorSocket.receive(pair[1], 3, into: &bytes, descriptors: &descriptors)
         #expect(got == -Int(EPROTO) && bytes.isEmpty)
         // They are the caller's to close, where it likes.
-        #expect(descriptors.count == 16 && descriptors.allSatisfy(Self.isOpen))
+        #expect(descriptors.count == 16 && descriptors.allSatisfy { Self.identity($0) != nil })
         for descriptor in descriptors + pair + [ends[0]] { close(descriptor) }
     }
 

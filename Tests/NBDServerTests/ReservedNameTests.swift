@@ -43,7 +43,7 @@ final class LeasedFile: Sendable {
     }
 
     private func isReserved(_ server: NBDServer) async throws {
-        let deadline = Date().addingTimeInterval(10)
+        let deadline = Date().addingTimeInterval(120)
         while server.state.withLock({ $0.attaching["vm1/vdb"] == nil }), Date() < deadline {
             try await Task.sleep(for: .milliseconds(1))
         }

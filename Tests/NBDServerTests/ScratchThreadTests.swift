@@ -29,6 +29,10 @@ private final class Threads: Sendable {
     }
 }
 
+private final class StubClock: Sendable {
+    let nanoseconds = Atomic<UInt64>(1_000_000_000)
+}
+
 /// Threads that write scratch, and the one that watches it.
 @Suite struct ScratchThreadTests {
     private func writer(
@@ -144,15 +148,24 @@ private final class Threads: Sendable {
         let fileSystem = try #require(export.scratch.fileSystem)
         let shared = fixture.server.shared
         let answered = Tally()
-        #expect(shared.watch.reclaim(fileSystem, shared) { answered.add() } == .waiting)
+        let clock = StubClock()
+        let threads = Threads()
+        let watch = ScratchWatch(
+            start: threads.start, now: { clock.nanoseconds.load(ordering: .relaxed) })
+        watch.add([export], shared)
+        #expect(watch.reclaim(fileSystem, shared) { answered.add() } == .waiting)
         #expect(await answered.reaches(1))
         // The first write has its answer; one beside it was refused by the kernel before that.
-        #expect(shared.watch.reclaim(fileSystem, shared) { answered.add() } == .justGiven)
-        #expect(shared.watch.reclaim(fileSystem &+ 1, shared) {} == .nothing)
+        #expect(watch.reclaim(fileSystem, shared) { answered.add() } == .justGiven)
+        #expect(watch.reclaim(fileSystem &+ 1, shared) {} == .nothing)
         #expect(answered.value == 1)
         // The job may even be gone by then.
         _ = try? await fixture.server.endJob(id: "job")
-        #expect(shared.watch.reclaim(fileSystem, shared) {} == .justGiven)
+        watch.remove([export.id])
+        #expect(watch.reclaim(fileSystem, shared) {} == .justGiven)
+        clock.nanoseconds.add(Limits.reclaimNanoseconds, ordering: .relaxed)
+        #expect(watch.reclaim(fileSystem, shared) {} == .nothing)
+        #expect(await threads.ended.reaches(1))
         await fixture.close()
     }
 

@@ -46,7 +46,9 @@ final class SharedGuestMemory: DriverMemory {
 /// A front-end on a stub world, with one queue whose rings lie at the start of its memory.
 final class StubFrontEnd {
     /// Events of the world's.
-    static let (kick, call, error): (Int32, Int32, Int32) = (1000, 1001, 1002)
+    static let (kick, call, error): (Int32, Int32, Int32) = (
+        3 << 24, 3 << 24 + 1, 3 << 24 + 2
+    )
     static let listener = ListenerHandle(900)
 
     let world: StubWorld

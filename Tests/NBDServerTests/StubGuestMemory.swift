@@ -116,14 +116,14 @@ extension StubIO {
         return bytes.count
     }
 
-    /// Numbers from 1000 on are events of the world's.
+    /// Numbers that no descriptor of the process has are events of the world's.
     mutating func event(_ descriptor: Int32) -> EventHandle? {
-        descriptor >= 1000 ? EventHandle(descriptor) : nil
+        descriptor >= StubFrontEnd.kick ? EventHandle(descriptor) : nil
     }
 
     mutating func close(_ descriptors: [Int32], by closer: SlowCloser) {
         world.closed += descriptors
-        closer.close(descriptors.filter { $0 < 1000 })
+        closer.close(descriptors.filter { $0 < StubFrontEnd.kick })
     }
 
     mutating func close(_ socket: SocketHandle, by _: SlowCloser) { close(socket) }

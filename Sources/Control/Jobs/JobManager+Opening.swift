@@ -7,9 +7,6 @@ extension JobManager {
     /// A call waits so long for disks that are being opened, in milliseconds; then it goes on
     /// without.
     static let retryMilliseconds: Int32 = 2_000
-    /// The start waits so long for all disks together before it says which are not there, in
-    /// milliseconds; those that are there have been served since they are.
-    static let startMilliseconds: Int32 = 10_000
 
     /// Attaches each disk that is not served and should be; failures are kept as reasons.
     func retryFailedDisks(of name: String) async {
@@ -52,7 +49,7 @@ extension JobManager {
     /// Waits for what `beginOpening` has begun; returns a line for each disk that is not served
     /// after that.
     func finishOpening(_ tasks: [Task<Void, Never>]) async -> [String] {
-        await wait(for: tasks, of: Array(domains.values), Self.startMilliseconds)
+        await wait(for: tasks, of: Array(domains.values), settings.startMilliseconds)
         engine.expectDisks([])
         var warnings: [String] = []
         for domain in domains.values.sorted(by: { $0.definition.name < $1.definition.name }) {

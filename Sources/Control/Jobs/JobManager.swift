@@ -25,6 +25,11 @@ package struct JobManagerSettings: Sendable {
     ///
     /// Milliseconds.
     package var storageMilliseconds: Int32 = 30_000
+    /// The start waits so long for all disks together before it says which are not there; those
+    /// that are there have been served since they are.
+    ///
+    /// Milliseconds.
+    package var startMilliseconds: Int32 = 10_000
     /// Bytes per bit of a dirty bitmap, for domains that do not say.
     package var granularityBytes: UInt32
     /// Where scratch files go for which a request names no place; nil: beside the disk.

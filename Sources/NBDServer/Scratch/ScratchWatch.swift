@@ -14,8 +14,16 @@ final class ScratchWatch: Sendable {
     private let state = Mutex(State())
     private let wakeups = WakeCount()
     private let start: ThreadStart
+    /// Nanoseconds of the monotonic clock.
+    private let now: @Sendable () -> UInt64
 
-    init(start: @escaping ThreadStart = WorkerThread.start) { self.start = start }
+    init(
+        start: @escaping ThreadStart = WorkerThread.start,
+        now: @escaping @Sendable () -> UInt64 = { MonotonicClock.now() }
+    ) {
+        self.start = start
+        self.now = now
+    }
 
     private struct State {
         var exports: [ExportID: BackupExport] = [:]
@@ -36,10 +44,10 @@ final class ScratchWatch: Sendable {
         private let isAnswered = Atomic<Bool>(false)
         private let answer: @Sendable () -> Void
 
-        init(_ count: Int, answer: @escaping @Sendable () -> Void) {
+        init(_ count: Int, now: UInt64, answer: @escaping @Sendable () -> Void) {
             missing = Atomic(count)
             self.answer = answer
-            deadline = MonotonicClock.now() + Limits.reclaimNanoseconds
+            deadline = now + Limits.reclaimNanoseconds
         }
 
         func oneIsDone() {
@@ -117,7 +125,7 @@ final class ScratchWatch: Sendable {
             }
             let holders = state.holders.filter { $0.fileSystem == fileSystem }
             guard !exports.isEmpty || !holders.isEmpty else { return nil }
-            let reclaim = Reclaim(exports.count + holders.count, answer: answer)
+            let reclaim = Reclaim(exports.count + holders.count, now: now(), answer: answer)
             // From here on the thread stays until it is answered.
             state.waiting.append(reclaim)
             return Found(exports: exports, holders: holders, reclaim: reclaim)
@@ -125,7 +133,7 @@ final class ScratchWatch: Sendable {
         guard let found else {
             let givenAt = state.withLock { $0.givenAt[fileSystem] }
             let isRecent = givenAt.map {
-                MonotonicClock.now() < $0 + Limits.reclaimNanoseconds
+                now() < $0 + Limits.reclaimNanoseconds
             }
             return isRecent == true ? .justGiven : .nothing
         }
@@ -139,7 +147,7 @@ final class ScratchWatch: Sendable {
             export.writer.empty {
                 self.state.withLock { state in
                     state.given.insert(export.id)
-                    state.givenAt[fileSystem] = MonotonicClock.now()
+                    state.givenAt[fileSystem] = self.now()
                 }
                 found.reclaim.oneIsDone()
             }
@@ -150,7 +158,7 @@ final class ScratchWatch: Sendable {
                     state.holders.removeAll {
                         $0.job == holder.job && $0.target == holder.target
                     }
-                    state.givenAt[fileSystem] = MonotonicClock.now()
+                    state.givenAt[fileSystem] = self.now()
                 }
                 found.reclaim.oneIsDone()
             }
@@ -191,7 +199,7 @@ final class ScratchWatch: Sendable {
             if isIdle, !isWoken { return }
             // The next job may begin soon.
             pause = isIdle ? Limits.idleMilliseconds : Limits.scratchWatchMilliseconds
-            let now = MonotonicClock.now()
+            let now = self.now()
             for reclaim in waiting where now > reclaim.deadline { reclaim.finish() }
             round &+= 1
             for export in exports where !export.ledger.view.isClosed {
