@@ -42,6 +42,8 @@ struct Connection: ~Copyable {
     var outbox = Outbox()
     /// Between the socket on one side, inbox and outbox on the other; nil without TLS.
     var tls: SecureChannel?
+    /// Whether there is one: to ask for it would copy it.
+    var isSecured = false
     let tlsMode: ListenerSecurity
     var negotiation: Negotiation
     var transmission = Transmission()
@@ -70,9 +72,6 @@ struct Connection: ~Copyable {
         self.phase = phase
         phaseEnd = end
     }
-
-    /// Asked for by a field: to compare the channel would copy it.
-    var isSecured: Bool { tls?.input != nil }
 
     /// Whether the kernel or a request still refers to the connection.
     var isReferenced: Bool {

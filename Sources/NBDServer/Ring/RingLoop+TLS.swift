@@ -45,6 +45,7 @@ extension RingLoop where IO: ~Copyable {
         var channel = SecureChannel(session: session, input: buffer)
         channel.inputEnd = sealed.count
         connections[slot].tls = channel
+        connections[slot].isSecured = true
         return true
     }
 
@@ -95,6 +96,7 @@ extension RingLoop where IO: ~Copyable {
         arena.free(channel.input, pages: Self.inputPages)
         if let output = channel.output { arena.free(output.buffer, pages: Self.outputPages) }
         connections[slot].tls = nil
+        connections[slot].isSecured = false
         return security
     }
 
