@@ -24,11 +24,11 @@ package struct Eviction<Place, Peer: Hashable> {
         candidates.append(Candidate(place: place, peer: peer, quietSince: quietSince))
     }
 
-    /// The place that makes way; nil when none may be chosen.
+    /// The place that makes way; nil when none may be chosen, and while those of the peer with
+    /// most places are too new: nobody else goes in their stead.
     package var choice: Place? {
-        candidates.min { one, other in
-            let (mine, others) = (counts[one.peer, default: 0], counts[other.peer, default: 0])
-            return mine == others ? one.quietSince < other.quietSince : mine > others
-        }?.place
+        let most = counts.values.max()
+        return candidates.filter { counts[$0.peer] == most }
+            .min { $0.quietSince < $1.quietSince }?.place
     }
 }

@@ -21,14 +21,16 @@ import Testing
         #expect(eviction.choice == 1)
     }
 
-    @Test("places that are too new count, but do not make way")
+    @Test("places that are too new count and do not make way, and nobody does so in their stead")
     func tooNew() {
         var eviction = Eviction<Int, String>()
         #expect(eviction.choice == nil)
         eviction.add(0, of: "new", quietSince: 1, mayGo: false)
         #expect(eviction.choice == nil)
-        eviction.add(1, of: "new", quietSince: 5, mayGo: true)
+        eviction.add(1, of: "new", quietSince: 5, mayGo: false)
         eviction.add(2, of: "other", quietSince: 2, mayGo: true)
-        #expect(eviction.choice == 1)
+        #expect(eviction.choice == nil)
+        eviction.add(3, of: "new", quietSince: 5, mayGo: true)
+        #expect(eviction.choice == 3)
     }
 }
