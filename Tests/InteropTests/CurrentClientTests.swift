@@ -131,7 +131,7 @@ extension InteropSuite {
             let kit = try Command(
                 try CurrentClients.path("nbdkit"),
                 ["-f", "-U", socket, plugin, "uri=" + fixture.uri("vda")])
-            try kit.wait(for: "socket") { _ in Files.exists(socket) }
+            try kit.wait(for: "socket") { _ in Files.isListening(socket) }
             let new = fixture.directory.file("new")
             try Images.mixed(new, bytes: fixture.sizeBytes, seed: 8)
             try CurrentClients.run("nbdcopy", [new, "nbd+unix:///?socket=" + socket])

@@ -178,7 +178,7 @@ extension InteropSuite {
                     "-f", "-U", socket, "nbd", "hostname=localhost", "port=\(fixture.live.port)",
                     "export=" + export, "tls=require",
                 ] + login)
-            try proxy.wait(for: "socket") { _ in Files.exists(socket) }
+            try proxy.wait(for: "socket") { _ in Files.isListening(socket) }
             return proxy
         }
 

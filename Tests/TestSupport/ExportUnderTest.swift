@@ -40,6 +40,6 @@ package final class ReferenceServer {
         process = try Command(
             "qemu-nbd",
             ["-t", "-e", "8", "-f", "raw", "--discard=unmap", "-k", socket, file])
-        try process.wait(for: "socket") { _ in Files.exists(socket) }
+        try process.wait(for: "socket") { _ in Files.isListening(socket) }
     }
 }

@@ -37,6 +37,16 @@ package enum Files {
             .sorted()
     }
 
+    /// Whether somebody listens at a unix socket that was bound under just this path: the file is
+    /// there a moment before.
+    package static func isListening(_ path: String) -> Bool {
+        read("/proc/net/unix").split(separator: "\n").contains { line in
+            let fields = line.split(separator: " ", maxSplits: 7)
+            // The kernel's flag of a socket that accepts.
+            return fields.count == 8 && fields[3] == "00010000" && fields[7] == path
+        }
+    }
+
     package static func exists(_ path: String) -> Bool {
         FileManager.default.fileExists(atPath: path)
     }

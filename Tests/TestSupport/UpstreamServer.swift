@@ -47,7 +47,7 @@ package final class UpstreamServer {
                 "qemu-nbd", ["-t", "-f", "raw", "--discard=unmap", "-k", socket] + options + [file])
         }
         let path = socket
-        try started.wait(for: "socket") { _ in Files.exists(path) }
+        try started.wait(for: "socket") { _ in Files.isListening(path) }
         process = started
     }
 
