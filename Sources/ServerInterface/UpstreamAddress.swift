@@ -134,6 +134,13 @@ package struct UpstreamAddress: Sendable, Hashable {
         }
     }
 
+    /// The same for the same export, however the connection is secured.
+    package var placeText: String {
+        var plain = self
+        plain.security = .plain
+        return plain.uri
+    }
+
     private static let plainBytes = Set("-._~/:,@+".utf8)
 
     private static func escaped(

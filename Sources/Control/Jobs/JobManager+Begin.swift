@@ -63,6 +63,7 @@ extension JobManager {
             throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
         do throws(ControlError) {
+            try await checkPlaces(of: job)
             job.record.scratch = try await scratchToMake(by: job.plan)
             job.record.targets = targets(of: job.plan)
             jobs[id]?.record = job.record
