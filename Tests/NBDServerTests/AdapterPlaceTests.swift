@@ -1,0 +1,84 @@
+import Synchronization
+import Testing
+
+@testable import NBDServer
+@testable import ServerInterface
+
+/// In place of programs that open images.
+private final class ScriptedAdapters: AdapterStarting {
+    final class Program: Adapter {
+        let address: UpstreamAddress
+        let problem: String?
+        let stops = Tally()
+
+        init(_ address: UpstreamAddress, _ problem: String?) {
+            self.address = address
+            self.problem = problem
+        }
+
+        var zeroingUnit: UInt64 { 1 }
+        var before: ImageState { ImageState(files: 0, changed: 0) }
+        func ensureRuns(milliseconds: Int32) throws(AdapterFault) {}
+        func takeProblem() -> String? { problem }
+        func end(milliseconds: Int32) -> ImageState? { nil }
+        func stop() { stops.add() }
+    }
+
+    /// Done while a program comes up; nil: none does.
+    let onStart = Mutex<(@Sendable () -> Void)?>(nil)
+    private let program: Program?
+
+    init(_ program: Program? = nil) { self.program = program }
+
+    func start(
+        _ image: ImageConfiguration, for disk: DiskConfiguration, milliseconds: Int32
+    ) throws(AdapterFault) -> any Adapter {
+        let body = onStart.withLock { $0 }
+        body?()
+        guard let program else { throw AdapterFault("it does not start") }
+        return program
+    }
+}
+
+/// Images that an adapter opens, and who gets them.
+@Suite struct AdapterPlaceTests {
+    private static func image(_ name: String) throws -> ImageConfiguration {
+        ImageConfiguration(layers: [ImageLayer(.raw, .rbd(try #require(RBDImage(name: name))))])
+    }
+
+    @Test("P5: a disk's image is nobody's scratch from before its program is started")
+    func reserved() async throws {
+        let adapters = ScriptedAdapters()
+        let fixture = try await ServerFixture(adapters: adapters)
+        let registry = fixture.server.shared.upstreams
+        let image = try Self.image("pool/image")
+        @Sendable func isFree() -> Bool {
+            let found = registry.reserve(
+                place: "rbd:pool/image", images: image.places, name: "scratch",
+                for: .scratch(job: "job"))
+            guard case .success(let number) = found else { return false }
+            registry.remove(number)
+            return true
+        }
+        let (starts, free) = (Tally(), Tally())
+        adapters.onStart.withLock {
+            $0 = {
+                starts.add()
+                if isFree() { free.add() }
+            }
+        }
+        var disk = DiskConfiguration(
+            exportName: "vm1/vdb", path: "rbd:pool/image", kind: .network, readOnly: false,
+            cacheMode: .buffered, discardMode: .unmap)
+        disk.image = image
+        let configuration = disk
+        await #expect(throws: ServerFault.self) {
+            try await fixture.server.attachDisk(configuration)
+        }
+        #expect(starts.value == 1)
+        #expect(free.value == 0)
+        // One that could not be opened holds nothing.
+        #expect(isFree())
+        await fixture.close()
+    }
+}
