@@ -63,7 +63,6 @@ extension JobManager {
     ) throws(ControlError) -> (disks: [DomainDisk], before: String?) {
         let domain = try domain(name)
         if let problem = domain.movesProblem { throw .cannotMove(name, problem) }
-        func isAway(_ disk: DomainDisk) -> Bool { domain.moves[disk.target]?.phase == .away }
         var disks: [DomainDisk] = []
         for text in wanted {
             guard let disk = domain.disk(text) else { throw .unknownDisk(text) }
@@ -72,11 +71,11 @@ extension JobManager {
         }
         if wanted.isEmpty {
             disks = domain.definition.disks.filter(\.isTrackable)
-            let present = disks.filter { !isAway($0) }
+            let present = disks.filter { !domain.isAway($0) }
             if !present.isEmpty { disks = present }
         }
         guard !disks.isEmpty else { throw .cannotMove(name, "there is none to export") }
-        let away = disks.filter(isAway)
+        let away = disks.filter(domain.isAway)
         if !away.isEmpty {
             let moves = Set(away.compactMap { domain.moves[$0.target]?.move })
             guard away.count == disks.count, moves.count == 1, let move = moves.first else {
