@@ -81,4 +81,31 @@ private final class ScriptedAdapters: AdapterStarting {
         #expect(isFree())
         await fixture.close()
     }
+
+    @Test("P5: an image of which nobody can tell who has it open is no scratch")
+    func unknownHolder() async throws {
+        let address = try UpstreamAddress(place: .unix(path: "/nonexistent/socket"), name: "")
+        let program = ScriptedAdapters.Program(
+            address, "who else has the image open is not known: 'rbd' has failed")
+        let fixture = try await ServerFixture(adapters: ScriptedAdapters(program))
+        let scratch = ScratchConfiguration(
+            kind: .network, path: "rbd:pool/scratch", reuseExternal: false,
+            image: try Self.image("pool/scratch"))
+        let configuration = JobConfiguration(
+            id: "job",
+            disks: [
+                JobDiskConfiguration(
+                    disk: fixture.disk, target: "vda", exportName: "vda", scratch: scratch)
+            ], endpoint: .unix(path: fixture.path("job.sock"), mode: 0o600))
+        let error = await #expect(throws: ServerFault.self) {
+            try await fixture.server.beginJob(configuration)
+        }
+        guard case .scratchUnusable("rbd:pool/scratch", let detail)? = error else {
+            Issue.record("\(String(describing: error))")
+            return
+        }
+        #expect(detail.contains("who else has the image open is not known"), "\(detail)")
+        #expect(program.stops.value == 1)
+        await fixture.close()
+    }
 }
