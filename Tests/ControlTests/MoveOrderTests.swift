@@ -38,9 +38,10 @@ import Testing
 
     /// The server that comes after a kill, over a copy of the state directory.
     private func restarted(
-        _ directory: String, _ fixture: ControlFixture
+        _ directory: String, _ fixture: ControlFixture, unusable: Set<String> = []
     ) async throws -> (manager: JobManager, engine: FakeEngine) {
         let engine = FakeEngine()
+        engine.change { $0.unusablePaths = unusable }
         let settings = JobManagerSettings(
             runDirectory: fixture.runDirectory,
             liveEndpoint: .unix(path: fixture.runDirectory + "/live.sock", mode: 0o600))
@@ -125,8 +126,10 @@ import Testing
         }
     }
 
-    @Test("P3: a record of moves that cannot be read keeps the disks from being served")
-    func unreadable() async throws {
+    @Test(
+        "P3: a record of moves that cannot be read keeps the disks from being served, and is told of",
+        arguments: ["nbdpull-state 1 moves", "nbdpull-state 2 moves 00000000 0\n"])
+    func unreadable(record: String) async throws {
         let fixture = try ControlFixture()
         let manager = try await fixture.manager(stored: true)
         try await manager.define(xml: fixture.domainXML())
@@ -135,13 +138,25 @@ import Testing
         let moves = fixture.stateDirectory + "/moves"
         let name = try #require(
             FileManager.default.contentsOfDirectory(atPath: moves).first)
-        try Data("nbdpull-state 1 moves".utf8).write(
-            to: URL(fileURLWithPath: moves + "/" + name))
+        try Data(record.utf8).write(to: URL(fileURLWithPath: moves + "/" + name))
         let copy = fixture.root + "/copy"
         try FileManager.default.copyItem(atPath: fixture.stateDirectory, toPath: copy)
         let (next, engine) = try await restarted(copy, fixture)
         #expect(engine.attachedCount == 0)
         let disks = try await next.disks(of: "vm1")
-        #expect(disks[0].errorMessage?.contains("Move it away to serve them all") == true)
+        let advice =
+            record.contains(" 1 ") ? "Move it away to serve them all" : "start the newer version"
+        #expect(disks.prefix(2).allSatisfy { $0.errorMessage?.contains(advice) == true })
+        // `/readyz` and `/v1/server` say so.
+        let path = "\(copy)/moves/\(name)"
+        let problems = await next.problems
+        #expect(problems.count == 1)
+        #expect(problems.first?.contains(path) == true, "\(problems)")
+        #expect(
+            next.events.recent.contains {
+                $0.event == .stateProblem && $0.message?.contains(path) == true
+            })
+        try FileManager.default.removeItem(atPath: path)
+        #expect(await next.problems.isEmpty)
     }
 }

@@ -312,14 +312,14 @@ extension JobManager {
     /// Takes up which of a domain's disks have moved; a line for each thing that is wrong.
     func loadMoves(into domain: inout ManagedDomain) -> [String] {
         guard let state else { return [] }
-        do throws(ControlError) {
+        do throws(StateDirectory.DamagedFile) {
             for move in try state.moves(of: domain.definition.uuid) {
                 domain.moves[move.disk] = move
             }
             return []
         } catch {
-            domain.movesProblem = error.message
-            return [error.message]
+            domain.movesProblem = error.text
+            return note([error])
         }
     }
 
