@@ -159,4 +159,49 @@ import Testing
         try FileManager.default.removeItem(atPath: path)
         #expect(await next.problems.isEmpty)
     }
+
+    private final class Door: Sendable {
+        let isOpen = Mutex(false)
+    }
+
+    @Test("P3: a disk is not imported beside an attempt to open it, which comes to its end first")
+    func besideAnOpening() async throws {
+        let (source, fixture) = (try ControlFixture(), try ControlFixture())
+        let file = fixture.root + "/vm1.moved"
+        let xml = fixture.domainXML().replacing(
+            "<name>vm1</name>",
+            with: "<name>vm1</name><uuid>6f0e6ad7-9f5c-4fd0-8a53-27b4f4f4a001</uuid>")
+        let first = try await source.manager(stored: true)
+        try await first.define(xml: xml)
+        try await first.createCheckpoint(
+            domain: "vm1", xml: "<domaincheckpoint><name>c1</name></domaincheckpoint>")
+        _ = try await first.exportState(of: "vm1", disks: ["vda"], to: file)
+
+        let before = try await fixture.manager(stored: true)
+        try await before.define(xml: xml)
+        let copy = fixture.root + "/copy"
+        try FileManager.default.copyItem(atPath: fixture.stateDirectory, toPath: copy)
+        let (manager, engine) = try await restarted(
+            copy, fixture, unusable: [fixture.root + "/vm1-a.raw"])
+        // From now on its storage does not answer.
+        let door = Door()
+        engine.change {
+            $0.unusablePaths = []
+            $0.onAttach = { name in
+                while name == "vm1/vda", !door.isOpen.withLock({ $0 }) {
+                    try? await Task.sleep(for: .milliseconds(10))
+                }
+            }
+        }
+        let request = JobManager.ImportRequest(file: file, isUnchanged: true)
+        let error = await #expect(throws: ControlError.self) {
+            try await manager.importState(of: "vm1", request)
+        }
+        #expect(error?.code == "domain-changing")
+        #expect(engine.look { $0.terms == nil })
+        door.isOpen.withLock { $0 = true }
+        #expect(try await eventually { engine.attachedCount == 2 })
+        _ = try await manager.importState(of: "vm1", request)
+        #expect(try await manager.listCheckpoints(of: "vm1").map(\.name) == ["c1"])
+    }
 }
