@@ -204,4 +204,30 @@ import Testing
         _ = try await manager.importState(of: "vm1", request)
         #expect(try await manager.listCheckpoints(of: "vm1").map(\.name) == ["c1"])
     }
+
+    @Test("P3: a count of moves that no file may have ends nothing but the export")
+    func tooManyMoves() async throws {
+        let fixture = try ControlFixture()
+        let uuid = "6f0e6ad7-9f5c-4fd0-8a53-27b4f4f4a001"
+        for generation in [UInt64.max, 1 << 32, (1 << 32) - 1] {
+            let root = "\(fixture.root)/\(generation)"
+            do {
+                let state = try StateDirectory(path: root)
+                try state.save(
+                    [StoredMove(disk: "vda", generation: generation, move: "m", phase: .here)],
+                    of: uuid)
+                state.release()
+            }
+            let (manager, _) = try await restarted(root, fixture)
+            try await manager.define(
+                xml: fixture.domainXML().replacing(
+                    "<name>vm1</name>", with: "<name>vm1</name><uuid>\(uuid)</uuid>"))
+            let error = await #expect(throws: ControlError.self) {
+                try await manager.exportState(
+                    of: "vm1", disks: ["vda"], to: fixture.root + "/vm1.moved")
+            }
+            #expect(error?.code == "disk-cannot-move")
+            #expect(error?.message.contains("moved \(generation) times") == true)
+        }
+    }
 }

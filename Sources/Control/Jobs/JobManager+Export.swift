@@ -91,7 +91,7 @@ extension JobManager {
                 throw .diskUnavailable(domain: name, target: disk.target, reason: reason)
             }
             let moves = domain.moves[disk.target]?.generation ?? 0
-            guard moves + 1 < DiskStateFile.generationMax else {
+            guard moves < DiskStateFile.generationMax - 1 else {
                 throw .cannotMove(disk.target, "it has moved \(moves) times, the most there are")
             }
         }
