@@ -148,4 +148,44 @@ import Testing
                 "\(error?.message ?? "")")
         }
     }
+
+    @Test("P5: a disk that another server has is opened as no other disk either")
+    func elsewhere() async throws {
+        let fixture = try ControlFixture()
+        let root = fixture.root
+        func xml(_ name: String, _ file: String, _ more: String = "") -> String {
+            "<domain><name>\(name)</name><devices><disk type='file'><source file='\(root)/\(file)'/>"
+                + "<target dev='vda'/>\(more)</disk></devices></domain>"
+        }
+        _ = FileManager.default.createFile(
+            atPath: root + "/a.raw", contents: Data(count: 4096))
+        try FileManager.default.createSymbolicLink(
+            atPath: root + "/a.link", withDestinationPath: root + "/a.raw")
+        let manager = try await fixture.manager(stored: true)
+        // The engine has the file for the first one only.
+        fixture.engine.change { $0.unusablePaths = [root + "/a.link"] }
+        let definitions = [try DomainDefinition.parse(xml("vm2", "a.link"))]
+        _ = await manager.restore(
+            definitions.map { StartDomain(definition: $0, isStored: false) })
+        try await manager.define(xml: xml("vm1", "a.raw"))
+        _ = try await manager.exportState(of: "vm1", disks: [], to: root + "/vm1.moved")
+        fixture.engine.change { $0.unusablePaths = [] }
+        // Nobody takes it up because it is free now.
+        let disks = try await manager.disks(of: "vm2")
+        let words = "is disk 'vda' of domain 'vm1', which another server has"
+        #expect(disks[0].errorMessage?.contains(words) == true, "\(disks)")
+        for file in ["a.raw", "a.link"] {
+            let error = await #expect(throws: ControlError.self) {
+                try await manager.define(xml: xml("vm3", file))
+            }
+            #expect(error?.code == "source-locked")
+            #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
+        }
+        #expect(fixture.engine.attachedCount == 0)
+        // Reading harms nobody; and who is told that it is nobody's any more has it.
+        try await manager.define(xml: xml("vm4", "a.raw", "<readonly/>"))
+        try await manager.undefine("vm4")
+        try await manager.undefine("vm1")
+        #expect(try await manager.disks(of: "vm2")[0].errorMessage == nil)
+    }
 }

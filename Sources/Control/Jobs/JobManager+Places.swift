@@ -60,12 +60,7 @@ extension JobManager {
         var used: [UsedPlace] = []
         for domain in domains.values {
             for disk in domain.definition.disks {
-                for place in disk.places {
-                    used.append(
-                        UsedPlace(
-                            place: place,
-                            holder: .disk(disk.target, domain: domain.definition.name)))
-                }
+                used += Self.places(of: disk, in: domain.definition)
             }
         }
         for job in jobs.values {
@@ -81,6 +76,14 @@ extension JobManager {
             }
         }
         return used
+    }
+
+    private static func places(
+        of disk: DomainDisk, in definition: DomainDefinition
+    ) -> [UsedPlace] {
+        disk.places.map {
+            UsedPlace(place: $0, holder: .disk(disk.target, domain: definition.name))
+        }
     }
 
     private static func byName(_ used: [UsedPlace]) -> [String: UsedPlace] {
@@ -143,7 +146,7 @@ extension JobManager {
     // Each path is looked at for itself: one that hangs says nothing about the others. Of one that
     // does not answer nobody can say that it is not the same.
     private func reached(
-        _ path: String, _ milliseconds: Int32, _ looks: inout [String: Reached?]
+        _ path: String, _ milliseconds: Int32?, _ looks: inout [String: Reached?]
     ) async throws(ControlError) -> Reached? {
         if let known = looks[path] { return known }
         let look = await storage.run(
@@ -155,6 +158,70 @@ extension JobManager {
             return found
         case .failure(let fault): throw controlError(from: fault)
         }
+    }
+
+    // MARK: Disks that are away
+
+    /// Why a disk is not opened for writing: another definition has it as a disk that is another
+    /// server's; nil when none does.
+    ///
+    /// `waits`: as long as its storage takes.
+    func refusalElsewhere(
+        _ disk: DomainDisk, of definition: DomainDefinition, waits: Bool
+    ) async -> ControlError? {
+        guard !disk.readOnly else { return nil }
+        var away: [UsedPlace] = []
+        for domain in domains.values {
+            let isOwn = domain.definition.uuid == definition.uuid
+            for other in domain.definition.disks
+            where domain.reasonAway(other) != nil && !(isOwn && other.target == disk.target) {
+                away += Self.places(of: other, in: domain.definition)
+            }
+        }
+        guard !away.isEmpty else { return nil }
+        let names = Self.byName(away)
+        for place in disk.writablePlaces {
+            if let same = names[place.name] { return Self.elsewhere(disk, same) }
+            do throws(ControlError) {
+                let same = try await reached(
+                    place, among: away, waits ? nil : settings.storageMilliseconds)
+                if let same { return Self.elsewhere(disk, same) }
+            } catch {
+                return error
+            }
+        }
+        return nil
+    }
+
+    private func reached(
+        _ place: BytesPlace, among away: [UsedPlace], _ milliseconds: Int32?
+    ) async throws(ControlError) -> UsedPlace? {
+        var looks: [String: Reached?] = [:]
+        guard let path = place.path, let found = try await reached(path, milliseconds, &looks)
+        else { return nil }
+        // What does not answer is another place than one that does.
+        var silent: Set<StoragePlace> = []
+        for other in away where place.isComparable(to: other.place, isBlock: found.isBlock) {
+            guard let path = other.place.path, !silent.contains(.of(path)) else { continue }
+            do throws(ControlError) {
+                let there = try await reached(path, Self.lookMilliseconds, &looks)
+                if there?.identity == found.identity { return other }
+            } catch {
+                silent.insert(.of(path))
+            }
+        }
+        return nil
+    }
+
+    private static func elsewhere(_ disk: DomainDisk, _ used: UsedPlace) -> ControlError {
+        guard case .disk(let other, let domain) = used.holder else {
+            return .internalError("'\(disk.target)' is no disk")
+        }
+        return ControlError(
+            .operationInvalid, code: "source-locked", status: 409,
+            detail: "source '\(disk.path ?? "")' is disk '\(other)' of domain '\(domain)', which"
+                + " another server has: import its state there (disk-import-state), or detach it"
+                + " there (detach-disk)")
     }
 
     // The server opens scratch itself and finds that out then; targets are opened by others.

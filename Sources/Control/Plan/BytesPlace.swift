@@ -63,6 +63,11 @@ extension DomainDisk {
             return .image("rbd:" + text)
         }
     }
+
+    /// What is written to when it is: images that it builds on are not.
+    var writablePlaces: [BytesPlace] {
+        image?.layers.first?.places.map { BytesPlace($0) } ?? places
+    }
 }
 
 extension ScratchConfiguration {
