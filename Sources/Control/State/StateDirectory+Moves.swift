@@ -52,7 +52,7 @@ package struct StoredMove: Sendable, Hashable, Codable {
 }
 
 /// The disks of one domain that have moved, as the state directory keeps them.
-struct StoredMoves: Sendable, Hashable, Codable {
+package struct StoredMoves: Sendable, Hashable, Codable {
     var uuid: String
     var disks: [StoredMove]
 }
