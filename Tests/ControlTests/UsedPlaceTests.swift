@@ -119,7 +119,9 @@ import Testing
                 "\(error?.message ?? "")")
         }
         // A name by which a file would be made now.
-        #expect(try await refusal(manager, file("a.raw"))?.code == "scratch-is-source")
+        for name in ["a.raw", "./a.raw", "/a.raw", "././/a.raw"] {
+            #expect(try await refusal(manager, file(name))?.code == "scratch-is-source", "\(name)")
+        }
         #expect(fixture.engine.jobCount == 0)
         // Another export of the same server, and a file that is nobody's.
         for disk in [nbd("d.sock", "other"), file("free.raw")] {

@@ -140,6 +140,7 @@ extension JobManager {
             throw error
         }
         domains[name]?.moves = moves
+        movedDomains.insert(name)
     }
 
     private func finishExport(
@@ -315,10 +316,12 @@ extension JobManager {
         do throws(StateDirectory.DamagedFile) {
             for move in try state.moves(of: domain.definition.uuid) {
                 domain.moves[move.disk] = move
+                movedDomains.insert(domain.definition.name)
             }
             return []
         } catch {
             domain.movesProblem = error.text
+            movedDomains.insert(domain.definition.name)
             return note([error])
         }
     }

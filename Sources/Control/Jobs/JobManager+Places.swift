@@ -171,7 +171,8 @@ extension JobManager {
     ) async -> ControlError? {
         guard !disk.readOnly else { return nil }
         var away: [UsedPlace] = []
-        for domain in domains.values {
+        // Not all domains: at a start there are as many disks to open.
+        for domain in movedDomains.compactMap({ domains[$0] }) {
             let isOwn = domain.definition.uuid == definition.uuid
             for other in domain.definition.disks
             where domain.reasonAway(other) != nil && !(isOwn && other.target == disk.target) {
