@@ -22,8 +22,11 @@ package protocol BackupEngine: DiskMoving {
     func diskMap(_ disk: DiskID) async throws(ServerFault) -> DiskMap
     /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
     /// disks and serves the backup exports. A fault leaves nothing behind: no file, no socket, no
-    /// job.
-    func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted
+    /// job. `beforeInstant` is run when everything is made that may take long; where it returns
+    /// false there is no instant, and `givenUp` is thrown.
+    func beginJob(
+        _ configuration: JobConfiguration, beforeInstant: @escaping @Sendable () async -> Bool
+    ) async throws(ServerFault) -> JobStarted
     /// Takes note of jobs that the last server has left running, before the first disk is attached:
     /// a disk is shown to machines only when what its jobs preserve is there again. What other jobs
     /// have left in memory is removed.
@@ -89,6 +92,13 @@ package protocol BackupEngine: DiskMoving {
 }
 
 extension BackupEngine {
+    /// The same with nothing to be done before the instant.
+    package func beginJob(
+        _ configuration: JobConfiguration
+    ) async throws(ServerFault) -> JobStarted {
+        try await beginJob(configuration, beforeInstant: { true })
+    }
+
     /// An engine that never waits for a storage has nobody to answer.
     package func refuseNewCalls() async {}
     /// Nobody waits for disks that are there at once.

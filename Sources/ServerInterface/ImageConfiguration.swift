@@ -10,6 +10,15 @@ package struct ImageConfiguration: Sendable, Hashable, Codable {
 
     /// Most images of a chain.
     package static let layersMax = 64
+
+    /// Where its images lie, of all layers, and their data.
+    package var allPlaces: [ImagePlace] { layers.flatMap(\.places) }
+
+    /// The same as texts, one for each place.
+    ///
+    /// Images of two Ceph clusters may have one name. By what their monitors are called nobody can
+    /// tell, so they count as the same; and so do an image and its snapshots.
+    package var places: Set<String> { Set(allPlaces.map(\.text)) }
 }
 
 /// One image of a chain.
@@ -25,6 +34,9 @@ package struct ImageLayer: Sendable, Hashable, Codable {
         self.format = format
         self.place = place
     }
+
+    /// Where it lies, and its data.
+    package var places: [ImagePlace] { [place] + (dataPlace.map { [$0] } ?? []) }
 }
 
 /// Formats that an adapter opens.
@@ -45,6 +57,16 @@ package enum ImagePlace: Sendable, Hashable, Codable {
         switch self {
         case .file(let path), .block(let path): path
         case .rbd, .iscsi, .gluster: nil
+        }
+    }
+
+    /// The same text for the same place.
+    package var text: String {
+        switch self {
+        case .file(let path), .block(let path): path
+        case .rbd(let rbd): "rbd:" + rbd.name
+        case .iscsi(let unit): "iscsi:\(unit.target)/\(unit.unit)"
+        case .gluster(let file): "gluster:\(file.volume)/\(file.path)"
         }
     }
 }

@@ -43,6 +43,8 @@ package enum ServerFault: Error, Sendable, Hashable {
     /// A named limit was reached.
     case limitReached(what: String, limit: Int)
     case shuttingDown
+    /// Whoever begins a job did not want its instant any more.
+    case givenUp
     /// The server cannot leave its disks to another one now, and goes on; `detail` says why.
     case cannotLeave(detail: String)
     /// What the caller named, a path or a host name, did not answer in time.

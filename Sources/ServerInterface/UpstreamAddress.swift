@@ -134,6 +134,16 @@ package struct UpstreamAddress: Sendable, Hashable {
         }
     }
 
+    /// The same for the same export, however the connection is secured and its host is written.
+    package var placeText: String {
+        var plain = self
+        plain.security = .plain
+        if case .tcp(let host, let port) = place {
+            plain.place = .tcp(host: host.lowercased(), port: port)
+        }
+        return plain.uri
+    }
+
     private static let plainBytes = Set("-._~/:,@+".utf8)
 
     private static func escaped(

@@ -52,6 +52,8 @@ final class FakeEngine: BackupEngine {
         var reportsAsked = 0
         /// What a begin does before it answers.
         var onBegin: (@Sendable (JobConfiguration) -> Void)?
+        /// What it does at the instant.
+        var onInstant: (@Sendable () -> Void)?
         /// Told of each step of a move.
         var onMove: (@Sendable (String) -> Void)?
         var checkFault: ServerFault?
@@ -278,10 +280,14 @@ final class FakeEngine: BackupEngine {
         return JobStarted(endpoint: found.endpoint, holdNanoseconds: 0, diskSizes: [:])
     }
 
-    func beginJob(_ configuration: JobConfiguration) async throws(ServerFault) -> JobStarted {
+    func beginJob(
+        _ configuration: JobConfiguration, beforeInstant: @escaping @Sendable () async -> Bool
+    ) async throws(ServerFault) -> JobStarted {
         let (fault, onBegin) = state.withLock { ($0.beginFault, $0.onBegin) }
         if let fault { throw fault }
         onBegin?(configuration)
+        guard await beforeInstant() else { throw .givenUp }
+        look { $0.onInstant }?()
         let refusal = state.withLock { state -> ServerFault? in
             if let fault = Self.unusableBase(configuration, state) { return fault }
             if let checkpoint = configuration.checkpoint,

@@ -38,9 +38,10 @@ import Testing
 
     /// The server that comes after a kill, over a copy of the state directory.
     private func restarted(
-        _ directory: String, _ fixture: ControlFixture
+        _ directory: String, _ fixture: ControlFixture, unusable: Set<String> = []
     ) async throws -> (manager: JobManager, engine: FakeEngine) {
         let engine = FakeEngine()
+        engine.change { $0.unusablePaths = unusable }
         let settings = JobManagerSettings(
             runDirectory: fixture.runDirectory,
             liveEndpoint: .unix(path: fixture.runDirectory + "/live.sock", mode: 0o600))
@@ -125,8 +126,10 @@ import Testing
         }
     }
 
-    @Test("P3: a record of moves that cannot be read keeps the disks from being served")
-    func unreadable() async throws {
+    @Test(
+        "P3: a record of moves that cannot be read keeps the disks from being served, and is told of",
+        arguments: ["nbdpull-state 1 moves", "nbdpull-state 2 moves 00000000 0\n"])
+    func unreadable(record: String) async throws {
         let fixture = try ControlFixture()
         let manager = try await fixture.manager(stored: true)
         try await manager.define(xml: fixture.domainXML())
@@ -135,13 +138,96 @@ import Testing
         let moves = fixture.stateDirectory + "/moves"
         let name = try #require(
             FileManager.default.contentsOfDirectory(atPath: moves).first)
-        try Data("nbdpull-state 1 moves".utf8).write(
-            to: URL(fileURLWithPath: moves + "/" + name))
+        try Data(record.utf8).write(to: URL(fileURLWithPath: moves + "/" + name))
         let copy = fixture.root + "/copy"
         try FileManager.default.copyItem(atPath: fixture.stateDirectory, toPath: copy)
         let (next, engine) = try await restarted(copy, fixture)
         #expect(engine.attachedCount == 0)
         let disks = try await next.disks(of: "vm1")
-        #expect(disks[0].errorMessage?.contains("Move it away to serve them all") == true)
+        let advice =
+            record.contains(" 1 ") ? "Move it away to serve them all" : "start the newer version"
+        #expect(disks.prefix(2).allSatisfy { $0.errorMessage?.contains(advice) == true })
+        // `/readyz` and `/v1/server` say so.
+        let path = "\(copy)/moves/\(name)"
+        let problems = await next.problems
+        #expect(problems.count == 1)
+        #expect(problems.first?.contains(path) == true, "\(problems)")
+        #expect(
+            next.events.recent.contains {
+                $0.event == .stateProblem && $0.message?.contains(path) == true
+            })
+        try FileManager.default.removeItem(atPath: path)
+        #expect(await next.problems.isEmpty)
+    }
+
+    private final class Door: Sendable {
+        let isOpen = Mutex(false)
+    }
+
+    @Test("P3: a disk is not imported beside an attempt to open it, which comes to its end first")
+    func besideAnOpening() async throws {
+        let (source, fixture) = (try ControlFixture(), try ControlFixture())
+        let file = fixture.root + "/vm1.moved"
+        let xml = fixture.domainXML().replacing(
+            "<name>vm1</name>",
+            with: "<name>vm1</name><uuid>6f0e6ad7-9f5c-4fd0-8a53-27b4f4f4a001</uuid>")
+        let first = try await source.manager(stored: true)
+        try await first.define(xml: xml)
+        try await first.createCheckpoint(
+            domain: "vm1", xml: "<domaincheckpoint><name>c1</name></domaincheckpoint>")
+        _ = try await first.exportState(of: "vm1", disks: ["vda"], to: file)
+
+        let before = try await fixture.manager(stored: true)
+        try await before.define(xml: xml)
+        let copy = fixture.root + "/copy"
+        try FileManager.default.copyItem(atPath: fixture.stateDirectory, toPath: copy)
+        let (manager, engine) = try await restarted(
+            copy, fixture, unusable: [fixture.root + "/vm1-a.raw"])
+        // From now on its storage does not answer.
+        let door = Door()
+        engine.change {
+            $0.unusablePaths = []
+            $0.onAttach = { name in
+                while name == "vm1/vda", !door.isOpen.withLock({ $0 }) {
+                    try? await Task.sleep(for: .milliseconds(10))
+                }
+            }
+        }
+        let request = JobManager.ImportRequest(file: file, isUnchanged: true)
+        let error = await #expect(throws: ControlError.self) {
+            try await manager.importState(of: "vm1", request)
+        }
+        #expect(error?.code == "domain-changing")
+        #expect(engine.look { $0.terms == nil })
+        door.isOpen.withLock { $0 = true }
+        #expect(try await eventually { engine.attachedCount == 2 })
+        _ = try await manager.importState(of: "vm1", request)
+        #expect(try await manager.listCheckpoints(of: "vm1").map(\.name) == ["c1"])
+    }
+
+    @Test("P3: a count of moves that no file may have ends nothing but the export")
+    func tooManyMoves() async throws {
+        let fixture = try ControlFixture()
+        let uuid = "6f0e6ad7-9f5c-4fd0-8a53-27b4f4f4a001"
+        for generation in [UInt64.max, 1 << 32, (1 << 32) - 1] {
+            let root = "\(fixture.root)/\(generation)"
+            do {
+                let state = try StateDirectory(path: root)
+                try state.save(
+                    [StoredMove(disk: "vda", generation: generation, move: "m", phase: .here)],
+                    of: uuid)
+                state.release()
+            }
+            let (manager, _) = try await restarted(root, fixture)
+            try await manager.define(
+                xml: fixture.domainXML().replacing(
+                    "<name>vm1</name>", with: "<name>vm1</name><uuid>\(uuid)</uuid>"))
+            let error = await #expect(throws: ControlError.self) {
+                try await manager.exportState(
+                    of: "vm1", disks: ["vda"], to: fixture.root + "/vm1.moved")
+            }
+            #expect(error?.code == "disk-cannot-move")
+            #expect(error?.message.contains("moved \(generation) times") == true)
+        }
     }
 }

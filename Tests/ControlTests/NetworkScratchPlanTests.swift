@@ -86,6 +86,29 @@ import Testing
         #expect(again.disks?[0].scratchImage == found.image)
     }
 
+    @Test("scratch on another server goes with bitmaps from several bases")
+    func severalBases() throws {
+        let bitmap = "<bitmap xmlns='urn:nbdpull:backup:1' checkpoint='monday' name='m'/>"
+        let scratch = "<scratch protocol='nbd' name='s'><host name='store'/></scratch>"
+        let driver = "<driver type='qcow2'/>"
+        for inner in [scratch + bitmap, bitmap + scratch, driver + scratch + bitmap + bitmap] {
+            let request = try Self.request(inner)
+            let count = inner == driver + scratch + bitmap + bitmap ? 2 : 1
+            #expect(request.disks?[0].bitmaps.count == count)
+        }
+        let request = try Self.request(scratch + bitmap)
+        let plan = try BackupPlan.make(
+            request,
+            domain: try Self.domain("<source protocol='nbd' name='d'><host name='h'/></source>"),
+            jobID: "j", reuseExternal: false, scratchSuffix: "1", firstIndex: 1,
+            bases: IncrementalBases(known: ["monday"], usable: ["vda": ["monday"]]))
+        let again = try BackupRequest.parse(
+            plan.xml(startedEndpoint: nil).replacing(" index='1'", with: ""))
+        #expect(again.disks?[0].scratchPath == "nbd://store/s")
+        #expect(again.disks?[0].bitmaps.map(\.checkpoint) == ["monday"])
+        #expect(again.disks?[0].bitmaps.map(\.name) == ["m"])
+    }
+
     @Test(
         "what leads nowhere is refused",
         arguments: [

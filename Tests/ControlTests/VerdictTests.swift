@@ -311,4 +311,31 @@ import Testing
         #expect(info.success == false)
         #expect(fixture.chains["vda"] == ["c1"])
     }
+
+    @Test("P3: a disk that another server has keeps no failed backup of its domain from being over")
+    func besideADiskThatIsAway() async throws {
+        let fixture = try ControlFixture()
+        let manager = try await fixture.managerWithCheckpoints("c1")
+        _ = try await manager.exportState(
+            of: "vm1", disks: ["vdb"], to: fixture.root + "/vdb.moved")
+        let daily = checkpointXML(
+            "daily", "<disks><disk name='vda'/><disk name='vdb' checkpoint='no'/></disks>")
+        let request = BeginRequest(
+            backupXML: pullXML("<disks><disk name='vda'/><disk name='vdb' backup='no'/></disks>"),
+            checkpointXML: daily)
+        for _ in 1...2 {
+            let job = try await manager.begin(domain: "vm1", request)
+            fixture.engine.breakJob(job.id, "scratch is gone")
+            let info = try await manager.end(domain: "vm1", job: job.id, cause: .failure)
+            #expect(info.checkpointKept == false)
+            #expect(fixture.chains["vda"] == ["c1"])
+            #expect(try records(fixture).isEmpty)
+        }
+        #expect(!manager.events.recent.contains { $0.event == .stateProblem })
+        // Nor is a name taken by bitmaps that were kept.
+        try await manager.createCheckpoint(domain: "vm1", xml: daily)
+        try await manager.deleteCheckpoint("daily", of: "vm1", metadataOnly: true)
+        try await manager.createCheckpoint(domain: "vm1", xml: daily)
+        #expect(fixture.chains["vda"] == ["c1", "daily"])
+    }
 }

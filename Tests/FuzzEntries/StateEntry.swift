@@ -1,4 +1,5 @@
 import Control
+import ServerInterface
 import Tracking
 
 /// Files of the state directory: damaged ones are told apart from whole ones, and none is trusted
@@ -57,6 +58,20 @@ enum StateEntry {
         check(StoredDomain.self, "domain", bytes)
         check(StoredJob.self, "job", bytes)
         check(CheckpointMetadata.self, "checkpoint", bytes)
+        check(StoredMoves.self, "moves", bytes)
+        diskState(bytes)
+        let header =
+            "nbdpull-disk-state 1 \(String(Zlib.crc32(bytes.span), radix: 16)) \(bytes.count)"
+            + " \(bytes.count)\n"
+        diskState(Array(header.utf8) + bytes)
+    }
+
+    private static func diskState(_ bytes: [UInt8]) {
+        guard let found = try? DiskStateFile.decode(bytes) else { return }
+        let layers = found.tracking.flatMap(\.layers).map(\.bytes)
+        guard let again = try? DiskStateFile.encode(found.state, layers),
+            (try? DiskStateFile.decode(again)) != nil
+        else { preconditionFailure("a state of disks that was read cannot be written") }
     }
 
     private static func check<Value: Codable & Equatable>(

@@ -38,7 +38,7 @@ final class ServerFixture: Sendable {
     func path(_ name: String) -> String { directory + "/" + name }
 
     init(
-        cacheMode: CacheMode = .buffered,
+        cacheMode: CacheMode = .buffered, adapters: (any AdapterStarting)? = nil,
         onEvent handler: @escaping @Sendable (ServerEvent) -> Void = { _ in }
     ) async throws {
         directory =
@@ -51,6 +51,7 @@ final class ServerFixture: Sendable {
         var configuration = ServerConfiguration(rings: 1)
         // Files of a test lie beside its disk, on whatever room there is.
         configuration.scratchReserve = .bytes(0)
+        configuration.adapters = adapters
         server = try NBDServer(configuration: configuration)
         server.setEventHandler(handler)
         disk = try await server.attachDisk(

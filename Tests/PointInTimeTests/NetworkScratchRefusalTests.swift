@@ -124,6 +124,39 @@ extension PointInTimeSuite {
             try rig.server.stop()
         }
 
+        @Test("P5: a disk that another server has is refused as scratch, and as another disk")
+        func away() throws {
+            let rig = try Rig()
+            let file = rig.directory.file("upstream")
+            _ = try Images.random(file, bytes: 8 << 20, seed: 6)
+            let before = try Bytes.ofFile(file)
+            let source = try UpstreamServer(.nbdkit([]), over: file)
+            var disk = DiskDescription("vdc", file)
+            disk.upstreamSocket = source.socket
+            let (second, third) = (rig.directory.file("vm2.xml"), rig.directory.file("vm3.xml"))
+            try Files.write(DomainDescription("vm2", [disk]).xml, to: second)
+            try Files.write(DomainDescription("vm3", [disk]).xml, to: third)
+            try rig.server.cli(["define", second]).output()
+            try rig.server.cli(["disk-export-state", "vm2", rig.directory.file("vm2.moved")])
+                .output()
+            let link = rig.directory.file("link.sock")
+            try FileManager.default.createSymbolicLink(
+                atPath: link, withDestinationPath: source.socket)
+            for (socket, tag) in [(source.socket, "one"), (link, "two")] {
+                try rig.expectRefused(
+                    "it is the source of disk 'vm2/vdc'", rig.backup(socket, tag: tag))
+            }
+            let defined = try rig.server.cli(["define", third])
+            #expect(!defined.succeeded)
+            #expect(defined.stderr.contains("which another server has"), "\(defined.stderr)")
+            #expect(try Bytes.ofFile(file) == before)
+            // Given up here, it is whatever the operator takes it for.
+            try rig.server.cli(["undefine", "vm2"]).output()
+            try rig.server.end(
+                "vm1", try rig.server.begin("vm1", rig.backup(source.socket, tag: "three")))
+            try rig.server.stop()
+        }
+
         @Test("P5: this server's own exports are refused as scratch")
         func own() throws {
             let port = Ports.free()

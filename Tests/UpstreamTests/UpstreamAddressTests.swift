@@ -24,6 +24,20 @@ struct UpstreamAddressTests {
         #expect(try UpstreamAddress(uri: "nbd://h:10809/").uri == "nbd://h/")
     }
 
+    @Test("The same export is the same place, however its host and its security are written")
+    func places() throws {
+        let place = try UpstreamAddress(uri: "nbd://store/Disk").placeText
+        for uri in [
+            "nbd://Store:10809/Disk", "nbds://me@STORE/Disk?tls-psk-file=/k",
+            "nbds://store/Disk?tls-certificates=/etc/pki",
+        ] {
+            #expect(try UpstreamAddress(uri: uri).placeText == place)
+        }
+        for uri in ["nbd://store/disk", "nbd://store:1/Disk", "nbd+unix:///Disk?socket=/store"] {
+            #expect(try UpstreamAddress(uri: uri).placeText != place)
+        }
+    }
+
     @Test(
         "What is no address is refused with its reason",
         arguments: [

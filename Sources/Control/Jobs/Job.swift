@@ -22,6 +22,8 @@ struct Job: Sendable {
     var expiresAt: Date?
     var expiryTask: Task<Void, Never>?
     var isExpiryTold = false
+    /// Why its guest could not be frozen for the instant.
+    var freezeFault: ControlError?
     /// Without a client since when.
     var idle = IdleTime()
     /// The record on disk.

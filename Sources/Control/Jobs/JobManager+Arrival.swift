@@ -120,10 +120,13 @@ extension JobManager {
         _ coming: Coming, _ domain: ManagedDomain
     ) async throws(ControlError) -> DiskID {
         let disk = coming.disk
-        let export = domain.definition.liveExportName(target: disk.target)
-        guard !attachingExports.contains(export) else {
-            throw .domainChanging(domain.definition.name)
+        if let error = await refusalElsewhere(disk, of: domain.definition, waits: false) {
+            throw error
         }
+        let export = domain.definition.liveExportName(target: disk.target)
+        // Of two attempts at one disk the one that comes late would find the other's bits changed.
+        guard !attachingExports.contains(export), !isOpening(disk.target, of: domain.definition)
+        else { throw .domainChanging(domain.definition.name) }
         if coming.isAside {
             try endTracking(of: domain.definition.uuid, target: Self.aside(disk.target))
         }

@@ -31,6 +31,10 @@ extension JobManager {
         if let unserved = disk.unserved { return .failed(reason: unserved.reason) }
         if let reason = domain.reasonAway(disk) { return .failed(reason: reason) }
         guard var configuration = try configuration(of: disk, in: domain) else { return .noMedia }
+        if let error = await refusalElsewhere(disk, of: domain.definition, waits: waits) {
+            guard disk.isOptional else { throw error }
+            return .failed(reason: error.message)
+        }
         configuration.waitsForStorage = waits
         let id: DiskID
         do {

@@ -63,6 +63,7 @@ extension JobManager {
             throw await HostNames.explained(error, parsed.backup?.endpoint)
         }
         do throws(ControlError) {
+            try await checkPlaces(of: job)
             job.record.scratch = try await scratchToMake(by: job.plan)
             job.record.targets = targets(of: job.plan)
             jobs[id]?.record = job.record
@@ -279,38 +280,43 @@ extension JobManager {
         return configuration
     }
 
-    // Guests stand still for this and nothing else; the caller thaws them when it has gone well.
+    // Guests stand still for the instant and nothing else: everything that may take long is made
+    // before. The caller thaws them when it has gone well.
+    //
+    // A chain that turns out to be broken only now makes its disk a full one too, where that is
+    // allowed; each round has one incremental disk less.
     private func start(
         _ id: String, _ request: BeginRequest
     ) async throws(ControlError) -> JobStarted {
-        guard let job = jobs[id] else { throw .jobNotFound(id) }
-        let definition = try domain(job.domain).definition
-        try await freeze(request.quiesces, definition, for: id)
-        do throws(ControlError) {
-            return try await startInEngine(id, fallsBackToFull: request.fallsBackToFull)
-        } catch {
-            _ = await thaw(request.quiesces, for: id)
-            throw error
-        }
-    }
-
-    // A chain that turns out to be broken only now makes its disk a full one too, where that is
-    // allowed; each round has one incremental disk less.
-    private func startInEngine(
-        _ id: String, fallsBackToFull: Bool
-    ) async throws(ControlError) -> JobStarted {
+        if request.quiesces, settings.freezer == nil { throw .agentNotConfigured }
         while let job = jobs[id] {
             let configuration = try configuration(of: job)
             do throws(ServerFault) {
-                return try await engine.beginJob(configuration)
+                return try await engine.beginJob(
+                    configuration, beforeInstant: { await self.freeze(for: id, request) })
             } catch {
-                guard fallsBackToFull, case .checkpointUnusable(_, let target, let detail) = error,
+                _ = await thaw(request.quiesces, for: id)
+                if let fault = jobs[id]?.freezeFault { throw fault }
+                guard request.fallsBackToFull,
+                    case .checkpointUnusable(_, let target, let detail) = error,
                     let plan = job.plan.makingFull(target, reason: detail)
                 else { throw controlError(from: error) }
                 jobs[id]?.plan = plan
             }
         }
         throw .jobNotFound(id)
+    }
+
+    // False when there is to be no instant; the job says why.
+    private func freeze(for id: String, _ request: BeginRequest) async -> Bool {
+        do throws(ControlError) {
+            guard let job = jobs[id] else { throw .jobNotFound(id) }
+            try await freeze(request.quiesces, try domain(job.domain).definition, for: id)
+            return true
+        } catch {
+            jobs[id]?.freezeFault = error
+            return false
+        }
     }
 
     private func finishBegin(

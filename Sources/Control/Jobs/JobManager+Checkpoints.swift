@@ -130,8 +130,9 @@ extension JobManager {
         try state?.refuseNewerCheckpoint(planned.name, of: domain.definition.uuid)
         let isLeft = await isBeingTakenBack(planned.name, of: name)
         if isLeft || domain.keptLayers.contains(planned.name) || domain.keepsEveryLayer {
-            // A disk that is not served now would bring the old bitmap back under the new name.
-            for disk in domain.definition.disks where disk.isTrackable {
+            // A disk that is not served now would bring the old bitmap back under the new name; one
+            // that another server has brings none back.
+            for disk in domain.definition.disks where disk.isTrackable && !domain.isAway(disk) {
                 guard case .failed(let reason) = domain.attachments[disk.target] else { continue }
                 throw .diskUnavailable(domain: name, target: disk.target, reason: reason)
             }

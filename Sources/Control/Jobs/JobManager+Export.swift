@@ -63,7 +63,6 @@ extension JobManager {
     ) throws(ControlError) -> (disks: [DomainDisk], before: String?) {
         let domain = try domain(name)
         if let problem = domain.movesProblem { throw .cannotMove(name, problem) }
-        func isAway(_ disk: DomainDisk) -> Bool { domain.moves[disk.target]?.phase == .away }
         var disks: [DomainDisk] = []
         for text in wanted {
             guard let disk = domain.disk(text) else { throw .unknownDisk(text) }
@@ -72,11 +71,11 @@ extension JobManager {
         }
         if wanted.isEmpty {
             disks = domain.definition.disks.filter(\.isTrackable)
-            let present = disks.filter { !isAway($0) }
+            let present = disks.filter { !domain.isAway($0) }
             if !present.isEmpty { disks = present }
         }
         guard !disks.isEmpty else { throw .cannotMove(name, "there is none to export") }
-        let away = disks.filter(isAway)
+        let away = disks.filter(domain.isAway)
         if !away.isEmpty {
             let moves = Set(away.compactMap { domain.moves[$0.target]?.move })
             guard away.count == disks.count, moves.count == 1, let move = moves.first else {
@@ -92,7 +91,7 @@ extension JobManager {
                 throw .diskUnavailable(domain: name, target: disk.target, reason: reason)
             }
             let moves = domain.moves[disk.target]?.generation ?? 0
-            guard moves + 1 < DiskStateFile.generationMax else {
+            guard moves < DiskStateFile.generationMax - 1 else {
                 throw .cannotMove(disk.target, "it has moved \(moves) times, the most there are")
             }
         }
@@ -141,6 +140,7 @@ extension JobManager {
             throw error
         }
         domains[name]?.moves = moves
+        movedDomains.insert(name)
     }
 
     private func finishExport(
@@ -313,14 +313,16 @@ extension JobManager {
     /// Takes up which of a domain's disks have moved; a line for each thing that is wrong.
     func loadMoves(into domain: inout ManagedDomain) -> [String] {
         guard let state else { return [] }
-        do throws(ControlError) {
+        do throws(StateDirectory.DamagedFile) {
             for move in try state.moves(of: domain.definition.uuid) {
                 domain.moves[move.disk] = move
+                movedDomains.insert(domain.definition.name)
             }
             return []
         } catch {
-            domain.movesProblem = error.message
-            return [error.message]
+            domain.movesProblem = error.text
+            movedDomains.insert(domain.definition.name)
+            return note([error])
         }
     }
 

@@ -129,9 +129,20 @@ extension JobManager {
         openings[openingKey(disk, of: definition)] != nil
     }
 
+    /// Whether an attempt to open a disk is under way, of whatever source: it may have the disk's
+    /// tracking, or be about to.
+    func isOpening(_ target: String, of definition: DomainDefinition) -> Bool {
+        let start = openingKey(target, of: definition)
+        return openings.keys.contains { $0.hasPrefix(start) }
+    }
+
     // An attempt at another source of the same disk is another one.
     private func openingKey(_ disk: DomainDisk, of definition: DomainDefinition) -> String {
-        "\(definition.uuid) \(disk.target) \(disk.path ?? "")"
+        openingKey(disk.target, of: definition) + (disk.path ?? "")
+    }
+
+    private func openingKey(_ target: String, of definition: DomainDefinition) -> String {
+        "\(definition.uuid) \(target) "
     }
 
     // One attempt at a time, which lasts as long as the storage takes: a second request joins it.

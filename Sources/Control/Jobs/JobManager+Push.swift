@@ -1,5 +1,4 @@
 import BoundedCalls
-import Foundation
 import ServerInterface
 
 /// Jobs whose targets the server writes itself: a push is a job like any other, and its clients are
@@ -21,8 +20,7 @@ extension JobManager {
 
     /// Makes the targets of a push and starts its workers; nothing is left when it throws.
     func preparePush(_ id: String) async throws(ControlError) {
-        guard let job = jobs[id], job.plan.push != nil else { return }
-        try await checkPlaces(of: job)
+        guard jobs[id]?.plan.push != nil else { return }
         try await makeTargets(of: id)
         let crew = try await crew(of: id)
         jobs[id]?.crew = crew
@@ -162,97 +160,6 @@ extension JobManager {
         } catch {
             throw controlError(from: error)
         }
-    }
-
-    // MARK: Places
-
-    // Nothing that this server uses is written over, under whatever name it is given.
-    private func checkPlaces(of job: Job) async throws(ControlError) {
-        let own = ownDirectories()
-        var used: [(path: String, holder: String)] = []
-        for domain in domains.values {
-            for disk in domain.definition.disks {
-                guard let path = disk.path else { continue }
-                used.append((path, "disk '\(disk.target)' of domain '\(domain.definition.name)'"))
-            }
-        }
-        for other in jobs.values {
-            for disk in other.plan.disks {
-                if let scratch = disk.scratch {
-                    used.append((scratch.path, "scratch of job '\(other.id)'"))
-                }
-                if let target = disk.pushTarget, other.id != job.id {
-                    used.append((target.path, "a target of job '\(other.id)'"))
-                }
-            }
-        }
-        for disk in job.plan.disks {
-            guard let target = disk.pushTarget else { continue }
-            let problem = await storage.run(
-                at: .of(target.path), what: "'\(target.path)'",
-                .begin(milliseconds: settings.storageMilliseconds)
-            ) { () -> Result<String?, ServerFault> in
-                .success(Self.holder(of: target.path, own: own, used: []))
-            }
-            switch problem {
-            case .failure(let fault): throw controlError(from: fault)
-            case .success(let holder?): throw .targetInUse(target.path, disk.target, holder)
-            case .success(nil): break
-            }
-            guard target.kind == .block || target.reuseExternal else {
-                let same = used.first {
-                    BackupPlanner.lexicallyNormal($0.path)
-                        == BackupPlanner.lexicallyNormal(target.path)
-                }
-                if let same { throw .targetInUse(target.path, disk.target, same.holder) }
-                continue
-            }
-            try await checkExisting(target, disk.target, used)
-        }
-    }
-
-    // Each path is looked at for itself: one that hangs says nothing about the others.
-    private func checkExisting(
-        _ target: BackupPlan.PushTarget, _ disk: String, _ used: [(path: String, holder: String)]
-    ) async throws(ControlError) {
-        for (path, holder) in used {
-            let answer = await storage.run(
-                at: .of(path), what: "'\(path)'", .begin(milliseconds: Self.lookMilliseconds)
-            ) { () -> Result<Bool, ServerFault> in
-                .success(Self.holder(of: target.path, own: [], used: [path]) != nil)
-            }
-            switch answer {
-            case .success(true): throw .targetInUse(target.path, disk, holder)
-            case .success(false): break
-            // Nobody can say that it is not the same file.
-            case .failure(let fault): throw controlError(from: fault)
-            }
-        }
-    }
-
-    private static let lookMilliseconds: Int32 = 2_000
-
-    private func ownDirectories() -> [String] {
-        (state.map { StateDirectory.ownPaths(in: $0.path) } ?? []) + [
-            settings.runDirectory, "/dev/shm/nbdpull-\(SystemCalls.effectiveUser)",
-        ]
-    }
-
-    private static func holder(of path: String, own: [String], used: [String]) -> String? {
-        let url = URL(fileURLWithPath: path)
-        let real = url.deletingLastPathComponent().resolvingSymlinksInPath().path
-        let whole = url.resolvingSymlinksInPath().path
-        for place in own {
-            let place = URL(fileURLWithPath: place).resolvingSymlinksInPath().path
-            for found in [real, whole] where found == place || found.hasPrefix(place + "/") {
-                return "the server's own directory"
-            }
-        }
-        guard let found = SystemCalls.reached(path) else { return nil }
-        for other in used where SystemCalls.reached(other)?.identity == found.identity {
-            return other
-        }
-        return nil
     }
 
     // MARK: While it runs
@@ -413,14 +320,6 @@ extension JobManager {
 }
 
 extension ControlError {
-    /// Writing there would destroy something that the server uses.
-    static func targetInUse(_ path: String, _ disk: String, _ holder: String) -> ControlError {
-        ControlError(
-            .invalidArgument, code: "target-in-use", status: 409,
-            detail: "store '\(path)' for backup of '\(disk)' is in use by this server: it is "
-                + holder)
-    }
-
     /// A push ends when it is done.
     static func pushEndsItself(_ id: String) -> ControlError {
         ControlError(

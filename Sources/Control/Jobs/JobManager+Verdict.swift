@@ -120,10 +120,11 @@ extension JobManager {
         return !found().isEmpty
     }
 
-    // A disk that is not served, or whose chain cannot be read, may still hold it.
+    // A disk that is not served, or whose chain cannot be read, may still hold it; one that another
+    // server has never uses it again.
     private func isGone(_ checkpoint: String, from name: String) async -> Bool {
         guard let domain = domains[name], state != nil else { return true }
-        for disk in domain.definition.disks where disk.isTrackable {
+        for disk in domain.definition.disks where disk.isTrackable && !domain.isAway(disk) {
             guard case .attached(let id) = domain.attachments[disk.target],
                 let tracking = try? await engine.diskStatus(id).tracking,
                 !tracking.checkpoints.contains(checkpoint)

@@ -90,6 +90,8 @@ package actor JobManager {
     var reserved: [String: String] = [:]
     /// Live exports that are closed for a change: nobody opens them.
     var attachingExports: Set<String> = []
+    /// Names of domains some of whose disks may be another server's.
+    var movedDomains: Set<String> = []
     /// Images that stand in for disks, as they were written last, by path.
     var standIns: [String: StandInImage] = [:]
     var openings: [String: Task<Void, Never>] = [:]

@@ -41,6 +41,12 @@ struct ManagedDomain: Sendable {
         definition.disks.first { $0.target == name } ?? definition.disks.first { $0.path == name }
     }
 
+    /// Whether it is known that another server has the disk: what was recorded of it here is not
+    /// used again, whichever way it comes back.
+    func isAway(_ disk: DomainDisk) -> Bool {
+        movesProblem == nil && moves[disk.target]?.phase == .away
+    }
+
     /// Why a disk that could be opened is another server's; nil for one that is not.
     func reasonAway(_ disk: DomainDisk) -> String? {
         guard disk.isTrackable else { return nil }

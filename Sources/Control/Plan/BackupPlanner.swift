@@ -153,8 +153,28 @@ struct BackupPlanner {
 
     /// Removes empty and `.` components; `..` stays, since a link may precede it.
     static func lexicallyNormal(_ path: String) -> String {
+        // As most are, and a begin looks at all disks there are.
+        if isNormal(path) { return path }
         // Scalars, not characters: a combining mark behind a slash must not hide it.
-        path.unicodeScalars.split(separator: "/").filter { !$0.elementsEqual(".".unicodeScalars) }
+        return path.unicodeScalars.split(separator: "/")
+            .filter { !$0.elementsEqual(".".unicodeScalars) }
             .map { "/" + String($0) }.joined()
+    }
+
+    private static func isNormal(_ path: String) -> Bool {
+        // Of the component so far; -1 in front of the first slash.
+        var count = -1
+        var isDot = false
+        for byte in path.utf8 {
+            guard byte != UInt8(ascii: "/") else {
+                if count == 0 || count == 1 && isDot { return false }
+                count = 0
+                continue
+            }
+            if count < 0 { return false }
+            isDot = count == 0 && byte == UInt8(ascii: ".")
+            count += 1
+        }
+        return count > 1 || count == 1 && !isDot
     }
 }

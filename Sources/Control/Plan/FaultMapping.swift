@@ -71,6 +71,9 @@ package func controlError(from fault: ServerFault) -> ControlError {
         ControlError(
             .operationInvalid, code: "shutting-down", status: 500,
             detail: "the server is shutting down")
+    case .givenUp:
+        // Who gives a begin up has a better reason to tell.
+        .internalError("the begin was given up before its instant")
     case .cannotLeave(let detail):
         ControlError(
             .operationInvalid, code: "cannot-leave", status: 409, detail: detail)

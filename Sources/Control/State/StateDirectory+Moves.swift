@@ -52,7 +52,7 @@ package struct StoredMove: Sendable, Hashable, Codable {
 }
 
 /// The disks of one domain that have moved, as the state directory keeps them.
-struct StoredMoves: Sendable, Hashable, Codable {
+package struct StoredMoves: Sendable, Hashable, Codable {
     var uuid: String
     var disks: [StoredMove]
 }
@@ -70,8 +70,9 @@ extension StateDirectory {
 
     /// The moves of a domain's disks.
     ///
-    /// - Throws: when there is a file and it cannot be read: any disk of the domain may be away.
-    package func moves(of uuid: String) throws(ControlError) -> [StoredMove] {
+    /// - Throws: the file, when there is one and it cannot be read: any disk of the domain may be
+    ///   away.
+    package func moves(of uuid: String) throws(DamagedFile) -> [StoredMove] {
         let path = movesFile(uuid)
         guard SystemCalls.identity(of: path) != nil else { return [] }
         do throws(StateRecord.Damage) {
@@ -79,10 +80,13 @@ extension StateDirectory {
                 kind: "moves", StoredMoves.self, from: try Self.read(path)
             ).disks
         } catch {
-            throw ControlError(
-                .systemError, code: "state-not-read", status: 500,
-                detail: "state file '\(path)' says which disks another server has, and cannot be"
-                    + " read: \(error.detail). Move it away to serve them all")
+            let meaning = "It says which disks another server has, so none of its domain is served"
+            throw DamagedFile(
+                path: path,
+                detail: error.isNewer
+                    ? "\(error.detail). \(meaning)"
+                    : "\(error.detail). \(meaning). Move it away to serve them all",
+                isNewer: error.isNewer)
         }
     }
 }

@@ -12,7 +12,7 @@ import ServerInterface
 /// later version wrote is never replaced or removed. Calls block for the time of a few fsyncs.
 package final class StateDirectory: Sendable {
     /// A file that is not a valid record.
-    package struct DamagedFile: Sendable, Hashable {
+    package struct DamagedFile: Error, Sendable, Hashable {
         package let path: String
         package let detail: String
         /// A later version wrote it.

@@ -115,6 +115,7 @@ private let pullDisk = """
               <interleave>
                 <optional><ref name="pullDriver"/></optional>
                 <element name="scratch"><ref name="networkStore"/></element>
+                <ref name="moreBitmaps"/>
               </interleave>
             </group>
           </choice>

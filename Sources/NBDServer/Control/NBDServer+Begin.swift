@@ -18,17 +18,18 @@ extension NBDServer {
     /// Validates everything, creates scratch, binds the listener, then fixes one instant for all
     /// disks and serves the exports.
     ///
-    /// A fault leaves nothing behind: no file, no socket, no job.
+    /// A fault leaves nothing behind: no file, no socket, no job. `beforeInstant` is asked between
+    /// the two.
     package func beginJob(
-        _ configuration: JobConfiguration
+        _ configuration: JobConfiguration, beforeInstant: @escaping @Sendable () async -> Bool
     ) async throws(ServerFault) -> JobStarted {
-        let started = try await begin(configuration).get()
+        let started = try await begin(configuration, beforeInstant).get()
         compressLater(configuration.checkpoint?.disks ?? [])
         return started
     }
 
     private func begin(
-        _ configuration: JobConfiguration
+        _ configuration: JobConfiguration, _ beforeInstant: @Sendable () async -> Bool
     ) async -> Result<JobStarted, ServerFault> {
         if let fault = reserve(configuration) { return .failure(fault) }
         defer {
@@ -46,6 +47,10 @@ extension NBDServer {
         case .failure(let fault): return .failure(fault)
         case .success(let made): (exports, opened) = made
         }
+        guard await beforeInstant() else {
+            await discard(exports, opened, scope)
+            return .failure(.givenUp)
+        }
         let begun = await onDisks(disks) {
             self.shared.flight.during(.beginningJob, configuration.id) {
                 self.begin(configuration, exports, bases, scope, opened)
@@ -57,10 +62,17 @@ extension NBDServer {
             for export in exports { export.source.remote?.beginFlush() }
             return begun
         }
+        await discard(exports, opened, scope)
+        return .failure(fault)
+    }
+
+    /// What was made for a job that does not begin.
+    private func discard(
+        _ exports: [BackupExport], _ opened: OpenedListener, _ scope: ExportScope
+    ) async {
         scope.removeAll()
         await discard(opened)
         await removeScratch(Parting(exports))
-        return .failure(fault)
     }
 
     /// Makes scratch and the listener at the same time: they do not depend on each other.

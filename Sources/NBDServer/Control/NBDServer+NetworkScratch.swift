@@ -84,6 +84,11 @@ extension NBDServer {
             try startAdapter(image, for: path)
         }
         do throws(NetworkScratchFault) {
+            // A disk is served all the same; scratch can be another one.
+            if let problem = adapter?.takeProblem() {
+                throw NetworkScratchFault(
+                    detail: "\(problem). What somebody else may have open is no scratch")
+            }
             guard let address = address ?? adapter?.address else {
                 throw NetworkScratchFault(detail: "it has no address")
             }

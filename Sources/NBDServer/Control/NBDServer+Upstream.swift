@@ -8,25 +8,50 @@ import Upstream
 /// Disks whose bytes are reached by NBD.
 extension NBDServer {
     /// On a thread that may wait: connects to an upstream and looks at what it offers.
+    ///
+    /// The place is taken before a program is started: nobody gets it as scratch while that program
+    /// comes up.
     func openUpstream(
         _ configuration: DiskConfiguration, home: Int
     ) -> Result<RawSource, ServerFault> {
-        let address: UpstreamAddress
-        var adapter: (any Adapter)?
-        if let image = configuration.image {
-            switch startAdapter(image, configuration) {
-            case .success(let started): (adapter, address) = (started, started.address)
-            case .failure(let fault): return .failure(fault)
-            }
-        } else {
+        let path = configuration.path
+        var address: UpstreamAddress?
+        if configuration.image == nil {
             do throws(UpstreamAddressFault) {
-                address = try UpstreamAddress(uri: configuration.path)
+                address = try UpstreamAddress(uri: path)
             } catch {
-                return .failure(.sourceUnusable(path: configuration.path, detail: error.detail))
+                return .failure(.sourceUnusable(path: path, detail: error.detail))
             }
         }
-        let opened = openUpstream(configuration, address, adapter, home: home)
-        if case .failure = opened { adapter?.stop() }
+        let registry = shared.upstreams
+        let number: Int32
+        switch registry.reserve(
+            place: address?.placeText ?? path, images: configuration.image?.places ?? [],
+            name: configuration.exportName, for: configuration.readOnly ? .reading : .writing)
+        {
+        case .success(let free): number = free
+        case .failure(let taken): return .failure(Self.fault(path, takenBy: taken.by))
+        }
+        let opened = openReserved(number, configuration, address, home: home)
+        if case .failure = opened { registry.remove(number) }
+        return opened
+    }
+
+    private func openReserved(
+        _ number: Int32, _ configuration: DiskConfiguration, _ address: UpstreamAddress?, home: Int
+    ) -> Result<RawSource, ServerFault> {
+        if let address { return connectDisk(number, configuration, address, nil, home: home) }
+        guard let image = configuration.image else {
+            return .failure(
+                .sourceUnusable(path: configuration.path, detail: "it has no address"))
+        }
+        let adapter: any Adapter
+        switch startAdapter(image, configuration) {
+        case .success(let started): adapter = started
+        case .failure(let fault): return .failure(fault)
+        }
+        let opened = connectDisk(number, configuration, adapter.address, adapter, home: home)
+        if case .failure = opened { adapter.stop() }
         return opened
     }
 
@@ -54,21 +79,12 @@ extension NBDServer {
         }
     }
 
-    private func openUpstream(
-        _ configuration: DiskConfiguration, _ address: UpstreamAddress, _ adapter: (any Adapter)?,
-        home: Int
+    private func connectDisk(
+        _ number: Int32, _ configuration: DiskConfiguration, _ address: UpstreamAddress,
+        _ adapter: (any Adapter)?, home: Int
     ) -> Result<RawSource, ServerFault> {
         let path = configuration.path
         let registry = shared.upstreams
-        let number: Int32
-        switch registry.reserve(
-            place: adapter == nil ? address.placeText : path,
-            images: configuration.image?.places ?? [], name: configuration.exportName,
-            for: configuration.readOnly ? .reading : .writing)
-        {
-        case .success(let free): number = free
-        case .failure(let taken): return .failure(Self.fault(path, takenBy: taken.by))
-        }
         let mailbox = shared.mailboxes[home]
         do throws(UpstreamFault) {
             let upstream = try UpstreamSource(
@@ -82,7 +98,6 @@ extension NBDServer {
                 post: { mailbox.post(.upstream($0)) },
                 onClose: { registry.remove(number) })
             if let other = registry.note(number, found: upstream.place) {
-                registry.remove(number)
                 return .failure(Self.fault(path, takenBy: other))
             }
             registry.add(upstream, home: home)
@@ -90,7 +105,6 @@ extension NBDServer {
             refuseJobs(on: source, servedAs: configuration.exportName)
             return .success(source)
         } catch {
-            registry.remove(number)
             return .failure(.sourceUnusable(path: path, detail: error.detail))
         }
     }

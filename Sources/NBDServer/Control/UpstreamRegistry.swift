@@ -110,33 +110,3 @@ final class UpstreamRegistry: Sendable {
         init(by entry: Entry) { by = entry }
     }
 }
-
-extension UpstreamAddress {
-    /// The same for the same export, however the connection is secured.
-    var placeText: String {
-        var plain = self
-        plain.security = .plain
-        return plain.uri
-    }
-}
-
-extension ImageConfiguration {
-    /// Where its images lie, of all layers, and their data: the same text for the same place.
-    ///
-    /// Images of two Ceph clusters may have one name. By what their monitors are called nobody can
-    /// tell, so they count as the same; and so do an image and its snapshots.
-    var places: Set<String> {
-        Set(layers.flatMap { [$0.place, $0.dataPlace].compactMap { $0?.placeText } })
-    }
-}
-
-extension ImagePlace {
-    fileprivate var placeText: String {
-        switch self {
-        case .file(let path), .block(let path): path
-        case .rbd(let rbd): "rbd:" + rbd.name
-        case .iscsi(let unit): "iscsi:\(unit.target)/\(unit.unit)"
-        case .gluster(let file): "gluster:\(file.volume)/\(file.path)"
-        }
-    }
-}
