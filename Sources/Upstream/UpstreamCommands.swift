@@ -69,7 +69,7 @@ package struct UpstreamAbilities: Sendable, Hashable {
 /// for that one. Pure: bytes are looked after by the caller.
 package struct UpstreamCommands: ~Copyable {
     /// Bytes of changes kept for one upstream; a small one counts as a page.
-    package static let keptBytesMax = 16 << 20
+    package static let keptBytesMax = 32 << 20
     /// Kept changes written again at a time.
     static let replaysMax = 16
     private static let countedBytesMin = 4096

@@ -219,16 +219,19 @@ final class UpstreamHome {
         return hasSent
     }
 
-    /// A machine's own requests have the first connection to themselves where there are several:
-    /// none of them waits behind what backup clients read.
+    /// A machine's own small requests have the first connection to themselves where there are
+    /// several: none of them waits behind what backup clients read, or behind large reads.
     private func pickLink(_ command: UpstreamCommand) -> UpstreamLink {
-        guard links.count > 1 else { return links[0] }
-        if case .other = command.asker, command.kind != .flush, !command.isChange {
-            nextLink = nextLink % (links.count - 1) + 1
-            return links[nextLink]
-        }
-        return links[0]
+        guard links.count > 1, !command.isChange, command.kind != .flush else { return links[0] }
+        var mayWait = command.kind == .read && command.count >= Self.largeReadBytes
+        if case .other = command.asker { mayWait = true }
+        guard mayWait else { return links[0] }
+        nextLink = nextLink % (links.count - 1) + 1
+        return links[nextLink]
     }
+
+    /// A read of so many bytes and more fills a good part of a socket's buffer.
+    private static let largeReadBytes = 64 << 10
 
     private func takeAnswers(_ errands: inout UpstreamErrands) {
         answers.takeAll(into: &taken)

@@ -76,6 +76,7 @@ package struct UpstreamFacts: Sendable, Hashable {
 @safe
 final class UpstreamLink: @unchecked Sendable {
     private let handle: OpaquePointer
+    private let isInOrder: Bool
     /// A descriptor of our own for its socket: the library closes its own when the connection
     /// breaks, and the number may be somebody else's at once.
     let descriptor: Int32
@@ -94,13 +95,20 @@ final class UpstreamLink: @unchecked Sendable {
     private var isClosed = false
 
     /// Connects and negotiates; throws when that is not done by the deadline, in nanoseconds.
+    ///
+    /// `isInOrder`: the server sends the bytes of a read in their order, as those that this
+    /// process starts do; others may not.
     init(
-        _ address: UpstreamAddress, until deadline: UInt64, patienceMilliseconds: UInt64
+        _ address: UpstreamAddress, until deadline: UInt64, patienceMilliseconds: UInt64,
+        isInOrder: Bool
     ) throws(UpstreamFault) {
         // SAFETY (all of init): the handle is this object's own, or closed before an error leaves;
         // the strings are copied by the library.
         guard let handle = unsafe nbd_create() else { throw Self.fault() }
         do throws(UpstreamFault) {
+            // A reply may leave bytes out: they are zeros then, not what the memory held for
+            // others. Where they come in order it is seen that none is left out.
+            try Self.check(unsafe nbd_set_pread_initialize(handle, !isInOrder))
             try unsafe Self.connect(handle, address, until: deadline)
             facts = try unsafe Self.facts(of: handle)
             descriptor = try Self.duplicate(unsafe nbd_aio_get_fd(handle))
@@ -109,6 +117,7 @@ final class UpstreamLink: @unchecked Sendable {
             throw error
         }
         unsafe self.handle = unsafe handle
+        self.isInOrder = isInOrder
         switch address.place {
         case .unix(let path):
             server = Self.server(path)
@@ -161,8 +170,6 @@ final class UpstreamLink: @unchecked Sendable {
         // SAFETY (all of connect): as in init.
         try check(unsafe nbd_set_export_name(handle, address.name))
         try check(unsafe nbd_add_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION))
-        // A reply may leave bytes out: they are zeros then, not what the memory held for others.
-        try check(unsafe nbd_set_pread_initialize(handle, true))
         try unsafe secure(handle, address.security)
         switch address.place {
         case .unix(let path): try check(unsafe nbd_aio_connect_unix(handle, path))
@@ -299,7 +306,8 @@ final class UpstreamLink: @unchecked Sendable {
         case .read:
             guard let bytes = unsafe bytes else { return EFAULT }
             result = unsafe nbd_aio_pread_structured(
-                handle, bytes, command.count, position, answers.chunks(of: index), done, 0)
+                handle, bytes, command.count, position,
+                answers.chunks(of: index, from: isInOrder ? position : nil), done, 0)
         case .write:
             guard let bytes = unsafe bytes else { return EFAULT }
             result = unsafe nbd_aio_pwrite(handle, bytes, command.count, position, done, fua)
@@ -337,7 +345,27 @@ final class AnswerQueue {
     private struct Place {
         let index: Int32
         var byteCount = 0
+        /// Where the next bytes of a read have to come from; nil: from anywhere.
+        private var next: UInt64?
         let queue: UnsafeMutableRawPointer
+
+        init(index: Int32, queue: UnsafeMutableRawPointer) {
+            self.index = index
+            unsafe self.queue = unsafe queue
+        }
+
+        mutating func startReading(_ position: UInt64?) {
+            byteCount = 0
+            next = position
+        }
+
+        mutating func got(_ count: Int, at offset: UInt64) {
+            if let next {
+                guard offset == next else { return }
+                self.next = next &+ UInt64(count)
+            }
+            byteCount &+= count
+        }
     }
 
     private(set) var answers: [Answer] = []
@@ -401,17 +429,18 @@ final class AnswerQueue {
             }, user_data: place(of: index), free: nil)
     }
 
-    /// Counts the bytes of a read's reply, which the library does not.
-    fileprivate func chunks(of index: Int32) -> nbd_chunk_callback {
+    /// Counts the bytes of a read's reply, which the library does not; where they come in order
+    /// from a position on, those that do so only.
+    fileprivate func chunks(of index: Int32, from position: UInt64?) -> nbd_chunk_callback {
         // SAFETY: as for completion; nothing else looks at the place while this does.
         let place = unsafe place(of: index)
-        unsafe place.assumingMemoryBound(to: Place.self).pointee.byteCount = 0
+        unsafe place.assumingMemoryBound(to: Place.self).pointee.startReading(position)
         return unsafe nbd_chunk_callback(
-            callback: { data, _, count, _, status, _ in
+            callback: { data, _, count, offset, status, _ in
                 guard let data = unsafe data else { return 0 }
                 // LIBNBD_READ_DATA, LIBNBD_READ_HOLE; an error has no bytes.
                 if status == 1 || status == 2 {
-                    unsafe data.assumingMemoryBound(to: Place.self).pointee.byteCount &+= count
+                    unsafe data.assumingMemoryBound(to: Place.self).pointee.got(count, at: offset)
                 }
                 return 0
             }, user_data: place, free: nil)

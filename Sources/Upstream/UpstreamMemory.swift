@@ -9,7 +9,7 @@ struct UpstreamMemory: ~Copyable {
     /// Most bytes of one run.
     static let bytesMax = 1 << 20
     /// Bytes of runs that are kept for later.
-    private static let spareBytesMax = UpstreamCommands.keptBytesMax
+    private static let spareBytesMax = 16 << 20
     private static let smallest = 4096
 
     /// By size: a page, two, four and so on.

@@ -212,7 +212,7 @@ package final class UpstreamSource: RemoteSource {
         post: @escaping @Sendable (UpstreamMessage) -> Void,
         onClose: @escaping @Sendable () -> Void
     ) throws(UpstreamFault) {
-        let links = try Self.connect(address, terms)
+        let links = try Self.connect(address, terms, isInOrder: adapter != nil)
         guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
         if facts.isReadOnly, !readOnly {
             throw UpstreamFault(
@@ -284,18 +284,20 @@ package final class UpstreamSource: RemoteSource {
     // MARK: Connecting
 
     private static func connect(
-        _ address: UpstreamAddress, _ terms: UpstreamTerms
+        _ address: UpstreamAddress, _ terms: UpstreamTerms, isInOrder: Bool
     ) throws(UpstreamFault) -> FreshLinks {
         let deadline = MonotonicClock.now() + terms.attemptMilliseconds * 1_000_000
         let first = try UpstreamLink(
-            address, until: deadline, patienceMilliseconds: terms.patienceMilliseconds)
+            address, until: deadline, patienceMilliseconds: terms.patienceMilliseconds,
+            isInOrder: isInOrder)
         var links = [first]
         if first.facts.takesConnections {
             // What cannot be had is done without.
             let end = min(deadline, MonotonicClock.now() + furtherLinksNanoseconds)
             while links.count < linksMax,
                 let more = try? UpstreamLink(
-                    address, until: end, patienceMilliseconds: terms.patienceMilliseconds),
+                    address, until: end, patienceMilliseconds: terms.patienceMilliseconds,
+                    isInOrder: isInOrder),
                 first.facts.difference(from: more.facts, forWriting: true) == nil
             {
                 links.append(more)
@@ -318,7 +320,7 @@ package final class UpstreamSource: RemoteSource {
         DetachedThread.run(name: "nbdpull-upstrm") { [self] in
             do throws(UpstreamFault) {
                 try startAdapter()
-                let links = try Self.connect(address, terms)
+                let links = try Self.connect(address, terms, isInOrder: adapter != nil)
                 for link in links.links {
                     if let text = facts.difference(from: link.facts, forWriting: !isReadOnly) {
                         throw UpstreamFault(text)

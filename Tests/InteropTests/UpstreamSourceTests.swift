@@ -53,6 +53,37 @@ extension InteropSuite {
             #expect(try Bytes.ofFile(path) == expected)
         }
 
+        @Test("small requests have a connection to themselves, and large reads share the others")
+        func connections() throws {
+            let directory = try TemporaryDirectory()
+            let path = try file(directory, 4 * Self.mebibyte)
+            let log = directory.file("log")
+            let upstream = try UpstreamServer(
+                .nbdkit(["--filter=log", "logfile=" + log]), over: path)
+            let export = try ExportUnderTest(upstream.uri)
+            let client = try NBDClient(export.uri)
+            let expected = try Bytes.ofFile(path)
+            for place in 0..<4 {
+                let start = place * Self.mebibyte
+                #expect(try client.read(start, 4096) == Array(expected[start..<start + 4096]))
+                let end = start + Self.mebibyte
+                #expect(try client.read(start, Self.mebibyte) == Array(expected[start..<end]))
+            }
+            try client.disconnect()
+            try export.stop()
+            let reads = Files.read(log).split(separator: "\n").filter { $0.contains(" Read ") }
+            func connections(_ isOf: (Substring) -> Bool) -> Set<Substring> {
+                Set(
+                    reads.filter(isOf).compactMap { line in
+                        line.split(separator: " ").first { $0.hasPrefix("connection=") }
+                    })
+            }
+            let small = connections { $0.contains("count=0x1000 ") }
+            let large = connections { !$0.contains("count=0x1000 ") }
+            #expect(small.count == 1 && large.count > 1, "\(reads.joined(separator: "\n"))")
+            #expect(small.isDisjoint(with: large))
+        }
+
         @Test("P5: an upstream that loses what it has not flushed is written again")
         func lostCache() throws {
             let directory = try TemporaryDirectory()
