@@ -25,6 +25,7 @@ final class FakeEngine: BackupEngine {
         var growFault: ServerFault?
         /// Whether a chain goes with its directory.
         var keepsChainsInDirectories = false
+        /// At the instant.
         var beginFault: ServerFault?
         /// Why jobs end with their server.
         var notLasting: String?
@@ -284,9 +285,9 @@ final class FakeEngine: BackupEngine {
         _ configuration: JobConfiguration, beforeInstant: @escaping @Sendable () async -> Bool
     ) async throws(ServerFault) -> JobStarted {
         let (fault, onBegin) = state.withLock { ($0.beginFault, $0.onBegin) }
-        if let fault { throw fault }
         onBegin?(configuration)
         guard await beforeInstant() else { throw .givenUp }
+        if let fault { throw fault }
         look { $0.onInstant }?()
         let refusal = state.withLock { state -> ServerFault? in
             if let fault = Self.unusableBase(configuration, state) { return fault }

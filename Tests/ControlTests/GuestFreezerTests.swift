@@ -456,7 +456,7 @@ struct GuestFreezerTests {
         let stoodStill = Delivered()
         fixture.engine.change { state in
             state.beginFault = nil
-            state.onBegin = { _ in
+            state.onInstant = {
                 if agent.isFrozen { stoodStill.end(.closed(path: "")) }
             }
         }

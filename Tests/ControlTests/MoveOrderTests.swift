@@ -209,7 +209,8 @@ import Testing
     func tooManyMoves() async throws {
         let fixture = try ControlFixture()
         let uuid = "6f0e6ad7-9f5c-4fd0-8a53-27b4f4f4a001"
-        for generation in [UInt64.max, 1 << 32, (1 << 32) - 1] {
+        let most: UInt64 = 1 << 32
+        for generation in [UInt64.max, most, most - 1] {
             let root = "\(fixture.root)/\(generation)"
             do {
                 let state = try StateDirectory(path: root)
