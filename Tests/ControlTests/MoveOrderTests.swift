@@ -188,7 +188,8 @@ import Testing
         engine.change {
             $0.unusablePaths = []
             $0.onAttach = { name in
-                while name == "vm1/vda", !door.isOpen.withLock({ $0 }) {
+                // No longer than some seconds: who asks for the disk must come to an end.
+                for _ in 0..<1000 where name == "vm1/vda" && !door.isOpen.withLock({ $0 }) {
                     try? await Task.sleep(for: .milliseconds(10))
                 }
             }

@@ -64,8 +64,14 @@ package enum Files {
         try text.write(toFile: path, atomically: false, encoding: .utf8)
     }
 
+    /// A file's text; empty if there is none.
     package static func read(_ path: String) -> String {
-        (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        guard let handle = FileHandle(forReadingAtPath: path) else { return "" }
+        defer { try? handle.close() }
+        // The kernel gives files of its own in pieces, and the first short one is not the end.
+        var bytes = Data()
+        while let more = try? handle.read(upToCount: 64 << 10), !more.isEmpty { bytes += more }
+        return String(decoding: bytes, as: UTF8.self)
     }
 
     package static func remove(_ path: String) { try? FileManager.default.removeItem(atPath: path) }
