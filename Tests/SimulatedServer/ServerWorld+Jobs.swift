@@ -273,11 +273,11 @@ extension ServerWorld {
             putBack(part)
             let found = try part.memory.leftLedger()
             let ledger = try Ledger(found, slotLimit: part.slots)
-            let bitmap = part.base == nil ? nil : part.memory.leftBitmap()?.0
+            let bitmap = part.base == nil ? nil : part.memory.leftBitmap(0)?.0
             if part.base != nil, bitmap == nil { return "its bitmap is gone" }
             let left = LeftExport(
                 facts: found.facts, figures: found.figures, ledger: ledger, memory: part.memory,
-                bitmap: bitmap, granularityShift: Self.granularityShift)
+                bitmaps: bitmap.map { [$0] } ?? [], granularityShift: Self.granularityShift)
             do throws(SystemFault) {
                 try part.resume(job, left, self)
             } catch {
