@@ -25,19 +25,19 @@ extension RingLoopTests {
         let directory = try OwnDirectory()
         var loop = try emptyLoop()
         world.holes[Self.source] = []
-        #expect(world.punch(range(1..<4), in: FileHandle(Self.source)))
+        #expect(world.punch(range(1..<2), in: FileHandle(Self.source)))
         try addTracked(live, &loop, directory)
         settle(&loop)
         let socket = guest(&loop)
 
         let (start, end) = (512, 2 * ClusterGeometry.clusterBytes)
         let head = start..<Self.pageBytes
-        let rest = 4 * Self.pageBytes..<ClusterGeometry.clusterBytes
+        let rest = 2 * Self.pageBytes..<ClusterGeometry.clusterBytes
         world.hung = [Self.source]
         request(6, 81, start, end - start, socket)
         settle(&loop)
         try #require(world.pending.contains { isHead($0.operation) })
-        try #require(zeros(head) == 0 && zeros(rest) == 0)
+        try #require(!rest.isEmpty && zeros(head) == 0 && zeros(rest) == 0)
 
         var instant = Instant()
         instant.exports = [try job()]
@@ -54,7 +54,8 @@ extension RingLoopTests {
         // What was not done by the instant waits for its old content to be in scratch.
         #expect(zeros(head) == head.count)
         #expect(zeros(rest) == rest.count)
-        #expect(zeros(ClusterGeometry.clusterBytes..<end) == 0)
+        let next = zeros(ClusterGeometry.clusterBytes..<end)
+        #expect(next == 0 || next == ClusterGeometry.clusterBytes)
     }
 
     private func isHead(_ operation: StubWorld.Prepared) -> Bool {
