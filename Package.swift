@@ -78,7 +78,8 @@ let package = Package(
         .target(
             name: "Upstream",
             dependencies: [
-                "CLibNBD", "CLinux", "Disk", "IORing", "ServerInterface", "SystemLayer",
+                "CLibNBD", "CLinux", "Disk", "IORing", "ServerInterface", "SharedMemory",
+                "SystemLayer", "VhostProtocol",
             ],
             swiftSettings: strict),
         .target(name: "ServerInterface", dependencies: ["NBDProtocol"], swiftSettings: strict),

@@ -130,6 +130,9 @@ struct KeptProgram {
         }
     }
 
+    /// Files that are the program's own.
+    private var files: [String] { [order.socket, order.sharedSocket, order.readyFile] }
+
     // MARK: Starting
 
     private mutating func begin() {
@@ -145,11 +148,15 @@ struct KeptProgram {
                     + " ('\(order.lockFile)' is locked)")
             return
         }
-        for file in [order.socket, order.readyFile] { unsafe unlink(file) }
+        for file in files { unsafe unlink(file) }
         isUnclean = isUnclean || lseek(lock, 0, SEEK_END) > 0
         // Until it has ended in order. Where this cannot be written, nothing is mended.
         _ = ftruncate(lock, 1)
-        if let process = spawn([order.program] + order.arguments, lock) { state = .starts(process) }
+        if let process = spawn(
+            [order.program] + order.arguments + order.sharingArguments, lock)
+        {
+            state = .starts(process)
+        }
     }
 
     private mutating func spawn(_ command: [String], _ lock: Int32) -> Process? {
@@ -181,7 +188,7 @@ struct KeptProgram {
         defer { close(lock) }
         // Somebody else may have the image by now, whose end mends it as well.
         guard flock(lock, LOCK_EX | LOCK_NB) == 0 else { return false }
-        for file in [order.socket, order.readyFile] { unsafe unlink(file) }
+        for file in files { unsafe unlink(file) }
         guard hasEndedWell else { return false }
         guard isUnclean else {
             ftruncate(lock, 0)

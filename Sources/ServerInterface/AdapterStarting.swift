@@ -19,6 +19,8 @@ package protocol AdapterStarting: Sendable {
 package protocol Adapter: AnyObject, Sendable {
     /// Where it serves the image.
     var address: UpstreamAddress { get }
+    /// Where it shares memory with whoever asks for it (vhost-user); nil: nowhere.
+    var sharedSocket: String? { get }
     /// What `RemoteSource.zeroingUnit` is for its image, in bytes.
     var zeroingUnit: UInt64 { get }
     /// Starts it again when it has ended; on a thread that may wait.
@@ -60,8 +62,11 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
     package var program: String
     /// Without its name.
     package var arguments: [String]
-    /// Its socket, and a file that it writes when it is ready: both are removed before.
+    /// More of them, for a second socket at which it shares memory (vhost-user); empty: it has none.
+    package var sharingArguments: [String]
+    /// Its sockets, and a file that it writes when it is ready: all are removed before.
     package var socket: String
+    package var sharedSocket: String
     package var readyFile: String
     /// A file that the program has locked for as long as it runs, whoever started it; it is empty
     /// when the image was closed in order.
@@ -71,9 +76,11 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
     package var repair: [String]
 
     package init(
-        id: UInt64, program: String, arguments: [String], socket: String, readyFile: String,
-        lockFile: String, repair: [String]
+        id: UInt64, program: String, arguments: [String], sharingArguments: [String],
+        socket: String, sharedSocket: String, readyFile: String, lockFile: String, repair: [String]
     ) {
+        self.sharingArguments = sharingArguments
+        self.sharedSocket = sharedSocket
         self.repair = repair
         self.id = id
         self.program = program

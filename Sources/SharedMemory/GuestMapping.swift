@@ -124,10 +124,14 @@ extension MappingRefusal {
 /// Memory files of this server's own.
 package enum FixedMemory {
     /// A file of zeros that can neither shrink nor grow.
-    package static func make(byteCount: UInt64) throws(SystemFault) -> OwnedDescriptor {
-        // SAFETY: the name is a constant.
+    ///
+    /// `name` is seen in /proc.
+    package static func make(
+        byteCount: UInt64, name: String = "nbdpull-inflight"
+    ) throws(SystemFault) -> OwnedDescriptor {
+        // SAFETY: the name lives for the call.
         let number = try SystemFault.check("memfd_create") {
-            unsafe nbdpull_memory_file("nbdpull-inflight")
+            unsafe nbdpull_memory_file(name)
         }
         let file = OwnedDescriptor(adopting: number)
         guard let size = off_t(exactly: byteCount) else {
@@ -136,5 +140,12 @@ package enum FixedMemory {
         _ = try SystemFault.check("ftruncate") { ftruncate(file.raw, size) }
         _ = try SystemFault.check("fcntl") { nbdpull_seal_size(file.raw) }
         return file
+    }
+
+    /// Gives pages of such a file back, whoever has them mapped: they are zeros from now on.
+    package static func giveBack(_ file: Int32, from start: Int, count: Int) {
+        let mode = nbdpull_FALLOC_FL_PUNCH_HOLE | nbdpull_FALLOC_FL_KEEP_SIZE
+        // Where that fails they stay.
+        _ = fallocate(file, mode, off_t(start), off_t(count))
     }
 }

@@ -59,6 +59,13 @@ package struct MessageSocket: ~Copyable, Sendable {
         return MessageSocket(adopting: descriptor)
     }
 
+    /// A stream to a path, which does not wait; ECONNREFUSED or ENOENT: nobody listens.
+    package static func stream(to path: String) throws(SystemFault) -> OwnedDescriptor {
+        let descriptor = try make(SOCK_STREAM)
+        try connect(descriptor.raw, path)
+        return descriptor
+    }
+
     /// The next one that has connected; nil when none has in time.
     package func accept(milliseconds: Int32) throws(SystemFault) -> MessageSocket? {
         guard wait(milliseconds: milliseconds) else { return nil }

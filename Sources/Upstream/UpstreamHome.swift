@@ -7,12 +7,23 @@ package struct UpstreamErrands {
     package var completions: [Completion] = []
     /// What to wait for once.
     package var polls: [Poll] = []
+    /// Waits for a program's call that are to end: nobody reads it any more.
+    package var cancels: [UInt32] = []
+    /// Whose program is to be kicked; they live until that was submitted.
+    var kicks: [SharedQueue] = []
     /// Answers to block status requests, by their tags.
     package var extents: [UInt64: [UpstreamExtent]] = [:]
 
     package struct Poll: Sendable {
+        package enum Kind: UInt64, Sendable {
+            /// A socket has something to read, or takes more.
+            case input, output
+            /// An eventfd was signalled: it is read.
+            case call
+        }
+
         package let descriptor: Int32
-        package let isOutput: Bool
+        package let kind: Kind
         package let serial: UInt32
     }
 
@@ -22,46 +33,54 @@ package struct UpstreamErrands {
 /// An upstream on its home ring: its connections, and what was asked of it.
 final class UpstreamHome {
     let source: UpstreamSource
-    private var commands: UpstreamCommands
-    private(set) var links: [UpstreamLink] = []
+    var commands: UpstreamCommands
+    var links: [UpstreamLink] = []
     /// Connections that are given up with others and live: what they were asked may still be
     /// carried out, so nothing is asked by new ones before.
-    private var parting: [UpstreamLink] = []
-    private var partingEnd: UInt64 = 0
-    private let answers = AnswerQueue()
-    private var taken: [AnswerQueue.Answer] = []
+    var parting: [UpstreamLink] = []
+    /// Reads and writes go through memory that is shared with the program behind the connections,
+    /// where there is such.
+    var shared: SharedQueue?
+    var partingShared: SharedQueue?
+    /// Connections in a row that broke soon, while memory was shared.
+    var sharedBreaks = 0
+    var partingEnd: UInt64 = 0
+    let answers = AnswerQueue()
+    var taken: [AnswerQueue.Answer] = []
     /// By the number under which a command of others runs.
-    private var requests: [UInt64: UpstreamRequest] = [:]
-    private var lastRequest: UInt64 = 0
+    var requests: [UInt64: UpstreamRequest] = [:]
+    var lastRequest: UInt64 = 0
     /// The ranges of a guest's memory that a command reads into.
-    private var guests: [Int32: LentLane] = [:]
-    private var memory = UpstreamMemory()
+    var guests: [Int32: LentLane] = [:]
+    var memory = UpstreamMemory()
     /// Of scratch: what was written.
-    private var sums = ScratchSums()
+    var sums = ScratchSums()
     /// Of scratch: when what runs under a number was asked.
-    private var askedAt: [UInt64: UInt64] = [:]
-    private var nextLink = 0
+    var askedAt: [UInt64: UInt64] = [:]
+    var nextLink = 0
 
     // While it is not there, in nanoseconds
-    private var downSince: UInt64
-    private var nextAttempt: UInt64 = 0
-    private var pause: UInt64 = UpstreamHome.pauseMin
-    private var connectedAt: UInt64
-    private var isConnecting = false
-    private var hasGivenUp = false
-    private var isReported = false
-    private var isEndReported = false
+    var downSince: UInt64
+    var nextAttempt: UInt64 = 0
+    var pause: UInt64 = UpstreamHome.pauseMin
+    var connectedAt: UInt64
+    var isConnecting = false
+    var hasGivenUp = false
+    var isReported = false
+    var isEndReported = false
     /// Something was answered since the last break: an upstream that dies of what it is asked is
     /// not waited for again and again.
-    private var hasProgress = true
-    private var lastFault = "the connection broke"
+    var hasProgress = true
+    var lastFault = "the connection broke"
 
-    private static let pauseMin: UInt64 = 50_000_000
-    private static let pauseMax: UInt64 = 2_000_000_000
+    static let pauseMin: UInt64 = 50_000_000
+    static let pauseMax: UInt64 = 2_000_000_000
     /// A break that is over sooner is not told.
-    private static let quietNanoseconds: UInt64 = 1_000_000_000
+    static let quietNanoseconds: UInt64 = 1_000_000_000
+    /// After so many it may be the shared memory that breaks them.
+    static let sharedBreaksMax = 4
     /// A connection that is given up is waited for so long.
-    private static let partingNanoseconds: UInt64 = 3_000_000_000
+    static let partingNanoseconds: UInt64 = 3_000_000_000
 
     init(_ source: UpstreamSource, now: UInt64) {
         self.source = source
@@ -88,14 +107,16 @@ final class UpstreamHome {
     }
 
     /// Whether a connection that breaks is made again.
-    private var isMadeAgain: Bool { source.terms.purpose == .disk }
+    var isMadeAgain: Bool { source.terms.purpose == .disk }
 
     /// Ends everything: whoever waits is told that it has failed, and none of their bytes is touched
     /// any more.
     func end(_ errands: inout UpstreamErrands) {
-        closeParting()
+        closeParting(&errands)
         for link in links { link.close() }
         links.removeAll()
+        if let shared { close(shared, &errands) }
+        shared = nil
         answers.removeAll()
         commands.connectionLost()
         commands.giveUp(readErrno: Errno.canceled, changeErrno: Errno.canceled)
@@ -184,22 +205,58 @@ final class UpstreamHome {
 
     // MARK: Going on
 
-    func link(_ serial: UInt32) -> UpstreamLink? {
-        links.first { $0.serial == serial } ?? parting.first { $0.serial == serial }
+    /// What was waited for has happened.
+    func polled(_ kind: UpstreamErrands.Poll.Kind, _ serial: UInt32) {
+        if let queue = [shared, partingShared].lazy.compactMap(\.self)
+            .first(where: { $0.serial == serial })
+        {
+            queue.polled(kind)
+        } else if let link = (links + parting).first(where: { $0.serial == serial }) {
+            let isOutput = kind == .output
+            if isOutput { link.waitsForOutput = false } else { link.waitsForInput = false }
+            link.notify(output: isOutput)
+        }
+    }
+
+    func kickFailed(_ serial: UInt32) {
+        if shared?.serial == serial { shared?.isBroken = true }
+    }
+
+    /// By the numbers of what is waited for.
+    var serials: [UInt32] {
+        links.map(\.serial) + (shared.map { [$0.serial] } ?? [])
     }
 
     /// Takes answers, sends what can be sent, says what to wait for.
     func pump(now: UInt64, _ errands: inout UpstreamErrands) {
-        settleParting(now: now)
+        settleParting(now: now, &errands)
         while true {
+            collectShared()
             takeAnswers(&errands)
-            if links.contains(where: \.isBroken) { breakAll(now: now, &errands) }
-            if hasGivenUp { giveUp() }
+            if isAnyBroken { breakAll(now: now, &errands) }
+            if hasGivenUp { giveUp(&errands) }
             tellOutcomes(&errands)
             guard sendNext() else { break }
         }
         tellOutcomes(&errands)
+        if let shared, shared.publish() { errands.kicks.append(shared) }
         arm(&errands)
+    }
+
+    var isAnyBroken: Bool {
+        links.contains(where: \.isBroken) || shared?.isBroken == true
+    }
+
+    /// Takes what the program has answered.
+    ///
+    /// What it has not carried out goes to it once more over a connection, where it says why.
+    private func collectShared() {
+        guard let shared, let link = links.first else { return }
+        for index in shared.collect(into: answers) {
+            let command = commands[index]
+            let errno = link.send(command, asFlush: false, index, to: answers, durable: false)
+            if !link.isBroken, errno != 0 { commands.answered(index, errno: errno) }
+        }
     }
 
     /// Sends until nothing is to be sent; false when there was nothing.
@@ -208,6 +265,7 @@ final class UpstreamHome {
         while !links.isEmpty, let (index, isFlush) = commands.next() {
             hasSent = true
             let command = commands[index]
+            if !isFlush, let shared, shared.ask(command, index) { continue }
             let link = pickLink(command)
             let errno = link.send(
                 command, asFlush: isFlush, index, to: answers,
@@ -257,7 +315,7 @@ final class UpstreamHome {
         taken.removeAll(keepingCapacity: true)
     }
 
-    private static let shutsDown: Int32 = 108
+    static let shutsDown: Int32 = 108
     private static let notConnected: Int32 = 107
 
     /// An answer that says nothing of the command: the server goes, or is gone.
@@ -313,180 +371,39 @@ final class UpstreamHome {
     }
 
     private func arm(_ errands: inout UpstreamErrands) {
-        for link in links + parting where !link.isBroken {
-            if link.wantsInput, !link.waitsForInput {
-                link.waitsForInput = true
-                errands.polls.append(
-                    .init(descriptor: link.descriptor, isOutput: false, serial: link.serial))
-            }
-            if link.wantsOutput, !link.waitsForOutput {
-                link.waitsForOutput = true
-                errands.polls.append(
-                    .init(descriptor: link.descriptor, isOutput: true, serial: link.serial))
-            }
+        for link in links { arm(link, &errands) }
+        for link in parting { arm(link, &errands) }
+        if let shared { arm(shared, &errands) }
+        if let partingShared { arm(partingShared, &errands) }
+    }
+
+    private func arm(_ link: UpstreamLink, _ errands: inout UpstreamErrands) {
+        guard !link.isBroken else { return }
+        if link.wantsInput, !link.waitsForInput {
+            link.waitsForInput = true
+            errands.polls.append(
+                .init(descriptor: link.descriptor, kind: .input, serial: link.serial))
+        }
+        if link.wantsOutput, !link.waitsForOutput {
+            link.waitsForOutput = true
+            errands.polls.append(
+                .init(descriptor: link.descriptor, kind: .output, serial: link.serial))
         }
     }
 
-    // MARK: Coming and going
-
-    /// One connection has broken: perhaps the upstream is another process by now, and none of them
-    /// is believed.
-    private func breakAll(now: UInt64, _ errands: inout UpstreamErrands) {
-        guard isMadeAgain else { return goForGood(now: now, .connectionBroke, &errands) }
-        let isIdle = !commands.awaitsAnswers
-        let lasted = now - min(now, connectedAt) >= Self.pauseMax
-        closeLinks(now: now, &errands)
-        commands.connectionLost()
-        lastFault = "the connection broke"
-        // One that lasted was there, whatever it was asked meanwhile.
-        if hasProgress || isIdle || lasted { downSince = now }
-        if hasProgress || lasted { pause = Self.pauseMin }
-        hasProgress = false
-        // One that breaks whatever is made is not asked faster than one that is not there.
-        if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
-    }
-
-    /// Nothing is asked of it again, so nobody waits for what it may still carry out.
-    private func goForGood(
-        now: UInt64, _ reason: ScratchEnd, _ errands: inout UpstreamErrands
-    ) {
-        closeLinks(now: now, waiting: false, &errands)
-        commands.connectionLost()
-        hasGivenUp = true
-        source.noteEnd(reason)
-    }
-
-    /// Who does not answer may be asked by nobody who has a limit of his own: a client that waits
-    /// would wait for good, and a machine that writes nothing would not find out.
-    private func checkAnswers(now: UInt64, _ errands: inout UpstreamErrands) {
-        let patience = source.terms.patienceMilliseconds
-        guard !links.isEmpty, let oldest = askedAt.values.min(),
-            now - min(now, oldest) >= patience * 1_000_000
-        else { return }
-        goForGood(now: now, .isSilent(milliseconds: patience), &errands)
-        pump(now: now, &errands)
-    }
-
-    /// What they answer from here on, to commands that are sent again, counts no more.
-    private func closeLinks(
-        now: UInt64, waiting: Bool = true, _ errands: inout UpstreamErrands
-    ) {
-        let waitsForOthers = waiting && !commands.isLastBreak
-        var closed: Set<UInt32> = []
-        for link in links {
-            if waitsForOthers, link.isAlive, link.isAsked {
-                parting.append(link)
-            } else {
-                closed.insert(link.serial)
-                link.close()
-            }
+    private func arm(_ queue: SharedQueue, _ errands: inout UpstreamErrands) {
+        guard !queue.isBroken else { return }
+        if !queue.waitsForCall {
+            queue.waitsForCall = true
+            errands.polls.append(
+                .init(descriptor: queue.callDescriptor, kind: .call, serial: queue.serial))
         }
-        partingEnd = now + Self.partingNanoseconds
-        errands.polls.removeAll { closed.contains($0.serial) }
-        links.removeAll()
-        answers.removeAll()
-    }
-
-    /// Lets go of the connections that have answered what they were asked.
-    private func settleParting(now: UInt64) {
-        guard !parting.isEmpty else { return }
-        answers.removeAll()
-        parting.removeAll { link in
-            guard now >= partingEnd || !link.isAlive || !link.isAsked else { return false }
-            link.close()
-            return true
-        }
-        if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
-    }
-
-    private func closeParting() {
-        for link in parting { link.close() }
-        parting.removeAll()
-        answers.removeAll()
-    }
-
-    /// It answers: what was said of its absence is over.
-    private func noteProgress() {
-        hasProgress = true
-        if isReported { source.report("it is there again: its requests go on") }
-        isReported = false
-        isEndReported = false
-    }
-
-    private func tryToConnect(now: UInt64) {
-        guard !isConnecting else { return }
-        nextAttempt = now + pause
-        pause = min(pause * 2, Self.pauseMax)
-        isConnecting = source.startConnecting()
-    }
-
-    func connected(
-        _ result: Result<FreshLinks, UpstreamFault>, _ serial: inout UInt32, now: UInt64,
-        _ errands: inout UpstreamErrands
-    ) {
-        isConnecting = false
-        switch result {
-        case .failure(let fault): lastFault = fault.detail
-        case .success(let fresh):
-            guard links.isEmpty, parting.isEmpty else { return }
-            hasGivenUp = false
-            use(fresh, &serial, now: now)
-            pump(now: now, &errands)
+        if !queue.waitsForEnd {
+            queue.waitsForEnd = true
+            errands.polls.append(
+                .init(descriptor: queue.endDescriptor, kind: .input, serial: queue.serial))
         }
     }
-
-    private func use(_ fresh: FreshLinks, _ serial: inout UInt32, now: UInt64) {
-        connectedAt = now
-        links = fresh.links
-        for link in links {
-            serial &+= 1
-            link.serial = serial
-        }
-        commands.connected()
-    }
-
-    /// The ring's clock has ticked.
-    func tick(now: UInt64, _ errands: inout UpstreamErrands) {
-        guard isMadeAgain else { return checkAnswers(now: now, &errands) }
-        guard links.isEmpty else {
-            // One that nobody asks for anything is there again when its connections last.
-            if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
-            return
-        }
-        settleParting(now: now)
-        let away = now - min(now, downSince)
-        let patience = source.terms.patienceMilliseconds * 1_000_000
-        if !isReported, away >= Self.quietNanoseconds {
-            isReported = true
-            source.report(
-                "it does not answer (\(lastFault)): requests wait for up to"
-                    + " \(source.terms.patienceMilliseconds / 1_000) s")
-        }
-        if !hasGivenUp, away >= patience {
-            hasGivenUp = true
-            if !isEndReported {
-                source.report(
-                    "it has not answered for \(source.terms.patienceMilliseconds / 1_000) s"
-                        + " (\(lastFault)): requests fail until it does")
-            }
-            isEndReported = true
-            pump(now: now, &errands)
-        }
-        if parting.isEmpty, now >= nextAttempt { tryToConnect(now: now) }
-    }
-
-    private func giveUp() {
-        // Bytes of what has failed are no longer theirs.
-        closeParting()
-        if isMadeAgain {
-            commands.giveUp(readErrno: Self.timedOut, changeErrno: Errno.canceled)
-        } else {
-            let errno = source.scratchEnd == nil ? Errno.canceled : Errno.io
-            commands.giveUp(readErrno: errno, changeErrno: errno)
-        }
-    }
-
-    private static let timedOut: Int32 = 110
 }
 
 extension UpstreamErrands {

@@ -385,6 +385,11 @@ final class AnswerQueue {
         answers.removeAll(keepingCapacity: true)
     }
 
+    /// A command was carried out that no link was asked for.
+    func note(_ index: Int32, byteCount: Int) {
+        answers.append(Answer(index: index, errno: 0, byteCount: byteCount))
+    }
+
     func takeExtents(of index: Int32) -> [UpstreamExtent] {
         extents.removeValue(forKey: index) ?? []
     }

@@ -10,6 +10,8 @@ package struct UpstreamRing: ~Copyable {
     private var lastSerial: UInt32 = 0
     /// Upstreams that were asked something since the last `settle`.
     private var asked: [Int32] = []
+    /// Those that share memory with their programs.
+    private var sharing: [UpstreamHome] = []
     package var errands = UpstreamErrands()
 
     package init() {}
@@ -35,7 +37,8 @@ package struct UpstreamRing: ~Copyable {
 
     private mutating func noteLinks(_ home: UpstreamHome) {
         byLink = byLink.filter { $0.value != home.source.number }
-        for link in home.links { byLink[link.serial] = home.source.number }
+        for serial in home.serials { byLink[serial] = home.source.number }
+        sharing = homes.values.filter { $0.shared != nil }
     }
 
     /// Whether an upstream has been opened here.
@@ -72,14 +75,47 @@ package struct UpstreamRing: ~Copyable {
         asked.removeAll(keepingCapacity: true)
     }
 
-    /// A poll has completed.
-    package mutating func polled(_ serial: UInt32, isOutput: Bool, now: UInt64) {
-        guard let number = byLink[serial], let home = homes[number], let link = home.link(serial)
-        else { return }
-        if isOutput { link.waitsForOutput = false } else { link.waitsForInput = false }
-        link.notify(output: isOutput)
+    /// What was waited for has happened.
+    package mutating func polled(
+        _ serial: UInt32, _ kind: UpstreamErrands.Poll.Kind, now: UInt64
+    ) {
+        guard let number = byLink[serial], let home = homes[number] else { return }
+        home.polled(kind, serial)
         home.pump(now: now, &errands)
     }
+
+    /// A program could not be kicked: its queue is of no use.
+    package mutating func kickFailed(_ serial: UInt32, now: UInt64) {
+        guard let number = byLink[serial], let home = homes[number] else { return }
+        home.kickFailed(serial)
+        home.pump(now: now, &errands)
+    }
+
+    // MARK: Shared memory
+
+    /// Takes what programs have answered in memory.
+    package mutating func look(now: UInt64) {
+        for home in sharing where home.shared?.hasAnswers == true {
+            home.pump(now: now, &errands)
+        }
+    }
+
+    /// Asks programs to call when they answer; returns whether one has in between.
+    package mutating func wantCalls() -> Bool {
+        var hasSome = false
+        for home in sharing where home.shared?.wantCalls() == true { hasSome = true }
+        return hasSome
+    }
+
+    /// Programs that are to be kicked, until `haveKicked` says that this was submitted.
+    package var kickCount: Int { errands.kicks.count }
+
+    /// How one of them is kicked, and the number of its queue.
+    package func kick(_ position: Int) -> (CallRing, serial: UInt32) {
+        (errands.kicks[position].kick, errands.kicks[position].serial)
+    }
+
+    package mutating func haveKicked() { errands.kicks.removeAll(keepingCapacity: true) }
 
     /// Takes a message; `find` gives the upstream of a number.
     package mutating func take(
@@ -100,6 +136,7 @@ package struct UpstreamRing: ~Copyable {
             let links = Set(byLink.filter { $0.value == number }.keys)
             errands.polls.removeAll { links.contains($0.serial) }
             byLink = byLink.filter { $0.value != number }
+            sharing.removeAll { $0 === home }
             home.end(&errands)
         }
     }

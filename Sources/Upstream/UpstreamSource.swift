@@ -114,7 +114,12 @@ private final class FlushResult: Sendable {
 /// Connections that were made on a thread.
 package final class FreshLinks: Sendable {
     let links: [UpstreamLink]
-    init(_ links: [UpstreamLink]) { self.links = links }
+    /// Memory that is shared with the program behind them, where that does so.
+    let shared: SharedQueue?
+    init(_ links: [UpstreamLink], _ shared: SharedQueue? = nil) {
+        self.links = links
+        self.shared = shared
+    }
 }
 
 /// What the ring that has an upstream is told.
@@ -183,6 +188,8 @@ package final class UpstreamSource: RemoteSource {
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
     private let end = Mutex<ScratchEnd?>(nil)
+    /// Memory is shared with the program behind it; not after it did there what none does.
+    private let sharesMemory = Atomic<Bool>(true)
     /// What tells its server from others, by whatever name it was reached.
     package let server: String
     /// Its server listens at this number on this very machine; nil for any other.
@@ -197,6 +204,8 @@ package final class UpstreamSource: RemoteSource {
     /// The others are waited for no longer, all together: a server may be willing to have several
     /// and have room for one.
     private static let furtherLinksNanoseconds: UInt64 = 1_000_000_000
+    /// The same of memory that is shared with a program.
+    private static let sharingNanoseconds: UInt64 = 5_000_000_000
     /// Largest cluster of a qcow2 image, in bytes: what is behind an upstream is not known.
     private static let zeroingUnitMax: UInt64 = 2 << 20
     /// A smallest block that is larger is refused, in bytes: buffers are aligned to this.
@@ -212,7 +221,7 @@ package final class UpstreamSource: RemoteSource {
         post: @escaping @Sendable (UpstreamMessage) -> Void,
         onClose: @escaping @Sendable () -> Void
     ) throws(UpstreamFault) {
-        let links = try Self.connect(address, terms, isInOrder: adapter != nil)
+        let links = try Self.connect(address, terms, adapter, sharing: adapter)
         guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
         if facts.isReadOnly, !readOnly {
             throw UpstreamFault(
@@ -284,8 +293,10 @@ package final class UpstreamSource: RemoteSource {
     // MARK: Connecting
 
     private static func connect(
-        _ address: UpstreamAddress, _ terms: UpstreamTerms, isInOrder: Bool
+        _ address: UpstreamAddress, _ terms: UpstreamTerms, _ adapter: (any Adapter)?,
+        sharing partner: (any Adapter)?
     ) throws(UpstreamFault) -> FreshLinks {
+        let isInOrder = adapter != nil
         let deadline = MonotonicClock.now() + terms.attemptMilliseconds * 1_000_000
         let first = try UpstreamLink(
             address, until: deadline, patienceMilliseconds: terms.patienceMilliseconds,
@@ -303,7 +314,33 @@ package final class UpstreamSource: RemoteSource {
                 links.append(more)
             }
         }
-        return FreshLinks(links)
+        return FreshLinks(
+            links,
+            partner.flatMap {
+                share(
+                    first.facts, $0,
+                    until: min(deadline, MonotonicClock.now() + sharingNanoseconds))
+            })
+    }
+
+    /// The program is served by sockets alone from now on.
+    func shareNoMore(because fault: String) {
+        sharesMemory.store(false, ordering: .relaxed)
+        report(
+            "its program does not get on with memory that is shared with it (\(fault)): it is asked"
+                + " over its socket alone from now on, which is slower")
+    }
+
+    /// Shares memory with the program, which spares copies; nil: it goes on by sockets alone.
+    private static func share(
+        _ facts: UpstreamFacts, _ adapter: any Adapter, until deadline: UInt64
+    ) -> SharedQueue? {
+        guard let path = adapter.sharedSocket,
+            let shared = try? SharedQueue(path, until: deadline),
+            // A disk that ends within a sector has one less here.
+            shared.sizeBytes <= facts.sizeBytes
+        else { return nil }
+        return shared
     }
 
     func takeFresh() -> FreshLinks? {
@@ -320,7 +357,8 @@ package final class UpstreamSource: RemoteSource {
         DetachedThread.run(name: "nbdpull-upstrm") { [self] in
             do throws(UpstreamFault) {
                 try startAdapter()
-                let links = try Self.connect(address, terms, isInOrder: adapter != nil)
+                let partner = sharesMemory.load(ordering: .relaxed) ? adapter : nil
+                let links = try Self.connect(address, terms, adapter, sharing: partner)
                 for link in links.links {
                     if let text = facts.difference(from: link.facts, forWriting: !isReadOnly) {
                         throw UpstreamFault(text)

@@ -17,6 +17,7 @@ private final class ScriptedAdapters: AdapterStarting {
         }
 
         var zeroingUnit: UInt64 { 1 }
+        var sharedSocket: String? { nil }
         var before: ImageState { ImageState(files: 0, changed: 0) }
         func ensureRuns(milliseconds: Int32) throws(AdapterFault) {}
         func takeProblem() -> String? { problem }

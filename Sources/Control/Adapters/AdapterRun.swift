@@ -18,6 +18,8 @@ final class AdapterRun: Adapter {
         var waiters: [DispatchSemaphore] = []
         /// An earlier program had the image open after it was looked at.
         var hasWaited = false
+        /// The program has a second socket at which it shares memory.
+        var sharesMemory = true
         /// Why it is not known who has the image open; told once.
         var problem: String?
 
@@ -50,6 +52,17 @@ final class AdapterRun: Adapter {
         self.address = address
         self.image = image
         self.look = look
+    }
+
+    var sharedSocket: String? {
+        content.withLock { $0.sharesMemory } ? order.sharedSocket : nil
+    }
+
+    /// As the program is started now.
+    private var orderNow: AdapterOrder {
+        var now = order
+        if sharedSocket == nil { now.sharingArguments = [] }
+        return now
     }
 
     var zeroingUnit: UInt64 { look.zeroingUnit }
@@ -97,7 +110,10 @@ final class AdapterRun: Adapter {
                 if let watchers { try checkAlone(after: watchers) }
                 return
             case .stopped: throw AdapterFault("it was stopped")
-            case .ended(let text): throw AdapterFault(text)
+            case .ended(let text):
+                guard hasRefusedToShare(text) else { throw AdapterFault(text) }
+                hasStarted = false
+                continue
             case .starting: break
             }
             hasStarted = true
@@ -105,7 +121,7 @@ final class AdapterRun: Adapter {
                 do throws(AdapterFault) {
                     try check()
                     watchers = try lookAround()
-                    try adapters.tell(.start(order))
+                    try adapters.tell(.start(orderNow))
                     // Told to end in between, it was not there yet.
                     if isStopped { try adapters.tell(.stop(id: order.id)) }
                 } catch {
@@ -116,6 +132,15 @@ final class AdapterRun: Adapter {
             guard signal.wait(timeout: deadline) == .success else {
                 throw AdapterFault(lateness)
             }
+        }
+    }
+
+    /// Whether it was built without what shares memory: it is started without that from now on.
+    private func hasRefusedToShare(_ text: String) -> Bool {
+        guard text.contains(BlockGraph.sharingType) else { return false }
+        return content.withLock { content in
+            defer { content.sharesMemory = false }
+            return content.sharesMemory
         }
     }
 

@@ -35,9 +35,9 @@ package final class Adapters: AdapterStarting {
         // Those who only read have the image beside each other.
         let reader = disk.readOnly ? "-" + String(UInt32.random(in: 0 ... .max), radix: 16) : ""
         let name = directory + "/" + Self.name(of: disk) + reader
-        guard name.utf8.count + 5 <= Self.socketPathBytesMax else {
+        guard name.utf8.count + ".shared".utf8.count <= Self.socketPathBytesMax else {
             throw AdapterFault(
-                "the path of its socket, '\(name).sock', is too long: choose a shorter run"
+                "the path of its socket, '\(name).shared', is too long: choose a shorter run"
                     + " directory")
         }
         let socket = name + ".sock"
@@ -49,12 +49,15 @@ package final class Adapters: AdapterStarting {
             } ?? []
         let arguments = BlockGraph.arguments(
             image, for: disk, socket: socket, readyFile: name + ".ready")
+        let sharedSocket = name + ".shared"
         let address = try Self.address(socket)
         let watch = RBDWatch(image, for: disk, file: name + ".watch")
         let run = content.withLock { content in
             content.lastID += 1
             let order = AdapterOrder(
-                id: content.lastID, program: program, arguments: arguments, socket: socket,
+                id: content.lastID, program: program, arguments: arguments,
+                sharingArguments: BlockGraph.sharing(for: disk, socket: sharedSocket),
+                socket: socket, sharedSocket: sharedSocket,
                 readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
             let run = AdapterRun(order, of: self, address, image, look, watch)
             content.runs[order.id] = run

@@ -36,6 +36,18 @@ struct BlockGraph {
             + ["--nbd-server", text(server), "--export", text(export), "--pidfile", readyFile]
     }
 
+    /// More arguments: it shares memory with whoever asks for that at another socket.
+    static func sharing(for disk: DiskConfiguration, socket: String) -> [String] {
+        let export: Node = [
+            "type": sharingType, "id": "shared", "node-name": "image0",
+            "addr": ["type": "unix", "path": socket], "writable": !disk.readOnly,
+        ]
+        return ["--export", text(export)]
+    }
+
+    /// Programs that were built without it name it when they refuse it.
+    static let sharingType = "vhost-user-blk"
+
     /// The command by which `qemu-img` frees what a killed program had taken in an image and not
     /// used; nil where there is no such thing.
     static func repair(_ image: ImageConfiguration, by program: String) -> [String]? {

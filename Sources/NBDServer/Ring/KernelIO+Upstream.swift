@@ -44,9 +44,11 @@ struct UpstreamWrite: Sendable {
 /// Sources that are upstreams: the ring of the disk has their connections and polls them; other
 /// rings ask that one.
 extension KernelIO {
-    /// The kind of tags of polls, which `Operation` does not use.
+    /// The kind of tags of polls, which `Operation` does not use: below it the kind of the poll,
+    /// then its serial.
     private static let pollKind: UInt64 = 0xF0
-    private static let outputBit: UInt64 = 1 << 32
+    /// The same of kicks that have failed.
+    private static let kickKind: UInt64 = 0xF1
 
     var usesUpstreams: Bool {
         upstreamPolls > 0 || !upstreams.isEmpty || !answers.isEmpty || hasUpstreamCompletions
@@ -212,18 +214,38 @@ extension KernelIO {
 
     mutating func upstreamAnswered(_ answer: UpstreamAnswer) { answers.append(answer) }
 
-    /// Sends what was asked, and waits for what is to come.
+    /// Sends what was asked, and prepares what is to be waited for.
     @inline(never)
     mutating func settleUpstreams() {
         if upstreams.isUnsettled { upstreams.settle(now: MonotonicClock.now()) }
-        guard !upstreams.errands.polls.isEmpty else { return }
+        upstreams.look(now: MonotonicClock.now())
+        for position in 0..<upstreams.kickCount {
+            let (kick, serial) = upstreams.kick(position)
+            ring.prepareCall(kick, tag: Self.kickKind << 56 | UInt64(serial))
+        }
+        preparePolls()
+    }
+
+    private mutating func preparePolls() {
+        guard !upstreams.errands.polls.isEmpty || !upstreams.errands.cancels.isEmpty else { return }
         upstreamPolls += upstreams.errands.polls.count
         for poll in upstreams.errands.polls {
-            let tag =
-                Self.pollKind << 56 | UInt64(poll.serial) | (poll.isOutput ? Self.outputBit : 0)
-            ring.preparePoll(poll.descriptor, writable: poll.isOutput, tag: tag)
+            let tag = Self.tag(poll.kind, poll.serial)
+            switch poll.kind {
+            case .input: ring.preparePoll(poll.descriptor, writable: false, tag: tag)
+            case .output: ring.preparePoll(poll.descriptor, writable: true, tag: tag)
+            case .call: ring.prepareEventRead(poll.descriptor, tag: tag)
+            }
         }
         upstreams.errands.polls.removeAll(keepingCapacity: true)
+        for serial in upstreams.errands.cancels {
+            ring.prepareCancel(Self.tag(.call, serial), tag: Operation.ignored.tag)
+        }
+        upstreams.errands.cancels.removeAll(keepingCapacity: true)
+    }
+
+    private static func tag(_ kind: UpstreamErrands.Poll.Kind, _ serial: UInt32) -> UInt64 {
+        pollKind << 56 | kind.rawValue << 32 | UInt64(serial)
     }
 
     /// Takes polls out of the completions, and puts in what has come of them.
@@ -234,18 +256,22 @@ extension KernelIO {
         var kept = 0
         for position in completions.indices {
             let completion = completions[position]
-            if completion.tag >> 56 == Self.pollKind {
+            let serial = UInt32(truncatingIfNeeded: completion.tag)
+            switch completion.tag >> 56 {
+            case Self.pollKind:
                 upstreamPolls -= 1
-                upstreams.polled(
-                    UInt32(truncatingIfNeeded: completion.tag),
-                    isOutput: completion.tag & Self.outputBit != 0, now: MonotonicClock.now())
-            } else {
+                guard let kind = UpstreamErrands.Poll.Kind(rawValue: completion.tag >> 32 & 0xff)
+                else { continue }
+                upstreams.polled(serial, kind, now: MonotonicClock.now())
+            case Self.kickKind: upstreams.kickFailed(serial, now: MonotonicClock.now())
+            default:
                 completions[kept] = completion
                 kept += 1
             }
         }
         completions.removeLast(completions.count - kept)
         if upstreams.isUnsettled { upstreams.settle(now: MonotonicClock.now()) }
+        upstreams.look(now: MonotonicClock.now())
         let room = completions.capacity - completions.count
         let count = min(room, upstreams.errands.completions.count)
         completions.append(contentsOf: upstreams.errands.completions[..<count])

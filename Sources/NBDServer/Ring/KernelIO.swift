@@ -124,8 +124,12 @@ struct KernelIO: RingIO, ~Copyable {
     }
 
     mutating func submit(waiting: Bool) {
-        if usesUpstreams { settleUpstreams() }
-        ring.submit(waiting: waiting && !hasUpstreamCompletions)
+        guard usesUpstreams else { return ring.submit(waiting: waiting) }
+        settleUpstreams()
+        // From here on programs call; what one has answered meanwhile is taken first.
+        let mayWait = waiting && !hasUpstreamCompletions && !upstreams.wantCalls()
+        ring.submit(waiting: mayWait)
+        upstreams.haveKicked()
     }
 
     var completionCount: Int {
