@@ -18,6 +18,7 @@ import array
 import json
 import mmap
 import os
+import select
 import signal
 import socket
 import struct
@@ -101,6 +102,7 @@ class Program:
             # Asks to be kicked for each.
             struct.pack_into("<H", self.memory, used + 4 + 8 * self.size, self.taken)
             while self.number("H", available + 2) == self.taken:
+                select.select([self.kick], [], [])
                 os.read(self.kick, 8)
             head = self.number("H", available + 4 + 2 * (self.taken % self.size))
             self.taken = self.taken + 1 & 0xFFFF
