@@ -41,9 +41,18 @@ extension Virtqueue {
     public mutating func suppressKicks<Memory: GuestMemory & ~Copyable>(
         _ memory: borrowing Memory
     ) {
-        // A stale event index does the same: the guest passes it only once per 65,536 chains.
-        guard !hasEventIndex else { return }
-        memory.store16(SplitRing.noNotifyFlag, used)
+        guard hasEventIndex else { return memory.store16(SplitRing.noNotifyFlag, used) }
+        // A stale event index does the same: the guest passes it only once per 65,536 chains. The
+        // one asked for is stale once a chain has been taken, not before.
+        guard wantsKick else { return }
+        wantsKick = false
+        memory.store16(takenAvailable &- 1, kickEvent)
+    }
+
+    /// Where the guest finds the index whose passing it kicks for.
+    @inlinable var kickEvent: GuestPlace {
+        used.advanced(
+            by: SplitRing.elementsOffset &+ UInt64(size) &* SplitRing.usedElementBytes)
     }
 
     /// Asks the guest to kick for the next chain, then checks the ring again.
@@ -56,10 +65,8 @@ extension Virtqueue {
         _ memory: borrowing Memory
     ) throws(VirtqueueFault) -> Bool {
         if hasEventIndex {
-            memory.store16(
-                takenAvailable,
-                used.advanced(
-                    by: SplitRing.elementsOffset &+ UInt64(size) &* SplitRing.usedElementBytes))
+            wantsKick = true
+            memory.store16(takenAvailable, kickEvent)
         } else {
             memory.store16(0, used)
         }

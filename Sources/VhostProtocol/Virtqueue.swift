@@ -26,6 +26,8 @@ public struct Virtqueue: ~Copyable {
     @usableFromInline var usedIndex: UInt16
     /// The used index at the last check for a notification; nil before the first.
     @usableFromInline var notifiedIndex: UInt16?
+    /// The guest was asked for a kick with its next chain; not kept up without an event index.
+    @usableFromInline var wantsKick = true
     /// One bit per head, set from `next` to `publish`: until then the guest cannot legally make it
     /// available again.
     @usableFromInline var inFlight: [UInt64]

@@ -145,6 +145,37 @@ struct VirtqueueTests {
         #expect(!rig.publish())
     }
 
+    @Test(
+        "a kick that was asked for and is not needed any more can be taken back",
+        arguments: [
+            UInt16(0), 1, 65_535,
+        ])
+    func kickTakenBack(start: UInt16) throws {
+        let rig = try Rig(base: start, hasEventIndex: true)
+        for _ in 0..<3 {
+            #expect(try !rig.wantKicks())
+            rig.suppressKicks()
+            for count in 1...2 {
+                for _ in 0..<count { _ = rig.driver.stage(Self.buffer) }
+                rig.driver.publish()
+                #expect(!rig.driver.wantsKick())
+            }
+            // What came without one is found before the next is asked for.
+            #expect(try rig.wantKicks())
+            while let head = try rig.next()?.head { rig.complete(head) }
+            _ = rig.publish()
+            _ = try rig.driver.collect()
+            #expect(try !rig.wantKicks())
+            _ = rig.driver.stage(Self.buffer)
+            rig.driver.publish()
+            #expect(rig.driver.wantsKick())
+            let head = try #require(try rig.next()?.head)
+            rig.complete(head)
+            _ = rig.publish()
+            _ = try rig.driver.collect()
+        }
+    }
+
     @Test("an event index is passed exactly when it lies between the old and the new index")
     func eventIndex() throws {
         for start in [UInt16(0), 65_533] {
