@@ -42,6 +42,12 @@ package enum Limits {
     package static let upstreamStatusBytes: UInt64 = 1 << 30
     /// Requests of one connection handled before others get a turn.
     package static let requestsPerTurn = 64
+    /// Requests past the page cache that are handed over together in the midst of a guest's turn.
+    static let handOverBatch = 4
+    /// Answers in a row without a call that a guest wants, after which a ring's guests poll.
+    ///
+    /// One that sleeps wants a call for each request, or for each batch.
+    static let answersOfPoller = 64
     /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Operations of one front-end's reads and writes; when all are in use its chains stay in their

@@ -61,6 +61,16 @@ struct BriefWaitTests {
         #expect(looks < 20)
     }
 
+    @Test("how long a look may take is also what a short sleep is")
+    func ownLength() {
+        let longest = BriefWait.longestForDisks
+        var wait = BriefWait(longest: longest)
+        for _ in 0..<1000 { wait.slept(longest + 1, completions: 1) }
+        #expect(wait.nanoseconds == 0)
+        for _ in 0..<BriefWait.shortSleepsToBegin { wait.slept(longest, completions: 1) }
+        #expect(wait.nanoseconds == longest)
+    }
+
     @Test("a crowd ends it")
     func crowdEnds() {
         var wait = looking()

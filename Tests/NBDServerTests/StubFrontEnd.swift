@@ -55,13 +55,17 @@ final class StubFrontEnd {
     let socket: SocketHandle
     let memory: SharedGuestMemory
     let queue: DriverQueue
+    private let size: UInt16
     private var nextPlace: UInt64 = 0x10000
 
     /// One that waits to be accepted.
-    init(_ world: StubWorld, memory: SharedGuestMemory? = nil) throws(SystemFault) {
+    init(
+        _ world: StubWorld, memory: SharedGuestMemory? = nil, size: UInt16 = 16
+    ) throws(SystemFault) {
+        self.size = size
         self.world = world
         if let memory { self.memory = memory } else { self.memory = try SharedGuestMemory() }
-        queue = DriverQueue(self.memory, size: 16, at: 0, hasEventIndex: false)
+        queue = DriverQueue(self.memory, size: size, at: 0, hasEventIndex: false)
         socket = SocketHandle(Int32(500 + world.sockets.count))
         world.sockets[socket.number] = StubWorld.Socket()
         world.waiting[Self.listener.number, default: []].append(socket)
@@ -82,7 +86,7 @@ final class StubFrontEnd {
         _ = ask(.setOwner, [], &loop)
         _ = ask(.setFeatures(1 << 32 | 1 << 9 | 1 << 13 | 1 << 14), [], &loop)
         shareMemory(&loop)
-        _ = ask(.setSize(0, 16), [], &loop)
+        _ = ask(.setSize(0, UInt32(size)), [], &loop)
         _ = ask(
             .setAddresses(
                 0, descriptors: queue.descriptors, used: queue.used, available: queue.available),

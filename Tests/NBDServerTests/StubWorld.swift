@@ -48,6 +48,9 @@ final class StubWorld {
     /// The writes to scratch that have begun.
     var running: [ScratchTicket] = []
     var pending: [(tag: UInt64, operation: Prepared)] = []
+    /// How much was pending at each submit, and what happens then.
+    var submits: [Int] = []
+    var onSubmit: () -> Void = {}
 
     enum Prepared {
         case read(FileHandle, arena: Int, count: Int, position: UInt64)
@@ -156,7 +159,10 @@ struct StubIO: RingIO, ~Copyable {
         world.pending.append((tag, .nothing(0)))
     }
 
-    mutating func submit(waiting _: Bool) {}
+    mutating func submit(waiting _: Bool) {
+        world.submits.append(world.pending.count)
+        world.onSubmit()
+    }
 
     var completionCount: Int { 0 }
 

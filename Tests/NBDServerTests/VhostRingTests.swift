@@ -14,10 +14,10 @@ import VhostClient
 /// Guests that share their memory, on the loop as it is in the server: memory and queues are real,
 /// the socket, events and the disk are a stub world's.
 @Suite struct VhostRingTests {
-    private static let diskBytes = 1 << 20
+    static let diskBytes = 1 << 20
     private static let disk = DiskID(number: 1)
-    private static let source: Int32 = 1 << 24
-    private let world = StubWorld()
+    static let source: Int32 = 1 << 24
+    let world = StubWorld()
     private let shared: ServerShared
     private let scope = ExportScope(jobID: nil)
     private let events = Events()
@@ -31,7 +31,7 @@ import VhostClient
         world.files[Self.source] = [UInt8](repeating: 7, count: Self.diskBytes)
     }
 
-    private func export(alignment: Int = 1, isReadOnly: Bool = false) -> LiveExport {
+    func export(alignment: Int = 1, isReadOnly: Bool = false) -> LiveExport {
         var facts = SourceFacts(
             path: "/disk", sizeBytes: UInt64(Self.diskBytes), raw: Self.source,
             witness: WriteErrorWitness(raw: -1) { nil })
@@ -45,7 +45,7 @@ import VhostClient
             disk: Self.disk, source: RawSource(facts), homeRing: 0)
     }
 
-    private func loop(
+    func loop(
         _ live: LiveExport, _ other: ServerShared? = nil
     ) throws -> RingLoop<StubIO> {
         let shared = other ?? self.shared
@@ -62,9 +62,9 @@ import VhostClient
         return loop
     }
 
-    private func settle(_ loop: inout RingLoop<StubIO>) { for _ in 0..<10 { loop.turn() } }
+    func settle(_ loop: inout RingLoop<StubIO>) { for _ in 0..<10 { loop.turn() } }
 
-    private func stored(_ offset: Int, _ count: Int) -> [UInt8] {
+    func stored(_ offset: Int, _ count: Int) -> [UInt8] {
         Array(world.files[Self.source, default: []][offset..<offset + count])
     }
 

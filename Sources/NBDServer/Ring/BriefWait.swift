@@ -7,22 +7,25 @@
 struct BriefWait {
     /// The longest look, and the longest sleep that it would have spared, in nanoseconds.
     static let longestNanoseconds: UInt64 = 50_000
+    /// The same where a disk is waited for: a sleep that its interrupt ends takes twice as long.
+    static let longestForDisks: UInt64 = 100_000
     /// Short sleeps in a row after which looking begins.
     static let shortSleepsToBegin = 32
     /// Looks in vain, more than there were others, after which it ends.
     static let missesToEnd = 4
 
+    private let longest: UInt64
     private var shortSleeps = 0
     private var misses = 0
 
+    init(longest: UInt64 = Self.longestNanoseconds) { self.longest = longest }
+
     /// How long to look now, in nanoseconds; 0: not at all.
-    var nanoseconds: UInt64 {
-        shortSleeps >= Self.shortSleepsToBegin ? Self.longestNanoseconds : 0
-    }
+    var nanoseconds: UInt64 { shortSleeps >= Self.shortSleepsToBegin ? longest : 0 }
 
     /// The ring has slept, and was woken to this many completions.
     mutating func slept(_ nanoseconds: UInt64, completions: Int) {
-        guard nanoseconds <= Self.longestNanoseconds, completions == 1 else {
+        guard nanoseconds <= longest, completions == 1 else {
             if shortSleeps < Self.shortSleepsToBegin { shortSleeps = 0 }
             return
         }

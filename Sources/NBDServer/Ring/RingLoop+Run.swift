@@ -19,6 +19,8 @@ extension RingLoop where IO == KernelIO {
 
     /// Submits what was prepared, and comes back when there is something to do.
     private mutating func awaitCompletions() {
+        if letGuestsGoOn() { return }
+        if waitsForPollersDisk { return awaitDisk() }
         // What the kernel works on takes as long as it takes, and a processor perhaps.
         let isForClients = pieces.count == 0
         let limit = isForClients ? briefWait.nanoseconds : 0
@@ -39,5 +41,23 @@ extension RingLoop where IO == KernelIO {
         if isForClients {
             briefWait.slept(io.now() - begun, completions: io.completionCount)
         }
+    }
+
+    /// The same while a guest that polls waits for one answer of a disk's.
+    private mutating func awaitDisk() {
+        let limit = diskWait.nanoseconds
+        let begun = io.now()
+        if limit > 0 {
+            repeat {
+                io.submit(waiting: false)
+                let count = io.completionCount
+                if count > 0 { return diskWait.found(completions: count) }
+                if lookAtQueues() { return }
+            } while io.now() < begun + limit
+            diskWait.missed()
+        }
+        if askForKicks() { return io.submit(waiting: false) }
+        io.submit(waiting: true)
+        diskWait.slept(io.now() - begun, completions: io.completionCount)
     }
 }

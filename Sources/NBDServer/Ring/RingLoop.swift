@@ -63,6 +63,14 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var ownWorkers: UInt32 = 0
     var workers: UInt32 = 0
     var briefWait = BriefWait()
+    /// The same for a disk's answers to guests that poll.
+    var diskWait = BriefWait(longest: BriefWait.longestForDisks)
+    /// Answers in a row for which no guest wanted a call.
+    var uncalledAnswers = 0
+    /// Guests were called, and their queues not looked at since.
+    var hasCalled = false
+    /// Reads and writes past the page cache that were prepared, and not handed over yet.
+    var preparedForDisk = 0
 
     /// Places for zeroing requests at work on all disks, and whether some may be taken by now.
     var zeroingPlaces = Places(limit: Limits.zeroingPerRing)

@@ -153,6 +153,7 @@ extension RingLoop where IO: ~Copyable {
             preconditionFailure("a guest's read without an export")
         }
         pieces[piece].handedOverAt = now
+        if path.isDirect, !path.source.isUpstream { preparedForDisk += 1 }
         if value.buffer != nil {
             let start = value.progress / path.alignment * path.alignment
             return io.prepareRead(
@@ -234,8 +235,12 @@ extension RingLoop where IO: ~Copyable {
         if vhosts[vhost].isMemoryGone() {
             return writeCompleted(piece, result: -Errno.badAddress)
         }
+        let file = disks[value.homeDisk].file(forWritingAt: value.offset)
+        if disks[value.homeDisk].alignment(forWritingAt: value.offset) > 1, !file.isUpstream {
+            preparedForDisk += 1
+        }
         io.prepareWrite(
-            disks[value.homeDisk].file(forWritingAt: value.offset), from: vhosts[vhost].vectors,
+            file, from: vhosts[vhost].vectors,
             lane: lane, filePosition: value.ioOffset + UInt64(value.progress),
             durable: requests[value.request].valid.flags.contains(.fua),
             tag: Operation.piece(piece).tag)

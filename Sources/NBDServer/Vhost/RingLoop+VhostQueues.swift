@@ -36,6 +36,7 @@ extension RingLoop where IO: ~Copyable {
         }
         // An action waits for silence, or the disk is about to leave.
         guard connections[slot].phase == .sharing, vhosts[vhost].waiting == nil else { return }
+        preparedForDisk = 0
         var budget = Limits.requestsPerTurn
         let turnEnd = connections[slot].transmission.unreportedBytes + Limits.bytesPerTurn
         let count = vhosts[vhost].running.count
@@ -92,6 +93,7 @@ extension RingLoop where IO: ~Copyable {
                     return .stopped
                 }
                 if connections[slot].phase == .closing { return .stopped }
+                handOver()
             }
             guard showEarly(slot, vhost, queue) else { return .stopped }
         }
@@ -133,6 +135,19 @@ extension RingLoop where IO: ~Copyable {
         case .trim, .writeZeroes: startZeroing(request)
         case .cache, .blockStatus, .disconnect: preconditionFailure("no guest asks for these")
         }
+    }
+
+    /// Has a disk begin with what was prepared for it, past the page cache, while the turn goes on.
+    ///
+    /// The kernel holds a batch back until its last request is ready; where each comes alone, a disk
+    /// that was through with the one before is woken for each. So an idle disk gets the first at
+    /// once, and a batch is no larger than what it is busy with meanwhile.
+    private mutating func handOver() {
+        guard preparedForDisk > 0 else { return }
+        let isBusyWith = pieces.count - preparedForDisk
+        guard preparedForDisk >= min(isBusyWith, Limits.handOverBatch) else { return }
+        preparedForDisk = 0
+        io.submit(waiting: false)
     }
 
     // MARK: Answers
@@ -194,7 +209,9 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func publish(_ vhost: VhostIndex, _ queue: Int) {
         let (count, wantsCall) = vhosts[vhost].publish(queue)
-        if count > 0 { vhosts[vhost].queues[queue].calls.show(count, wantsCall: wantsCall) }
+        guard count > 0 else { return }
+        uncalledAnswers = wantsCall ? 0 : uncalledAnswers &+ count
+        vhosts[vhost].queues[queue].calls.show(count, wantsCall: wantsCall)
     }
 
     /// Closes the session when memory of it has gone; false then.
@@ -251,9 +268,31 @@ extension RingLoop where IO: ~Copyable {
     mutating func call(_ vhost: VhostIndex, _ queue: Int) {
         guard let call = vhosts[vhost].queues[queue].call else { return }
         io.prepareCall(call, tag: Operation.ignored.tag)
+        hasCalled = true
     }
 
     // MARK: Looking
+
+    /// Hands over calls, and looks at the queues once more; whether there is something to do.
+    ///
+    /// A guest that wakes on this processor runs before the submit returns. Its next chain is there
+    /// then, without a kick, since nobody has asked for one yet.
+    mutating func letGuestsGoOn() -> Bool {
+        guard hasCalled else { return false }
+        hasCalled = false
+        io.submit(waiting: false)
+        return io.completionCount > 0 || lookAtQueues()
+    }
+
+    /// Whether all that the ring waits for is one operation for a guest that polls.
+    ///
+    /// A guest that sleeps has nothing of a ring that looks: it is woken all the same, and on
+    /// another processor, which takes longer.
+    var waitsForPollersDisk: Bool {
+        mutating get {
+            pieces.count == 1 && uncalledAnswers >= Limits.answersOfPoller && !sharing.isEmpty
+        }
+    }
 
     /// Gives a turn to front-ends whose queues have chains; whether there was one.
     @discardableResult
