@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import IORing
 import SharedMemory
+import Synchronization
 import SystemLayer
 import VhostProtocol
 
@@ -22,6 +23,8 @@ final class SharedQueue: @unchecked Sendable {
         let address: UInt
         let count: Int
         let page: Int
+        /// Who takes the bytes of a read where they are.
+        let borrower: UpstreamBytes?
     }
 
     /// Shared memory for bytes under way, in bytes; pages that are not used take none.
@@ -44,6 +47,9 @@ final class SharedQueue: @unchecked Sendable {
     let kick: CallRing
     private var queue: SlotQueue
     private var runs = PageRuns(pages: dataBytes / PageRuns.pageBytes)
+    /// Runs that others have read, as page and pages: they give them back on their own threads.
+    private let returned = Mutex<[(page: Int, pages: Int)]>([])
+    private let hasReturned = Atomic<Bool>(false)
     private var asked: [Asked?] = Array(repeating: nil, count: Int(SlotQueueLayout.slots))
 
     /// Tells it from other connections of its ring.
@@ -134,7 +140,10 @@ final class SharedQueue: @unchecked Sendable {
 
     /// Asks for a read or a write, if it is one that can go this way now; the program sees it after
     /// `publish`.
-    func ask(_ command: UpstreamCommand, _ index: Int32) -> Bool {
+    ///
+    /// `borrower`: takes the bytes of a read where they are.
+    func ask(_ command: UpstreamCommand, _ index: Int32, for borrower: UpstreamBytes?) -> Bool {
+        takeReturned()
         guard !isBroken, queue.hasRoom, let isRead = direction(command),
             let page = runs.take(PageRuns.pages(for: command.count))
         else { return false }
@@ -151,8 +160,23 @@ final class SharedQueue: @unchecked Sendable {
         }
         asked[Int(slot)] = Asked(
             index: index, isRead: isRead, address: command.address, count: command.count,
-            page: page)
+            page: page, borrower: borrower)
         return true
+    }
+
+    /// A run that was lent is not read any more; on any thread.
+    func giveBack(_ page: Int, _ pages: Int) {
+        returned.withLock { $0.append((page, pages)) }
+        hasReturned.store(true, ordering: .releasing)
+    }
+
+    private func takeReturned() {
+        guard hasReturned.exchange(false, ordering: .acquiring) else { return }
+        let taken = returned.withLock { list in
+            defer { list.removeAll(keepingCapacity: true) }
+            return list
+        }
+        for run in taken { runs.give(run.page, run.pages) }
     }
 
     /// Whether it is a read; nil: it has to go another way.
@@ -192,16 +216,22 @@ final class SharedQueue: @unchecked Sendable {
     func collect(into answers: AnswerQueue) -> [Int32] {
         var refused: [Int32] = []
         while let (asked, isOK) = next() {
-            if isOK {
-                if asked.isRead {
-                    UpstreamMemory.copy(
-                        from: here(asked.page), to: asked.address, count: asked.count)
-                }
-                answers.note(asked.index, byteCount: asked.count)
-            } else {
+            let pages = PageRuns.pages(for: asked.count)
+            guard isOK else {
                 refused.append(asked.index)
+                runs.give(asked.page, pages)
+                continue
             }
-            runs.give(asked.page, PageRuns.pages(for: asked.count))
+            answers.note(asked.index, byteCount: asked.count)
+            if let borrower = asked.borrower {
+                borrower.borrow(
+                    SharedRun(self, page: asked.page, pages: pages, address: here(asked.page)))
+                continue
+            }
+            if asked.isRead {
+                UpstreamMemory.copy(from: here(asked.page), to: asked.address, count: asked.count)
+            }
+            runs.give(asked.page, pages)
         }
         return refused
     }
@@ -228,6 +258,7 @@ final class SharedQueue: @unchecked Sendable {
 
     /// Gives pages back that a burst has needed and nobody has any more.
     func rest() {
+        takeReturned()
         guard !isBroken, runs.inUse == 0, runs.high > Self.pagesKept else { return }
         let start = Int(SlotQueueLayout.byteCount) + Self.pagesKept * PageRuns.pageBytes
         FixedMemory.giveBack(file.raw, from: start, count: Self.dataBytes)

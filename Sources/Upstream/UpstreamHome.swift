@@ -265,7 +265,7 @@ final class UpstreamHome {
         while !links.isEmpty, let (index, isFlush) = commands.next() {
             hasSent = true
             let command = commands[index]
-            if !isFlush, let shared, shared.ask(command, index) { continue }
+            if !isFlush, let shared, shared.ask(command, index, for: borrower(command)) { continue }
             let link = pickLink(command)
             let errno = link.send(
                 command, asFlush: isFlush, index, to: answers,
@@ -275,6 +275,11 @@ final class UpstreamHome {
             if errno != 0 { commands.answered(index, errno: errno) }
         }
         return hasSent
+    }
+
+    private func borrower(_ command: UpstreamCommand) -> UpstreamBytes? {
+        guard case .other(let number) = command.asker else { return nil }
+        return requests[number]?.borrower
     }
 
     /// A machine's own small requests have the first connection to themselves where there are

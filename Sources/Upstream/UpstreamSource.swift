@@ -3,52 +3,6 @@ package import ServerInterface
 import Synchronization
 package import SystemLayer
 
-/// Bytes on their way from the ring that has an upstream to another one.
-// SAFETY (unchecked Sendable): one ring fills them, then the other reads them; a mailbox's lock is
-// in between.
-@safe
-package final class UpstreamBytes: @unchecked Sendable {
-    let start: UnsafeMutableRawPointer
-    package let count: Int
-    /// Of slots of scratch: the sums of what was written to them last when they were read.
-    fileprivate(set) var sums: [UInt64] = []
-
-    /// Fresh memory for each read would cost more than the read: its pages are zeroed and taken
-    /// back every time.
-    private static let spare = Mutex(UpstreamMemory())
-
-    package init(count: Int) {
-        self.count = count
-        let run = Self.spare.withLock { $0.take(count) }
-        // SAFETY: the run is this object's own until deinit.
-        guard let start = unsafe UnsafeMutableRawPointer(bitPattern: run) else {
-            preconditionFailure("memory that was taken has an address")
-        }
-        unsafe self.start = unsafe start
-    }
-
-    deinit { Self.spare.withLock { $0.give(address, count) } }
-
-    /// Where the bytes lie, as a number.
-    package var address: UInt { unsafe UInt(bitPattern: start) }
-
-    /// Whether the slots that were read are what was written to them.
-    package func matches(_ key: ScratchKey) -> Bool {
-        guard sums.count * key.slotBytes == count else { return false }
-        return sums.indices.allSatisfy {
-            key.sum(at: address + UInt($0 * key.slotBytes)) == sums[$0]
-        }
-    }
-
-    /// Bytes that were read, for copying.
-    package func withBytes(_ range: Range<Int>, _ body: (Span<UInt8>) -> Void) {
-        precondition(range.lowerBound >= 0 && range.upperBound <= count)
-        let first = unsafe (start + range.lowerBound).assumingMemoryBound(to: UInt8.self)
-        // SAFETY: the range was just checked.
-        body(unsafe Span(_unsafeStart: first, count: range.count))
-    }
-}
-
 /// What others than the home ring's own loop ask of an upstream.
 package struct UpstreamRequest: Sendable {
     /// Bytes, or 0, or a negative errno; of `.status` the extents.
@@ -56,6 +10,13 @@ package struct UpstreamRequest: Sendable {
 
     let command: UpstreamCommand
     let bytes: UpstreamBytes?
+    /// What may lend its own memory instead of filling theirs: a read of all of them.
+    var borrower: UpstreamBytes? {
+        guard let bytes, !hasSums, command.kind == .read, command.count == bytes.count,
+            command.address == bytes.address
+        else { return nil }
+        return bytes
+    }
     /// Whole slots of scratch, which have sums.
     private let hasSums: Bool
     let answer: Answer
