@@ -131,7 +131,9 @@ struct KeptProgram {
     }
 
     /// Files that are the program's own.
-    private var files: [String] { [order.socket, order.sharedSocket, order.readyFile] }
+    private var files: [String] {
+        [order.socket, order.sharedSocket, order.readyFile].filter { !$0.isEmpty }
+    }
 
     // MARK: Starting
 

@@ -89,6 +89,9 @@ package struct Ring: ~Copyable {
             result >= 0 || Self.isPassing(result), "io_uring_enter failed with \(-result)")
     }
 
+    /// Whether something was prepared that the kernel has not taken: it was short of something.
+    package var hasUnsubmitted: Bool { unsafe io_uring_sq_ready(ring) > 0 }
+
     /// Whether a call failed for want of something that comes back: it is made again.
     private static func isPassing(_ result: Int32) -> Bool {
         switch -result {
@@ -221,6 +224,14 @@ package struct Ring: ~Copyable {
         let entry = unsafe next()
         // SAFETY: no memory is passed.
         unsafe io_uring_prep_poll_add(entry, descriptor, UInt32(writable ? POLLOUT : POLLIN))
+        unsafe entry.pointee.user_data = tag
+    }
+
+    /// Completes when the other side of a socket is gone, whatever it has sent before.
+    package mutating func prepareHangUpPoll(_ descriptor: Int32, tag: UInt64) {
+        let entry = unsafe next()
+        // SAFETY: no memory is passed.
+        unsafe io_uring_prep_poll_add(entry, descriptor, UInt32(nbdpull_POLLRDHUP))
         unsafe entry.pointee.user_data = tag
     }
 

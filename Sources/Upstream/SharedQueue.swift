@@ -35,7 +35,7 @@ final class SharedQueue: @unchecked Sendable {
     private static let pagesKept = 256
     private static let sectorBytes = 512
 
-    private let socket: OwnedDescriptor
+    private let socket: Int32
     private let file: OwnedDescriptor
     private let mapping: GuestMapping
     private let memory = MappedMemory()
@@ -59,6 +59,9 @@ final class SharedQueue: @unchecked Sendable {
     var waitsForEnd = false
     /// It is of no use any more.
     var isBroken = false
+    /// The program is gone, or has finished what it was asked and closed the connection.
+    private(set) var hasEnded = false
+    private var isParting = false
     private var isClosed = false
     /// Why it broke, where the program did what none does.
     private(set) var fault: String?
@@ -73,7 +76,7 @@ final class SharedQueue: @unchecked Sendable {
                 descriptor: file.raw, offset: 0, byteCount: bytes, isFixed: true)
             event = try EventDescriptor()
             let kickEvent = try EventDescriptor()
-            socket = try MessageSocket.stream(to: path)
+            let socket = try MessageSocket.stream(to: path)
             var opening = FrontEndOpening(memoryBytes: bytes)
             let talk = OpeningTalk(socket: socket.raw, deadline: deadline)
             while let message = opening.message {
@@ -82,6 +85,7 @@ final class SharedQueue: @unchecked Sendable {
                     case .nothing: nil
                     case .memory: file.raw
                     case .call: event.raw
+                    case .connection: socket.raw
                     case .kick: kickEvent.raw
                     }
                 try talk.exchange(message, passed, &opening)
@@ -92,6 +96,7 @@ final class SharedQueue: @unchecked Sendable {
             queue = SlotQueue(at: mapping.place, address: FrontEndOpening.memoryAddress)
             // It keeps a reference of its own.
             kick = try CallRing.make(kickEvent.raw)
+            self.socket = socket.giveAway()
         } catch let fault as SystemFault {
             throw UpstreamFault("\(fault.call): \(SystemFault.text(for: fault.errno))")
         } catch let refusal as MappingRefusal {
@@ -106,20 +111,38 @@ final class SharedQueue: @unchecked Sendable {
     deinit {
         close()
         kick.close()
+        // With it goes what the program has sent, descriptors among it, which may take as long as it
+        // likes.
+        let socket = socket
+        if !DetachedThread.run(name: "nbdpull-close", { _ = Glibc.close(socket) }) {
+            _ = Glibc.close(socket)
+        }
+    }
+
+    /// Has the program finish what it was asked, and take nothing more; `hasEnded` when it has.
+    ///
+    /// A program whose connection ends while it is to take something may end itself.
+    func part() {
+        guard !isParting else { return }
+        isParting = true
+        isBroken = true
+        _ = DescriptorSocket.send(socket, FrontEndOpening.stopping, descriptor: nil)
+        _ = Glibc.shutdown(socket, Int32(SHUT_WR))
+        hasEnded = hasEnded || SocketCalls.hasHungUp(socket)
     }
 
     /// Ends the connection: no byte of what was asked is touched any more.
     func close() {
         guard !isClosed else { return }
+        part()
         isClosed = true
-        isBroken = true
-        SocketCalls.shutdown(socket.raw)
+        SocketCalls.shutdown(socket)
     }
 
     // MARK: Descriptors that are waited for
 
-    /// Readable when the program has gone: it says nothing here by itself.
-    var endDescriptor: Int32 { socket.raw }
+    /// Hangs up when the program has gone; what it says is not listened to.
+    var endDescriptor: Int32 { socket }
     /// Read when the program has answered.
     var callDescriptor: Int32 { event.raw }
 
@@ -127,16 +150,25 @@ final class SharedQueue: @unchecked Sendable {
     func polled(_ kind: UpstreamErrands.Poll.Kind) {
         switch kind {
         case .call: waitsForCall = false
-        case .input, .output:
+        case .end, .input, .output:
             waitsForEnd = false
+            hasEnded = true
             isBroken = true
         }
     }
 
     // MARK: Asking
 
-    /// Whether commands are under way.
-    var isAsked: Bool { !isClosed && queue.inFlight > 0 }
+    /// Whether commands may be under way.
+    var isAsked: Bool { !isClosed && !hasEnded && queue.inFlight > 0 }
+
+    /// Whether the memory is there; zeros stand in its place where the machine has had none left.
+    func checkMemory() -> Bool {
+        guard mapping.isGone else { return true }
+        if !isBroken { fault = "memory that was shared with it is gone" }
+        isBroken = true
+        return false
+    }
 
     /// Asks for a read or a write, if it is one that can go this way now; the program sees it after
     /// `publish`.
@@ -151,6 +183,7 @@ final class SharedQueue: @unchecked Sendable {
         if !isRead {
             UpstreamMemory.copy(from: command.address, to: here(page), count: command.count)
         }
+        guard checkMemory() else { return false }
         let slot = queue.put(
             memory, isWrite: !isRead, sector: command.position / UInt64(Self.sectorBytes),
             data: FrontEndOpening.memoryAddress + offset, byteCount: UInt32(command.count))
@@ -163,6 +196,9 @@ final class SharedQueue: @unchecked Sendable {
             page: page, borrower: borrower)
         return true
     }
+
+    /// Whether what others read of it is not what the program has written.
+    var isMemoryGone: Bool { mapping.isGone }
 
     /// A run that was lent is not read any more; on any thread.
     func giveBack(_ page: Int, _ pages: Int) {
@@ -200,7 +236,11 @@ final class SharedQueue: @unchecked Sendable {
     }
 
     /// Shows the program what was asked; returns whether it is to be kicked.
-    func publish() -> Bool { !isBroken && queue.publish(memory) }
+    func publish() -> Bool {
+        guard !isBroken else { return false }
+        let wantsKick = queue.publish(memory)
+        return checkMemory() && wantsKick
+    }
 
     // MARK: Answers
 
@@ -217,6 +257,11 @@ final class SharedQueue: @unchecked Sendable {
         var refused: [Int32] = []
         while let (asked, isOK) = next() {
             let pages = PageRuns.pages(for: asked.count)
+            if isOK, asked.isRead, asked.borrower == nil {
+                UpstreamMemory.copy(from: here(asked.page), to: asked.address, count: asked.count)
+                // Without an answer it is asked again.
+                guard checkMemory() else { break }
+            }
             guard isOK else {
                 refused.append(asked.index)
                 runs.give(asked.page, pages)
@@ -228,23 +273,17 @@ final class SharedQueue: @unchecked Sendable {
                     SharedRun(self, page: asked.page, pages: pages, address: here(asked.page)))
                 continue
             }
-            if asked.isRead {
-                UpstreamMemory.copy(from: here(asked.page), to: asked.address, count: asked.count)
-            }
             runs.give(asked.page, pages)
         }
         return refused
     }
 
-    /// The same for those that nobody waits for any more.
-    func drop() {
-        while let (asked, _) = next() { runs.give(asked.page, PageRuns.pages(for: asked.count)) }
-    }
-
     private func next() -> (Asked, isOK: Bool)? {
         guard !isBroken else { return nil }
         do throws(SlotQueueFault) {
-            guard let done = try queue.take(memory), let found = asked[Int(done.slot)] else {
+            guard let done = try queue.take(memory), checkMemory(),
+                let found = asked[Int(done.slot)]
+            else {
                 return nil
             }
             asked[Int(done.slot)] = nil

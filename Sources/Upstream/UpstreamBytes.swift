@@ -27,6 +27,9 @@ package final class UpstreamBytes: @unchecked Sendable {
     /// They are in shared memory from now on; whoever wrote them may go on doing so.
     func borrow(_ run: SharedRun) { self.run = run }
 
+    /// Whether what was copied was nothing: the machine had no memory for the bytes.
+    package var areGone: Bool { run?.isGone ?? false }
+
     /// Whether the slots that were read are what was written to them.
     package func matches(_ key: ScratchKey) -> Bool {
         guard run == nil, sums.count * key.slotBytes == count else { return false }
@@ -62,4 +65,6 @@ final class SharedRun: Sendable {
     }
 
     deinit { queue.giveBack(page, pages) }
+
+    var isGone: Bool { queue.isMemoryGone }
 }

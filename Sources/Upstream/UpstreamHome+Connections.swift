@@ -68,7 +68,9 @@ extension UpstreamHome {
             }
         }
         if let shared {
-            if waitsForOthers, !shared.isBroken, shared.isAsked {
+            // One that the program broke off is through with what it was asked.
+            if waitsForOthers, shared.isAsked {
+                shared.part()
                 partingShared = shared
             } else {
                 close(shared, &errands)
@@ -93,12 +95,9 @@ extension UpstreamHome {
     func settleParting(now: UInt64, _ errands: inout UpstreamErrands) {
         guard isParting else { return }
         answers.removeAll()
-        if let queue = partingShared {
-            queue.drop()
-            if now >= partingEnd || queue.isBroken || !queue.isAsked {
-                close(queue, &errands)
-                partingShared = nil
-            }
+        if let queue = partingShared, now >= partingEnd || queue.hasEnded {
+            close(queue, &errands)
+            partingShared = nil
         }
         parting.removeAll { link in
             guard now >= partingEnd || !link.isAlive || !link.isAsked else { return false }
@@ -163,7 +162,7 @@ extension UpstreamHome {
     func tick(now: UInt64, _ errands: inout UpstreamErrands) {
         guard isMadeAgain else { return checkAnswers(now: now, &errands) }
         guard links.isEmpty else {
-            shared?.rest()
+            tickShared(now: now, &errands)
             // One that nobody asks for anything is there again when its connections last.
             if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
             return
@@ -188,6 +187,15 @@ extension UpstreamHome {
             pump(now: now, &errands)
         }
         if !isParting, now >= nextAttempt { tryToConnect(now: now) }
+    }
+
+    /// What nobody tells of is looked after.
+    private func tickShared(now: UInt64, _ errands: inout UpstreamErrands) {
+        guard let shared else { return }
+        shared.rest()
+        // A call or a kick that got lost would be waited for without end.
+        if shared.isAsked { errands.kicks.append(shared) }
+        if !shared.checkMemory() || shared.hasAnswers { pump(now: now, &errands) }
     }
 
     func giveUp(_ errands: inout UpstreamErrands) {

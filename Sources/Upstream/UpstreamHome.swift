@@ -20,6 +20,8 @@ package struct UpstreamErrands {
             case input, output
             /// An eventfd was signalled: it is read.
             case call
+            /// The other side of a socket is gone.
+            case end
         }
 
         package let descriptor: Int32
@@ -397,16 +399,15 @@ final class UpstreamHome {
     }
 
     private func arm(_ queue: SharedQueue, _ errands: inout UpstreamErrands) {
-        guard !queue.isBroken else { return }
-        if !queue.waitsForCall {
+        if !queue.waitsForCall, !queue.isBroken {
             queue.waitsForCall = true
             errands.polls.append(
                 .init(descriptor: queue.callDescriptor, kind: .call, serial: queue.serial))
         }
-        if !queue.waitsForEnd {
+        if !queue.waitsForEnd, !queue.hasEnded {
             queue.waitsForEnd = true
             errands.polls.append(
-                .init(descriptor: queue.endDescriptor, kind: .input, serial: queue.serial))
+                .init(descriptor: queue.endDescriptor, kind: .end, serial: queue.serial))
         }
     }
 }

@@ -77,9 +77,16 @@ package final class FreshLinks: Sendable {
     let links: [UpstreamLink]
     /// Memory that is shared with the program behind them, where that does so.
     let shared: SharedQueue?
-    init(_ links: [UpstreamLink], _ shared: SharedQueue? = nil) {
+    /// Why it does not, where it should.
+    let sharingFault: String?
+
+    init(_ links: [UpstreamLink], _ shared: Result<SharedQueue, UpstreamFault>? = nil) {
         self.links = links
-        self.shared = shared
+        switch shared {
+        case .success(let queue): (self.shared, sharingFault) = (queue, nil)
+        case .failure(let fault): (self.shared, sharingFault) = (nil, fault.detail)
+        case nil: (self.shared, sharingFault) = (nil, nil)
+        }
     }
 }
 
@@ -151,6 +158,8 @@ package final class UpstreamSource: RemoteSource {
     private let end = Mutex<ScratchEnd?>(nil)
     /// Memory is shared with the program behind it; not after it did there what none does.
     private let sharesMemory = Atomic<Bool>(true)
+    /// Why its program shares no memory although it could; told once.
+    private let sharingFault: Mutex<String?>
     /// What tells its server from others, by whatever name it was reached.
     package let server: String
     /// Its server listens at this number on this very machine; nil for any other.
@@ -219,6 +228,7 @@ package final class UpstreamSource: RemoteSource {
         self.onClose = onClose
         isReadOnly = readOnly
         fresh = Mutex(links)
+        sharingFault = Mutex(links.sharingFault)
     }
 
     /// Which export of which server it is, by whatever name that was reached.
@@ -292,16 +302,22 @@ package final class UpstreamSource: RemoteSource {
                 + " over its socket alone from now on, which is slower")
     }
 
-    /// Shares memory with the program, which spares copies; nil: it goes on by sockets alone.
+    /// Shares memory with the program, which spares copies; nil: it does not do that.
     private static func share(
         _ facts: UpstreamFacts, _ adapter: any Adapter, until deadline: UInt64
-    ) -> SharedQueue? {
-        guard let path = adapter.sharedSocket,
-            let shared = try? SharedQueue(path, until: deadline),
+    ) -> Result<SharedQueue, UpstreamFault>? {
+        guard let path = adapter.sharedSocket else { return nil }
+        do throws(UpstreamFault) {
+            let shared = try SharedQueue(path, until: deadline)
             // A disk that ends within a sector has one less here.
-            shared.sizeBytes <= facts.sizeBytes
-        else { return nil }
-        return shared
+            guard shared.sizeBytes <= facts.sizeBytes else {
+                throw UpstreamFault(
+                    "it has \(shared.sizeBytes) bytes in memory and \(facts.sizeBytes) by NBD")
+            }
+            return .success(shared)
+        } catch {
+            return .failure(error)
+        }
     }
 
     func takeFresh() -> FreshLinks? {
@@ -325,6 +341,8 @@ package final class UpstreamSource: RemoteSource {
                         throw UpstreamFault(text)
                     }
                 }
+                if let fault = links.sharingFault { sharingFault.withLock { $0 = fault } }
+                reportAdapter()
                 post(.connected(number, .success(links)))
             } catch {
                 post(.connected(number, .failure(error)))
@@ -350,8 +368,16 @@ package final class UpstreamSource: RemoteSource {
     }
 
     private func reportAdapter() {
-        guard let tell = handler.withLock({ $0 }), let text = adapter?.takeProblem() else { return }
-        tell(text)
+        guard let tell = handler.withLock({ $0 }) else { return }
+        if let text = adapter?.takeProblem() { tell(text) }
+        let fault = sharingFault.withLock { fault in
+            defer { fault = nil }
+            return fault
+        }
+        guard let fault else { return }
+        tell(
+            "its program shares no memory with this server (\(fault)): it is asked over its socket"
+                + " until it is connected to again, which is slower")
     }
 
     func report(_ text: String) { handler.withLock { $0 }?(text) }

@@ -16,6 +16,8 @@ package struct FrontEndOpening: Sendable {
     /// What goes with a message.
     package enum Passed: Sendable, Equatable {
         case nothing, memory, call, kick
+        /// This end of the connection itself.
+        case connection
     }
 
     /// A message to be sent.
@@ -26,7 +28,7 @@ package struct FrontEndOpening: Sendable {
 
     fileprivate enum Step: Int, CaseIterable, Sendable {
         case getFeatures, getProtocolFeatures, setProtocolFeatures, setOwner, getConfig, setFeatures
-        case setMemory, setSize, setBase, setAddresses, setCall, setKick, enable, over
+        case setMemory, setSize, setBase, setAddresses, setCall, setError, setKick, enable, over
     }
 
     /// Address of the memory for the device and for the front-end.
@@ -83,6 +85,11 @@ package struct FrontEndOpening: Sendable {
                     start + SlotQueueLayout.available, 0,
                 ])
         case .setCall: return Message(.setQueueCall, words: [UInt64(queue)], passing: .call)
+        case .setError:
+            // The back-end has the connection's other end as well then, so the connection lasts as
+            // long as it does, whatever becomes of this process: a back-end whose front-end is gone
+            // with requests in flight may end itself, and lose what it has answered.
+            return Message(.setQueueError, words: [UInt64(queue)], passing: .connection)
         case .setKick: return Message(.setQueueKick, words: [UInt64(queue)], passing: .kick)
         case .enable: return Message(.setQueueEnable, numbers: [queue, 1])
         case .over: return nil
@@ -102,6 +109,11 @@ package struct FrontEndOpening: Sendable {
         if offered.contains(.readOnly) { chosen.insert(.readOnly) }
         return chosen
     }
+
+    /// The message that stops the queue: nothing more is taken from it, what was taken is finished.
+    ///
+    /// Its reply need not be read.
+    package static var stopping: [UInt8] { Message(.getQueueBase, numbers: [0, 0]).bytes }
 
     // MARK: Replies
 
@@ -190,6 +202,7 @@ package struct FrontEndOpening: Sendable {
         case .setBase: .setQueueBase
         case .setAddresses: .setQueueAddresses
         case .setCall: .setQueueCall
+        case .setError: .setQueueError
         case .setKick: .setQueueKick
         case .enable: .setQueueEnable
         case .over: nil
@@ -211,7 +224,9 @@ extension FrontEndOpening.Message {
         var bytes: [UInt8] = []
         bytes.appendLittleEndian(code.rawValue)
         // Those that have a reply of their own have no other.
-        let hasOwn: Set<RequestCode> = [.getFeatures, .getProtocolFeatures, .getConfig]
+        let hasOwn: Set<RequestCode> = [
+            .getFeatures, .getProtocolFeatures, .getConfig, .getQueueBase,
+        ]
         let wants = isAnswered && !hasOwn.contains(code)
         bytes.appendLittleEndian(HeaderFlags.version | (wants ? HeaderFlags.needReply : 0))
         bytes.appendLittleEndian(UInt32(count))

@@ -3,7 +3,8 @@
 
 usage: program.py MODE PROGRAM [ARGUMENT...]      PROGRAM: the real one
 
-refuse   was built without the kind of export that shares memory
+old      was built without the kind of export that shares memory
+refuse   does not tell so before it has to share
 end      ends the connection at the first request, every time
 jump     says that it has done what nobody has asked
 head     says that it has done another request
@@ -166,6 +167,12 @@ def main():
     global LOG
     mode, program, *arguments = sys.argv[1:]
     LOG = open(os.environ["PROGRAM_LOG"], "a", encoding="utf-8")
+    if mode == "old":
+        assert not [word for word in arguments if "vhost-user-blk" in word]
+    if "--help" in arguments:
+        told = subprocess.run([program, "--help"], stdout=subprocess.PIPE, check=True).stdout
+        print(told.decode().replace("vhost-user-blk", "gone") if mode == "old" else told.decode())
+        return 0
     shared = [index for index, word in enumerate(arguments) if "vhost-user-blk" in word]
     if mode == "refuse" and shared:
         print("Parameter 'type' does not accept value 'vhost-user-blk'", file=sys.stderr)

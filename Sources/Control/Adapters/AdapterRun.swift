@@ -55,7 +55,8 @@ final class AdapterRun: Adapter {
     }
 
     var sharedSocket: String? {
-        content.withLock { $0.sharesMemory } ? order.sharedSocket : nil
+        guard !order.sharedSocket.isEmpty, content.withLock({ $0.sharesMemory }) else { return nil }
+        return order.sharedSocket
     }
 
     /// As the program is started now.
@@ -135,9 +136,11 @@ final class AdapterRun: Adapter {
         }
     }
 
-    /// Whether it was built without what shares memory: it is started without that from now on.
+    /// Whether it has ended for what shares memory: it is started without that from now on.
     private func hasRefusedToShare(_ text: String) -> Bool {
-        guard text.contains(BlockGraph.sharingType) else { return false }
+        guard let socket = sharedSocket,
+            text.contains(BlockGraph.sharingType) || text.contains(socket)
+        else { return false }
         return content.withLock { content in
             defer { content.sharesMemory = false }
             return content.sharesMemory

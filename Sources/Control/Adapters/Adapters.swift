@@ -9,6 +9,8 @@ package final class Adapters: AdapterStarting {
         var keeper: KeeperProcess?
         var runs: [UInt64: AdapterRun] = [:]
         var lastID: UInt64 = 0
+        /// Which programs can share memory, by their paths.
+        var sharing: [String: Bool] = [:]
     }
 
     /// The command by which the program becomes the keeper.
@@ -35,9 +37,9 @@ package final class Adapters: AdapterStarting {
         // Those who only read have the image beside each other.
         let reader = disk.readOnly ? "-" + String(UInt32.random(in: 0 ... .max), radix: 16) : ""
         let name = directory + "/" + Self.name(of: disk) + reader
-        guard name.utf8.count + ".shared".utf8.count <= Self.socketPathBytesMax else {
+        guard name.utf8.count + ".sock".utf8.count <= Self.socketPathBytesMax else {
             throw AdapterFault(
-                "the path of its socket, '\(name).shared', is too long: choose a shorter run"
+                "the path of its socket, '\(name).sock', is too long: choose a shorter run"
                     + " directory")
         }
         let socket = name + ".sock"
@@ -49,14 +51,15 @@ package final class Adapters: AdapterStarting {
             } ?? []
         let arguments = BlockGraph.arguments(
             image, for: disk, socket: socket, readyFile: name + ".ready")
-        let sharedSocket = name + ".shared"
+        let sharedSocket = sharesMemory(program) ? name + ".mem" : ""
         let address = try Self.address(socket)
         let watch = RBDWatch(image, for: disk, file: name + ".watch")
         let run = content.withLock { content in
             content.lastID += 1
             let order = AdapterOrder(
                 id: content.lastID, program: program, arguments: arguments,
-                sharingArguments: BlockGraph.sharing(for: disk, socket: sharedSocket),
+                sharingArguments: sharedSocket.isEmpty
+                    ? [] : BlockGraph.sharing(for: disk, socket: sharedSocket),
                 socket: socket, sharedSocket: sharedSocket,
                 readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
             let run = AdapterRun(order, of: self, address, image, look, watch)
@@ -102,6 +105,22 @@ package final class Adapters: AdapterStarting {
                     + " theirs there: remove it, and keep its parent private")
         }
     }
+
+    /// Whether a program can share memory; asked before, as it opens the image for writing before it
+    /// refuses to, and leaves it like that.
+    private func sharesMemory(_ program: String) -> Bool {
+        if let known = content.withLock({ $0.sharing[program] }) { return known }
+        // One that does not answer is asked by the next disk.
+        guard
+            let help = try? ChildProcess.output(
+                of: program, ["--help"], milliseconds: Self.helpMilliseconds)
+        else { return false }
+        let shares = String(decoding: help, as: UTF8.self).contains(BlockGraph.sharingType)
+        content.withLock { $0.sharing[program] = shares }
+        return shares
+    }
+
+    private static let helpMilliseconds = 5_000
 
     // MARK: Looking before
 

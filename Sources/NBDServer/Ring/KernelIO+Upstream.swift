@@ -235,6 +235,7 @@ extension KernelIO {
             case .input: ring.preparePoll(poll.descriptor, writable: false, tag: tag)
             case .output: ring.preparePoll(poll.descriptor, writable: true, tag: tag)
             case .call: ring.prepareEventRead(poll.descriptor, tag: tag)
+            case .end: ring.prepareHangUpPoll(poll.descriptor, tag: tag)
             }
         }
         upstreams.errands.polls.removeAll(keepingCapacity: true)
@@ -295,6 +296,7 @@ extension KernelIO {
             bytes.withBytes(target.skipped..<target.skipped + count) {
                 arena.copy($0, to: target.offset)
             }
+            guard !bytes.areGone else { return Completion(tag: answer.tag, result: -Errno.io) }
             result = Int32(count)
         }
         if !answer.extents.isEmpty { extents[answer.tag] = answer.extents }

@@ -129,7 +129,8 @@ struct KernelIO: RingIO, ~Copyable {
         // From here on programs call; what one has answered meanwhile is taken first.
         let mayWait = waiting && !hasUpstreamCompletions && !upstreams.wantCalls()
         ring.submit(waiting: mayWait)
-        upstreams.haveKicked()
+        // What the kernel has not taken names call rings by their numbers.
+        if !ring.hasUnsubmitted { upstreams.haveKicked() }
     }
 
     var completionCount: Int {
