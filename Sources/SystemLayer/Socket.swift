@@ -107,6 +107,13 @@ package enum SocketCalls {
         return unsafe poll(&state, 1, 0) > 0
     }
 
+    /// Whether a read would not wait: something has come, or the other side is gone.
+    package static func isReadable(_ descriptor: Int32) -> Bool {
+        var state = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        // SAFETY: one pollfd is passed as one.
+        return unsafe poll(&state, 1, 0) > 0
+    }
+
     /// The process that connected to a unix socket, its user and its group, as they were then.
     package static func peer(
         _ descriptor: Int32

@@ -281,6 +281,9 @@ final class UpstreamLink: @unchecked Sendable {
         if output {
             if wantsOutput { unsafe _ = nbd_aio_notify_write(handle) }
         } else if wantsInput {
+            // Told so while it sends, the library waits for a reply before it sends the rest; the
+            // server waits for that first, so there has to be one.
+            guard !wantsOutput || SocketCalls.isReadable(descriptor) else { return }
             unsafe _ = nbd_aio_notify_read(handle)
         }
         if !isAlive { isBroken = true }

@@ -179,7 +179,7 @@ extension InteropSuite {
             switch mode {
             case "old", "refuse": #expect(!shares(server) && connections == 0)
             case "keep": #expect(shares(server) && connections == 1 && requests > 40)
-            case "error": #expect(shares(server) && connections == 1)
+            case "error": #expect(shares(server) && connections == 1, "\(told)")
             case "end":
                 #expect(!shares(server) && connections == 4)
                 #expect(told.contains("broken 4 times in a row"), "\(told)")
