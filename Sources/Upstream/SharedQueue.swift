@@ -60,6 +60,9 @@ final class SharedQueue: @unchecked Sendable {
     /// It is of no use any more.
     var isBroken = false
     /// The program is gone, or has finished what it was asked and closed the connection.
+    ///
+    /// One that finds the queue broken shuts the connection before it has finished; no chain of ours
+    /// is such.
     private(set) var hasEnded = false
     private var isParting = false
     private var isClosed = false
@@ -76,7 +79,14 @@ final class SharedQueue: @unchecked Sendable {
                 descriptor: file.raw, offset: 0, byteCount: bytes, isFixed: true)
             event = try EventDescriptor()
             let kickEvent = try EventDescriptor()
+            // It keeps a reference of its own to the eventfd.
+            let kick = try CallRing.make(kickEvent.raw)
+            var isOpen = false
+            defer { if !isOpen { kick.close() } }
             let socket = try MessageSocket.stream(to: path)
+            let number = socket.raw
+            // The program may have this end as well by then.
+            defer { if !isOpen { SocketCalls.shutdown(number) } }
             var opening = FrontEndOpening(memoryBytes: bytes)
             let talk = OpeningTalk(socket: socket.raw, deadline: deadline)
             while let message = opening.message {
@@ -94,9 +104,9 @@ final class SharedQueue: @unchecked Sendable {
             sizeBytes = opening.sizeBytes
             alignment = opening.blockBytes
             queue = SlotQueue(at: mapping.place, address: FrontEndOpening.memoryAddress)
-            // It keeps a reference of its own.
-            kick = try CallRing.make(kickEvent.raw)
+            self.kick = kick
             self.socket = socket.giveAway()
+            isOpen = true
         } catch let fault as SystemFault {
             throw UpstreamFault("\(fault.call): \(SystemFault.text(for: fault.errno))")
         } catch let refusal as MappingRefusal {
@@ -151,8 +161,9 @@ final class SharedQueue: @unchecked Sendable {
         switch kind {
         case .call: waitsForCall = false
         case .end, .input, .output:
+            // A wait that failed says nothing; it is made again.
             waitsForEnd = false
-            hasEnded = true
+            hasEnded = SocketCalls.hasHungUp(socket)
             isBroken = true
         }
     }
@@ -237,7 +248,7 @@ final class SharedQueue: @unchecked Sendable {
 
     /// Shows the program what was asked; returns whether it is to be kicked.
     func publish() -> Bool {
-        guard !isBroken else { return false }
+        guard !isBroken, checkMemory() else { return false }
         let wantsKick = queue.publish(memory)
         return checkMemory() && wantsKick
     }

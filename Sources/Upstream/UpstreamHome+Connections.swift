@@ -85,8 +85,14 @@ extension UpstreamHome {
 
     func close(_ queue: SharedQueue, _ errands: inout UpstreamErrands) {
         queue.close()
+        errands.closed.append(queue)
         errands.polls.removeAll { $0.serial == queue.serial }
         if queue.waitsForCall { errands.cancels.append(queue.serial) }
+    }
+
+    private func close(_ link: UpstreamLink, _ errands: inout UpstreamErrands) {
+        errands.polls.removeAll { $0.serial == link.serial }
+        link.close()
     }
 
     var isParting: Bool { !parting.isEmpty || partingShared != nil }
@@ -95,20 +101,21 @@ extension UpstreamHome {
     func settleParting(now: UInt64, _ errands: inout UpstreamErrands) {
         guard isParting else { return }
         answers.removeAll()
-        if let queue = partingShared, now >= partingEnd || queue.hasEnded {
+        // It says so when nothing of it can come any more, so that is waited for: until patience ends.
+        if let queue = partingShared, queue.hasEnded {
             close(queue, &errands)
             partingShared = nil
         }
         parting.removeAll { link in
             guard now >= partingEnd || !link.isAlive || !link.isAsked else { return false }
-            link.close()
+            close(link, &errands)
             return true
         }
         if !isParting, now >= nextAttempt { tryToConnect(now: now) }
     }
 
     func closeParting(_ errands: inout UpstreamErrands) {
-        for link in parting { link.close() }
+        for link in parting { close(link, &errands) }
         parting.removeAll()
         if let partingShared { close(partingShared, &errands) }
         partingShared = nil
@@ -160,9 +167,9 @@ extension UpstreamHome {
 
     /// The ring's clock has ticked.
     func tick(now: UInt64, _ errands: inout UpstreamErrands) {
+        tickShared(now: now, &errands)
         guard isMadeAgain else { return checkAnswers(now: now, &errands) }
         guard links.isEmpty else {
-            tickShared(now: now, &errands)
             // One that nobody asks for anything is there again when its connections last.
             if isReported, now - min(now, connectedAt) >= Self.pauseMax { noteProgress() }
             return

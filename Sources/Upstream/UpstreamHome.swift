@@ -11,6 +11,8 @@ package struct UpstreamErrands {
     package var cancels: [UInt32] = []
     /// Whose program is to be kicked; they live until that was submitted.
     var kicks: [SharedQueue] = []
+    /// Whose descriptors may be named by what was prepared; they live as long.
+    var closed: [SharedQueue] = []
     /// Answers to block status requests, by their tags.
     package var extents: [UInt64: [UpstreamExtent]] = [:]
 
@@ -226,7 +228,7 @@ final class UpstreamHome {
 
     /// By the numbers of what is waited for.
     var serials: [UInt32] {
-        links.map(\.serial) + (shared.map { [$0.serial] } ?? [])
+        (links + parting).map(\.serial) + [shared, partingShared].compactMap { $0?.serial }
     }
 
     /// Takes answers, sends what can be sent, says what to wait for.

@@ -115,7 +115,10 @@ package struct UpstreamRing: ~Copyable {
         (errands.kicks[position].kick, errands.kicks[position].serial)
     }
 
-    package mutating func haveKicked() { errands.kicks.removeAll(keepingCapacity: true) }
+    package mutating func haveKicked() {
+        errands.kicks.removeAll(keepingCapacity: true)
+        errands.closed.removeAll()
+    }
 
     /// Takes a message; `find` gives the upstream of a number.
     package mutating func take(

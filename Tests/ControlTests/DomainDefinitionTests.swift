@@ -235,6 +235,32 @@ import Testing
         #expect(network.path == "rbd:p/n/i@s" && network.kind == .network && network.isServable)
     }
 
+    @Test("credentials may stand beside the source, and are those of that source only")
+    func credentialsBeside() throws {
+        let secret = "<secret xmlns='urn:nbdpull:disk:1' file='/k'/>"
+        let rbd = """
+            <auth username='u'><secret type='ceph' usage='s'/>\(secret)</auth>
+            <source protocol='rbd' name='p/i'/>
+            """
+        let network = try #require(
+            try DomainDefinition.parse(Self.disk(rbd, attributes: "type='network'")).disks.first)
+        guard case .rbd(let image) = network.image?.layers.first?.place else {
+            Issue.record("\(network)")
+            return
+        }
+        #expect(image.user == "u" && image.keyFile == "/k")
+
+        let encrypted = """
+            <source file='/top'/><encryption format='luks'>\(secret)</encryption>
+            <backingStore type='file'><format type='qcow2'/><source file='/base'/><backingStore/>
+            </backingStore>
+            """
+        let disk = try #require(
+            try DomainDefinition.parse(Self.disk(encrypted, driver: "<driver type='qcow2'/>")).disks
+                .first)
+        #expect(disk.image?.layers.map(\.passphraseFile) == ["/k", nil])
+    }
+
     @Test("what changes nothing about the bytes is kept")
     func harmlessAttributes() throws {
         let xml = Self.disk(

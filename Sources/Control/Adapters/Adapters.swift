@@ -110,11 +110,11 @@ package final class Adapters: AdapterStarting {
     /// refuses to, and leaves it like that.
     private func sharesMemory(_ program: String) -> Bool {
         if let known = content.withLock({ $0.sharing[program] }) { return known }
-        // One that does not answer is asked by the next disk.
+        // Of one that does not answer it is believed: it is found out when it refuses.
         guard
             let help = try? ChildProcess.output(
                 of: program, ["--help"], milliseconds: Self.helpMilliseconds)
-        else { return false }
+        else { return true }
         let shares = String(decoding: help, as: UTF8.self).contains(BlockGraph.sharingType)
         content.withLock { $0.sharing[program] = shares }
         return shares

@@ -81,8 +81,7 @@ struct DomainImageReader {
             }
             layer.dataPlace = try self.place(data, try kind(store))
         }
-        let encryption = source.child("encryption") ?? disk.child("encryption")
-        if let encryption {
+        if let encryption = own("encryption", of: source) {
             guard encryption.attribute("format") == "luks" else {
                 throw Fault(
                     reason: "its encryption is '\(encryption.attribute("format") ?? "")', only"
@@ -119,6 +118,12 @@ struct DomainImageReader {
                     + " 'network' are")
         }
         return kind
+    }
+
+    /// An element of a source; that of the disk's own source may stand beside it, as libvirt has it
+    /// from long ago.
+    private func own(_ name: String, of source: XMLElement) -> XMLElement? {
+        source.child(name) ?? (source == self.source ? disk.child(name) : nil)
     }
 
     /// The file of a secret: an element of this project's own.
@@ -200,7 +205,7 @@ struct DomainImageReader {
         rbd.hosts = try hosts(source, port: 6_789)
         rbd.snapshot = source.child("snapshot")?.attribute("name")
         rbd.configuration = source.child("config")?.attribute("file")
-        if let auth = source.child("auth") {
+        if let auth = own("auth", of: source) {
             rbd.user = auth.attribute("username")
             rbd.keyFile = ownSecret(auth)
         }
@@ -215,7 +220,7 @@ struct DomainImageReader {
             throw Fault(reason: "its iSCSI source needs name='TARGET/LUN' and one <host>")
         }
         var found = ISCSIUnit(portal: hosts[0], target: String(name[..<slash]), unit: unit)
-        if let auth = source.child("auth") {
+        if let auth = own("auth", of: source) {
             found.user = auth.attribute("username")
             found.passwordFile = try secretFile(auth, of: "<auth>", "password")
         }
