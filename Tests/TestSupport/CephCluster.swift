@@ -25,7 +25,7 @@ package final class CephCluster {
         try run("ceph-mon", ["--mkfs", "-i", "a", "--monmap", map])
         try start("ceph-mon", ["-f", "-i", "a", "--public-addr", address])
         let store = UUID().uuidString.lowercased()
-        try run("ceph", ["osd", "new", store])
+        try ask("ceph", ["osd", "new", store])
         try run("ceph-osd", ["-i", "0", "--mkfs", "--osd-uuid", store])
         try start("ceph-osd", ["-f", "-i", "0"])
         let end = Date().addingTimeInterval(150)
@@ -42,9 +42,24 @@ package final class CephCluster {
             }
             Thread.sleep(forTimeInterval: 0.2)
         }
-        try run("ceph", ["osd", "crush", "add", "osd.0", "1", "root=default", "host=localhost"])
-        try run("ceph", ["osd", "pool", "create", "rbd", "8"])
-        try run("rbd", ["pool", "init", "rbd"])
+        try ask("ceph", ["osd", "crush", "add", "osd.0", "1", "root=default", "host=localhost"])
+        try ask("ceph", ["osd", "pool", "create", "rbd", "8"])
+        try ask("rbd", ["pool", "init", "rbd"])
+    }
+
+    /// Asks until it is done: the monitor refuses everything while it elects itself, and what is asked
+    /// here has the same effect twice.
+    private func ask(_ program: String, _ arguments: [String]) throws {
+        let end = Date().addingTimeInterval(60)
+        while true {
+            do {
+                try run(program, arguments)
+                return
+            } catch {
+                guard Date() < end else { throw error }
+                Thread.sleep(forTimeInterval: 0.2)
+            }
+        }
     }
 
     deinit { for process in processes.reversed() { process.kill() } }
