@@ -50,18 +50,18 @@ final class UpstreamHome {
     var sharedBreaks = 0
     var partingEnd: UInt64 = 0
     let answers = AnswerQueue()
-    var taken: [AnswerQueue.Answer] = []
+    private var taken: [AnswerQueue.Answer] = []
     /// By the number under which a command of others runs.
     var requests: [UInt64: UpstreamRequest] = [:]
-    var lastRequest: UInt64 = 0
+    private var lastRequest: UInt64 = 0
     /// The ranges of a guest's memory that a command reads into.
-    var guests: [Int32: LentLane] = [:]
+    private var guests: [Int32: LentLane] = [:]
     var memory = UpstreamMemory()
     /// Of scratch: what was written.
-    var sums = ScratchSums()
+    private var sums = ScratchSums()
     /// Of scratch: when what runs under a number was asked.
     var askedAt: [UInt64: UInt64] = [:]
-    var nextLink = 0
+    private var nextLink = 0
 
     // While it is not there, in nanoseconds
     var downSince: UInt64
@@ -247,7 +247,7 @@ final class UpstreamHome {
         arm(&errands)
     }
 
-    var isAnyBroken: Bool {
+    private var isAnyBroken: Bool {
         links.contains(where: \.isBroken) || shared?.isBroken == true
     }
 
@@ -324,7 +324,7 @@ final class UpstreamHome {
         taken.removeAll(keepingCapacity: true)
     }
 
-    static let shutsDown: Int32 = 108
+    private static let shutsDown: Int32 = 108
     private static let notConnected: Int32 = 107
 
     /// An answer that says nothing of the command: the server goes, or is gone.

@@ -94,9 +94,9 @@ package struct UpstreamRing: ~Copyable {
     // MARK: Shared memory
 
     /// Takes what programs have answered in memory.
-    package mutating func look(now: UInt64) {
+    package mutating func look() {
         for home in sharing where home.shared?.hasAnswers == true {
-            home.pump(now: now, &errands)
+            home.pump(now: MonotonicClock.now(), &errands)
         }
     }
 

@@ -218,7 +218,7 @@ extension KernelIO {
     @inline(never)
     mutating func settleUpstreams() {
         if upstreams.isUnsettled { upstreams.settle(now: MonotonicClock.now()) }
-        upstreams.look(now: MonotonicClock.now())
+        upstreams.look()
         for position in 0..<upstreams.kickCount {
             let (kick, serial) = upstreams.kick(position)
             ring.prepareCall(kick, tag: Self.kickKind << 56 | UInt64(serial))
@@ -272,7 +272,7 @@ extension KernelIO {
         }
         completions.removeLast(completions.count - kept)
         if upstreams.isUnsettled { upstreams.settle(now: MonotonicClock.now()) }
-        upstreams.look(now: MonotonicClock.now())
+        upstreams.look()
         let room = completions.capacity - completions.count
         let count = min(room, upstreams.errands.completions.count)
         completions.append(contentsOf: upstreams.errands.completions[..<count])
