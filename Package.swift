@@ -172,6 +172,9 @@ let package = Package(
             name: "UpstreamTests", dependencies: ["Upstream", "ServerInterface"],
             swiftSettings: strict),
         .testTarget(
+            name: "PushingTests", dependencies: ["Pushing", "UnitSupport"],
+            swiftSettings: strict),
+        .testTarget(
             name: "ControlTests",
             dependencies: [
                 "Control", "BoundedCalls", "Disk", "LibvirtProtocol", "ServerInterface",

@@ -24,6 +24,8 @@ import CLibNBD
         // callee.
         guard let created = unsafe nbd_create() else { throw Self.failure(what) }
         unsafe handle = unsafe created
+        // Memory of a read that fails is looked at by nobody.
+        try check(unsafe nbd_set_pread_initialize(handle, false))
         for context in contexts { try check(unsafe nbd_add_meta_context(handle, context)) }
         try check(unsafe nbd_set_export_name(handle, export))
         try check(unsafe nbd_connect_unix(handle, socket))

@@ -14,14 +14,26 @@ struct PushCopy: Sendable {
     /// What one request reads or writes.
     private static let pieceBytes = 512 << 10
 
-    private var bitmap: String? { source.bitmap.map { "qemu:dirty-bitmap:" + $0 } }
+    private let bitmap: String?
+    private let content: BackupContent
     // Zeros are part of what changed; of a whole disk only where something else may be.
-    private var writesZeros: Bool { bitmap != nil || !target.isBlank }
+    private let writesZeros: Bool
+
+    init(source: PushSource, order: PushOrder, target: PushTarget, progress: PushProgress) {
+        self.source = source
+        self.order = order
+        self.target = target
+        self.progress = progress
+        bitmap = source.bitmap.map { "qemu:dirty-bitmap:" + $0 }
+        content = BackupContent(
+            sizeBytes: order.sizeBytes, bitmap: bitmap, unitBytes: target.unitBytes)
+        writesZeros = bitmap != nil || !target.isBlank
+    }
 
     private func connect() throws(PushFailure) -> NBDPeer {
         try NBDPeer(
             socket: source.socketPath, export: source.exportName,
-            contexts: [WindowContent.allocation] + (bitmap.map { [$0] } ?? []),
+            contexts: [BackupContent.allocation] + (bitmap.map { [$0] } ?? []),
             what: "the job's export '\(source.exportName)'")
     }
 
@@ -57,18 +69,12 @@ struct PushCopy: Sendable {
         let windows = DiskWindows(sizeBytes: order.sizeBytes)
         var total: UInt64 = 0
         while let window = windows.take() {
-            for run in try content(window, peer).runs where !run.isZero || writesZeros {
-                total += UInt64(run.count)
+            for run in try content.runs(in: window, of: peer) where !run.isZero || writesZeros {
+                total += run.count
             }
             progress.beat()
         }
         progress.total.store(total, ordering: .relaxed)
-    }
-
-    private func content(
-        _ window: Range<UInt64>, _ peer: NBDPeer
-    ) throws(PushFailure) -> WindowContent {
-        try WindowContent(window, of: peer, bitmap: bitmap, unitBytes: target.unitBytes)
     }
 
     // One thread for each connection; the first failure ends all of them.
@@ -113,16 +119,17 @@ struct PushCopy: Sendable {
         _ window: Range<UInt64>, from peer: NBDPeer, to writer: PushTarget.Writer,
         _ memory: UnsafeMutableRawBufferPointer
     ) throws(PushFailure) {
-        for run in try content(window, peer).runs {
+        for run in try content.runs(in: window, of: peer) {
+            let length = Int(run.count)
             if run.isZero {
                 guard writesZeros else { continue }
-                try writer.zero(at: run.offset, count: run.count)
-                progress.note(written: run.count)
+                try writer.zero(at: run.offset, count: length)
+                progress.note(written: length)
                 continue
             }
             var done = 0
-            while done < run.count {
-                let count = min(Self.pieceBytes, run.count - done)
+            while done < length {
+                let count = min(Self.pieceBytes, length - done)
                 let offset = run.offset + UInt64(done)
                 progress.await(count)
                 try target.file.room.check(count)
@@ -177,10 +184,11 @@ struct PushCopy: Sendable {
         _ window: Range<UInt64>, _ peer: NBDPeer, _ reader: PushTarget.Writer,
         _ memory: UnsafeMutableRawBufferPointer
     ) throws(PushFailure) {
-        for run in try content(window, peer).runs {
+        for run in try content.runs(in: window, of: peer) {
+            let length = Int(run.count)
             var done = 0
-            while done < run.count {
-                let count = min(Self.pieceBytes, run.count - done)
+            while done < length {
+                let count = min(Self.pieceBytes, length - done)
                 let offset = run.offset + UInt64(done)
                 progress.await(count)
                 // SAFETY: two ranges of the thread's memory, which has room for both.
