@@ -4,18 +4,18 @@ import Testing
 
 @Suite("Looking before sleeping")
 struct BriefWaitTests {
-    private let short = BriefWait.longestNanoseconds / 2
-    private let long = BriefWait.longestNanoseconds + 1
+    private let short = BriefWait(.client).longestSleep / 2
+    private let long = BriefWait(.client).longestSleep + 1
 
     private func looking() -> BriefWait {
-        var wait = BriefWait()
+        var wait = BriefWait(.client)
         for _ in 0..<BriefWait.shortSleepsToBegin { wait.slept(short, completions: 1) }
         return wait
     }
 
     @Test("nothing is looked for at first, nor on a ring that rests")
     func rests() {
-        var wait = BriefWait()
+        var wait = BriefWait(.client)
         for _ in 0..<1000 {
             #expect(wait.nanoseconds == 0)
             wait.slept(long, completions: 1)
@@ -24,19 +24,19 @@ struct BriefWaitTests {
 
     @Test("a run of short sleeps begins it, a longer one in between does not count")
     func begins() {
-        var wait = BriefWait()
+        var wait = BriefWait(.client)
         for _ in 1..<BriefWait.shortSleepsToBegin { wait.slept(short, completions: 1) }
         #expect(wait.nanoseconds == 0)
         wait.slept(long, completions: 1)
         for _ in 1..<BriefWait.shortSleepsToBegin { wait.slept(short, completions: 1) }
         #expect(wait.nanoseconds == 0)
         wait.slept(short, completions: 1)
-        #expect(wait.nanoseconds == BriefWait.longestNanoseconds)
+        #expect(wait.nanoseconds == wait.longestLook)
     }
 
     @Test("several completions at once are no reason to begin")
     func crowds() {
-        var wait = BriefWait()
+        var wait = BriefWait(.client)
         for _ in 0..<1000 { wait.slept(short, completions: 2) }
         #expect(wait.nanoseconds == 0)
     }
@@ -61,14 +61,27 @@ struct BriefWaitTests {
         #expect(looks < 20)
     }
 
-    @Test("how long a look may take is also what a short sleep is")
-    func ownLength() {
-        let longest = BriefWait.longestForDisks
-        var wait = BriefWait(longest: longest)
-        for _ in 0..<1000 { wait.slept(longest + 1, completions: 1) }
+    @Test("each kind has its own measure", arguments: BriefWait.Kind.allCases)
+    func kinds(_ kind: BriefWait.Kind) {
+        var wait = BriefWait(kind)
+        for _ in 0..<1000 { wait.slept(wait.longestSleep + 1, completions: 1) }
         #expect(wait.nanoseconds == 0)
-        for _ in 0..<BriefWait.shortSleepsToBegin { wait.slept(longest, completions: 1) }
-        #expect(wait.nanoseconds == longest)
+        for _ in 0..<BriefWait.shortSleepsToBegin {
+            wait.slept(wait.longestSleep, completions: 1)
+        }
+        #expect(wait.nanoseconds == wait.longestLook)
+        #expect(wait.longestLook <= wait.longestSleep)
+    }
+
+    @Test("several completions at once are what busy guests are waited for with")
+    func crowdsOfGuests() {
+        var wait = BriefWait(.busyGuests)
+        for _ in 0..<BriefWait.shortSleepsToBegin { wait.slept(short, completions: 3) }
+        #expect(wait.nanoseconds > 0)
+        for _ in 0..<1000 { wait.found(completions: 3) }
+        #expect(wait.nanoseconds > 0)
+        for _ in 0..<BriefWait.missesToEnd { wait.missed() }
+        #expect(wait.nanoseconds == 0)
     }
 
     @Test("a crowd ends it")
@@ -76,5 +89,32 @@ struct BriefWaitTests {
         var wait = looking()
         for _ in 0..<BriefWait.missesToEnd { wait.found(completions: 3) }
         #expect(wait.nanoseconds == 0)
+    }
+}
+
+@Suite("Whether guests are busy")
+struct GuestRateTests {
+    private let window = GuestRate.windowNanoseconds
+
+    private func rate(_ requests: Int, in nanoseconds: UInt64) -> Bool {
+        var rate = GuestRate()
+        rate.judge(window)
+        for _ in 0..<requests { rate.note() }
+        rate.judge(window + nanoseconds)
+        return rate.isBusy
+    }
+
+    @Test("they are with so many requests in a window, however long it was")
+    func threshold() {
+        #expect(rate(GuestRate.requestsOfBusy, in: window))
+        #expect(!rate(GuestRate.requestsOfBusy - 1, in: window))
+        #expect(!rate(GuestRate.requestsOfBusy, in: window * 2))
+        #expect(rate(GuestRate.requestsOfBusy * 2, in: window * 2))
+        #expect(!rate(1000, in: .max - window))
+    }
+
+    @Test("a window that has not passed changes nothing")
+    func early() {
+        #expect(!rate(1000, in: window - 1))
     }
 }

@@ -20,44 +20,36 @@ extension RingLoop where IO == KernelIO {
     /// Submits what was prepared, and comes back when there is something to do.
     private mutating func awaitCompletions() {
         if letGuestsGoOn() { return }
-        if waitsForPollersDisk { return awaitDisk() }
-        // What the kernel works on takes as long as it takes, and a processor perhaps.
-        let isForClients = pieces.count == 0
-        let limit = isForClients ? briefWait.nanoseconds : 0
         let begun = io.now()
-        if limit > 0 {
+        let kind = kindOfWait(begun)
+        let limit = kind.map { briefWaits[$0.rawValue].nanoseconds } ?? 0
+        if let kind, limit > 0 {
             repeat {
                 io.submit(waiting: false)
                 let count = io.completionCount
-                if count > 0 { return briefWait.found(completions: count) }
-                if !sharing.isEmpty, lookAtQueues() { return briefWait.found(completions: 1) }
+                if count > 0 { return briefWaits[kind.rawValue].found(completions: count) }
+                if !sharing.isEmpty, lookAtQueues() {
+                    // A chain says nothing of the disk.
+                    if kind != .disk { briefWaits[kind.rawValue].found(completions: 1) }
+                    return
+                }
             } while io.now() < begun + limit
-            briefWait.missed()
+            briefWaits[kind.rawValue].missed()
         }
         // From here on guests kick; one that was faster is served first.
         if !sharing.isEmpty, askForKicks() { return io.submit(waiting: false) }
         io.submit(waiting: true)
-        // How long a disk takes says nothing of those who wait for it.
-        if isForClients {
-            briefWait.slept(io.now() - begun, completions: io.completionCount)
-        }
+        guard let kind else { return }
+        briefWaits[kind.rawValue].slept(io.now() - begun, completions: io.completionCount)
     }
 
-    /// The same while a guest that polls waits for one answer of a disk's.
-    private mutating func awaitDisk() {
-        let limit = diskWait.nanoseconds
-        let begun = io.now()
-        if limit > 0 {
-            repeat {
-                io.submit(waiting: false)
-                let count = io.completionCount
-                if count > 0 { return diskWait.found(completions: count) }
-                if lookAtQueues() { return }
-            } while io.now() < begun + limit
-            diskWait.missed()
-        }
-        if askForKicks() { return io.submit(waiting: false) }
-        io.submit(waiting: true)
-        diskWait.slept(io.now() - begun, completions: io.completionCount)
+    /// What the ring waits for, where a look may be shorter than a sleep.
+    private mutating func kindOfWait(_ now: UInt64) -> BriefWait.Kind? {
+        guard !sharing.isEmpty else { return pieces.count == 0 ? .client : nil }
+        guestRate.judge(now)
+        if waitsForPollersDisk { return .disk }
+        // What a disk works on takes as long as it takes, and says nothing of those who wait for it.
+        guard pieces.count == 0 else { return nil }
+        return guestRate.isBusy ? .busyGuests : .client
     }
 }

@@ -62,9 +62,9 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Kernel workers for files as the kernel chose, and as set now.
     var ownWorkers: UInt32 = 0
     var workers: UInt32 = 0
-    var briefWait = BriefWait()
-    /// The same for a disk's answers to guests that poll.
-    var diskWait = BriefWait(longest: BriefWait.longestForDisks)
+    /// By kind.
+    var briefWaits: [3 of BriefWait] = [.init(.client), .init(.busyGuests), .init(.disk)]
+    var guestRate = GuestRate()
     /// Answers in a row for which no guest wanted a call.
     var uncalledAnswers = 0
     /// Guests were called, and their queues not looked at since.

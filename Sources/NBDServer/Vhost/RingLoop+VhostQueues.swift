@@ -84,6 +84,7 @@ extension RingLoop where IO: ~Copyable {
                 return connections[slot].phase == .closing ? .stopped : .all
             }
             guard checkMemory(slot, vhost) else { return .stopped }
+            guestRate.note()
             switch verdict {
             case .answer(let answer): vhosts[vhost].answer(queue, answer)
             case .carryOut(let block):
@@ -290,7 +291,7 @@ extension RingLoop where IO: ~Copyable {
     /// another processor, which takes longer.
     var waitsForPollersDisk: Bool {
         mutating get {
-            pieces.count == 1 && uncalledAnswers >= Limits.answersOfPoller && !sharing.isEmpty
+            pieces.count == 1 && uncalledAnswers >= Limits.answersOfPoller
         }
     }
 
