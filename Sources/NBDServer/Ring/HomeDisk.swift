@@ -3,6 +3,7 @@ import Disk
 import PointInTime
 import ServerInterface
 import SystemLayer
+import Tracking
 
 /// A disk on its home ring: everything that a guest write has to pass.
 struct HomeDisk: ~Copyable {
@@ -105,4 +106,18 @@ struct HomeDisk: ~Copyable {
     func writeEnd(from offset: UInt64, to end: UInt64) -> UInt64 {
         offset < tailStart ? min(end, tailStart) : end
     }
+}
+
+/// What is asked of `changes` with each copy.
+///
+/// Asked through a table, the disk lends itself to these calls; `changes` would be copied for each, with
+/// a count for everything that it refers to.
+extension HomeDisk {
+    func clusters(of copy: CopyIndex) -> Range<Int> { changes.clusters(of: copy) }
+    func isWanted(_ copy: CopyIndex) -> Bool { changes.isWanted(copy) }
+    func waitsForCopy(_ id: ChangeID) -> Bool { changes.waitsForCopy(id) }
+    func slotsUsed(by job: JobIndex) -> UInt32 { changes.slotsUsed(by: job) }
+    func figures(of job: JobIndex) -> (preserved: Int, zero: Int) { changes.figures(of: job) }
+    var hasActiveJobs: Bool { changes.hasActiveJobs }
+    var hasWaitingZeroing: Bool { changes.hasWaitingZeroing }
 }

@@ -75,7 +75,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Reads into the copy's buffer.
     mutating func readOldContent(_ disk: DiskIndex, _ copy: CopyIndex) {
-        let clusters = disks[disk].changes.clusters(of: copy)
+        let clusters = disks[disk].clusters(of: copy)
         disks[disk].copies[copy].progress = 0
         if !readFromCache(disk, copy, clusters) { readForCopy(disk, copy, clusters) }
     }
@@ -123,7 +123,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     mutating func copyReadCompleted(_ disk: DiskIndex, _ copy: CopyIndex, result: Int32) {
-        let clusters = disks[disk].changes.clusters(of: copy)
+        let clusters = disks[disk].clusters(of: copy)
         disks[disk].copies[copy].handedOverAt = 0
         if result == -Errno.interrupted || result == -Errno.again {
             return readForCopy(disk, copy, clusters)
@@ -144,7 +144,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// The copy's clusters are in its buffer, or could not be read.
     private mutating func sourceRead(_ disk: DiskIndex, _ copy: CopyIndex, errno: Int32?) {
-        let clusters = disks[disk].changes.clusters(of: copy)
+        let clusters = disks[disk].clusters(of: copy)
         let zeros = errno == nil ? zeroClusters(disk, copy, clusters) : 0
         disks[disk].changes.sourceRead(copy, errno: errno, zeroClusters: zeros, now: now)
         afterCopy(disk)
@@ -241,9 +241,9 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func publishFigures(_ disk: DiskIndex, _ job: JobIndex, _ export: BackupExport)
     {
-        let figures = disks[disk].changes.figures(of: job)
+        let figures = disks[disk].figures(of: job)
         export.ledger.note(preserved: figures.preserved, zero: figures.zero)
-        let used = UInt64(disks[disk].changes.slotsUsed(by: job)) << ClusterGeometry.shift
+        let used = UInt64(disks[disk].slotsUsed(by: job)) << ClusterGeometry.shift
         export.scratchUsedBytes.store(used, ordering: .relaxed)
         if used > export.roomBytes / 100 * Limits.scratchWatermarkPercent {
             shared.noteWatermark(export)

@@ -31,7 +31,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func takeBuffer(_ disk: DiskIndex, _ copy: CopyIndex) -> Bool {
-        let count = disks[disk].changes.clusters(of: copy).count
+        let count = disks[disk].clusters(of: copy).count
         let pages = count * ClusterGeometry.clusterBytes / BufferArena.pageBytes
         let isOwn = !disks[disk].hasOwnBuffer
         let bytes = pages * BufferArena.pageBytes
@@ -117,7 +117,7 @@ extension RingLoop where IO: ~Copyable {
         guard !waiting.isEmpty else { return }
         disks[disk].waitingCopies.removeAll(keepingCapacity: true)
         for copy in waiting {
-            if disks[disk].changes.isWanted(copy) {
+            if disks[disk].isWanted(copy) {
                 disks[disk].waitingCopies.append(copy)
             } else {
                 disks[disk].changes.sourceRead(

@@ -123,7 +123,7 @@ extension RingLoop where IO: ~Copyable {
         switch disks[disk].changes.admit(change(piece), now: now) {
         case .go: submitChange(piece)
         case .waits:
-            if disks[disk].changes.waitsForCopy(pieces[piece].change(piece, isStep: false).id) {
+            if disks[disk].waitsForCopy(pieces[piece].change(piece, isStep: false).id) {
                 pieces[piece].copyWaitSince = now
             }
             perform(disk)

@@ -85,7 +85,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func endZeroing(_ request: RequestIndex) {
         changedAll(request)
         let disk = requests[request].homeDisk
-        if zeroingPlaces.isFull || disks[disk].changes.hasWaitingZeroing { zeroingMayStart = true }
+        if zeroingPlaces.isFull || disks[disk].hasWaitingZeroing { zeroingMayStart = true }
         disks[disk].changes.endZeroing(&zeroingPlaces)
         finish(request)
     }
@@ -95,7 +95,7 @@ extension RingLoop where IO: ~Copyable {
         guard zeroingMayStart else { return }
         zeroingMayStart = false
         for disk in disks.indices
-        where disks.contains(disk) && disks[disk].changes.hasWaitingZeroing { perform(disk) }
+        where disks.contains(disk) && disks[disk].hasWaitingZeroing { perform(disk) }
     }
 
     // MARK: Whole pages
@@ -168,7 +168,7 @@ extension RingLoop where IO: ~Copyable {
     ) -> (end: UInt64, isHole: Bool) {
         let first = ClusterGeometry.cluster(of: start)
         let lookEnd = min(ClusterGeometry.start(of: first) + Limits.zeroingStepBytes, end)
-        let hasJobs = disks[disk].changes.hasActiveJobs
+        let hasJobs = disks[disk].hasActiveJobs
         guard hasJobs || disks[disk].tracking != nil else { return (lookEnd, false) }
         let lookLimit = min(
             ClusterGeometry.start(of: ClusterGeometry.cluster(of: lookEnd - 1) + 1),

@@ -258,7 +258,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
         for slot in disks.indices where disks.contains(slot) {
             if !isHushed { tickTracking(slot) }
             publishFigures(slot)
-            guard disks[slot].changes.hasActiveJobs else { continue }
+            guard disks[slot].hasActiveJobs else { continue }
             disks[slot].changes.expire(now: now)
             perform(slot)
         }
