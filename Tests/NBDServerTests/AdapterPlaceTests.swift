@@ -55,7 +55,7 @@ private final class ScriptedAdapters: AdapterStarting {
         let image = try Self.image("pool/image")
         @Sendable func isFree() -> Bool {
             let found = registry.reserve(
-                place: "rbd:pool/image", images: image.places, name: "scratch",
+                place: "rbd:pool/image", images: image.allPlaces, name: "scratch",
                 for: .scratch(job: "job"))
             guard case .success(let number) = found else { return false }
             registry.remove(number)

@@ -59,7 +59,7 @@ extension NBDServer {
         let registry = shared.upstreams
         let number: Int32
         switch registry.reserve(
-            place: address?.placeText ?? path, images: disk.scratch.image?.places ?? [],
+            place: address?.placeText ?? path, images: disk.scratch.image?.allPlaces ?? [],
             name: "scratch of job '\(job.id)'", for: .scratch(job: job.id))
         {
         case .success(let free): number = free
