@@ -27,6 +27,9 @@ package protocol Adapter: AnyObject, Sendable {
     func ensureRuns(milliseconds: Int32) throws(AdapterFault)
     /// What was wrong when it was started and did not keep it from being; told once.
     func takeProblem() -> String?
+    /// What it has said when it did not start because it was to share memory, and was started without
+    /// that; told once.
+    func takeSharingRefusal() -> String?
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
     /// Ends it in order, for good; returns the image's files as it has left them, nil when it has

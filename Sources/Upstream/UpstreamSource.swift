@@ -370,6 +370,11 @@ package final class UpstreamSource: RemoteSource {
     private func reportAdapter() {
         guard let tell = handler.withLock({ $0 }) else { return }
         if let text = adapter?.takeProblem() { tell(text) }
+        if let text = adapter?.takeSharingRefusal() {
+            tell(
+                "its program refuses to share memory with this server (\(text)), and was started"
+                    + " without: it is asked over its socket alone, which is slower")
+        }
         let fault = sharingFault.withLock { fault in
             defer { fault = nil }
             return fault

@@ -21,6 +21,7 @@ private final class ScriptedAdapters: AdapterStarting {
         var before: ImageState { ImageState(files: 0, changed: 0) }
         func ensureRuns(milliseconds: Int32) throws(AdapterFault) {}
         func takeProblem() -> String? { problem }
+        func takeSharingRefusal() -> String? { nil }
         func end(milliseconds: Int32) -> ImageState? { nil }
         func stop() { stops.add() }
     }

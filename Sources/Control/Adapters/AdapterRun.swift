@@ -20,7 +20,9 @@ final class AdapterRun: Adapter {
         var hasWaited = false
         /// The program has a second socket at which it shares memory.
         var sharesMemory = true
-        /// Why it is not known who has the image open; told once.
+        /// What it has said when it refused that; told once.
+        var sharingRefusal: String?
+        /// Why it is not known who has the image open, or that it did not end in time; told once.
         var problem: String?
 
         var isOver: Bool {
@@ -90,6 +92,13 @@ final class AdapterRun: Adapter {
         }
     }
 
+    func takeSharingRefusal() -> String? {
+        content.withLock { content in
+            defer { content.sharingRefusal = nil }
+            return content.sharingRefusal
+        }
+    }
+
     func ensureRuns(milliseconds: Int32) throws(AdapterFault) {
         var watchers: Set<RBDWatch.Watcher>?
         let deadline = DispatchTime.now() + .milliseconds(Int(milliseconds))
@@ -142,7 +151,10 @@ final class AdapterRun: Adapter {
             text.contains(BlockGraph.sharingType) || text.contains(socket)
         else { return false }
         return content.withLock { content in
-            defer { content.sharesMemory = false }
+            defer {
+                content.sharesMemory = false
+                content.sharingRefusal = text
+            }
             return content.sharesMemory
         }
     }
