@@ -155,6 +155,7 @@ package final class UpstreamSource: RemoteSource {
     /// Keeps that writes are lost which had succeeded.
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
+    private let onEnd: @Sendable () -> Void
     private let end = Mutex<ScratchEnd?>(nil)
     /// Memory is shared with the program behind it; not after it did there what none does.
     private let sharesMemory = Atomic<Bool>(true)
@@ -184,12 +185,13 @@ package final class UpstreamSource: RemoteSource {
     /// Connects; may wait as long as the terms say, and longer for a name server.
     ///
     /// `adapter`: the program behind the address, which is started again when it has ended, and
-    /// ends with the upstream. `name`: what people know it by, the address unless given.
+    /// ends with the upstream. `name`: what people know it by, the address unless given. `onClose`:
+    /// nobody asks it any more; `onEnd`: nor does the program behind it run, later perhaps.
     package init(
         number: Int32, _ address: UpstreamAddress, readOnly: Bool, _ terms: UpstreamTerms,
         adapter: (any Adapter)? = nil, name: String? = nil,
         post: @escaping @Sendable (UpstreamMessage) -> Void,
-        onClose: @escaping @Sendable () -> Void
+        onClose: @escaping @Sendable () -> Void, onEnd: @escaping @Sendable () -> Void
     ) throws(UpstreamFault) {
         let links = try Self.connect(address, terms, adapter, sharing: adapter)
         guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
@@ -226,6 +228,7 @@ package final class UpstreamSource: RemoteSource {
         key = terms.slotBytes > 0 ? ScratchKey(slotBytes: terms.slotBytes) : nil
         self.post = post
         self.onClose = onClose
+        self.onEnd = onEnd
         isReadOnly = readOnly
         fresh = Mutex(links)
         sharingFault = Mutex(links.sharingFault)
@@ -429,6 +432,7 @@ package final class UpstreamSource: RemoteSource {
         guard let adapter else { return RemoteState() }
         // So that nobody takes its end for a loss.
         post(.close(number))
+        defer { reportAdapter() }
         return adapter.end(milliseconds: milliseconds).map { Self.state($0) }
     }
 
@@ -440,13 +444,13 @@ package final class UpstreamSource: RemoteSource {
         onClose()
         post(.close(number))
         // Nobody asks it for anything any more; what was to be durable is.
-        guard let adapter else { return }
-        // Whoever reads scratch last may be a ring, and the program may take long to end.
-        if terms.purpose == .scratch,
-            DetachedThread.run(name: "nbdpull-upstrm", { adapter.stop() })
-        {
-            return
+        guard let adapter else { return onEnd() }
+        let stop = { @Sendable [onEnd] in
+            adapter.stop(whenOver: onEnd)
         }
-        adapter.stop()
+        // Whoever reads scratch last may be a ring, and the program may take long to end.
+        if terms.purpose == .scratch, DetachedThread.run(name: "nbdpull-upstrm", stop) { return }
+        stop()
+        reportAdapter()
     }
 }

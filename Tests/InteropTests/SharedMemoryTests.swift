@@ -197,6 +197,21 @@ extension InteropSuite {
             try Command.run("qemu-img", ["check", "-q", path]).output()
         }
 
+        @Test("P5: a program that does not end when it is told to is killed, which is told")
+        func deaf() throws {
+            let directory = try TemporaryDirectory()
+            let (path, expected) = try image(directory)
+            let standIn = try StandIn("deaf")
+            let server = try server(path, in: directory, environment: standIn.environment)
+            let client = try NBDClient(server.liveURI("vm1", "vda"))
+            #expect(try client.read(0, Self.bytes) == expected)
+            try client.disconnect()
+            try server.cli(["detach-disk", "vm1", "vda"]).output()
+            let told = try server.cli(["event"]).output()
+            #expect(told.contains("did not end in order: it was killed by signal 9"), "\(told)")
+            try server.stop()
+        }
+
         @Test("P5: a guest is told why a write failed, which a program says by its socket only")
         func noSpace() throws {
             let directory = try TemporaryDirectory()

@@ -115,4 +115,17 @@ import Testing
             }
         }
     }
+
+    @Test("P5: a disk that is let go of is nobody's scratch until its program has ended")
+    func letGo() throws {
+        let registry = UpstreamRegistry()
+        let number = try #require(Self.number(registry, "a", .writing))
+        registry.letGo(number)
+        // The next program waits for the last one by itself.
+        let next = try #require(Self.number(registry, "a", .writing))
+        registry.remove(next)
+        #expect(Self.number(registry, "a", .scratch(job: "j")) == nil)
+        registry.remove(number)
+        #expect(Self.number(registry, "a", .scratch(job: "j")) != nil)
+    }
 }

@@ -118,7 +118,7 @@ extension NBDServer {
                     purpose: .scratch, slotBytes: ClusterGeometry.clusterBytes),
                 adapter: adapter, name: path,
                 post: { mailbox.post(.upstream($0)) },
-                onClose: { registry.remove(number) })
+                onClose: { registry.letGo(number) }, onEnd: { registry.remove(number) })
         } catch {
             throw NetworkScratchFault(detail: error.detail)
         }

@@ -101,7 +101,7 @@ extension NBDServer {
                     attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds)),
                 adapter: adapter, name: adapter == nil ? nil : path,
                 post: { mailbox.post(.upstream($0)) },
-                onClose: { registry.remove(number) })
+                onClose: { registry.letGo(number) }, onEnd: { registry.remove(number) })
             if let other = registry.note(number, found: upstream.place) {
                 return .failure(Self.fault(path, takenBy: other))
             }

@@ -117,6 +117,16 @@ final class UpstreamRegistry: Sendable {
         content.withLock { $0.upstreams[source.number] = Found(source: source, home: home) }
     }
 
+    /// Nobody asks it any more; the program behind it may still have its images.
+    ///
+    /// The next program of the same disk waits for that one by itself, so only scratch is kept away.
+    func letGo(_ number: Int32) {
+        content.withLock { content in
+            content.upstreams[number] = nil
+            if content.entries[number]?.use == .writing { content.entries[number]?.use = .reading }
+        }
+    }
+
     func remove(_ number: Int32) {
         content.withLock { content in
             content.upstreams[number] = nil
