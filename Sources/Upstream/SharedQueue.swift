@@ -71,7 +71,11 @@ final class SharedQueue: @unchecked Sendable {
 
     /// Connects to a program's socket and hands memory and a queue over; throws when that is not
     /// done by the deadline, in nanoseconds.
-    init(_ path: String, until deadline: UInt64) throws(UpstreamFault) {
+    ///
+    /// `descriptorsEnd`: it takes none from there on.
+    init(
+        _ path: String, until deadline: UInt64, descriptorsEnd: Int
+    ) throws(UpstreamFault) {
         do {
             let bytes = SlotQueueLayout.byteCount + UInt64(Self.dataBytes)
             file = try FixedMemory.make(byteCount: bytes, name: "nbdpull-shared")
@@ -87,6 +91,13 @@ final class SharedQueue: @unchecked Sendable {
             let number = socket.raw
             // The program may have this end as well by then.
             defer { if !isOpen { SocketCalls.shutdown(number) } }
+            // Before the program has any of them.
+            guard max(file.raw, event.raw, kickEvent.raw, number) < descriptorsEnd else {
+                throw UpstreamFault(
+                    "this server can spare no descriptors for it: those from \(descriptorsEnd) on"
+                        + " are kept for connections and jobs; raise LimitNOFILE (ulimit -n), or"
+                        + " lower --max-connections")
+            }
             var opening = FrontEndOpening(memoryBytes: bytes)
             let talk = OpeningTalk(socket: socket.raw, deadline: deadline)
             while let message = opening.message {

@@ -123,11 +123,15 @@ package struct UpstreamTerms: Sendable {
     package var patienceMilliseconds: UInt64
     /// One attempt to connect takes at most so long, in milliseconds.
     package var attemptMilliseconds: UInt64
+    /// Numbers of descriptors from here on are not for what can be done without: further
+    /// connections, and memory that is shared.
+    package var descriptorsEnd: Int
 
     package init(
         patienceMilliseconds: UInt64, attemptMilliseconds: UInt64, purpose: Purpose = .disk,
-        slotBytes: Int = 0
+        slotBytes: Int = 0, descriptorsEnd: Int = .max
     ) {
+        self.descriptorsEnd = descriptorsEnd
         self.purpose = purpose
         self.slotBytes = slotBytes
         self.patienceMilliseconds = patienceMilliseconds
@@ -283,6 +287,7 @@ package final class UpstreamSource: RemoteSource {
                 let more = try? UpstreamLink(
                     address, until: end, patienceMilliseconds: terms.patienceMilliseconds,
                     isInOrder: isInOrder),
+                Int(more.descriptor) < terms.descriptorsEnd,
                 first.facts.difference(from: more.facts, forWriting: true) == nil
             {
                 links.append(more)
@@ -292,7 +297,7 @@ package final class UpstreamSource: RemoteSource {
             links,
             partner.flatMap {
                 share(
-                    first.facts, $0,
+                    first.facts, $0, descriptorsEnd: terms.descriptorsEnd,
                     until: min(deadline, MonotonicClock.now() + sharingNanoseconds))
             })
     }
@@ -307,11 +312,11 @@ package final class UpstreamSource: RemoteSource {
 
     /// Shares memory with the program, which spares copies; nil: it does not do that.
     private static func share(
-        _ facts: UpstreamFacts, _ adapter: any Adapter, until deadline: UInt64
+        _ facts: UpstreamFacts, _ adapter: any Adapter, descriptorsEnd: Int, until deadline: UInt64
     ) -> Result<SharedQueue, UpstreamFault>? {
         guard let path = adapter.sharedSocket else { return nil }
         do throws(UpstreamFault) {
-            let shared = try SharedQueue(path, until: deadline)
+            let shared = try SharedQueue(path, until: deadline, descriptorsEnd: descriptorsEnd)
             // A disk that ends within a sector has one less here.
             guard shared.sizeBytes <= facts.sizeBytes else {
                 throw UpstreamFault(

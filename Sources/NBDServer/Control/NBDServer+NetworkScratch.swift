@@ -115,7 +115,8 @@ extension NBDServer {
                 UpstreamTerms(
                     patienceMilliseconds: job.copyTimeoutMilliseconds,
                     attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds),
-                    purpose: .scratch, slotBytes: ClusterGeometry.clusterBytes),
+                    purpose: .scratch, slotBytes: ClusterGeometry.clusterBytes,
+                    descriptorsEnd: shared.spareDescriptorsEnd),
                 adapter: adapter, name: path,
                 post: { mailbox.post(.upstream($0)) },
                 onClose: { registry.letGo(number) }, onEnd: { registry.remove(number) })

@@ -98,7 +98,8 @@ extension NBDServer {
                     patienceMilliseconds: UInt64(
                         configuration.upstreamPatienceSeconds
                             ?? shared.configuration.upstreamPatienceSeconds) * 1_000,
-                    attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds)),
+                    attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds),
+                    descriptorsEnd: shared.spareDescriptorsEnd),
                 adapter: adapter, name: adapter == nil ? nil : path,
                 post: { mailbox.post(.upstream($0)) },
                 onClose: { registry.letGo(number) }, onEnd: { registry.remove(number) })
