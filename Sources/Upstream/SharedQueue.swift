@@ -14,7 +14,7 @@ import VhostProtocol
 /// its eventfds are never written to or read by plain calls, and the memory cannot shrink.
 // SAFETY (unchecked Sendable): one thread uses it at a time, and a mailbox's lock hands it over.
 @safe
-final class SharedQueue: @unchecked Sendable {
+final class SharedQueue: RunLender, @unchecked Sendable {
     /// What was asked, until it is over.
     private struct Asked {
         let index: Int32
@@ -219,10 +219,8 @@ final class SharedQueue: @unchecked Sendable {
         return true
     }
 
-    /// Whether what others read of it is not what the program has written.
     var isMemoryGone: Bool { mapping.isGone }
 
-    /// A run that was lent is not read any more; on any thread.
     func giveBack(_ page: Int, _ pages: Int) {
         returned.withLock { $0.append((page, pages)) }
         hasReturned.store(true, ordering: .releasing)
