@@ -161,6 +161,8 @@ package final class UpstreamSource: RemoteSource {
     private let onClose: @Sendable () -> Void
     private let onEnd: @Sendable () -> Void
     private let end = Mutex<ScratchEnd?>(nil)
+    /// Nobody is to ask it any more.
+    private let isGivenUp = Atomic<Bool>(false)
     /// Memory is shared with the program behind it; not after it did there what none does.
     private let sharesMemory = Atomic<Bool>(true)
     /// Why its program shares no memory although it could; told once.
@@ -436,6 +438,7 @@ package final class UpstreamSource: RemoteSource {
     package func close(milliseconds: Int32) -> RemoteState? {
         guard let adapter else { return RemoteState() }
         // So that nobody takes its end for a loss.
+        giveUp()
         post(.close(number))
         defer { reportAdapter() }
         return adapter.end(milliseconds: milliseconds).map { Self.state($0) }
@@ -445,7 +448,13 @@ package final class UpstreamSource: RemoteSource {
         image.map { RemoteState(files: $0.files, changed: $0.changed) } ?? RemoteState()
     }
 
+    /// From here on it is opened by no ring: whoever still asks is refused.
+    package func giveUp() { isGivenUp.store(true, ordering: .releasing) }
+
+    var isOpenable: Bool { !isGivenUp.load(ordering: .acquiring) }
+
     package func release() {
+        giveUp()
         onClose()
         post(.close(number))
         // Nobody asks it for anything any more; what was to be durable is.

@@ -26,4 +26,31 @@ private final class Told: Sendable {
         }
         #expect(fault?.detail.contains("LimitNOFILE") == true, "\(String(describing: fault))")
     }
+
+    @Test("P2: a late request does not open an upstream again that was given up")
+    func strayAsk() throws {
+        let server = try StandInServer()
+        server.goOn()
+        let source = try UpstreamSource(
+            number: -2, server.address, readOnly: false,
+            UpstreamTerms(patienceMilliseconds: 5_000, attemptMilliseconds: 5_000),
+            post: { _ in }, onClose: {}, onEnd: {})
+        var ring = UpstreamRing()
+        ring.open(source, now: MonotonicClock.now())
+        let wasOpen = ring.has(-2)
+        #expect(wasOpen)
+        source.release()
+        ring.take(.close(-2), now: MonotonicClock.now()) { _ in source }
+        let told = Told()
+        let request = UpstreamRequest(.flush) { result, _ in told.note(result) }
+        // It was found a moment before it was taken out.
+        ring.take(.ask(-2, request), now: MonotonicClock.now()) { _ in source }
+        let isEmpty = ring.isEmpty
+        #expect(isEmpty && told.results == [-Errno.canceled])
+        ring.open(source, now: MonotonicClock.now())
+        let isOpen = ring.has(-2)
+        #expect(!isOpen)
+        Thread.sleep(forTimeInterval: 0.2)
+        #expect(server.connections == 1)
+    }
 }

@@ -194,6 +194,7 @@ extension KernelIO {
     /// the other side is, and touches no byte of ours afterwards.
     mutating func closeUpstreamScratch(of export: BackupExport) {
         guard let scratch = export.scratch.remote as? UpstreamSource else { return }
+        scratch.giveUp()
         upstream(.close(scratch.number))
     }
 
