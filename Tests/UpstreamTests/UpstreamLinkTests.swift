@@ -16,6 +16,41 @@ private final class Told: Sendable {
 
 /// What is told to the library that speaks NBD, and what it makes of that.
 @Suite struct UpstreamLinkTests {
+    @Test(
+        "P2: a large write goes on although a connection was said to have something to read, and had not"
+    )
+    func spuriousInput() throws {
+        let server = try StandInServer()
+        let link = try UpstreamLink(
+            server.address, until: MonotonicClock.now() + 5_000_000_000,
+            patienceMilliseconds: 5_000, isInOrder: false)
+        defer { link.close() }
+        let answers = AnswerQueue()
+        // More than a socket holds.
+        var command = UpstreamCommand(.write, count: 32 << 20, asker: .loop(tag: 1))
+        let bytes = UnsafeMutableRawPointer.allocate(byteCount: command.count, alignment: 4096)
+        defer { unsafe bytes.deallocate() }
+        unsafe bytes.initializeMemory(as: UInt8.self, repeating: 7, count: command.count)
+        command.address = UInt(bitPattern: bytes)
+        #expect(link.send(command, asFlush: false, 0, to: answers, durable: false) == 0)
+        #expect(link.wantsOutput && link.wantsInput)
+        link.notify(output: false)
+        #expect(link.wantsOutput)
+        server.goOn()
+        let deadline = MonotonicClock.now() + 5_000_000_000
+        while answers.answers.isEmpty, !link.isBroken, MonotonicClock.now() < deadline {
+            var events: Int16 = 0
+            if link.wantsInput { events |= Int16(POLLIN) }
+            if link.wantsOutput { events |= Int16(POLLOUT) }
+            var request = pollfd(fd: link.descriptor, events: events, revents: 0)
+            // SAFETY: the request is live for the call.
+            guard unsafe poll(&request, 1, 100) > 0 else { continue }
+            if request.revents & Int16(POLLOUT) != 0 { link.notify(output: true) }
+            if request.revents & Int16(POLLIN) != 0 { link.notify(output: false) }
+        }
+        #expect(answers.answers.map(\.errno) == [0])
+    }
+
     @Test("P6: memory is not shared with a program where that would take descriptors from others")
     func fewDescriptors() throws {
         let server = try StandInServer()
