@@ -169,7 +169,8 @@ let package = Package(
             ],
             swiftSettings: strict),
         .testTarget(
-            name: "UpstreamTests", dependencies: ["Upstream", "ServerInterface"],
+            name: "UpstreamTests",
+            dependencies: ["Upstream", "ServerInterface", "SystemLayer", "UnitSupport"],
             swiftSettings: strict),
         .testTarget(
             name: "PushingTests", dependencies: ["Pushing", "UnitSupport"],

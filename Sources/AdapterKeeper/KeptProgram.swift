@@ -219,17 +219,19 @@ struct KeptProgram {
         close(process.output)
         if process.descriptor >= 0 { close(process.descriptor) }
         hasRefused = (1...128).contains(status)
+        let end =
+            status > 128 ? "it was killed by signal \(status - 128)" : "it ended with \(status)"
         switch state {
         case .stops:
             hasEndedWell = status == 0
             if status == 0 { return "" }
+            // What it has said may be of something else.
+            return said.isEmpty ? end : "\(end); \(said)"
         case .repairs:
             if status == 0 { clearMark() }
             return ""
         case .waitsForLock, .starts, .runs, .failed: break
         }
-        let end =
-            status > 128 ? "it was killed by signal \(status - 128)" : "it ended with \(status)"
         return said.isEmpty ? end : said
     }
 

@@ -25,15 +25,26 @@ package protocol Adapter: AnyObject, Sendable {
     var zeroingUnit: UInt64 { get }
     /// Starts it again when it has ended; on a thread that may wait.
     func ensureRuns(milliseconds: Int32) throws(AdapterFault)
-    /// What was wrong when it was started and did not keep it from being; told once.
+    /// What was wrong when it was started and did not keep it from being, or when it was to end; told
+    /// once.
     func takeProblem() -> String?
+    /// What it has said when it did not start because it was to share memory, and was started without
+    /// that; told once.
+    func takeSharingRefusal() -> String?
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
     /// Ends it in order, for good; returns the image's files as it has left them, nil when it has
     /// not ended in time.
     func end(milliseconds: Int32) -> ImageState?
     /// The same for those who do not ask; returns when the image is closed, or after a limit.
-    func stop()
+    ///
+    /// `whenOver`: called once when the program runs no more, perhaps later, on any thread.
+    func stop(whenOver: @escaping @Sendable () -> Void)
+}
+
+extension Adapter {
+    /// The same for those who do not wait.
+    package func stop() { stop {} }
 }
 
 /// Files as they are at one time: equal values mean that nobody has changed any in between.

@@ -13,12 +13,6 @@ package struct ImageConfiguration: Sendable, Hashable, Codable {
 
     /// Where its images lie, of all layers, and their data.
     package var allPlaces: [ImagePlace] { layers.flatMap(\.places) }
-
-    /// The same as texts, one for each place.
-    ///
-    /// Images of two Ceph clusters may have one name. By what their monitors are called nobody can
-    /// tell, so they count as the same; and so do an image and its snapshots.
-    package var places: Set<String> { Set(allPlaces.map(\.text)) }
 }
 
 /// One image of a chain.
@@ -60,7 +54,29 @@ package enum ImagePlace: Sendable, Hashable, Codable {
         }
     }
 
-    /// The same text for the same place.
+    /// Whether both may be one place; an image and its snapshots are.
+    package func mayBe(_ other: ImagePlace) -> Bool {
+        guard text == other.text else { return false }
+        return Self.mayBeOneCluster(monitors, other.monitors)
+    }
+
+    /// Whether what these monitors are of may be one Ceph cluster.
+    ///
+    /// Unless both are named nobody can tell: a configuration may name any. Two lists of one cluster
+    /// have a monitor in common.
+    package static func mayBeOneCluster(_ some: Set<String>, _ others: Set<String>) -> Bool {
+        some.isEmpty || others.isEmpty || !some.isDisjoint(with: others)
+    }
+
+    /// The hosts of a Ceph cluster's monitors, as they are written; empty: they are not named.
+    ///
+    /// Their ports do not count: a monitor has several.
+    package var monitors: Set<String> {
+        guard case .rbd(let rbd) = self else { return [] }
+        return Set(rbd.hosts.map { $0.name.lowercased() })
+    }
+
+    /// The same text for the same place, but for images of two Ceph clusters.
     package var text: String {
         switch self {
         case .file(let path), .block(let path): path

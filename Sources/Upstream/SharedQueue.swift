@@ -14,7 +14,7 @@ import VhostProtocol
 /// its eventfds are never written to or read by plain calls, and the memory cannot shrink.
 // SAFETY (unchecked Sendable): one thread uses it at a time, and a mailbox's lock hands it over.
 @safe
-final class SharedQueue: @unchecked Sendable {
+final class SharedQueue: RunLender, @unchecked Sendable {
     /// What was asked, until it is over.
     private struct Asked {
         let index: Int32
@@ -71,7 +71,11 @@ final class SharedQueue: @unchecked Sendable {
 
     /// Connects to a program's socket and hands memory and a queue over; throws when that is not
     /// done by the deadline, in nanoseconds.
-    init(_ path: String, until deadline: UInt64) throws(UpstreamFault) {
+    ///
+    /// `descriptorsEnd`: it takes none from there on.
+    init(
+        _ path: String, until deadline: UInt64, descriptorsEnd: Int
+    ) throws(UpstreamFault) {
         do {
             let bytes = SlotQueueLayout.byteCount + UInt64(Self.dataBytes)
             file = try FixedMemory.make(byteCount: bytes, name: "nbdpull-shared")
@@ -87,6 +91,13 @@ final class SharedQueue: @unchecked Sendable {
             let number = socket.raw
             // The program may have this end as well by then.
             defer { if !isOpen { SocketCalls.shutdown(number) } }
+            // Before the program has any of them.
+            guard max(file.raw, event.raw, kickEvent.raw, number) < descriptorsEnd else {
+                throw UpstreamFault(
+                    "this server can spare no descriptors for it: those from \(descriptorsEnd) on"
+                        + " are kept for connections and jobs; raise LimitNOFILE (ulimit -n), or"
+                        + " lower --max-connections")
+            }
             var opening = FrontEndOpening(memoryBytes: bytes)
             let talk = OpeningTalk(socket: socket.raw, deadline: deadline)
             while let message = opening.message {
@@ -208,10 +219,8 @@ final class SharedQueue: @unchecked Sendable {
         return true
     }
 
-    /// Whether what others read of it is not what the program has written.
     var isMemoryGone: Bool { mapping.isGone }
 
-    /// A run that was lent is not read any more; on any thread.
     func giveBack(_ page: Int, _ pages: Int) {
         returned.withLock { $0.append((page, pages)) }
         hasReturned.store(true, ordering: .releasing)

@@ -50,21 +50,29 @@ package final class UpstreamBytes: @unchecked Sendable {
     }
 }
 
+/// What lends pages of shared memory.
+protocol RunLender: AnyObject, Sendable {
+    /// A run that was lent is not read any more; on any thread.
+    func giveBack(_ page: Int, _ pages: Int)
+    /// Whether what others read of it is not what the program has written.
+    var isMemoryGone: Bool { get }
+}
+
 /// Pages of a shared area whose bytes another ring still reads.
 final class SharedRun: Sendable {
-    private let queue: SharedQueue
+    private let lender: any RunLender
     private let page: Int
     private let pages: Int
     let address: UInt
 
-    init(_ queue: SharedQueue, page: Int, pages: Int, address: UInt) {
-        self.queue = queue
+    init(_ lender: any RunLender, page: Int, pages: Int, address: UInt) {
+        self.lender = lender
         self.page = page
         self.pages = pages
         self.address = address
     }
 
-    deinit { queue.giveBack(page, pages) }
+    deinit { lender.giveBack(page, pages) }
 
-    var isGone: Bool { queue.isMemoryGone }
+    var isGone: Bool { lender.isMemoryGone }
 }

@@ -116,6 +116,10 @@ package struct UpstreamCommands: ~Copyable {
     /// Changes that wait for room.
     private var held: [Index] = []
     private var kept: [Index] = []
+    /// Where those lie, once somebody asks who writes durably: others are spared the order.
+    private var places = KeptPlaces()
+    private var ordersPlaces = false
+    private var hasDurableWrites = false
     package private(set) var keptBytes = 0
     private var answers: UInt64 = 0
     private var lastOrder: UInt64 = 0
@@ -278,6 +282,7 @@ package struct UpstreamCommands: ~Copyable {
         let command = entries[Int(index)].command
         guard abilities.flushes else { return finish(index, errno: 0) }
         if command.isDurable, abilities.durableWrites {
+            hasDurableWrites = true
             // An older change of the same place must not come back over it after a break.
             guard overlapsKept(command) else { return finish(index, errno: 0) }
         } else if command.isDurable {
@@ -289,12 +294,18 @@ package struct UpstreamCommands: ~Copyable {
         entries[Int(index)].state = .kept
         entries[Int(index)].mark = answers
         kept.append(index)
+        if ordersPlaces {
+            places.insert(index, position: command.position, end: command.end)
+        }
         keptBytes += Self.counted(command)
         outcomes.append(.done(index, errno: 0, keeping: true))
     }
 
     private func overlapsKept(_ command: UpstreamCommand) -> Bool {
-        kept.contains { index in
+        guard !ordersPlaces else {
+            return places.touches(position: command.position, end: command.end)
+        }
+        return kept.contains { index in
             let other = entries[Int(index)].command
             return other.position < command.end && command.position < other.end
         }
@@ -340,10 +351,22 @@ package struct UpstreamCommands: ~Copyable {
         while count < kept.count, entries[Int(kept[count])].mark <= mark { count += 1 }
         for index in kept[..<count] {
             keptBytes -= Self.counted(entries[Int(index)].command)
+            if ordersPlaces { places.remove(index) }
             forget(index)
         }
         kept.removeFirst(count)
+        orderPlaces()
         if keptBytes < Self.keptBytesMax { letHeldGo() }
+    }
+
+    /// From the first flush after a durable write on: by then few are kept, so nobody waits for it.
+    private mutating func orderPlaces() {
+        guard hasDurableWrites, !ordersPlaces else { return }
+        ordersPlaces = true
+        for index in kept {
+            let command = entries[Int(index)].command
+            places.insert(index, position: command.position, end: command.end)
+        }
     }
 
     private mutating func letHeldGo() {

@@ -26,8 +26,11 @@ package struct UpstreamRing: ~Copyable {
     /// Whether commands were asked that have not been sent.
     package var isUnsettled: Bool { !asked.isEmpty }
 
-    private mutating func home(_ source: UpstreamSource, now: UInt64) -> UpstreamHome {
+    /// Opens it; nil: nobody is to ask it any more.
+    private mutating func home(_ source: UpstreamSource, now: UInt64) -> UpstreamHome? {
         if let home = homes[source.number] { return home }
+        // A request that comes late would have its program started again, or wait for good.
+        guard source.isOpenable else { return nil }
         let home = UpstreamHome(source, now: now)
         homes[source.number] = home
         home.begin(&lastSerial, now: now, &errands)
@@ -127,7 +130,9 @@ package struct UpstreamRing: ~Copyable {
         switch message {
         case .ask(let number, let request):
             guard let source = find(number) else { return request.answer(-Errno.io, []) }
-            let home = home(source, now: now)
+            guard let home = home(source, now: now) else {
+                return request.answer(-Errno.canceled, [])
+            }
             home.ask(request, &errands)
             home.pump(now: now, &errands)
         case .connected(let number, let result):

@@ -123,11 +123,15 @@ package struct UpstreamTerms: Sendable {
     package var patienceMilliseconds: UInt64
     /// One attempt to connect takes at most so long, in milliseconds.
     package var attemptMilliseconds: UInt64
+    /// Numbers of descriptors from here on are not for what can be done without: further
+    /// connections, and memory that is shared.
+    package var descriptorsEnd: Int
 
     package init(
         patienceMilliseconds: UInt64, attemptMilliseconds: UInt64, purpose: Purpose = .disk,
-        slotBytes: Int = 0
+        slotBytes: Int = 0, descriptorsEnd: Int = .max
     ) {
+        self.descriptorsEnd = descriptorsEnd
         self.purpose = purpose
         self.slotBytes = slotBytes
         self.patienceMilliseconds = patienceMilliseconds
@@ -155,7 +159,10 @@ package final class UpstreamSource: RemoteSource {
     /// Keeps that writes are lost which had succeeded.
     private let lossKeeper = Mutex<(@Sendable (Int32) -> Void)?>(nil)
     private let onClose: @Sendable () -> Void
+    private let onEnd: @Sendable () -> Void
     private let end = Mutex<ScratchEnd?>(nil)
+    /// Nobody is to ask it any more.
+    private let isGivenUp = Atomic<Bool>(false)
     /// Memory is shared with the program behind it; not after it did there what none does.
     private let sharesMemory = Atomic<Bool>(true)
     /// Why its program shares no memory although it could; told once.
@@ -184,12 +191,13 @@ package final class UpstreamSource: RemoteSource {
     /// Connects; may wait as long as the terms say, and longer for a name server.
     ///
     /// `adapter`: the program behind the address, which is started again when it has ended, and
-    /// ends with the upstream. `name`: what people know it by, the address unless given.
+    /// ends with the upstream. `name`: what people know it by, the address unless given. `onClose`:
+    /// nobody asks it any more; `onEnd`: nor does the program behind it run, later perhaps.
     package init(
         number: Int32, _ address: UpstreamAddress, readOnly: Bool, _ terms: UpstreamTerms,
         adapter: (any Adapter)? = nil, name: String? = nil,
         post: @escaping @Sendable (UpstreamMessage) -> Void,
-        onClose: @escaping @Sendable () -> Void
+        onClose: @escaping @Sendable () -> Void, onEnd: @escaping @Sendable () -> Void
     ) throws(UpstreamFault) {
         let links = try Self.connect(address, terms, adapter, sharing: adapter)
         guard let facts = links.links.first?.facts else { throw UpstreamFault("no connection") }
@@ -226,6 +234,7 @@ package final class UpstreamSource: RemoteSource {
         key = terms.slotBytes > 0 ? ScratchKey(slotBytes: terms.slotBytes) : nil
         self.post = post
         self.onClose = onClose
+        self.onEnd = onEnd
         isReadOnly = readOnly
         fresh = Mutex(links)
         sharingFault = Mutex(links.sharingFault)
@@ -280,6 +289,7 @@ package final class UpstreamSource: RemoteSource {
                 let more = try? UpstreamLink(
                     address, until: end, patienceMilliseconds: terms.patienceMilliseconds,
                     isInOrder: isInOrder),
+                Int(more.descriptor) < terms.descriptorsEnd,
                 first.facts.difference(from: more.facts, forWriting: true) == nil
             {
                 links.append(more)
@@ -289,7 +299,7 @@ package final class UpstreamSource: RemoteSource {
             links,
             partner.flatMap {
                 share(
-                    first.facts, $0,
+                    first.facts, $0, descriptorsEnd: terms.descriptorsEnd,
                     until: min(deadline, MonotonicClock.now() + sharingNanoseconds))
             })
     }
@@ -304,11 +314,11 @@ package final class UpstreamSource: RemoteSource {
 
     /// Shares memory with the program, which spares copies; nil: it does not do that.
     private static func share(
-        _ facts: UpstreamFacts, _ adapter: any Adapter, until deadline: UInt64
+        _ facts: UpstreamFacts, _ adapter: any Adapter, descriptorsEnd: Int, until deadline: UInt64
     ) -> Result<SharedQueue, UpstreamFault>? {
         guard let path = adapter.sharedSocket else { return nil }
         do throws(UpstreamFault) {
-            let shared = try SharedQueue(path, until: deadline)
+            let shared = try SharedQueue(path, until: deadline, descriptorsEnd: descriptorsEnd)
             // A disk that ends within a sector has one less here.
             guard shared.sizeBytes <= facts.sizeBytes else {
                 throw UpstreamFault(
@@ -370,6 +380,11 @@ package final class UpstreamSource: RemoteSource {
     private func reportAdapter() {
         guard let tell = handler.withLock({ $0 }) else { return }
         if let text = adapter?.takeProblem() { tell(text) }
+        if let text = adapter?.takeSharingRefusal() {
+            tell(
+                "its program refuses to share memory with this server (\(text)), and was started"
+                    + " without: it is asked over its socket alone, which is slower")
+        }
         let fault = sharingFault.withLock { fault in
             defer { fault = nil }
             return fault
@@ -423,7 +438,9 @@ package final class UpstreamSource: RemoteSource {
     package func close(milliseconds: Int32) -> RemoteState? {
         guard let adapter else { return RemoteState() }
         // So that nobody takes its end for a loss.
+        giveUp()
         post(.close(number))
+        defer { reportAdapter() }
         return adapter.end(milliseconds: milliseconds).map { Self.state($0) }
     }
 
@@ -431,17 +448,23 @@ package final class UpstreamSource: RemoteSource {
         image.map { RemoteState(files: $0.files, changed: $0.changed) } ?? RemoteState()
     }
 
+    /// From here on it is opened by no ring: whoever still asks is refused.
+    package func giveUp() { isGivenUp.store(true, ordering: .releasing) }
+
+    var isOpenable: Bool { !isGivenUp.load(ordering: .acquiring) }
+
     package func release() {
+        giveUp()
         onClose()
         post(.close(number))
         // Nobody asks it for anything any more; what was to be durable is.
-        guard let adapter else { return }
-        // Whoever reads scratch last may be a ring, and the program may take long to end.
-        if terms.purpose == .scratch,
-            DetachedThread.run(name: "nbdpull-upstrm", { adapter.stop() })
-        {
-            return
+        guard let adapter else { return onEnd() }
+        let stop = { @Sendable [onEnd] in
+            adapter.stop(whenOver: onEnd)
         }
-        adapter.stop()
+        // Whoever reads scratch last may be a ring, and the program may take long to end.
+        if terms.purpose == .scratch, DetachedThread.run(name: "nbdpull-upstrm", stop) { return }
+        stop()
+        reportAdapter()
     }
 }

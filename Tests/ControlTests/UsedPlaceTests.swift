@@ -190,4 +190,32 @@ import Testing
         try await manager.undefine("vm1")
         #expect(try await manager.disks(of: "vm2")[0].errorMessage == nil)
     }
+
+    @Test(
+        "P5: an image of Ceph is another one's only where both name monitors, and none is of both")
+    func clusters() async throws {
+        let fixture = try ControlFixture()
+        func hosts(_ names: [String]) -> String {
+            names.map { "<host name='\($0)' port='6789'/>" }.joined()
+        }
+        func disk(_ names: [String]) -> String {
+            "<disk type='network' device='disk'><source protocol='rbd' name='pool/image'>"
+                + "\(hosts(names))</source><target dev='vda'/></disk>"
+        }
+        let manager = try await fixture.manager(stored: true)
+        try await manager.define(
+            xml:
+                "<domain type='kvm'><name>vm1</name><devices>\(disk(["a", "b"]))</devices></domain>"
+        )
+        try await manager.define(xml: fixture.domainXML("vm2"))
+        for (names, isTaken) in [
+            ([], true), (["b", "a"], true), (["B", "c"], true), (["c", "d"], false),
+        ] {
+            let scratch =
+                "<disk name='vda' type='network'><scratch protocol='rbd' name='pool/image'>"
+                + "\(hosts(names))</scratch></disk>"
+            let error = try await refusal(manager, scratch)
+            #expect(error?.code == (isTaken ? "scratch-is-source" : nil), "\(names)")
+        }
+    }
 }

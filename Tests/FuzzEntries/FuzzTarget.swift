@@ -15,6 +15,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case libvirt
     /// A vhost-user front-end, and a guest's rings.
     case vhost
+    /// A program that shares memory with the server: its replies, and its side of the queue.
+    case program
     /// A whole server behind a socket, from the client's flags on.
     case server
 
@@ -27,6 +29,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .state: StateEntry.run(bytes)
         case .libvirt: LibvirtEntry.run(bytes)
         case .vhost: VhostEntry.run(bytes)
+        case .program: ProgramEntry.run(bytes)
         case .server: server?.feed(bytes)
         }
     }

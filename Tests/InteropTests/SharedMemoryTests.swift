@@ -177,7 +177,11 @@ extension InteropSuite {
             let requests = standIn.said.count - connections
             let told = try server.cli(["event"]).output()
             switch mode {
-            case "old", "refuse": #expect(!shares(server) && connections == 0)
+            case "old": #expect(!shares(server) && connections == 0)
+            case "refuse":
+                #expect(!shares(server) && connections == 0)
+                let words = "does not accept value 'vhost-user-blk'"
+                #expect(told.contains(words) && told.contains("vda"), "\(told)")
             case "keep": #expect(shares(server) && connections == 1 && requests > 40)
             case "error": #expect(shares(server) && connections == 1, "\(told)")
             case "end":
@@ -191,6 +195,21 @@ extension InteropSuite {
             try client.disconnect()
             try server.stop()
             try Command.run("qemu-img", ["check", "-q", path]).output()
+        }
+
+        @Test("P5: a program that does not end when it is told to is killed, which is told")
+        func deaf() throws {
+            let directory = try TemporaryDirectory()
+            let (path, expected) = try image(directory)
+            let standIn = try StandIn("deaf")
+            let server = try server(path, in: directory, environment: standIn.environment)
+            let client = try NBDClient(server.liveURI("vm1", "vda"))
+            #expect(try client.read(0, Self.bytes) == expected)
+            try client.disconnect()
+            try server.cli(["detach-disk", "vm1", "vda"]).output()
+            let told = try server.cli(["event"]).output()
+            #expect(told.contains("did not end in order: it was killed by signal 9"), "\(told)")
+            try server.stop()
         }
 
         @Test("P5: a guest is told why a write failed, which a program says by its socket only")

@@ -1,3 +1,4 @@
+import Foundation
 import Synchronization
 import Testing
 
@@ -10,10 +11,15 @@ private final class ScriptedAdapters: AdapterStarting {
         let address: UpstreamAddress
         let problem: String?
         let stops = Tally()
+        /// It does not end when it is told to.
+        let isDeaf: Bool
+        /// Who waits for that it does.
+        let followers = Mutex<[@Sendable () -> Void]>([])
 
-        init(_ address: UpstreamAddress, _ problem: String?) {
+        init(_ address: UpstreamAddress, _ problem: String? = nil, isDeaf: Bool = false) {
             self.address = address
             self.problem = problem
+            self.isDeaf = isDeaf
         }
 
         var zeroingUnit: UInt64 { 1 }
@@ -21,8 +27,12 @@ private final class ScriptedAdapters: AdapterStarting {
         var before: ImageState { ImageState(files: 0, changed: 0) }
         func ensureRuns(milliseconds: Int32) throws(AdapterFault) {}
         func takeProblem() -> String? { problem }
+        func takeSharingRefusal() -> String? { nil }
         func end(milliseconds: Int32) -> ImageState? { nil }
-        func stop() { stops.add() }
+        func stop(whenOver: @escaping @Sendable () -> Void) {
+            stops.add()
+            if isDeaf { followers.withLock { $0.append(whenOver) } } else { whenOver() }
+        }
     }
 
     /// Done while a program comes up; nil: none does.
@@ -55,7 +65,7 @@ private final class ScriptedAdapters: AdapterStarting {
         let image = try Self.image("pool/image")
         @Sendable func isFree() -> Bool {
             let found = registry.reserve(
-                place: "rbd:pool/image", images: image.places, name: "scratch",
+                place: "rbd:pool/image", images: image.allPlaces, name: "scratch",
                 for: .scratch(job: "job"))
             guard case .success(let number) = found else { return false }
             registry.remove(number)
@@ -107,6 +117,42 @@ private final class ScriptedAdapters: AdapterStarting {
         }
         #expect(detail.contains("who else has the image open is not known"), "\(detail)")
         #expect(program.stops.value == 1)
+        await fixture.close()
+    }
+
+    @Test("P5: a disk's image is nobody's scratch while the program that had it is still to end")
+    func slowEnd() async throws {
+        let address =
+            FileManager.default.temporaryDirectory.path
+            + "/np-live-\(UInt32.random(in: 0...UInt32.max))"
+        defer { try? FileManager.default.removeItem(atPath: address) }
+        let program = ScriptedAdapters.Program(
+            try UpstreamAddress(place: .unix(path: address), name: "vm1/vda"), isDeaf: true)
+        let fixture = try await ServerFixture(adapters: ScriptedAdapters(program))
+        _ = try await fixture.server.listenLive(
+            .unix(path: address, mode: 0o600), security: .plaintext)
+        let registry = fixture.server.shared.upstreams
+        let image = try Self.image("pool/image")
+        func isFree() -> Bool {
+            let found = registry.reserve(
+                place: "rbd:pool/image", images: image.allPlaces, name: "scratch",
+                for: .scratch(job: "job"))
+            guard case .success(let number) = found else { return false }
+            registry.remove(number)
+            return true
+        }
+        var disk = DiskConfiguration(
+            exportName: "vm1/vdb", path: "rbd:pool/image", kind: .network, readOnly: false,
+            cacheMode: .buffered, discardMode: .unmap)
+        disk.image = image
+        let id = try await fixture.server.attachDisk(disk)
+        try await fixture.server.detachDisk(id)
+        #expect(await program.stops.reaches(1))
+        #expect(!isFree())
+        let followers = program.followers.withLock { $0 }
+        #expect(followers.count == 1)
+        for follower in followers { follower() }
+        #expect(isFree())
         await fixture.close()
     }
 }

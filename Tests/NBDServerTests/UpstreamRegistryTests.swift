@@ -62,7 +62,7 @@ import Testing
             let scratch = Use.scratch(job: "j")
             func reserve(_ name: String, _ image: ImageConfiguration, _ use: Use) -> Int32? {
                 try? registry.reserve(
-                    place: name, images: image.places, name: name, for: use
+                    place: name, images: image.allPlaces, name: name, for: use
                 ).get()
             }
             func raw(_ name: String) throws -> ImageConfiguration {
@@ -79,11 +79,53 @@ import Testing
             let later = UpstreamRegistry()
             let base = try raw("rbd/base")
             #expect(
-                (try? later.reserve(place: "a", images: base.places, name: "a", for: scratch).get())
+                (try? later.reserve(place: "a", images: base.allPlaces, name: "a", for: scratch)
+                    .get())
                     != nil)
             #expect(
-                (try? later.reserve(place: "b", images: disk.places, name: "b", for: use).get())
+                (try? later.reserve(place: "b", images: disk.allPlaces, name: "b", for: use).get())
                     == nil)
         }
+    }
+
+    @Test(
+        "P5: images of one name are two where their clusters' monitors are named, and none is of both"
+    )
+    func clusters() throws {
+        func image(_ hosts: [String], _ port: UInt16 = 6789) throws -> ImageConfiguration {
+            var rbd = try #require(RBDImage(name: "rbd/disk"))
+            rbd.hosts = hosts.map { StorageHost(name: $0, port: port) }
+            return ImageConfiguration(layers: [ImageLayer(.raw, .rbd(rbd))])
+        }
+        let one = try image(["mon-a", "mon-b"])
+        for (other, isOther) in [
+            (try image(["mon-c", "mon-d"]), true), (try image(["mon-b", "mon-a"]), false),
+            (try image(["MON-B"], 3300), false), (try image([]), false),
+        ] {
+            for use in [Use.writing, .scratch(job: "j")] {
+                let registry = UpstreamRegistry()
+                func reserve(_ image: ImageConfiguration, _ use: Use) -> Int32? {
+                    try? registry.reserve(
+                        place: "rbd:rbd/disk", images: image.allPlaces, name: "a", for: use
+                    ).get()
+                }
+                let number = try #require(reserve(one, .writing))
+                #expect((reserve(other, use) != nil) == isOther, "\(other)")
+                #expect(registry.isElsewhere(number, other.allPlaces) == isOther)
+            }
+        }
+    }
+
+    @Test("P5: a disk that is let go of is nobody's scratch until its program has ended")
+    func letGo() throws {
+        let registry = UpstreamRegistry()
+        let number = try #require(Self.number(registry, "a", .writing))
+        registry.letGo(number)
+        // The next program waits for the last one by itself.
+        let next = try #require(Self.number(registry, "a", .writing))
+        registry.remove(next)
+        #expect(Self.number(registry, "a", .scratch(job: "j")) == nil)
+        registry.remove(number)
+        #expect(Self.number(registry, "a", .scratch(job: "j")) != nil)
     }
 }

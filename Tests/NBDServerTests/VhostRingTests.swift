@@ -324,7 +324,7 @@ import VhostClient
             RingLayout(rings: 1, servesJobs: false),
             ServerConfiguration(rings: 1, maxConnections: 8),
             security: SecurityStore(SecurityConfiguration()),
-            guestDescriptorsEnd: Int(StubFrontEnd.error), isSimulated: true)
+            spareDescriptorsEnd: Int(StubFrontEnd.error), isSimulated: true)
         shared.setEventHandler { [events] in events.add($0) }
         var loop = try loop(export(), shared)
         let guest = try StubFrontEnd(world)
@@ -342,7 +342,7 @@ import VhostClient
         let shared = try ServerShared(
             RingLayout(rings: 1, servesJobs: false),
             ServerConfiguration(rings: 1, maxConnections: 8),
-            security: SecurityStore(SecurityConfiguration()), guestDescriptorsEnd: 0,
+            security: SecurityStore(SecurityConfiguration()), spareDescriptorsEnd: 0,
             isSimulated: true)
         let server = NBDServer(simulating: shared)
         let live = export()

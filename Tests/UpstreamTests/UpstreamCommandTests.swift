@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 import Upstream
 
@@ -288,5 +289,55 @@ struct UpstreamCommandTests {
             count += 1
         }
         #expect(count == 40)
+    }
+
+    @Test("P5: a durable write finds kept ones in its place after a flush as before")
+    func durableAfterFlush() {
+        var peer = Peer()
+        peer.ask(.write, at: 0, tag: 1, durable: true)
+        peer.ask(.write, at: 8192, tag: 2)
+        peer.ask(.flush, tag: 3)
+        for _ in 0..<3 { peer.answer() }
+        // Answered after that flush was sent, so it is kept still.
+        peer.ask(.write, at: 8192, tag: 4, durable: true)
+        peer.ask(.write, at: 12_288, tag: 5, durable: true)
+        peer.answer()
+        peer.answer()
+        peer.breakAndReturn()
+        #expect(peer.underWay == ["write 8192"])
+        peer.answer()
+        #expect(peer.underWay == ["write 8192"])
+    }
+
+    @Test("P2: what a durable write costs does not grow with what is kept")
+    func manyKept() {
+        let (few, many) = (cost(kept: 4), cost(kept: 4_000))
+        #expect(many < 20 * few, "\(few) and \(many) ns")
+    }
+
+    /// Processor time of durable writes beside so many kept ones, in nanoseconds.
+    private func cost(kept: Int) -> UInt64 {
+        var peer = Peer()
+        peer.ask(.write, at: 0, tag: 0, durable: true)
+        peer.ask(.flush, tag: 1)
+        peer.answer()
+        peer.answer()
+        for number in 0..<kept {
+            peer.ask(.write, at: UInt64(number) << 14, count: 1024, tag: 2)
+            peer.answer()
+        }
+        let start = processorTime()
+        for number in 0..<2_000 {
+            peer.ask(.write, at: UInt64(number) << 14 + 8192, count: 1024, tag: 3, durable: true)
+            peer.answer()
+        }
+        return processorTime() - start
+    }
+
+    private func processorTime() -> UInt64 {
+        var time = timespec()
+        // SAFETY: the call fills it.
+        unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 }

@@ -10,12 +10,14 @@ jump     says that it has done what nobody has asked
 head     says that it has done another request
 error    carries nothing out, and says so
 keep     does what it should, one request at a time, and logs what it did
+deaf     does not end when it is told to
 
-All but the first serve the memory themselves, and leave everything else to the real program, by
+All but the first and the last serve the memory themselves, and leave everything else to the real program, by
 which they also read and write.
 """
 
 import array
+import ctypes
 import json
 import mmap
 import os
@@ -163,6 +165,10 @@ def serve(mode, place, path):
     threading.Thread(target=accept, daemon=True).start()
 
 
+def end_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
 def main():
     global LOG
     mode, program, *arguments = sys.argv[1:]
@@ -173,6 +179,10 @@ def main():
         told = subprocess.run([program, "--help"], stdout=subprocess.PIPE, check=True).stdout
         print(told.decode().replace("vhost-user-blk", "gone") if mode == "old" else told.decode())
         return 0
+    if mode == "deaf":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The real one ends with this one.
+        return subprocess.Popen([program] + arguments, close_fds=False, preexec_fn=end_with_parent).wait()
     shared = [index for index, word in enumerate(arguments) if "vhost-user-blk" in word]
     if mode == "refuse" and shared:
         print("Parameter 'type' does not accept value 'vhost-user-blk'", file=sys.stderr)

@@ -20,8 +20,12 @@ final class AdapterRun: Adapter {
         var hasWaited = false
         /// The program has a second socket at which it shares memory.
         var sharesMemory = true
-        /// Why it is not known who has the image open; told once.
+        /// What it has said when it refused that; told once.
+        var sharingRefusal: String?
+        /// Why it is not known who has the image open, or that it did not end in time; told once.
         var problem: String?
+        /// Those who are told when it runs no more.
+        var followers: [@Sendable () -> Void] = []
 
         var isOver: Bool {
             if case .stopped(isOver: true) = state { true } else { false }
@@ -40,6 +44,8 @@ final class AdapterRun: Adapter {
 
     /// A program that was told to end has closed its image within a moment; one that takes longer
     /// is left to its keeper, which kills it in the end.
+    ///
+    /// Until then it is known, and its image is nobody else's.
     private static let stopSeconds = 2.0
 
     init(
@@ -87,6 +93,13 @@ final class AdapterRun: Adapter {
         content.withLock { content in
             defer { content.problem = nil }
             return content.problem
+        }
+    }
+
+    func takeSharingRefusal() -> String? {
+        content.withLock { content in
+            defer { content.sharingRefusal = nil }
+            return content.sharingRefusal
         }
     }
 
@@ -142,7 +155,10 @@ final class AdapterRun: Adapter {
             text.contains(BlockGraph.sharingType) || text.contains(socket)
         else { return false }
         return content.withLock { content in
-            defer { content.sharesMemory = false }
+            defer {
+                content.sharesMemory = false
+                content.sharingRefusal = text
+            }
             return content.sharesMemory
         }
     }
@@ -197,7 +213,16 @@ final class AdapterRun: Adapter {
         stop(seconds: Double(milliseconds) / 1000) ? ImageLook.state(of: image) : nil
     }
 
-    func stop() { _ = stop(seconds: Self.stopSeconds) }
+    func stop(whenOver: @escaping @Sendable () -> Void) {
+        if !stop(seconds: Self.stopSeconds) {
+            let isOver = content.withLock { content in
+                if !content.isOver { content.followers.append(whenOver) }
+                return content.isOver
+            }
+            guard isOver else { return }
+        }
+        whenOver()
+    }
 
     /// True when it runs no more.
     private func stop(seconds: Double) -> Bool {
@@ -211,15 +236,26 @@ final class AdapterRun: Adapter {
             }
             return !content.isOver
         }
-        if runs, (try? adapters.tell(.stop(id: order.id))) != nil {
-            let deadline = DispatchTime.now() + seconds
-            while signal.wait(timeout: deadline) == .success, !content.withLock({ $0.isOver }) {}
+        if runs {
+            if (try? adapters.tell(.stop(id: order.id))) != nil {
+                let deadline = DispatchTime.now() + seconds
+                while signal.wait(timeout: deadline) == .success, !content.withLock({ $0.isOver }) {
+                }
+            } else {
+                // Programs end with the process that keeps them, and there is none.
+                hasEnded("")
+            }
         }
         let isOver = content.withLock { content in
             content.waiters.removeAll { $0 === signal }
+            if !content.isOver {
+                content.problem =
+                    "its program has not ended within \(seconds) s: it is killed if it does not,"
+                    + " and has the image until then"
+            }
             return content.isOver
         }
-        adapters.forget(order.id)
+        if isOver { adapters.forget(order.id) }
         return isOver
     }
 
@@ -246,6 +282,15 @@ final class AdapterRun: Adapter {
                 state = .ended(text.isEmpty ? "it has ended" : text)
             }
         }
+        let followers: [@Sendable () -> Void]? = content.withLock { content in
+            guard content.isOver else { return nil }
+            if !text.isEmpty { content.problem = "its program did not end in order: \(text)" }
+            defer { content.followers = [] }
+            return content.followers
+        }
+        guard let followers else { return }
+        adapters.forget(order.id)
+        for follower in followers { follower() }
     }
 
     private func change(_ body: (inout State) -> Void) {

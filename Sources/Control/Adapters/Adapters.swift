@@ -36,7 +36,7 @@ package final class Adapters: AdapterStarting {
         try makeDirectory()
         // Those who only read have the image beside each other.
         let reader = disk.readOnly ? "-" + String(UInt32.random(in: 0 ... .max), radix: 16) : ""
-        let name = directory + "/" + Self.name(of: disk) + reader
+        let name = directory + "/" + Self.name(of: disk, image) + reader
         guard name.utf8.count + ".sock".utf8.count <= Self.socketPathBytesMax else {
             throw AdapterFault(
                 "the path of its socket, '\(name).sock', is too long: choose a shorter run"
@@ -83,9 +83,12 @@ package final class Adapters: AdapterStarting {
         }
     }
 
-    /// The same for the same image in every process, so that one waits for the other's program.
-    private static func name(of disk: DiskConfiguration) -> String {
-        let digits = String(StableHash(disk.path).value, radix: 16)
+    /// The same for the same image in every process, so that one waits for the other's program; but
+    /// not for images of one name in two clusters.
+    static func name(of disk: DiskConfiguration, _ image: ImageConfiguration) -> String {
+        let monitors = image.layers.first?.place.monitors.sorted() ?? []
+        let words = [disk.path] + monitors
+        let digits = String(StableHash(words.joined(separator: " ")).value, radix: 16)
         return String(repeating: "0", count: 16 - digits.count) + digits
     }
 

@@ -44,6 +44,7 @@ extension JobManager {
             guard disk.isOptional else { throw error }
             return .failed(reason: error.message)
         }
+        know(id, disk, of: domain.definition.name)
         await reconcile(id, disk, of: domain)
         return .attached(id)
     }

@@ -49,7 +49,9 @@ extension JobManager {
         for written in Self.written(by: job.plan) {
             if written.isPushTarget { try await checkNotOwn(written) }
             let known = written.isPushTarget ? usedByName : othersByName
-            if let same = known[written.place.name] { throw Self.taken(written, by: same) }
+            if let same = Self.same(written.place, in: known) {
+                throw Self.taken(written, by: same)
+            }
             guard written.isOld else { continue }
             try await checkReached(
                 written, written.isPushTarget ? used : usedByOthers, &looks)
@@ -86,8 +88,14 @@ extension JobManager {
         }
     }
 
-    private static func byName(_ used: [UsedPlace]) -> [String: UsedPlace] {
-        Dictionary(used.map { ($0.place.name, $0) }) { first, _ in first }
+    private static func byName(_ used: [UsedPlace]) -> [String: [UsedPlace]] {
+        Dictionary(grouping: used, by: \.place.name)
+    }
+
+    private static func same(
+        _ place: BytesPlace, in used: [String: [UsedPlace]]
+    ) -> UsedPlace? {
+        used[place.name]?.first { place.mayBe($0.place) }
     }
 
     private static func written(by plan: BackupPlan) -> [WrittenPlace] {
@@ -182,7 +190,7 @@ extension JobManager {
         guard !away.isEmpty else { return nil }
         let names = Self.byName(away)
         for place in disk.writablePlaces {
-            if let same = names[place.name] { return Self.elsewhere(disk, same) }
+            if let same = Self.same(place, in: names) { return Self.elsewhere(disk, same) }
             do throws(ControlError) {
                 let same = try await reached(
                     place, among: away, waits ? nil : settings.storageMilliseconds)

@@ -260,14 +260,30 @@ extension JobManager {
         note(.trackingProblem, of: disk, message)
     }
 
-    /// Tells an event of an attached disk.
+    /// Tells an event of a disk that is attached, or was.
     func note(_ kind: ControlEvent.Kind, of disk: DiskID, _ message: String) {
         for domain in domains.values {
             for (target, attachment) in domain.attachments where attachment == .attached(disk) {
-                events.append(
-                    ControlEvent(
-                        kind, domain: domain.definition.name, disk: target, message: message))
+                return tell(kind, domain.definition.name, target, message)
             }
         }
+        if let name = diskNames.name(of: disk) {
+            tell(kind, name.domain, name.target, message)
+        } else {
+            diskNames.keep(kind, of: disk, message)
+        }
+    }
+
+    /// The engine has a disk: what it has told of it before is told.
+    func know(_ id: DiskID, _ disk: DomainDisk, of domain: String) {
+        for (kind, message) in diskNames.know(id, domain: domain, target: disk.target) {
+            tell(kind, domain, disk.target, message)
+        }
+    }
+
+    private func tell(
+        _ kind: ControlEvent.Kind, _ domain: String, _ target: String, _ message: String
+    ) {
+        events.append(ControlEvent(kind, domain: domain, disk: target, message: message))
     }
 }

@@ -113,6 +113,8 @@ package actor JobManager {
     var jobsAside: [String: String] = [:]
     /// Files of the state directory that could not be read, by path.
     var unreadable: [String: StateDirectory.DamagedFile] = [:]
+    /// What the engine's disks are called, also those that were attached a while ago.
+    var diskNames = DiskNames()
     var isStopping = false
     /// Another server is about to take this one's place: nothing is begun or changed.
     var isLeaving = false

@@ -6,14 +6,14 @@ enum BytesPlace: Sendable, Hashable {
     case local(path: String, SourceKind?)
     /// An export of an NBD server.
     case export(UpstreamAddress)
-    /// Storage that an adapter reaches over a network, by its text.
-    case image(String)
+    /// Storage that an adapter reaches over a network, by its text, and its cluster's monitors.
+    case image(String, monitors: Set<String> = [])
 
     init(_ place: ImagePlace) {
         switch place {
         case .file(let path): self = .local(path: path, .file)
         case .block(let path): self = .local(path: path, .block)
-        case .rbd, .iscsi, .gluster: self = .image(place.text)
+        case .rbd, .iscsi, .gluster: self = .image(place.text, monitors: place.monitors)
         }
     }
 
@@ -22,8 +22,17 @@ enum BytesPlace: Sendable, Hashable {
         switch self {
         case .local(let path, _): BackupPlanner.lexicallyNormal(path)
         case .export(let address): address.placeText
-        case .image(let text): text
+        case .image(let text, _): text
         }
+    }
+
+    /// Whether both may be one place, as far as their names say it.
+    func mayBe(_ other: BytesPlace) -> Bool {
+        guard name == other.name else { return false }
+        guard case .image(_, let monitors) = self, case .image(_, let others) = other else {
+            return true
+        }
+        return ImagePlace.mayBeOneCluster(monitors, others)
     }
 
     /// The path by which it is told that two names are of one place; nil: nothing on this host

@@ -40,12 +40,12 @@ extension NBDServer {
     func listenVhost(_ disk: DiskID, path: String) async throws(ServerFault) {
         guard let export = state.withLock({ $0.disks[disk] }) else { throw .unknownDisk }
         // Else every front-end would be turned away, one by one.
-        guard shared.guestDescriptorsEnd >= Limits.guestDescriptorsMin else {
+        guard shared.spareDescriptorsEnd >= Limits.guestDescriptorsMin else {
             throw .limitReached(
                 what: "descriptors can be spared for front-ends of vhost-user, which need"
                     + " \(Limits.guestDescriptorsMin): raise LimitNOFILE (ulimit -n), or lower"
                     + " --max-connections",
-                limit: max(shared.guestDescriptorsEnd, 0))
+                limit: max(shared.spareDescriptorsEnd, 0))
         }
         let opened = try await open(
             .unix(path: path, mode: 0o600), scope: ExportScope(jobID: nil), security: .plaintext,

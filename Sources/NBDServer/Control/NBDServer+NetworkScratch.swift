@@ -59,7 +59,7 @@ extension NBDServer {
         let registry = shared.upstreams
         let number: Int32
         switch registry.reserve(
-            place: address?.placeText ?? path, images: disk.scratch.image?.places ?? [],
+            place: address?.placeText ?? path, images: disk.scratch.image?.allPlaces ?? [],
             name: "scratch of job '\(job.id)'", for: .scratch(job: job.id))
         {
         case .success(let free): number = free
@@ -115,10 +115,11 @@ extension NBDServer {
                 UpstreamTerms(
                     patienceMilliseconds: job.copyTimeoutMilliseconds,
                     attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds),
-                    purpose: .scratch, slotBytes: ClusterGeometry.clusterBytes),
+                    purpose: .scratch, slotBytes: ClusterGeometry.clusterBytes,
+                    descriptorsEnd: shared.spareDescriptorsEnd),
                 adapter: adapter, name: path,
                 post: { mailbox.post(.upstream($0)) },
-                onClose: { registry.remove(number) })
+                onClose: { registry.letGo(number) }, onEnd: { registry.remove(number) })
         } catch {
             throw NetworkScratchFault(detail: error.detail)
         }

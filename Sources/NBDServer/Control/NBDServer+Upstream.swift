@@ -26,7 +26,7 @@ extension NBDServer {
         let registry = shared.upstreams
         let number: Int32
         switch registry.reserve(
-            place: address?.placeText ?? path, images: configuration.image?.places ?? [],
+            place: address?.placeText ?? path, images: configuration.image?.allPlaces ?? [],
             name: configuration.exportName, for: configuration.readOnly ? .reading : .writing)
         {
         case .success(let free): number = free
@@ -58,8 +58,13 @@ extension NBDServer {
     private func startAdapter(
         _ image: ImageConfiguration, _ configuration: DiskConfiguration
     ) -> Result<any Adapter, ServerFault> {
+        let registry = shared.upstreams
         let name = state.withLock { state in
-            state.disks.values.first { $0.source.path == configuration.path }?.description.name
+            state.disks.values.first { live in
+                guard live.source.path == configuration.path else { return false }
+                guard let upstream = live.source.remote as? UpstreamSource else { return true }
+                return !registry.isElsewhere(upstream.number, image.allPlaces)
+            }?.description.name
         }
         if let name, !configuration.readOnly {
             return .failure(.sourceServed(path: configuration.path, export: name))
@@ -93,10 +98,11 @@ extension NBDServer {
                     patienceMilliseconds: UInt64(
                         configuration.upstreamPatienceSeconds
                             ?? shared.configuration.upstreamPatienceSeconds) * 1_000,
-                    attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds)),
+                    attemptMilliseconds: UInt64(shared.configuration.storageMilliseconds),
+                    descriptorsEnd: shared.spareDescriptorsEnd),
                 adapter: adapter, name: adapter == nil ? nil : path,
                 post: { mailbox.post(.upstream($0)) },
-                onClose: { registry.remove(number) })
+                onClose: { registry.letGo(number) }, onEnd: { registry.remove(number) })
             if let other = registry.note(number, found: upstream.place) {
                 return .failure(Self.fault(path, takenBy: other))
             }

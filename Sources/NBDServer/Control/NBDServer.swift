@@ -57,7 +57,7 @@ package final class NBDServer: Sendable {
             self.crash = Mutex(crash)
             shared = try ServerShared(
                 layout, configuration, security: security, startThread: startThread,
-                flight: flight, guestDescriptorsEnd: room - configuration.maxConnections)
+                flight: flight, spareDescriptorsEnd: room - configuration.maxConnections)
             threads = try Self.startRings(shared)
         } catch {
             throw .systemUnsupported(

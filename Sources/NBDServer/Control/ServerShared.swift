@@ -20,9 +20,10 @@ final class ServerShared: Sendable {
     let copyMemory: CopyMemory
     /// Memory of guests that is mapped.
     let guestMemory: MappingBudget
-    /// Numbers of descriptors that front-ends of vhost-user may not reach: the kernel gives out the
-    /// lowest that is free, so those above are left for everybody else.
-    let guestDescriptorsEnd: Int
+    /// Numbers of descriptors that front-ends of vhost-user, and what disks can do without, may not
+    /// reach: the kernel gives out the lowest that is free, so those above are left for everybody
+    /// else.
+    let spareDescriptorsEnd: Int
     let watch: ScratchWatch
     /// What the threads are doing, for whoever comes after a crash.
     let flight: FlightRecorder
@@ -43,9 +44,9 @@ final class ServerShared: Sendable {
         _ layout: RingLayout, _ configuration: ServerConfiguration, security: SecurityStore,
         startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool =
             DetachedThread.run(name:_:),
-        flight: FlightRecorder? = nil, guestDescriptorsEnd: Int = .max, isSimulated: Bool = false
+        flight: FlightRecorder? = nil, spareDescriptorsEnd: Int = .max, isSimulated: Bool = false
     ) throws(SystemFault) {
-        self.guestDescriptorsEnd = guestDescriptorsEnd
+        self.spareDescriptorsEnd = spareDescriptorsEnd
         self.startThread = startThread
         self.flight = if let flight { flight } else { try FlightRecorder() }
         self.layout = layout

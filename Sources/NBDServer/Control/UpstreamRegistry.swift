@@ -32,13 +32,29 @@ final class UpstreamRegistry: Sendable {
     /// One that is being opened, or is open.
     struct Entry: Sendable {
         let place: String
-        /// Where the images lie that an adapter has open for it, of all layers.
-        let images: Set<String>
-        let use: Use
+        /// Where the images lie that an adapter has open for it, of all layers; the first is at
+        /// `place`.
+        let images: [ImagePlace]
+        var use: Use
         /// What people know it by.
         let name: String
         /// Its server as it was found, and the export's name.
         var found: String?
+
+        /// Whether both may be one place, by its text and the image that lies there.
+        fileprivate func isAt(_ place: String, _ images: [ImagePlace]) -> Bool {
+            self.place == place && !isElsewhere(images)
+        }
+
+        /// Whether images of one name lie in two clusters.
+        fileprivate func isElsewhere(_ images: [ImagePlace]) -> Bool {
+            guard let own = self.images.first, let other = images.first else { return false }
+            return own.text == other.text && !own.mayBe(other)
+        }
+
+        fileprivate func shares(_ images: [ImagePlace]) -> Bool {
+            self.images.contains { own in images.contains { own.mayBe($0) } }
+        }
     }
 
     private struct Content {
@@ -54,17 +70,16 @@ final class UpstreamRegistry: Sendable {
     /// The number for one that is being opened; fails with the one that has the same place and
     /// excludes it.
     ///
-    /// `place`: where it is, the same text for the same place. `images`: the same of all images
-    /// that are behind it; scratch shares none of them.
+    /// `place`: where it is, the same text for the same place. `images`: all images that are behind
+    /// it; scratch shares none of them.
     func reserve(
-        place: String, images: Set<String> = [], name: String, for use: Use
+        place: String, images: [ImagePlace] = [], name: String, for use: Use
     ) -> Result<Int32, Taken> {
         content.withLock { content in
             let other = content.entries.values.first { entry in
                 entry.use.excludes(use)
-                    && (entry.place == place
-                        || (use.isScratch || entry.use.isScratch)
-                            && !entry.images.isDisjoint(with: images))
+                    && (entry.isAt(place, images)
+                        || (use.isScratch || entry.use.isScratch) && entry.shares(images))
             }
             if let other { return .failure(Taken(by: other)) }
             content.lastNumber -= 1
@@ -93,8 +108,23 @@ final class UpstreamRegistry: Sendable {
         return others.first { $0.entry.found == found || $0.source?.placeNow == found }?.entry
     }
 
+    /// Whether the images of an upstream lie in another cluster than these, whatever their names are.
+    func isElsewhere(_ number: Int32, _ images: [ImagePlace]) -> Bool {
+        content.withLock { $0.entries[number]?.isElsewhere(images) ?? false }
+    }
+
     func add(_ source: UpstreamSource, home: Int) {
         content.withLock { $0.upstreams[source.number] = Found(source: source, home: home) }
+    }
+
+    /// Nobody asks it any more; the program behind it may still have its images.
+    ///
+    /// The next program of the same disk waits for that one by itself, so only scratch is kept away.
+    func letGo(_ number: Int32) {
+        content.withLock { content in
+            content.upstreams[number] = nil
+            if content.entries[number]?.use == .writing { content.entries[number]?.use = .reading }
+        }
     }
 
     func remove(_ number: Int32) {

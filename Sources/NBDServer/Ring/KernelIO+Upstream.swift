@@ -19,6 +19,9 @@ struct UpstreamTarget {
     let count: Int
     /// Bytes in front that were read for the upstream's alignment only.
     let skipped: Int
+    /// The upstream that they come from, and where all that is read of it starts.
+    let number: Int32
+    let start: UInt64
     /// Of scratch: by which the bytes are checked.
     let key: ScratchKey?
 }
@@ -119,7 +122,8 @@ extension KernelIO {
             let start = position / unit * unit
             let end = (position + UInt64(count) + unit - 1) / unit * unit
             targets[tag] = UpstreamTarget(
-                offset: offset, count: count, skipped: Int(position - start), key: source.key)
+                offset: offset, count: count, skipped: Int(position - start),
+                number: source.number, start: start, key: source.key)
             let bytes = UpstreamBytes(count: Int(end - start))
             let read = UpstreamRead(tag: tag, position: start, bytes: bytes)
             return source.ask(Self.request(read, source, mailbox))
@@ -190,6 +194,7 @@ extension KernelIO {
     /// the other side is, and touches no byte of ours afterwards.
     mutating func closeUpstreamScratch(of export: BackupExport) {
         guard let scratch = export.scratch.remote as? UpstreamSource else { return }
+        scratch.giveUp()
         upstream(.close(scratch.number))
     }
 
@@ -278,13 +283,16 @@ extension KernelIO {
         completions.append(contentsOf: upstreams.errands.completions[..<count])
         upstreams.errands.completions.removeFirst(count)
         while completions.count < completions.capacity, !answers.isEmpty {
-            completions.append(take(answers.removeFirst(), &arena))
+            if let completion = take(answers.removeFirst(), &arena) {
+                completions.append(completion)
+            }
         }
     }
 
+    /// Nil: it is asked for once more.
     private mutating func take(
         _ answer: UpstreamAnswer, _ arena: inout BufferArena
-    ) -> Completion {
+    ) -> Completion? {
         var result = answer.result
         if let bytes = answer.bytes, let target = targets.removeValue(forKey: answer.tag),
             result > 0
@@ -296,7 +304,19 @@ extension KernelIO {
             bytes.withBytes(target.skipped..<target.skipped + count) {
                 arena.copy($0, to: target.offset)
             }
-            guard !bytes.areGone else { return Completion(tag: answer.tag, result: -Errno.io) }
+            if bytes.areGone {
+                guard let source = shared.upstreams.find(target.number)?.source else {
+                    return Completion(tag: answer.tag, result: -Errno.io)
+                }
+                // That memory is used no more: the bytes come another way, as soon as the upstream's
+                // patience with its program lets them.
+                targets[answer.tag] = target
+                let again = UpstreamRead(
+                    tag: answer.tag, position: target.start,
+                    bytes: UpstreamBytes(count: bytes.count))
+                source.ask(Self.request(again, source, mailbox))
+                return nil
+            }
             result = Int32(count)
         }
         if !answer.extents.isEmpty { extents[answer.tag] = answer.extents }

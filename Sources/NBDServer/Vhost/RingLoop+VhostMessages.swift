@@ -66,7 +66,7 @@ extension RingLoop where IO: ~Copyable {
                 descriptors: &descriptors)
             vhosts[vhost].input = bytes
             vhosts[vhost].descriptors = descriptors
-            let end = shared.guestDescriptorsEnd
+            let end = shared.spareDescriptorsEnd
             if descriptors.contains(where: { Int($0) >= end }) {
                 refuse(
                     slot, vhost,
