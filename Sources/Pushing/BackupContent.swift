@@ -29,10 +29,12 @@ final class BackupContent: Sendable {
     private let sizeBytes: UInt64
     private let bitmap: String?
     private let unitBytes: Int
+    private let progress: PushProgress
     private let stretches = Mutex<[Stretch]>([])
 
     /// Of a whole disk, or of what a bitmap's context counts as changed.
-    init(sizeBytes: UInt64, bitmap: String?, unitBytes: Int) {
+    init(sizeBytes: UInt64, bitmap: String?, unitBytes: Int, _ progress: PushProgress) {
+        self.progress = progress
         self.sizeBytes = sizeBytes
         self.bitmap = bitmap
         self.unitBytes = unitBytes
@@ -75,7 +77,8 @@ final class BackupContent: Sendable {
         let contexts = [Self.allocation] + (bitmap.map { [$0] } ?? [])
         let found = try source.extents(
             at: range.lowerBound, count: Int(range.upperBound - range.lowerBound),
-            contexts: contexts)
+            contexts: contexts
+        ) { progress.beat() }
         return Self.runs(
             in: range, unitBytes: unitBytes, allocation: found[Self.allocation] ?? [],
             changes: bitmap.map { found[$0] ?? [] })

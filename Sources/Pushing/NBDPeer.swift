@@ -72,14 +72,17 @@ import CLibNBD
     }
 
     /// The extents of a range, by context; the answers cover it in each.
+    ///
+    /// `body` is called after each answer, of which a large range may take many.
     func extents(
-        at offset: UInt64, count: Int, contexts: [String]
+        at offset: UInt64, count: Int, contexts: [String], _ body: () -> Void
     ) throws(PushFailure) -> [String: [Extent]] {
         var found: [String: [Extent]] = [:]
         let end = offset + UInt64(count)
         var position = offset
         while position < end {
             let answer = try ask(at: position, count: Int(end - position))
+            body()
             // The shortest answer is what is known in all of them.
             let covered = contexts.map { answer[$0]?.last.map { $0.offset + $0.count } ?? position }
             guard let next = covered.min().map({ min($0, end) }), next > position else {

@@ -26,7 +26,7 @@ struct PushCopy: Sendable {
         self.progress = progress
         bitmap = source.bitmap.map { "qemu:dirty-bitmap:" + $0 }
         content = BackupContent(
-            sizeBytes: order.sizeBytes, bitmap: bitmap, unitBytes: target.unitBytes)
+            sizeBytes: order.sizeBytes, bitmap: bitmap, unitBytes: target.unitBytes, progress)
         writesZeros = bitmap != nil || !target.isBlank
     }
 
