@@ -77,7 +77,6 @@ extension UpstreamHome {
             }
         }
         shared = nil
-        partingEnd = now + Self.partingNanoseconds
         errands.polls.removeAll { closed.contains($0.serial) }
         links.removeAll()
         answers.removeAll()
@@ -101,13 +100,14 @@ extension UpstreamHome {
     func settleParting(now: UInt64, _ errands: inout UpstreamErrands) {
         guard isParting else { return }
         answers.removeAll()
-        // It says so when nothing of it can come any more, so that is waited for: until patience ends.
+        // A write that is still under way would come back over a newer one of the same place, so all
+        // that can answer are waited for: until patience ends.
         if let queue = partingShared, queue.hasEnded {
             close(queue, &errands)
             partingShared = nil
         }
         parting.removeAll { link in
-            guard now >= partingEnd || !link.isAlive || !link.isAsked else { return false }
+            guard !link.isAlive || !link.isAsked else { return false }
             close(link, &errands)
             return true
         }

@@ -48,7 +48,6 @@ final class UpstreamHome {
     var partingShared: SharedQueue?
     /// Connections in a row that broke soon, while memory was shared.
     var sharedBreaks = 0
-    var partingEnd: UInt64 = 0
     let answers = AnswerQueue()
     private var taken: [AnswerQueue.Answer] = []
     /// By the number under which a command of others runs.
@@ -83,8 +82,6 @@ final class UpstreamHome {
     static let quietNanoseconds: UInt64 = 1_000_000_000
     /// After so many it may be the shared memory that breaks them.
     static let sharedBreaksMax = 4
-    /// A connection that is given up is waited for so long.
-    static let partingNanoseconds: UInt64 = 3_000_000_000
 
     init(_ source: UpstreamSource, now: UInt64) {
         self.source = source
@@ -125,11 +122,15 @@ final class UpstreamHome {
         commands.connectionLost()
         commands.giveUp(readErrno: Errno.canceled, changeErrno: Errno.canceled)
         for outcome in commands.takeOutcomes() {
-            guard case .done(let index, let errno, _) = outcome else { continue }
-            switch commands[index].asker {
-            case .loop: errands.tell(commands[index], -errno)
-            case .other(let number): takeRequest(number)?.answer(-errno, [])
-            case .nobody: break
+            switch outcome {
+            case .done(let index, let errno, _):
+                switch commands[index].asker {
+                case .loop: errands.tell(commands[index], -errno)
+                case .other(let number): takeRequest(number)?.answer(-errno, [])
+                case .nobody: break
+                }
+            case .forgotten(let index): forget(index)
+            case .lost: source.keepLoss()
             }
         }
         memory.removeAll()
@@ -336,14 +337,17 @@ final class UpstreamHome {
         for outcome in commands.takeOutcomes() {
             switch outcome {
             case .done(let index, let errno, let keeping): done(index, errno, keeping, &errands)
-            case .forgotten(let index):
-                let command = commands[index]
-                if command.ownsBytes { memory.give(command.address, command.count) }
-                guests[index] = nil
-                commands.release(index)
+            case .forgotten(let index): forget(index)
             case .lost: source.keepLoss()
             }
         }
+    }
+
+    private func forget(_ index: Int32) {
+        let command = commands[index]
+        if command.ownsBytes { memory.give(command.address, command.count) }
+        guests[index] = nil
+        commands.release(index)
     }
 
     private func done(
