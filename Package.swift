@@ -178,8 +178,8 @@ let package = Package(
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "Control", "BoundedCalls", "Disk", "LibvirtProtocol", "ServerInterface",
-                "UnitSupport",
+                "AdapterKeeper", "Control", "BoundedCalls", "Disk", "LibvirtProtocol",
+                "ServerInterface", "UnitSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],

@@ -63,7 +63,7 @@ struct KeeperLoop {
         guard count > 0 else {
             isInputOpen = false
             // Whoever starts the server again waits until all has ended.
-            for id in programs.keys { programs[id]?.stop(mends: false) }
+            for id in programs.keys { programs[id]?.orphan() }
             return
         }
         input.append(contentsOf: bytes[..<count])
@@ -80,20 +80,20 @@ struct KeeperLoop {
         switch command {
         case .start(let order):
             guard programs[order.id] == nil else {
-                if programs[order.id]?.isReady == true { say(.ready(id: order.id)) }
+                if programs[order.id]?.isReady == true { sayReady(order.id) }
                 return
             }
             programs[order.id] = KeptProgram(order)
         case .stop(let id):
             guard programs[id] != nil else { return say(.ended(id: id, text: "")) }
-            programs[id]?.stop(mends: true)
+            programs[id]?.stop()
         }
     }
 
     private mutating func look() {
         for id in Array(programs.keys) {
             switch programs[id]?.look() {
-            case .ready: say(.ready(id: id))
+            case .ready: sayReady(id)
             case .waits: say(.waits(id: id))
             case .ended(let text):
                 programs[id] = nil
@@ -101,6 +101,10 @@ struct KeeperLoop {
             case .nothing, nil: break
             }
         }
+    }
+
+    private func sayReady(_ id: UInt64) {
+        say(.ready(id: id, mayHaveLost: programs[id]?.mayHaveLost ?? false))
     }
 
     private func say(_ report: KeeperReport) {

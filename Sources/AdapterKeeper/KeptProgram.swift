@@ -33,11 +33,16 @@ struct KeptProgram {
     }
 
     private let order: AdapterOrder
+    private let orphanPatience: UInt64
     private var state = State.waitsForLock
     private var lockEnd: UInt64
     private var hasSaidThatItWaits = false
     /// A program that had the image open was killed, and what it left is there.
     private var isUnclean = false
+    /// The same, and no server was left that could write again what it had not made durable.
+    private(set) var mayHaveLost = false
+    /// Its server has ended.
+    private var isOrphan = false
     /// It was told to end, and has closed the image.
     private var hasEndedWell = false
     /// It has ended by itself, and not by a signal.
@@ -47,16 +52,24 @@ struct KeptProgram {
 
     /// A program that was told to end writes what it has first.
     private static let stopNanoseconds: UInt64 = 10_000_000_000
+    /// One whose server is gone writes what that had not made durable, and nobody else can.
+    static let orphanNanoseconds: UInt64 = 30_000_000_000
     /// Nobody waits longer for the image to be mended; the next program's end goes on with it.
     private static let repairNanoseconds: UInt64 = 20_000_000_000
     /// Whoever has the lock was told to end by its own keeper, and is killed before this is over.
-    private static let lockNanoseconds = stopNanoseconds + repairNanoseconds + 5_000_000_000
+    private static let lockNanoseconds =
+        max(stopNanoseconds + repairNanoseconds, orphanNanoseconds) + 5_000_000_000
+    /// What the lock's file holds, in bytes: an image that was not closed in order, and one whose
+    /// program was killed with changes that a machine had been told are written.
+    private static let marks = (unclean: off_t(1), lost: off_t(2))
     private static let outputBytesMax = 4096
     /// A program that goes on talking is not listened to.
     private static let outputRoomBytes = 64 << 10
 
-    init(_ order: AdapterOrder) {
+    /// `orphanNanoseconds`: how long it may take to end when its server has gone.
+    init(_ order: AdapterOrder, orphanNanoseconds: UInt64 = Self.orphanNanoseconds) {
         self.order = order
+        orphanPatience = orphanNanoseconds
         lockEnd = MonotonicClock.now() + Self.lockNanoseconds
     }
 
@@ -70,6 +83,8 @@ struct KeptProgram {
     }
 
     var descriptor: Int32 { process?.descriptor ?? -1 }
+    /// The process; 0: there is none.
+    var number: Int32 { process?.number ?? 0 }
 
     /// It waits for something that nothing tells.
     var isWatched: Bool {
@@ -83,8 +98,17 @@ struct KeptProgram {
         if case .runs = state { true } else { false }
     }
 
-    mutating func stop(mends: Bool) {
-        self.mends = self.mends && mends
+    /// Its server has ended: the program does, and whoever starts the next one waits for it.
+    mutating func orphan() {
+        isOrphan = true
+        mends = false
+        if case .stops(let process, _) = state {
+            state = .stops(process, killAt: MonotonicClock.now() + orphanPatience)
+        }
+        stop()
+    }
+
+    mutating func stop() {
         guard let process else {
             state = .failed("")
             return
@@ -93,7 +117,8 @@ struct KeptProgram {
         case .stops, .repairs: return
         case .waitsForLock, .starts, .runs, .failed: break
         }
-        state = .stops(process, killAt: MonotonicClock.now() + Self.stopNanoseconds)
+        let patience = isOrphan ? orphanPatience : Self.stopNanoseconds
+        state = .stops(process, killAt: MonotonicClock.now() + patience)
         // Not the signal by which service managers end all processes at once: that one it does not
         // hear.
         _ = kill(process.number, SIGINT)
@@ -121,7 +146,10 @@ struct KeptProgram {
         case .runs(let process): return endText(process).map { .ended($0) } ?? .nothing
         case .stops(let process, let killAt):
             if let end = endText(process) { return beginRepair() ? .nothing : .ended(end) }
-            if MonotonicClock.now() >= killAt { _ = kill(process.number, SIGKILL) }
+            if MonotonicClock.now() >= killAt {
+                if isOrphan { markLost() }
+                _ = kill(process.number, SIGKILL)
+            }
             return .nothing
         case .repairs(let process, let killAt):
             if let end = endText(process) { return .ended(end) }
@@ -151,9 +179,11 @@ struct KeptProgram {
             return
         }
         for file in files { unsafe unlink(file) }
-        isUnclean = isUnclean || lseek(lock, 0, SEEK_END) > 0
+        let mark = lseek(lock, 0, SEEK_END)
+        isUnclean = isUnclean || mark >= Self.marks.unclean
+        mayHaveLost = mark >= Self.marks.lost
         // Until it has ended in order. Where this cannot be written, nothing is mended.
-        _ = ftruncate(lock, 1)
+        if mark < Self.marks.unclean { _ = ftruncate(lock, Self.marks.unclean) }
         if let process = spawn(
             [order.program] + order.arguments + order.sharingArguments, lock)
         {
@@ -196,6 +226,8 @@ struct KeptProgram {
             ftruncate(lock, 0)
             return false
         }
+        // The server that it served has heard of what may be lost, and has kept that.
+        ftruncate(lock, Self.marks.unclean)
         guard mends, !order.repair.isEmpty, let process = spawn(order.repair, lock) else {
             return false
         }
@@ -233,6 +265,16 @@ struct KeptProgram {
         case .waitsForLock, .starts, .runs, .failed: break
         }
         return said.isEmpty ? end : said
+    }
+
+    /// The next server hears of it; the lock is the program's.
+    private func markLost() {
+        // SAFETY: the string lives for the call.
+        let file = unsafe open(order.lockFile, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+        guard file >= 0 else { return }
+        defer { close(file) }
+        _ = ftruncate(file, Self.marks.lost)
+        fsync(file)
     }
 
     private func clearMark() {

@@ -31,6 +31,8 @@ package protocol Adapter: AnyObject, Sendable {
     /// What it has said when it did not start because it was to share memory, and was started without
     /// that; told once.
     func takeSharingRefusal() -> String?
+    /// Changes may be lost that an earlier server had answered.
+    var mayHaveLost: Bool { get }
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
     /// Ends it in order, for good; returns the image's files as it has left them, nil when it has
@@ -43,6 +45,7 @@ package protocol Adapter: AnyObject, Sendable {
 }
 
 extension Adapter {
+    package var mayHaveLost: Bool { false }
     /// The same for those who do not wait.
     package func stop() { stop {} }
 }
@@ -104,7 +107,9 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
 
 /// What it says.
 package enum KeeperReport: Sendable, Hashable, Codable {
-    case ready(id: UInt64)
+    /// It serves the image. `mayHaveLost`: the one before was killed when its server had ended, with
+    /// changes perhaps that a machine had been told are written.
+    case ready(id: UInt64, mayHaveLost: Bool)
     /// A program that another server has started still has the image open.
     case waits(id: UInt64)
     /// The program has ended, or could not be started; what it has said of that.

@@ -255,7 +255,9 @@ package final class UpstreamSource: RemoteSource {
     package func rawSource() -> RawSource {
         var facts = SourceFacts(
             path: name, sizeBytes: facts.sizeBytes, raw: number,
-            witness: WriteErrorWitness(raw: -1, asking: { nil }))
+            witness: WriteErrorWitness(
+                raw: -1, earlier: adapter?.mayHaveLost == true ? Errno.io : nil,
+                asking: { nil }))
         facts.type = .other
         facts.isReadOnly = isReadOnly
         facts.alignment = self.facts.alignment

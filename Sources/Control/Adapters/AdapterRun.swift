@@ -20,6 +20,8 @@ final class AdapterRun: Adapter {
         var hasWaited = false
         /// The program has a second socket at which it shares memory.
         var sharesMemory = true
+        /// An earlier program was killed with changes that a machine had been told are written.
+        var mayHaveLost = false
         /// What it has said when it refused that; told once.
         var sharingRefusal: String?
         /// Why it is not known who has the image open, or that it did not end in time; told once.
@@ -268,7 +270,10 @@ final class AdapterRun: Adapter {
         }
     }
 
-    func becameReady() {
+    var mayHaveLost: Bool { content.withLock { $0.mayHaveLost } }
+
+    func becameReady(mayHaveLost: Bool) {
+        if mayHaveLost { content.withLock { $0.mayHaveLost = true } }
         change { state in
             if case .starting = state { state = .ready }
         }

@@ -179,7 +179,8 @@ package final class Adapters: AdapterStarting {
     private func hear(_ report: KeeperReport?) {
         switch report {
         case .waits(let id): content.withLock { $0.runs[id] }?.hasToWait()
-        case .ready(let id): content.withLock { $0.runs[id] }?.becameReady()
+        case .ready(let id, let mayHaveLost):
+            content.withLock { $0.runs[id] }?.becameReady(mayHaveLost: mayHaveLost)
         case .ended(let id, let text): content.withLock { $0.runs[id] }?.hasEnded(text)
         case nil:
             let runs = content.withLock { content in
