@@ -17,7 +17,8 @@ struct KeptPlaces {
 
     private var nodes: [Node] = []
     private var root: Int32 = -1
-    private var random = SystemRandomNumberGenerator()
+    /// Of xorshift; not zero, and nothing that others know.
+    private var random = UInt64.random(in: 1 ... .max)
 
     var isEmpty: Bool { root < 0 }
 
@@ -25,8 +26,15 @@ struct KeptPlaces {
     mutating func insert(_ number: Int32, position: UInt64, end: UInt64) {
         while nodes.count <= Int(number) { nodes.append(Node()) }
         nodes[Int(number)] = Node(
-            position: position, end: end, furthest: end, priority: random.next())
+            position: position, end: end, furthest: end, priority: nextPriority())
         root = inserted(number, into: root)
+    }
+
+    private mutating func nextPriority() -> UInt64 {
+        random ^= random << 13
+        random ^= random >> 7
+        random ^= random << 17
+        return random
     }
 
     /// Takes one out that is there.
