@@ -37,11 +37,20 @@ extension InteropSuite {
                 #expect(left < 32 << 20, "\(left >> 20) MiB, by \(connections) connections")
                 try evict(path)
             }
-            _ = try Bytes.ofFile(path)
-            let warm = try cachedBytes(path)
-            #expect(warm > 120 << 20)
-            try Command.run("nbdcopy", [try job.uri("vda"), copy]).output()
-            #expect(try cachedBytes(path) >= warm - (1 << 20))
+            // A kernel that takes back what nobody has used for a while takes it from both.
+            let control = fixture.directory.file("control")
+            try Command.run("cp", [copy, control]).output()
+            for attempt in 1...3 {
+                _ = try Bytes.ofFile(path)
+                _ = try Bytes.ofFile(control)
+                let (warm, others) = (try cachedBytes(path), try cachedBytes(control))
+                #expect(warm > 120 << 20)
+                try Command.run("nbdcopy", [try job.uri("vda"), copy]).output()
+                let (left, othersLeft) = (try cachedBytes(path), try cachedBytes(control))
+                if attempt < 3, othersLeft < others - (1 << 20) { continue }
+                #expect(left >= warm - (1 << 20), "others: \(others), then \(othersLeft)")
+                break
+            }
             try fixture.server.stop()
         }
     }
