@@ -37,20 +37,19 @@ extension InteropSuite {
                 #expect(left < 32 << 20, "\(left >> 20) MiB, by \(connections) connections")
                 try evict(path)
             }
-            // A kernel that takes back what nobody has used for a while takes it from both.
-            let control = fixture.directory.file("control")
-            try Command.run("cp", [copy, control]).output()
-            for attempt in 1...3 {
+            // What the last cold pull had read may still be let go of, on a busy machine after this
+            // reads it again; that happens once.
+            var (warm, left) = (0, 0)
+            for _ in 1...3 {
                 _ = try Bytes.ofFile(path)
-                _ = try Bytes.ofFile(control)
-                let (warm, others) = (try cachedBytes(path), try cachedBytes(control))
+                warm = try cachedBytes(path)
                 #expect(warm > 120 << 20)
                 try Command.run("nbdcopy", [try job.uri("vda"), copy]).output()
-                let (left, othersLeft) = (try cachedBytes(path), try cachedBytes(control))
-                if attempt < 3, othersLeft < others - (1 << 20) { continue }
-                #expect(left >= warm - (1 << 20), "others: \(others), then \(othersLeft)")
-                break
+                left = try cachedBytes(path)
+                if left >= warm - (1 << 20) { break }
+                print("\(warm) bytes were cached before a warm pull, \(left) after it")
             }
+            #expect(left >= warm - (1 << 20))
             try fixture.server.stop()
         }
     }
