@@ -123,8 +123,8 @@ enum ProgramEntry {
 }
 
 /// Memory that a program writes to between any two looks of this side.
-private final class ProgramMemory: GuestMemory {
-    private var bytes = [UInt8](repeating: 0, count: Int(SlotQueueLayout.byteCount))
+private final class ProgramMemory: ChangingMemory {
+    var bytes = [UInt8](repeating: 0, count: Int(SlotQueueLayout.byteCount))
     /// Two bytes of place, two of content, over and over.
     private let changes: [UInt8]
     private var nextChange = 0
@@ -154,7 +154,7 @@ private final class ProgramMemory: GuestMemory {
         bytes[used + 3] = UInt8(truncatingIfNeeded: usedIndex >> 8)
     }
 
-    private func change() {
+    func change() {
         accesses += 1
         guard stride > 0, accesses.isMultiple(of: stride), changes.count >= 4 else { return }
         if nextChange + 4 > changes.count { nextChange = 0 }
@@ -165,32 +165,4 @@ private final class ProgramMemory: GuestMemory {
     }
 
     func segment(at address: UInt64, byteCount: UInt64) -> GuestSegment? { nil }
-
-    private func load(_ place: GuestPlace, _ count: Int) -> UInt64 {
-        change()
-        precondition(place.rawValue <= UInt64(bytes.count - count), "a load outside the queue")
-        let start = Int(place.rawValue)
-        return (0..<count).reduce(0) { $0 | UInt64(bytes[start + $1]) << UInt64(8 * $1) }
-    }
-
-    private func store(_ value: UInt64, _ place: GuestPlace, _ count: Int) {
-        change()
-        precondition(place.rawValue <= UInt64(bytes.count - count), "a store outside the queue")
-        for index in 0..<count {
-            bytes[Int(place.rawValue) + index] =
-                UInt8(truncatingIfNeeded: value >> UInt64(8 * index))
-        }
-    }
-
-    func load8(_ place: GuestPlace) -> UInt8 { UInt8(load(place, 1)) }
-    func load16(_ place: GuestPlace) -> UInt16 { UInt16(load(place, 2)) }
-    func load64(_ place: GuestPlace) -> UInt64 { load(place, 8) }
-    func loadPair(_ place: GuestPlace) -> GuestWords {
-        GuestWords(first: load(place, 8), second: load(place.advanced(by: 8), 8))
-    }
-    func store8(_ value: UInt8, _ place: GuestPlace) { store(UInt64(value), place, 1) }
-    func store16(_ value: UInt16, _ place: GuestPlace) { store(UInt64(value), place, 2) }
-    func store32(_ value: UInt32, _ place: GuestPlace) { store(UInt64(value), place, 4) }
-    func store64(_ value: UInt64, _ place: GuestPlace) { store(value, place, 8) }
-    func fence() {}
 }

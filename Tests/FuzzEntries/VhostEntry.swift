@@ -162,13 +162,13 @@ enum VhostEntry {
 }
 
 /// Memory of two regions that a guest writes to between any two looks of the device.
-private final class FuzzMemory: GuestMemory {
+private final class FuzzMemory: ChangingMemory {
     /// Where the in-flight area is, which no guest address reaches.
     static let area: UInt64 = 0x1000
     private static let guestBytes: UInt64 = 0x1000
     private static let allBytes = 0x1240
 
-    private var bytes: [UInt8]
+    var bytes: [UInt8]
     /// What the guest writes over and over: two bytes of place, two of content.
     private let changes: [UInt8]
     private var nextChange = 0
@@ -184,7 +184,7 @@ private final class FuzzMemory: GuestMemory {
         self.stride = stride
     }
 
-    private func change() {
+    func change() {
         accesses += 1
         guard stride > 0, accesses.isMultiple(of: stride), changes.count >= 4 else { return }
         if nextChange + 4 > changes.count { nextChange = 0 }
@@ -209,32 +209,4 @@ private final class FuzzMemory: GuestMemory {
         precondition(segment.byteCount > 0 && segment.place.rawValue < Self.guestBytes)
         precondition(segment.byteCount <= Self.guestBytes - segment.place.rawValue)
     }
-
-    private func load(_ place: GuestPlace, _ count: Int) -> UInt64 {
-        change()
-        precondition(place.rawValue <= UInt64(Self.allBytes - count), "a load outside memory")
-        let start = Int(place.rawValue)
-        return (0..<count).reduce(0) { $0 | UInt64(bytes[start + $1]) << UInt64(8 * $1) }
-    }
-
-    private func store(_ value: UInt64, _ place: GuestPlace, _ count: Int) {
-        change()
-        precondition(place.rawValue <= UInt64(Self.allBytes - count), "a store outside memory")
-        for index in 0..<count {
-            bytes[Int(place.rawValue) + index] =
-                UInt8(truncatingIfNeeded: value >> UInt64(8 * index))
-        }
-    }
-
-    func load8(_ place: GuestPlace) -> UInt8 { UInt8(load(place, 1)) }
-    func load16(_ place: GuestPlace) -> UInt16 { UInt16(load(place, 2)) }
-    func load64(_ place: GuestPlace) -> UInt64 { load(place, 8) }
-    func loadPair(_ place: GuestPlace) -> GuestWords {
-        GuestWords(first: load(place, 8), second: load(place.advanced(by: 8), 8))
-    }
-    func store8(_ value: UInt8, _ place: GuestPlace) { store(UInt64(value), place, 1) }
-    func store16(_ value: UInt16, _ place: GuestPlace) { store(UInt64(value), place, 2) }
-    func store32(_ value: UInt32, _ place: GuestPlace) { store(UInt64(value), place, 4) }
-    func store64(_ value: UInt64, _ place: GuestPlace) { store(value, place, 8) }
-    func fence() {}
 }

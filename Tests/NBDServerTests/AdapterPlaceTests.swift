@@ -57,20 +57,25 @@ private final class ScriptedAdapters: AdapterStarting {
         ImageConfiguration(layers: [ImageLayer(.raw, .rbd(try #require(RBDImage(name: name))))])
     }
 
+    /// Whether an image may be scratch now.
+    private static func isFree(
+        _ image: ImageConfiguration, in registry: UpstreamRegistry
+    ) -> Bool {
+        let found = registry.reserve(
+            place: "rbd:pool/image", images: image.allPlaces, name: "scratch",
+            for: .scratch(job: "job"))
+        guard case .success(let number) = found else { return false }
+        registry.remove(number)
+        return true
+    }
+
     @Test("P5: a disk's image is nobody's scratch from before its program is started")
     func reserved() async throws {
         let adapters = ScriptedAdapters()
         let fixture = try await ServerFixture(adapters: adapters)
         let registry = fixture.server.shared.upstreams
         let image = try Self.image("pool/image")
-        @Sendable func isFree() -> Bool {
-            let found = registry.reserve(
-                place: "rbd:pool/image", images: image.allPlaces, name: "scratch",
-                for: .scratch(job: "job"))
-            guard case .success(let number) = found else { return false }
-            registry.remove(number)
-            return true
-        }
+        @Sendable func isFree() -> Bool { Self.isFree(image, in: registry) }
         let (starts, free) = (Tally(), Tally())
         adapters.onStart.withLock {
             $0 = {
@@ -133,14 +138,7 @@ private final class ScriptedAdapters: AdapterStarting {
             .unix(path: address, mode: 0o600), security: .plaintext)
         let registry = fixture.server.shared.upstreams
         let image = try Self.image("pool/image")
-        func isFree() -> Bool {
-            let found = registry.reserve(
-                place: "rbd:pool/image", images: image.allPlaces, name: "scratch",
-                for: .scratch(job: "job"))
-            guard case .success(let number) = found else { return false }
-            registry.remove(number)
-            return true
-        }
+        func isFree() -> Bool { Self.isFree(image, in: registry) }
         var disk = DiskConfiguration(
             exportName: "vm1/vdb", path: "rbd:pool/image", kind: .network, readOnly: false,
             cacheMode: .buffered, discardMode: .unmap)

@@ -18,10 +18,10 @@ final class AdapterRun: Adapter {
         var waiters: [DispatchSemaphore] = []
         /// An earlier program had the image open after it was looked at.
         var hasWaited = false
-        /// The program has a second socket at which it shares memory.
-        var sharesMemory = true
         /// An earlier program was killed with changes that a machine had been told are written.
         var mayHaveLost = false
+        /// The program has a second socket at which it shares memory.
+        var sharesMemory = true
         /// What it has said when it refused that; told once.
         var sharingRefusal: String?
         /// Why it is not known who has the image open, or that it did not end in time; told once.
