@@ -3,64 +3,111 @@ import Testing
 @testable import NBDServer
 
 @Suite struct GuestCallsTests {
-    private static let late = GuestCalls.quickNanoseconds
+    /// What a chain takes of the ring in these tests, in nanoseconds.
+    private static let chain: UInt64 = 2000
 
-    /// Turns in which a guest that sleeps is answered once and woken after a time, by how many
-    /// early calls there were.
-    private func earlyCalls(turns: Int, wakingAfter nanoseconds: UInt64) -> Int {
+    /// A guest with 32 chains in flight that sleeps when it has seen all answers, and comes back some
+    /// time after it was called: the ring's rate against that of one that is never without work,
+    /// and how many chains the guest has got done for each call.
+    private func rate(waking wake: UInt64, turns: Int = 400) -> (share: Double, perCall: Double) {
         var calls = GuestCalls()
         var now: UInt64 = 1000
-        var index: UInt16 = 7
+        var idle: UInt64 = 0
         var count = 0
-        for _ in 0..<turns {
-            calls.beginTurn()
-            calls.show(1, wantsCall: true)
-            if calls.isDueEarly {
-                calls.called(early: now, index: index)
-                count += 1
-            } else {
-                calls.called()
+        var index: UInt16 = 32
+        var chainsLeft = 32
+        var answered = 0
+        var comesBack: UInt64?
+        for step in 1...turns * 32 {
+            now += Self.chain
+            if step % 16 == 0 { calls.took(16, 16 * Self.chain) }
+            chainsLeft -= 1
+            answered += 1
+            if comesBack == nil {
+                calls.show(wantsCall: true)
+                if calls.isDueEarly(chainsLeft: UInt16(chainsLeft)) {
+                    calls.called(early: now, index: index)
+                    (comesBack, count) = (now + wake, count + 1)
+                } else if chainsLeft == 0 {
+                    calls.called()
+                    (comesBack, count) = (now + wake, count + 1)
+                }
             }
-            now += nanoseconds
-            index &+= 1
-            calls.look(index, now: now)
-            now += 1000
+            if chainsLeft == 0 {
+                let back = comesBack ?? now
+                if back > now { (now, idle) = (back, idle + back - now) }
+            }
+            if let back = comesBack, now >= back {
+                index &+= UInt16(answered)
+                chainsLeft += answered
+                (answered, comesBack) = (0, nil)
+                if calls.isWatching { calls.look(index, now: now) }
+            }
         }
-        return count
+        return (1 - Double(idle) / Double(now), Double(turns * 32) / Double(count))
     }
 
-    @Test("a guest that wakes slowly is called by the first answer of every turn")
-    func slow() { #expect(earlyCalls(turns: 500, wakingAfter: Self.late) == 500) }
-
-    @Test("a guest that wakes at once is called at the end of a turn, but for a try now and then")
-    func quick() {
-        let count = earlyCalls(turns: 1000, wakingAfter: Self.late - 1)
-        #expect(count >= 1000 / GuestCalls.pauseTurns.most && count < 30, "\(count)")
+    @Test(
+        "a guest is called so that it is back before the ring is through, and no sooner",
+        arguments: [1_000, 5_000, 20_000, 45_000, 60_000] as [UInt64])
+    func justInTime(wake: UInt64) {
+        let (share, perCall) = rate(waking: wake)
+        #expect(share > 0.95, "the ring was idle")
+        #expect(perCall > 20, "the guest was called for a few answers")
     }
 
-    @Test("a guest that is awake is never called")
+    @Test("one that needs longer than all its chains take is called by the first answer")
+    func slow() {
+        let (share, perCall) = rate(waking: 150_000)
+        #expect(perCall > 30)
+        #expect(share > 0.4 && share < 0.6, "32 chains of 2 us in 150 us")
+    }
+
+    @Test("a guest that is awake is never called, nor is one early for the last chain")
     func awake() {
         var calls = GuestCalls()
-        for _ in 0..<100 {
-            calls.beginTurn()
-            calls.show(3, wantsCall: false)
-            #expect(!calls.isDueEarly && !calls.isOwed)
-        }
+        calls.show(wantsCall: false)
+        #expect(!calls.isDueEarly(chainsLeft: 1) && !calls.isOwed)
+        calls.show(wantsCall: true)
+        #expect(!calls.isDueEarly(chainsLeft: 0) && calls.isOwed)
+        #expect(calls.isDueEarly(chainsLeft: 1))
     }
 
-    @Test("a second early call comes some answers after the first, once that had its effect")
-    func second() {
+    @Test("a guest that wants a call for every answer is not called again before it has come back")
+    func insistent() {
         var calls = GuestCalls()
-        calls.beginTurn()
-        calls.show(1, wantsCall: true)
-        #expect(calls.isDueEarly)
-        calls.called(early: 0, index: 1)
-        calls.show(GuestCalls.answersBetween, wantsCall: true)
-        calls.look(1, now: Self.late - 1)
-        #expect(!calls.isDueEarly && calls.isOwed)
-        calls.look(1, now: Self.late)
-        #expect(!calls.isDueEarly && !calls.isWatching)
-        calls.show(1, wantsCall: false)
-        #expect(calls.isDueEarly)
+        calls.show(wantsCall: true)
+        calls.called(early: 1000, index: 9)
+        calls.show(wantsCall: true)
+        calls.look(9, now: 2000)
+        #expect(calls.isOwed && !calls.isDueEarly(chainsLeft: 1))
+        calls.look(10, now: 3000)
+        #expect(calls.isDueEarly(chainsLeft: 1))
+    }
+
+    @Test("what chains take is learnt from turns of several, and huge numbers do no harm")
+    func chains() {
+        var calls = GuestCalls()
+        calls.show(wantsCall: true)
+        calls.took(GuestCalls.chainsOfSample - 1, 1_000_000)
+        #expect(calls.chain == 0)
+        calls.took(4, .max)
+        #expect(calls.chain == GuestCalls.longestWake)
+        #expect(!calls.isDueEarly(chainsLeft: .max))
+        for _ in 0..<200 { calls.took(4, 4) }
+        #expect(calls.isDueEarly(chainsLeft: 1000))
+    }
+
+    @Test("a guest that had nothing to ask for says nothing of its waking")
+    func silent() {
+        var calls = GuestCalls()
+        calls.called(early: 1000, index: 5)
+        calls.look(5, now: 1000 + GuestCalls.longestWake)
+        #expect(calls.isWatching)
+        calls.look(5, now: 1001 + GuestCalls.longestWake)
+        #expect(!calls.isWatching && calls.wake == GuestCalls.wakeAtFirst)
+        calls.called(early: 1000, index: 5)
+        calls.look(6, now: .max)
+        #expect(calls.wake <= GuestCalls.longestWake)
     }
 }

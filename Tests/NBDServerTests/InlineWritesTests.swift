@@ -71,4 +71,21 @@ struct InlineWritesTests {
             #expect(writes.allows(bytes: 4096, isWholePages: true, now: 1))
         }
     }
+
+    @Test("a lone write is made inline although it is expensive, up to a bound")
+    func alone() {
+        var writes = InlineWrites()
+        for _ in 0..<100 { writes.took(45_000, now: 1) }
+        #expect(!writes.allows(bytes: 4096, isWholePages: true, now: 2))
+        #expect(writes.allowsAlone(bytes: 4096, isWholePages: true, now: 2))
+        #expect(!writes.allowsAlone(bytes: InlineWrites.bytesMax + 1, isWholePages: true, now: 2))
+        #expect(!writes.allowsAlone(bytes: 512, isWholePages: false, now: 2))
+        for _ in 0..<100 { writes.took(150_000, now: 1) }
+        #expect(!writes.allowsAlone(bytes: 4096, isWholePages: true, now: 2))
+        // What others find out now and then counts for it as well.
+        for _ in 0..<100 { writes.took(4_000, now: pause) }
+        #expect(writes.allowsAlone(bytes: 4096, isWholePages: true, now: pause))
+        writes.took(slow, now: pause)
+        #expect(!writes.allowsAlone(bytes: 4096, isWholePages: true, now: 2 * pause - 1))
+    }
 }

@@ -6,7 +6,8 @@
 /// nobody. So one slow write sends the disk's writes to the kernel's workers for a while, longer
 /// each time it happens again: at most a small share of a ring's time is ever lost. Where writes
 /// are merely expensive, as in large folios, workers share the load with the ring: then only now
-/// and then a few are made inline, to see whether that has changed.
+/// and then a few are made inline, to see whether that has changed. A write that is all the ring has to
+/// do leaves nothing to share: a worker would only have to be woken for it, and the ring again.
 struct InlineWrites {
     /// Longest write that is made inline, in bytes.
     static let bytesMax = 64 << 10
@@ -22,11 +23,17 @@ struct InlineWrites {
     static let expensiveNanoseconds: UInt64 = 20_000
     /// How long inline writes pause when they are expensive, in nanoseconds.
     static let expensivePauseNanoseconds: UInt64 = 250_000_000
-    /// Writes that the average looks back on.
+    /// Above this average a worker is woken for a lone write as well, in nanoseconds: another
+    /// machine's request may come at any time.
+    static let expensiveAloneNanoseconds: UInt64 = 100_000
+    /// Writes that an average looks back on.
     private static let averaged: UInt64 = 16
 
     private var average: UInt64 = 0
-    private var pausedUntil: UInt64 = 0
+    /// The same, which nothing sets back.
+    private var longAverage: UInt64 = 0
+    private var slowUntil: UInt64 = 0
+    private var expensiveUntil: UInt64 = 0
     private var nextPause = pauseNanoseconds
     private var quickWrites = 0
 
@@ -34,7 +41,15 @@ struct InlineWrites {
     ///
     /// Only whole pages (`isWholePages`): a part of one may have to be read from the device first.
     func allows(bytes: Int, isWholePages: Bool, now: UInt64) -> Bool {
-        bytes <= Self.bytesMax && isWholePages && now >= pausedUntil
+        allowsAlone(bytes: bytes, isWholePages: isWholePages, now: now, limit: .max)
+            && now >= expensiveUntil
+    }
+
+    /// The same for a write that is all the ring has to do.
+    func allowsAlone(
+        bytes: Int, isWholePages: Bool, now: UInt64, limit: UInt64 = expensiveAloneNanoseconds
+    ) -> Bool {
+        bytes <= Self.bytesMax && isWholePages && now >= slowUntil && longAverage <= limit
     }
 
     /// Notes how long an inline write took that ended at `now`.
@@ -46,14 +61,15 @@ struct InlineWrites {
             return
         }
         quickWrites = 0
-        pausedUntil = now + nextPause
+        slowUntil = now + nextPause
         nextPause = min(nextPause * 2, Self.pauseNanosecondsMax)
     }
 
     private mutating func weigh(_ nanoseconds: UInt64, now: UInt64) {
         average = (average * (Self.averaged - 1) + nanoseconds) / Self.averaged
+        longAverage = (longAverage * (Self.averaged - 1) + nanoseconds) / Self.averaged
         guard average > Self.expensiveNanoseconds else { return }
-        pausedUntil = now + Self.expensivePauseNanoseconds
+        expensiveUntil = now + Self.expensivePauseNanoseconds
         // The next few decide again.
         average = Self.expensiveNanoseconds / 2
     }

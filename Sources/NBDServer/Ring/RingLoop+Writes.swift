@@ -212,12 +212,23 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func mayWriteInline(_ piece: Piece) -> Bool {
+        guard disks[piece.homeDisk].alignment == 1, piece.progress == 0,
+            !requests[piece.request].valid.flags.contains(.fua)
+        else { return false }
         let mask = UInt64(BufferArena.pageBytes - 1)
-        return disks[piece.homeDisk].alignment == 1 && piece.progress == 0
-            && !requests[piece.request].valid.flags.contains(.fua)
-            && disks[piece.homeDisk].inlineWrites.allows(
-                bytes: piece.ioCount, isWholePages: (piece.offset | piece.count) & mask == 0,
-                now: now)
+        let isWholePages = (piece.offset | piece.count) & mask == 0
+        let writes = disks[piece.homeDisk].inlineWrites
+        if writes.allows(bytes: piece.ioCount, isWholePages: isWholePages, now: now) { return true }
+        return writes.allowsAlone(bytes: piece.ioCount, isWholePages: isWholePages, now: now)
+            && isAlone(requests[piece.request].connection)
+    }
+
+    /// Whether the one piece in flight is all that the ring has to do, as far as this connection
+    /// shows.
+    private mutating func isAlone(_ slot: ConnectionIndex) -> Bool {
+        guard pieces.count == 1 else { return false }
+        guard let vhost = connections[slot].vhost else { return connections[slot].inbox.count == 0 }
+        return vhosts[vhost].chainsLeft == 0
     }
 
     /// False: nothing has happened, and the kernel's workers are to do it.

@@ -1,42 +1,35 @@
-/// When a guest is called for answers of its queue while the ring goes on with others.
+/// When a guest is called for the answers of its queue.
 ///
-/// A guest that sleeps on a processor that has gone idle wakes within tens of microseconds, as long
-/// as ten requests take: called by the first answer, it goes on beside the ring. Where it wakes at
-/// once a call in the midst of a turn only cuts short what it would have slept, so there it is
-/// called at the turn's end, and an early call is tried again now and then.
+/// A guest that sleeps on a processor that has gone idle needs tens of microseconds to wake, as long
+/// as twenty reads from the page cache take; elsewhere a few. Called at the end of the ring's turn, it
+/// leaves the ring without work for that long; called by the first answer, where it wakes at once, it
+/// comes for a few answers, sleeps again, and has to be called for the rest. So it is called when the
+/// chains that are left take the ring as long as this guest has needed to come back of late.
 struct GuestCalls {
-    /// A guest that has put new chains into its queue by then wakes at once, in nanoseconds.
-    static let quickNanoseconds: UInt64 = 20_000
-    /// Answers between two early calls of a turn.
-    static let answersBetween = 4
-    /// Turns without an early call after guests that woke at once, first and at most.
-    static let pauseTurns = (first: 4, most: 64)
+    /// Longer than this no guest needs to wake, in nanoseconds: it had nothing to ask for.
+    static let longestWake: UInt64 = 200_000
+    /// What a guest is taken to need before anything is known of it, in nanoseconds.
+    static let wakeAtFirst: UInt64 = 20_000
+    /// Chains of a turn that say what one takes.
+    static let chainsOfSample = 4
 
     /// The guest wants a call for answers that it can see.
     private(set) var isOwed = false
     /// The early call whose effect is not known yet: when it was, and the queue's available index
     /// then.
     private var early: (time: UInt64, index: UInt16)?
-    private var hasCalled = false
-    private var shown = 0
-    private var pause = 0
-    private var turnsLeft = 0
+    /// From a call to new chains, in nanoseconds: a mean of the last calls.
+    private(set) var wake = wakeAtFirst
+    /// What a chain takes of a turn, in nanoseconds: a mean of the last turns; 0: not known.
+    private(set) var chain: UInt64 = 0
 
-    /// A turn of the queue begins.
-    mutating func beginTurn() {
-        hasCalled = false
-        if turnsLeft > 0 { turnsLeft -= 1 }
-    }
+    /// The guest can see more answers.
+    mutating func show(wantsCall: Bool) { if wantsCall { isOwed = true } }
 
-    /// The guest can see so many more answers.
-    mutating func show(_ count: Int, wantsCall: Bool) {
-        shown += count
-        if wantsCall { isOwed = true }
-    }
-
-    /// Whether to call in the midst of the turn.
-    var isDueEarly: Bool {
-        isOwed && turnsLeft == 0 && early == nil && (!hasCalled || shown > Self.answersBetween)
+    /// Whether to call in the midst of the turn, with so many chains left that are known of; not while
+    /// it is not known what the last early call has done.
+    func isDueEarly(chainsLeft: UInt16) -> Bool {
+        isOwed && early == nil && chainsLeft > 0 && UInt64(chainsLeft) * chain <= wake
     }
 
     /// Whether `look` has something to find out.
@@ -45,18 +38,27 @@ struct GuestCalls {
     /// It was called; `now` and its available index when this was in the midst of a turn.
     mutating func called(early now: UInt64? = nil, index: UInt16 = 0) {
         isOwed = false
-        hasCalled = true
-        shown = 0
         if let now { early = (now, index) }
     }
 
     /// The queue's available index as it is now.
     mutating func look(_ index: UInt16, now: UInt64) {
         guard let early else { return }
-        let isLate = now &- early.time >= Self.quickNanoseconds
-        guard isLate || index != early.index else { return }
-        self.early = nil
-        pause = isLate ? 0 : min(max(pause * 2, Self.pauseTurns.first), Self.pauseTurns.most)
-        turnsLeft = pause
+        let passed = now &- early.time
+        if index != early.index {
+            wake = Self.mean(wake, min(passed, Self.longestWake))
+            self.early = nil
+        } else if passed > Self.longestWake {
+            self.early = nil
+        }
     }
+
+    /// A turn has taken so many chains of the queue, and begun them, in so many nanoseconds.
+    mutating func took(_ chains: Int, _ nanoseconds: UInt64) {
+        guard chains >= Self.chainsOfSample else { return }
+        let each = min(nanoseconds / UInt64(chains), Self.longestWake)
+        chain = chain == 0 ? each : Self.mean(chain, each)
+    }
+
+    private static func mean(_ old: UInt64, _ new: UInt64) -> UInt64 { (old * 7 + new) / 8 }
 }

@@ -46,9 +46,11 @@ extension RingLoop where IO: ~Copyable {
             let queue = vhosts[vhost].running[position]
             guard vhosts[vhost].queues[queue].isOpen else { continue }
             vhosts[vhost].suppressKicks(queue)
-            vhosts[vhost].queues[queue].calls.beginTurn()
             if vhosts[vhost].queues[queue].calls.isWatching { watch(vhost, queue) }
-            switch takeChains(slot, vhost, queue, &budget, turnEnd) {
+            let (begun, before) = (io.now(), budget)
+            let taking = takeChains(slot, vhost, queue, &budget, turnEnd)
+            vhosts[vhost].queues[queue].calls.took(before - budget, io.now() &- begun)
+            switch taking {
             case .all: continue
             case .budget:
                 vhosts[vhost].nextQueue = position
@@ -70,7 +72,6 @@ extension RingLoop where IO: ~Copyable {
             guard budget > 0, connections[slot].transmission.unreportedBytes < turnEnd else {
                 return .budget
             }
-            budget -= 1
             guard hasRoom(slot, vhost) else {
                 connections[slot].transmission.isBlocked = true
                 return .stopped
@@ -83,6 +84,7 @@ extension RingLoop where IO: ~Copyable {
                 if checkMemory(slot, vhost) { breakQueue(slot, vhost, queue, error) }
                 return connections[slot].phase == .closing ? .stopped : .all
             }
+            budget -= 1
             guard checkMemory(slot, vhost) else { return .stopped }
             guestRate.note()
             switch verdict {
@@ -177,8 +179,9 @@ extension RingLoop where IO: ~Copyable {
         guard vhosts[vhost].hasUnpublished(queue) else { return true }
         guard checkMemory(slot, vhost) else { return false }
         publish(vhost, queue)
-        guard vhosts[vhost].queues[queue].calls.isDueEarly else { return true }
-        let index = vhosts[vhost].availableIndex(queue)
+        guard vhosts[vhost].queues[queue].calls.isOwed else { return true }
+        let (index, left) = vhosts[vhost].available(queue)
+        guard vhosts[vhost].queues[queue].calls.isDueEarly(chainsLeft: left) else { return true }
         vhosts[vhost].queues[queue].calls.called(early: io.now(), index: index)
         call(vhost, queue)
         io.submit(waiting: false)
@@ -187,7 +190,7 @@ extension RingLoop where IO: ~Copyable {
 
     /// Looks whether a guest that was called early goes on already.
     private mutating func watch(_ vhost: VhostIndex, _ queue: Int) {
-        let index = vhosts[vhost].availableIndex(queue)
+        let index = vhosts[vhost].available(queue).index
         vhosts[vhost].queues[queue].calls.look(index, now: io.now())
     }
 
@@ -212,7 +215,7 @@ extension RingLoop where IO: ~Copyable {
         let (count, wantsCall) = vhosts[vhost].publish(queue)
         guard count > 0 else { return }
         uncalledAnswers = wantsCall ? 0 : uncalledAnswers &+ count
-        vhosts[vhost].queues[queue].calls.show(count, wantsCall: wantsCall)
+        vhosts[vhost].queues[queue].calls.show(wantsCall: wantsCall)
     }
 
     /// Closes the session when memory of it has gone; false then.

@@ -134,10 +134,21 @@ struct VhostSession: ~Copyable {
         return (count, rings[ring].publish(memory))
     }
 
-    /// The index behind the last chain of a queue; nothing was checked.
-    mutating func availableIndex(_ queue: Int) -> UInt16 {
-        guard let ring = queues[queue].ring else { return 0 }
-        return rings[ring].availableIndex(memory)
+    /// The index behind the last chain of a queue, and how many are to be taken yet; nothing was
+    /// checked.
+    mutating func available(_ queue: Int) -> (index: UInt16, left: UInt16) {
+        guard let ring = queues[queue].ring else { return (0, 0) }
+        let index = rings[ring].availableIndex(memory)
+        return (index, index &- rings[ring].nextAvailable)
+    }
+
+    /// Chains of all queues that are to be taken yet; nothing was checked.
+    var chainsLeft: Int {
+        mutating get {
+            var count = 0
+            for position in running.indices { count += Int(available(running[position]).left) }
+            return count
+        }
     }
 
     /// Asks the guest to leave kicks out, as its queue is polled anyway.
