@@ -147,7 +147,8 @@ struct KeptProgram {
         case .stops(let process, let killAt):
             if let end = endText(process) { return beginRepair() ? .nothing : .ended(end) }
             if MonotonicClock.now() >= killAt {
-                if isOrphan { markLost() }
+                // Where it is known that nothing was to be lost there is nothing to tell.
+                if isOrphan, Self.isUnflushed(order.unflushedFile) != false { markLost() }
                 _ = kill(process.number, SIGKILL)
             }
             return .nothing
@@ -178,17 +179,50 @@ struct KeptProgram {
                     + " ('\(order.lockFile)' is locked)")
             return
         }
-        for file in files { unsafe unlink(file) }
         let mark = lseek(lock, 0, SEEK_END)
         isUnclean = isUnclean || mark >= Self.marks.unclean
-        mayHaveLost = mark >= Self.marks.lost
+        mayHaveLost = mark >= Self.marks.lost || hasLostUnflushed
         // Until it has ended in order. Where this cannot be written, nothing is mended.
-        if mark < Self.marks.unclean { _ = ftruncate(lock, Self.marks.unclean) }
+        let now = mayHaveLost ? Self.marks.lost : Self.marks.unclean
+        if mark < now { _ = ftruncate(lock, now) }
+        pointToUnflushed()
+        for file in files { unsafe unlink(file) }
         if let process = spawn(
             [order.program] + order.arguments + order.sharingArguments, lock)
         {
             state = .starts(process)
         }
+    }
+
+    // MARK: What is not durable
+
+    /// Where it is kept which file an image's server writes to.
+    private var pointer: String { order.lockFile + ".unflushed" }
+    private var pointedTo: String { (try? String(contentsOfFile: pointer, encoding: .utf8)) ?? "" }
+
+    /// Whether an earlier server has died together with its program, and something was not durable.
+    ///
+    /// A program that ends in order removes the file that says it is ready; one that is killed does
+    /// not. That of this server itself may be killed: its changes are written again.
+    private var hasLostUnflushed: Bool {
+        let old = pointedTo
+        // SAFETY: the string lives for the call.
+        let wasKilled = unsafe access(order.readyFile, F_OK) == 0
+        return wasKilled && old != order.unflushedFile && Self.isUnflushed(old) == true
+    }
+
+    /// From now on this server's file counts.
+    private func pointToUnflushed() {
+        let old = pointedTo
+        guard old != order.unflushedFile else { return }
+        try? Data(order.unflushedFile.utf8).write(to: URL(filePath: pointer), options: .atomic)
+        // SAFETY: the string lives for the call.
+        if !old.isEmpty { unsafe unlink(old) }
+    }
+
+    /// What a server has said last; nil: it has said nothing.
+    private static func isUnflushed(_ file: String) -> Bool? {
+        (try? Data(contentsOf: URL(filePath: file)))?.first.map { $0 == UInt8(ascii: "1") }
     }
 
     private mutating func spawn(_ command: [String], _ lock: Int32) -> Process? {
@@ -220,8 +254,9 @@ struct KeptProgram {
         defer { close(lock) }
         // Somebody else may have the image by now, whose end mends it as well.
         guard flock(lock, LOCK_EX | LOCK_NB) == 0 else { return false }
-        for file in files { unsafe unlink(file) }
+        // That it was ready is left of one that was killed.
         guard hasEndedWell else { return false }
+        for file in files { unsafe unlink(file) }
         guard isUnclean else {
             ftruncate(lock, 0)
             return false

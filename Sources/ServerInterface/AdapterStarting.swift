@@ -33,6 +33,9 @@ package protocol Adapter: AnyObject, Sendable {
     func takeSharingRefusal() -> String?
     /// Changes may be lost that an earlier server had answered.
     var mayHaveLost: Bool { get }
+    /// A file for the server that says whether changes were answered and not made durable; it is read
+    /// when the next server starts a program for the image. Empty: there is none.
+    var unflushedFile: String { get }
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
     /// Ends it in order, for good; returns the image's files as it has left them, nil when it has
@@ -46,6 +49,7 @@ package protocol Adapter: AnyObject, Sendable {
 
 extension Adapter {
     package var mayHaveLost: Bool { false }
+    package var unflushedFile: String { "" }
     /// The same for those who do not wait.
     package func stop() { stop {} }
 }
@@ -85,14 +89,20 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
     /// A file that the program has locked for as long as it runs, whoever started it; it is empty
     /// when the image was closed in order.
     package var lockFile: String
+    /// A file in memory that holds `1` while the server has answered changes that are not durable.
+    ///
+    /// Another one for each time the image is served; empty: nobody says so.
+    package var unflushedFile: String
     /// A program, by its absolute path, and its arguments, that mends what one that was killed has
     /// left in the image; empty: nothing is to be mended.
     package var repair: [String]
 
     package init(
         id: UInt64, program: String, arguments: [String], sharingArguments: [String],
-        socket: String, sharedSocket: String, readyFile: String, lockFile: String, repair: [String]
+        socket: String, sharedSocket: String, readyFile: String, lockFile: String,
+        unflushedFile: String = "", repair: [String]
     ) {
+        self.unflushedFile = unflushedFile
         self.sharingArguments = sharingArguments
         self.sharedSocket = sharedSocket
         self.repair = repair
@@ -107,7 +117,7 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
 
 /// What it says.
 package enum KeeperReport: Sendable, Hashable, Codable {
-    /// It serves the image. `mayHaveLost`: the one before was killed when its server had ended, with
+    /// It serves the image. `mayHaveLost`: the one before was killed and its server had ended, with
     /// changes perhaps that a machine had been told are written.
     case ready(id: UInt64, mayHaveLost: Bool)
     /// A program that another server has started still has the image open.

@@ -75,6 +75,8 @@ final class UpstreamHome {
     /// not waited for again and again.
     var hasProgress = true
     var lastFault = "the connection broke"
+    private var hasLost = false
+    private var saysUnflushed = false
 
     static let pauseMin: UInt64 = 50_000_000
     static let pauseMax: UInt64 = 2_000_000_000
@@ -333,8 +335,22 @@ final class UpstreamHome {
         errno == shutsDown || errno == notConnected
     }
 
+    /// Before anybody hears of an answer: whether there is something to lose from now on.
+    private func noteUnflushed() {
+        // What is lost has been told to this server alone.
+        let isUnflushed = commands.keepsChanges || hasLost
+        guard isUnflushed != saysUnflushed else { return }
+        saysUnflushed = isUnflushed
+        source.note(unflushed: isUnflushed)
+    }
+
     private func tellOutcomes(_ errands: inout UpstreamErrands) {
-        for outcome in commands.takeOutcomes() {
+        let outcomes = commands.takeOutcomes()
+        if outcomes.contains(where: { if case .lost = $0 { true } else { false } }) {
+            hasLost = true
+        }
+        noteUnflushed()
+        for outcome in outcomes {
             switch outcome {
             case .done(let index, let errno, let keeping): done(index, errno, keeping, &errands)
             case .forgotten(let index): forget(index)

@@ -173,6 +173,8 @@ package final class UpstreamSource: RemoteSource {
     package let localPort: UInt16?
     /// The program behind it, where that is this server's own.
     private let adapter: (any Adapter)?
+    /// Where it is said that this has something to lose.
+    private let unflushed: UnflushedNote?
     /// What people know it by.
     private let name: String
 
@@ -225,6 +227,9 @@ package final class UpstreamSource: RemoteSource {
         }
         self.number = number
         self.adapter = adapter
+        unflushed =
+            readOnly || terms.purpose == .scratch
+            ? nil : (adapter?.unflushedFile).flatMap { UnflushedNote($0) }
         self.name = name ?? address.uri
         self.address = address
         self.facts = facts
@@ -396,6 +401,9 @@ package final class UpstreamSource: RemoteSource {
             "its program shares no memory with this server (\(fault)): it is asked over its socket"
                 + " until it is connected to again, which is slower")
     }
+
+    /// Says whether changes were answered that are not durable.
+    func note(unflushed isUnflushed: Bool) { unflushed?.set(isUnflushed) }
 
     func report(_ text: String) { handler.withLock { $0 }?(text) }
 

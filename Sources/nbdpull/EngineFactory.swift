@@ -4,6 +4,9 @@ import ServerInterface
 
 /// The one place that knows which engine serves the disks.
 enum EngineFactory {
+    /// Where the engine keeps what outlives the process.
+    static let memoryDirectory = NBDServer.memoryDirectory
+
     /// Makes the engine.
     static func make(_ configuration: ServerConfiguration) throws(ControlError) -> any BackupEngine
     {

@@ -82,7 +82,8 @@ struct Export: AsyncParsableCommand {
         var server = try configuration(files)
         if source.image != nil {
             server.adapters = Adapters(
-                command: AdapterKeeper.command, directory: try Self.adapterDirectory())
+                command: AdapterKeeper.command, directory: try Self.adapterDirectory(),
+                memoryDirectory: EngineFactory.memoryDirectory)
         }
         let engine = try EngineFactory.make(server)
         var disk = DiskConfiguration(

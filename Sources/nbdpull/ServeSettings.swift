@@ -99,7 +99,8 @@ struct ServeSettings {
         server.stateDirectory = stateDirectory
         server.build = Nbdpull.version
         server.adapters = Adapters(
-            command: AdapterKeeper.command, directory: runDirectory + "/adapters")
+            command: AdapterKeeper.command, directory: runDirectory + "/adapters",
+            memoryDirectory: EngineFactory.memoryDirectory)
         server.ownPaths = StateDirectory.ownPaths(in: stateDirectory)
         allowPlaintext = try source.bool("allow-plaintext") ?? false
         copyTimeoutSeconds = try source.int("copy-timeout", in: 1...86400) ?? 30

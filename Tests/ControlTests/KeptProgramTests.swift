@@ -8,20 +8,21 @@ import UnitSupport
 @Suite("A program that has an image open")
 struct KeptProgramTests {
     private static let deaf = "trap '' INT; : > $0; exec sleep 60"
-    private static let tidy = "trap 'exit 0' INT; : > $0; while :; do sleep 0.02; done"
+    private static let tidy = "trap 'rm $0; exit 0' INT; : > $0; while :; do sleep 0.02; done"
 
     private let directory: TemporaryDirectory
 
     init() throws { directory = try TemporaryDirectory() }
 
     private func started(
-        _ script: String, orphan: UInt64 = KeptProgram.orphanNanoseconds
+        _ script: String, orphan: UInt64 = KeptProgram.orphanNanoseconds, server: String = ""
     ) throws -> KeptProgram {
         var program = KeptProgram(
             AdapterOrder(
                 id: 1, program: "/bin/sh", arguments: ["-c", script, directory.path("ready")],
                 sharingArguments: [], socket: directory.path("socket"), sharedSocket: "",
-                readyFile: directory.path("ready"), lockFile: directory.path("lock"), repair: []),
+                readyFile: directory.path("ready"), lockFile: directory.path("lock"),
+                unflushedFile: server.isEmpty ? "" : directory.path(server), repair: []),
             orphanNanoseconds: orphan)
         try #require(news(of: &program) { if case .ready = $0 { true } else { false } })
         return program
@@ -81,5 +82,60 @@ struct KeptProgramTests {
         program.orphan()
         try #require(ended(&program))
         #expect(markBytes == 1)
+    }
+
+    @Test("what an earlier server had not made durable is lost with a program that was killed")
+    func unflushed() throws {
+        func say(_ server: String, _ word: String) throws {
+            try Data(word.utf8).write(to: directory.url.appending(path: server))
+        }
+        func killed(_ program: inout KeptProgram) throws {
+            kill(program.number, SIGKILL)
+            try #require(ended(&program))
+        }
+        // Killed with its server: everything was durable.
+        var program = try started(Self.tidy, server: "first")
+        try say("first", "0")
+        try killed(&program)
+        program = try started(Self.tidy, server: "second")
+        #expect(!program.mayHaveLost)
+        #expect(!FileManager.default.fileExists(atPath: directory.path("first")))
+
+        // Not everything; the same server writes it again.
+        try say("second", "1")
+        try killed(&program)
+        program = try started(Self.tidy, server: "second")
+        #expect(!program.mayHaveLost)
+
+        // The next one cannot, and whoever follows hears it as well.
+        try killed(&program)
+        program = try started(Self.deaf, server: "third")
+        #expect(program.mayHaveLost)
+        try killed(&program)
+        program = try started(Self.tidy, server: "fourth")
+        #expect(program.mayHaveLost)
+
+        // It ends in order, and writes what it has.
+        try say("fourth", "1")
+        program.orphan()
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "fifth")
+        #expect(!program.mayHaveLost)
+
+        // The same where nobody saw that it did.
+        try say("fifth", "1")
+        kill(program.number, SIGINT)
+        try #require(ended(&program))
+        program = try started(Self.deaf, orphan: 50_000_000, server: "sixth")
+        #expect(!program.mayHaveLost)
+
+        // It has to be killed when its server has gone, and everything was durable.
+        try say("sixth", "0")
+        program.orphan()
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "seventh")
+        #expect(!program.mayHaveLost)
+        program.stop()
+        try #require(ended(&program))
     }
 }

@@ -271,6 +271,56 @@ extension InteropSuite {
             #expect(Array(try content(path, "qcow2", directory)[5..<8]) == [1, 2, 3])
         }
 
+        @Test(
+            "P1: what dies with server and program is told, and only what was not durable",
+            arguments: [false, true])
+        func diesWithBoth(isFlushed: Bool) throws {
+            let directory = try TemporaryDirectory()
+            let (path, _) = try image(directory, "qcow2")
+            let server = try ServerUnderTest([])
+            let file = directory.file("vm1.xml")
+            var disk = DiskDescription("vda", path)
+            disk.format = "qcow2"
+            try Files.write(DomainDescription("vm1", [disk]).xml, to: file)
+            try server.cli(["define", file]).output()
+            try server.cli(["checkpoint-create-as", "vm1", "--name", "c1"]).output()
+            var client = try NBDClient(server.liveURI("vm1", "vda"))
+            try client.write([1, 2, 3], at: 5)
+            if isFlushed { try client.flush() }
+            // At once: the server would write to the next program what was not durable.
+            Foundation.kill(server.processID, SIGSTOP)
+            try Command.run("pkill", ["-9", "-f", "qemu-storage-daemon.*\(path)"]).output()
+            server.kill()
+            try server.start()
+            #expect(server.stderr.contains("older checkpoints are given up") != isFlushed)
+            for _ in 0..<2 {
+                client = try NBDClient(server.liveURI("vm1", "vda"))
+                try client.write([4], at: 100_000)
+                if isFlushed {
+                    try client.flush()
+                } else {
+                    #expect(throws: NBDFailure.self) { try client.flush() }
+                }
+                try client.disconnect()
+                // It is kept, and not told of a disk that has lost nothing.
+                server.kill()
+                try server.start()
+            }
+            try server.cli(["detach-disk", "vm1", "vda"]).output()
+            let disks = directory.file("disk.xml")
+            try Files.write(disk.xml, to: disks)
+            try server.cli(["attach-device", "vm1", disks]).output()
+            client = try NBDClient(server.liveURI("vm1", "vda"))
+            try client.write([4], at: 100_000)
+            try client.flush()
+            try client.disconnect()
+            try server.stop()
+            let left = Files.listing("/dev/shm/nbdpull-\(getuid())").filter {
+                $0.hasPrefix("unflushed-")
+            }
+            #expect(left.isEmpty)
+        }
+
         @Test("P3: an image that was changed while no server had it is dirty as a whole")
         func changedMeanwhile() throws {
             let directory = try TemporaryDirectory()

@@ -272,6 +272,8 @@ final class AdapterRun: Adapter {
 
     var mayHaveLost: Bool { content.withLock { $0.mayHaveLost } }
 
+    var unflushedFile: String { order.unflushedFile }
+
     func becameReady(mayHaveLost: Bool) {
         if mayHaveLost { content.withLock { $0.mayHaveLost = true } }
         change { state in
@@ -287,13 +289,18 @@ final class AdapterRun: Adapter {
                 state = .ended(text.isEmpty ? "it has ended" : text)
             }
         }
+        var hasEndedWell = false
         let followers: [@Sendable () -> Void]? = content.withLock { content in
             guard content.isOver else { return nil }
             if !text.isEmpty { content.problem = "its program did not end in order: \(text)" }
+            hasEndedWell = text.isEmpty
             defer { content.followers = [] }
             return content.followers
         }
         guard let followers else { return }
+        if hasEndedWell, !order.unflushedFile.isEmpty {
+            try? FileManager.default.removeItem(atPath: order.unflushedFile)
+        }
         adapters.forget(order.id)
         for follower in followers { follower() }
     }

@@ -17,15 +17,20 @@ package final class Adapters: AdapterStarting {
     private let command: String
     /// Where sockets and locks lie: nobody else may look into it.
     private let directory: String
+    /// Memory that outlives the process.
+    private let memoryDirectory: String
     private let content = Mutex(Content())
 
     /// Longest path of a socket, in bytes.
     private static let socketPathBytesMax = 107
 
-    /// `directory`: where sockets and locks lie; it is made when it is needed.
-    package init(command: String, directory: String) {
+    /// `directory`: where sockets and locks lie, made when it is needed.
+    ///
+    /// `memoryDirectory`: one in memory that outlives the process.
+    package init(command: String, directory: String, memoryDirectory: String) {
         self.command = command
         self.directory = directory
+        self.memoryDirectory = memoryDirectory
     }
 
     package func start(
@@ -53,6 +58,10 @@ package final class Adapters: AdapterStarting {
             image, for: disk, socket: socket, readyFile: name + ".ready")
         let sharedSocket = sharesMemory(program) ? name + ".mem" : ""
         let address = try Self.address(socket)
+        let unflushedFile =
+            disk.readOnly
+            ? ""
+            : memoryDirectory + "/unflushed-" + String(UInt64.random(in: 0 ... .max), radix: 16)
         let watch = RBDWatch(image, for: disk, file: name + ".watch")
         let run = content.withLock { content in
             content.lastID += 1
@@ -61,7 +70,8 @@ package final class Adapters: AdapterStarting {
                 sharingArguments: sharedSocket.isEmpty
                     ? [] : BlockGraph.sharing(for: disk, socket: sharedSocket),
                 socket: socket, sharedSocket: sharedSocket,
-                readyFile: name + ".ready", lockFile: name + ".lock", repair: repair)
+                readyFile: name + ".ready", lockFile: name + ".lock",
+                unflushedFile: unflushedFile, repair: repair)
             let run = AdapterRun(order, of: self, address, image, look, watch)
             content.runs[order.id] = run
             return run

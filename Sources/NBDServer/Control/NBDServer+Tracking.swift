@@ -130,7 +130,7 @@ extension NBDServer {
     }
 
     /// Where sessions are, in memory that outlives the process.
-    static let memoryDirectory = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
+    package static let memoryDirectory = "/dev/shm/nbdpull-\(SystemFacts.effectiveUser)"
 
     /// A directory for what belongs to another one, such as a disk's session: in memory that
     /// outlives the process, or else where the server was told.
