@@ -87,6 +87,7 @@ struct KeeperLoop {
         case .stop(let id):
             guard programs[id] != nil else { return say(.ended(id: id, text: "")) }
             programs[id]?.stop()
+        case .leave(let id): programs[id]?.leave()
         }
     }
 

@@ -108,6 +108,12 @@ struct KeptProgram {
         stop()
     }
 
+    /// It is to end, and the next server waits for it.
+    mutating func leave() {
+        mends = false
+        stop()
+    }
+
     mutating func stop() {
         guard let process else {
             state = .failed("")

@@ -22,6 +22,9 @@ package protocol RemoteSource: AnyObject, Sendable {
     /// Lets go of it, when everything is durable and nothing more is asked; returns its files as
     /// they are then, nil when it is not over in time and they may change still.
     func close(milliseconds: Int32) -> RemoteState?
+    /// Has whatever serves it end for the next server, without a wait: everything is durable, and
+    /// nothing more is asked.
+    func leave()
     /// Nobody uses the source any more.
     func release()
 }

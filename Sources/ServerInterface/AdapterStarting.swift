@@ -38,6 +38,8 @@ package protocol Adapter: AnyObject, Sendable {
     var unflushedFile: String { get }
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
+    /// Has it end for the next server as soon as it can, without a wait.
+    func leave()
     /// Ends it in order, for good; returns the image's files as it has left them, nil when it has
     /// not ended in time.
     func end(milliseconds: Int32) -> ImageState?
@@ -50,6 +52,7 @@ package protocol Adapter: AnyObject, Sendable {
 extension Adapter {
     package var mayHaveLost: Bool { false }
     package var unflushedFile: String { "" }
+    package func leave() {}
     /// The same for those who do not wait.
     package func stop() { stop {} }
 }
@@ -71,6 +74,8 @@ package struct ImageState: Sendable, Hashable {
 package enum KeeperCommand: Sendable, Hashable, Codable {
     case start(AdapterOrder)
     case stop(id: UInt64)
+    /// The same for the next server, which machines wait for: nothing is mended.
+    case leave(id: UInt64)
 }
 
 /// A program to be started.

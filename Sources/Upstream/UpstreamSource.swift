@@ -463,6 +463,12 @@ package final class UpstreamSource: RemoteSource {
 
     var isOpenable: Bool { !isGivenUp.load(ordering: .acquiring) }
 
+    package func leave() {
+        // So that nobody takes its end for a loss.
+        giveUp()
+        adapter?.leave()
+    }
+
     package func release() {
         giveUp()
         onClose()

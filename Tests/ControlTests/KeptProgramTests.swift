@@ -15,14 +15,15 @@ struct KeptProgramTests {
     init() throws { directory = try TemporaryDirectory() }
 
     private func started(
-        _ script: String, orphan: UInt64 = KeptProgram.orphanNanoseconds, server: String = ""
+        _ script: String, orphan: UInt64 = KeptProgram.orphanNanoseconds, server: String = "",
+        repair: [String] = []
     ) throws -> KeptProgram {
         var program = KeptProgram(
             AdapterOrder(
                 id: 1, program: "/bin/sh", arguments: ["-c", script, directory.path("ready")],
                 sharingArguments: [], socket: directory.path("socket"), sharedSocket: "",
                 readyFile: directory.path("ready"), lockFile: directory.path("lock"),
-                unflushedFile: server.isEmpty ? "" : directory.path(server), repair: []),
+                unflushedFile: server.isEmpty ? "" : directory.path(server), repair: repair),
             orphanNanoseconds: orphan)
         try #require(news(of: &program) { if case .ready = $0 { true } else { false } })
         return program
@@ -137,5 +138,25 @@ struct KeptProgramTests {
         #expect(!program.mayHaveLost)
         program.stop()
         try #require(ended(&program))
+    }
+
+    @Test("what a killed program has left is mended, but not while the next server waits")
+    func leaves() throws {
+        let repair = ["/bin/sh", "-c", ": > $0", directory.path("mended")]
+        func isMended() -> Bool {
+            FileManager.default.fileExists(atPath: directory.path("mended"))
+        }
+        var program = try started(Self.tidy, repair: repair)
+        kill(program.number, SIGKILL)
+        try #require(ended(&program))
+        program = try started(Self.tidy, repair: repair)
+        program.leave()
+        program.stop()
+        try #require(ended(&program))
+        #expect(!isMended() && markBytes == 1)
+        program = try started(Self.tidy, repair: repair)
+        program.stop()
+        try #require(ended(&program))
+        #expect(isMended() && markBytes == 0)
     }
 }

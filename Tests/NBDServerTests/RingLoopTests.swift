@@ -406,5 +406,6 @@ private final class SlowRemote: RemoteSource {
     var zeroingUnit: UInt64 { 1 }
     var before: RemoteState { RemoteState() }
     func close(milliseconds: Int32) -> RemoteState? { RemoteState() }
+    func leave() {}
     func release() {}
 }

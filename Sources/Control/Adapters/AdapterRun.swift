@@ -32,6 +32,15 @@ final class AdapterRun: Adapter {
         var isOver: Bool {
             if case .stopped(isOver: true) = state { true } else { false }
         }
+
+        /// It is not to run again; whether it runs still.
+        mutating func stop() -> Bool {
+            switch state {
+            case .ended, .stopped(isOver: true): state = .stopped(isOver: true)
+            case .starting, .ready, .stopped(isOver: false): state = .stopped(isOver: false)
+            }
+            return !isOver
+        }
     }
 
     let address: UpstreamAddress
@@ -211,6 +220,11 @@ final class AdapterRun: Adapter {
         return "'\(order.program)' did not become ready in time"
     }
 
+    func leave() {
+        let runs = content.withLock { $0.stop() }
+        if runs { try? adapters.tell(.leave(id: order.id)) }
+    }
+
     func end(milliseconds: Int32) -> ImageState? {
         stop(seconds: Double(milliseconds) / 1000) ? ImageLook.state(of: image) : nil
     }
@@ -231,12 +245,7 @@ final class AdapterRun: Adapter {
         let signal = DispatchSemaphore(value: 0)
         let runs = content.withLock { content in
             content.waiters.append(signal)
-            switch content.state {
-            case .ended, .stopped(isOver: true): content.state = .stopped(isOver: true)
-            case .starting, .ready, .stopped(isOver: false):
-                content.state = .stopped(isOver: false)
-            }
-            return !content.isOver
+            return content.stop()
         }
         if runs {
             if (try? adapters.tell(.stop(id: order.id))) != nil {

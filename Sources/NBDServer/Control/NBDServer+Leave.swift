@@ -215,6 +215,8 @@ extension NBDServer {
             allRings, milliseconds: Limits.ringMilliseconds, shared, { .leave($0) }
         ).runLater()
         for listener in listeners { listener.leave() }
+        // All at once: each is waited for when its disk is forgotten.
+        for disk in state.withLock({ Array($0.disks.values) }) { disk.source.remote?.leave() }
         return forgetAll(exports)
     }
 
