@@ -154,7 +154,7 @@ struct KeptProgram {
             if let end = endText(process) { return beginRepair() ? .nothing : .ended(end) }
             if MonotonicClock.now() >= killAt {
                 // Where it is known that nothing was to be lost there is nothing to tell.
-                if isOrphan, Self.isUnflushed(order.unflushedFile) != false { markLost() }
+                if isOrphan, Self.atStake(order.unflushedFile) != UInt8(ascii: "0") { markLost() }
                 _ = kill(process.number, SIGKILL)
             }
             return .nothing
@@ -206,29 +206,37 @@ struct KeptProgram {
     private var pointer: String { order.lockFile + ".unflushed" }
     private var pointedTo: String { (try? String(contentsOfFile: pointer, encoding: .utf8)) ?? "" }
 
-    /// Whether an earlier server has died together with its program, and something was not durable.
+    /// Whether an earlier server has died, and nobody has what was not durable.
     ///
     /// A program that ends in order removes the file that says it is ready; one that is killed does
     /// not. That of this server itself may be killed: its changes are written again.
     private var hasLostUnflushed: Bool {
         let old = pointedTo
+        guard old != order.unflushedFile else { return false }
         // SAFETY: the string lives for the call.
         let wasKilled = unsafe access(order.readyFile, F_OK) == 0
-        return wasKilled && old != order.unflushedFile && Self.isUnflushed(old) == true
+        return switch Self.atStake(old) {
+        case UInt8(ascii: "2"): true
+        case UInt8(ascii: "1"): wasKilled
+        default: false
+        }
     }
 
     /// From now on this server's file counts.
     private func pointToUnflushed() {
         let old = pointedTo
-        guard old != order.unflushedFile else { return }
-        try? Data(order.unflushedFile.utf8).write(to: URL(filePath: pointer), options: .atomic)
+        guard old != order.unflushedFile,
+            (try? Data(order.unflushedFile.utf8).write(
+                to: URL(filePath: pointer), options: .atomic)) != nil
+        else { return }
         // SAFETY: the string lives for the call.
         if !old.isEmpty { unsafe unlink(old) }
     }
 
-    /// What a server has said last; nil: it has said nothing.
-    private static func isUnflushed(_ file: String) -> Bool? {
-        (try? Data(contentsOf: URL(filePath: file)))?.first.map { $0 == UInt8(ascii: "1") }
+    /// What a server has said last: `0`, nothing; `1`, changes that its program had; `2`, such as
+    /// a program that is gone may have had; nil: it has said nothing.
+    private static func atStake(_ file: String) -> UInt8? {
+        (try? Data(contentsOf: URL(filePath: file)))?.first
     }
 
     private mutating func spawn(_ command: [String], _ lock: Int32) -> Process? {
@@ -260,15 +268,18 @@ struct KeptProgram {
         defer { close(lock) }
         // Somebody else may have the image by now, whose end mends it as well.
         guard flock(lock, LOCK_EX | LOCK_NB) == 0 else { return false }
-        // That it was ready is left of one that was killed.
+        // That it was ready is left of one that was killed, for whoever starts the next.
+        for file in files
+        where hasEndedWell || order.unflushedFile.isEmpty || file != order.readyFile {
+            unsafe unlink(file)
+        }
         guard hasEndedWell else { return false }
-        for file in files { unsafe unlink(file) }
         guard isUnclean else {
             ftruncate(lock, 0)
             return false
         }
-        // The server that it served has heard of what may be lost, and has kept that.
-        ftruncate(lock, Self.marks.unclean)
+        // A server that has it end has heard of what may be lost; one that has died may not have.
+        ftruncate(lock, isOrphan && mayHaveLost ? Self.marks.lost : Self.marks.unclean)
         guard mends, !order.repair.isEmpty, let process = spawn(order.repair, lock) else {
             return false
         }

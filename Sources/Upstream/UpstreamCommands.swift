@@ -98,6 +98,15 @@ package struct UpstreamCommands: ~Copyable {
         var breaks = 0
     }
 
+    /// Changes that were answered and are not durable.
+    package enum AtStake: UInt8, Sendable {
+        case nothing = 0x30
+        /// The upstream had all of them at last: where that ends in order nothing is lost.
+        case whatUpstreamHas = 0x31
+        /// A connection has broken since, and who served it may be gone.
+        case whatNobodyHas = 0x32
+    }
+
     /// What follows from an answer, to be done by the caller in this order.
     package enum Outcome: Sendable, Hashable {
         /// Tell the asker; `keeping`: copy the bytes before, for the command stays.
@@ -121,7 +130,11 @@ package struct UpstreamCommands: ~Copyable {
     private var ordersPlaces = false
     private var hasDurableWrites = false
     package private(set) var keptBytes = 0
+    /// How many of them are more than a hint.
+    private var keptData = 0
     private var answers: UInt64 = 0
+    /// How many answers there were when a connection broke last while something was kept.
+    private var breakMark: UInt64 = 0
     private var lastOrder: UInt64 = 0
     private var hasOwnFlush = false
     /// What was written again is to be durable: until then nobody but this process knows it.
@@ -150,6 +163,12 @@ package struct UpstreamCommands: ~Copyable {
 
     /// Whether changes are kept.
     package var keepsChanges: Bool { !kept.isEmpty }
+
+    /// What is lost when this process ends now.
+    package var atStake: AtStake {
+        guard keptData > 0, let oldest = kept.first else { return .nothing }
+        return entries[Int(oldest)].mark <= breakMark ? .whatNobodyHas : .whatUpstreamHas
+    }
 
     /// Takes what followed from answers.
     package mutating func takeOutcomes() -> [Outcome] {
@@ -298,6 +317,7 @@ package struct UpstreamCommands: ~Copyable {
             places.insert(index, position: command.position, end: command.end)
         }
         keptBytes += Self.counted(command)
+        if command.kind != .discard { keptData += 1 }
         outcomes.append(.done(index, errno: 0, keeping: true))
     }
 
@@ -350,7 +370,9 @@ package struct UpstreamCommands: ~Copyable {
         var count = 0
         while count < kept.count, entries[Int(kept[count])].mark <= mark { count += 1 }
         for index in kept[..<count] {
-            keptBytes -= Self.counted(entries[Int(index)].command)
+            let command = entries[Int(index)].command
+            keptBytes -= Self.counted(command)
+            if command.kind != .discard { keptData -= 1 }
             if ordersPlaces { places.remove(index) }
             forget(index)
         }
@@ -390,6 +412,7 @@ package struct UpstreamCommands: ~Copyable {
     /// No answer comes any more: what was sent is to be sent again.
     package mutating func connectionLost() {
         isUp = false
+        if !kept.isEmpty { breakMark = answers }
         replay = nil
         replaysSent = 0
         var again: [Index] = []

@@ -12,6 +12,8 @@ extension UpstreamHome {
         noteShared(lasted)
         closeLinks(now: now, &errands)
         commands.connectionLost()
+        // Before the next program is ordered, which leaves no trace of the one that is gone.
+        noteAtStake()
         // One that lasted was there, whatever it was asked meanwhile.
         if hasProgress || isIdle || lasted { downSince = now }
         if hasProgress || lasted { pause = Self.pauseMin }

@@ -76,7 +76,7 @@ final class UpstreamHome {
     var hasProgress = true
     var lastFault = "the connection broke"
     private var hasLost = false
-    private var saysUnflushed = false
+    private var saidAtStake = UpstreamCommands.AtStake.nothing
 
     static let pauseMin: UInt64 = 50_000_000
     static let pauseMax: UInt64 = 2_000_000_000
@@ -335,13 +335,13 @@ final class UpstreamHome {
         errno == shutsDown || errno == notConnected
     }
 
-    /// Before anybody hears of an answer: whether there is something to lose from now on.
-    private func noteUnflushed() {
+    /// Before anybody hears of an answer, and when a connection has broken: what would be lost.
+    func noteAtStake() {
         // What is lost has been told to this server alone.
-        let isUnflushed = commands.keepsChanges || hasLost
-        guard isUnflushed != saysUnflushed else { return }
-        saysUnflushed = isUnflushed
-        source.note(unflushed: isUnflushed)
+        let atStake = hasLost ? .whatNobodyHas : commands.atStake
+        guard atStake != saidAtStake else { return }
+        saidAtStake = atStake
+        source.note(atStake)
     }
 
     private func tellOutcomes(_ errands: inout UpstreamErrands) {
@@ -349,7 +349,7 @@ final class UpstreamHome {
         if outcomes.contains(where: { if case .lost = $0 { true } else { false } }) {
             hasLost = true
         }
-        noteUnflushed()
+        noteAtStake()
         for outcome in outcomes {
             switch outcome {
             case .done(let index, let errno, let keeping): done(index, errno, keeping, &errands)

@@ -402,8 +402,8 @@ package final class UpstreamSource: RemoteSource {
                 + " until it is connected to again, which is slower")
     }
 
-    /// Says whether changes were answered that are not durable.
-    func note(unflushed isUnflushed: Bool) { unflushed?.set(isUnflushed) }
+    /// Says what would be lost with this process.
+    func note(_ atStake: UpstreamCommands.AtStake) { unflushed?.set(atStake) }
 
     func report(_ text: String) { handler.withLock { $0 }?(text) }
 

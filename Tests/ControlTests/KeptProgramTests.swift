@@ -115,6 +115,15 @@ struct KeptProgramTests {
         try killed(&program)
         program = try started(Self.tidy, server: "fourth")
         #expect(program.mayHaveLost)
+        // Its server dies before it has told anybody.
+        program.orphan()
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "fourth")
+        #expect(program.mayHaveLost)
+        program.stop()
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "fourth")
+        #expect(!program.mayHaveLost)
 
         // It ends in order, and writes what it has.
         try say("fourth", "1")
@@ -136,6 +145,26 @@ struct KeptProgramTests {
         try #require(ended(&program))
         program = try started(Self.tidy, server: "seventh")
         #expect(!program.mayHaveLost)
+        program.stop()
+        try #require(ended(&program))
+    }
+
+    @Test("what a program had that is gone is lost with the server that had it, too")
+    func replayed() throws {
+        func say(_ word: String) throws {
+            try Data(word.utf8).write(to: directory.url.appending(path: "first"))
+        }
+        var program = try started(Self.tidy, server: "first")
+        // The server's words when it has seen the end, and before all is written again.
+        try say("2")
+        kill(program.number, SIGKILL)
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "first")
+        #expect(!program.mayHaveLost)
+        program.orphan()
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "second")
+        #expect(program.mayHaveLost)
         program.stop()
         try #require(ended(&program))
     }

@@ -25,7 +25,7 @@ import Testing
             answered += 1
             if comesBack == nil {
                 calls.show(wantsCall: true)
-                if calls.isDueEarly(chainsLeft: UInt16(chainsLeft)) {
+                if calls.isDueEarly(chainsLeft: chainsLeft) {
                     calls.called(early: now, index: index)
                     (comesBack, count) = (now + wake, count + 1)
                 } else if chainsLeft == 0 {
@@ -85,6 +85,28 @@ import Testing
         #expect(calls.isDueEarly(chainsLeft: 1))
     }
 
+    @Test("a guest that has woken at once is called early again when it has got slow")
+    func slowAgain() {
+        var calls = GuestCalls()
+        for _ in 0..<100 {
+            calls.called(early: 1000, index: 1)
+            calls.look(2, now: 1100)
+            calls.took(8, 8 * 10_000)
+        }
+        var early = 0
+        for _ in 0..<1000 {
+            calls.show(wantsCall: true)
+            if calls.isDueEarly(chainsLeft: 3) {
+                early += 1
+                calls.called(early: 1000, index: 1)
+                calls.look(2, now: 51_000)
+            } else {
+                calls.called()
+            }
+        }
+        #expect(early > 200, "a try after 64 turns, then another, until it is known")
+    }
+
     @Test("what chains take is learnt from turns of several, and huge numbers do no harm")
     func chains() {
         var calls = GuestCalls()
@@ -93,7 +115,7 @@ import Testing
         #expect(calls.chain == 0)
         calls.took(4, .max)
         #expect(calls.chain == GuestCalls.longestWake)
-        #expect(!calls.isDueEarly(chainsLeft: .max))
+        #expect(!calls.isDueEarly(chainsLeft: 256 << 16))
         for _ in 0..<200 { calls.took(4, 4) }
         #expect(calls.isDueEarly(chainsLeft: 1000))
     }
@@ -107,7 +129,11 @@ import Testing
         calls.look(5, now: 1001 + GuestCalls.longestWake)
         #expect(!calls.isWatching && calls.wake == GuestCalls.wakeAtFirst)
         calls.called(early: 1000, index: 5)
-        calls.look(6, now: .max)
-        #expect(calls.wake <= GuestCalls.longestWake)
+        // It asks for something long after: the ring has slept meanwhile.
+        calls.look(6, now: 1001 + GuestCalls.longestWake)
+        #expect(!calls.isWatching && calls.wake == GuestCalls.wakeAtFirst)
+        calls.called(early: 1000, index: 6)
+        calls.look(7, now: 1000 + GuestCalls.longestWake)
+        #expect(calls.wake > GuestCalls.wakeAtFirst)
     }
 }

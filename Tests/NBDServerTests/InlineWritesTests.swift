@@ -78,7 +78,8 @@ struct InlineWritesTests {
         for _ in 0..<100 { writes.took(45_000, now: 1) }
         #expect(!writes.allows(bytes: 4096, isWholePages: true, now: 2))
         #expect(writes.allowsAlone(bytes: 4096, isWholePages: true, now: 2))
-        #expect(!writes.allowsAlone(bytes: InlineWrites.bytesMax + 1, isWholePages: true, now: 2))
+        let more = InlineWrites.bytesMaxAlone + 1
+        #expect(!writes.allowsAlone(bytes: more, isWholePages: true, now: 2))
         #expect(!writes.allowsAlone(bytes: 512, isWholePages: false, now: 2))
         for _ in 0..<100 { writes.took(150_000, now: 1) }
         #expect(!writes.allowsAlone(bytes: 4096, isWholePages: true, now: 2))

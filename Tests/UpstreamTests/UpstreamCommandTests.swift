@@ -291,6 +291,60 @@ struct UpstreamCommandTests {
         #expect(count == 40)
     }
 
+    @Test("P1: what would be lost with the server is known before and after each answer")
+    func atStake() {
+        var peer = Peer()
+        #expect(peer.commands.atStake == .nothing)
+        peer.ask(.write, at: 0, tag: 1)
+        #expect(peer.commands.atStake == .nothing, "nobody was told that it is written")
+        peer.answer()
+        #expect(peer.commands.atStake == .whatUpstreamHas)
+        // A flush covers what was answered before it was sent, and no more.
+        peer.ask(.flush, tag: 2)
+        peer.ask(.zero(keepsSpace: false), at: 8192, tag: 3)
+        let flush = peer.sent.removeFirst()
+        peer.answer()
+        peer.sent.insert(flush, at: 0)
+        peer.answer()
+        #expect(peer.told[2] == 0 && peer.commands.atStake == .whatUpstreamHas)
+
+        // The upstream may be another one: what the last one had is here alone.
+        peer.breakAndReturn()
+        #expect(peer.commands.atStake == .whatNobodyHas)
+        peer.answer()
+        #expect(peer.commands.atStake == .whatNobodyHas, "written again, and not durable")
+        peer.ask(.write, at: 0, tag: 4)
+        while let index = peer.sent.firstIndex(where: { !$0.isFlush }) {
+            peer.sent.insert(peer.sent.remove(at: index), at: 0)
+            peer.answer()
+        }
+        #expect(peer.commands.atStake == .whatNobodyHas)
+        while !peer.sent.isEmpty { peer.answer() }
+        #expect(peer.commands.atStake == .whatUpstreamHas, "only the last write is kept")
+        peer.ask(.flush, tag: 5)
+        peer.answer()
+        #expect(peer.commands.atStake == .nothing)
+        // A break while nothing is kept puts nothing at stake later.
+        peer.breakAndReturn()
+        peer.ask(.write, at: 0, tag: 6)
+        peer.answer()
+        #expect(peer.commands.atStake == .whatUpstreamHas)
+    }
+
+    @Test("P3: a discard that is lost is none: it was a hint")
+    func discardAtStake() {
+        var peer = Peer()
+        peer.ask(.discard, at: 0, tag: 1)
+        peer.answer()
+        #expect(peer.commands.keepsChanges && peer.commands.atStake == .nothing)
+        peer.ask(.write, at: 0, tag: 2)
+        peer.answer()
+        #expect(peer.commands.atStake == .whatUpstreamHas)
+        peer.ask(.flush, tag: 3)
+        peer.answer()
+        #expect(!peer.commands.keepsChanges && peer.commands.atStake == .nothing)
+    }
+
     @Test("P5: a durable write finds kept ones in its place after a flush as before")
     func durableAfterFlush() {
         var peer = Peer()

@@ -11,6 +11,8 @@
 struct InlineWrites {
     /// Longest write that is made inline, in bytes.
     static let bytesMax = 64 << 10
+    /// The same of a write that is all the ring has to do, in bytes.
+    static let bytesMaxAlone = 16 << 10
     /// A write that takes longer was made to wait, in nanoseconds.
     static let slowNanoseconds: UInt64 = 2_000_000
     /// How long inline writes pause after the first slow one, and at most, in nanoseconds.
@@ -41,15 +43,13 @@ struct InlineWrites {
     ///
     /// Only whole pages (`isWholePages`): a part of one may have to be read from the device first.
     func allows(bytes: Int, isWholePages: Bool, now: UInt64) -> Bool {
-        allowsAlone(bytes: bytes, isWholePages: isWholePages, now: now, limit: .max)
-            && now >= expensiveUntil
+        bytes <= Self.bytesMax && isWholePages && now >= max(slowUntil, expensiveUntil)
     }
 
     /// The same for a write that is all the ring has to do.
-    func allowsAlone(
-        bytes: Int, isWholePages: Bool, now: UInt64, limit: UInt64 = expensiveAloneNanoseconds
-    ) -> Bool {
-        bytes <= Self.bytesMax && isWholePages && now >= slowUntil && longAverage <= limit
+    func allowsAlone(bytes: Int, isWholePages: Bool, now: UInt64) -> Bool {
+        bytes <= Self.bytesMaxAlone && isWholePages && now >= slowUntil
+            && longAverage <= Self.expensiveAloneNanoseconds
     }
 
     /// Notes how long an inline write took that ended at `now`.

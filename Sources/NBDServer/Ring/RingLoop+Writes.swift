@@ -219,8 +219,13 @@ extension RingLoop where IO: ~Copyable {
         let isWholePages = (piece.offset | piece.count) & mask == 0
         let writes = disks[piece.homeDisk].inlineWrites
         if writes.allows(bytes: piece.ioCount, isWholePages: isWholePages, now: now) { return true }
-        return writes.allowsAlone(bytes: piece.ioCount, isWholePages: isWholePages, now: now)
-            && isAlone(requests[piece.request].connection)
+        guard !hasWrittenAlone,
+            writes.allowsAlone(bytes: piece.ioCount, isWholePages: isWholePages, now: now),
+            isAlone(requests[piece.request].connection)
+        else { return false }
+        // What comes next in this turn was not alone.
+        hasWrittenAlone = true
+        return true
     }
 
     /// Whether the one piece in flight is all that the ring has to do, as far as this connection

@@ -10,6 +10,9 @@ struct GuestCalls {
     static let longestWake: UInt64 = 200_000
     /// What a guest is taken to need before anything is known of it, in nanoseconds.
     static let wakeAtFirst: UInt64 = 20_000
+    /// Calls at the ends of turns, after which the next one is made early, to see how long the guest
+    /// needs now.
+    static let lateCallsMax = 64
     /// Chains of a turn that say what one takes.
     static let chainsOfSample = 4
 
@@ -23,13 +26,16 @@ struct GuestCalls {
     /// What a chain takes of a turn, in nanoseconds: a mean of the last turns; 0: not known.
     private(set) var chain: UInt64 = 0
 
+    private var lateCalls = 0
+
     /// The guest can see more answers.
     mutating func show(wantsCall: Bool) { if wantsCall { isOwed = true } }
 
-    /// Whether to call in the midst of the turn, with so many chains left that are known of; not while
-    /// it is not known what the last early call has done.
-    func isDueEarly(chainsLeft: UInt16) -> Bool {
-        isOwed && early == nil && chainsLeft > 0 && UInt64(chainsLeft) * chain <= wake
+    /// Whether to call in the midst of the turn, with so many chains left in all queues; not while it
+    /// is not known what the last early call has done.
+    func isDueEarly(chainsLeft: Int) -> Bool {
+        guard isOwed, early == nil, chainsLeft > 0 else { return false }
+        return UInt64(chainsLeft) * chain <= wake || lateCalls >= Self.lateCallsMax
     }
 
     /// Whether `look` has something to find out.
@@ -39,16 +45,17 @@ struct GuestCalls {
     mutating func called(early now: UInt64? = nil, index: UInt16 = 0) {
         isOwed = false
         if let now { early = (now, index) }
+        lateCalls = now == nil ? min(lateCalls + 1, Self.lateCallsMax) : 0
     }
 
     /// The queue's available index as it is now.
     mutating func look(_ index: UInt16, now: UInt64) {
         guard let early else { return }
         let passed = now &- early.time
-        if index != early.index {
-            wake = Self.mean(wake, min(passed, Self.longestWake))
+        if passed > Self.longestWake {
             self.early = nil
-        } else if passed > Self.longestWake {
+        } else if index != early.index {
+            wake = Self.mean(wake, passed)
             self.early = nil
         }
     }

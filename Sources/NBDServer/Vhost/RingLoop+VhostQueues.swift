@@ -180,8 +180,9 @@ extension RingLoop where IO: ~Copyable {
         guard checkMemory(slot, vhost) else { return false }
         publish(vhost, queue)
         guard vhosts[vhost].queues[queue].calls.isOwed else { return true }
-        let (index, left) = vhosts[vhost].available(queue)
+        let left = vhosts[vhost].chainsLeft
         guard vhosts[vhost].queues[queue].calls.isDueEarly(chainsLeft: left) else { return true }
+        let index = vhosts[vhost].available(queue).index
         vhosts[vhost].queues[queue].calls.called(early: io.now(), index: index)
         call(vhost, queue)
         io.submit(waiting: false)
