@@ -198,10 +198,25 @@ extension RingLoop where IO: ~Copyable {
     /// Shows all answers, and makes the calls that are owed.
     private mutating func publish(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
         guard checkMemory(slot, vhost) else { return }
+        let goesOn = goesOnAtOnce(slot)
         for position in vhosts[vhost].running.indices {
             let queue = vhosts[vhost].running[position]
-            answerNow(vhost, queue)
+            publish(vhost, queue)
+            guard vhosts[vhost].queues[queue].calls.isOwed else { continue }
+            // A turn that ends by its budget and is followed by the next is no reason to call.
+            let left = Int(vhosts[vhost].available(queue).left)
+            if goesOn, left > 0, !vhosts[vhost].queues[queue].calls.isDueEarly(chainsLeft: left) {
+                continue
+            }
+            vhosts[vhost].queues[queue].calls.called()
+            call(vhost, queue)
         }
+    }
+
+    /// Whether nobody else has a turn before this front-end has its next.
+    private func goesOnAtOnce(_ slot: ConnectionIndex) -> Bool {
+        connections[slot].isInReadyList && readyGuests.count == 1 && guestTurn.count <= 1
+            && ready.isEmpty && clientTurn.isEmpty
     }
 
     /// Shows a queue's answers now, and calls.
