@@ -214,7 +214,7 @@ extension RingLoop where IO: ~Copyable {
     }
 
     /// Whether nobody else has a turn before this front-end has its next.
-    private func goesOnAtOnce(_ slot: ConnectionIndex) -> Bool {
+    private mutating func goesOnAtOnce(_ slot: ConnectionIndex) -> Bool {
         connections[slot].isInReadyList && readyGuests.count == 1 && guestTurn.count <= 1
             && ready.isEmpty && clientTurn.isEmpty
     }
