@@ -88,6 +88,7 @@ struct KeeperLoop {
             guard programs[id] != nil else { return say(.ended(id: id, text: "")) }
             programs[id]?.stop()
         case .leave(let id): programs[id]?.leave()
+        case .heard(let id): programs[id]?.hear()
         }
     }
 

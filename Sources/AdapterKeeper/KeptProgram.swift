@@ -41,8 +41,12 @@ struct KeptProgram {
     private var isUnclean = false
     /// The same, and no server was left that could write again what it had not made durable.
     private(set) var mayHaveLost = false
+    /// The server has told what may be lost.
+    private var isHeard = false
     /// Its server has ended.
     private var isOrphan = false
+    /// A server that lives has told it to end.
+    private var isStopped = false
     /// It was told to end, and has closed the image.
     private var hasEndedWell = false
     /// It has ended by itself, and not by a signal.
@@ -108,6 +112,9 @@ struct KeptProgram {
         stop()
     }
 
+    /// The server has told what may be lost.
+    mutating func hear() { isHeard = true }
+
     /// It is to end, and the next server waits for it.
     mutating func leave() {
         mends = false
@@ -115,6 +122,7 @@ struct KeptProgram {
     }
 
     mutating func stop() {
+        if !isOrphan { isStopped = true }
         guard let process else {
             state = .failed("")
             return
@@ -188,6 +196,7 @@ struct KeptProgram {
         let mark = lseek(lock, 0, SEEK_END)
         isUnclean = isUnclean || mark >= Self.marks.unclean
         mayHaveLost = mark >= Self.marks.lost || hasLostUnflushed
+        isUnclean = isUnclean || mayHaveLost
         // Until it has ended in order. Where this cannot be written, nothing is mended.
         let now = mayHaveLost ? Self.marks.lost : Self.marks.unclean
         if mark < now { _ = ftruncate(lock, now) }
@@ -278,9 +287,11 @@ struct KeptProgram {
             ftruncate(lock, 0)
             return false
         }
-        // A server that has it end has heard of what may be lost; one that has died may not have.
-        ftruncate(lock, isOrphan && mayHaveLost ? Self.marks.lost : Self.marks.unclean)
-        guard mends, !order.repair.isEmpty, let process = spawn(order.repair, lock) else {
+        // Until a server has told what may be lost, and lives to have it end, the next one hears it.
+        let isToBeTold = mayHaveLost && !(isHeard && isStopped)
+        ftruncate(lock, isToBeTold ? Self.marks.lost : Self.marks.unclean)
+        guard !isToBeTold, mends, !order.repair.isEmpty, let process = spawn(order.repair, lock)
+        else {
             return false
         }
         state = .repairs(process, killAt: MonotonicClock.now() + Self.repairNanoseconds)

@@ -332,7 +332,10 @@ package final class RawSource: Sendable {
     }
 
     /// `earlierLoss` has been acted on: whoever opens the source next is not told of it again.
-    package func heedEarlierLoss() { EarlierLosses.forget(node) }
+    package func heedEarlierLoss() {
+        EarlierLosses.forget(node)
+        remote?.heedLoss()
+    }
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///

@@ -22,6 +22,10 @@ package protocol RemoteSource: AnyObject, Sendable {
     /// Lets go of it, when everything is durable and nothing more is asked; returns its files as
     /// they are then, nil when it is not over in time and they may change still.
     func close(milliseconds: Int32) -> RemoteState?
+    /// What was lost before it was opened has been told: the next server is not told of it.
+    func heedLoss()
+    /// Whoever opens it next has it as it is, whatever was lost.
+    func forgetLoss()
     /// Has whatever serves it end for the next server, without a wait: everything is durable, and
     /// nothing more is asked.
     func leave()

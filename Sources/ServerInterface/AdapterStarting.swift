@@ -36,6 +36,10 @@ package protocol Adapter: AnyObject, Sendable {
     /// A file for the server that says whether changes were answered and not made durable; it is read
     /// when the next server starts a program for the image. Empty: there is none.
     var unflushedFile: String { get }
+    /// `mayHaveLost` has been acted on: the next server is not told of it.
+    func heedLoss()
+    /// Whoever opens the image next has it as it is, whatever was lost.
+    func forgetLoss()
     /// The image's files before a program of this server had them open.
     var before: ImageState { get }
     /// Has it end for the next server as soon as it can, without a wait.
@@ -53,6 +57,8 @@ extension Adapter {
     package var mayHaveLost: Bool { false }
     package var unflushedFile: String { "" }
     package func leave() {}
+    package func heedLoss() {}
+    package func forgetLoss() {}
     /// The same for those who do not wait.
     package func stop() { stop {} }
 }
@@ -76,6 +82,8 @@ package enum KeeperCommand: Sendable, Hashable, Codable {
     case stop(id: UInt64)
     /// The same for the next server, which machines wait for: nothing is mended.
     case leave(id: UInt64)
+    /// What the program before it has lost was told.
+    case heard(id: UInt64)
 }
 
 /// A program to be started.

@@ -103,7 +103,8 @@ package struct UpstreamCommands: ~Copyable {
         case nothing = 0x30
         /// The upstream had all of them at last: where that ends in order nothing is lost.
         case whatUpstreamHas = 0x31
-        /// A connection has broken since, and who served it may be gone.
+        /// A connection has broken since, and who served it may be gone: not all of them are written
+        /// again.
         case whatNobodyHas = 0x32
     }
 
@@ -243,6 +244,8 @@ package struct UpstreamCommands: ~Copyable {
             if replaysSent == 0 {
                 replay = nil
                 flushesSoon = true
+                // Whoever serves it now has everything.
+                breakMark = 0
             }
             return nil
         }

@@ -463,6 +463,10 @@ package final class UpstreamSource: RemoteSource {
 
     var isOpenable: Bool { !isGivenUp.load(ordering: .acquiring) }
 
+    package func heedLoss() { adapter?.heedLoss() }
+
+    package func forgetLoss() { adapter?.forgetLoss() }
+
     package func leave() {
         // So that nobody takes its end for a loss.
         giveUp()

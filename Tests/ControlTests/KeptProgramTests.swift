@@ -64,6 +64,7 @@ struct KeptProgramTests {
 
         program = try started(Self.tidy)
         #expect(program.mayHaveLost)
+        program.hear()
         program.stop()
         try #require(ended(&program))
         program = try started(Self.tidy)
@@ -120,7 +121,14 @@ struct KeptProgramTests {
         try #require(ended(&program))
         program = try started(Self.tidy, server: "fourth")
         #expect(program.mayHaveLost)
+        // The same where it lets go of the image before it has.
         program.stop()
+        try #require(ended(&program))
+        program = try started(Self.tidy, server: "fourth")
+        #expect(program.mayHaveLost)
+        program.hear()
+        program.stop()
+        program.orphan()
         try #require(ended(&program))
         program = try started(Self.tidy, server: "fourth")
         #expect(!program.mayHaveLost)

@@ -107,6 +107,22 @@ import Testing
         #expect(early > 200, "a try after 64 turns, then another, until it is known")
     }
 
+    @Test("a call waits for turns that follow at once, but not for many")
+    func waits() {
+        var calls = GuestCalls()
+        for _ in 0..<100 { calls.took(4, 4 * 10_000) }
+        for _ in 0..<3 {
+            calls.show(wantsCall: true)
+            var turns = 0
+            while turns < 100, calls.canWait(chainsLeft: 500) { turns += 1 }
+            #expect(turns == GuestCalls.turnsOwedMax)
+            calls.called()
+        }
+        calls.show(wantsCall: true)
+        let (forNone, forFew) = (calls.canWait(chainsLeft: 0), calls.canWait(chainsLeft: 2))
+        #expect(!forNone && !forFew)
+    }
+
     @Test("what chains take is learnt from turns of several, and huge numbers do no harm")
     func chains() {
         var calls = GuestCalls()

@@ -406,6 +406,8 @@ private final class SlowRemote: RemoteSource {
     var zeroingUnit: UInt64 { 1 }
     var before: RemoteState { RemoteState() }
     func close(milliseconds: Int32) -> RemoteState? { RemoteState() }
+    func heedLoss() {}
+    func forgetLoss() {}
     func leave() {}
     func release() {}
 }

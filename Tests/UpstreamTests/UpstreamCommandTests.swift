@@ -311,16 +311,15 @@ struct UpstreamCommandTests {
         // The upstream may be another one: what the last one had is here alone.
         peer.breakAndReturn()
         #expect(peer.commands.atStake == .whatNobodyHas)
-        peer.answer()
-        #expect(peer.commands.atStake == .whatNobodyHas, "written again, and not durable")
         peer.ask(.write, at: 0, tag: 4)
-        while let index = peer.sent.firstIndex(where: { !$0.isFlush }) {
-            peer.sent.insert(peer.sent.remove(at: index), at: 0)
-            peer.answer()
-        }
+        #expect(peer.commands.atStake == .whatNobodyHas)
+        peer.answer()
+        #expect(peer.commands.atStake == .whatUpstreamHas, "all is written again")
+        while !peer.sent.isEmpty { peer.answer() }
+        #expect(peer.commands.atStake == .whatUpstreamHas, "the last write is kept")
+        peer.breakAndReturn()
         #expect(peer.commands.atStake == .whatNobodyHas)
         while !peer.sent.isEmpty { peer.answer() }
-        #expect(peer.commands.atStake == .whatUpstreamHas, "only the last write is kept")
         peer.ask(.flush, tag: 5)
         peer.answer()
         #expect(peer.commands.atStake == .nothing)

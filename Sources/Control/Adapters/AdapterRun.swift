@@ -281,7 +281,23 @@ final class AdapterRun: Adapter {
 
     var mayHaveLost: Bool { content.withLock { $0.mayHaveLost } }
 
+    func heedLoss() {
+        guard mayHaveLost else { return }
+        try? adapters.tell(.heard(id: order.id))
+    }
+
     var unflushedFile: String { order.unflushedFile }
+
+    func forgetLoss() {
+        guard !order.unflushedFile.isEmpty else { return }
+        try? FileManager.default.removeItem(atPath: order.unflushedFile)
+    }
+
+    /// What is lost whatever the program has done is left for the next server.
+    private func forgetUnflushed() {
+        let content = FileManager.default.contents(atPath: order.unflushedFile)
+        if content?.first != UInt8(ascii: "2") { forgetLoss() }
+    }
 
     func becameReady(mayHaveLost: Bool) {
         if mayHaveLost { content.withLock { $0.mayHaveLost = true } }
@@ -307,9 +323,7 @@ final class AdapterRun: Adapter {
             return content.followers
         }
         guard let followers else { return }
-        if hasEndedWell, !order.unflushedFile.isEmpty {
-            try? FileManager.default.removeItem(atPath: order.unflushedFile)
-        }
+        if hasEndedWell { forgetUnflushed() }
         adapters.forget(order.id)
         for follower in followers { follower() }
     }

@@ -31,9 +31,11 @@ extension NBDServer {
     /// the source.
     package func detachDisk(_ disk: DiskID) async throws(ServerFault) {
         let doubt = doubt(disk)
+        let remote = state.withLock { $0.disks[disk]?.source.remote }
         _ = try await detach(disk, .ordinary).get()
         // Whoever attaches it again has it as it is.
         doubt?.say(isUnheard: false)
+        remote?.forgetLoss()
     }
 
     /// A snapshot of an attached disk's figures.

@@ -13,6 +13,8 @@ struct GuestCalls {
     /// Calls at the ends of turns, after which the next one is made early, to see how long the guest
     /// needs now.
     static let lateCallsMax = 64
+    /// So many turns may end with a call that is owed and not due.
+    static let turnsOwedMax = 2
     /// Chains of a turn that say what one takes.
     static let chainsOfSample = 4
 
@@ -27,6 +29,7 @@ struct GuestCalls {
     private(set) var chain: UInt64 = 0
 
     private var lateCalls = 0
+    private var turnsOwed = 0
 
     /// The guest can see more answers.
     mutating func show(wantsCall: Bool) { if wantsCall { isOwed = true } }
@@ -38,12 +41,21 @@ struct GuestCalls {
         return UInt64(chainsLeft) * chain <= wake || lateCalls >= Self.lateCallsMax
     }
 
+    /// Whether a call can wait for the next turn, which follows at once.
+    mutating func canWait(chainsLeft: Int) -> Bool {
+        guard chainsLeft > 0, turnsOwed < Self.turnsOwedMax, !isDueEarly(chainsLeft: chainsLeft)
+        else { return false }
+        turnsOwed += 1
+        return true
+    }
+
     /// Whether `look` has something to find out.
     var isWatching: Bool { early != nil }
 
     /// It was called; `now` and its available index when this was in the midst of a turn.
     mutating func called(early now: UInt64? = nil, index: UInt16 = 0) {
         isOwed = false
+        turnsOwed = 0
         if let now { early = (now, index) }
         lateCalls = now == nil ? min(lateCalls + 1, Self.lateCallsMax) : 0
     }

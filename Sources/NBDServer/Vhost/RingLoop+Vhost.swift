@@ -146,6 +146,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func reap(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
         if !vhosts[vhost].isEnding {
             vhosts[vhost].isEnding = true
+            callOwed(vhost)
             cancelWaits(vhost)
         }
         guard !connections[slot].isReferenced, !vhosts[vhost].isReferenced else { return }

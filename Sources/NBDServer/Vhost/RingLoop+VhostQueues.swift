@@ -205,7 +205,9 @@ extension RingLoop where IO: ~Copyable {
             guard vhosts[vhost].queues[queue].calls.isOwed else { continue }
             // A turn that ends by its budget and is followed by the next is no reason to call.
             let left = Int(vhosts[vhost].available(queue).left)
-            if goesOn, left > 0, !vhosts[vhost].queues[queue].calls.isDueEarly(chainsLeft: left) {
+            if goesOn, vhosts[vhost].queues[queue].isOpen,
+                vhosts[vhost].queues[queue].calls.canWait(chainsLeft: left)
+            {
                 continue
             }
             vhosts[vhost].queues[queue].calls.called()
@@ -215,8 +217,17 @@ extension RingLoop where IO: ~Copyable {
 
     /// Whether nobody else has a turn before this front-end has its next.
     private mutating func goesOnAtOnce(_ slot: ConnectionIndex) -> Bool {
-        connections[slot].isInReadyList && readyGuests.count == 1 && guestTurn.count <= 1
+        connections[slot].phase == .sharing && connections[slot].isInReadyList
+            && readyGuests.count == 1 && guestTurn.count <= 1
             && ready.isEmpty && clientTurn.isEmpty
+    }
+
+    /// Makes the calls that are owed, for no turn comes any more.
+    mutating func callOwed(_ vhost: VhostIndex) {
+        for queue in vhosts[vhost].queues.indices where vhosts[vhost].queues[queue].calls.isOwed {
+            vhosts[vhost].queues[queue].calls.called()
+            call(vhost, queue)
+        }
     }
 
     /// Shows a queue's answers now, and calls.

@@ -142,11 +142,13 @@ struct VhostSession: ~Copyable {
         return (index, index &- rings[ring].nextAvailable)
     }
 
-    /// Chains of all queues that are to be taken yet; nothing was checked.
+    /// Chains of all open queues that are to be taken yet; nothing was checked.
     var chainsLeft: Int {
         mutating get {
             var count = 0
-            for position in running.indices { count += Int(available(running[position]).left) }
+            for position in running.indices where queues[running[position]].isOpen {
+                count += Int(available(running[position]).left)
+            }
             return count
         }
     }
