@@ -162,7 +162,7 @@ struct KeptProgram {
             if let end = endText(process) { return beginRepair() ? .nothing : .ended(end) }
             if MonotonicClock.now() >= killAt {
                 // Where it is known that nothing was to be lost there is nothing to tell.
-                if isOrphan, Self.atStake(order.unflushedFile) != UInt8(ascii: "0") { markLost() }
+                if isOrphan, Self.atStake(order.unflushedFile) != .nothing { markLost() }
                 _ = kill(process.number, SIGKILL)
             }
             return .nothing
@@ -225,9 +225,9 @@ struct KeptProgram {
         // SAFETY: the string lives for the call.
         let wasKilled = unsafe access(order.readyFile, F_OK) == 0
         return switch Self.atStake(old) {
-        case UInt8(ascii: "2"): true
-        case UInt8(ascii: "1"): wasKilled
-        default: false
+        case .whatNobodyHas: true
+        case .whatProgramHas: wasKilled
+        case .nothing, nil: false
         }
     }
 
@@ -242,10 +242,9 @@ struct KeptProgram {
         if !old.isEmpty { unsafe unlink(old) }
     }
 
-    /// What a server has said last: `0`, nothing; `1`, changes that its program had; `2`, such as
-    /// a program that is gone may have had; nil: it has said nothing.
-    private static func atStake(_ file: String) -> UInt8? {
-        (try? Data(contentsOf: URL(filePath: file)))?.first
+    /// What a server has said last; nil: it has said nothing.
+    private static func atStake(_ file: String) -> AtStake? {
+        (try? Data(contentsOf: URL(filePath: file)))?.first.flatMap(AtStake.init)
     }
 
     private mutating func spawn(_ command: [String], _ lock: Int32) -> Process? {

@@ -33,8 +33,8 @@ package protocol Adapter: AnyObject, Sendable {
     func takeSharingRefusal() -> String?
     /// Changes may be lost that an earlier server had answered.
     var mayHaveLost: Bool { get }
-    /// A file for the server that says whether changes were answered and not made durable; it is read
-    /// when the next server starts a program for the image. Empty: there is none.
+    /// A file in which the server says what is `AtStake`; it is read when the next server starts a
+    /// program for the image. Empty: there is none.
     var unflushedFile: String { get }
     /// `mayHaveLost` has been acted on: the next server is not told of it.
     func heedLoss()
@@ -76,6 +76,17 @@ package struct ImageState: Sendable, Hashable {
     }
 }
 
+/// Changes that a server has answered and that are not durable, as the byte that says so in the file
+/// of an image.
+package enum AtStake: UInt8, Sendable, CaseIterable {
+    /// `0`
+    case nothing = 0x30
+    /// `1`: the program that has the image had all of them; where it ends in order nothing is lost.
+    case whatProgramHas = 0x31
+    /// `2`: a program that may be gone had some, and they are not all written again, or are lost.
+    case whatNobodyHas = 0x32
+}
+
 /// What the process that keeps adapters is told, a JSON value in each line.
 package enum KeeperCommand: Sendable, Hashable, Codable {
     case start(AdapterOrder)
@@ -102,7 +113,7 @@ package struct AdapterOrder: Sendable, Hashable, Codable {
     /// A file that the program has locked for as long as it runs, whoever started it; it is empty
     /// when the image was closed in order.
     package var lockFile: String
-    /// A file in memory that holds `1` while the server has answered changes that are not durable.
+    /// A file in memory in which the server says what is `AtStake`.
     ///
     /// Another one for each time the image is served; empty: nobody says so.
     package var unflushedFile: String

@@ -1,3 +1,4 @@
+import ServerInterface
 import SystemLayer
 
 /// Says, in memory that outlives the process, what would be lost with it.
@@ -7,10 +8,8 @@ final class UnflushedNote: Sendable {
     private let file: OwnedDescriptor
 
     /// The bytes are at hand, for a ring writes them.
-    private static let bytes: [UpstreamCommands.AtStake: [UInt8]] = Dictionary(
-        uniqueKeysWithValues: [.nothing, .whatUpstreamHas, .whatNobodyHas].map {
-            ($0, [$0.rawValue])
-        })
+    private static let bytes = Dictionary(
+        uniqueKeysWithValues: AtStake.allCases.map { ($0, [$0.rawValue]) })
 
     /// Makes the file; nil when there is no memory for it.
     init?(_ path: String) {
@@ -29,7 +28,7 @@ final class UnflushedNote: Sendable {
     }
 
     /// Called by one ring, before anybody hears of the answers.
-    func set(_ atStake: UpstreamCommands.AtStake) {
+    func set(_ atStake: AtStake) {
         try? FileCalls.write(file.raw, Self.bytes[atStake] ?? [], at: 0)
     }
 }

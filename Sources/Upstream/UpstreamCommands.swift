@@ -1,3 +1,5 @@
+package import ServerInterface
+
 /// What is asked of an upstream by one operation.
 package struct UpstreamCommand: Sendable, Hashable {
     package enum Kind: Sendable, Hashable {
@@ -98,16 +100,6 @@ package struct UpstreamCommands: ~Copyable {
         var breaks = 0
     }
 
-    /// Changes that were answered and are not durable.
-    package enum AtStake: UInt8, Sendable {
-        case nothing = 0x30
-        /// The upstream had all of them at last: where that ends in order nothing is lost.
-        case whatUpstreamHas = 0x31
-        /// A connection has broken since, and who served it may be gone: not all of them are written
-        /// again.
-        case whatNobodyHas = 0x32
-    }
-
     /// What follows from an answer, to be done by the caller in this order.
     package enum Outcome: Sendable, Hashable {
         /// Tell the asker; `keeping`: copy the bytes before, for the command stays.
@@ -168,7 +160,7 @@ package struct UpstreamCommands: ~Copyable {
     /// What is lost when this process ends now.
     package var atStake: AtStake {
         guard keptData > 0, let oldest = kept.first else { return .nothing }
-        return entries[Int(oldest)].mark <= breakMark ? .whatNobodyHas : .whatUpstreamHas
+        return entries[Int(oldest)].mark <= breakMark ? .whatNobodyHas : .whatProgramHas
     }
 
     /// Takes what followed from answers.

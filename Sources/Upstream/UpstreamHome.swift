@@ -1,4 +1,5 @@
 package import IORing
+import ServerInterface
 import SystemLayer
 
 /// What a ring has to do for its upstreams.
@@ -76,7 +77,7 @@ final class UpstreamHome {
     var hasProgress = true
     var lastFault = "the connection broke"
     private var hasLost = false
-    private var saidAtStake = UpstreamCommands.AtStake.nothing
+    private var saidAtStake = AtStake.nothing
 
     static let pauseMin: UInt64 = 50_000_000
     static let pauseMax: UInt64 = 2_000_000_000

@@ -403,7 +403,7 @@ package final class UpstreamSource: RemoteSource {
     }
 
     /// Says what would be lost with this process.
-    func note(_ atStake: UpstreamCommands.AtStake) { unflushed?.set(atStake) }
+    func note(_ atStake: AtStake) { unflushed?.set(atStake) }
 
     func report(_ text: String) { handler.withLock { $0 }?(text) }
 

@@ -43,6 +43,16 @@ struct KeptProgramTests {
         news(of: &program) { if case .ended = $0 { true } else { false } }
     }
 
+    private func kill(_ program: inout KeptProgram) throws {
+        Foundation.kill(program.number, SIGKILL)
+        try #require(ended(&program))
+    }
+
+    /// What a server says of its changes.
+    private func say(_ server: String, _ atStake: AtStake) throws {
+        try Data([atStake.rawValue]).write(to: directory.url.appending(path: server))
+    }
+
     private var markBytes: Int? {
         (try? Data(contentsOf: directory.url.appending(path: "lock")))?.count
     }
@@ -59,8 +69,7 @@ struct KeptProgramTests {
         program = try started(Self.deaf)
         #expect(program.mayHaveLost)
         program.orphan()
-        kill(program.number, SIGKILL)
-        try #require(ended(&program))
+        try kill(&program)
 
         program = try started(Self.tidy)
         #expect(program.mayHaveLost)
@@ -76,8 +85,7 @@ struct KeptProgramTests {
     @Test("killed or closed in order, nothing is lost that a server could not write again")
     func orderly() throws {
         var program = try started(Self.deaf)
-        kill(program.number, SIGKILL)
-        try #require(ended(&program))
+        try kill(&program)
         #expect(markBytes == 1)
         program = try started(Self.tidy, orphan: 10_000_000_000)
         #expect(!program.mayHaveLost)
@@ -88,32 +96,25 @@ struct KeptProgramTests {
 
     @Test("what an earlier server had not made durable is lost with a program that was killed")
     func unflushed() throws {
-        func say(_ server: String, _ word: String) throws {
-            try Data(word.utf8).write(to: directory.url.appending(path: server))
-        }
-        func killed(_ program: inout KeptProgram) throws {
-            kill(program.number, SIGKILL)
-            try #require(ended(&program))
-        }
         // Killed with its server: everything was durable.
         var program = try started(Self.tidy, server: "first")
-        try say("first", "0")
-        try killed(&program)
+        try say("first", .nothing)
+        try kill(&program)
         program = try started(Self.tidy, server: "second")
         #expect(!program.mayHaveLost)
         #expect(!FileManager.default.fileExists(atPath: directory.path("first")))
 
         // Not everything; the same server writes it again.
-        try say("second", "1")
-        try killed(&program)
+        try say("second", .whatProgramHas)
+        try kill(&program)
         program = try started(Self.tidy, server: "second")
         #expect(!program.mayHaveLost)
 
         // The next one cannot, and whoever follows hears it as well.
-        try killed(&program)
+        try kill(&program)
         program = try started(Self.deaf, server: "third")
         #expect(program.mayHaveLost)
-        try killed(&program)
+        try kill(&program)
         program = try started(Self.tidy, server: "fourth")
         #expect(program.mayHaveLost)
         // Its server dies before it has told anybody.
@@ -134,21 +135,21 @@ struct KeptProgramTests {
         #expect(!program.mayHaveLost)
 
         // It ends in order, and writes what it has.
-        try say("fourth", "1")
+        try say("fourth", .whatProgramHas)
         program.orphan()
         try #require(ended(&program))
         program = try started(Self.tidy, server: "fifth")
         #expect(!program.mayHaveLost)
 
         // The same where nobody saw that it did.
-        try say("fifth", "1")
-        kill(program.number, SIGINT)
+        try say("fifth", .whatProgramHas)
+        Foundation.kill(program.number, SIGINT)
         try #require(ended(&program))
         program = try started(Self.deaf, orphan: 50_000_000, server: "sixth")
         #expect(!program.mayHaveLost)
 
         // It has to be killed when its server has gone, and everything was durable.
-        try say("sixth", "0")
+        try say("sixth", .nothing)
         program.orphan()
         try #require(ended(&program))
         program = try started(Self.tidy, server: "seventh")
@@ -159,14 +160,10 @@ struct KeptProgramTests {
 
     @Test("what a program had that is gone is lost with the server that had it, too")
     func replayed() throws {
-        func say(_ word: String) throws {
-            try Data(word.utf8).write(to: directory.url.appending(path: "first"))
-        }
         var program = try started(Self.tidy, server: "first")
         // The server's words when it has seen the end, and before all is written again.
-        try say("2")
-        kill(program.number, SIGKILL)
-        try #require(ended(&program))
+        try say("first", .whatNobodyHas)
+        try kill(&program)
         program = try started(Self.tidy, server: "first")
         #expect(!program.mayHaveLost)
         program.orphan()
@@ -184,8 +181,7 @@ struct KeptProgramTests {
             FileManager.default.fileExists(atPath: directory.path("mended"))
         }
         var program = try started(Self.tidy, repair: repair)
-        kill(program.number, SIGKILL)
-        try #require(ended(&program))
+        try kill(&program)
         program = try started(Self.tidy, repair: repair)
         program.leave()
         program.stop()

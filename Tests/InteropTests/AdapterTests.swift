@@ -17,6 +17,19 @@ extension InteropSuite {
             return (path, content)
         }
 
+        /// A server whose machine has one qcow2 image.
+        private func serverWithImage(
+            _ directory: TemporaryDirectory
+        ) throws -> (ServerUnderTest, DiskDescription) {
+            var disk = DiskDescription("vda", try image(directory, "qcow2").path)
+            disk.format = "qcow2"
+            let server = try ServerUnderTest([])
+            let file = directory.file("vm1.xml")
+            try Files.write(DomainDescription("vm1", [disk]).xml, to: file)
+            try server.cli(["define", file]).output()
+            return (server, disk)
+        }
+
         private func content(
             _ path: String, _ format: String, _ directory: TemporaryDirectory
         ) throws -> [UInt8] {
@@ -251,13 +264,7 @@ extension InteropSuite {
         )
         func ends() throws {
             let directory = try TemporaryDirectory()
-            let (path, _) = try image(directory, "qcow2")
-            let server = try ServerUnderTest([])
-            let file = directory.file("vm1.xml")
-            var disk = DiskDescription("vda", path)
-            disk.format = "qcow2"
-            try Files.write(DomainDescription("vm1", [disk]).xml, to: file)
-            try server.cli(["define", file]).output()
+            let (server, disk) = try serverWithImage(directory)
             for _ in 0..<3 {
                 let client = try NBDClient(server.liveURI("vm1", "vda"))
                 try client.write([1, 2, 3], at: 5)
@@ -267,8 +274,8 @@ extension InteropSuite {
             }
             try server.stop()
             // Every program has let go of it.
-            try Command.run("qemu-img", ["check", "-q", path]).output()
-            #expect(Array(try content(path, "qcow2", directory)[5..<8]) == [1, 2, 3])
+            try Command.run("qemu-img", ["check", "-q", disk.path]).output()
+            #expect(Array(try content(disk.path, "qcow2", directory)[5..<8]) == [1, 2, 3])
         }
 
         @Test(
@@ -283,20 +290,14 @@ extension InteropSuite {
             }
             let before = notes()
             let directory = try TemporaryDirectory()
-            let (path, _) = try image(directory, "qcow2")
-            let server = try ServerUnderTest([])
-            let file = directory.file("vm1.xml")
-            var disk = DiskDescription("vda", path)
-            disk.format = "qcow2"
-            try Files.write(DomainDescription("vm1", [disk]).xml, to: file)
-            try server.cli(["define", file]).output()
+            let (server, disk) = try serverWithImage(directory)
             try server.cli(["checkpoint-create-as", "vm1", "--name", "c1"]).output()
             var client = try NBDClient(server.liveURI("vm1", "vda"))
             try client.write([1, 2, 3], at: 5)
             if isFlushed { try client.flush() }
             // At once: the server would write to the next program what was not durable.
             Foundation.kill(server.processID, SIGSTOP)
-            try Command.run("pkill", ["-9", "-f", "qemu-storage-daemon.*\(path)"]).output()
+            try Command.run("pkill", ["-9", "-f", "qemu-storage-daemon.*\(disk.path)"]).output()
             server.kill()
             try server.start()
             #expect(server.stderr.contains("older checkpoints are given up") != isFlushed)

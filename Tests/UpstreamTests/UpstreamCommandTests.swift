@@ -1,4 +1,5 @@
 import Glibc
+import ServerInterface
 import Testing
 import Upstream
 
@@ -298,7 +299,7 @@ struct UpstreamCommandTests {
         peer.ask(.write, at: 0, tag: 1)
         #expect(peer.commands.atStake == .nothing, "nobody was told that it is written")
         peer.answer()
-        #expect(peer.commands.atStake == .whatUpstreamHas)
+        #expect(peer.commands.atStake == .whatProgramHas)
         // A flush covers what was answered before it was sent, and no more.
         peer.ask(.flush, tag: 2)
         peer.ask(.zero(keepsSpace: false), at: 8192, tag: 3)
@@ -306,7 +307,7 @@ struct UpstreamCommandTests {
         peer.answer()
         peer.sent.insert(flush, at: 0)
         peer.answer()
-        #expect(peer.told[2] == 0 && peer.commands.atStake == .whatUpstreamHas)
+        #expect(peer.told[2] == 0 && peer.commands.atStake == .whatProgramHas)
 
         // The upstream may be another one: what the last one had is here alone.
         peer.breakAndReturn()
@@ -314,9 +315,9 @@ struct UpstreamCommandTests {
         peer.ask(.write, at: 0, tag: 4)
         #expect(peer.commands.atStake == .whatNobodyHas)
         peer.answer()
-        #expect(peer.commands.atStake == .whatUpstreamHas, "all is written again")
+        #expect(peer.commands.atStake == .whatProgramHas, "all is written again")
         while !peer.sent.isEmpty { peer.answer() }
-        #expect(peer.commands.atStake == .whatUpstreamHas, "the last write is kept")
+        #expect(peer.commands.atStake == .whatProgramHas, "the last write is kept")
         peer.breakAndReturn()
         #expect(peer.commands.atStake == .whatNobodyHas)
         while !peer.sent.isEmpty { peer.answer() }
@@ -327,7 +328,7 @@ struct UpstreamCommandTests {
         peer.breakAndReturn()
         peer.ask(.write, at: 0, tag: 6)
         peer.answer()
-        #expect(peer.commands.atStake == .whatUpstreamHas)
+        #expect(peer.commands.atStake == .whatProgramHas)
     }
 
     @Test("P3: a discard that is lost is none: it was a hint")
@@ -338,7 +339,7 @@ struct UpstreamCommandTests {
         #expect(peer.commands.keepsChanges && peer.commands.atStake == .nothing)
         peer.ask(.write, at: 0, tag: 2)
         peer.answer()
-        #expect(peer.commands.atStake == .whatUpstreamHas)
+        #expect(peer.commands.atStake == .whatProgramHas)
         peer.ask(.flush, tag: 3)
         peer.answer()
         #expect(!peer.commands.keepsChanges && peer.commands.atStake == .nothing)

@@ -295,8 +295,8 @@ final class AdapterRun: Adapter {
 
     /// What is lost whatever the program has done is left for the next server.
     private func forgetUnflushed() {
-        let content = FileManager.default.contents(atPath: order.unflushedFile)
-        if content?.first != UInt8(ascii: "2") { forgetLoss() }
+        let said = FileManager.default.contents(atPath: order.unflushedFile)?.first
+        if said != AtStake.whatNobodyHas.rawValue { forgetLoss() }
     }
 
     func becameReady(mayHaveLost: Bool) {

@@ -219,13 +219,10 @@ extension RingLoop where IO: ~Copyable {
         let isWholePages = (piece.offset | piece.count) & mask == 0
         let writes = disks[piece.homeDisk].inlineWrites
         if writes.allows(bytes: piece.ioCount, isWholePages: isWholePages, now: now) { return true }
-        guard !hasWrittenAlone,
-            writes.allowsAlone(bytes: piece.ioCount, isWholePages: isWholePages, now: now),
-            isAlone(requests[piece.request].connection)
-        else { return false }
-        // What comes next in this turn was not alone.
-        hasWrittenAlone = true
-        return true
+        // What comes after another in a turn was not alone.
+        return !hasWrittenInline
+            && writes.allowsAlone(bytes: piece.ioCount, isWholePages: isWholePages, now: now)
+            && isAlone(requests[piece.request].connection)
     }
 
     /// Whether the one piece in flight is all that the ring has to do, as far as this connection
@@ -239,6 +236,7 @@ extension RingLoop where IO: ~Copyable {
     /// False: nothing has happened, and the kernel's workers are to do it.
     private mutating func writeInline(_ piece: PieceIndex) -> Bool {
         let value = pieces[piece]
+        hasWrittenInline = true
         let start = io.now()
         let result =
             if let lane = value.lane {

@@ -69,8 +69,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var uncalledAnswers = 0
     /// Guests were called, and their queues not looked at since.
     var hasCalled = false
-    /// A write was made inline in this turn although it is expensive, as it was all there was to do.
-    var hasWrittenAlone = false
+    /// A write was made inline in this turn.
+    var hasWrittenInline = false
     /// Reads and writes past the page cache that were prepared, and not handed over yet.
     var preparedForDisk = 0
 
@@ -131,7 +131,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Takes the completions that are there, and gives a turn to everyone to whom something
     /// happened.
     mutating func turn() {
-        hasWrittenAlone = false
+        hasWrittenInline = false
         takeCompletions()
         if !sharing.isEmpty { lookAtQueues() }
         giveTurns()

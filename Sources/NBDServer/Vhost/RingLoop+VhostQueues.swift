@@ -49,7 +49,10 @@ extension RingLoop where IO: ~Copyable {
             if vhosts[vhost].queues[queue].calls.isWatching { watch(vhost, queue) }
             let (begun, before) = (io.now(), budget)
             let taking = takeChains(slot, vhost, queue, &budget, turnEnd)
-            vhosts[vhost].queues[queue].calls.took(before - budget, io.now() &- begun)
+            // The clock is asked again only where the answer is used.
+            if before - budget >= GuestCalls.chainsOfSample {
+                vhosts[vhost].queues[queue].calls.took(before - budget, io.now() &- begun)
+            }
             switch taking {
             case .all: continue
             case .budget:
@@ -210,8 +213,7 @@ extension RingLoop where IO: ~Copyable {
             {
                 continue
             }
-            vhosts[vhost].queues[queue].calls.called()
-            call(vhost, queue)
+            callNow(vhost, queue)
         }
     }
 
@@ -225,15 +227,17 @@ extension RingLoop where IO: ~Copyable {
     /// Makes the calls that are owed, for no turn comes any more.
     mutating func callOwed(_ vhost: VhostIndex) {
         for queue in vhosts[vhost].queues.indices where vhosts[vhost].queues[queue].calls.isOwed {
-            vhosts[vhost].queues[queue].calls.called()
-            call(vhost, queue)
+            callNow(vhost, queue)
         }
     }
 
     /// Shows a queue's answers now, and calls.
     mutating func answerNow(_ vhost: VhostIndex, _ queue: Int) {
         publish(vhost, queue)
-        guard vhosts[vhost].queues[queue].calls.isOwed else { return }
+        if vhosts[vhost].queues[queue].calls.isOwed { callNow(vhost, queue) }
+    }
+
+    private mutating func callNow(_ vhost: VhostIndex, _ queue: Int) {
         vhosts[vhost].queues[queue].calls.called()
         call(vhost, queue)
     }
