@@ -266,7 +266,9 @@ SCENARIOS = [
     Scenario("vhost-direct", "A guest over vhost-user-blk, past the page cache", "io",
              ("fio",), vhost.direct),
     Scenario("vhost-live-job", "A guest over vhost-user-blk whose disk is being backed up", "io",
-             ("fio", "nbdcopy"), vhost.live_job),
+             ("fio", "nbdcopy"), vhost.live_job(LARGE_PIECE)),
+    Scenario("vhost-live-job-small", "The same to a disk that lies in memory in small pages", "io",
+             ("fio", "nbdcopy"), vhost.live_job(SMALL_PIECE)),
 ]
 
 

@@ -14,12 +14,14 @@ from harness import Files, Result, Settings, attempt, say, taking_part
 from live import DOMAIN, LiveDisk, Puller
 from measure import (BenchError, Server, fio_arguments, fio_job, latencies, run_client, run_fio,
                      timed, tree_cpu)
-from pagecache import LARGE_PIECE, SMALL_PAGES, SMALL_PIECE
+from pagecache import LARGE_PIECE, SMALL_PAGES, SMALL_PIECE, evict
 from peers import NBDPULL, QEMU_STORAGE_DAEMON, REPOSITORY, Export
 
 # Rows. Ours goes by the name that the report compares others with.
 OURS, QEMU = NBDPULL.key, QEMU_STORAGE_DAEMON.key
 OVER_NBD, PLAIN = "nbdpull over NBD", "io_uring on the file"
+# A file takes one write after the other: no server gets more of them into the page cache.
+LOOP = "pwrite on the file"
 
 Sample = dict[str, float]
 
@@ -148,12 +150,11 @@ def over_nbd(load: Load, disk: Path, settings: Settings, direct: bool) -> Sample
         return run_fio(arguments + timed(settings.seconds), server.pid, settings.seconds + 60)
 
 
-def on_the_file(load: Load, disk: Path, settings: Settings) -> Sample:
-    """The same I/O by fio with io_uring and O_DIRECT, without anybody between."""
-    arguments = [shutil.which("fio"), "--name=bench", "--ioengine=io_uring", "--direct=1",
+def on_the_file(load: Load, disk: Path, settings: Settings, engine: list[str]) -> Sample:
+    """The same I/O by fio, without anybody between."""
+    arguments = [shutil.which("fio"), "--name=bench", *engine,
                  f"--filename={disk}", f"--rw={load.fio_mode}", f"--bs={load.block}",
-                 f"--iodepth={load.depth}", "--output-format=json", "--thread",
-                 *timed(settings.seconds)]
+                 "--invalidate=0", "--output-format=json", "--thread", *timed(settings.seconds)]
     job, client = fio_job(arguments, settings.seconds + 60)
     side = job[load.mode]
     return {"value": side["iops"], **latencies(side["clat_ns"]["percentile"]),
@@ -194,6 +195,9 @@ def buffered(files: Files, settings: Settings, result: Result) -> None:
                     qemu_vhost, load, files.disk(load.piece), settings, False)
             yield load.case, OVER_NBD, lambda: over_nbd(
                 load, files.disk(load.piece), settings, False)
+            if load.mode == "write" and load.depth > 1 and load.queues == 1:
+                yield load.case, LOOP, lambda: on_the_file(
+                    load, files.disk(load.piece), settings, ["--ioengine=psync"])
     run_sides(result, settings, sides)
 
 
@@ -203,11 +207,15 @@ def direct(files: Files, settings: Settings, result: Result) -> None:
         return
     disk = files.disk()
     files.disk_went_direct()
+    # With pages of the file in memory each write would have to look for them.
+    evict(disk)
 
     def sides():
         for load in DIRECT:
             yield load.case, OURS, lambda: over_vhost(nbdpull_vhost, load, disk, settings, True)
-            yield load.case, PLAIN, lambda: on_the_file(load, disk, settings)
+            yield load.case, PLAIN, lambda: on_the_file(
+                load, disk, settings,
+                ["--ioengine=io_uring", "--direct=1", f"--iodepth={load.depth}"])
             if QEMU_STORAGE_DAEMON.missing() is None:
                 yield load.case, QEMU, lambda: over_vhost(
                     qemu_vhost, load, disk, settings, True)
@@ -254,19 +262,24 @@ def qemu_begun(disk: Path, directory: Path) -> Iterator[Target]:
         scratch.unlink(missing_ok=True)
 
 
-def live_job(files: Files, settings: Settings, result: Result) -> None:
+def live_job(piece: int):
+    """The scenario with a disk that was written in pieces of so many bytes."""
+    return lambda files, settings, result: guest_of_job(files, settings, result, piece)
+
+
+def guest_of_job(files: Files, settings: Settings, result: Result, piece: int) -> None:
     """What a backup costs a guest: each write the first to its cluster, and while it is pulled."""
     if not ready(result):
         return
     size = files.disk_size
 
     def touched(begun) -> Sample:
-        with begun(files.disk(), settings.directory) as target:
+        with begun(files.disk(piece), settings.directory) as target:
             return run_load(LIVE.arguments(target.socket) + ["--order=touch", "--stride=65536"],
                             target.pid, 300)
 
     def pulled(begun) -> Sample:
-        with begun(files.disk(), settings.directory) as target:
+        with begun(files.disk(piece), settings.directory) as target:
             with Puller(target.backup, size) as puller:
                 sample = run_load(
                     LIVE.arguments(target.socket) + [f"--seconds={settings.seconds:g}"],
@@ -276,7 +289,7 @@ def live_job(files: Files, settings: Settings, result: Result) -> None:
             return {**sample, "pull": puller.gigabytes_per_second()}
 
     def touched_over_nbd() -> Sample:
-        with nbdpull_begun(files.disk(), settings.directory) as target:
+        with nbdpull_begun(files.disk(piece), settings.directory) as target:
             log = first_touch_log(settings.directory, size)
             arguments = fio_arguments(target.live, "randwrite", size, LIVE.depth)
             return run_fio(arguments + [f"--read_iolog={log}"], target.pid, timeout=120)

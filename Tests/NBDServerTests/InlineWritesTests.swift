@@ -72,6 +72,24 @@ struct InlineWritesTests {
         }
     }
 
+    @Test("a thread that loses its processor now and then does not make writes expensive")
+    func preempted() {
+        var writes = InlineWrites()
+        for index in 0..<1000 {
+            writes.took(index % 100 == 50 ? InlineWrites.slowNanoseconds : 4_000, now: 1)
+            #expect(writes.allows(bytes: 4096, isWholePages: true, now: 1))
+        }
+    }
+
+    @Test("writes of which every tenth takes long are not made inline, alone or not")
+    func oftenLong() {
+        var writes = InlineWrites()
+        for index in 0..<1000 { writes.took(index % 10 == 0 ? 1_500_000 : 4_000, now: 1) }
+        #expect(!writes.allows(bytes: 4096, isWholePages: true, now: 2))
+        #expect(!writes.allowsAlone(bytes: 4096, isWholePages: true, now: 2))
+        #expect(writes.allows(bytes: 4096, isWholePages: true, now: 1 + pause))
+    }
+
     @Test("a lone write is made inline although it is expensive, up to a bound")
     func alone() {
         var writes = InlineWrites()

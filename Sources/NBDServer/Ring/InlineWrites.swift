@@ -23,19 +23,22 @@ struct InlineWrites {
 
     /// Above this average the kernel's workers do better, in nanoseconds.
     static let expensiveNanoseconds: UInt64 = 20_000
+    /// Above this average of all their time writes are not even made inline where the ring has
+    /// nothing else to do, in nanoseconds: another machine's request may come at any time.
+    static let expensiveAloneNanoseconds: UInt64 = 100_000
     /// How long inline writes pause when they are expensive, in nanoseconds.
     static let expensivePauseNanoseconds: UInt64 = 250_000_000
-    /// Above this average a worker is woken for a lone write as well, in nanoseconds: another
-    /// machine's request may come at any time.
-    static let expensiveAloneNanoseconds: UInt64 = 100_000
-    /// Writes that an average looks back on.
-    private static let averaged: UInt64 = 16
 
-    private var average: UInt64 = 0
-    /// The same, which nothing sets back.
-    private var longAverage: UInt64 = 0
+    /// What a write usually takes.
+    ///
+    /// One write counts three times the bound at most: a thread that has lost its processor once
+    /// does not make writes expensive.
+    private var usual = Mean(of: 16)
+    /// What writes take of the ring's time.
+    private var whole = Mean(of: 64)
     private var slowUntil: UInt64 = 0
     private var expensiveUntil: UInt64 = 0
+    private var expensiveAloneUntil: UInt64 = 0
     private var nextPause = pauseNanoseconds
     private var quickWrites = 0
 
@@ -43,13 +46,14 @@ struct InlineWrites {
     ///
     /// Only whole pages (`isWholePages`): a part of one may have to be read from the device first.
     func allows(bytes: Int, isWholePages: Bool, now: UInt64) -> Bool {
-        bytes <= Self.bytesMax && isWholePages && now >= max(slowUntil, expensiveUntil)
+        bytes <= Self.bytesMax && isWholePages
+            && now >= max(slowUntil, expensiveUntil, expensiveAloneUntil)
     }
 
     /// The same for a write that is all the ring has to do.
     func allowsAlone(bytes: Int, isWholePages: Bool, now: UInt64) -> Bool {
-        bytes <= Self.bytesMaxAlone && isWholePages && now >= slowUntil
-            && longAverage <= Self.expensiveAloneNanoseconds
+        bytes <= Self.bytesMaxAlone && isWholePages
+            && now >= max(slowUntil, expensiveAloneUntil)
     }
 
     /// Notes how long an inline write took that ended at `now`.
@@ -66,11 +70,33 @@ struct InlineWrites {
     }
 
     private mutating func weigh(_ nanoseconds: UInt64, now: UInt64) {
-        average = (average * (Self.averaged - 1) + nanoseconds) / Self.averaged
-        longAverage = (longAverage * (Self.averaged - 1) + nanoseconds) / Self.averaged
-        guard average > Self.expensiveNanoseconds else { return }
-        expensiveUntil = now + Self.expensivePauseNanoseconds
-        // The next few decide again.
-        average = Self.expensiveNanoseconds / 2
+        let until = now + Self.expensivePauseNanoseconds
+        let expensive = Self.expensiveNanoseconds
+        if usual.exceeds(expensive, with: min(nanoseconds, expensive * 3)) {
+            expensiveUntil = until
+        }
+        if whole.exceeds(Self.expensiveAloneNanoseconds, with: nanoseconds) {
+            expensiveAloneUntil = until
+        }
+    }
+
+    /// A mean that looks back on so many writes, in nanoseconds.
+    private struct Mean {
+        private let count: UInt64
+        private var value: UInt64 = 0
+
+        init(of count: UInt64) {
+            self.count = count
+        }
+
+        /// Takes one more in, and says whether the mean is above the bound then.
+        ///
+        /// Where it is, it is set to half of the bound: the next few decide again.
+        mutating func exceeds(_ bound: UInt64, with nanoseconds: UInt64) -> Bool {
+            value = (value * (count - 1) + nanoseconds) / count
+            guard value > bound else { return false }
+            value = bound / 2
+            return true
+        }
     }
 }
