@@ -263,6 +263,43 @@ extension InteropSuite {
             try server.stop()
         }
 
+        @Test(
+            "P1: a write that is still on its way when another connection ends does not come over a newer one"
+        )
+        func slowConnection() throws {
+            let directory = try TemporaryDirectory()
+            let upstream = try UpstreamServer(
+                .nbdkit([]), over: try file(directory, 4 * Self.mebibyte))
+            let socket = directory.file("relay.sock")
+            let relay = try Command("python3", [Self.relay, socket, upstream.socket, "4"])
+            try relay.wait(for: "socket") { _ in Files.isListening(socket) }
+            let export = try ExportUnderTest("nbd+unix:///?socket=" + socket)
+            let client = try NBDClient(export.uri)
+            // By connections of their own.
+            _ = try client.read(0, Self.mebibyte)
+            let old = try client.startWrite([UInt8](repeating: 0x5A, count: 4096), at: 0)
+            NBDClient.waitForActivity([client], milliseconds: 0)
+            try relay.wait(for: "write") { $0.stdout.contains("held") }
+            relay.signal(SIGUSR1)
+            try relay.wait(for: "cut") { $0.stdout.contains("cut") }
+            while client.outcome(of: old) == nil {
+                NBDClient.waitForActivity([client], milliseconds: 100)
+            }
+            let new = [UInt8](repeating: 0xA5, count: 4096)
+            try client.write(new, at: 0)
+            let end = Date(timeIntervalSinceNow: 5)
+            while Date() < end {
+                #expect(try client.read(0, new.count) == new)
+                Thread.sleep(forTimeInterval: 0.1)
+            }
+            try client.disconnect()
+            try export.stop()
+            #expect(relay.stdout.contains("cut ") && !relay.stdout.contains("nothing"))
+        }
+
+        private static let relay = URL(filePath: #filePath).deletingLastPathComponent()
+            .deletingLastPathComponent().appending(path: "hostile/relay.py").path
+
         @Test("An upstream by TLS: keys and certificates are used, and without them it is refused")
         func secured() throws {
             let directory = try TemporaryDirectory()
