@@ -56,6 +56,26 @@ package final class WorkerThread: Sendable {
         _ = try WorkerThread(name: name, body: body)
     }
 
+    /// The calling thread serves many from here on: what it gives back last must not wait for anybody.
+    package static func serveMany() {
+        // SAFETY: the value is no address for anybody; the kernel's side knows nothing of it.
+        unsafe _ = pthread_setspecific(servesManyKey, UnsafeRawPointer(bitPattern: 1))
+    }
+
+    /// Whether the calling thread may wait.
+    package static var mayWait: Bool {
+        unsafe pthread_getspecific(servesManyKey) == nil
+    }
+
+    private static let servesManyKey: pthread_key_t = {
+        var key = pthread_key_t()
+        // SAFETY: the key is made in the local.
+        guard unsafe pthread_key_create(&key, nil) == 0 else {
+            preconditionFailure("1024 keys of threads were made before")
+        }
+        return key
+    }()
+
     /// Asks the scheduler to run the calling thread soon after it wakes, a little at a time.
     package static func preferShortSlices() {
         nbdpull_ask_for_short_slices(sliceNanoseconds)

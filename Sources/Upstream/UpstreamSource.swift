@@ -482,8 +482,12 @@ package final class UpstreamSource: RemoteSource {
         let stop = { @Sendable [onEnd] in
             adapter.stop(whenOver: onEnd)
         }
-        // Whoever reads scratch last may be a ring, and the program may take long to end.
-        if terms.purpose == .scratch, DetachedThread.run(name: "nbdpull-upstrm", stop) { return }
+        // Whoever has it last may be a ring, and the program may take long to end.
+        if terms.purpose == .scratch || !WorkerThread.mayWait,
+            DetachedThread.run(name: "nbdpull-upstrm", stop)
+        {
+            return
+        }
         stop()
         reportAdapter()
     }

@@ -14,6 +14,26 @@ private final class Told: Sendable {
     func note(_ result: Int32) { list.withLock { $0.append(result) } }
 }
 
+/// A program that takes its time to end.
+private final class EndlessProgram: Adapter {
+    let address: UpstreamAddress
+    let mayEnd = Latch(count: 1)
+
+    init(_ address: UpstreamAddress) { self.address = address }
+
+    var sharedSocket: String? { nil }
+    var zeroingUnit: UInt64 { 0 }
+    var before: ImageState { ImageState(files: 0, changed: 0) }
+    func ensureRuns(milliseconds: Int32) throws(AdapterFault) {}
+    func takeProblem() -> String? { nil }
+    func takeSharingRefusal() -> String? { nil }
+    func end(milliseconds: Int32) -> ImageState? { nil }
+    func stop(whenOver: @escaping @Sendable () -> Void) {
+        _ = mayEnd.wait(milliseconds: 30_000)
+        whenOver()
+    }
+}
+
 /// What is told to the library that speaks NBD, and what it makes of that.
 @Suite struct UpstreamLinkTests {
     @Test(
@@ -60,6 +80,28 @@ private final class Told: Sendable {
                 path, until: MonotonicClock.now() + 300_000_000, descriptorsEnd: 3)
         }
         #expect(fault?.detail.contains("LimitNOFILE") == true, "\(String(describing: fault))")
+    }
+
+    @Test("P3: a ring that gives an image back last does not wait for the image's program")
+    func lastHolder() throws {
+        let server = try StandInServer()
+        server.goOn()
+        let program = EndlessProgram(server.address)
+        let ended = Latch(count: 1)
+        let source = try UpstreamSource(
+            number: -2, server.address, readOnly: false,
+            UpstreamTerms(patienceMilliseconds: 5_000, attemptMilliseconds: 5_000),
+            adapter: program, post: { _ in }, onClose: {}, onEnd: { ended.arrive() })
+        let returned = Latch(count: 1)
+        try WorkerThread.start(name: "ring") {
+            WorkerThread.serveMany()
+            source.release()
+            returned.arrive()
+        }
+        #expect(returned.wait(milliseconds: 5_000))
+        #expect(!ended.wait(milliseconds: 0) && WorkerThread.mayWait)
+        program.mayEnd.arrive()
+        #expect(ended.wait(milliseconds: 5_000))
     }
 
     @Test("P2: a late request does not open an upstream again that was given up")

@@ -5,6 +5,7 @@ import Tables
 extension RingLoop where IO == KernelIO {
     /// Runs until told to stop and the last connection is gone.
     mutating func run() {
+        WorkerThread.serveMany()
         switch shared.layout.duty(of: index) {
         case .guests: WorkerThread.preferShortSlices()
         case .backups: WorkerThread.giveWay()
