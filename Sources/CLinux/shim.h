@@ -550,6 +550,8 @@ static inline long nbdpull_copy_in(void *bytes, size_t n, const struct iovec *fr
 struct nbdpull_guard {
     uintptr_t start, end;
     int used, gone;
+    /* Bytes of a page of the mapping. */
+    uintptr_t page;
 };
 enum { nbdpull_guards_max = 32768 };
 struct nbdpull_guards {
@@ -578,9 +580,11 @@ static inline void nbdpull_on_bus_error(int number, siginfo_t *facts, void *cont
         void *place = mmap((void *)start, end - start, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
         if (place != (void *)start) {
-            /* Where memory is not overcommitted all of it may be too much: a page is enough to go on. */
-            void *page = (void *)(address & ~(uintptr_t)4095);
-            place = mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+            /* Where memory is not overcommitted all of it may be too much: a page is enough to go on, of the
+               mapping's own size, for a huge one cannot be parted. */
+            const uintptr_t size = __atomic_load_n(&guard->page, __ATOMIC_ACQUIRE);
+            void *page = (void *)(address & ~(size - 1));
+            place = mmap(page, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
             if (place != page) break;
         }
         __atomic_store_n(&guard->gone, 1, __ATOMIC_RELEASE);
@@ -605,7 +609,7 @@ static inline uintptr_t nbdpull_guards_install(void) {
     return sigaction(SIGBUS, &action, &((struct nbdpull_guards *)memory)->before) == 0 ? (uintptr_t)memory : 0;
 }
 /* The guard's number; -1 when there is no place. */
-static inline int nbdpull_guard_add(uintptr_t table, uintptr_t start, uintptr_t end) {
+static inline int nbdpull_guard_add(uintptr_t table, uintptr_t start, uintptr_t end, uintptr_t page) {
     struct nbdpull_guards *guards = (struct nbdpull_guards *)table;
     for (int i = 0; guards && i < nbdpull_guards_max; i++) {
         struct nbdpull_guard *guard = &guards->entries[i];
@@ -614,6 +618,7 @@ static inline int nbdpull_guard_add(uintptr_t table, uintptr_t start, uintptr_t 
                                          __ATOMIC_RELAXED))
             continue;
         __atomic_store_n(&guard->gone, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(&guard->page, page, __ATOMIC_RELEASE);
         __atomic_store_n(&guard->end, end, __ATOMIC_RELEASE);
         __atomic_store_n(&guard->start, start, __ATOMIC_RELEASE);
         return i;

@@ -72,12 +72,18 @@ package struct OperationShares: Sendable, Hashable, BitwiseCopyable {
         self.begun = begun
     }
 
-    /// Whether another piece of data may be cut while `count` operations are there.
+    /// Whether a peer that has `own` operations may cut another piece of data while `count` of all
+    /// peers are there.
+    ///
+    /// Nobody has more than are left: however many peers wait for disks that hang, there is room for
+    /// the next.
     @inlinable
-    package func allowData(_ count: Int) -> Bool { count < data }
-    /// Whether another request may be begun.
+    package func allowData(_ count: Int, own: Int) -> Bool { count < data && own <= data - count }
+    /// Whether it may begin another request.
     @inlinable
-    package func allowBegin(_ count: Int) -> Bool { count < begun }
+    package func allowBegin(_ count: Int, own: Int) -> Bool {
+        count < begun && own <= begun - count
+    }
 }
 
 /// What one connection may do before others are served.

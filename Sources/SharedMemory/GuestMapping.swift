@@ -18,6 +18,10 @@ package final class GuestMapping: Sendable {
     private let mappedBytes: Int
     private let budget: MappingBudget?
     private let isUnmapped = Atomic<Bool>(false)
+    /// Of the file's pages, in bytes.
+    private let pageBytes: Int
+    /// How much is unmapped with one call, in bytes: a millisecond's work.
+    private static let unmappedAtOnce = 16 << 20
     // Optional, so that it can go before the mapping does.
     // SAFETY: set in init and taken once, when nobody uses the mapping any more; only read in
     // between.
@@ -54,7 +58,8 @@ package final class GuestMapping: Sendable {
             let start = UInt(bitPattern: memory)
             let made: MappingGuard
             do throws(SystemFault) {
-                made = try MappingGuard(start: start, byteCount: UInt(mappedBytes))
+                made = try MappingGuard(
+                    start: start, byteCount: UInt(mappedBytes), pageBytes: UInt(pageBytes))
             } catch {
                 unsafe munmap(memory, mappedBytes)
                 throw MappingRefusal(
@@ -63,6 +68,7 @@ package final class GuestMapping: Sendable {
             unsafe memoryGuard = consume made
             self.start = start
             self.mappedBytes = mappedBytes
+            self.pageBytes = Int(pageBytes)
             self.byteCount = byteCount
             self.budget = budget
             place = GuestPlace(rawValue: UInt64(start) + (offset - first))
@@ -78,9 +84,20 @@ package final class GuestMapping: Sendable {
     package func unmap() {
         guard !isUnmapped.exchange(true, ordering: .acquiringAndReleasing) else { return }
         unsafe memoryGuard = nil
-        // SAFETY: the mapping made in init; requests that touch it have ended, which its owner
-        // knows.
-        unsafe munmap(UnsafeMutableRawPointer(bitPattern: start), mappedBytes)
+        // All at once, it would keep every other thread from its next mapping until it is through.
+        var first = start
+        var left = mappedBytes
+        while left > 0 {
+            var count = min(left, max(Self.unmappedAtOnce, pageBytes))
+            // SAFETY: a part of the mapping made in init; requests that touch it have ended, which
+            // its owner knows.
+            if unsafe munmap(UnsafeMutableRawPointer(bitPattern: first), count) != 0 {
+                count = left
+                unsafe munmap(UnsafeMutableRawPointer(bitPattern: first), count)
+            }
+            first += UInt(count)
+            left -= count
+        }
         budget?.give(byteCount)
     }
 

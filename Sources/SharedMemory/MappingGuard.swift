@@ -19,9 +19,10 @@ struct MappingGuard: ~Copyable {
     /// module is; 0: there was no memory for it, and nothing is mapped.
     private static let table: UInt = nbdpull_guards_install()
 
-    /// Guards the range that is mapped at `start`; ENOMEM: the table is full.
-    init(start: UInt, byteCount: UInt) throws(SystemFault) {
-        let added = nbdpull_guard_add(Self.table, start, start + byteCount)
+    /// Guards the range that is mapped at `start`, in pages of so many bytes; ENOMEM: the table is
+    /// full.
+    init(start: UInt, byteCount: UInt, pageBytes: UInt) throws(SystemFault) {
+        let added = nbdpull_guard_add(Self.table, start, start + byteCount, pageBytes)
         guard added >= 0 else { throw SystemFault(call: "mmap", errno: ENOMEM) }
         number = added
     }

@@ -39,11 +39,39 @@ import Testing
             for begun in data...4 {
                 let shares = OperationShares(data: data, begun: begun)
                 for count in 0...5 {
-                    #expect(shares.allowData(count) == (count < data))
-                    #expect(shares.allowBegin(count) == (count < begun))
-                    if shares.allowData(count) { #expect(shares.allowBegin(count)) }
+                    #expect(shares.allowData(count, own: 0) == (count < data))
+                    #expect(shares.allowBegin(count, own: 0) == (count < begun))
+                    for own in 0...count where shares.allowData(count, own: own) {
+                        #expect(own <= data - count && shares.allowBegin(count, own: own))
+                    }
                 }
             }
+        }
+    }
+
+    @Test("P6: peers whose disks hang leave room for the next, however many they are")
+    func hungPeers() {
+        let shares = OperationShares(data: 2944, begun: 3456)
+        for peers in [1, 7, 12, 23, 100, 500] {
+            var own = [Int](repeating: 0, count: peers)
+            var count = 0
+            // Each takes what it can get, and gives nothing back.
+            var goesOn = true
+            while goesOn {
+                goesOn = false
+                for peer in own.indices where shares.allowData(count, own: own[peer]) {
+                    own[peer] += 1
+                    count += 1
+                    goesOn = true
+                }
+            }
+            var next = 0
+            while shares.allowData(count, own: next) {
+                next += 1
+                count += 1
+            }
+            #expect(next >= 2944 / (peers + 1) / 3, "\(peers) peers: \(next)")
+            #expect(next >= 1)
         }
     }
 

@@ -231,7 +231,7 @@ import Testing
             let memory = unsafe mmap(nil, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
             guard let memory = unsafe memory, unsafe memory != MAP_FAILED else { exit(3) }
             let start = UInt(bitPattern: memory)
-            let number = nbdpull_guard_add(table, start, start + 8192)
+            let number = nbdpull_guard_add(table, start, start + 8192, 4096)
             ftruncate(file, 0)
             let found = unsafe memory.load(fromByteOffset: 4096, as: UInt8.self)
             exit(
@@ -318,7 +318,7 @@ private func survives(notesFirst: Bool) -> Int32 {
     let memory = unsafe mmap(nil, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
     guard table != 0, let memory = unsafe memory, unsafe memory != MAP_FAILED else { return 4 }
     let start = UInt(bitPattern: memory)
-    let number = nbdpull_guard_add(table, start, start + 4096)
+    let number = nbdpull_guard_add(table, start, start + 4096, 4096)
     ftruncate(file, 0)
     let found = unsafe memory.load(fromByteOffset: 0, as: UInt8.self)
     return found == 0 && nbdpull_guard_is_gone(table, number) != 0 ? EXIT_SUCCESS : EXIT_FAILURE

@@ -98,6 +98,21 @@ final class StubFrontEnd {
         world.events = [:]
     }
 
+    /// A second queue, of 16 entries; its rings lie at `address`.
+    func startSecond(at address: UInt64, _ loop: inout RingLoop<StubIO>) -> DriverQueue {
+        let second = DriverQueue(memory, size: 16, at: address, hasEventIndex: false)
+        _ = ask(.setSize(1, 16), [], &loop)
+        _ = ask(
+            .setAddresses(
+                1, descriptors: second.descriptors, used: second.used,
+                available: second.available),
+            [], &loop)
+        _ = ask(.setBase(1, 0), [], &loop)
+        _ = ask(.setCall(1), [Self.error + 1], &loop)
+        _ = ask(.setKick(1), [Self.error + 2], &loop)
+        return second
+    }
+
     func shareMemory(_ loop: inout RingLoop<StubIO>) {
         let region = ClientRegion(guest: 0, size: UInt64(SharedGuestMemory.byteCount), user: 0)
         _ = ask(.setMemory([region]), [dup(memory.descriptor)], &loop)

@@ -45,6 +45,44 @@ extension VhostRingTests {
         #expect(world.submits == [])
     }
 
+    @Test("P3: a queue that always has large reads does not keep the others waiting")
+    func queuesInTurn() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world)
+        guest.start(&loop)
+        let second = guest.startSecond(at: 0x8000, &loop)
+        let large = DriverRequest.read(0, sectors: 1200).place(guest.memory, at: 0x10000)
+        for _ in 0..<4 { _ = second.stage(large.buffers) }
+        second.publish()
+        loop.turn()
+        let small = guest.put(.read(8, sectors: 8), at: 0xB0000)
+        var turns = 0
+        while try guest.queue.collect().isEmpty, turns < 100 {
+            for _ in try second.collect() { _ = second.stage(large.buffers) }
+            second.publish()
+            loop.turn()
+            turns += 1
+        }
+        #expect(turns < 10, "\(turns) turns")
+        #expect(small.status(guest.memory) == 0)
+    }
+
+    @Test("P3: a front-end's turn ends with the bytes that it moves, however they are moved")
+    func bytesOfTurn() throws {
+        var loop = try loop(export())
+        let guest = try StubFrontEnd(world, size: 64)
+        guest.start(&loop)
+        guest.queue.suppressCalls()
+        // Too large to be answered at once, too small to be more than a turn's worth.
+        let large = DriverRequest.read(0, sectors: 1000).place(guest.memory, at: 0x10000)
+        for _ in 0..<16 { _ = guest.queue.stage(large.buffers) }
+        guest.queue.publish()
+        loop.turn()
+        #expect(try guest.queue.collect().count == 2)
+        settle(&loop)
+        #expect(try guest.queue.collect().count == 14)
+    }
+
     @Test("a guest that was called and goes on at once needs no kick")
     func goesOn() throws {
         var loop = try loop(export())

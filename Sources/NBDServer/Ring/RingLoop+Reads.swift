@@ -184,7 +184,8 @@ extension RingLoop where IO: ~Copyable {
         let bytes = Int(end - start)
         let pages = 1 + (bytes + BufferArena.pageBytes - 1) / BufferArena.pageBytes
         // What is not charged was admitted before and has its place.
-        if isCharged, !operationShares.allowData(pieces.count) {
+        let own = connections[slot].transmission.requestCount
+        if isCharged, !operationShares.allowData(pieces.count, own: own) {
             starved.append(slot)
             return nil
         }

@@ -166,8 +166,8 @@ extension RingLoop where IO: ~Copyable {
             unsentBytes: connections[slot].outbox.replies.unsentBytes,
             replies: connections[slot].outbox.replies.count)
         // A request must find room, and one operation for it.
-        return budget.permission(
-            use, isRingFull: requests.isFull || !operationShares.allowBegin(pieces.count))
+        let mayBegin = operationShares.allowBegin(pieces.count, own: use.requests)
+        return budget.permission(use, isRingFull: requests.isFull || !mayBegin)
     }
 
     /// Sends replies before the turn is over when they are many.

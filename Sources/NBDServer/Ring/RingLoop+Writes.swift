@@ -249,6 +249,7 @@ extension RingLoop where IO: ~Copyable {
         let end = io.now()
         disks[value.homeDisk].inlineWrites.took(end - start, now: end)
         if result == -Int(Errno.again) { return false }
+        if result > 0 { movedBytes += UInt64(result) }
         writeCompleted(piece, result: Int32(result))
         return true
     }

@@ -89,6 +89,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var parked: [ConnectionIndex] = []
     /// Connections that found no room in a table or the arena, to be woken when some is given back.
     var starved: [ConnectionIndex] = []
+    /// Bytes that the ring has moved itself, between files and memory, in a front-end's turn.
+    var movedBytes: UInt64 = 0
     var completions: [Completion] = []
     var stopTicket: Ticket?
     /// Connections are sent away, for another server to take them; who waits for the last.

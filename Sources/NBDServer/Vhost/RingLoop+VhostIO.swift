@@ -1,3 +1,4 @@
+import Core
 import IORing
 import NBDProtocol
 import SystemLayer
@@ -29,7 +30,7 @@ extension RingLoop where IO: ~Copyable {
         vhosts[vhost].cursor = start
         guard got == Int(block.byteCount) else { return false }
         vhosts[vhost].answer(queue, block.answer(.ok))
-        connections[slot].transmission.unreportedBytes += block.byteCount
+        movedBytes += block.byteCount
         return true
     }
 
@@ -70,7 +71,8 @@ extension RingLoop where IO: ~Copyable {
         _ slot: ConnectionIndex, _ vhost: VhostIndex, _ request: RequestIndex, _ offset: UInt64,
         upTo end: UInt64
     ) -> PieceIndex? {
-        guard pieces.count < Limits.dataPiecesPerRing else {
+        let own = Limits.lanesPerGuest - vhosts[vhost].vectors.openLanes
+        guard operationShares.allowData(pieces.count, own: own) else {
             starved.append(slot)
             return nil
         }
@@ -166,6 +168,7 @@ extension RingLoop where IO: ~Copyable {
                 filePosition: value.offset + UInt64(value.progress),
                 mayWait: path.sourceNeverWaits)
             if got > 0 {
+                movedBytes += UInt64(got)
                 vhosts[vhost].vectors.advance(Int(lane), by: got)
                 pieces[piece].progress += got
                 if pieces[piece].progress == Int(value.count) { return endGuestRead(piece) }

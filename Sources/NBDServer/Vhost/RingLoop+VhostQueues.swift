@@ -25,6 +25,7 @@ extension RingLoop where IO: ~Copyable {
     // MARK: Chains
 
     private mutating func takeChains(_ slot: ConnectionIndex, _ vhost: VhostIndex) {
+        movedBytes = 0
         if let current = connections[slot].transmission.current {
             switch issueGuest(slot, vhost, current) {
             case .issued: break
@@ -38,7 +39,6 @@ extension RingLoop where IO: ~Copyable {
         guard connections[slot].phase == .sharing, vhosts[vhost].waiting == nil else { return }
         preparedForDisk = 0
         var budget = Limits.requestsPerTurn
-        let turnEnd = connections[slot].transmission.unreportedBytes + Limits.bytesPerTurn
         let count = vhosts[vhost].running.count
         var position = vhosts[vhost].nextQueue
         for _ in 0..<count {
@@ -47,18 +47,22 @@ extension RingLoop where IO: ~Copyable {
             guard vhosts[vhost].queues[queue].isOpen else { continue }
             vhosts[vhost].suppressKicks(queue)
             if vhosts[vhost].queues[queue].calls.isWatching { watch(vhost, queue) }
-            let (begun, before) = (io.now(), budget)
-            let taking = takeChains(slot, vhost, queue, &budget, turnEnd)
+            let (begun, left) = (io.now(), budget)
+            let taking = takeChains(slot, vhost, queue, &budget)
             // The clock is asked again only where the answer is used.
-            if before - budget >= GuestCalls.chainsOfSample {
-                vhosts[vhost].queues[queue].calls.took(before - budget, io.now() &- begun)
+            if left - budget >= GuestCalls.chainsOfSample {
+                vhosts[vhost].queues[queue].calls.took(left - budget, io.now() &- begun)
             }
             switch taking {
             case .all: continue
             case .budget:
                 vhosts[vhost].nextQueue = position
                 return markReady(slot)
-            case .stopped: return
+            case .stopped:
+                // Others first, if it has had something.
+                let before = position > 0 ? position - 1 : count - 1
+                vhosts[vhost].nextQueue = budget < left ? position : before
+                return
             }
         }
         vhosts[vhost].nextQueue = position
@@ -68,13 +72,10 @@ extension RingLoop where IO: ~Copyable {
     private enum Taking { case all, budget, stopped }
 
     private mutating func takeChains(
-        _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int, _ budget: inout Int,
-        _ turnEnd: UInt64
+        _ slot: ConnectionIndex, _ vhost: VhostIndex, _ queue: Int, _ budget: inout Int
     ) -> Taking {
         while true {
-            guard budget > 0, connections[slot].transmission.unreportedBytes < turnEnd else {
-                return .budget
-            }
+            guard budget > 0, movedBytes < Limits.bytesPerTurn else { return .budget }
             guard hasRoom(slot, vhost) else {
                 connections[slot].transmission.isBlocked = true
                 return .stopped
@@ -107,7 +108,8 @@ extension RingLoop where IO: ~Copyable {
 
     /// Whether a chain finds room in all tables; what does not stays in its queue.
     private mutating func hasRoom(_ slot: ConnectionIndex, _ vhost: VhostIndex) -> Bool {
-        if requests.isFull || pieces.count >= Limits.begunPiecesPerRing {
+        let own = vhosts[vhost].requests.count
+        if requests.isFull || !operationShares.allowBegin(pieces.count, own: own) {
             starved.append(slot)
             return false
         }
