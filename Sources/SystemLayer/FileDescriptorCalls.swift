@@ -249,6 +249,7 @@ package enum Errno {
     package static let accessDenied = EACCES
     package static let exists = EEXIST
     package static let notFound = ENOENT
+    package static let nameTooLong = ENAMETOOLONG
     package static let addressInUse = EADDRINUSE
     package static let interrupted = EINTR
     package static let tooManyFiles = EMFILE

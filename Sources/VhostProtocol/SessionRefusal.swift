@@ -63,7 +63,8 @@ package enum SessionRefusal: Error, Equatable, Sendable {
             "queue \(queue) without a kick's descriptor: polling is not offered"
         case .ringOutsideMemory(let queue, let address):
             "queue \(queue) has a ring at 0x\(String(address, radix: 16)),"
-                + " which is not aligned or not in one region of memory"
+                + " which is not aligned or not in one region of the memory that the machine shares:"
+                + " it has to share all of it (qemu: memory-backend-memfd with share=on)"
         case .configRange(let offset, let count):
             "\(count) bytes at \(offset) of the configuration space"
         case .configReadOnly: "the configuration space is read-only"

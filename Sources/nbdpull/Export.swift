@@ -45,6 +45,9 @@ struct Export: AsyncParsableCommand {
         guard socket == nil || tcp == nil else {
             throw ValidationError("--socket and --tcp exclude each other")
         }
+        guard vhost != "", socket != "" else {
+            throw ValidationError("\(vhost == "" ? "--vhost" : "--socket"): the path is empty")
+        }
         guard CacheMode(rawValue: cache) != nil else {
             throw ValidationError("--cache '\(cache)' is neither none nor buffered")
         }

@@ -113,7 +113,8 @@ extension NBDServer {
             }
         } catch {
             return .failure(
-                .cannotListen(endpoint: endpoint.text, errorText: error.errorText))
+                .cannotListen(
+                    endpoint: endpoint.text, errorText: error.errorText + endpoint.remedy(error)))
         }
     }
 
@@ -233,6 +234,18 @@ extension NBDServer {
 }
 
 extension ListenEndpoint {
+    /// What to do where it cannot be listened on; empty: nothing better than what the error says.
+    func remedy(_ fault: SystemFault) -> String {
+        guard case .unix = self else { return "" }
+        return switch fault.errno {
+        case Errno.nameTooLong: ": the path of a unix socket has at most 107 bytes"
+        case Errno.exists: ": what lies there is no socket: remove it, or name another path"
+        case Errno.addressInUse: ": another socket listens there: end it, or name another path"
+        case Errno.notFound: ": its folder does not exist"
+        default: ""
+        }
+    }
+
     /// Where a passed socket listens, before it is adopted.
     package static func bound(to descriptor: Int32) throws(ServerFault) -> ListenEndpoint {
         do throws(SystemFault) {
