@@ -1,4 +1,4 @@
-import Glibc
+import Foundation
 import ServerInterface
 import SystemLayer
 import Testing
@@ -22,14 +22,13 @@ import UnitSupport
         let directory = try TemporaryDirectory()
         let file = directory.path("file")
         try #require(file.utf8.count < 100)
-        let descriptor = try SystemFault.check("creat") { creat(file, 0o600) }
-        close(descriptor)
+        try Data().write(to: URL(filePath: file))
         let live = directory.path("live")
         let listener = try Listener.unix(path: live, mode: 0o600)
-        defer { listener.close() }
         #expect(said(file).contains("no socket: remove it"))
         #expect(said(live).contains("another socket listens there"))
         #expect(said(directory.path("no/socket")).contains("folder does not exist"))
         #expect(said(directory.path(String(repeating: "x", count: 108))).contains("107 bytes"))
+        listener.close()
     }
 }
