@@ -60,7 +60,8 @@ package struct ConnectionBudget: Sendable, Hashable, BitwiseCopyable {
 /// What is kept of a table of operations for those that must get one for certain.
 ///
 /// Reads and writes may take `data`; a request may begin below `begun`, which leaves room for its
-/// flush or its reply; what lies above is for those that were admitted before.
+/// flush or its reply; what lies above is for those that were admitted before. Of both, a peer has at
+/// most as many as are left to others.
 package struct OperationShares: Sendable, Hashable, BitwiseCopyable {
     package let data: Int
     package let begun: Int

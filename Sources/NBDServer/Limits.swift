@@ -116,7 +116,7 @@ package enum Limits {
     package static let zeroingPerRing = 512
     /// The same on one disk: what a job's begin may have to wait for.
     package static let zeroingPerDisk = 16
-    /// Bytes that one connection reads before others get a turn: a guest on the same ring waits no
+    /// Bytes that one connection moves before others get a turn: a guest on the same ring waits no
     /// longer than it takes to send them.
     package static let bytesPerTurn: UInt64 = 512 << 10
     /// Requests of all connections of a ring.
