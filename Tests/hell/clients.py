@@ -1,5 +1,6 @@
 """Clients that come back when their server was killed, and its control socket."""
 
+import errno
 import http.client
 import json
 import random
@@ -182,8 +183,9 @@ class Puller:
                 return body(self._handle)
             except nbd.Error as problem:
                 handle, self._handle = self._handle, None
-                # An error from a server that is there is its answer.
-                is_answer = handle is not None and handle.aio_is_ready()
+                # An error from a server that is there is its answer. libnbd says ENOTCONN, which no server can,
+                # and stays ready when the kernel has told it of a reset before it has ended the connection.
+                is_answer = handle is not None and handle.aio_is_ready() and problem.errnum != errno.ENOTCONN
                 if is_answer or time.monotonic() > end:
                     raise Failure(f"{what} of {self._uri}: {problem}") from problem
                 time.sleep(PAUSE)
