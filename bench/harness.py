@@ -88,10 +88,13 @@ class Files:
     def disk_size(self) -> int:
         return min(self._settings.size, WRITE_LIMIT)
 
-    def disk(self, piece: int = LARGE_PIECE) -> Path:
+    def disk(self, piece: int = LARGE_PIECE, is_for_reads: bool = False) -> Path:
         """The file that is written to: fully allocated, in the page cache, nothing left to
-        write back. How it was written, in large or small pieces, is what a write costs."""
-        if self._piece != piece:
+        write back. How it was written, in large or small pieces, is what a write costs.
+
+        Large pieces are written anew for each run with writes: nbdpull has the kernel split large
+        folios, and whoever comes after it would find small ones."""
+        if self._piece != piece or (piece == LARGE_PIECE and not is_for_reads):
             if self._disk.exists():
                 evict(self._disk)
             self._disk.touch()

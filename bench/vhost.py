@@ -20,7 +20,7 @@ from peers import NBDPULL, QEMU_STORAGE_DAEMON, REPOSITORY, Export
 # Rows. Ours goes by the name that the report compares others with.
 OURS, QEMU = NBDPULL.key, QEMU_STORAGE_DAEMON.key
 OVER_NBD, PLAIN = "nbdpull over NBD", "io_uring on the file"
-# A file takes one write after the other: no server gets more of them into the page cache.
+# A file takes one write after the other; no server gets more of them into the same folios.
 LOOP = "pwrite on the file"
 
 Sample = dict[str, float]
@@ -186,18 +186,20 @@ def buffered(files: Files, settings: Settings, result: Result) -> None:
     if not ready(result):
         return
 
+    def disk_for(load: Load) -> Path:
+        return files.disk(load.piece, is_for_reads=load.mode == "read")
+
     def sides():
         for load in BUFFERED:
             yield load.case, OURS, lambda: over_vhost(
-                nbdpull_vhost, load, files.disk(load.piece), settings, False)
+                nbdpull_vhost, load, disk_for(load), settings, False)
             if QEMU_STORAGE_DAEMON.missing() is None:
                 yield load.case, QEMU, lambda: over_vhost(
-                    qemu_vhost, load, files.disk(load.piece), settings, False)
-            yield load.case, OVER_NBD, lambda: over_nbd(
-                load, files.disk(load.piece), settings, False)
+                    qemu_vhost, load, disk_for(load), settings, False)
+            yield load.case, OVER_NBD, lambda: over_nbd(load, disk_for(load), settings, False)
             if load.mode == "write" and load.depth > 1 and load.queues == 1:
                 yield load.case, LOOP, lambda: on_the_file(
-                    load, files.disk(load.piece), settings, ["--ioengine=psync"])
+                    load, disk_for(load), settings, ["--ioengine=psync"])
     run_sides(result, settings, sides)
 
 

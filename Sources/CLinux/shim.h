@@ -308,6 +308,19 @@ static inline long nbdpull_cached_pages(
     if (syscall(451, fd, &range, &found, 0) != 0) return -1;
     return (long)found.cached;
 }
+/* Has the kernel split the folio of the page cache that holds a page of a file: to call one page of a large
+   folio cold is how it is asked to (Linux 5.14, for MADV_POPULATE_READ). A page that is not there is left alone,
+   and nothing is loaded through the mapping, so no signal can come of it. 0 or an errno. */
+static inline int nbdpull_split_folio(int fd, unsigned long long position, size_t page) {
+    const int populate_read = 22;
+    if (nbdpull_cached_pages(fd, position, page) != 1) return 0;
+    void *place = mmap(0, page, PROT_READ, MAP_SHARED, fd, (off_t)position);
+    if (place == MAP_FAILED) return errno;
+    int failed = madvise(place, page, populate_read) != 0 || madvise(place, page, MADV_COLD) != 0;
+    int result = failed ? errno : 0;
+    munmap(place, page);
+    return result;
+}
 static inline int nbdpull_pidfd_open(int process) { return (int)syscall(SYS_pidfd_open, process, 0); }
 static inline int nbdpull_pidfd_send_signal(int fd, int number) {
     return (int)syscall(SYS_pidfd_send_signal, fd, number, 0, 0);

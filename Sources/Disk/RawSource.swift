@@ -32,6 +32,7 @@ package struct SourceFacts: Sendable {
     /// Over 1 where the page cache is bypassed.
     package var alignment = 1
     package var readsNeverWait = false
+    package var paysForLargeFolios = false
     /// What the source is called where it is read and written, and where its tail is written.
     package var raw: Int32
     package var tailRaw: Int32
@@ -83,6 +84,8 @@ package final class RawSource: Sendable {
     package let alignment: Int
     /// A plain read never waits for a device (the file lies in memory).
     package let readsNeverWait: Bool
+    /// Small writes are dear where the page cache holds the source in large folios.
+    package let paysForLargeFolios: Bool
     /// What holes can be asked by.
     let holes: FileCalls.HoleKnowledge
     /// The file or device, by whatever name it was opened.
@@ -187,6 +190,9 @@ package final class RawSource: Sendable {
         isDirect = direct
         self.alignment = alignment
         readsNeverWait = !direct && FileCalls.isMemoryBacked(descriptor.raw)
+        paysForLargeFolios =
+            !direct && !readOnly
+            && FileCalls.paysForLargeFolios(descriptor.raw, type: facts.type)
         holes = facts.type == .regular ? FileCalls.holeKnowledge(descriptor.raw) : .none
         raw = descriptor.raw
         remote = nil
@@ -211,6 +217,7 @@ package final class RawSource: Sendable {
         syncRaw = nil
         syncDescriptor = nil
         readsNeverWait = facts.readsNeverWait
+        paysForLargeFolios = facts.paysForLargeFolios
         holes = .none
         node = facts.node
         witness = facts.witness

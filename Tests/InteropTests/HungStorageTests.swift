@@ -107,6 +107,53 @@ extension InteropSuite {
             #expect(server.directory.listing().filter { $0.contains("scratch") }.isEmpty)
         }
 
+        @Test(
+            "P6: a disk whose file system is frozen holds up nobody else, nor who connects",
+            arguments: [1, 2])
+        func frozenDisk(rings: Int) throws {
+            let frozen = try TinyFileSystem(mebibytes: 32)
+            let directory = try TemporaryDirectory()
+            let paths = ["good": directory.file("good.img"), "doomed": frozen.path + "/disk.img"]
+            for path in paths.values { _ = try Images.mixed(path, bytes: 4 << 20, seed: 3) }
+            let server = try ServerUnderTest(
+                ["good", "doomed", "other"].map { name in
+                    let path = paths[name] ?? directory.file("other.img")
+                    if paths[name] == nil { _ = try Images.mixed(path, bytes: 4 << 20, seed: 4) }
+                    return DomainDescription(name, [DiskDescription("vda", path)])
+                }, options: ["--rings", "\(rings)", "--storage-timeout", "3"])
+            let data = [UInt8](repeating: 7, count: 4096)
+            let doomed = try NBDClient(server.liveURI("doomed", "vda"))
+            let guests = try ["good", "other"].map { try NBDClient(server.liveURI($0, "vda")) }
+            try doomed.write(data, at: 0)
+            // Whoever waits for the file system is told from who waits for ever.
+            let thaw = try Command("sh", ["-c", "sleep 8; exec fsfreeze -u '\(frozen.path)'"])
+            try frozen.freeze()
+            let hung = try doomed.startWrite(data, at: 8192)
+            Thread.sleep(forTimeInterval: 0.2)
+            for guest in guests {
+                try quickly("a write") { try guest.write(data, at: 0) }
+                let found = try quickly("a read") { try guest.read(0, 4096) }
+                #expect(found == data)
+                try quickly("a flush") { try guest.flush() }
+            }
+            for _ in 0..<4 {
+                let late = try quickly("a connection") {
+                    try NBDClient(server.liveURI("good", "vda"))
+                }
+                try quickly("its write") { try late.write(data, at: 4096) }
+            }
+            let job = try quickly("a begin") {
+                try server.begin("good", disks: ["vda"], tag: "good")
+            }
+            try quickly("its end") { try server.end("good", job) }
+            try frozen.thaw()
+            withExtendedLifetime(thaw) {}
+            try doomed.flush()
+            #expect(eventually { doomed.outcome(of: hung) != nil })
+            #expect(try doomed.read(8192, 4096) == data)
+            try server.stop()
+        }
+
         @Test("P6: the end of a job whose scratch hangs holds up no other job and no other guest")
         func ends() throws {
             let fixture = try Fixture(options: ["--copy-timeout", "1"])

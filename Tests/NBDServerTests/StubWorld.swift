@@ -45,6 +45,12 @@ final class StubWorld {
     /// should.
     var writeResults: ArraySlice<Int32> = []
     var works: [RingWork] = []
+    /// Where folios were split, and what that and an inline write take.
+    var splits: [UInt64] = []
+    var canSplitFolios = true
+    var splitNanoseconds: UInt64 = 0
+    var writeNanoseconds: UInt64 = 0
+    var inlineWrites = 0
     /// The writes to scratch that have begun.
     var running: [ScratchTicket] = []
     var pending: [(tag: UInt64, operation: Prepared)] = []
@@ -259,10 +265,18 @@ struct StubIO: RingIO, ~Copyable {
         return read(file, count, filePosition, into: offset, &arena)
     }
 
+    mutating func splitFolio(_ file: FileHandle, at filePosition: UInt64) -> Bool {
+        world.splits.append(filePosition)
+        world.now += world.splitNanoseconds
+        return world.canSplitFolios
+    }
+
     mutating func writeNow(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64
     ) -> Int {
+        world.now += world.writeNanoseconds
+        world.inlineWrites += 1
         if world.hung.contains(file.number) { return -Int(Errno.again) }
         world.store(arena.lend(offset, count: count).copy(), in: file, at: filePosition)
         return count

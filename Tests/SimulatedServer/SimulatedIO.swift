@@ -99,6 +99,8 @@ struct SimulatedIO: RingIO, ~Copyable {
         return bytes.count
     }
 
+    mutating func splitFolio(_: FileHandle, at _: UInt64) -> Bool { true }
+
     mutating func writeNow(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64

@@ -38,16 +38,21 @@ final class LiveExport: Sendable {
     /// On a thread of its own: to unmap waits for nobody, to close may wait for what a front-end
     /// has sent.
     let unmapper = SlowCloser()
+    private let stay: SourcePlaces.Stay?
     let figures = PublishedFigures()
     let overwritten = OverwriteMeter()
     /// What was last found out for the disk's picture.
     let picture = DiskPicture()
 
-    init(_ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int) {
+    init(
+        _ configuration: DiskConfiguration, disk: DiskID, source: RawSource, homeRing: Int,
+        places: SourcePlaces? = nil
+    ) {
         self.disk = disk
         self.source = source
         self.homeRing = homeRing
         fileSystem = source.type == .regular ? FileCalls.fileSystem(source.raw) : nil
+        stay = places?.enter(source, fileSystem: fileSystem)
         discards =
             configuration.discardMode == .unmap && !source.isReadOnly
             && source.remote?.discards ?? true

@@ -242,7 +242,8 @@ extension NBDServer {
             state.lastDisk += 1
             return DiskID(number: state.lastDisk)
         }
-        let export = LiveExport(configuration, disk: disk, source: source, homeRing: home)
+        let export = LiveExport(
+            configuration, disk: disk, source: source, homeRing: home, places: shared.places)
         shared.flight.name(export.id.number, "disk \(configuration.exportName)")
         let tracking: (DiskTracking, TrackingSeed?)?
         do throws(ServerFault) {

@@ -25,6 +25,7 @@ final class ServerShared: Sendable {
     /// else.
     let spareDescriptorsEnd: Int
     let watch: ScratchWatch
+    let places = SourcePlaces()
     /// What the threads are doing, for whoever comes after a crash.
     let flight: FlightRecorder
     /// For saying what must be said when descriptors have run out.

@@ -38,6 +38,8 @@ struct HomeDisk: ~Copyable {
     /// Who waits until the disk is held and quiet.
     var holdTicket: Ticket?
     var inlineWrites = InlineWrites()
+    /// Nil where folios make no difference.
+    var folioSplits: FolioSplits?
 
     var figures = GuestFigures()
     /// The front-end that has mapped its guest's memory and may write: nobody else does meanwhile.
@@ -67,6 +69,7 @@ struct HomeDisk: ~Copyable {
         sizeBytes = export.source.sizeBytes
         alignment = export.source.alignment
         tailStart = export.source.tailStart
+        folioSplits = export.source.paysForLargeFolios ? FolioSplits() : nil
         canPunchHoles = export.discards
         // A step ends where a cluster does, as a job may begin there.
         zeroingUnit =

@@ -56,6 +56,15 @@ struct InlineWrites {
             && now >= max(slowUntil, expensiveAloneUntil)
     }
 
+    /// Whether a write was made to wait of late.
+    func areSlow(now: UInt64) -> Bool { now < slowUntil }
+
+    /// Writes that were expensive may not be any more: the next ones tell.
+    mutating func lookAgain() {
+        expensiveUntil = 0
+        expensiveAloneUntil = 0
+    }
+
     /// Notes how long an inline write took that ended at `now`.
     mutating func took(_ nanoseconds: UInt64, now: UInt64) {
         if nanoseconds <= Self.slowNanoseconds {

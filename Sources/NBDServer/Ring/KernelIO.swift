@@ -155,6 +155,10 @@ struct KernelIO: RingIO, ~Copyable {
             mayWait: mayWait)
     }
 
+    mutating func splitFolio(_ file: FileHandle, at filePosition: UInt64) -> Bool {
+        !file.isUpstream && FileCalls.splitFolio(file.number, at: filePosition)
+    }
+
     mutating func writeNow(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64

@@ -74,6 +74,10 @@ protocol RingIO: ~Copyable {
         filePosition: UInt64, mayWait: Bool
     ) -> Int
 
+    /// Splits the folio of the page cache that holds a place of a file, if it can be split now; false
+    /// where none ever can.
+    mutating func splitFolio(_ file: FileHandle, at filePosition: UInt64) -> Bool
+
     /// Writes into the page cache; returns bytes or the negative errno.
     mutating func writeNow(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,

@@ -81,6 +81,10 @@ extension RingLoop where IO: ~Copyable {
         guard let path = connections[slot].transmission.path else { return nil }
         switch read.next(path.ledger) {
         case .source(let count) where path.sourceByReference && count == read.left:
+            // A page that somebody else is reading just now keeps who takes it waiting.
+            guard shared.layout.duty(of: index) == .backups || shared.places.areOne else {
+                return nil
+            }
             return (path.source, read.position)
         case .scratch(let position, let count) where path.scratchByReference && count == read.left:
             return path.preserved.map { ($0.scratch, position) }

@@ -213,10 +213,12 @@ extension RingLoop where IO: ~Copyable {
 
     private mutating func mayWriteInline(_ piece: Piece) -> Bool {
         guard disks[piece.homeDisk].alignment == 1, piece.progress == 0,
-            !requests[piece.request].valid.flags.contains(.fua)
+            !requests[piece.request].valid.flags.contains(.fua),
+            shared.places.areOne
         else { return false }
         let mask = UInt64(BufferArena.pageBytes - 1)
         let isWholePages = (piece.offset | piece.count) & mask == 0
+        if isWholePages, piece.ioCount <= FolioSplits.bytesMax { splitFolio(piece) }
         let writes = disks[piece.homeDisk].inlineWrites
         if writes.allows(bytes: piece.ioCount, isWholePages: isWholePages, now: now) { return true }
         // What comes after another in a turn was not alone.
@@ -231,6 +233,20 @@ extension RingLoop where IO: ~Copyable {
         guard pieces.count == 1 else { return false }
         guard let vhost = connections[slot].vhost else { return connections[slot].inbox.count == 0 }
         return vhosts[vhost].chainsLeft == 0
+    }
+
+    /// Has the folio that a small write goes to split, where that promises something.
+    private mutating func splitFolio(_ piece: Piece) {
+        let disk = piece.homeDisk
+        guard disks[disk].folioSplits?.wantsSplit(at: piece.ioOffset, now: now) ?? false,
+            !disks[disk].inlineWrites.areSlow(now: now)
+        else { return }
+        let start = io.now()
+        let isPossible = io.splitFolio(disks[disk].file, at: piece.ioOffset)
+        let end = io.now()
+        guard isPossible else { return disks[disk].folioSplits = nil }
+        disks[disk].folioSplits?.split(took: end - start, now: end)
+        disks[disk].inlineWrites.lookAgain()
     }
 
     /// False: nothing has happened, and the kernel's workers are to do it.
@@ -248,6 +264,10 @@ extension RingLoop where IO: ~Copyable {
             }
         let end = io.now()
         disks[value.homeDisk].inlineWrites.took(end - start, now: end)
+        if value.ioCount <= FolioSplits.bytesMax {
+            disks[value.homeDisk].folioSplits?.wrote(
+                at: value.ioOffset, took: end - start, now: end)
+        }
         if result == -Int(Errno.again) { return false }
         if result > 0 { movedBytes += UInt64(result) }
         writeCompleted(piece, result: Int32(result))

@@ -1,0 +1,96 @@
+import Disk
+import NBDProtocol
+import ServerInterface
+import SystemLayer
+import Tables
+import Testing
+
+@testable import NBDServer
+
+/// What a ring's own thread asks of a disk's file, and when it does not.
+extension RingLoopTests {
+    private func write(_ count: Int, at offset: Int, _ socket: SocketHandle, _ loop: inout Loop) {
+        for number in 0..<count {
+            request(1, UInt64(number), offset, 4096, socket)
+            send([UInt8](repeating: UInt8(number & 255), count: 4096), socket)
+            settle(&loop)
+        }
+        #expect(world.take(from: socket).count == 16 * count)
+    }
+
+    /// Another disk, which lies there.
+    func other(_ path: String) -> LiveExport {
+        var facts = SourceFacts(
+            path: path, sizeBytes: 1 << 20, raw: 3 << 24,
+            witness: WriteErrorWitness(raw: -1) { nil }
+        )
+        facts.type = .blockDevice
+        return LiveExport(
+            DiskConfiguration(
+                exportName: "vdb", path: path, kind: .block, readOnly: false, cacheMode: .buffered,
+                discardMode: .ignore),
+            disk: DiskID(number: 2), source: RawSource(facts), homeRing: 0, places: shared.places)
+    }
+
+    @Test("P6: a ring writes itself only while all disks would hang together")
+    func writesOfSeveralPlaces() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        var same: LiveExport? = other("/disk")
+        write(3, at: 0, socket, &loop)
+        #expect(world.inlineWrites == 3)
+        var elsewhere: LiveExport? = other("/elsewhere")
+        write(3, at: 0, socket, &loop)
+        #expect(world.inlineWrites == 3)
+        #expect(world.files[Self.source]?[4095] == 2)
+        withExtendedLifetime(elsewhere) {}
+        elsewhere = nil
+        write(3, at: 0, socket, &loop)
+        #expect(world.inlineWrites == 6)
+        withExtendedLifetime(same) {}
+        same = nil
+    }
+
+    @Test("the folio of a dear write is split before it, once")
+    func splitsFolios() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        let slot = try #require(loop.diskSlots[Self.disk])
+        loop.disks[slot].folioSplits = FolioSplits()
+        world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
+        write(2, at: 0, socket, &loop)
+        #expect(world.splits.isEmpty)
+        write(1, at: 8192, socket, &loop)
+        #expect(world.splits == [8192])
+        world.writeNanoseconds = 2000
+        write(2, at: 16384, socket, &loop)
+        write(2, at: 600 << 10, socket, &loop)
+        #expect(world.splits == [8192, 600 << 10])
+    }
+
+    @Test("what cannot be split is not tried again")
+    func splitsNothing() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        let slot = try #require(loop.diskSlots[Self.disk])
+        loop.disks[slot].folioSplits = FolioSplits()
+        world.canSplitFolios = false
+        world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
+        write(3, at: 0, socket, &loop)
+        write(3, at: 600 << 10, socket, &loop)
+        #expect(world.splits.count == 1)
+    }
+
+    @Test("a split that waits is the last for a while")
+    func slowSplits() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        let slot = try #require(loop.diskSlots[Self.disk])
+        loop.disks[slot].folioSplits = FolioSplits()
+        world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
+        world.splitNanoseconds = FolioSplits.slowNanoseconds + 1
+        write(3, at: 0, socket, &loop)
+        write(3, at: 600 << 10, socket, &loop)
+        #expect(world.splits.count == 1)
+    }
+}
