@@ -135,7 +135,7 @@ extension RawSource {
     ) -> AllocationRun {
         precondition(position < end)
         var lookupEnd = end
-        if ahead, holes == .extents {
+        if ahead, holes == .extents, !isStalled {
             let run = map.run(of: raw, at: position, end: end, undecidedEnd: &lookupEnd)
             if let run { return run }
         }

@@ -21,7 +21,9 @@ extension FileCalls {
     /// would wait.
     package static func splitFolio(_ descriptor: Int32, at position: UInt64) -> Bool {
         let page = pageBytes
-        return nbdpull_split_folio(descriptor, position / UInt64(page) * UInt64(page), page) == 0
+        let errno = nbdpull_split_folio(
+            descriptor, position / UInt64(page) * UInt64(page), page)
+        return ![EINVAL, ENODEV, ENOSYS, EPERM, EACCES].contains(errno)
     }
 
     /// Whether a small write through the page cache is the dearer, the larger the folio is that it

@@ -9,7 +9,7 @@ import Testing
 
 /// What a ring's own thread asks of a disk's file, and when it does not.
 extension RingLoopTests {
-    private func write(_ count: Int, at offset: Int, _ socket: SocketHandle, _ loop: inout Loop) {
+    func write(_ count: Int, at offset: Int, _ socket: SocketHandle, _ loop: inout Loop) {
         for number in 0..<count {
             request(1, UInt64(number), offset, 4096, socket)
             send([UInt8](repeating: UInt8(number & 255), count: 4096), socket)
@@ -92,5 +92,28 @@ extension RingLoopTests {
         write(3, at: 0, socket, &loop)
         write(3, at: 600 << 10, socket, &loop)
         #expect(world.splits.count == 1)
+    }
+
+    @Test("P6: a ring asks nothing of a disk's file while an operation on it hangs")
+    func stalledDisk() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        world.hung = [Self.source]
+        request(0, 1, 65536, 4096, socket)
+        settle(&loop)
+        pass(Limits.stallNanoseconds + 1, &loop)
+        #expect(live.source.isStalled)
+        world.inlineWrites = 0
+        request(1, 2, 0, 4096, socket)
+        send([UInt8](repeating: 5, count: 4096), socket)
+        settle(&loop)
+        #expect(world.inlineWrites == 0)
+        world.hung = []
+        settle(&loop)
+        pass(Limits.hungNanoseconds, &loop)
+        #expect(!live.source.isStalled)
+        _ = world.take(from: socket)
+        write(1, at: 0, socket, &loop)
+        #expect(world.inlineWrites == 1)
     }
 }

@@ -171,6 +171,23 @@ struct AllocationMapTests {
         }
     }
 
+    @Test("P1, P6: of a source that is stalled nothing is asked, and all of it is data")
+    func stalled() throws {
+        let directory = try TemporaryDirectory()
+        let path = try directory.file("sparse", [])
+        let file = try FileCalls.open(path, [.write])
+        try FileCalls.setSize(file.raw, bytes: 1 << 20)
+        let source = try open(path)
+        let range: Range<UInt64> = 0..<(1 << 20)
+        source.isStalled = true
+        var map = AllocationMap()
+        #expect(source.lookedUp(range) == [Run(range: range, isData: true)])
+        #expect(source.told(range, map: &map).runs == [Run(range: range, isData: true)])
+        source.isStalled = false
+        var later = AllocationMap()
+        #expect(source.told(range, map: &later).runs == source.lookedUp(range))
+    }
+
     @Test(
         "P1, P5: by seed: what is told ahead is what lookups say, and holes hold zeros",
         arguments: Seeds.all)

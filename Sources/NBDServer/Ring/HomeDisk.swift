@@ -56,6 +56,9 @@ struct HomeDisk: ~Copyable {
     /// A guest's sync, or durable write, has been under way for long; set and read within a tick.
     var hasHungSync = false
 
+    /// An operation on the disk has been under way for long; as the source has it.
+    var isStalled = false
+
     // What the source has turned out not to do
     var canPunchHoles: Bool
     var canZeroRanges = true

@@ -12,6 +12,7 @@ extension RingLoop where IO: ~Copyable {
     /// Counts the operations that hang, and lets the kernel have as many workers more.
     mutating func replaceHungWorkers() {
         let hung = hungOperations()
+        noteStalls()
         noteHungSyncs(mayBe: hung > 0)
         // A clock that was late sees everything late once.
         guard hung > 0 || workers > ownWorkers else { return }
@@ -66,14 +67,29 @@ extension RingLoop where IO: ~Copyable {
 
     private static var workerStep: Int { 16 }
 
+    /// A disk with an operation that hangs is asked nothing more that the ring itself would wait for.
+    private mutating func noteStalls() {
+        for disk in disks.indices where disks.contains(disk) {
+            let isStalled = stalledDisks.contains(disk)
+            guard disks[disk].isStalled != isStalled else { continue }
+            disks[disk].isStalled = isStalled
+            disks[disk].export.source.isStalled = isStalled
+        }
+    }
+
     private mutating func hungOperations() -> Int {
+        stalledDisks.removeAll(keepingCapacity: true)
         guard now > Limits.hungNanoseconds else { return 0 }
         let limit = now - Limits.hungNanoseconds
+        let stallLimit = now > Limits.stallNanoseconds ? now - Limits.stallNanoseconds : 0
         var hung = 0
         if pieces.count > 0 {
             for piece in pieces.indices where pieces.contains(piece) {
                 let since = pieces[piece].handedOverAt
-                if since > 0, since < limit { hung += 1 }
+                guard since > 0, since < limit else { continue }
+                hung += 1
+                guard since < stallLimit, let disk = pieces[piece].disk else { continue }
+                stalledDisks.append(disk)
             }
         }
         for disk in disks.indices where disks.contains(disk) {

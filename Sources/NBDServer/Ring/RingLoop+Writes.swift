@@ -214,7 +214,7 @@ extension RingLoop where IO: ~Copyable {
     private mutating func mayWriteInline(_ piece: Piece) -> Bool {
         guard disks[piece.homeDisk].alignment == 1, piece.progress == 0,
             !requests[piece.request].valid.flags.contains(.fua),
-            shared.places.areOne
+            !disks[piece.homeDisk].isStalled, shared.places.areOne
         else { return false }
         let mask = UInt64(BufferArena.pageBytes - 1)
         let isWholePages = (piece.offset | piece.count) & mask == 0
@@ -238,9 +238,10 @@ extension RingLoop where IO: ~Copyable {
     /// Has the folio that a small write goes to split, where that promises something.
     private mutating func splitFolio(_ piece: Piece) {
         let disk = piece.homeDisk
-        guard disks[disk].folioSplits?.wantsSplit(at: piece.ioOffset, now: now) ?? false,
-            !disks[disk].inlineWrites.areSlow(now: now)
+        guard splitsInTurn < Limits.splitsPerTurn, !disks[disk].inlineWrites.areSlow(now: now),
+            disks[disk].folioSplits?.wantsSplit(at: piece.ioOffset, now: now) ?? false
         else { return }
+        splitsInTurn += 1
         let start = io.now()
         let isPossible = io.splitFolio(disks[disk].file, at: piece.ioOffset)
         let end = io.now()

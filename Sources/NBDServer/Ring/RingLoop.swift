@@ -62,6 +62,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Kernel workers for files as the kernel chose, and as set now.
     var ownWorkers: UInt32 = 0
     var workers: UInt32 = 0
+    /// Disks with operations that have hung for long, once for each.
+    var stalledDisks: [DiskIndex] = []
     /// By kind.
     var briefWaits: [3 of BriefWait] = [.init(.client), .init(.busyGuests), .init(.disk)]
     var guestRate = GuestRate()
@@ -71,6 +73,8 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     var hasCalled = false
     /// A write was made inline in this turn.
     var hasWrittenInline = false
+    /// Folios that were split in this turn.
+    var splitsInTurn = 0
     /// Reads and writes past the page cache that were prepared, and not handed over yet.
     var preparedForDisk = 0
 
@@ -134,6 +138,7 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// happened.
     mutating func turn() {
         hasWrittenInline = false
+        splitsInTurn = 0
         takeCompletions()
         if !sharing.isEmpty { lookAtQueues() }
         giveTurns()
