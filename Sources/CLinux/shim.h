@@ -313,7 +313,8 @@ static inline long nbdpull_cached_pages(
    and nothing is loaded through the mapping, so no signal can come of it. 0 or an errno. */
 static inline int nbdpull_split_folio(int fd, unsigned long long position, size_t page) {
     const int populate_read = 22;
-    if (nbdpull_cached_pages(fd, position, page) != 1) return 0;
+    long cached = nbdpull_cached_pages(fd, position, page);
+    if (cached != 1) return cached < 0 ? errno : 0;
     void *place = mmap(0, page, PROT_READ, MAP_SHARED, fd, (off_t)position);
     if (place == MAP_FAILED) return errno;
     int failed = madvise(place, page, populate_read) != 0 || madvise(place, page, MADV_COLD) != 0;
