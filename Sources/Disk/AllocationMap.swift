@@ -131,15 +131,17 @@ extension RawSource {
     /// kernel. Reserved space may hold bytes in the page cache, so that it is looked up. `ahead`
     /// says that more answers will be asked for.
     package func allocation(
-        at position: UInt64, end: UInt64, endsHole: Bool, ahead: Bool, map: inout AllocationMap
+        at position: UInt64, end: UInt64, endsHole: Bool, ahead: Bool, mayWait: Bool = true,
+        map: inout AllocationMap
     ) -> AllocationRun {
         precondition(position < end)
         var lookupEnd = end
-        if ahead, holes == .extents, !isStalled {
+        if ahead, holes == .extents, mayWait || !isStalled {
             let run = map.run(of: raw, at: position, end: end, undecidedEnd: &lookupEnd)
             if let run { return run }
         }
-        let found = allocation(at: position, end: lookupEnd, endsHole: endsHole)
+        let found = allocation(
+            at: position, end: lookupEnd, endsHole: endsHole, mayWait: mayWait)
         return AllocationRun(isData: found.isData, end: found.end, lookups: 1)
     }
 }

@@ -111,8 +111,8 @@ package final class RawSource: Sendable {
     let ownSyncs = Atomic<Int>(0)
     let ownSyncSince = Atomic<UInt64>(0)
     let doubtWord = Atomic<UInt8>(0)
-    /// Something that was asked of the source has had no answer for long: whoever may not wait asks
-    /// nothing that could wait behind it.
+    /// A change of the source has been under way for long: whoever may not wait asks nothing that
+    /// could wait behind it.
     package var isStalled: Bool {
         // Relaxed: asked again soon, and nobody reads anything by it.
         get { stalled.load(ordering: .relaxed) }
@@ -354,15 +354,15 @@ package final class RawSource: Sendable {
 
     /// What lies at `position`: data or a hole, and where that ends (at most `end`).
     ///
-    /// Where the file system cannot tell, or may not be asked since the source is stalled, everything
-    /// is data. So is what lies behind the end of a file that somebody has cut short: its bytes are
-    /// lost, which is for a read to say, and no zeros. May read file system metadata, so callers bound how many lookups they make in one go.
+    /// Where the file system cannot tell, everything is data, and where the source is stalled unless
+    /// the caller may wait. So is what lies behind the end of a file that somebody has cut short: its
+    /// bytes are lost, which is for a read to say, and no zeros. May read file system metadata, so callers bound how many lookups they make in one go.
     /// `endsHole` says that a hole was found in front of `position`, which spares a lookup.
     package func allocation(
-        at position: UInt64, end: UInt64, endsHole: Bool = false
+        at position: UInt64, end: UInt64, endsHole: Bool = false, mayWait: Bool = true
     ) -> (isData: Bool, end: UInt64) {
         precondition(position < end)
-        guard holes != .none, !isStalled else { return (true, end) }
+        guard holes != .none, mayWait || !isStalled else { return (true, end) }
         do throws(SystemFault) {
             if endsHole, let hole = try FileCalls.seek(raw, from: position, data: false),
                 hole > position

@@ -49,7 +49,9 @@ package enum Limits {
     /// One that sleeps wants a call for each request, or for each batch.
     static let answersOfPoller = 64
     /// Folios that a ring has split in a turn, some 50 us each; what comes behind them waits.
-    static let splitsPerTurn = 8
+    ///
+    /// A write without a split takes as long, and leaves a dirty folio, which is not split.
+    static let splitsPerTurn = 32
     /// A handshake must be over by then, in nanoseconds.
     package static let handshakeNanoseconds: UInt64 = 10_000_000_000
     /// Operations of one front-end's reads and writes; when all are in use its chains stay in their
@@ -173,8 +175,8 @@ package enum Limits {
     /// An operation on a file that takes longer has lost its kernel worker, as far as others are
     /// concerned, in nanoseconds.
     package static let hungNanoseconds: UInt64 = 500_000_000
-    /// After so long an operation has stalled its disk, of which a ring asks nothing then that it
-    /// would wait for itself, in nanoseconds.
+    /// After so long a change has stalled its disk, of which a ring asks nothing then that it would
+    /// wait for itself, in nanoseconds.
     static let stallNanoseconds: UInt64 = 2_000_000_000
     /// After so long a sync may be one that fails when its process has been killed; healthy disks
     /// take less, in nanoseconds.

@@ -76,7 +76,7 @@ struct InlineWritesTests {
     func preempted() {
         var writes = InlineWrites()
         for index in 0..<1000 {
-            writes.took(index % 100 == 50 ? InlineWrites.slowNanoseconds : 4_000, now: 1)
+            writes.took(index % 100 == 50 ? 2_000_000 : 4_000, now: 1)
             #expect(writes.allows(bytes: 4096, isWholePages: true, now: 1))
         }
     }

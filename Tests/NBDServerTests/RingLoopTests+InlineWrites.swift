@@ -56,8 +56,9 @@ extension RingLoopTests {
         var loop = try loop()
         let socket = guest(&loop)
         let slot = try #require(loop.diskSlots[Self.disk])
-        loop.disks[slot].folioSplits = FolioSplits()
+        loop.disks[slot].folioSplits = FolioSplits(sizeBytes: UInt64(Self.diskBytes))
         world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
+        world.splitNanoseconds = FolioSplits.realNanoseconds + 1
         write(2, at: 0, socket, &loop)
         #expect(world.splits.isEmpty)
         write(1, at: 8192, socket, &loop)
@@ -73,7 +74,7 @@ extension RingLoopTests {
         var loop = try loop()
         let socket = guest(&loop)
         let slot = try #require(loop.diskSlots[Self.disk])
-        loop.disks[slot].folioSplits = FolioSplits()
+        loop.disks[slot].folioSplits = FolioSplits(sizeBytes: UInt64(Self.diskBytes))
         world.canSplitFolios = false
         world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
         write(3, at: 0, socket, &loop)
@@ -86,7 +87,7 @@ extension RingLoopTests {
         var loop = try loop()
         let socket = guest(&loop)
         let slot = try #require(loop.diskSlots[Self.disk])
-        loop.disks[slot].folioSplits = FolioSplits()
+        loop.disks[slot].folioSplits = FolioSplits(sizeBytes: UInt64(Self.diskBytes))
         world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
         world.splitNanoseconds = FolioSplits.slowNanoseconds + 1
         write(3, at: 0, socket, &loop)
@@ -100,6 +101,11 @@ extension RingLoopTests {
         let socket = guest(&loop)
         world.hung = [Self.source]
         request(0, 1, 65536, 4096, socket)
+        settle(&loop)
+        pass(2 * Limits.stallNanoseconds, &loop)
+        #expect(!live.source.isStalled, "a read keeps no lock")
+        request(1, 3, 65536, 4096, socket)
+        send([UInt8](repeating: 5, count: 4096), socket)
         settle(&loop)
         pass(Limits.stallNanoseconds + 1, &loop)
         #expect(live.source.isStalled)

@@ -179,13 +179,18 @@ struct AllocationMapTests {
         try FileCalls.setSize(file.raw, bytes: 1 << 20)
         let source = try open(path)
         let range: Range<UInt64> = 0..<(1 << 20)
-        source.isStalled = true
-        var map = AllocationMap()
-        #expect(source.lookedUp(range) == [Run(range: range, isData: true)])
-        #expect(source.told(range, map: &map).runs == [Run(range: range, isData: true)])
-        source.isStalled = false
-        var later = AllocationMap()
-        #expect(source.told(range, map: &later).runs == source.lookedUp(range))
+        let plain = source.allocation(at: 0, end: range.upperBound)
+        for (isStalled, mayWait) in [(true, true), (true, false), (false, true), (false, false)] {
+            source.isStalled = isStalled
+            var map = AllocationMap()
+            let found = source.allocation(at: 0, end: range.upperBound, mayWait: mayWait)
+            let run = source.allocation(
+                at: 0, end: range.upperBound, endsHole: false, ahead: true, mayWait: mayWait,
+                map: &map)
+            #expect(found.end == range.upperBound && run.end == range.upperBound)
+            let isData = isStalled && !mayWait || plain.isData
+            #expect(found.isData == isData && run.isData == isData)
+        }
     }
 
     @Test(

@@ -56,8 +56,10 @@ struct HomeDisk: ~Copyable {
     /// A guest's sync, or durable write, has been under way for long; set and read within a tick.
     var hasHungSync = false
 
-    /// An operation on the disk has been under way for long; as the source has it.
+    /// A change of the disk has been under way for long; as the source has it.
     var isStalled = false
+    /// The same, found within a tick.
+    var hasHungChange = false
 
     // What the source has turned out not to do
     var canPunchHoles: Bool
@@ -72,7 +74,7 @@ struct HomeDisk: ~Copyable {
         sizeBytes = export.source.sizeBytes
         alignment = export.source.alignment
         tailStart = export.source.tailStart
-        folioSplits = export.source.paysForLargeFolios ? FolioSplits() : nil
+        folioSplits = export.source.paysForLargeFolios ? FolioSplits(sizeBytes: sizeBytes) : nil
         canPunchHoles = export.discards
         // A step ends where a cluster does, as a job may begin there.
         zeroingUnit =

@@ -13,8 +13,9 @@ struct InlineWrites {
     static let bytesMax = 64 << 10
     /// The same of a write that is all the ring has to do, in bytes.
     static let bytesMaxAlone = 16 << 10
-    /// A write that takes longer was made to wait, in nanoseconds.
-    static let slowNanoseconds: UInt64 = 2_000_000
+    /// A write that takes longer was made to wait, in nanoseconds; a thread that has lost its
+    /// processor has it again by then.
+    static let slowNanoseconds: UInt64 = 10_000_000
     /// How long inline writes pause after the first slow one, and at most, in nanoseconds.
     static let pauseNanoseconds: UInt64 = 1_000_000_000
     static let pauseNanosecondsMax: UInt64 = 64_000_000_000

@@ -209,14 +209,15 @@ struct KernelIO: RingIO, ~Copyable {
     mutating func allocation(
         of source: RawSource, at position: UInt64, end: UInt64
     ) -> (isData: Bool, end: UInt64) {
-        source.allocation(at: position, end: end)
+        source.allocation(at: position, end: end, mayWait: false)
     }
 
     mutating func allocation(
         of source: RawSource, at position: UInt64, end: UInt64, endsHole: Bool, ahead: Bool,
         map: inout AllocationMap
     ) -> AllocationRun {
-        source.allocation(at: position, end: end, endsHole: endsHole, ahead: ahead, map: &map)
+        source.allocation(
+            at: position, end: end, endsHole: endsHole, ahead: ahead, mayWait: false, map: &map)
     }
 
     mutating func isUncached(_ file: FileHandle, _ range: Range<UInt64>) -> Bool {

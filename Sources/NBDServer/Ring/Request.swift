@@ -61,6 +61,9 @@ enum PieceKind {
     case status
     /// A read into a guest's memory.
     case guestRead
+
+    /// What may keep the file's lock while it is under way.
+    var changesDisk: Bool { self == .write || self == .zero || self == .discard }
 }
 
 /// Which end of an unaligned write is being read, so that the bytes around the guest's are kept.

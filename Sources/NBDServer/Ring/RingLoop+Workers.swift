@@ -67,10 +67,12 @@ extension RingLoop where IO: ~Copyable {
 
     private static var workerStep: Int { 16 }
 
-    /// A disk with an operation that hangs is asked nothing more that the ring itself would wait for.
+    /// A disk with a change that hangs, and keeps the file's lock perhaps, is asked nothing that the
+    /// ring itself would wait for.
     private mutating func noteStalls() {
         for disk in disks.indices where disks.contains(disk) {
-            let isStalled = stalledDisks.contains(disk)
+            let isStalled = disks[disk].hasHungChange
+            disks[disk].hasHungChange = false
             guard disks[disk].isStalled != isStalled else { continue }
             disks[disk].isStalled = isStalled
             disks[disk].export.source.isStalled = isStalled
@@ -78,7 +80,6 @@ extension RingLoop where IO: ~Copyable {
     }
 
     private mutating func hungOperations() -> Int {
-        stalledDisks.removeAll(keepingCapacity: true)
         guard now > Limits.hungNanoseconds else { return 0 }
         let limit = now - Limits.hungNanoseconds
         let stallLimit = now > Limits.stallNanoseconds ? now - Limits.stallNanoseconds : 0
@@ -88,8 +89,8 @@ extension RingLoop where IO: ~Copyable {
                 let since = pieces[piece].handedOverAt
                 guard since > 0, since < limit else { continue }
                 hung += 1
-                guard since < stallLimit, let disk = pieces[piece].disk else { continue }
-                stalledDisks.append(disk)
+                guard since < stallLimit, pieces[piece].kind.changesDisk else { continue }
+                disks[pieces[piece].homeDisk].hasHungChange = true
             }
         }
         for disk in disks.indices where disks.contains(disk) {

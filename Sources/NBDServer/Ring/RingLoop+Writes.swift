@@ -246,8 +246,9 @@ extension RingLoop where IO: ~Copyable {
         let isPossible = io.splitFolio(disks[disk].file, at: piece.ioOffset)
         let end = io.now()
         guard isPossible else { return disks[disk].folioSplits = nil }
-        disks[disk].folioSplits?.split(took: end - start, now: end)
-        disks[disk].inlineWrites.lookAgain()
+        if disks[disk].folioSplits?.split(took: end - start, now: end) ?? false {
+            disks[disk].inlineWrites.lookAgain()
+        }
     }
 
     /// False: nothing has happened, and the kernel's workers are to do it.

@@ -62,8 +62,6 @@ struct RingLoop<IO: RingIO & ~Copyable>: ~Copyable {
     /// Kernel workers for files as the kernel chose, and as set now.
     var ownWorkers: UInt32 = 0
     var workers: UInt32 = 0
-    /// Disks with operations that have hung for long, once for each.
-    var stalledDisks: [DiskIndex] = []
     /// By kind.
     var briefWaits: [3 of BriefWait] = [.init(.client), .init(.busyGuests), .init(.disk)]
     var guestRate = GuestRate()
