@@ -356,8 +356,9 @@ package final class RawSource: Sendable {
     ///
     /// Where the file system cannot tell, everything is data, and where the source is stalled unless
     /// the caller may wait. So is what lies behind the end of a file that somebody has cut short: its
-    /// bytes are lost, which is for a read to say, and no zeros. May read file system metadata, so callers bound how many lookups they make in one go.
-    /// `endsHole` says that a hole was found in front of `position`, which spares a lookup.
+    /// bytes are lost, which is for a read to say, and no zeros. May read file system metadata, so
+    /// callers bound how many lookups they make in one go. `endsHole` says that a hole was found in
+    /// front of `position`, which spares a lookup.
     package func allocation(
         at position: UInt64, end: UInt64, endsHole: Bool = false, mayWait: Bool = true
     ) -> (isData: Bool, end: UInt64) {
