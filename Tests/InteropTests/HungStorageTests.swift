@@ -108,7 +108,7 @@ extension InteropSuite {
         }
 
         // The kernel's workers take buffered writes of two files one after the other where a hash of
-        // theirs is the same, which was so for 2 of 40: of five machines hardly three wait.
+        // theirs is the same, which was so for 2 of 40: of five machines hardly four wait.
         @Test(
             "P6: a disk whose file system is frozen holds up nobody else, nor who connects",
             arguments: [1, 2])
@@ -147,7 +147,7 @@ extension InteropSuite {
                 }
                 return served.count == guests.count
             }
-            #expect(served.count >= guests.count - 2, "\(served) of \(guests.count)")
+            #expect(served.count >= guests.count - 3, "\(served) of \(guests.count)")
             let name = good[try #require(served.first)]
             for _ in 0..<4 {
                 let late = try quickly("a connection") {
