@@ -2,7 +2,6 @@ import Disk
 import NBDProtocol
 import ServerInterface
 import SystemLayer
-import Tables
 import Testing
 
 @testable import NBDServer
@@ -55,8 +54,6 @@ extension RingLoopTests {
     func splitsFolios() throws {
         var loop = try loop()
         let socket = guest(&loop)
-        let slot = try #require(loop.diskSlots[Self.disk])
-        loop.disks[slot].folioSplits = FolioSplits(sizeBytes: UInt64(Self.diskBytes))
         world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
         world.splitNanoseconds = FolioSplits.realNanoseconds + 1
         write(2, at: 0, socket, &loop)
@@ -73,8 +70,6 @@ extension RingLoopTests {
     func splitsNothing() throws {
         var loop = try loop()
         let socket = guest(&loop)
-        let slot = try #require(loop.diskSlots[Self.disk])
-        loop.disks[slot].folioSplits = FolioSplits(sizeBytes: UInt64(Self.diskBytes))
         world.canSplitFolios = false
         world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
         write(3, at: 0, socket, &loop)
@@ -86,8 +81,6 @@ extension RingLoopTests {
     func slowSplits() throws {
         var loop = try loop()
         let socket = guest(&loop)
-        let slot = try #require(loop.diskSlots[Self.disk])
-        loop.disks[slot].folioSplits = FolioSplits(sizeBytes: UInt64(Self.diskBytes))
         world.writeNanoseconds = FolioSplits.dearNanoseconds + 1
         world.splitNanoseconds = FolioSplits.slowNanoseconds + 1
         write(3, at: 0, socket, &loop)

@@ -37,6 +37,7 @@ import Testing
             path: "/disk", sizeBytes: UInt64(Self.diskBytes), raw: Self.source,
             witness: WriteErrorWitness(raw: -1) { [lost] in lost.take() ? Errno.io : nil })
         facts.type = .blockDevice
+        facts.paysForLargeFolios = true
         live = LiveExport(
             DiskConfiguration(
                 exportName: "vda", path: "/disk", kind: .block, readOnly: false,
