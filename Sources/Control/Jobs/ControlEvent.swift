@@ -40,6 +40,14 @@ package struct ControlEvent: Sendable, Hashable, Codable {
         case guestThawed = "guest-thawed"
         case guestThawFailed = "guest-thaw-failed"
         case eventProgramFailed = "event-exec-failed"
+
+        /// Whoever reaches a socket can cause it, as often as they like.
+        var isOfPeers: Bool {
+            switch self {
+            case .clientConnect, .clientDisconnect, .clientRefused, .guestProblem: true
+            default: false
+            }
+        }
     }
 
     /// How much somebody who reads the log has to care.

@@ -5,7 +5,8 @@ import Synchronization
 ///
 /// Bounded on both sides: the log keeps the newest `capacity` events, and a follower that reads
 /// slower than events come loses the oldest of its backlog (seen as a gap in `sequence`), never
-/// anybody else's.
+/// anybody else's. Events that whoever reaches a socket can cause at will take half of the log at
+/// most, so nobody who connects again and again pushes out that a backup has broken.
 package final class EventLog: Sendable {
     /// Events kept for late readers.
     package static let capacityDefault = 1024
@@ -14,8 +15,10 @@ package final class EventLog: Sendable {
     /// Followers at once; each costs a connection and a backlog.
     package static let followersMax = 64
 
-    private struct State {
+    fileprivate struct State {
         var recent: [ControlEvent] = []
+        /// Of those, events that peers cause.
+        var recentOfPeers = 0
         var nextSequence: UInt64 = 1
         var counts: [ControlEvent.Kind: UInt64] = [:]
         var nextFollower: UInt64 = 0
@@ -45,9 +48,8 @@ package final class EventLog: Sendable {
             state.nextSequence += 1
             state.counts[event.event, default: 0] += 1
             state.recent.append(event)
-            if state.recent.count > capacity {
-                state.recent.removeFirst(state.recent.count - capacity)
-            }
+            if event.event.isOfPeers { state.recentOfPeers += 1 }
+            if state.recent.count > capacity { state.forgetOne(capacity) }
             for follower in state.followers.values { follower.yield(event) }
             sink(event)
         }
@@ -109,5 +111,15 @@ package final class EventLog: Sendable {
             return Array(state.followers.values)
         }
         for follower in followers { follower.finish() }
+    }
+}
+
+extension EventLog.State {
+    /// Forgets the oldest event; of those that peers cause, where they take more than their half.
+    fileprivate mutating func forgetOne(_ capacity: Int) {
+        let hasMany = recentOfPeers > capacity / 2
+        let place = hasMany ? recent.firstIndex(where: \.event.isOfPeers) : nil
+        let gone = recent.remove(at: place ?? 0)
+        if gone.event.isOfPeers { recentOfPeers -= 1 }
     }
 }
