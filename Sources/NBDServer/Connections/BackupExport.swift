@@ -54,7 +54,7 @@ final class BackupExport: Sendable {
     /// Where a checkpoint or a bitmap depends on it, the source is asked once more after this
     /// (`store`) and the begin refused: whatever is counted here is noticed there.
     private let earlierSourceLosses: Int
-    private let reason = Mutex<String?>(nil)
+    private let reason = Mutex<BreakReason?>(nil)
 
     /// A new job's export, or one that an earlier process has `left`.
     ///
@@ -123,43 +123,14 @@ final class BackupExport: Sendable {
     }
 
     /// Why the job's disk broke, or nil while it is whole.
-    var brokenReason: String? { reason.withLock { $0 } }
+    var brokenReason: BreakReason? { reason.withLock { $0 } }
 
     /// Keeps the first reason; returns whether this was it.
-    func noteBroken(_ text: String) -> Bool {
+    func noteBroken(_ new: BreakReason) -> Bool {
         reason.withLock { reason in
             if reason != nil { return false }
-            reason = text
+            reason = new
             return true
-        }
-    }
-
-    /// The reason of a break in words for people, without server paths.
-    func text(for cause: BreakCause) -> String {
-        switch cause {
-        case .sourceRead(let errno):
-            "old data of disk '\(target)' could not be read: \(SystemFault.text(for: errno))"
-        case .scratchWrite(let errno):
-            goneText(errno)
-                ?? "scratch of disk '\(target)' could not be written:"
-                + " \(SystemFault.text(for: errno))"
-        case .scratchFull:
-            "scratch of disk '\(target)' is full"
-        case .copyTimeout(let milliseconds):
-            "a guest write to disk '\(target)' was held for more than \(milliseconds) ms"
-        case .scratchRead(let errno):
-            goneText(errno)
-                ?? "scratch of disk '\(target)' could not be read:"
-                + " \(SystemFault.text(for: errno))"
-        case .scratchLost(let errno):
-            goneText(errno)
-                ?? "scratch of disk '\(target)' lost what was written to it:"
-                + " \(SystemFault.text(for: errno))"
-        case .sourceLost(let errno):
-            "writes of the machine to disk '\(target)' were lost: \(SystemFault.text(for: errno))"
-        case .spaceForGuest:
-            "scratch of disk '\(target)' gave way: its file system also holds a machine's disk, and"
-                + " no space is left for both"
         }
     }
 

@@ -23,6 +23,6 @@ struct RunningJob: Sendable {
         for export in exports {
             if let loss = export.loss { shared.breakNow(export, loss) }
         }
-        return exports.lazy.compactMap(\.brokenReason).first
+        return exports.lazy.compactMap { $0.brokenReason?.whole }.first
     }
 }

@@ -96,8 +96,9 @@ final class ServerShared: Sendable {
 
     /// Keeps why a job's disk broke; the first reason is an event.
     func noteBroken(_ export: BackupExport, _ cause: BreakCause) {
-        let text = export.text(for: cause)
-        if export.noteBroken(text) { emit(.jobBroken(id: export.jobID, reason: text)) }
+        let reason = export.reason(for: cause)
+        guard export.noteBroken(reason) else { return }
+        emit(.jobBroken(id: export.jobID, reason: reason.whole))
     }
 
     /// Breaks a job's disk from any thread: from now on nothing that is read of it is handed out.

@@ -335,7 +335,7 @@ extension RingLoop where IO: ~Copyable {
         guard case .backup(let export) = connections[slot].transmission.target else {
             return "closed"
         }
-        return "the backup job is broken: \(export.brokenReason ?? "the job has ended")"
+        return "the backup job is broken: \(export.brokenReason?.text ?? "the job has ended")"
     }
 
     private mutating func scratchReadFailed(_ slot: ConnectionIndex, _ errno: Int32) {
