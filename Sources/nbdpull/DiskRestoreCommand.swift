@@ -105,24 +105,11 @@ struct DiskRestore: AsyncParsableCommand {
     // What a machine wrote to its raw disk may look like another format that names files of this
     // host. So a format is never guessed.
     private static func assumedFormat(of path: String) throws(ControlError) -> String {
-        let head: Data
-        do {
-            let descriptor = try SystemCalls.open(path, flags: O_RDONLY)
-            head = try FileHandle(fileDescriptor: descriptor.raw).read(upToCount: 8) ?? Data()
-        } catch {
-            let reason = (error as? SystemCalls.Failure).map { SystemCalls.errorText($0.number) }
-            throw .invalidArgument(
-                what: "image '\(path)'", detail: "cannot be read: \(reason ?? "\(error)")")
-        }
-        let magics = ["QFI\u{FB}": "qcow2", "KDMV": "vmdk", "vhdxfile": "vhdx", "QED\0": "qed"]
-        for (magic, name) in magics
-        where head.starts(with: magic.unicodeScalars.map { UInt8(truncatingIfNeeded: $0.value) }) {
-            throw .invalidArgument(
-                what: "image '\(path)'",
-                detail: "it looks like \(name): say --format \(name), or --format raw if these "
-                    + "are the disk's own bytes")
-        }
-        return "raw"
+        guard let found = try ImageMagic.look(at: path) else { return "raw" }
+        throw .invalidArgument(
+            what: "image '\(path)'",
+            detail: "it looks like \(found): say --format \(found), or --format raw if these are"
+                + " the disk's own bytes")
     }
 
     private struct ImageInfo: Decodable {

@@ -24,8 +24,8 @@ struct Export: AsyncParsableCommand {
         help: "Description shown to clients; at most 4096 bytes.")
     var description: String?
     @Flag(help: "Serve it read-only.") var readOnly = false
-    @Option(help: "Its format: \(ServeArguments.formats.joined(separator: ", ")).")
-    var format = "raw"
+    @Option(help: "Its format: \(ServeArguments.formats.joined(separator: ", ")). (default: raw)")
+    var format: String?
     @Option(help: "none (O_DIRECT) or buffered.") var cache = "buffered"
     @Option(help: "Seconds requests wait for an upstream that has gone. (default: 60)")
     var upstreamPatience: Int?
@@ -97,6 +97,7 @@ struct Export: AsyncParsableCommand {
         disk.image = source.image
         disk.vhostSocket = vhost.map { ServeArguments.absolutePath($0) }
         try await attach(engine, disk)
+        if format == nil, source.kind != .network { warnOfFormat(source.path) }
         // Without anything to reload, a hang-up ends the export as it ends other programs.
         let hasFiles = files.offersTLS || files.rules != nil
         let reload: [ServiceGroupConfiguration.ServiceConfiguration] =
@@ -113,6 +114,15 @@ struct Export: AsyncParsableCommand {
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "nbdpull") { StreamLogHandler.standardError(label: $0) })
         ).run()
+    }
+
+    /// Nothing is ever opened by what it looks like.
+    private func warnOfFormat(_ path: String) {
+        guard let found = try? ImageMagic.look(at: path) else { return }
+        Console.error(
+            "nbdpull: '\(path)' looks like \(found) and is served as raw, so clients see the"
+                + " image's own bytes: say --format \(found) for the disk in it, or --format raw"
+                + " to serve it so")
     }
 
     private func attach(
