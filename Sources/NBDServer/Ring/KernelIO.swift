@@ -15,6 +15,10 @@ struct KernelIO: RingIO, ~Copyable {
     let shared: ServerShared
     let mailbox: Mailbox<RingMessage>
     let index: Int
+    /// Changes of files while disks lie on several file systems.
+    var changes: ChangeThreads
+    /// A poll for their wake-ups has not completed.
+    var listensToChanges = false
 
     // Upstreams
     var upstreams = UpstreamRing()
@@ -30,8 +34,10 @@ struct KernelIO: RingIO, ~Copyable {
     init(index: Int, shared: ServerShared) throws(SystemFault) {
         let ring = try Ring(
             entries: 512, completionEntries: UInt32(Limits.operationsPerRing))
+        let changes = try ChangeThreads()
         clock = try PeriodicTimer(milliseconds: Limits.tickMilliseconds)
         self.ring = ring
+        self.changes = changes
         pipes = PipePool(limit: shared.layout.pipesPerRing)
         self.shared = shared
         self.index = index
@@ -63,6 +69,13 @@ struct KernelIO: RingIO, ~Copyable {
                 file, .write, filePosition, count, tag: tag,
                 address: arena.address(offset, count: count), durable: durable)
         }
+        if threadsMakeChanges,
+            changes.write(
+                file.number, from: arena, at: offset, count: count, filePosition: filePosition,
+                durable: durable, tag: tag)
+        {
+            return
+        }
         ring.prepareWrite(
             file.number, from: arena, at: offset, count: count, filePosition: filePosition,
             durable: durable, tag: tag)
@@ -79,6 +92,12 @@ struct KernelIO: RingIO, ~Copyable {
                 case .zeroRange: .zero(keepsSpace: true)
                 }
             return ask(file, kind, filePosition, Int(count), tag: tag)
+        }
+        if threadsMakeChanges,
+            changes.allocate(
+                file.number, mode: mode, filePosition: filePosition, count: count, tag: tag)
+        {
+            return
         }
         ring.prepareAllocate(
             file.number, mode: mode, filePosition: filePosition, count: count, tag: tag)
@@ -124,6 +143,13 @@ struct KernelIO: RingIO, ~Copyable {
     }
 
     mutating func submit(waiting: Bool) {
+        guard changes.inFlight > 0 else { return submitRest(waiting: waiting) }
+        listenToChanges()
+        submitRest(waiting: waiting && changes.mayWait())
+        changes.haveWaited()
+    }
+
+    private mutating func submitRest(waiting: Bool) {
         guard usesUpstreams else { return ring.submit(waiting: waiting) }
         settleUpstreams()
         // From here on programs call; what one has answered meanwhile is taken first.
@@ -134,13 +160,17 @@ struct KernelIO: RingIO, ~Copyable {
     }
 
     var completionCount: Int {
-        ring.completionCount + upstreams.errands.completions.count + answers.count
+        ring.completionCount + changes.completionCount + upstreams.errands.completions.count
+            + answers.count
     }
 
     mutating func drain(into completions: inout [Completion], _ arena: inout BufferArena) {
         ring.drain(into: &completions)
         if usesUpstreams { drainUpstreams(into: &completions, &arena) }
+        if usesChangeThreads { drainChanges(into: &completions) }
     }
+
+    mutating func leave(_ file: FileHandle) { changes.leave(file.number) }
 
     // MARK: At once
 
@@ -278,6 +308,13 @@ struct KernelIO: RingIO, ~Copyable {
             return ask(
                 file, .write, filePosition, table.byteCount(lane), tag: tag, table.lend(lane),
                 durable: durable)
+        }
+        if threadsMakeChanges,
+            changes.write(
+                file.number, from: table, lane: lane, filePosition: filePosition, durable: durable,
+                tag: tag)
+        {
+            return
         }
         ring.prepareWrite(
             file.number, from: table, lane: lane, filePosition: filePosition, durable: durable,

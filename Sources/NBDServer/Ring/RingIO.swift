@@ -39,6 +39,9 @@ protocol RingIO: ~Copyable {
     mutating func prepareAdvice(
         _ advice: CacheAdvice, _ file: FileHandle, filePosition: UInt64, count: UInt32, tag: UInt64)
 
+    /// Nothing more is asked of a file, and none of its operations is in flight.
+    mutating func leave(_ file: FileHandle)
+
     /// Receives from a socket: at least a byte; 0 at the end of the stream.
     ///
     /// With `whole` all of them, unless the stream ends or the call is interrupted.

@@ -1,4 +1,5 @@
 import Core
+import Disk
 import PointInTime
 import ScratchFiles
 import ServerInterface
@@ -99,8 +100,10 @@ extension RingLoop where IO: ~Copyable {
     /// it.
     mutating func removeDisk(_ disk: DiskID, _ claim: Claim) -> Bool {
         guard let slot = diskSlots[disk], isIdle(slot), claim.take() else { return false }
-        disks.remove(slot)
+        let gone = disks.remove(slot)
         diskSlots[disk] = nil
+        io.leave(gone.file)
+        io.leave(FileHandle(gone.export.source.tailRaw))
         return true
     }
 
