@@ -15,7 +15,7 @@ package enum AdapterKeeper {
 
     /// Does all that it is told; returns the exit status.
     package static func run() -> Int32 {
-        SystemFacts.ignoreBrokenPipes()
+        SystemFacts.ignoreSignalsOfCalls()
         // A service manager tells every process of a service what is meant for the server.
         for number in [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2] { _ = signal(number, SIG_IGN) }
         var loop = KeeperLoop()

@@ -405,6 +405,7 @@ static inline int nbdpull_spawn_bound(const char *path, char *const *arguments, 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, 0);
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     const int nothing = open("/dev/null", O_RDWR);
     /* 3 itself would stay close-on-exec; `output` may be 3, and is used before. */
@@ -427,6 +428,7 @@ static inline int nbdpull_spawn_adapter(const char *path, char *const *arguments
     sigaddset(&unheard, SIGHUP);
     sigprocmask(SIG_SETMASK, &unheard, 0);
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
     signal(SIGINT, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGINT, 0, 0, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);

@@ -8,42 +8,72 @@ import SystemLayer
 /// The ring puts changes in and takes them out when they are done; the thread does what lies between. Each
 /// keeps a count that only it moves. What a change names stays until the ring has taken it out.
 ///
-/// The thread may hang in a change for ever. So it is the last that has the state, and frees it.
+/// The thread may hang in a change for ever, so whoever of the two is through last frees what they
+/// share.
 @safe
 struct ChangeThread {
-    /// Changes that may be in flight.
+    /// Changes that may be in flight; a power of two.
     static let capacity = 4096
 
     private let state: UnsafeMutablePointer<State>
+    /// Changes put in so far, and taken out.
+    private var pushed: UInt32 = 0
+    private var taken: UInt32 = 0
+    /// Places for changes that were used before, on a stack so that few are used, and all others.
+    private var freeCount = 0
+    private var firstUnused: UInt16 = 0
 
-    @safe
     private struct State: ~Copyable {
         /// Changes put in so far; moved by the ring.
         let pushed = Atomic<UInt32>(0)
         /// Counts that two processors move lie in lines of their own.
-        let ringsLine: [14 of UInt32] = .init(repeating: 0)
+        let ringsLine: [15 of UInt32] = .init(repeating: 0)
         /// Changes done so far; moved by the thread.
         let done = Atomic<UInt32>(0)
-        let threadsLine: [14 of UInt32] = .init(repeating: 0)
+        let threadsLine: [15 of UInt32] = .init(repeating: 0)
         /// The thread sleeps, or is about to.
         let sleeps = Atomic<Bool>(false)
         let isEnding = Atomic<Bool>(false)
+        /// The ring and the thread.
+        let owners = Atomic<Int>(2)
         let wake = WakeCount()
         let ring: RingWaker
-        let changes: UnsafeMutablePointer<FileChange>
+        let memory: Memory
 
         init(_ ring: RingWaker) {
             self.ring = ring
-            unsafe changes = .allocate(capacity: ChangeThread.capacity)
+            memory = Memory()
         }
 
-        deinit { unsafe changes.deallocate() }
+        deinit { memory.free() }
+    }
+
+    /// Where changes lie, and which of these places each number has.
+    @safe
+    private struct Memory {
+        let changes: UnsafeMutablePointer<FileChange>
+        let places: UnsafeMutablePointer<UInt16>
+        /// For the ring alone.
+        let freePlaces: UnsafeMutablePointer<UInt16>
+
+        init() {
+            // SAFETY: freed by `free`; what is read was written before. Pages that nobody has used cost
+            // nothing.
+            unsafe changes = .allocate(capacity: ChangeThread.capacity)
+            unsafe places = .allocate(capacity: ChangeThread.capacity)
+            unsafe freePlaces = .allocate(capacity: ChangeThread.capacity)
+        }
+
+        func free() {
+            unsafe changes.deallocate()
+            unsafe places.deallocate()
+            unsafe freePlaces.deallocate()
+        }
     }
 
     /// Starts a thread that wakes `ring`; nil when there is none to be had.
     init?(_ ring: RingWaker) {
-        // SAFETY: the state goes to the thread, which frees it as its last act; the ring does not
-        // touch it after `end`.
+        // SAFETY: both owners give the state up once, and the second one frees it.
         unsafe state = .allocate(capacity: 1)
         unsafe state.initialize(to: State(ring))
         let address = UInt(bitPattern: unsafe state)
@@ -52,57 +82,87 @@ struct ChangeThread {
                 return
             }
             unsafe Self.serve(state)
-            unsafe state.deinitialize(count: 1)
-            unsafe state.deallocate()
+            unsafe Self.giveUp(state)
         }
         guard isRunning else {
-            unsafe state.deinitialize(count: 1)
-            unsafe state.deallocate()
+            unsafe Self.giveUp(state)
+            unsafe Self.giveUp(state)
             return nil
         }
     }
 
+    private static func giveUp(_ state: UnsafeMutablePointer<State>) {
+        let left = unsafe state.pointee.owners.subtract(1, ordering: .sequentiallyConsistent)
+        guard left.newValue == 0 else { return }
+        // SAFETY: nobody else has it any more.
+        unsafe state.deinitialize(count: 1)
+        unsafe state.deallocate()
+    }
+
     // MARK: The ring's side
 
-    /// Puts a change in, of which fewer than `capacity` are in flight; `number` counts them all.
-    func push(_ change: FileChange, number: UInt32) {
-        // SAFETY: the thread has been through with this place, or `number` would be further.
-        unsafe state.pointee.changes[Int(number) % Self.capacity] = change
-        unsafe state.pointee.pushed.store(number &+ 1, ordering: .sequentiallyConsistent)
-        if unsafe state.pointee.sleeps.exchange(false, ordering: .sequentiallyConsistent) {
+    /// Changes that were put in and not taken out.
+    var inFlight: Int { Int(pushed &- taken) }
+
+    /// Puts a change in, of which fewer than `capacity` are in flight.
+    mutating func push(_ change: FileChange) {
+        // SAFETY: nobody uses the place, and the thread looks at neither before the count moves.
+        let memory = unsafe state.pointee.memory
+        let place: UInt16
+        if freeCount > 0 {
+            freeCount -= 1
+            place = unsafe memory.freePlaces[freeCount]
+        } else {
+            place = firstUnused
+            firstUnused += 1
+        }
+        unsafe memory.changes[Int(place)] = change
+        unsafe memory.places[Int(pushed) % Self.capacity] = place
+        pushed &+= 1
+        unsafe state.pointee.pushed.store(pushed, ordering: .sequentiallyConsistent)
+        if unsafe state.pointee.sleeps.load(ordering: .sequentiallyConsistent),
+            unsafe state.pointee.sleeps.exchange(false, ordering: .sequentiallyConsistent)
+        {
             unsafe state.pointee.wake.signal()
         }
     }
 
-    /// Changes done so far, taken out or not.
-    var doneCount: UInt32 { unsafe state.pointee.done.load(ordering: .sequentiallyConsistent) }
-
-    /// What has come of a change that is done.
-    func completion(of number: UInt32) -> Completion {
-        // SAFETY: the thread writes nothing there once the change is done.
-        unsafe state.pointee.changes[Int(number) % Self.capacity].completion
+    /// Takes out the oldest change that is done, or none.
+    mutating func take() -> Completion? {
+        let done = unsafe state.pointee.done.load(ordering: .sequentiallyConsistent)
+        guard done != taken else { return nil }
+        // SAFETY: the thread is through with the change.
+        let memory = unsafe state.pointee.memory
+        let place = unsafe memory.places[Int(taken) % Self.capacity]
+        unsafe memory.freePlaces[freeCount] = place
+        freeCount += 1
+        taken &+= 1
+        return unsafe memory.changes[Int(place)].completion
     }
 
     /// Ends the thread, after the change that it is at; nothing more may be asked.
     func end() {
         unsafe state.pointee.isEnding.store(true, ordering: .sequentiallyConsistent)
         unsafe state.pointee.wake.signal()
+        unsafe Self.giveUp(state)
     }
 
     // MARK: The thread's side
 
     private static func serve(_ state: UnsafeMutablePointer<State>) {
         var done: UInt32 = 0
-        // SAFETY: the thread owns the state until it returns, and a place until it is done.
+        let memory = unsafe state.pointee.memory
+        // SAFETY: a change is the thread's from the count of those put in to the count of those done.
         while unsafe !state.pointee.isEnding.load(ordering: .sequentiallyConsistent) {
             guard unsafe state.pointee.pushed.load(ordering: .sequentiallyConsistent) != done else {
                 unsafe sleep(state, done)
                 continue
             }
-            unsafe state.pointee.changes[Int(done) % capacity].carryOut()
+            let place = unsafe memory.places[Int(done) % capacity]
+            unsafe memory.changes[Int(place)].carryOut()
             done &+= 1
             unsafe state.pointee.done.store(done, ordering: .sequentiallyConsistent)
-            unsafe state.pointee.ring.wake()
+            unsafe state.pointee.ring.changeIsDone()
         }
     }
 
@@ -164,15 +224,21 @@ struct FileChange {
     }
 }
 
-/// Wakes a ring that sleeps, once for each sleep.
+/// Counts a ring's changes that threads have done, and wakes it once for each sleep.
 final class RingWaker: Sendable {
     private let event: EventDescriptor
     private let sleeps = Atomic<Bool>(false)
+    private let done = Atomic<UInt64>(0)
 
     init() throws(SystemFault) { event = try EventDescriptor() }
 
     /// The eventfd that wakes the ring.
     var raw: Int32 { event.raw }
+
+    /// Changes that threads have done so far.
+    ///
+    /// One that was taken out already may not be counted yet.
+    var doneCount: UInt64 { done.load(ordering: .sequentiallyConsistent) }
 
     /// For the ring: takes the wake-up.
     func consume() { event.consume() }
@@ -180,10 +246,16 @@ final class RingWaker: Sendable {
     /// For the ring: from here on it is woken, until `isAwake`.
     func willSleep() { sleeps.store(true, ordering: .sequentiallyConsistent) }
 
-    func isAwake() { sleeps.store(false, ordering: .sequentiallyConsistent) }
+    /// For the ring: returns whether it is, or will be, woken.
+    func isAwake() -> Bool { !sleeps.exchange(false, ordering: .sequentiallyConsistent) }
 
-    /// For others: there is something to do.
-    func wake() {
-        if sleeps.exchange(false, ordering: .sequentiallyConsistent) { event.signal() }
+    /// For a thread.
+    func changeIsDone() {
+        done.add(1, ordering: .sequentiallyConsistent)
+        if sleeps.load(ordering: .sequentiallyConsistent),
+            sleeps.exchange(false, ordering: .sequentiallyConsistent)
+        {
+            event.signal()
+        }
     }
 }

@@ -9,12 +9,12 @@ package import SystemLayer
 /// their own neither knows of the other.
 @safe
 package struct ChangeThreads: ~Copyable {
-    private struct Place {
-        /// Nil where the kernel's workers do as well.
-        let thread: ChangeThread?
-        /// Changes put in, and taken out.
-        var pushed: UInt32 = 0
-        var taken: UInt32 = 0
+    fileprivate struct Place {
+        let takesWrites: Bool
+        /// From the first change on.
+        var thread: ChangeThread?
+        /// Changes that found no thread to be had.
+        var refusals = 0
     }
 
     private let waker: RingWaker
@@ -23,6 +23,13 @@ package struct ChangeThreads: ~Copyable {
     private var busy: [Int32] = []
     /// Changes in flight.
     package private(set) var inFlight = 0
+    private var takenCount: UInt64 = 0
+    /// The ring was woken, and has not taken that yet.
+    package private(set) var isWoken = false
+    /// Threads wake the ring.
+    private var mayBeWoken = false
+    /// A thread that was not to be had is asked for again with one change in so many.
+    private static let changesBetweenTries = 256
 
     package init() throws(SystemFault) { waker = try RingWaker() }
 
@@ -34,7 +41,30 @@ package struct ChangeThreads: ~Copyable {
     package var raw: Int32 { waker.raw }
 
     /// Takes the wake-up.
-    package mutating func consume() { waker.consume() }
+    package mutating func consume() {
+        waker.consume()
+        isWoken = false
+    }
+
+    // MARK: Files
+
+    /// A regular file is changed from here on; `takesWrites`: through the page cache.
+    ///
+    /// Nothing else is changed here. The kernel does not take changes of devices in turn, nor direct
+    /// writes on file systems for disks; these go side by side there.
+    package mutating func enter(_ descriptor: Int32, takesWrites: Bool) {
+        leave(descriptor)
+        places[descriptor] = Place(takesWrites: takesWrites)
+    }
+
+    /// Nothing more is asked of a file, and none of its changes is in flight.
+    package mutating func leave(_ descriptor: Int32) {
+        guard let place = places.removeValue(forKey: descriptor) else { return }
+        place.thread?.end()
+    }
+
+    /// Whether a thread makes the file's changes, as far as it takes them.
+    package func hasThread(_ descriptor: Int32) -> Bool { places[descriptor]?.thread != nil }
 
     // MARK: Changes
 
@@ -46,6 +76,7 @@ package struct ChangeThreads: ~Copyable {
         _ descriptor: Int32, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable: Bool, tag: UInt64
     ) -> Bool {
+        guard places[descriptor]?.takesWrites ?? false else { return false }
         // SAFETY: pointer() checks the range; its owner keeps it until the completion.
         var change = unsafe FileChange(
             .write(nil, count: 1, isDurable: durable), of: descriptor, at: filePosition, tag: tag)
@@ -58,8 +89,9 @@ package struct ChangeThreads: ~Copyable {
         _ descriptor: Int32, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         durable: Bool, tag: UInt64
     ) -> Bool {
+        guard places[descriptor]?.takesWrites ?? false else { return false }
         // SAFETY: a lane's list stays until it is given back, and the kernel checks its ranges.
-        push(
+        return push(
             unsafe FileChange(
                 .write(table.list(lane), count: Int32(table.count(lane)), isDurable: durable),
                 of: descriptor, at: filePosition, tag: tag))
@@ -76,82 +108,70 @@ package struct ChangeThreads: ~Copyable {
 
     private mutating func push(_ change: FileChange) -> Bool {
         let descriptor = change.descriptor
-        if places[descriptor] == nil { places[descriptor] = makePlace(descriptor) }
-        guard let place = places[descriptor], let thread = place.thread,
-            place.pushed &- place.taken < UInt32(ChangeThread.capacity)
-        else { return false }
-        if place.pushed == place.taken { busy.append(descriptor) }
-        thread.push(change, number: place.pushed)
-        places[descriptor]?.pushed &+= 1
+        let inFlightBefore = places[descriptor]?.push(change, waker, Self.changesBetweenTries)
+        guard let inFlightBefore = inFlightBefore ?? nil else { return false }
+        if inFlightBefore == 0 { busy.append(descriptor) }
         inFlight += 1
         return true
-    }
-
-    /// Nil where it is to be tried again with the next change.
-    private mutating func makePlace(_ descriptor: Int32) -> Place? {
-        guard FileCalls.isChangedInTurn(descriptor) else { return Place(thread: nil) }
-        return ChangeThread(waker).map { Place(thread: $0) }
-    }
-
-    /// Nothing more is asked of a file: none of its changes is in flight.
-    package mutating func leave(_ descriptor: Int32) {
-        guard let place = places.removeValue(forKey: descriptor) else { return }
-        place.thread?.end()
     }
 
     // MARK: Completions
 
     /// Completions that wait to be taken.
     package var completionCount: Int {
-        var count = 0
-        for position in busy.indices {
-            guard let place = places[busy[position]] else { continue }
-            count += Int((place.thread?.doneCount ?? place.taken) &- place.taken)
-        }
-        return count
+        // One that was taken may be counted a moment later.
+        inFlight == 0 ? 0 : max(0, Int(truncatingIfNeeded: waker.doneCount &- takenCount))
     }
 
     /// Puts completions behind those that are there, as many as fit.
     package mutating func drain(into completions: inout [Completion]) {
+        guard completionCount > 0 else { return }
         var position = 0
         while position < busy.count {
             let descriptor = busy[position]
-            guard var place = places[descriptor], let thread = place.thread else { break }
-            let done = thread.doneCount
-            while place.taken != done, completions.count < completions.capacity {
-                completions.append(thread.completion(of: place.taken))
-                place.taken &+= 1
+            while completions.count < completions.capacity,
+                let completion = places[descriptor]?.thread?.take()
+            {
+                completions.append(completion)
+                takenCount &+= 1
                 inFlight -= 1
             }
-            places[descriptor] = place
-            if place.taken == place.pushed { busy.remove(at: position) } else { position += 1 }
+            if places[descriptor]?.thread?.inFlight ?? 0 == 0 {
+                busy.remove(at: position)
+            } else {
+                position += 1
+            }
         }
     }
 
     /// Whether the ring may sleep: from here on it is woken, until `haveWaited`.
     package mutating func mayWait() -> Bool {
+        mayBeWoken = true
         waker.willSleep()
         guard completionCount > 0 else { return true }
-        waker.isAwake()
+        haveWaited()
         return false
     }
 
     /// The ring is awake.
-    package mutating func haveWaited() { waker.isAwake() }
+    package mutating func haveWaited() {
+        guard mayBeWoken else { return }
+        mayBeWoken = false
+        if waker.isAwake() { isWoken = true }
+    }
 }
 
-extension FileCalls {
-    /// Whether the kernel's workers make changes of a file one after the other, and in turn with those of
-    /// files that have nothing to do with it.
-    ///
-    /// So it is with a regular file that is written through the page cache.
-    package static func isChangedInTurn(_ descriptor: Int32) -> Bool {
-        var status = stat()
-        // SAFETY: the kernel fills in the one structure that it is given.
-        guard unsafe fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-            return false
+extension ChangeThreads.Place {
+    /// Puts a change in; returns how many were in flight before, nil when it is not taken.
+    fileprivate mutating func push(
+        _ change: FileChange, _ waker: RingWaker, _ changesBetweenTries: Int
+    ) -> Int? {
+        if thread == nil {
+            if refusals % changesBetweenTries == 0 { thread = ChangeThread(waker) }
+            if thread == nil { refusals &+= 1 }
         }
-        let flags = fcntl(descriptor, F_GETFL)
-        return flags >= 0 && flags & nbdpull_O_DIRECT == 0
+        guard let inFlight = thread?.inFlight, inFlight < ChangeThread.capacity else { return nil }
+        thread?.push(change)
+        return inFlight
     }
 }

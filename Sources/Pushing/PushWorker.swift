@@ -17,7 +17,7 @@ package enum PushWorker {
 
     /// Does all that it is told; returns the exit status.
     package static func run() -> Int32 {
-        SystemFacts.ignoreBrokenPipes()
+        SystemFacts.ignoreSignalsOfCalls()
         // A service manager tells every process of a service what is meant for the server, which
         // decides what becomes of its jobs; what is started from here ignores them, too.
         for number in [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2] { _ = signal(number, SIG_IGN) }

@@ -113,12 +113,13 @@ package enum SystemFacts {
     /// The user whose rights the process has.
     package static var effectiveUser: UInt32 { geteuid() }
 
-    /// From now on a peer that has gone is an error of the call that writes to it, and no signal
-    /// that ends the process.
+    /// From now on a peer that has gone is an error of the call that writes to it, and so is a file
+    /// that grows beyond the process's limit; neither is a signal that ends the process.
     ///
     /// Pages are spliced to sockets, and `splice` has no flag that keeps the signal away.
-    package static func ignoreBrokenPipes() {
+    package static func ignoreSignalsOfCalls() {
         _ = signal(SIGPIPE, SIG_IGN)
+        _ = signal(SIGXFSZ, SIG_IGN)
     }
 
     /// Raises the limit of open descriptors as far as it goes without privileges; returns it.

@@ -69,7 +69,10 @@ struct ChangeThreadsTests {
         }
         var expected = [[UInt8]](
             repeating: [UInt8](repeating: 0, count: pages * Self.page), count: files.count)
-        for file in files { #expect(ftruncate(file.raw, off_t(pages * Self.page)) == 0) }
+        for file in files {
+            #expect(ftruncate(file.raw, off_t(pages * Self.page)) == 0)
+            loop.changes.enter(file.raw, takesWrites: true)
+        }
         for round in 0..<30 {
             var wanted: [UInt64: Int32] = [:]
             var lanes: [Int] = []
@@ -125,6 +128,9 @@ struct ChangeThreadsTests {
         let forWriting = try FileCalls.open(path, [.write])
         let arena = try BufferArena(capacityBytes: Self.page)
         let loop = try Loop()
+        for file in [forReading.raw, forWriting.raw] {
+            loop.changes.enter(file, takesWrites: true)
+        }
         for tag in [1, 2] as [UInt64] {
             let isTaken = loop.changes.write(
                 forReading.raw, from: arena, at: 0, count: 1, filePosition: 0, durable: false,
@@ -141,25 +147,50 @@ struct ChangeThreadsTests {
         #expect((results[3] ?? 0) < 0 && results[4] == 1)
     }
 
-    @Test("what the kernel's workers do not make in turn is left to them")
-    func others() throws {
+    @Test("only what was entered is changed here, and past the page cache only its allocation")
+    func entering() throws {
         let directory = try TemporaryDirectory()
+        let path = try directory.file("file", [UInt8](repeating: 1, count: Self.page))
+        let file = try FileCalls.open(path, [.write])
         let arena = try BufferArena(capacityBytes: Self.page)
         let loop = try Loop()
-        let path = try directory.file("file", [UInt8](repeating: 1, count: Self.page))
-        var descriptors = [try Open(directory.path(""), [])]
-        // Where there is no O_DIRECT there is no such disk.
-        if let direct = try? Open(path, [.write, .direct]) { descriptors.append(direct) }
-        for descriptor in descriptors {
-            let isTaken = loop.changes.write(
-                descriptor.raw, from: arena, at: 0, count: Self.page, filePosition: 0,
-                durable: false, tag: 1)
-            #expect(!isTaken)
+        let wants = [(false, false), (false, true), (true, true)]
+        for (step, (isWritten, isAllocated)) in wants.enumerated() {
+            if step > 0 { loop.changes.enter(file.raw, takesWrites: step == 2) }
+            let hadThread = loop.changes.hasThread(file.raw)
+            let first = loop.changes.write(
+                file.raw, from: arena, at: 0, count: Self.page, filePosition: 0, durable: false,
+                tag: 1)
+            let second = loop.changes.allocate(
+                file.raw, mode: .punchHole, filePosition: 0, count: UInt64(Self.page), tag: 2)
+            let hasThread = loop.changes.hasThread(file.raw)
+            #expect(first == isWritten && second == isAllocated)
+            #expect(!hadThread && hasThread == isAllocated)
+            let results = loop.results()
+            #expect(results.count == (isWritten ? 1 : 0) + (isAllocated ? 1 : 0))
         }
-        let isClosed = loop.changes.write(
-            Int32.max, from: arena, at: 0, count: 1, filePosition: 0, durable: false, tag: 1)
-        #expect(!isClosed)
         #expect(loop.changes.inFlight == 0 && loop.changes.completionCount == 0)
+    }
+
+    @Test("P6: a thread that has just answered, and one that works, end without a trace")
+    func ending() throws {
+        let directory = try TemporaryDirectory()
+        let file = try FileCalls.open(directory.path("file"), [.write, .createNew])
+        let arena = try BufferArena(capacityBytes: 16 * Self.page)
+        for round in 0..<400 {
+            let loop = try Loop()
+            for turn in 0..<3 {
+                loop.changes.enter(file.raw, takesWrites: true)
+                for tag in 0..<4 as Range<UInt64> {
+                    _ = loop.changes.write(
+                        file.raw, from: arena, at: 0, count: 16 * Self.page, filePosition: 0,
+                        durable: false, tag: tag)
+                }
+                // The last round's changes are left with their ring.
+                if turn < 2 || round % 2 == 0 { #expect(loop.results().count == 4) }
+                if turn < 2 { loop.changes.leave(file.raw) }
+            }
+        }
     }
 
     @Test("a descriptor's number that another file gets later has that file's thread")
@@ -172,6 +203,7 @@ struct ChangeThreadsTests {
             let file = try FileCalls.open(directory.path(name), [.write, .createNew])
             #expect(number == -1 || number == file.raw, "the number is to be used again")
             number = file.raw
+            loop.changes.enter(number, takesWrites: true)
             _ = loop.changes.write(
                 file.raw, from: arena, at: 0, count: name.utf8.count, filePosition: 0,
                 durable: false, tag: 5)
@@ -192,6 +224,7 @@ struct ChangeThreadsTests {
         let file = try FileCalls.open(directory.path("file"), [.write, .createNew])
         let arena = try BufferArena(capacityBytes: Self.page)
         let loop = try Loop()
+        loop.changes.enter(file.raw, takesWrites: true)
         for _ in 0..<2 {
             var taken: UInt64 = 0
             while loop.changes.write(

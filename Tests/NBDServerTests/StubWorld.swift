@@ -265,8 +265,6 @@ struct StubIO: RingIO, ~Copyable {
         return read(file, count, filePosition, into: offset, &arena)
     }
 
-    mutating func leave(_: FileHandle) {}
-
     mutating func splitFolio(_ file: FileHandle, at filePosition: UInt64) -> Bool {
         world.splits.append(filePosition)
         world.now += world.splitNanoseconds

@@ -99,8 +99,6 @@ struct SimulatedIO: RingIO, ~Copyable {
         return bytes.count
     }
 
-    mutating func leave(_: FileHandle) {}
-
     mutating func splitFolio(_: FileHandle, at _: UInt64) -> Bool { true }
 
     mutating func writeNow(

@@ -35,7 +35,7 @@ package final class NBDServer: Sendable {
         configuration: ServerConfiguration,
         startThread: @escaping @Sendable (String, @escaping @Sendable () -> Void) -> Bool
     ) throws(ServerFault) {
-        SystemFacts.ignoreBrokenPipes()
+        SystemFacts.ignoreSignalsOfCalls()
         let rings = configuration.rings ?? Self.defaultRings
         guard (1...64).contains(rings) else {
             throw .limitReached(what: "rings (asked for \(rings), at least 1)", limit: 64)

@@ -8,6 +8,14 @@ extension KernelIO {
     /// Where all disks lie on one file system they hang together anyway.
     var threadsMakeChanges: Bool { !shared.places.areOne }
 
+    mutating func enter(_ file: FileHandle, takesWrites: Bool) {
+        changes.enter(file.number, takesWrites: takesWrites)
+    }
+
+    mutating func leave(_ file: FileHandle) { changes.leave(file.number) }
+
+    mutating func hasChangeThread(_ file: FileHandle) -> Bool { changes.hasThread(file.number) }
+
     /// Whether completions may have to do with threads.
     var usesChangeThreads: Bool { listensToChanges || changes.inFlight > 0 }
 

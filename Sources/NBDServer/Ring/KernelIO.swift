@@ -160,8 +160,10 @@ struct KernelIO: RingIO, ~Copyable {
     }
 
     var completionCount: Int {
-        ring.completionCount + changes.completionCount + upstreams.errands.completions.count
-            + answers.count
+        // What has woken the ring is none itself.
+        let wakeUps = changes.isWoken ? min(1, ring.completionCount) : 0
+        return ring.completionCount - wakeUps + changes.completionCount
+            + upstreams.errands.completions.count + answers.count
     }
 
     mutating func drain(into completions: inout [Completion], _ arena: inout BufferArena) {
@@ -169,8 +171,6 @@ struct KernelIO: RingIO, ~Copyable {
         if usesUpstreams { drainUpstreams(into: &completions, &arena) }
         if usesChangeThreads { drainChanges(into: &completions) }
     }
-
-    mutating func leave(_ file: FileHandle) { changes.leave(file.number) }
 
     // MARK: At once
 

@@ -39,8 +39,15 @@ protocol RingIO: ~Copyable {
     mutating func prepareAdvice(
         _ advice: CacheAdvice, _ file: FileHandle, filePosition: UInt64, count: UInt32, tag: UInt64)
 
+    /// A regular file is changed from here on, of which nothing is in flight; `takesWrites`: written
+    /// through the page cache.
+    mutating func enter(_ file: FileHandle, takesWrites: Bool)
+
     /// Nothing more is asked of a file, and none of its operations is in flight.
     mutating func leave(_ file: FileHandle)
+
+    /// Whether a file's changes, as far as they were entered, keep none of the kernel's workers.
+    mutating func hasChangeThread(_ file: FileHandle) -> Bool
 
     /// Receives from a socket: at least a byte; 0 at the end of the stream.
     ///
@@ -265,6 +272,13 @@ protocol RingIO: ~Copyable {
 
     /// Lets so many workers carry them out; those that hang count.
     mutating func setFileWorkers(_ count: UInt32, tag: UInt64)
+}
+
+/// A world whose changes keep workers.
+extension RingIO where Self: ~Copyable {
+    mutating func enter(_: FileHandle, takesWrites _: Bool) {}
+    mutating func leave(_: FileHandle) {}
+    mutating func hasChangeThread(_: FileHandle) -> Bool { false }
 }
 
 /// A world without upstreams.

@@ -52,6 +52,12 @@ extension RingLoop where IO: ~Copyable {
     mutating func addDisk(_ export: LiveExport, _ seed: TrackingSeed?) {
         let slot = disks.insert(HomeDisk(export))
         diskSlots[export.disk] = slot
+        if export.source.type == .regular, !export.source.isReadOnly {
+            io.enter(disks[slot].file, takesWrites: !export.source.isDirect)
+            if export.source.isDirect {
+                io.enter(FileHandle(export.source.tailRaw), takesWrites: true)
+            }
+        }
         guard let seed else { return }
         disks[slot].changes.record(
             in: WriteIntent(

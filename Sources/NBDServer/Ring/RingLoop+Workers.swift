@@ -79,6 +79,14 @@ extension RingLoop where IO: ~Copyable {
         }
     }
 
+    /// Whether an operation that hangs keeps one of the kernel's workers, as far as can be told.
+    private mutating func keepsWorker(_ piece: Piece) -> Bool {
+        guard piece.kind.changesDisk, piece.edge == nil,
+            piece.kind != .write || disks[piece.homeDisk].alignment(forWritingAt: piece.offset) == 1
+        else { return true }
+        return !io.hasChangeThread(disks[piece.homeDisk].file(forWritingAt: piece.offset))
+    }
+
     private mutating func hungOperations() -> Int {
         guard now > Limits.hungNanoseconds else { return 0 }
         let limit = now - Limits.hungNanoseconds
@@ -88,7 +96,7 @@ extension RingLoop where IO: ~Copyable {
             for piece in pieces.indices where pieces.contains(piece) {
                 let since = pieces[piece].handedOverAt
                 guard since > 0, since < limit else { continue }
-                hung += 1
+                if keepsWorker(pieces[piece]) { hung += 1 }
                 guard since < stallLimit, pieces[piece].kind.changesDisk else { continue }
                 disks[pieces[piece].homeDisk].hasHungChange = true
             }
