@@ -62,8 +62,8 @@ BUFFERED = [Load("read", 1), Load("read", 1, polls=True), Load("read", 8), Load(
             Load("write", 8), Load("write", 32), Load("write", 32, queues=2),
             Load("write", 16, block=64 << 10),
             *(Load("write", depth, piece=SMALL_PIECE) for depth in (1, 8, 32))]
-DIRECT = [Load("read", 1), Load("read", 1, polls=True), Load("read", 32),
-          Load("write", 1), Load("write", 1, polls=True), Load("write", 32)]
+DIRECT = [Load(mode, depth, polls=polls)
+          for mode in ("read", "write") for depth in (1, 32) for polls in (False, True)]
 LIVE = Load("write", 8)
 
 

@@ -181,10 +181,12 @@ struct ServeRun {
 }
 
 extension ControlError {
-    /// The server that runs goes on.
-    fileprivate static func cannotTakeOver(_ detail: String) -> ControlError {
-        ControlError(
+    /// The server that runs goes on; `detail` may be an error of its own.
+    static func cannotTakeOver(_ detail: String) -> ControlError {
+        let prefix = ErrorCategory.operationInvalid.prefix
+        let reason = detail.hasPrefix(prefix) ? detail.dropFirst(prefix.count) : detail[...]
+        return ControlError(
             .operationInvalid, code: "cannot-take-over", status: 409,
-            detail: "cannot take over: \(detail)")
+            detail: "cannot take over: \(reason)")
     }
 }

@@ -74,9 +74,7 @@ struct Serving {
             newcomer.beat()
             _ = sockets.offer(found)
         } catch {
-            throw ControlError(
-                .operationInvalid, code: "cannot-take-over", status: 409,
-                detail: "cannot take over: \(error.text)")
+            throw .cannotTakeOver(error.text)
         }
     }
 

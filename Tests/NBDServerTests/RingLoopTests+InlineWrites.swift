@@ -115,4 +115,34 @@ extension RingLoopTests {
         write(1, at: 0, socket, &loop)
         #expect(world.inlineWrites == 1)
     }
+
+    @Test("P6: workers that hang are replaced, and a file's own thread is none of the kernel's")
+    func hungWorkers() throws {
+        var loop = try loop()
+        let socket = guest(&loop)
+        world.workers = 4
+        world.hung = [Self.source]
+        world.changeThreads = [Self.source]
+        request(1, 1, 0, 4096, socket)
+        send([UInt8](repeating: 5, count: 4096), socket)
+        settle(&loop)
+        pass(Limits.stallNanoseconds + 1, &loop)
+        #expect(live.source.isStalled)
+        #expect(world.workers == 4)
+        request(0, 2, 65536, 4096, socket)
+        settle(&loop)
+        pass(Limits.hungNanoseconds + 1, &loop)
+        #expect(world.workers == 20)
+        world.changeThreads = []
+        world.hung = []
+        settle(&loop)
+        pass(Limits.hungNanoseconds + 1, &loop)
+        #expect(world.workers == 4)
+        world.hung = [Self.source]
+        request(1, 3, 0, 4096, socket)
+        send([UInt8](repeating: 5, count: 4096), socket)
+        settle(&loop)
+        pass(Limits.hungNanoseconds + 1, &loop)
+        #expect(world.workers == 20)
+    }
 }

@@ -45,6 +45,10 @@ final class StubWorld {
     /// should.
     var writeResults: ArraySlice<Int32> = []
     var works: [RingWork] = []
+    /// The kernel's workers; nil where it does not tell.
+    var workers: UInt32?
+    /// Files whose changes keep none of those.
+    var changeThreads: Set<Int32> = []
     /// Where folios were split, and what that and an inline write take.
     var splits: [UInt64] = []
     var canSplitFolios = true
@@ -353,7 +357,11 @@ struct StubIO: RingIO, ~Copyable {
 
     mutating func revokeWrites(to _: BackupExport) -> ScratchTicket? { world.running.popLast() }
 
-    mutating func fileWorkers() -> UInt32? { nil }
+    mutating func fileWorkers() -> UInt32? { world.workers }
 
-    mutating func setFileWorkers(_: UInt32, tag _: UInt64) {}
+    mutating func setFileWorkers(_ count: UInt32, tag _: UInt64) { world.workers = count }
+
+    mutating func hasChangeThread(_ file: FileHandle) -> Bool {
+        world.changeThreads.contains(file.number)
+    }
 }

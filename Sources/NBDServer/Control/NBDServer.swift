@@ -44,11 +44,14 @@ package final class NBDServer: Sendable {
         let layout = RingLayout(rings: rings, servesJobs: configuration.servesJobs)
         let kept =
             Limits.reservedDescriptors + configuration.otherDescriptors + layout.descriptorsMax
-        let room = SystemFacts.raiseDescriptorLimit() - kept
+        let descriptors = SystemFacts.raiseDescriptorLimit()
+        let room = descriptors - kept
         guard configuration.maxConnections <= room else {
             throw .limitReached(
-                what: "connections with this many descriptors (ulimit -n):"
-                    + " \(configuration.maxConnections) were asked for", limit: max(room, 0))
+                what: "connections: \(configuration.maxConnections) need"
+                    + " \(kept + configuration.maxConnections) descriptors, and the process may have"
+                    + " \(descriptors) (raise ulimit -n, or lower --max-connections)",
+                limit: max(room, 0))
         }
         let security = try SecurityStore(configuration.security)
         jobMemory = JobMemory.directory(configuration)
