@@ -41,6 +41,21 @@ struct BriefWaitTests {
         #expect(wait.nanoseconds == 0)
     }
 
+    @Test("several answers of a disk at once are as good as one, and so are chains of busy guests")
+    func countedCrowds() {
+        for kind in [BriefWait.Kind.disk, .busyGuests] {
+            var wait = BriefWait(kind)
+            for _ in 0..<BriefWait.shortSleepsToBegin {
+                #expect(wait.nanoseconds == 0)
+                wait.slept(wait.longestSleep, completions: 5)
+            }
+            for _ in 0..<100 { wait.found(completions: 5) }
+            #expect(wait.nanoseconds == wait.longestLook)
+            for _ in 0..<BriefWait.missesToEnd { wait.missed() }
+            #expect(wait.nanoseconds == 0)
+        }
+    }
+
     @Test("it goes on while it finds something, and ends when it does not")
     func ends() {
         var wait = looking()

@@ -11,7 +11,7 @@ struct BriefWait {
         case client
         /// The next chains of guests that have had many.
         case busyGuests
-        /// A disk's answer for a guest that polls.
+        /// A disk's answers for guests that poll.
         case disk
     }
 
@@ -37,7 +37,7 @@ struct BriefWait {
         // An interrupt ends the sleep.
         case .disk: (longestLook, longestSleep) = (100_000, 100_000)
         }
-        countsCrowds = kind == .busyGuests
+        countsCrowds = kind != .client
     }
 
     /// How long to look now, in nanoseconds; 0: not at all.

@@ -321,13 +321,13 @@ extension RingLoop where IO: ~Copyable {
         return io.completionCount > 0 || lookAtQueues()
     }
 
-    /// Whether all that the ring waits for is one operation for a guest that polls.
+    /// Whether all that the ring waits for are operations for guests that poll.
     ///
     /// A guest that sleeps has nothing of a ring that looks: it is woken all the same, and on
     /// another processor, which takes longer.
     var waitsForPollersDisk: Bool {
         mutating get {
-            pieces.count == 1 && uncalledAnswers >= Limits.answersOfPoller
+            pieces.count > 0 && uncalledAnswers >= Limits.answersOfPoller
         }
     }
 
