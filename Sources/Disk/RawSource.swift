@@ -33,6 +33,7 @@ package struct SourceFacts: Sendable {
     package var alignment = 1
     package var readsNeverWait = false
     package var paysForLargeFolios = false
+    package var isFar = false
     /// What the source is called where it is read and written, and where its tail is written.
     package var raw: Int32
     package var tailRaw: Int32
@@ -65,6 +66,8 @@ package final class RawSource: Sendable {
     package let isReadOnly: Bool
     /// Whether the page cache is bypassed.
     package let isDirect: Bool
+    /// Whether even what the page cache has may be asked for elsewhere first, as on NFS.
+    package let isFar: Bool
     /// Where the part of a file begins that O_DIRECT cannot write without growing it: the last
     /// page, when the size is no multiple of the alignment.
     ///
@@ -201,6 +204,7 @@ package final class RawSource: Sendable {
         paysForLargeFolios =
             !direct && !readOnly
             && FileCalls.paysForLargeFolios(descriptor.raw, type: facts.type)
+        isFar = facts.type == .regular && FileCalls.isFar(descriptor.raw)
         holes = facts.type == .regular ? FileCalls.holeKnowledge(descriptor.raw) : .none
         raw = descriptor.raw
         remote = nil
@@ -226,6 +230,7 @@ package final class RawSource: Sendable {
         syncDescriptor = nil
         readsNeverWait = facts.readsNeverWait
         paysForLargeFolios = facts.paysForLargeFolios
+        isFar = facts.isFar
         holes = .none
         node = facts.node
         witness = facts.witness

@@ -36,8 +36,8 @@ package enum Limits {
     package static let referenceReadBytes: UInt64 = 64 << 10
     /// Pipes of 1 MiB that carry pages by reference; when all are in use, bytes are copied.
     package static let pipesPerRing = 64
-    /// Descriptors of a ring itself: the io_uring, its mailbox, its clock.
-    package static let descriptorsPerRing = 3
+    /// Descriptors of a ring itself: the io_uring, its mailbox, its clock, and what threads wake it by.
+    package static let descriptorsPerRing = 4
     /// Most of an upstream that one question about its allocation covers, in bytes.
     package static let upstreamStatusBytes: UInt64 = 1 << 30
     /// Requests of one connection handled before others get a turn.

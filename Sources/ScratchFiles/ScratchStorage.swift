@@ -25,6 +25,7 @@ package struct ScratchFacts: Sendable {
     package var fileSystem: UInt64?
     package var node: FileNode?
     package var readsNeverWait = false
+    package var isFar = false
     /// What `ScratchStorage.deviceBytes` is.
     package var deviceBytes: UInt64 = 0
     /// What is behind it when it is no file of this host.
@@ -55,6 +56,8 @@ package final class ScratchStorage: Sendable {
     package let slotLimit: UInt32
     /// A plain read never waits for a device.
     package let readsNeverWait: Bool
+    /// What `RawSource.isFar` is.
+    package let isFar: Bool
     /// Bytes that its file system or device had free when it was opened.
     private let freeBytes: UInt64
     /// Bytes that all of the disk's clusters take.
@@ -102,6 +105,9 @@ package final class ScratchStorage: Sendable {
         file = FileCalls.device(descriptor.raw).flatMap { device in inode.map { (device, $0) } }
         node = FileCalls.node(descriptor.raw)
         readsNeverWait = FileCalls.isMemoryBacked(descriptor.raw)
+        isFar = FileCalls.isFar(descriptor.raw)
+        // To note an access a read may wait for the file system.
+        FileCalls.leaveAccessTime(descriptor.raw)
         let facts = try FileCalls.facts(descriptor.raw)
         deviceBytes = facts.type == .blockDevice ? facts.sizeBytes : 0
         // An error from the file's earlier use does not count against a new job.
@@ -137,6 +143,7 @@ package final class ScratchStorage: Sendable {
         remote = facts.remote
         earlierError = nil
         readsNeverWait = facts.readsNeverWait
+        isFar = facts.isFar
         witnesses = facts.readers
         witness = facts.witness
     }

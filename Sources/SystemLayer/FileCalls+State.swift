@@ -97,14 +97,23 @@ extension FileCalls {
         // SAFETY: the kernel fills the local; it keeps no pointer.
         _ = try SystemFault.check("fstat") { unsafe fstat(descriptor, &facts) }
         guard facts.st_mode & S_IFMT == S_IFREG else { return nil }
-        var system = statfs()
-        // SAFETY: the same.
-        _ = try SystemFault.check("fstatfs") { unsafe fstatfs(descriptor, &system) }
-        let type = UInt32(truncatingIfNeeded: system.f_type)
-        if farFileSystems.contains(type) { return nil }
+        if try isFarOff(descriptor) { return nil }
         return [facts.st_mtim, facts.st_ctim].map { time in
             UInt64(clamping: time.tv_sec) &* 1_000_000_000 &+ UInt64(clamping: time.tv_nsec)
         }.max()
+    }
+
+    /// Whether the file's bytes may be kept by somebody who has to be asked, and may not answer; true
+    /// where that cannot be told.
+    package static func isFar(_ descriptor: Int32) -> Bool {
+        do throws(SystemFault) { return try isFarOff(descriptor) } catch { return true }
+    }
+
+    private static func isFarOff(_ descriptor: Int32) throws(SystemFault) -> Bool {
+        var system = statfs()
+        // SAFETY: the kernel fills in the one structure that it is given.
+        _ = try SystemFault.check("fstatfs") { unsafe fstatfs(descriptor, &system) }
+        return farFileSystems.contains(UInt32(truncatingIfNeeded: system.f_type))
     }
 
     /// NFS, SMB, FUSE, Ceph, 9P, GFS2, OCFS2: times there may come from elsewhere, and later.

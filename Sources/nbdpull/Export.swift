@@ -121,8 +121,8 @@ struct Export: AsyncParsableCommand {
         guard let found = try? ImageMagic.look(at: path) else { return }
         Console.error(
             "nbdpull: '\(path)' looks like \(found) and is served as raw, so clients see the"
-                + " image's own bytes: say --format \(found) for the disk in it, or --format raw"
-                + " to serve it so")
+                + " image's own bytes. Unless a machine has written it there, say --format \(found);"
+                + " --format raw serves it as it is, without this line")
     }
 
     private func attach(

@@ -27,6 +27,21 @@ struct EventLogTests {
         #expect(log.totalCount == 114)
     }
 
+    @Test("P6: of a part of the log, too")
+    func parts() {
+        let log = EventLog()
+        log.append(ControlEvent(.jobEnd))
+        log.append(ControlEvent(.jobBroken))
+        for _ in 0..<20 { log.append(ControlEvent(.clientRefused)) }
+        #expect(log.later(than: 0, max: 8).map(\.sequence) == [1, 2, 17, 18, 19, 20, 21, 22])
+        #expect(log.later(than: 1, max: 3).map(\.sequence) == [2, 21, 22])
+        #expect(log.later(than: 10, max: 3).map(\.sequence) == [20, 21, 22])
+        #expect(log.later(than: 20, max: 9).map(\.sequence) == [21, 22])
+        for _ in 0..<20 { log.append(ControlEvent(.watermark)) }
+        #expect(log.later(than: 0, max: 8).map(\.sequence) == Array(35...42))
+        #expect(log.later(than: 0, max: 0).isEmpty)
+    }
+
     @Test("a log for one event never has more")
     func single() {
         let log = EventLog(capacity: 1)

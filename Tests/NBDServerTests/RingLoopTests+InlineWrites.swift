@@ -18,12 +18,13 @@ extension RingLoopTests {
     }
 
     /// Another disk, which lies there.
-    func other(_ path: String) -> LiveExport {
+    func other(_ path: String, _ change: (inout SourceFacts) -> Void = { _ in }) -> LiveExport {
         var facts = SourceFacts(
             path: path, sizeBytes: 1 << 20, raw: 3 << 24,
             witness: WriteErrorWitness(raw: -1) { nil }
         )
         facts.type = .blockDevice
+        change(&facts)
         return LiveExport(
             DiskConfiguration(
                 exportName: "vdb", path: path, kind: .block, readOnly: false, cacheMode: .buffered,
@@ -144,5 +145,47 @@ extension RingLoopTests {
         settle(&loop)
         pass(Limits.hungNanoseconds + 1, &loop)
         #expect(world.workers == 20)
+    }
+
+    @Test("a ring says which files it changes: no devices, and of direct ones the end apart")
+    func enteredFiles() throws {
+        var loop = try loop()
+        #expect(world.entered.isEmpty, "a device is no file")
+        let tail: Int32 = 4 << 24
+        let wants: [(change: (inout SourceFacts) -> Void, entered: [Int32: Bool])] = [
+            ({ $0.type = .regular }, [3 << 24: true]),
+            ({ ($0.type, $0.alignment) = (.regular, 512) }, [3 << 24: false]),
+            (
+                { ($0.type, $0.alignment, $0.tailRaw) = (.regular, 512, tail) },
+                [3 << 24: false, tail: true]
+            ),
+            ({ ($0.type, $0.isReadOnly) = (.regular, true) }, [:]),
+        ]
+        for want in wants {
+            let disk = other("/elsewhere", want.change)
+            shared.mailboxes[0].post(.addDisk(disk, nil, Replies().ticket()))
+            settle(&loop)
+            #expect(world.entered == want.entered)
+            var detach = DetachCall(
+                disk.disk, disk.id, home: 0, gracefulMilliseconds: 1_000,
+                forcedMilliseconds: 1_000, shared, now: world.now)
+            for _ in 0..<10 where detach.step(now: world.now) == nil { settle(&loop) }
+            #expect(world.entered.isEmpty)
+        }
+    }
+
+    @Test("P6: of what is asked for elsewhere, a read that hangs says enough")
+    func stalledFarDisk() throws {
+        var loop = try emptyLoop()
+        let disk = other("/nfs/disk") { ($0.type, $0.isFar) = (.regular, true) }
+        world.files[3 << 24] = [UInt8](repeating: 7, count: Self.diskBytes)
+        shared.mailboxes[0].post(.addDisk(disk, nil, Replies().ticket()))
+        _ = scope.add(.live(disk))
+        let socket = guest(&loop, "vdb")
+        world.hung = [3 << 24]
+        request(0, 1, 65536, 4096, socket)
+        settle(&loop)
+        pass(Limits.stallNanoseconds + 1, &loop)
+        #expect(disk.source.isStalled)
     }
 }

@@ -80,7 +80,7 @@ import Testing
     }
 
     /// A guest that has its export, by EXPORT_NAME without zeroes.
-    func guest(_ loop: inout Loop) -> SocketHandle {
+    func guest(_ loop: inout Loop, _ name: String = "vda") -> SocketHandle {
         let socket = SocketHandle(Int32(world.sockets.count + 1))
         world.sockets[socket.number] = StubWorld.Socket()
         #expect(shared.counts.admit(scope, nil))
@@ -92,7 +92,7 @@ import Testing
                         mode: .plaintext, localPeer: nil, rights: .everything),
                     negotiated: nil, input: [], output: Handshake.greeting)))
         send(bytes(3, 4) + bytes(0x4948_4156_454F_5054, 8) + bytes(1, 4) + bytes(3, 4), socket)
-        send(Array("vda".utf8), socket)
+        send(Array(name.utf8), socket)
         settle(&loop)
         let reply = world.take(from: socket)
         #expect(reply.count == 18 + 10, "\(reply.count) bytes")

@@ -21,12 +21,14 @@ extension StubIO {
     mutating func prepareWrite(
         _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         durable _: Bool, tag: UInt64
-    ) {
+    ) -> Bool {
         if world.hung.contains(file.number) {
-            return world.pending.append((tag, .stuck(file)))
+            world.pending.append((tag, .stuck(file)))
+        } else {
+            let result = writeNow(file, from: table, lane: lane, filePosition: filePosition)
+            world.pending.append((tag, .nothing(Int32(result))))
         }
-        let result = writeNow(file, from: table, lane: lane, filePosition: filePosition)
-        world.pending.append((tag, .nothing(Int32(result))))
+        return !world.changeThreads.contains(file.number)
     }
 
     mutating func readNow(

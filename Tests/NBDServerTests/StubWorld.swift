@@ -49,6 +49,8 @@ final class StubWorld {
     var workers: UInt32?
     /// Files whose changes keep none of those.
     var changeThreads: Set<Int32> = []
+    /// Files that the ring changes; whether they are written through the page cache.
+    var entered: [Int32: Bool] = [:]
     /// Where folios were split, and what that and an inline write take.
     var splits: [UInt64] = []
     var canSplitFolios = true
@@ -129,16 +131,18 @@ struct StubIO: RingIO, ~Copyable {
     mutating func prepareWrite(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable _: Bool, tag: UInt64
-    ) {
+    ) -> Bool {
         let bytes = arena.lend(offset, count: count).copy()
         world.pending.append((tag, .write(file, bytes, position: filePosition)))
+        return !world.changeThreads.contains(file.number)
     }
 
     mutating func prepareAllocate(
         _ file: FileHandle, mode _: AllocationMode, filePosition: UInt64, count: UInt64,
         tag: UInt64
-    ) {
+    ) -> Bool {
         world.pending.append((tag, .punch(file, position: filePosition, count: count)))
+        return !world.changeThreads.contains(file.number)
     }
 
     mutating func prepareSync(_ file: FileHandle, tag: UInt64) {
@@ -361,7 +365,9 @@ struct StubIO: RingIO, ~Copyable {
 
     mutating func setFileWorkers(_ count: UInt32, tag _: UInt64) { world.workers = count }
 
-    mutating func hasChangeThread(_ file: FileHandle) -> Bool {
-        world.changeThreads.contains(file.number)
+    mutating func enter(_ file: FileHandle, takesWrites: Bool) {
+        world.entered[file.number] = takesWrites
     }
+
+    mutating func leave(_ file: FileHandle) { world.entered[file.number] = nil }
 }

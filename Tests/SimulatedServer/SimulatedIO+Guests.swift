@@ -24,10 +24,11 @@ extension SimulatedIO {
     mutating func prepareWrite(
         _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         durable: Bool, tag: UInt64
-    ) {
+    ) -> Bool {
         let bytes = WrittenBytes.guest(Self.ranges(table, lane))
         kernel.prepare(
             KernelOperation(tag, .write(file, position: filePosition, bytes, durable: durable)))
+        return true
     }
 
     mutating func readNow(

@@ -23,19 +23,21 @@ struct SimulatedIO: RingIO, ~Copyable {
     mutating func prepareWrite(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable: Bool, tag: UInt64
-    ) {
+    ) -> Bool {
         // Looked at when the write takes effect, as the kernel may.
         let bytes = arena.lend(offset, count: count)
         kernel.prepare(
             KernelOperation(
                 tag, .write(file, position: filePosition, .arena(bytes), durable: durable)))
+        return true
     }
 
     mutating func prepareAllocate(
         _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64
-    ) {
+    ) -> Bool {
         kernel.prepare(
             KernelOperation(tag, .allocate(file, position: filePosition, count: count)))
+        return true
     }
 
     mutating func prepareSync(_ file: FileHandle, tag: UInt64) {

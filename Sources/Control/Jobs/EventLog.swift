@@ -3,10 +3,11 @@ import Synchronization
 
 /// The recent events and their followers.
 ///
-/// Bounded on both sides: the log keeps the newest `capacity` events, and a follower that reads
-/// slower than events come loses the oldest of its backlog (seen as a gap in `sequence`), never
-/// anybody else's. Events that whoever reaches a socket can cause at will take half of the log at
-/// most, so nobody who connects again and again pushes out that a backup has broken.
+/// Bounded on both sides: the log keeps `capacity` events, and a follower that reads slower than
+/// events come loses the oldest of its backlog (seen as a gap in `sequence`), never anybody else's.
+///
+/// The newest are kept, but events that whoever reaches a socket can cause at will take at most half
+/// of the log from others: nobody who connects again and again pushes out that a backup has broken.
 package final class EventLog: Sendable {
     /// Events kept for late readers.
     package static let capacityDefault = 1024
@@ -58,11 +59,19 @@ package final class EventLog: Sendable {
     /// The events kept, oldest first.
     package var recent: [ControlEvent] { state.withLock { $0.recent } }
 
-    /// The newest events kept with a higher number, at most `max`, oldest first.
+    /// Events kept with a higher number, at most `max`, oldest first; which, as in the log.
     package func later(than sequence: UInt64, max: Int) -> [ControlEvent] {
-        state.withLock { state in
-            Array(state.recent.drop { $0.sequence <= sequence }.suffix(max))
+        let found = state.withLock { $0.recent.drop { $0.sequence <= sequence } }
+        let others = found.count { !$0.event.isOfPeers }
+        let ofPeers = Swift.max(max - others, max / 2)
+        var (left, peersLeft) = (max, ofPeers)
+        let kept = found.reversed().filter { event in
+            guard left > 0, !event.event.isOfPeers || peersLeft > 0 else { return false }
+            left -= 1
+            if event.event.isOfPeers { peersLeft -= 1 }
+            return true
         }
+        return kept.reversed()
     }
 
     /// How many events of each kind there were since the server started.

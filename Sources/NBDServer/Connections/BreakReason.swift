@@ -11,7 +11,7 @@ struct BreakReason: Sendable {
     let remedy: String
 
     /// Both.
-    var whole: String { "\(text): \(remedy)" }
+    var whole: String { "\(text); \(remedy)" }
 }
 
 extension BackupExport {
@@ -52,9 +52,12 @@ extension BackupExport {
         case .sourceRead, .sourceLost: "check the storage of '\(source.path)'"
         case .scratchWrite(Errno.noSpace), .scratchWrite(Errno.quota), .scratchFull:
             "give the next backup more room than '\(scratch.path)' has, or pull it sooner"
-        case .scratchWrite, .scratchRead, .scratchLost: "check the storage of '\(scratch.path)'"
+        case .scratchWrite, .scratchRead, .scratchLost:
+            scratch.remote == nil
+                ? "check the storage of '\(scratch.path)'"
+                : "check the server of '\(scratch.path)' and the way to it"
         case .copyTimeout:
-            "neither '\(scratch.path)' nor the disk may take longer than --copy-timeout says"
+            "see whether '\(scratch.path)' or the disk is too slow, or raise --copy-timeout"
         case .spaceForGuest:
             "put scratch elsewhere than '\(scratch.path)', with --scratch-dir or in the request"
         }

@@ -253,12 +253,16 @@ extension NBDServer {
     ///
     /// `mayBeDoubted`: somebody may have to say yet that the disk has lost writes.
     func dropTracking(_ disk: DiskID, mayBeDoubted: Bool = false) {
-        let doubt = state.withLock { state in
-            state.tracking[disk] = nil
+        // Its files are closed when nobody holds the lock: rings take it.
+        let (gone, doubt) = state.withLock { state in
             state.trackingCare.problems[disk] = nil
-            return state.trackingCare.doubts.removeValue(forKey: disk)
+            return (
+                state.tracking.removeValue(forKey: disk),
+                state.trackingCare.doubts.removeValue(forKey: disk)
+            )
         }
         if !mayBeDoubted { doubt?.retire() }
+        withExtendedLifetime(gone) {}
     }
 
     /// Closes on a thread of its own, as a file system that hangs must not take the control thread

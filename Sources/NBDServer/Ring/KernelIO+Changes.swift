@@ -14,8 +14,6 @@ extension KernelIO {
 
     mutating func leave(_ file: FileHandle) { changes.leave(file.number) }
 
-    mutating func hasChangeThread(_ file: FileHandle) -> Bool { changes.hasThread(file.number) }
-
     /// Whether completions may have to do with threads.
     var usesChangeThreads: Bool { listensToChanges || changes.inFlight > 0 }
 

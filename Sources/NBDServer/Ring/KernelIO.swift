@@ -63,27 +63,29 @@ struct KernelIO: RingIO, ~Copyable {
     mutating func prepareWrite(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable: Bool, tag: UInt64
-    ) {
+    ) -> Bool {
         if file.isUpstream {
-            return ask(
+            ask(
                 file, .write, filePosition, count, tag: tag,
                 address: arena.address(offset, count: count), durable: durable)
+            return false
         }
         if threadsMakeChanges,
             changes.write(
                 file.number, from: arena, at: offset, count: count, filePosition: filePosition,
                 durable: durable, tag: tag)
         {
-            return
+            return false
         }
         ring.prepareWrite(
             file.number, from: arena, at: offset, count: count, filePosition: filePosition,
             durable: durable, tag: tag)
+        return true
     }
 
     mutating func prepareAllocate(
         _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64
-    ) {
+    ) -> Bool {
         if file.isUpstream {
             let kind: UpstreamCommand.Kind =
                 switch mode {
@@ -91,16 +93,18 @@ struct KernelIO: RingIO, ~Copyable {
                 case .punchHole: .zero(keepsSpace: false)
                 case .zeroRange: .zero(keepsSpace: true)
                 }
-            return ask(file, kind, filePosition, Int(count), tag: tag)
+            ask(file, kind, filePosition, Int(count), tag: tag)
+            return false
         }
         if threadsMakeChanges,
             changes.allocate(
                 file.number, mode: mode, filePosition: filePosition, count: count, tag: tag)
         {
-            return
+            return false
         }
         ring.prepareAllocate(
             file.number, mode: mode, filePosition: filePosition, count: count, tag: tag)
+        return true
     }
 
     mutating func prepareSync(_ file: FileHandle, tag: UInt64) {
@@ -303,22 +307,24 @@ struct KernelIO: RingIO, ~Copyable {
     mutating func prepareWrite(
         _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         durable: Bool, tag: UInt64
-    ) {
+    ) -> Bool {
         if file.isUpstream {
-            return ask(
+            ask(
                 file, .write, filePosition, table.byteCount(lane), tag: tag, table.lend(lane),
                 durable: durable)
+            return false
         }
         if threadsMakeChanges,
             changes.write(
                 file.number, from: table, lane: lane, filePosition: filePosition, durable: durable,
                 tag: tag)
         {
-            return
+            return false
         }
         ring.prepareWrite(
             file.number, from: table, lane: lane, filePosition: filePosition, durable: durable,
             tag: tag)
+        return true
     }
 
     mutating func readNow(

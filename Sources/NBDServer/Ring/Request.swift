@@ -100,6 +100,8 @@ struct Piece {
     var usesZeroRange = false
     /// When it was last handed to the kernel, in nanoseconds; 0 while it is not there.
     var handedOverAt: UInt64 = 0
+    /// While it hangs it may keep one of the kernel's workers.
+    var keepsWorker = true
     /// Since when a change waits that came upon a copy, in nanoseconds; 0: it has not.
     var copyWaitSince: UInt64 = 0
     /// How often it found its file system full and was tried again.

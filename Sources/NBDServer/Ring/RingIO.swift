@@ -22,15 +22,19 @@ protocol RingIO: ~Copyable {
         _ file: FileHandle, into arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, tag: UInt64)
 
+    // Changes return whether one that hangs may keep one of the kernel's workers.
+
     /// Writes a range of the arena to a file, at any time up to the completion; `durable` makes it
     /// persistent before that.
     mutating func prepareWrite(
         _ file: FileHandle, from arena: borrowing BufferArena, at offset: Int, count: Int,
-        filePosition: UInt64, durable: Bool, tag: UInt64)
+        filePosition: UInt64, durable: Bool, tag: UInt64
+    ) -> Bool
 
     /// Zeroes a range of a file without writing it; EOPNOTSUPP where the source cannot.
     mutating func prepareAllocate(
-        _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64)
+        _ file: FileHandle, mode: AllocationMode, filePosition: UInt64, count: UInt64, tag: UInt64
+    ) -> Bool
 
     /// Makes every write that was completed before durable.
     mutating func prepareSync(_ file: FileHandle, tag: UInt64)
@@ -45,9 +49,6 @@ protocol RingIO: ~Copyable {
 
     /// Nothing more is asked of a file, and none of its operations is in flight.
     mutating func leave(_ file: FileHandle)
-
-    /// Whether a file's changes, as far as they were entered, keep none of the kernel's workers.
-    mutating func hasChangeThread(_ file: FileHandle) -> Bool
 
     /// Receives from a socket: at least a byte; 0 at the end of the stream.
     ///
@@ -171,7 +172,8 @@ protocol RingIO: ~Copyable {
     /// Writes a lane's ranges to a file, as from the arena.
     mutating func prepareWrite(
         _ file: FileHandle, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
-        durable: Bool, tag: UInt64)
+        durable: Bool, tag: UInt64
+    ) -> Bool
 
     /// Reads what the page cache has into a lane's ranges, as into the arena.
     mutating func readNow(
@@ -274,11 +276,10 @@ protocol RingIO: ~Copyable {
     mutating func setFileWorkers(_ count: UInt32, tag: UInt64)
 }
 
-/// A world whose changes keep workers.
+/// A world that makes all changes alike.
 extension RingIO where Self: ~Copyable {
     mutating func enter(_: FileHandle, takesWrites _: Bool) {}
     mutating func leave(_: FileHandle) {}
-    mutating func hasChangeThread(_: FileHandle) -> Bool { false }
 }
 
 /// A world without upstreams.

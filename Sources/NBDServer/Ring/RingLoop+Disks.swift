@@ -52,12 +52,7 @@ extension RingLoop where IO: ~Copyable {
     mutating func addDisk(_ export: LiveExport, _ seed: TrackingSeed?) {
         let slot = disks.insert(HomeDisk(export))
         diskSlots[export.disk] = slot
-        if export.source.type == .regular, !export.source.isReadOnly {
-            io.enter(disks[slot].file, takesWrites: !export.source.isDirect)
-            if export.source.isDirect {
-                io.enter(FileHandle(export.source.tailRaw), takesWrites: true)
-            }
-        }
+        enter(slot)
         guard let seed else { return }
         disks[slot].changes.record(
             in: WriteIntent(
@@ -68,6 +63,23 @@ extension RingLoop where IO: ~Copyable {
         disks[slot].tracking = HomeTracking(
             recording: seed.recording, log: seed.log, doubt: seed.doubt,
             ticks: slot.number % Limits.intentClearingTicks)
+    }
+
+    /// Says which files of a disk are changed, and how.
+    private mutating func enter(_ slot: DiskIndex) {
+        let source = disks[slot].export.source
+        guard source.type == .regular, !source.isReadOnly, source.remote == nil else { return }
+        io.enter(disks[slot].file, takesWrites: !source.isDirect)
+        // A disk that ends within a block has its end written through the page cache.
+        let tail = FileHandle(source.tailRaw)
+        if tail != disks[slot].file { io.enter(tail, takesWrites: true) }
+    }
+
+    /// Takes a disk out of the ring's tables; nothing is at work on it.
+    mutating func takeOut(_ slot: DiskIndex) {
+        let gone = disks.remove(slot)
+        io.leave(gone.file)
+        io.leave(FileHandle(gone.export.source.tailRaw))
     }
 
     // MARK: Ending
@@ -106,10 +118,8 @@ extension RingLoop where IO: ~Copyable {
     /// it.
     mutating func removeDisk(_ disk: DiskID, _ claim: Claim) -> Bool {
         guard let slot = diskSlots[disk], isIdle(slot), claim.take() else { return false }
-        let gone = disks.remove(slot)
+        takeOut(slot)
         diskSlots[disk] = nil
-        io.leave(gone.file)
-        io.leave(FileHandle(gone.export.source.tailRaw))
         return true
     }
 

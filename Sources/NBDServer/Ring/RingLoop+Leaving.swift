@@ -78,7 +78,7 @@ extension RingLoop where IO: ~Copyable {
 
     mutating func leave() {
         precondition(isHushed, "a disk is left when nothing is at work on it")
-        for slot in disks.indices where disks.contains(slot) { disks.remove(slot) }
+        for slot in disks.indices where disks.contains(slot) { takeOut(slot) }
         diskSlots = [:]
         closers = []
     }

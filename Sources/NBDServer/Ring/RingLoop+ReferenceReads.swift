@@ -23,16 +23,19 @@ extension RingLoop where IO: ~Copyable {
             connections[slot].transmission.path?.sourceByReference =
                 ReadStrategy(isUnix: isUnix, isSecured: isSecured, clients: clients)
                 .sendsByReference(
-                    isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+                    isDirect: export.source.isDirect || export.source.isFar,
+                    neverChanges: export.source.isReadOnly)
         case .backup(let export):
             let strategy = ReadStrategy(
                 isUnix: isUnix, isSecured: isSecured,
                 clients: export.clientCount.load(ordering: .relaxed))
+            // To take pages of what is far may be asked for there first, although all are here.
             connections[slot].transmission.path?.sourceByReference = strategy.sendsByReference(
-                isDirect: export.source.isDirect, neverChanges: export.source.isReadOnly)
+                isDirect: export.source.isDirect || export.source.isFar,
+                neverChanges: export.source.isReadOnly)
             // A slot that a client may release is written again.
             connections[slot].transmission.path?.scratchByReference = strategy.sendsByReference(
-                isDirect: false,
+                isDirect: export.scratch.isFar,
                 neverChanges: export.scratch.slotsNeverChange && !export.mayRelease)
         case nil: break
         }

@@ -68,7 +68,7 @@ extension RingLoop where IO: ~Copyable {
     private static var workerStep: Int { 16 }
 
     /// A disk with a change that hangs, and keeps the file's lock perhaps, is asked nothing that the
-    /// ring itself would wait for.
+    /// ring itself would wait for; nor is one whose bytes are asked for elsewhere, when anything hangs.
     private mutating func noteStalls() {
         for disk in disks.indices where disks.contains(disk) {
             let isStalled = disks[disk].hasHungChange
@@ -77,14 +77,6 @@ extension RingLoop where IO: ~Copyable {
             disks[disk].isStalled = isStalled
             disks[disk].export.source.isStalled = isStalled
         }
-    }
-
-    /// Whether an operation that hangs keeps one of the kernel's workers, as far as can be told.
-    private mutating func keepsWorker(_ piece: Piece) -> Bool {
-        guard piece.kind.changesDisk, piece.edge == nil,
-            piece.kind != .write || disks[piece.homeDisk].alignment(forWritingAt: piece.offset) == 1
-        else { return true }
-        return !io.hasChangeThread(disks[piece.homeDisk].file(forWritingAt: piece.offset))
     }
 
     private mutating func hungOperations() -> Int {
@@ -96,9 +88,11 @@ extension RingLoop where IO: ~Copyable {
             for piece in pieces.indices where pieces.contains(piece) {
                 let since = pieces[piece].handedOverAt
                 guard since > 0, since < limit else { continue }
-                if keepsWorker(pieces[piece]) { hung += 1 }
-                guard since < stallLimit, pieces[piece].kind.changesDisk else { continue }
-                disks[pieces[piece].homeDisk].hasHungChange = true
+                if pieces[piece].keepsWorker { hung += 1 }
+                guard since < stallLimit, let disk = pieces[piece].disk,
+                    pieces[piece].kind.changesDisk || disks[disk].export.source.isFar
+                else { continue }
+                disks[disk].hasHungChange = true
             }
         }
         for disk in disks.indices where disks.contains(disk) {

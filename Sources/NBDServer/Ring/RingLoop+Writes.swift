@@ -202,7 +202,7 @@ extension RingLoop where IO: ~Copyable {
         if mayWriteInline(value), writeInline(piece) { return }
         pieces[piece].handedOverAt = now
         if let lane = value.lane { return submitWrite(piece, from: Int(lane)) }
-        io.prepareWrite(
+        pieces[piece].keepsWorker = io.prepareWrite(
             disks[value.homeDisk].file(forWritingAt: value.offset), from: arena,
             at: value.data + value.progress,
             count: value.ioCount - value.progress,

@@ -225,7 +225,7 @@ extension RingLoop where IO: ~Copyable {
         guard isPossible else { return allocationImpossible(piece) }
         pieces[piece].usesZeroRange = usesZeroRange
         pieces[piece].handedOverAt = now
-        io.prepareAllocate(
+        pieces[piece].keepsWorker = io.prepareAllocate(
             disks[value.homeDisk].file,
             mode: isZero ? (usesZeroRange ? .zeroRange : .punchHole) : .discard,
             filePosition: value.offset, count: value.count,

@@ -151,6 +151,7 @@ extension RingLoop where IO: ~Copyable {
         }
         guard !connections[slot].isReferenced, !vhosts[vhost].isReferenced else { return }
         sharing.removeAll { $0 == slot }
+        uncalledAnswers = 0
         let (closer, unmapper) = (vhosts[vhost].export.closer, vhosts[vhost].export.unmapper)
         closeDescriptors(vhosts[vhost].allDescriptors, closer)
         if let disk = connections[slot].transmission.disk, disks[disk].guest == slot {

@@ -242,7 +242,7 @@ extension RingLoop where IO: ~Copyable {
         if disks[value.homeDisk].alignment(forWritingAt: value.offset) > 1, !file.isUpstream {
             preparedForDisk += 1
         }
-        io.prepareWrite(
+        pieces[piece].keepsWorker = io.prepareWrite(
             file, from: vhosts[vhost].vectors,
             lane: lane, filePosition: value.ioOffset + UInt64(value.progress),
             durable: requests[value.request].valid.flags.contains(.fua),

@@ -321,13 +321,18 @@ extension RingLoop where IO: ~Copyable {
         return io.completionCount > 0 || lookAtQueues()
     }
 
-    /// Whether all that the ring waits for are operations for guests that poll.
+    /// Whether the ring waits for a disk, and guests that poll wait for it.
     ///
     /// A guest that sleeps has nothing of a ring that looks: it is woken all the same, and on
     /// another processor, which takes longer.
     var waitsForPollersDisk: Bool {
         mutating get {
-            pieces.count > 0 && uncalledAnswers >= Limits.answersOfPoller
+            guard pieces.count > 0, uncalledAnswers >= Limits.answersOfPoller else { return false }
+            for position in sharing.indices {
+                guard let vhost = connections[sharing[position]].vhost else { continue }
+                if vhosts[vhost].requests.count > 0 { return true }
+            }
+            return false
         }
     }
 
