@@ -198,24 +198,28 @@ struct ChangeThreadsTests {
         let directory = try TemporaryDirectory()
         let arena = try BufferArena(capacityBytes: Self.page)
         let loop = try Loop()
+        // High up, where no other test gets it in between.
         var number: Int32 = -1
         for name in ["first", "second"] {
             let file = try FileCalls.open(directory.path(name), [.write, .createNew])
-            #expect(number == -1 || number == file.raw, "the number is to be used again")
-            number = file.raw
+            number = number < 0 ? fcntl(file.raw, F_DUPFD, 900) : dup2(file.raw, number)
+            try #require(number >= 900)
             loop.changes.enter(number, takesWrites: true)
             _ = loop.changes.write(
-                file.raw, from: arena, at: 0, count: name.utf8.count, filePosition: 0,
+                number, from: arena, at: 0, count: name.utf8.count, filePosition: 0,
                 durable: false, tag: 5)
             #expect(loop.results() == [5: Int32(name.utf8.count)])
-            loop.changes.leave(file.raw)
+            loop.changes.leave(number)
+            #expect(
+                try Data(contentsOf: URL(filePath: directory.path(name))).count
+                    == name.utf8.count)
         }
-        // A file that was never changed.
+        // A file that was never entered.
         loop.changes.leave(number)
-        let left = try FileCalls.open(directory.path(""), [])
         let isTaken = loop.changes.write(
-            left.raw, from: arena, at: 0, count: 1, filePosition: 0, durable: false, tag: 6)
+            number, from: arena, at: 0, count: 1, filePosition: 0, durable: false, tag: 6)
         #expect(!isTaken, "what was known of the file stays with its number")
+        close(number)
     }
 
     @Test("a file has as many changes in flight as there are places for, and no more")

@@ -53,11 +53,11 @@ private final class StubClock: Sendable {
         writer.empty { done.add() }
         #expect(await done.reaches(1))
         writer.close()
-        #expect(await threads.ended.reaches(1))
+        #expect(await threads.ended.reaches(1, within: 30))
         writer.empty { done.add() }
         #expect(await done.reaches(2) && threads.started.value == 2)
         // And that one ends as well.
-        #expect(await threads.ended.reaches(2))
+        #expect(await threads.ended.reaches(2, within: 30))
         await fixture.close()
     }
 
@@ -103,7 +103,7 @@ private final class StubClock: Sendable {
         writer.look { _ in done.add() }
         #expect(await done.reaches(2))
         writer.close()
-        #expect(await threads.ended.reaches(1))
+        #expect(await threads.ended.reaches(1, within: 30))
         await fixture.close()
     }
 
@@ -137,7 +137,7 @@ private final class StubClock: Sendable {
         #expect(await answered.reaches(1, within: 8))
         #expect(MonotonicClock.now() - begin >= Limits.reclaimNanoseconds)
         gate.open()
-        #expect(await threads.ended.reaches(1))
+        #expect(await threads.ended.reaches(1, within: 30))
         await fixture.close()
     }
 
@@ -165,7 +165,7 @@ private final class StubClock: Sendable {
         #expect(watch.reclaim(fileSystem, shared) {} == .justGiven)
         clock.nanoseconds.add(Limits.reclaimNanoseconds, ordering: .relaxed)
         #expect(watch.reclaim(fileSystem, shared) {} == .nothing)
-        #expect(await threads.ended.reaches(1))
+        #expect(await threads.ended.reaches(1, within: 30))
         await fixture.close()
     }
 
