@@ -399,9 +399,17 @@ extension InteropSuite {
                     try server.pushArguments([PushDisk("vda", target)])
                         + ["--bandwidth", "1M", "--json"]
                 ).output())
-            #expect(server.pushWorkers.map(\.name) == ["nbdpull"])
-            // Whatever is there of it is an image.
+            let workers = server.pushWorkers
+            #expect(workers.map(\.name) == ["nbdpull"])
+            // Whatever is there of it is an image, once its worker has heard of it.
             server.kill()
+            for _ in 0..<500 {
+                let isThere = workers.contains {
+                    !Files.read("/proc/\($0.process)/cmdline").isEmpty
+                }
+                guard isThere else { break }
+                Thread.sleep(forTimeInterval: 0.01)
+            }
             try Command.run("qemu-img", ["check", "-f", "qcow2", target + ".partial"]).output()
             try server.start()
             let ended = try server.awaitPush(job.id)
