@@ -403,13 +403,8 @@ extension InteropSuite {
             #expect(workers.map(\.name) == ["nbdpull"])
             // Whatever is there of it is an image, once its worker has heard of it.
             server.kill()
-            for _ in 0..<500 {
-                let isThere = workers.contains {
-                    !Files.read("/proc/\($0.process)/cmdline").isEmpty
-                }
-                guard isThere else { break }
-                Thread.sleep(forTimeInterval: 0.01)
-            }
+            let place = "/proc/\(workers.first?.process ?? 0)/cmdline"
+            for _ in 0..<500 where !Files.read(place).isEmpty { usleep(10_000) }
             try Command.run("qemu-img", ["check", "-f", "qcow2", target + ".partial"]).output()
             try server.start()
             let ended = try server.awaitPush(job.id)
