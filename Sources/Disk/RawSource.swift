@@ -114,8 +114,8 @@ package final class RawSource: Sendable {
     let ownSyncs = Atomic<Int>(0)
     let ownSyncSince = Atomic<UInt64>(0)
     let doubtWord = Atomic<UInt8>(0)
-    /// A change of the source has been under way for long: whoever may not wait asks nothing that
-    /// could wait behind it.
+    /// A change of the source, or anything of a far one, has been under way for long: whoever may not
+    /// wait asks nothing that could wait behind it.
     package var isStalled: Bool {
         // Relaxed: asked again soon, and nobody reads anything by it.
         get { stalled.load(ordering: .relaxed) }

@@ -204,6 +204,13 @@ struct FileChange {
 
     var completion: Completion { Completion(tag: tag, result: result) }
 
+    var isWrite: Bool {
+        switch kind {
+        case .write: true
+        case .allocate: false
+        }
+    }
+
     /// Makes the change; may never return.
     mutating func carryOut() {
         let got: Int

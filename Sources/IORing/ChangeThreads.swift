@@ -63,8 +63,8 @@ package struct ChangeThreads: ~Copyable {
         place.thread?.end()
     }
 
-    /// Whether a thread makes the file's changes, as far as it takes them.
-    package func hasThread(_ descriptor: Int32) -> Bool { places[descriptor]?.thread != nil }
+    /// Whether the file has a thread by now.
+    func hasThread(_ descriptor: Int32) -> Bool { places[descriptor]?.thread != nil }
 
     // MARK: Changes
 
@@ -76,7 +76,6 @@ package struct ChangeThreads: ~Copyable {
         _ descriptor: Int32, from arena: borrowing BufferArena, at offset: Int, count: Int,
         filePosition: UInt64, durable: Bool, tag: UInt64
     ) -> Bool {
-        guard places[descriptor]?.takesWrites ?? false else { return false }
         // SAFETY: pointer() checks the range; its owner keeps it until the completion.
         var change = unsafe FileChange(
             .write(nil, count: 1, isDurable: durable), of: descriptor, at: filePosition, tag: tag)
@@ -89,9 +88,8 @@ package struct ChangeThreads: ~Copyable {
         _ descriptor: Int32, from table: borrowing VectorTable, lane: Int, filePosition: UInt64,
         durable: Bool, tag: UInt64
     ) -> Bool {
-        guard places[descriptor]?.takesWrites ?? false else { return false }
         // SAFETY: a lane's list stays until it is given back, and the kernel checks its ranges.
-        return push(
+        push(
             unsafe FileChange(
                 .write(table.list(lane), count: Int32(table.count(lane)), isDurable: durable),
                 of: descriptor, at: filePosition, tag: tag))
@@ -166,6 +164,7 @@ extension ChangeThreads.Place {
     fileprivate mutating func push(
         _ change: FileChange, _ waker: RingWaker, _ changesBetweenTries: Int
     ) -> Int? {
+        guard takesWrites || !change.isWrite else { return nil }
         if thread == nil {
             if refusals % changesBetweenTries == 0 { thread = ChangeThread(waker) }
             if thread == nil { refusals &+= 1 }

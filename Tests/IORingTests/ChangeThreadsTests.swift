@@ -1,8 +1,9 @@
 import Foundation
-import IORing
 import SystemLayer
 import Testing
 import UnitSupport
+
+@testable import IORing
 
 @Suite("Changes by a file's own thread, on the real kernel")
 struct ChangeThreadsTests {

@@ -61,17 +61,11 @@ package final class EventLog: Sendable {
 
     /// Events kept with a higher number, at most `max`, oldest first; which, as in the log.
     package func later(than sequence: UInt64, max: Int) -> [ControlEvent] {
-        let found = state.withLock { $0.recent.drop { $0.sequence <= sequence } }
-        let others = found.count { !$0.event.isOfPeers }
-        let ofPeers = Swift.max(max - others, max / 2)
-        var (left, peersLeft) = (max, ofPeers)
-        let kept = found.reversed().filter { event in
-            guard left > 0, !event.event.isOfPeers || peersLeft > 0 else { return false }
-            left -= 1
-            if event.event.isOfPeers { peersLeft -= 1 }
-            return true
-        }
-        return kept.reversed()
+        var part = State()
+        part.recent = state.withLock { Array($0.recent.drop { $0.sequence <= sequence }) }
+        part.recentOfPeers = part.recent.count(where: \.event.isOfPeers)
+        while part.recent.count > max { part.forgetOne(max) }
+        return part.recent
     }
 
     /// How many events of each kind there were since the server started.

@@ -56,10 +56,11 @@ struct HomeDisk: ~Copyable {
     /// A guest's sync, or durable write, has been under way for long; set and read within a tick.
     var hasHungSync = false
 
-    /// A change of the disk has been under way for long; as the source has it.
+    /// A change of the disk, or anything at all of one that is far, has been under way for long; as
+    /// the source has it.
     var isStalled = false
     /// The same, found within a tick.
-    var hasHungChange = false
+    var hasStall = false
 
     // What the source has turned out not to do
     var canPunchHoles: Bool

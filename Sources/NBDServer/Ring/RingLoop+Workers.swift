@@ -71,8 +71,8 @@ extension RingLoop where IO: ~Copyable {
     /// ring itself would wait for; nor is one whose bytes are asked for elsewhere, when anything hangs.
     private mutating func noteStalls() {
         for disk in disks.indices where disks.contains(disk) {
-            let isStalled = disks[disk].hasHungChange
-            disks[disk].hasHungChange = false
+            let isStalled = disks[disk].hasStall
+            disks[disk].hasStall = false
             guard disks[disk].isStalled != isStalled else { continue }
             disks[disk].isStalled = isStalled
             disks[disk].export.source.isStalled = isStalled
@@ -92,7 +92,7 @@ extension RingLoop where IO: ~Copyable {
                 guard since < stallLimit, let disk = pieces[piece].disk,
                     pieces[piece].kind.changesDisk || disks[disk].export.source.isFar
                 else { continue }
-                disks[disk].hasHungChange = true
+                disks[disk].hasStall = true
             }
         }
         for disk in disks.indices where disks.contains(disk) {
